@@ -1,0 +1,134 @@
+"""One checkpoint on disk, and its weights as a model that can be trusted to be what the files say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rtdyn.errors import InputError, brief
+from rtdyn.families import OLD_BUFFERS, check_family
+
+CONFIG = "config.json"
+_SINGLE = ("model.safetensors", "pytorch_model.bin")
+_INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A step's files in a local folder, with the digests of those that hold weights."""
+
+    step: int
+    folder: Path
+    revision: str
+    commit: str | None
+    """The Hub commit the revision stood for, if it came from there."""
+    digests: dict[str, str]
+    """SHA-256 of each weight file, by name."""
+
+
+def weight_files(names: set[str], read_index: Any, where: str) -> list[str]:
+    """The files to load weights from, of the `names` a folder or revision holds: safetensors before `.bin`.
+
+    read_index(name) gives an index file's parsed JSON. Raises InputError if there are no weights.
+    """
+    for single, index in zip(_SINGLE, _INDEX, strict=True):
+        if single in names:
+            return [single]
+        if index in names:
+            weight_map = read_index(index).get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise InputError(f"{where}: {index} names no shards; download it again")
+            shards = sorted(set(weight_map.values()))
+            absent = [s for s in shards if s not in names]
+            if absent:
+                raise InputError(f"{where}: the shard {absent[0]} is missing; download it again")
+            return [index, *shards]
+    raise InputError(f"{where} holds no weights (neither {' nor '.join(_SINGLE)})")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from `file`. Raises InputError if it is missing or is not one."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{file.parent} has no {file.name}; a checkpoint needs it beside its weights") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} is not readable JSON ({error}); download it again") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{file} does not hold a JSON object; download it again")
+    return data
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A checkpoint's config.json, its family checked."""
+    config = read_json(folder / CONFIG)
+    check_family(str(config.get("model_type")), str(folder))
+    return config
+
+
+def sha256_of(file: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def check_safetensors(file: Path) -> None:
+    """Raises InputError if a safetensors file is shorter or longer than its own header says."""
+    size = file.stat().st_size
+    with file.open("rb") as handle:
+        prefix = handle.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if 8 + length > size:
+            raise InputError(f"{file} is truncated or not a safetensors file ({size:,} bytes); download it again")
+        try:
+            header = json.loads(handle.read(length))
+            end = max((t["data_offsets"][1] for n, t in header.items() if n != "__metadata__"), default=0)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise InputError(f"{file} has a damaged safetensors header; download it again") from None
+    if 8 + length + end != size:
+        raise InputError(f"{file} is truncated: {size:,} bytes of {8 + length + end:,}; download it again")
+
+
+def load_model(checkpoint: Checkpoint, device: str) -> Any:
+    """The checkpoint as transformers' own model, float32, in evaluation mode, on `device`.
+
+    Nothing in the checkpoint is executed: `trust_remote_code` is off, `.bin` files are read with
+    `weights_only`. Raises InputError for damaged, missing, unexpected or non-finite weights.
+    """
+    import torch
+    import transformers
+
+    folder = checkpoint.folder
+    read_config(folder)
+    for name in checkpoint.digests:
+        if name.endswith(".safetensors"):
+            check_safetensors(folder / name)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    auto: Any = transformers.AutoModelForCausalLM
+    try:
+        model, info = auto.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            trust_remote_code=False,
+            local_files_only=True,
+            weights_only=True,
+            use_safetensors=any(n.endswith(".safetensors") for n in checkpoint.digests),
+            output_loading_info=True,
+        )
+    except Exception as error:  # the library raises nearly any type on damaged weights
+        raise InputError(f"the weights in {folder} cannot be loaded ({brief(error)})") from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        keys = [k for k in sorted(map(str, info.get(kind) or ())) if not OLD_BUFFERS.search(k)]
+        if keys:
+            names = ", ".join(keys[:3])
+            raise InputError(f"the weights in {folder} do not fit their config.json: {kind.replace('_', ' ')} {names}")
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise InputError(f"the weights in {folder} hold NaN or infinite values (in {name}); leave this step out")
+    return model.eval().requires_grad_(False).to(device)

@@ -1,0 +1,234 @@
+"""The command line. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rtdyn import __version__
+from rtdyn.analyses import ANALYSES
+
+BAD_INPUT, INTERRUPTED = 3, 130
+
+
+def _refuse_clearly(command: Callable[..., None]) -> Callable[..., None]:
+    """Ends a command on a known error with its sentence and exit code, and on Ctrl-C with 130."""
+
+    @wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        from rtdyn.errors import RtdynError
+
+        try:
+            command(*args, **kwargs)
+        except RtdynError as error:
+            click.echo(f"rtdyn: {error}", err=True)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("rtdyn: interrupted; the same command goes on where it stopped", err=True)
+            sys.exit(INTERRUPTED)
+
+    return guarded
+
+
+def _suites_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
+        "--suites", type=click.Path(path_type=Path), help="A file of further suites, in the form of checkpoints.yaml."
+    )(command)
+
+
+def _chosen_analyses(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    names = ANALYSES if value == "all" else tuple(dict.fromkeys(part.strip() for part in value.split(",")))
+    unknown = [name for name in names if name not in ANALYSES]
+    if unknown:
+        raise click.BadParameter(f"no analysis is called {unknown[0]!r}; there are {', '.join(ANALYSES)}")
+    if "ablation" not in names:
+        raise click.BadParameter("regimes are fitted to the influence curve; add ablation")
+    return tuple(name for name in ANALYSES if name in names)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__)
+def main() -> None:
+    """Follow how a language model's final layer specialises for rare tokens, checkpoint by checkpoint."""
+
+
+@main.command()
+@click.option("--model", required=True, help="A suite's name, its Hub repository, or a folder of step*/ folders.")
+@click.option("--steps", default="all", show_default=True, help="all, log, last, 0,1,512, 1000:143000:1000, or a mix.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/<model>-<configuration>]")
+@click.option("--corpus", help="Evaluation text: a .txt, .jsonl or .parquet file.  [default: the suite's]")
+@click.option("--text-field", default="text", show_default=True, help="Column of the text in .jsonl and .parquet.")
+@click.option("--frequencies", help="Reference counts: a .npy or .parquet file, or `corpus`.  [default: the suite's]")
+@click.option(
+    "--analyses",
+    default="all",
+    show_default=True,
+    callback=_chosen_analyses,
+    help=f"all, or some of {', '.join(ANALYSES)}, with commas; regimes needs ablation.",
+)
+@click.option(
+    "--rare",
+    "bands",
+    multiple=True,
+    default=("paper-text",),
+    show_default=True,
+    help="Band of ranks: paper-text, paper-code, LOW:HIGH or NAME=LOW:HIGH. The first is `rare`; repeat for more.",
+)
+@click.option(
+    "--tokens",
+    type=click.IntRange(min=1),
+    help="Evaluation tokens.  [default: what gives 200 rare targets, at least 8192]",
+)
+@click.option("--window", type=click.IntRange(min=8), default=256, show_default=True, help="Tokens a window.")
+@click.option(
+    "--bos",
+    type=click.Choice(["prepend", "none"]),
+    default="prepend",
+    show_default=True,
+    help="Whether each window begins with BOS.",
+)
+@click.option(
+    "--class-by",
+    type=click.Choice(["target", "query"]),
+    default="target",
+    show_default=True,
+    help="Whose token decides a position's class.",
+)
+@click.option(
+    "--mean-over",
+    type=click.Choice(["kept", "all"]),
+    default="kept",
+    show_default=True,
+    help="Positions that the ablation's mean activation is taken over.",
+)
+@click.option(
+    "--rank-by",
+    type=click.Choice(["mean_abs", "abs_mean"]),
+    default="mean_abs",
+    show_default=True,
+    help="Influence that ranks neurons: mean |Δ| or |mean Δ|.",
+)
+@click.option(
+    "--min-targets",
+    type=click.IntRange(min=2),
+    default=50,
+    show_default=True,
+    help="Fewest positions a class may have.",
+)
+@click.option(
+    "--positions-per-rare",
+    type=click.FloatRange(min=1),
+    default=10.0,
+    show_default=True,
+    help="Positions measured of other classes, as a multiple of the rare ones.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=1e-5,
+    show_default=True,
+    help="Error a neuron's class mean may carry, in nats; 0 evaluates every pair exactly.",
+)
+@click.option(
+    "--memory-gib",
+    type=click.FloatRange(min=0.0625),
+    default=1.0,
+    show_default=True,
+    help="Memory for the ablation's blocks.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--wandb",
+    type=click.Choice(["online", "offline", "disabled"]),
+    help="[default: online if there is a key, else offline]",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random draw.")
+@_suites_option
+@_refuse_clearly
+def track(model: str, steps: str, out: Path | None, wandb: str | None, suites: Path | None, **options: Any) -> None:
+    """Analyse a suite's checkpoints into a run directory; the same command resumes."""
+    from rich.console import Console
+
+    from rtdyn.registry import find_suite, load_suites, parse_steps
+
+    suite = find_suite(model, load_suites(suites))
+    chosen = parse_steps(steps, suite.steps)
+    from rtdyn.evaluation import EvaluationOptions
+    from rtdyn.step import StepOptions
+    from rtdyn.track import track as run_track
+
+    measured_on = EvaluationOptions(**{f.name: options[f.name] for f in fields(EvaluationOptions)})
+    analysed = StepOptions(**{f.name: options[f.name] for f in fields(StepOptions)})
+    run_track(suite, chosen, measured_on, analysed, out, wandb, Console())
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a list for machines.")
+@_suites_option
+@_refuse_clearly
+def models(as_json: bool, suites: Path | None) -> None:
+    """List the suites that are known by name."""
+    from rtdyn.registry import load_suites
+
+    known = load_suites(suites).values()
+    if as_json:
+        click.echo(
+            json.dumps(
+                [
+                    {
+                        "model": s.name,
+                        "location": s.location,
+                        "steps": len(s.steps),
+                        "family": s.family,
+                        "tokens_per_step": s.tokens_per_step,
+                        "known_defects": len({d for x in s.defects for d in x.steps}),
+                    }
+                    for s in known
+                ]
+            )
+        )
+        return
+    width = max(len(s.name) for s in known)
+    for s in known:
+        flawed = len({step for defect in s.defects for step in defect.steps})
+        note = f"  {flawed} steps with known defects" if flawed else ""
+        click.echo(f"{s.name:{width}}  {len(s.steps):3d} steps  {s.repo or s.note}{note}")
+
+
+@main.command()
+@click.option("--model", required=True, help="A suite's name, its Hub repository, or a folder of step*/ folders.")
+@click.option("--steps", default="all", show_default=True, help="all, log, last, 0,1,512, 1000:143000:1000, or a mix.")
+@click.option("--json", "as_json", is_flag=True, help="Print a list for machines.")
+@_suites_option
+@_refuse_clearly
+def steps(model: str, steps: str, as_json: bool, suites: Path | None) -> None:
+    """List a suite's steps, its tokens seen, and what is known to be wrong with them."""
+    from rtdyn.registry import find_suite, load_suites, parse_steps
+
+    suite = find_suite(model, load_suites(suites))
+    rows: list[dict[str, Any]] = [
+        {
+            "step": step,
+            "revision": suite.revision_of(step),
+            "tokens_seen": suite.tokens_seen(step),
+            "defects": [f"{d.kind}: {d.note} ({d.source})" for d in suite.defects if step in d.steps],
+        }
+        for step in parse_steps(steps, suite.steps)
+    ]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        tokens = "" if row["tokens_seen"] is None else f"{row['tokens_seen']:>18,} tokens"
+        click.echo(f"{row['revision']:>12}{tokens}  {'; '.join(row['defects'])}".rstrip())
+
+
+if __name__ == "__main__":
+    main()

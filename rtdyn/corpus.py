@@ -1,0 +1,186 @@
+"""Evaluation text: documents, read from the bundled book or a user's file, and packed into windows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from rtdyn import kingjames
+from rtdyn.errors import InputError
+from rtdyn.tokenizer import Tokenizer
+
+MIN_QUERY = 3
+"""Queries before this index in a window are dropped (METHODS §1)."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Texts in their order, with the digest of what was read."""
+
+    texts: tuple[str, ...]
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Windows of tokens, the same at every step of a run (METHODS §1)."""
+
+    windows: np.ndarray
+    """int32 (windows, T)."""
+    documents: np.ndarray
+    """int32 (windows,): the document each window begins in, by its place in the corpus."""
+    kept: np.ndarray
+    """bool (windows, T): positions whose query and target both count."""
+    sha256: str
+
+    @property
+    def targets(self) -> np.ndarray:
+        """int32 (windows, T): the next token; 0 in the last column, which is never kept."""
+        return np.pad(self.windows[:, 1:], ((0, 0), (0, 1)))
+
+
+def read_documents(corpus: str, text_field: str = "text") -> Documents:
+    """Documents of a built-in text's name, or of a `.jsonl`, `.parquet` or plain text file.
+
+    Plain text is one document; the other forms hold one a row, in the column `text_field`.
+    Raises InputError if the file is missing, empty, binary, or has no such column.
+    """
+    if corpus == "king-james":
+        return _documents(kingjames.chapters(), corpus)
+    if corpus == "king-james-held-out":
+        return _documents(kingjames.held_out_chapters(), corpus)
+    file = Path(corpus)
+    if not file.is_file():
+        kind = "a folder, not a file" if file.is_dir() else "not there"
+        raise InputError(f"the corpus {corpus} is {kind}; give --corpus a text, .jsonl or .parquet file")
+    readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    texts = [t for t in readers.get(file.suffix, _read_text)(file, text_field) if t.strip()]
+    if not texts:
+        raise InputError(f"the corpus {corpus} holds no text")
+    return _documents(texts, str(file))
+
+
+def _documents(texts: list[str], name: str) -> Documents:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(len(text).to_bytes(8, "little") + text.encode("utf-8", errors="surrogatepass"))
+    return Documents(tuple(texts), name, digest.hexdigest())
+
+
+def _decode(file: Path) -> str:
+    try:
+        data = file.read_bytes()
+        text = data.decode("utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read the corpus {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"the corpus {file} is not UTF-8 text (byte {error.start}); convert it or name another"
+        ) from None
+    if "\x00" in text:
+        raise InputError(f"the corpus {file} looks binary (it holds a zero byte); give a text, .jsonl or .parquet file")
+    return text
+
+
+def _read_text(file: Path, text_field: str) -> list[str]:
+    return [_decode(file)]
+
+
+def _read_jsonl(file: Path, text_field: str) -> list[str]:
+    texts = []
+    for number, line in enumerate(_decode(file).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{file}, line {number}: not JSON ({error.msg})") from None
+        if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
+            raise InputError(f"{file}, line {number}: no text under {text_field!r}; name the column with --text-field")
+        texts.append(row[text_field])
+    return texts
+
+
+def _read_parquet(file: Path, text_field: str) -> list[str]:
+    try:
+        frame = pl.read_parquet(file)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise InputError(f"the corpus {file} is not a readable Parquet file ({error})") from None
+    if text_field not in frame.columns or frame[text_field].dtype != pl.String:
+        raise InputError(
+            f"{file} has no text column {text_field!r} (its columns: {', '.join(frame.columns)}); "
+            "name it with --text-field"
+        )
+    return frame[text_field].drop_nulls().to_list()
+
+
+def encode(documents: Documents, tokenizer: Tokenizer, seed: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Token ids of each document with its place in the corpus, documents in random order by `seed`."""
+    order = np.random.default_rng(seed).permutation(len(documents.texts))
+    for block in np.array_split(order, max(1, len(order) // 64)):
+        encoded = tokenizer.encode([documents.texts[i] for i in block])
+        yield from zip(map(int, block), encoded, strict=True)
+
+
+def pack(
+    documents: Iterable[tuple[int, np.ndarray]],
+    length: int,
+    bos: int | None,
+    eos: int | None,
+    enough: Callable[[int, np.ndarray, np.ndarray], bool],
+) -> EvaluationSet:
+    """Windows of `length` tokens from documents joined by EOS, each beginning with BOS if there is one.
+
+    Stops at the first window after which `enough(tokens so far, window, kept)` is true, else at the end of
+    the text; an incomplete last window is dropped. Raises InputError if the text fills no window.
+    """
+    body = length - (bos is not None)
+    windows: list[np.ndarray] = []
+    owners: list[int] = []
+    kept: list[np.ndarray] = []
+    for owner, ids in _cut(documents, body, eos):
+        window = ids if bos is None else np.concatenate([[bos], ids])
+        windows.append(window.astype(np.int32))
+        owners.append(owner)
+        kept.append(_kept(window, bos, eos))
+        if enough(len(windows) * length, windows[-1], kept[-1]):
+            break
+    if not windows:
+        raise InputError(
+            f"the corpus is shorter than one window of {length} tokens; give more text or a smaller --window"
+        )
+    stacked = np.stack(windows)
+    digest = hashlib.sha256(f"{length} {bos} {eos} ".encode() + stacked.astype("<i4").tobytes()).hexdigest()
+    return EvaluationSet(stacked, np.array(owners, dtype=np.int32), np.stack(kept), digest)
+
+
+def _cut(documents: Iterable[tuple[int, np.ndarray]], body: int, eos: int | None) -> Iterator[tuple[int, np.ndarray]]:
+    """Pieces of exactly `body` tokens of the joined documents, each with the document it begins in."""
+    rest, owner = np.empty(0, dtype=np.int64), -1
+    for document, ids in documents:
+        if len(rest) == 0:
+            owner = document
+        begins = len(rest)
+        rest = np.concatenate([rest, ids] if eos is None else [rest, ids, [eos]])
+        start = 0
+        while len(rest) - start >= body:
+            yield (owner if start < begins else document), rest[start : start + body]
+            start += body
+        if start > 0:
+            owner = document
+        rest = rest[start:]
+
+
+def _kept(window: np.ndarray, bos: int | None, eos: int | None) -> np.ndarray:
+    """Which queries count: from index 3 to the last but one, neither query nor target BOS or EOS."""
+    special = np.isin(window, [i for i in (bos, eos) if i is not None])
+    kept = np.zeros(len(window), dtype=bool)
+    kept[MIN_QUERY:-1] = ~special[MIN_QUERY:-1] & ~special[MIN_QUERY + 1 :]
+    return kept

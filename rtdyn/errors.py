@@ -1,0 +1,23 @@
+"""The errors a user sees: one sentence that says what is wrong and how to mend it."""
+
+
+class RtdynError(Exception):
+    """Ends a command with its message and `exit_code`, without a traceback."""
+
+    exit_code = 3
+
+
+class InputError(RtdynError):
+    """A source, file or model that cannot be used as it is."""
+
+
+class UsageError(RtdynError):
+    """A command line that asks for something that does not exist or contradicts itself."""
+
+    exit_code = 2
+
+
+def brief(error: BaseException) -> str:
+    """An exception of a library as one line: its type and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,108 @@
+"""What a run measures on: windows of text, token classes, and the positions of each class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rtdyn.checkpoints.checkpoint import read_config
+from rtdyn.checkpoints.stream import find_config, find_tokenizer
+from rtdyn.corpus import EvaluationSet, encode, pack, read_documents
+from rtdyn.errors import InputError
+from rtdyn.frequency import TokenClasses, TokenCounts, classify, count_tokens, read_counts
+from rtdyn.positions import MeasuredPositions, measure
+from rtdyn.registry import SuiteSpec
+from rtdyn.tokenizer import Tokenizer, load_tokenizer
+
+RARE_TARGETS = 200
+MIN_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Settings of the evaluation set, by the names of the command line."""
+
+    corpus: str | None
+    text_field: str
+    frequencies: str | None
+    bands: tuple[str, ...]
+    tokens: int | None
+    window: int
+    bos: str
+    class_by: str
+    min_targets: int
+    positions_per_rare: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What every step is measured on, and how it came about."""
+
+    text: EvaluationSet
+    counts: TokenCounts
+    classes: TokenClasses
+    positions: MeasuredPositions
+    corpus_sha256: str
+    corpus_name: str
+    n_logits: int
+
+
+def prepare(suite: SuiteSpec, step: int, options: EvaluationOptions) -> Evaluation:
+    """Evaluation windows, token classes and measured positions of a run; tokenizer and config are `step`'s."""
+    tokenizer = load_tokenizer(find_tokenizer(suite, step))
+    model_config = read_config(find_config(suite, step))
+    n_logits = int(model_config["vocab_size"])
+    context = int(model_config.get("max_position_embeddings", options.window))
+    if options.window > context:
+        raise InputError(f"--window {options.window} exceeds the model's context of {context} tokens")
+    bos = _bos(options.bos, tokenizer, model_config)
+    eos = tokenizer.eos if tokenizer.eos is not None else model_config.get("eos_token_id")
+    documents = read_documents(options.corpus or suite.corpus, options.text_field)
+    encoded: Iterable[tuple[int, np.ndarray]] = encode(documents, tokenizer, options.seed)
+    source = options.frequencies or suite.frequencies
+    if source == "corpus":
+        encoded = list(encoded)
+        counts = count_tokens(np.concatenate([ids for _, ids in encoded]), tokenizer.size, documents.name)
+    else:
+        counts = read_counts(_counts_file(source, suite, options))
+    classes = classify(counts, options.bands, n_logits)
+    text = pack(encoded, options.window, bos, eos, _Enough(classes, options))
+    positions = measure(text, classes, options.class_by, options.positions_per_rare, options.min_targets, options.seed)
+    return Evaluation(text, counts, classes, positions, documents.sha256, documents.name, n_logits)
+
+
+def _counts_file(source: str, suite: SuiteSpec, options: EvaluationOptions) -> Path:
+    if options.frequencies is None and suite.path is not None:
+        return suite.path / source
+    return Path(source)
+
+
+def _bos(choice: str, tokenizer: Tokenizer, model_config: dict[str, Any]) -> int | None:
+    if choice == "none":
+        return None
+    bos = tokenizer.bos if tokenizer.bos is not None else model_config.get("bos_token_id")
+    if bos is None:
+        raise InputError("the tokenizer names no BOS token; give --bos none")
+    return int(bos)
+
+
+class _Enough:
+    """Told each window, says when the evaluation text is long enough: `--tokens`, or 200 rare targets."""
+
+    def __init__(self, classes: TokenClasses, options: EvaluationOptions) -> None:
+        self.rare = classes.named("rare").types
+        self.tokens = options.tokens
+        self.by_target = options.class_by == "target"
+        self.found = 0
+
+    def __call__(self, tokens: int, window: np.ndarray, kept: np.ndarray) -> bool:
+        if self.tokens is not None:
+            return tokens >= self.tokens
+        members = np.append(window[1:], 0) if self.by_target else window
+        self.found += int(self.rare[members[kept]].sum())
+        return self.found >= RARE_TARGETS and tokens >= MIN_TOKENS

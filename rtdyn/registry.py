@@ -1,0 +1,321 @@
+"""Suites by name: `checkpoints.yaml`, a user's own file in the same form, or a folder of `step*/`.
+
+A suite is one model's training run as a series of checkpoints. Everything here is text and numbers:
+nothing is downloaded and no weights are opened.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rtdyn.errors import InputError, UsageError
+
+PACKAGE = Path(__file__).parent
+DEFECT_KINDS = ("duplicate", "final-weights", "missing", "discontinuous")
+CORPORA = ("king-james", "king-james-held-out")
+_SUITE_KEYS = {
+    "for",
+    "path",
+    "repo",
+    "revision",
+    "schedule",
+    "tokens_per_step",
+    "family",
+    "corpus",
+    "frequencies",
+    "note",
+}
+_DEFECT_KEYS = {"suites", "steps", "kind", "belongs_to", "note", "source"}
+_STEP_FOLDER = re.compile(r"step(\d+)")
+
+
+@dataclass(frozen=True)
+class Defect:
+    """What is known to be wrong with some published steps of a suite, and who says so."""
+
+    steps: tuple[int, ...]
+    kind: str
+    note: str
+    source: str
+    belongs_to: int | None
+
+
+@dataclass(frozen=True)
+class SuiteSpec:
+    """One training run: where its checkpoints are and what their steps mean."""
+
+    name: str
+    steps: tuple[int, ...]
+    revision: str
+    path: Path | None
+    repo: str | None
+    tokens_per_step: int | None
+    family: str | None
+    corpus: str
+    frequencies: str
+    note: str
+    defects: tuple[Defect, ...]
+
+    @property
+    def location(self) -> str:
+        """Where the checkpoints come from, as a user would write it."""
+        return self.repo if self.repo is not None else str(self.path)
+
+    def revision_of(self, step: int) -> str:
+        """The branch or folder that holds `step`."""
+        return self.revision.format(step=step)
+
+    def tokens_seen(self, step: int) -> int | None:
+        """Training tokens consumed before `step`'s weights were saved, if the suite says."""
+        return None if self.tokens_per_step is None else step * self.tokens_per_step
+
+
+def near_matches(word: str, known: Iterable[str]) -> str:
+    """`; did you mean a or b?` for the names most like `word`, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def load_suites(extra: Path | None = None) -> dict[str, SuiteSpec]:
+    """Every suite of the shipped file, and those of a user's file, which may replace them.
+
+    Raises InputError that names the file and the entry when either is malformed.
+    """
+    shipped = next(p for p in (PACKAGE / "checkpoints.yaml", PACKAGE.parent / "checkpoints.yaml") if p.is_file())
+    suites = _read_file(shipped, PACKAGE, {})
+    if extra is not None:
+        suites.update(_read_file(extra, extra.parent, _read_schedules(shipped)))
+    return suites
+
+
+def find_suite(model: str, suites: Mapping[str, SuiteSpec]) -> SuiteSpec:
+    """The suite called `model`: a registered name, its Hub repository, or a folder of `step*/` folders."""
+    for suite in suites.values():
+        if model in (suite.name, suite.repo):
+            return suite
+    folder = Path(model)
+    if folder.is_dir():
+        return _folder_suite(folder)
+    known = [*suites, *(s.repo for s in suites.values() if s.repo)]
+    raise UsageError(
+        f"no suite or folder is called {model!r}{near_matches(model, known)} (`rtdyn models` lists the suites)"
+    )
+
+
+def parse_steps(spec: str, schedule: tuple[int, ...]) -> tuple[int, ...]:
+    """Steps named by `spec`, ascending: `all`, `log`, `last`, numbers, ranges `a:b[:c]`, and mixes.
+
+    A range means the schedule's steps from a to b inclusive, every c-th step counted from a if c is
+    given. `log` means the scheduled step nearest to zero and to each power of two, and the last.
+    Raises UsageError for a step the schedule lacks.
+    """
+    chosen: set[int] = set()
+    for part in (p.strip() for p in spec.split(",")):
+        if part == "all":
+            chosen.update(schedule)
+        elif part == "last":
+            chosen.add(schedule[-1])
+        elif part == "log":
+            chosen.update(_log_steps(schedule))
+        elif re.fullmatch(r"\d+", part):
+            if int(part) not in schedule:
+                nearest = sorted(schedule, key=lambda s: abs(s - int(part)))[:2]
+                raise UsageError(
+                    f"step {part} is not in the suite's schedule; the nearest are "
+                    f"{' and '.join(map(str, sorted(nearest)))} (`rtdyn steps` lists them)"
+                )
+            chosen.add(int(part))
+        elif match := re.fullmatch(r"(\d+):(\d+)(?::(\d+))?", part):
+            start, stop = int(match[1]), int(match[2])
+            hits = [s for s in schedule if start <= s <= stop]
+            if match[3] is not None:
+                hits = [s for s in hits if _on_stride(s, start, int(match[3]))]
+            if not hits:
+                raise UsageError(f"the range {part!r} holds no step of the suite's schedule")
+            chosen.update(hits)
+        else:
+            raise UsageError(
+                f"cannot read {part!r} in --steps; use all, log, last, numbers, or ranges such as 1000:143000:1000"
+            )
+    return tuple(sorted(chosen))
+
+
+def _on_stride(step: int, start: int, stride: int) -> bool:
+    if stride < 1:
+        raise UsageError("the stride of a step range must be at least 1")
+    return (step - start) % stride == 0
+
+
+def _log_steps(schedule: tuple[int, ...]) -> set[int]:
+    last = schedule[-1]
+    powers = [0, *(2**k for k in range(last.bit_length()))]
+    return {min(schedule, key=lambda s: abs(s - p)) for p in powers} | {last}
+
+
+def _folder_suite(folder: Path) -> SuiteSpec:
+    steps = sorted(
+        int(match.group(1))
+        for child in folder.iterdir()
+        if child.is_dir() and (match := _STEP_FOLDER.fullmatch(child.name))
+    )
+    if not steps:
+        raise InputError(
+            f"{folder} holds no step*/ folders; a suite is a folder of step<N>/ folders, "
+            "each with config.json and weights"
+        )
+    counts = next((n for n in ("token_counts.npy", "token_counts.parquet") if (folder / n).is_file()), "corpus")
+    return SuiteSpec(
+        name=folder.resolve().name,
+        steps=tuple(steps),
+        revision="step{step}",
+        path=folder.resolve(),
+        repo=None,
+        tokens_per_step=None,
+        family=None,
+        corpus="king-james",
+        frequencies=counts,
+        note="a folder of checkpoints",
+        defects=(),
+    )
+
+
+def _parse_yaml(file: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the suites file {file}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" (line {where.line + 1})" if where else ""
+        raise InputError(f"{file} is not valid YAML{line}; correct it or leave --suites out") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{file}: the top level must be a mapping with schedules, suites and defects")
+    _known_keys(file, "the top level", data, {"schedules", "suites", "defects"})
+    return data
+
+
+def _known_keys(file: Path, where: str, data: Any, known: set[str]) -> None:
+    if not isinstance(data, dict):
+        raise InputError(f"{file}: {where} must be a mapping")
+    for key in data:
+        if key not in known:
+            raise InputError(f"{file}: {where} has an unknown key {str(key)!r}{near_matches(str(key), known)}")
+
+
+def _read_schedules(file: Path) -> dict[str, tuple[int, ...]]:
+    data = _parse_yaml(file).get("schedules") or {}
+    if not isinstance(data, dict):
+        raise InputError(f"{file}: schedules must be a mapping of names to step lists")
+    return {name: _expand(file, f"schedule {name}", text) for name, text in data.items()}
+
+
+def _expand(file: Path, where: str, text: Any) -> tuple[int, ...]:
+    """Numbers and inclusive ranges `a:b:c`, with no schedule to check them against."""
+    steps: set[int] = set()
+    for part in str(text).split(","):
+        match = re.fullmatch(r"\s*(\d+)(?::(\d+):([1-9]\d*))?\s*", part)
+        if match is None:
+            raise InputError(f"{file}: {where} has a step list that cannot be read: {part.strip()!r}")
+        start, stop, stride = match.groups()
+        steps.update([int(start)] if stop is None else range(int(start), int(stop) + 1, int(stride)))
+    return tuple(sorted(steps))
+
+
+def _read_file(file: Path, base: Path, schedules: dict[str, tuple[int, ...]]) -> dict[str, SuiteSpec]:
+    data = _parse_yaml(file)
+    schedules = {**schedules, **_read_schedules(file)}
+    entries = data.get("suites") or {}
+    if not isinstance(entries, dict):
+        raise InputError(f"{file}: suites must be a mapping of names to entries")
+    defects = [_read_defect(file, i, entry) for i, entry in enumerate(data.get("defects") or [], start=1)]
+    suites: dict[str, SuiteSpec] = {}
+    for pattern, entry in entries.items():
+        _known_keys(file, f"suite {pattern}", entry, _SUITE_KEYS)
+        for values in _placeholders(file, pattern, entry.get("for")):
+            suite = _read_suite(file, base, schedules, pattern, entry, values, defects)
+            suites[suite.name] = suite
+    for patterns, _ in defects:
+        for wanted in patterns:
+            if not fnmatch.filter(suites, wanted):
+                raise InputError(
+                    f"{file}: a defect names the suite {wanted!r}, which matches none{near_matches(wanted, suites)}"
+                )
+    return suites
+
+
+def _placeholders(file: Path, pattern: str, values: Any) -> list[dict[str, str]]:
+    values = values or {}
+    if not isinstance(values, dict) or not all(isinstance(v, list) and v for v in values.values()):
+        raise InputError(f"{file}: suite {pattern}: `for` must map each placeholder to a list of values")
+    wanted = set(re.findall(r"{(\w+)}", pattern))
+    if wanted != set(values):
+        raise InputError(f"{file}: suite {pattern}: the placeholders of its name and of `for` differ")
+    combinations = itertools.product(*values.values())
+    return [dict(zip(values, map(str, combination), strict=True)) for combination in combinations]
+
+
+def _read_suite(
+    file: Path,
+    base: Path,
+    schedules: dict[str, tuple[int, ...]],
+    pattern: str,
+    entry: dict[str, Any],
+    values: dict[str, str],
+    defects: list[tuple[list[str], Defect]],
+) -> SuiteSpec:
+    name = pattern.format(**values)
+    where = f"suite {name}"
+    if ("path" in entry) == ("repo" in entry):
+        raise InputError(f"{file}: {where} must have either a path or a repo")
+    for key in ("revision", "schedule"):
+        if not isinstance(entry.get(key), str):
+            raise InputError(f"{file}: {where} lacks {key}")
+    if "{step}" not in entry["revision"]:
+        raise InputError(f"{file}: {where}: revision must contain {{step}}")
+    if entry["schedule"] not in schedules:
+        raise InputError(
+            f"{file}: {where} names an unknown schedule {entry['schedule']!r}"
+            f"{near_matches(entry['schedule'], schedules)}"
+        )
+    per_step = entry.get("tokens_per_step")
+    if per_step is not None and (not isinstance(per_step, int) or per_step < 1):
+        raise InputError(f"{file}: {where}: tokens_per_step must be a positive whole number")
+    corpus = str(entry.get("corpus", "king-james"))
+    if corpus not in CORPORA:
+        raise InputError(f"{file}: {where}: unknown corpus {corpus!r}{near_matches(corpus, CORPORA)}")
+    return SuiteSpec(
+        name=name,
+        steps=schedules[entry["schedule"]],
+        revision=entry["revision"],
+        path=base / entry["path"] if "path" in entry else None,
+        repo=entry["repo"].format(**values) if "repo" in entry else None,
+        tokens_per_step=per_step,
+        family=entry.get("family"),
+        corpus=corpus,
+        frequencies=str(entry.get("frequencies", "corpus")),
+        note=str(entry.get("note", "")),
+        defects=tuple(d for patterns, d in defects if any(fnmatch.fnmatchcase(name, p) for p in patterns)),
+    )
+
+
+def _read_defect(file: Path, number: int, entry: Any) -> tuple[list[str], Defect]:
+    where = f"defect {number}"
+    _known_keys(file, where, entry, _DEFECT_KEYS)
+    missing = sorted(_DEFECT_KEYS - {"belongs_to"} - set(entry))
+    if missing:
+        raise InputError(f"{file}: {where} lacks {', '.join(missing)}")
+    if entry["kind"] not in DEFECT_KINDS:
+        raise InputError(f"{file}: {where}: unknown kind {entry['kind']!r}{near_matches(entry['kind'], DEFECT_KINDS)}")
+    steps = _expand(file, where, entry["steps"])
+    return list(entry["suites"]), Defect(
+        steps, entry["kind"], str(entry["note"]), str(entry["source"]), entry.get("belongs_to")
+    )

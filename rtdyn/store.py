@@ -1,0 +1,241 @@
+"""A run directory: the manifest and each step's three Parquet files, whole or not at all.
+
+Every file is written aside, flushed to disk and renamed. A step counts as done only when all its files are
+there and carry the digest of the run's configuration, so a run killed at any moment resumes at that step.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from rtdyn.checkpoints.checkpoint import Checkpoint
+from rtdyn.errors import InputError
+
+SCHEMA_VERSION = 1
+ASIDE = ".aside"
+TABLES = ("metrics", "neurons", "windows")
+METRIC_SCHEMA: dict[str, Any] = {
+    "step": pl.Int64,
+    "tokens_seen": pl.Int64,
+    "analysis": pl.String,
+    "metric": pl.String,
+    "token_class": pl.String,
+    "group": pl.String,
+    "layer": pl.Int64,
+    "head": pl.Int64,
+    "value": pl.Float64,
+    "null_mean": pl.Float64,
+    "null_sd": pl.Float64,
+    "p_value": pl.Float64,
+    "ci_low": pl.Float64,
+    "ci_high": pl.Float64,
+    "n": pl.Int64,
+    "status": pl.String,
+    "reason": pl.String,
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of metrics/: a number, or why there is none."""
+
+    analysis: str
+    metric: str
+    value: float | None
+    token_class: str | None = None
+    group: str | None = None
+    layer: int | None = None
+    head: int | None = None
+    null_mean: float | None = None
+    null_sd: float | None = None
+    p_value: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    n: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class StepTables:
+    """A step's results, as they are stored."""
+
+    metrics: pl.DataFrame
+    neurons: pl.DataFrame
+    windows: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory that exists and whose manifest has been read."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Digest of the configuration all of the run's tables were made with."""
+        return str(self.manifest["config_digest"])
+
+
+def metric_frame(rows: list[Metric], step: int, tokens_seen: int | None) -> pl.DataFrame:
+    """Rows of metrics/ in their stored form; a row without a value must give its reason."""
+    records = []
+    for row in rows:
+        if (row.value is None) != bool(row.reason) or (row.value is not None and row.value != row.value):
+            raise ValueError(f"{row.analysis}/{row.metric}: a metric has either a number or a reason for none")
+        status = "ok" if row.value is not None else "undefined"
+        records.append({"step": step, "tokens_seen": tokens_seen, "status": status, **asdict(row)})
+    return pl.DataFrame(records, schema=METRIC_SCHEMA)
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """SHA-256 of a configuration, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def open_run(path: Path, manifest: dict[str, Any]) -> Run:
+    """Opens `path` as a run with this manifest's configuration, creating it if it is not there.
+
+    Raises InputError if the directory cannot be written, holds something else, or was made with another
+    configuration, whose differing settings are named.
+    """
+    file = path / "manifest.json"
+    if file.is_file():
+        run = read_run(path)
+        if run.digest != manifest["config_digest"]:
+            theirs, ours = run.manifest["config"], manifest["config"]
+            changed = [
+                f"{key} ({json.dumps(theirs.get(key))} there, {json.dumps(ours.get(key))} now)"
+                for key in sorted({*theirs, *ours})
+                if theirs.get(key) != ours.get(key)
+            ]
+            raise InputError(f"{path} was made with other settings: {', '.join(changed)}; give another --out")
+        return run
+    if path.is_dir() and any(child.suffix != ASIDE for child in path.iterdir()):
+        raise InputError(f"{path} is not empty and not an rtdyn run; give another --out")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(file, manifest)
+    except OSError as error:
+        raise InputError(f"cannot write to {path}: {error.strerror}; give another --out") from error
+    return Run(path, manifest)
+
+
+def read_run(path: Path) -> Run:
+    """An existing run. Raises InputError if there is none or its schema is not this version's."""
+    file = path / "manifest.json"
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not an rtdyn run: its manifest.json cannot be read") from error
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{path} has store schema {version}; this rtdyn reads schema {SCHEMA_VERSION}")
+    return Run(path, manifest)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the run for one writer and clears what a killed one left; the lock ends with the process.
+
+    Raises InputError if another process holds it or the directory cannot be written.
+    """
+    try:
+        handle = (path / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"cannot write to {path}: {error.strerror}; give another --out") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"another process is writing to {path}; wait for it or give another --out") from None
+        for leftover in path.rglob(f".*{ASIDE}"):
+            leftover.unlink()
+        yield
+
+
+def write_step(run: Run, step: int, checkpoint: Checkpoint, tables: StepTables) -> None:
+    """Stores a step's tables; the step is done when the last of them is renamed into place."""
+    metadata = {
+        "config_digest": run.digest,
+        "checkpoint": json.dumps(
+            {"revision": checkpoint.revision, "commit": checkpoint.commit, "digests": checkpoint.digests}
+        ),
+    }
+    for table in TABLES:
+        frame: pl.DataFrame = getattr(tables, table)
+        file = table_file(run, table, step)
+        file.parent.mkdir(exist_ok=True)
+        _replace(file, partial(frame.write_parquet, metadata=metadata))
+
+
+def write_json(file: Path, data: Any) -> None:
+    """Replaces `file` with `data` as JSON, whole or not at all."""
+    _replace(file, lambda aside: aside.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8"))
+
+
+def table_file(run: Run, table: str, step: int) -> Path:
+    """Where a step's table lies."""
+    return run.path / table / f"step={step:06d}.parquet"
+
+
+def done_steps(run: Run) -> dict[int, dict[str, Any]]:
+    """The steps that are stored whole, ascending, each with its checkpoint's revision, commit and digests."""
+    steps = {}
+    for file in sorted((run.path / TABLES[0]).glob("step=*.parquet"), key=_step_of):
+        step = _step_of(file)
+        metadata = [_metadata(table_file(run, table, step)) for table in TABLES]
+        if all(m.get("config_digest") == run.digest for m in metadata):
+            steps[step] = json.loads(metadata[0]["checkpoint"])
+    return steps
+
+
+def read_table(run: Run, table: str) -> pl.DataFrame:
+    """One table over all done steps, ascending. Raises InputError if no step is done."""
+    files = [table_file(run, table, step) for step in done_steps(run)]
+    if not files:
+        raise InputError(f"{run.path} holds no finished step yet")
+    return pl.concat([pl.read_parquet(file) for file in files])
+
+
+def _step_of(file: Path) -> int:
+    return int(file.stem.removeprefix("step="))
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    try:
+        return pl.read_parquet_metadata(file)
+    except (OSError, pl.exceptions.PolarsError):
+        return {}
+
+
+def _replace(file: Path, write: Callable[[Path], Any]) -> None:
+    """Writes beside `file`, flushes, renames over it, and flushes the folder."""
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=ASIDE)
+    os.close(descriptor)
+    aside = Path(name)
+    try:
+        write(aside)
+        with aside.open("rb") as handle:
+            os.fsync(handle.fileno())
+        aside.chmod(0o644)
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

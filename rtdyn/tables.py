@@ -1,0 +1,234 @@
+"""Results of the analyses as the rows and columns that are stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from rtdyn.analyses.ablation import ClassInfluence, Influence, clustered_se
+from rtdyn.analyses.regimes import DECAY, PLATEAU, POWER_LAW, FixedBoundaries, Regimes, ThreeSegments
+from rtdyn.capture import Capture
+from rtdyn.store import Metric
+
+NORMAL_95 = 1.959963984540054
+TOP_SHARE = 0.01
+MIN_CANDIDATES = 32
+NO_EVIDENCE = "this version fits the shape only; shape nulls, bootstrap and pseudo-classes are not computed"
+PRIMARY = "rare"
+_FIT_METRICS = (
+    *(f.name for f in fields(ThreeSegments)),
+    *(f"{label}_{what}" for label in (PLATEAU, POWER_LAW, DECAY) for what in ("size", "fraction")),
+    "raised",
+)
+_PAPER_CODE_METRICS = tuple(f"paper_code_{f.name}" for f in fields(FixedBoundaries))
+
+
+def loss_metrics(captured: Capture, length: int) -> list[Metric]:
+    """Mean loss in nats over all kept positions and over each class's measured ones, with 95 % intervals."""
+    rows = [_loss_metric("all", captured.loss, captured.kept_flat // length)]
+    loss, positions = captured.measured_loss, captured.positions
+    for c in positions.classes:
+        members = positions.members(c.name)
+        rows.append(_loss_metric(c.name, loss[torch.from_numpy(members)], positions.window[members]))
+    return rows
+
+
+def _loss_metric(name: str, loss: Tensor, windows: np.ndarray) -> Metric:
+    _, index, counts = np.unique(windows, return_inverse=True, return_counts=True)
+    sums = torch.from_numpy(np.bincount(index, loss.double().numpy()))[:, None]
+    mean = float(loss.double().mean())
+    low, high = _interval(mean, float(clustered_se(sums, torch.from_numpy(counts))[0]))
+    return Metric("capture", "loss", mean, token_class=name, ci_low=low, ci_high=high, n=len(loss))
+
+
+def _interval(value: float, se: float) -> tuple[float | None, float | None]:
+    return (value - NORMAL_95 * se, value + NORMAL_95 * se) if math.isfinite(se) else (None, None)
+
+
+def ablation_metrics(result: Influence, layer: int) -> list[Metric]:
+    """Summaries of the influence of all neurons on each class."""
+    rows = []
+    for name, c in result.classes.items():
+        ranked = c.mean_abs.sort(descending=True).values
+        top = math.ceil(TOP_SHARE * len(ranked))
+        total = float(ranked.sum())
+        mean_se = float(clustered_se(c.window_abs_sum.mean(1, keepdim=True), c.window_n)[0])
+        mean_low, mean_high = _interval(float(ranked.mean()), mean_se)
+        strongest = int(c.mean_abs.argmax())
+        max_low, max_high = _interval(float(ranked[0]), float(c.mean_abs_se[strongest]))
+        clear = c.mean.abs() > 2 * c.mean_se + c.error_bound
+        values: list[tuple[str, float | None, float | None, float | None]] = [
+            ("influence_mean", float(ranked.mean()), mean_low, mean_high),
+            ("influence_max", float(ranked[0]), max_low, max_high),
+            ("influence_top_share", float(ranked[:top].sum()) / total if total > 0 else None, None, None),
+            ("boosting_neurons", float((clear & (c.mean > 0)).sum()), None, None),
+            ("suppressing_neurons", float((clear & (c.mean < 0)).sum()), None, None),
+            ("error_bound_max", float(c.error_bound.max()), None, None),
+        ]
+        rows += [
+            Metric(
+                "ablation",
+                metric,
+                value,
+                token_class=name,
+                layer=layer,
+                ci_low=low,
+                ci_high=high,
+                n=c.n,
+                reason=None if value is not None else "every neuron's influence is 0",
+            )
+            for metric, value, low, high in values
+        ]
+    rows.append(Metric("ablation", "exact_share", result.exact_share, layer=layer))
+    return rows
+
+
+def regime_metrics(regimes: Mapping[str, Regimes], layer: int) -> list[Metric]:
+    """The fit of each class's curve; where it is undefined, its rows say why."""
+    rows = []
+    for name, r in regimes.items():
+        values = {
+            **_fit_values(r),
+            **dict.fromkeys(("shape_p_value", "stable_plateau_size", "contrast_p_value"), NO_EVIDENCE),
+            "censored": float(r.censored),
+        }
+        rows += [
+            Metric(
+                "regimes",
+                metric,
+                None if isinstance(value, str) else value,
+                token_class=name,
+                layer=layer,
+                n=len(r.rank) - r.censored,
+                reason=value if isinstance(value, str) else None,
+            )
+            for metric, value in values.items()
+        ]
+    return rows
+
+
+def _fit_values(regimes: Regimes) -> dict[str, float | str]:
+    """Each number of a curve's fits, or the reason why there is none."""
+    values: dict[str, float | str] = dict.fromkeys(_FIT_METRICS, regimes.reason)
+    values.update(dict.fromkeys(_PAPER_CODE_METRICS, "too few uncensored neurons for the fixed boundaries"))
+    if regimes.fit is not None:
+        fit = asdict(regimes.fit)
+        for label in (PLATEAU, POWER_LAW, DECAY):
+            size = int((regimes.label == label).sum())
+            fit |= {f"{label}_size": size, f"{label}_fraction": size / len(regimes.label)}
+        fit["raised"] = regimes.fit.raised
+        values.update({name: float(fit[name]) for name in _FIT_METRICS})
+    if regimes.paper_code is not None:
+        values.update({f"paper_code_{name}": float(value) for name, value in asdict(regimes.paper_code).items()})
+    return values
+
+
+def neuron_table(step: int, captured: Capture, result: Influence, regimes: Mapping[str, Regimes]) -> pl.DataFrame:
+    """A row a neuron. `rank`, `regime` and `stable_share` are those of the class `rare`; others carry its name."""
+    rows, moments = captured.anatomy.output_rows, captured.moments
+    neurons = len(rows)
+    columns: dict[str, np.ndarray | pl.Series] = {
+        "step": np.full(neurons, step),
+        "layer": np.full(neurons, captured.anatomy.layer),
+        "neuron": np.arange(neurons),
+    }
+    for name, c in result.classes.items():
+        columns[f"delta_{name}"] = _numpy(c.mean)
+        columns[f"mean_abs_{name}"] = _numpy(c.mean_abs)
+        columns[f"se_{name}"] = _numpy(c.mean_se)
+        columns[f"se_abs_{name}"] = _numpy(c.mean_abs_se)
+        columns[f"error_bound_{name}"] = _numpy(c.error_bound)
+    for name, r in regimes.items():
+        suffix = "" if name == PRIMARY else f"_{name}"
+        columns[f"rank{suffix}"] = r.rank
+        columns[f"regime{suffix}"] = pl.Series([label or None for label in r.label.tolist()], dtype=pl.String)
+        columns[f"stable_share{suffix}"] = pl.Series([None] * neurons, dtype=pl.Float64)
+    columns["mean_activation"] = _numpy(moments.mean)
+    columns["sd_activation"] = _numpy(moments.variance.sqrt())
+    columns["positive_share"] = _numpy(moments.positive)
+    columns["norm"] = _numpy(rows.double().norm(dim=1))
+    return pl.DataFrame(columns).with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+def window_table(step: int, layer: int, result: Influence, regimes: Mapping[str, Regimes]) -> pl.DataFrame:
+    """Sums of Δ and |Δ| by window for plateau candidates, and by frequency decile for every neuron."""
+    frames = []
+    candidates = _candidates(result, regimes)
+    for name, c in result.classes.items():
+        frames.append(
+            _sums(
+                step,
+                "window",
+                name,
+                layer,
+                c.window_ids,
+                candidates,
+                c.window_n,
+                c.window_sum[:, candidates],
+                c.window_abs_sum[:, candidates],
+            )
+        )
+    deciles, neurons = result.decile_sum.shape
+    frames.append(
+        _sums(
+            step,
+            "decile",
+            None,
+            layer,
+            torch.arange(deciles),
+            torch.arange(neurons),
+            result.decile_n,
+            result.decile_sum,
+            result.decile_abs_sum,
+        )
+    )
+    return pl.concat(frames)
+
+
+def _candidates(result: Influence, regimes: Mapping[str, Regimes]) -> Tensor:
+    """Neurons that are among the most influential on `rare`, or in the plateau of any class's curve."""
+    rare: ClassInfluence = result.classes[PRIMARY]
+    top = min(len(rare.mean_abs), max(MIN_CANDIDATES, math.ceil(TOP_SHARE * len(rare.mean_abs))))
+    chosen = torch.zeros_like(rare.mean_abs, dtype=torch.bool)
+    chosen[rare.mean_abs.topk(top).indices] = True
+    for r in regimes.values():
+        chosen |= torch.from_numpy(r.label == PLATEAU).to(chosen.device)
+    return chosen.nonzero().squeeze(1)
+
+
+def _sums(
+    step: int,
+    kind: str,
+    token_class: str | None,
+    layer: int,
+    index: Tensor,
+    neurons: Tensor,
+    n: Tensor,
+    sums: Tensor,
+    abs_sums: Tensor,
+) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "index": np.repeat(_numpy(index), len(neurons)),
+            "neuron": np.tile(_numpy(neurons), len(index)),
+            "n": np.repeat(_numpy(n), len(neurons)),
+            "sum_delta": _numpy(sums).ravel(),
+            "sum_abs_delta": _numpy(abs_sums).ravel(),
+        }
+    ).select(
+        pl.lit(step, pl.Int64).alias("step"),
+        pl.lit(kind).alias("kind"),
+        pl.lit(token_class, pl.String).alias("token_class"),
+        pl.lit(layer, pl.Int64).alias("layer"),
+        pl.all(),
+    )
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.detach().cpu().numpy()

@@ -1,0 +1,1 @@
+"""Views of a run's store: progress while it grows, Weights & Biases, tables."""

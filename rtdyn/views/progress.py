@@ -1,0 +1,75 @@
+"""What a sweep shows while it runs: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+@dataclass
+class Reporter:
+    """Told what happens; prints it as the console allows."""
+
+    console: Console
+    bar: Progress | None
+    task: TaskID | None = None
+    step: int = 0
+    position: str = ""
+    started: float = field(default_factory=time.perf_counter)
+
+    def begin(self, step: int, number: int, total: int) -> None:
+        """A step's work begins: its checkpoint is being fetched."""
+        self.step, self.position, self.started = step, f"{number}/{total}", time.perf_counter()
+        self.stage("fetch")
+
+    def stage(self, name: str) -> None:
+        """The current step enters a stage."""
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, description=f"step {self.step}", stage=name)
+
+    def end(self, summary: str) -> None:
+        """The current step is stored."""
+        if self.bar is not None and self.task is not None:
+            self.bar.advance(self.task)
+        else:
+            seconds = time.perf_counter() - self.started
+            self.say(f"[{self.position}] step {self.step}: {summary} ({seconds:.1f} s)")
+
+    def say(self, text: str) -> None:
+        """One line of plain text."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(console: Console, suite: str, steps: int) -> Iterator[Reporter]:
+    """A reporter for `steps` steps of a suite; a live bar if the console is a terminal."""
+    if not console.is_terminal:
+        yield Reporter(console, None)
+        return
+    columns = (
+        TextColumn(f"[bold]{suite}[/]"),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[stage]}"),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        reporter = Reporter(console, bar)
+        reporter.task = bar.add_task("", total=steps, stage="")
+        yield reporter

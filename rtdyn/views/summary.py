@@ -1,0 +1,79 @@
+"""The closing table: what the last step shows, and where everything lies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from rtdyn.store import Run, done_steps, table_file
+
+_ROWS = (
+    ("positions", "ablation", "influence_mean", "n"),
+    ("loss (nats)", "capture", "loss", "value"),
+    ("mean influence (nats)", "ablation", "influence_mean", "value"),
+    ("largest influence (nats)", "ablation", "influence_max", "value"),
+    ("error bound of any neuron", "ablation", "error_bound_max", "value"),
+    ("plateau: ranks 1 to", "regimes", "r1", "value"),
+    ("power law: ranks to", "regimes", "r2", "value"),
+    ("power-law exponent κ", "regimes", "kappa", "value"),
+    ("excess of the top (log units)", "regimes", "excess", "value"),
+    ("censored neurons", "regimes", "censored", "value"),
+)
+
+
+def step_line(metrics: pl.DataFrame) -> str:
+    """One step in one line: losses and the shape of the rare curve."""
+    loss = {c: _cell(metrics, "capture", "loss", c, "value") for c in ("all", "rare")}
+    return f"loss {loss['all']} (rare {loss['rare']}), rare curve: {_shape(metrics, 'rare')}"
+
+
+def print_summary(run: Run, console: Console) -> None:
+    """The main numbers of the last stored step, a column a class, and the run directory."""
+    steps = list(done_steps(run))
+    metrics = pl.read_parquet(table_file(run, "metrics", steps[-1]))
+    classes = metrics.filter(pl.col("analysis") == "ablation")["token_class"].drop_nulls().unique(maintain_order=True)
+    table = Table(title=f"{run.manifest['suite']}, step {steps[-1]}, {len(steps)} steps stored", title_justify="left")
+    table.add_column("")
+    for name in classes:
+        table.add_column(name, justify="right")
+    for label, analysis, metric, column in _ROWS:
+        table.add_row(label, *(_cell(metrics, analysis, metric, c, column) for c in classes))
+    table.add_row("shape", *(_shape(metrics, c) for c in classes))
+    console.print(table)
+    console.print(
+        "The shape alone is no evidence: random numbers show one too; its nulls are not computed yet.",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(f"Everything is in {run.path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _row(metrics: pl.DataFrame, analysis: str, metric: str, token_class: str) -> dict[str, Any] | None:
+    wanted = (pl.col("analysis") == analysis) & (pl.col("metric") == metric) & (pl.col("token_class") == token_class)
+    found = metrics.filter(wanted)
+    return found.row(0, named=True) if len(found) else None
+
+
+def _cell(metrics: pl.DataFrame, analysis: str, metric: str, token_class: str, column: str) -> str:
+    row = _row(metrics, analysis, metric, token_class)
+    if row is None:
+        return "not asked for"
+    if row[column] is None:
+        return "undefined"
+    text = f"{row[column]:.4g}"
+    if column == "value" and row["ci_low"] is not None and row["ci_high"] is not None:
+        text += f" ± {(row['ci_high'] - row['ci_low']) / 2:.2g}"
+    return text
+
+
+def _shape(metrics: pl.DataFrame, token_class: str) -> str:
+    row = _row(metrics, "regimes", "raised", token_class)
+    if row is None:
+        return "not asked for"
+    if row["value"] is None:
+        return f"undefined ({row['reason']})"
+    return "raised top" if row["value"] else "flattening top"
