@@ -15,6 +15,8 @@ from rtdyn.errors import InputError, UsageError
 
 ELBOW_WINDOW = 2000
 ELBOW_MIN_TYPES = 3 * ELBOW_WINDOW
+ROUND_OFF = 1e-6
+"""Change of slope that the arithmetic alone may show."""
 RARE_FRACTION = 0.15
 CLASS_COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -95,8 +97,8 @@ def _parquet_counts(file: Path) -> np.ndarray:
 
 
 def _checked(values: np.ndarray, source: str) -> TokenCounts:
-    if values.ndim != 1 or values.size == 0:
-        raise InputError(f"the counts in {source} must be one vector, one count a token id; got shape {values.shape}")
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.size == 0:
+        raise InputError(f"the counts in {source} must be one vector that holds a count for each token id")
     if not np.issubdtype(values.dtype, np.number) or np.any(values != np.floor(values)):
         raise InputError(f"the counts in {source} must be whole numbers")
     if values.min() < 0:
@@ -126,7 +128,8 @@ def elbow(frequencies: np.ndarray) -> int | None:
     ranks = np.arange(len(change)) + ELBOW_WINDOW
     lower = ranks >= n // 2
     best = int(np.argmax(np.where(lower, change, -np.inf)))
-    return int(ranks[best]) if change[best] > change.mean() + 3 * change.std() else None
+    stands_out = change[best] > max(change.mean() + 3 * change.std(), ROUND_OFF)
+    return int(ranks[best]) if stands_out else None
 
 
 def classify(counts: TokenCounts, bands: Sequence[str], n_logits: int) -> TokenClasses:

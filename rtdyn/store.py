@@ -21,7 +21,7 @@ from typing import Any
 import polars as pl
 
 from rtdyn.checkpoints.checkpoint import Checkpoint
-from rtdyn.errors import InputError
+from rtdyn.errors import InputError, brief
 
 SCHEMA_VERSION = 1
 ASIDE = ".aside"
@@ -222,20 +222,24 @@ def _metadata(file: Path) -> dict[str, str]:
 
 
 def _replace(file: Path, write: Callable[[Path], Any]) -> None:
-    """Writes beside `file`, flushes, renames over it, and flushes the folder."""
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=ASIDE)
-    os.close(descriptor)
-    aside = Path(name)
+    """Writes beside `file`, flushes, renames over it, and flushes the folder. Raises InputError if it cannot."""
+    aside = None
     try:
+        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=ASIDE)
+        os.close(descriptor)
+        aside = Path(name)
         write(aside)
         with aside.open("rb") as handle:
             os.fsync(handle.fileno())
         aside.chmod(0o644)
         aside.replace(file)
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise InputError(f"cannot write {file} ({brief(error)}); make room or give another --out") from error
     finally:
-        aside.unlink(missing_ok=True)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        if aside is not None:
+            aside.unlink(missing_ok=True)

@@ -85,7 +85,7 @@ def ablation_metrics(result: Influence, layer: int) -> list[Metric]:
             )
             for metric, value, low, high in values
         ]
-    rows.append(Metric("ablation", "exact_share", result.exact_share, layer=layer))
+    rows.append(Metric("ablation", "refined_share", result.refined_share, layer=layer))
     return rows
 
 

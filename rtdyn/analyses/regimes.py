@@ -22,6 +22,8 @@ BINS_PER_GRID_STEP = 6
 HUBER = 1.345
 """Huber threshold in robust standard deviations: 95 % efficient for Gaussian residuals."""
 IRLS_STEPS = 25
+ROUND_OFF = 1e-6
+"""Excess, in log units, that the arithmetic alone may show."""
 PAPER_CODE_BOUNDARIES = (3.5, 5.5)
 """Log ranks at which the papers' released code cuts the curve."""
 
@@ -56,7 +58,7 @@ class ThreeSegments:
     @property
     def raised(self) -> bool:
         """Whether the top lies above the extended power law: a plateau, else a mere flattening."""
-        return self.excess > 0
+        return self.excess > ROUND_OFF
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from rtdyn.checkpoints.checkpoint import CONFIG, Checkpoint, sha256_of, weight_files
+from rtdyn.checkpoints.checkpoint import CONFIG, Checkpoint, read_json, sha256_of, weight_files
 from rtdyn.errors import InputError, brief
 from rtdyn.registry import SuiteSpec
 from rtdyn.tokenizer import TOKENIZER_FILES
 
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import ModelInfo
-
 T = TypeVar("T")
+_SHA256_DIGITS = 64
+
+
+@dataclass(frozen=True)
+class _Revision:
+    """A branch as it stands on the Hub, or as much of it as the cache holds where HF_HUB_OFFLINE is set."""
+
+    repo: str
+    branch: str
+    what: str
+    """How to name it to the user."""
+    commit: str
+    files: dict[str, str | None]
+    """Every file's name, with the SHA-256 that the Hub publishes for those it keeps in LFS."""
 
 
 def fetch_hub(suite: SuiteSpec, step: int) -> Checkpoint:
@@ -24,72 +35,87 @@ def fetch_hub(suite: SuiteSpec, step: int) -> Checkpoint:
     Files go to the user's Hugging Face cache; HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are
     respected. A weight file whose bytes differ from the digest the Hub publishes is refused.
     """
-    revision = suite.revision_of(step)
-    info, what = _revision(suite, step)
-    published = {s.rfilename: s.lfs.sha256 if s.lfs else None for s in info.siblings or []}
-    commit = str(info.sha)
-    files = weight_files(
-        set(published), lambda name: json.loads(_download(suite, name, commit, what).read_text()), what
+    revision = _resolve(suite, suite.revision_of(step))
+    names = weight_files(
+        set(revision.files), lambda name: read_json(_download(revision, name, revision.commit)), revision.what
     )
-    folder = _download(suite, CONFIG, commit, what).parent
-    digests = {}
-    for name in files:
-        digests[name] = sha256_of(_download(suite, name, commit, what))
-        if published[name] is not None and digests[name] != published[name]:
+    folder = _snapshot(revision, [CONFIG, *names])
+    digests = {name: sha256_of(folder / name) for name in names}
+    for name, digest in digests.items():
+        if revision.files[name] not in (None, digest):
             raise InputError(
-                f"{what}: {name} differs from the digest the Hub publishes; remove it from the cache and run again"
+                f"{revision.what}: {name} differs from the digest the Hub publishes; "
+                f"delete {(folder / name).resolve()} and run the command again"
             )
-    return Checkpoint(step, folder, revision, commit, digests)
+    return Checkpoint(step, folder, revision.branch, revision.commit, digests)
 
 
 def hub_config_folder(suite: SuiteSpec, step: int) -> Path:
     """A folder with the config.json of `step`'s revision."""
-    info, what = _revision(suite, step)
-    return _download(suite, CONFIG, str(info.sha), what).parent
+    return _snapshot(_resolve(suite, suite.revision_of(step)), [CONFIG])
 
 
 def hub_tokenizer_folder(suite: SuiteSpec, step: int) -> Path:
     """A folder with the tokenizer files of `step`'s revision, or of the main branch if that has none."""
-    info, what = _revision(suite, step)
-    present = _tokenizer_files(info)
-    if not present:
-        info, what = _revision(suite, None)
-        present = _tokenizer_files(info)
-    if not present:
-        raise InputError(f"{what} holds no tokenizer files")
-    folder = _download(suite, CONFIG, str(info.sha), what).parent
-    for name in present:
-        _download(suite, name, str(info.sha), what)
-    return folder
+    for branch in (suite.revision_of(step), "main"):
+        revision = _resolve(suite, branch)
+        if any(name in TOKENIZER_FILES for name in revision.files):
+            return _snapshot(revision, [n for n in (CONFIG, *TOKENIZER_FILES) if n in revision.files])
+    raise InputError(f"{revision.what} holds no tokenizer files")
 
 
-def _tokenizer_files(info: ModelInfo) -> list[str]:
-    return [s.rfilename for s in info.siblings or [] if s.rfilename in TOKENIZER_FILES]
+def _resolve(suite: SuiteSpec, branch: str) -> _Revision:
+    """The commit that `branch` stands for and what it holds."""
+    from huggingface_hub import HfApi, constants, errors
 
-
-def _revision(suite: SuiteSpec, step: int | None) -> tuple[ModelInfo, str]:
-    """What the Hub says of a step's revision (None: the main branch), and how to name it to the user."""
-    from huggingface_hub import HfApi
-
-    revision = "main" if step is None else suite.revision_of(step)
-    what = f"{suite.repo}, revision {revision}"
-    return _reach(lambda: HfApi().model_info(_repo(suite), revision=revision, files_metadata=True), what), what
-
-
-def _repo(suite: SuiteSpec) -> str:
     assert suite.repo is not None
-    return suite.repo
+    repo, what = suite.repo, f"{suite.repo}, revision {branch}"
+
+    def ask() -> _Revision:
+        try:
+            # the library's own default is to wait for an answer for ever
+            info = HfApi().model_info(repo, revision=branch, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        except errors.OfflineModeIsEnabled:
+            cached = _cached(repo, branch, f"{what} (the cached part, as HF_HUB_OFFLINE is set)")
+            if cached is None:
+                raise
+            return cached
+        files = {s.rfilename: s.lfs.sha256 if s.lfs else None for s in info.siblings or []}
+        return _Revision(repo, branch, what, str(info.sha), files)
+
+    return _reach(ask, what)
 
 
-def _download(suite: SuiteSpec, name: str, commit: str, what: str) -> Path:
+def _cached(repo: str, branch: str, what: str) -> _Revision | None:
+    """What the cache holds of a branch, None if nothing."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in (CONFIG, *TOKENIZER_FILES):
+        file = try_to_load_from_cache(repo, name, revision=branch)
+        if isinstance(file, str):
+            # the cache links each file to a blob named by the digest the Hub gave: a SHA-256 for those in LFS
+            blobs = {f.name: f.readlink().name if f.is_symlink() else "" for f in Path(file).parent.iterdir()}
+            files = {name: blob if len(blob) == _SHA256_DIGITS else None for name, blob in blobs.items()}
+            return _Revision(repo, branch, what, Path(file).parent.name, files)
+    return None
+
+
+def _snapshot(revision: _Revision, names: Sequence[str]) -> Path:
+    """The folder of the revision in the cache, with these files in it; the first lies at its top."""
+    # asked for by branch, the cache notes which commit the branch stands for; HF_HUB_OFFLINE needs that
+    _download(revision, names[0], revision.branch)
+    first, *_ = [_download(revision, name, revision.commit) for name in names]
+    return first.parent
+
+
+def _download(revision: _Revision, name: str, at: str) -> Path:
     from huggingface_hub import hf_hub_download
 
-    return Path(_reach(lambda: hf_hub_download(_repo(suite), name, revision=commit), what))
+    return Path(_reach(lambda: hf_hub_download(revision.repo, name, revision=at), f"{revision.what}: {name}"))
 
 
 def _reach(call: Callable[[], T], what: str) -> T:
     """The call's result, or InputError in one sentence for what the Hub or the network answers."""
-    import httpx
     from huggingface_hub import errors
 
     try:
@@ -100,11 +126,15 @@ def _reach(call: Callable[[], T], what: str) -> T:
         raise InputError(f"{what}: the Hub knows no such repository, or HF_TOKEN may not read it") from error
     except errors.RevisionNotFoundError as error:
         raise InputError(f"{what}: the Hub has no such revision; leave the step out of --steps") from error
+    except errors.OfflineModeIsEnabled as error:
+        raise InputError(f"{what} is not in the cache and HF_HUB_OFFLINE is set; unset it to download") from error
     except errors.LocalEntryNotFoundError as error:
         raise InputError(f"{what} is not in the cache and the Hub cannot be reached; check the network") from error
     except errors.EntryNotFoundError as error:
-        raise InputError(f"{what} lacks a file it should hold ({brief(error)})") from error
-    except errors.OfflineModeIsEnabled as error:
-        raise InputError(f"{what} is not in the cache and HF_HUB_OFFLINE is set; unset it to download") from error
-    except (errors.HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        raise InputError(f"{what} is missing on the Hub; leave the step out of --steps") from error
+    except errors.HFValidationError as error:
+        raise InputError(f"{what} cannot be a Hub repository ({brief(error)}); correct the suites file") from error
+    # HTTPError is of httpx or of httpx2, as huggingface_hub's version has it; hf_xet raises RuntimeError;
+    # an answer that is not a Hub's, as of a login page, ends in ValueError or KeyError
+    except (errors.HTTPError, OSError, RuntimeError, ValueError, KeyError) as error:
         raise InputError(f"{what} cannot be downloaded ({brief(error)}); run the command again") from error

@@ -1,0 +1,98 @@
+"""Shared fixtures: the bundled suite, captures of trained checkpoints, and small random models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("WANDB_MODE", "disabled")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+import transformers
+
+from rtdyn.capture import Capture, capture
+from rtdyn.checkpoints.checkpoint import load_model
+from rtdyn.checkpoints.stream import fetch
+from rtdyn.evaluation import Evaluation, EvaluationOptions, prepare
+from rtdyn.registry import SuiteSpec, find_suite, load_suites
+
+EARLY, MIDDLE, LATE = 1, 512, 4000
+
+
+@pytest.fixture(scope="session")
+def tiny() -> SuiteSpec:
+    return find_suite("tiny", load_suites())
+
+
+@pytest.fixture(scope="session")
+def options() -> EvaluationOptions:
+    """The command's defaults, but for fewer positions."""
+    return EvaluationOptions(
+        corpus=None,
+        text_field="text",
+        frequencies=None,
+        bands=("paper-text",),
+        tokens=13312,
+        window=256,
+        bos="prepend",
+        class_by="target",
+        min_targets=40,
+        positions_per_rare=1.5,
+        seed=0,
+    )
+
+
+@pytest.fixture(scope="session")
+def evaluation(tiny: SuiteSpec, options: EvaluationOptions) -> Evaluation:
+    return prepare(tiny, LATE, options)
+
+
+@pytest.fixture(scope="session")
+def captured(tiny: SuiteSpec, evaluation: Evaluation) -> Callable[[int], Capture]:
+    """Captures of the bundled checkpoints, made once each."""
+    made: dict[int, Capture] = {}
+
+    def at(step: int) -> Capture:
+        if step not in made:
+            model = load_model(fetch(tiny, step), "cpu")
+            made[step] = capture(model, evaluation.text, evaluation.positions)
+        return made[step]
+
+    return at
+
+
+@pytest.fixture
+def random_neox() -> Callable[..., transformers.GPTNeoXForCausalLM]:
+    """Untrained GPT-NeoX models whose norms have gain and bias of their own."""
+
+    def build(seed: int = 0, **changes: object) -> transformers.GPTNeoXForCausalLM:
+        torch.manual_seed(seed)
+        config = transformers.GPTNeoXConfig(
+            **{
+                "vocab_size": 61,
+                "hidden_size": 16,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "intermediate_size": 24,
+                "max_position_embeddings": 32,
+                "tie_word_embeddings": False,
+                "attn_implementation": "eager",
+                **changes,
+            }
+        )
+        model = transformers.GPTNeoXForCausalLM(config).eval().requires_grad_(False)
+        model.gpt_neox.final_layer_norm.weight.normal_(1.0, 0.3)
+        model.gpt_neox.final_layer_norm.bias.normal_(0.0, 0.3)
+        return model
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny: SuiteSpec) -> Path:
+    assert tiny.path is not None
+    return tiny.path
