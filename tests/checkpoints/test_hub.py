@@ -12,8 +12,8 @@ import shutil
 import subprocess
 import sys
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +91,6 @@ class Workplace:
 
     folder: Path
     endpoint: str
-    home: str = "hf"
 
     def settings(self, out: Path) -> list[str]:
         return [
@@ -110,9 +109,9 @@ class Workplace:
         done = self.python(["-m", "rtdyn.cli", *self.arguments(name, model, steps)], **env)
         return Ended(done.returncode, done.stderr, done.stdout)
 
-    def track_each(self, *arguments: list[str]) -> list[Ended]:
+    def track_each(self, *arguments: list[str], **env: str) -> list[Ended]:
         """Commands one after another in one process, which spares them its start."""
-        done = self.python(["-c", COMMANDS, json.dumps(arguments)])
+        done = self.python(["-c", COMMANDS, json.dumps(arguments)], **env)
         assert done.returncode == 0, done.stderr
         return [Ended(code, done.stderr + err, out) for code, err, out in json.loads(done.stdout)]
 
@@ -130,7 +129,7 @@ class Workplace:
         }
         ours = {
             "HF_ENDPOINT": self.endpoint,
-            "HF_HOME": str(self.folder / self.home),
+            "HF_HOME": str(self.folder / "hf"),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "OMP_NUM_THREADS": "1",
@@ -145,11 +144,11 @@ class Workplace:
         )
 
 
-def workplace(folder: Path, endpoint: str, home: str = "hf") -> Workplace:
+def workplace(folder: Path, endpoint: str) -> Workplace:
     (folder / "suites.yaml").write_text(SUITES)
     words = (TINY / "card.json").read_text().split()
     (folder / "text.txt").write_text("\n\n".join(" ".join(words[i % 50 :]) for i in range(8)))
-    return Workplace(folder, endpoint, home)
+    return Workplace(folder, endpoint)
 
 
 def copy_step(step: int, suite: Path, *, weights: bool = True) -> Path:
@@ -196,15 +195,15 @@ def hub(suite: Path) -> Iterator[LoopbackHub]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, hub: LoopbackHub) -> Workplace:
-    return workplace(tmp_path_factory.mktemp("place"), hub.url)
-
-
-@pytest.fixture(scope="module")
 def closed_url(suite: Path) -> str:
     """Where no server listens."""
     with LoopbackHub(suite) as hub:
         return hub.url
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, hub: LoopbackHub) -> Workplace:
+    return workplace(tmp_path_factory.mktemp("place"), hub.url)
 
 
 @pytest.fixture(scope="module")
@@ -219,8 +218,8 @@ def local(place: Workplace) -> dict[str, pl.DataFrame]:
 @pytest.fixture(scope="module")
 def tracked(place: Workplace) -> Path:
     """A run of the suite on the Hub, into an empty cache."""
-    done = place.track("tracked", "on-hub", STEPS)
-    assert done.code == 0, done.stderr
+    ended = place.track("tracked", "on-hub", STEPS)
+    assert ended.code == 0, ended.stderr
     return place.folder / "tracked"
 
 
@@ -273,15 +272,16 @@ def test_only_the_files_of_an_analysis_are_requested(tracked: Path, suite: Path,
 
 
 def test_a_cached_suite_needs_no_server(
-    tracked: Path, local: dict[str, pl.DataFrame], place: Workplace, hub: LoopbackHub, closed_url: str
+    tracked: Path, local: dict[str, pl.DataFrame], place: Workplace, closed_url: str
 ) -> None:
-    before = len(hub.requests)
-    done = place.track("offline", "on-hub", STEPS, HF_HUB_OFFLINE="1", HF_ENDPOINT=closed_url)
-    assert done.code == 0, done.stderr
+    commands = place.arguments("offline", "on-hub", STEPS), place.arguments("uncached", "unknown", STEPS)
+    cached, uncached = place.track_each(*commands, HF_HUB_OFFLINE="1", HF_ENDPOINT=closed_url)
+    assert cached.code == 0, cached.stderr
     assert_same(tables(place.folder / "offline"), local)
     online, offline = (read_run(out).manifest["checkpoints"] for out in (tracked, place.folder / "offline"))
     assert offline == online
-    assert len(hub.requests) == before
+    assert_refused(uncached, "loopback/unknown, revision step4000 is not in the cache and HF_HUB_OFFLINE is set")
+    assert not (place.folder / "uncached").exists()
 
 
 def test_a_flaky_hub_costs_a_second_command_at_most(
@@ -297,14 +297,16 @@ def test_a_flaky_hub_costs_a_second_command_at_most(
             Fault(f"GET step4000/{shard}", cut_after=1000),
         ]
         place = workplace(tmp_path, hub.url)
-        first, second = place.track_each(*[place.arguments("run", "on-hub", STEPS)] * 2)
+        command = place.arguments("run", "on-hub", STEPS)
+        first, second = place.track_each(command, command)
     assert_refused(first, "step512 cannot be downloaded (HfHubHTTPError: Server error '500")
     assert second.code == 0, second.stderr
     assert "1 of 3 steps are stored already" in second.stdout
     assert_same(tables(tmp_path / "run"), local)
-    assert [str(r) for r in hub.requests].count(f"GET step4000/{shard}") == 2
-    assert [str(r) for r in hub.requests].count("HEAD step0/model.safetensors") == 3
-    assert [str(r) for r in hub.requests].count("GET step512/pytorch_model.bin") == 3
+    requests = Counter(map(str, hub.requests))
+    assert requests["HEAD step0/model.safetensors"] == 3
+    assert requests["GET step512/pytorch_model.bin"] == 3
+    assert requests[f"GET step4000/{shard}"] == 2
 
 
 def test_what_the_client_does_not_retry_is_refused_and_then_goes_on(suite: Path, tmp_path: Path) -> None:
@@ -348,17 +350,16 @@ class Malicious:
         return open, (str(self.marker), "w")
 
 
-REFUSED = {
-    "malicious": (1, "cannot be loaded"),
-    "no weights": (2, "revision step2 holds no weights"),
-    "wrong bytes": (4, "model.safetensors differs from the digest the Hub publishes"),
-    "no revision": (8, "revision step8: the Hub has no such revision"),
+AT_A_STEP = {
+    "malicious": ("1,512", "cannot be loaded"),
+    "no weights": ("2,512", "revision step2 holds no weights"),
+    "wrong bytes": ("4,512", "model.safetensors differs from the digest the Hub publishes"),
+    "no revision": ("8,512", "revision step8: the Hub has no such revision"),
 }
-UNREACHABLE = {
-    "no repository": "the Hub knows no such repository",
+AT_ONCE = {
+    "unknown": "the Hub knows no such repository",
     "misnamed": "cannot be a Hub repository (HFValidationError",
     "no server": "cannot be downloaded (ConnectError",
-    "nothing cached": "is not in the cache and HF_HUB_OFFLINE is set",
 }
 
 
@@ -387,32 +388,28 @@ def refusals(tmp_path_factory: pytest.TempPathFactory, closed_url: str) -> Itera
     copy_step(2, suite, weights=False)
     for step in (4, 8):
         copy_step(step, suite)
-    with LoopbackHub(suite, hidden={"step8"}) as hub, ThreadPoolExecutor(2) as pool:
+    with LoopbackHub(suite, hidden={"step8"}) as hub:
         hub.faults = [Fault("GET step4/model.safetensors", wrong_bytes=True)]
         place = workplace(folder, hub.url)
-        commands = [place.arguments(name, "broken", f"{step},512") for name, (step, _) in REFUSED.items()]
-        commands += [place.arguments("no repository", "unknown", "512"), place.arguments("misnamed", "misnamed", "512")]
-        in_turn = pool.submit(place.track_each, *commands)
-        no_server = pool.submit(place.track, "no server", "broken", "512", HF_ENDPOINT=closed_url)
-        offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf-empty")}
-        nothing_cached = pool.submit(place.track, "nothing cached", "broken", "512", **offline)
-        ended = dict(zip([*REFUSED, "no repository", "misnamed"], in_turn.result(), strict=True))
-        ended |= {"no server": no_server.result(), "nothing cached": nothing_cached.result()}
+        commands = {name: place.arguments(name, "broken", steps) for name, (steps, _) in AT_A_STEP.items()}
+        commands |= {name: place.arguments(name, name, "4000") for name in ("unknown", "misnamed")}
+        ended = dict(zip(commands, place.track_each(*commands.values()), strict=True))
+        ended["no server"] = place.track("no server", "broken", "512", HF_ENDPOINT=closed_url)
         yield Refusals(place, marker, ended)
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", AT_A_STEP)
 def test_a_step_that_cannot_be_used_is_refused_and_leaves_nothing(name: str, refusals: Refusals) -> None:
-    assert_refused(refusals.ended[name], REFUSED[name][1])
+    assert_refused(refusals.ended[name], AT_A_STEP[name][1])
     assert len(refusals.ended[name].stderr.splitlines()) == 1
     left = [path.name for path in (refusals.place.folder / name).rglob("*") if path.is_file()]
     assert sorted(left) == [".lock", "manifest.json"]
     assert not refusals.marker.exists()
 
 
-@pytest.mark.parametrize("name", UNREACHABLE)
+@pytest.mark.parametrize("name", AT_ONCE)
 def test_a_repository_that_cannot_be_reached_leaves_no_run_directory(name: str, refusals: Refusals) -> None:
-    assert_refused(refusals.ended[name], UNREACHABLE[name])
+    assert_refused(refusals.ended[name], AT_ONCE[name])
     assert len(refusals.ended[name].stderr.splitlines()) == 1
     assert not (refusals.place.folder / name).exists()
 
