@@ -1,9 +1,9 @@
 """Where each architecture keeps its final layer: the one file that knows its module names.
 
-Everything between the last residual stream r and the logits is declared here, so that the influence of
-a neuron can be computed without the model: logits = U·(γ ∘ x / σ + β) + bias, with x = r − mean(r) for
-LayerNorm, σ² = ‖x‖²/d + ε. A family enters `FAMILIES` once tests compare it with hooks on transformers'
-own model; any other is refused by name.
+Everything between the final MLP's neurons and the logits is declared here, so that the influence of a neuron
+can be computed without the model: logits = U·(γ ∘ x / σ + β) + bias, with x = r − mean(r) for LayerNorm and x = r
+for RMSNorm, σ² = ‖x‖²/d + ε. Where a norm stands between the MLP and the residual stream, it is declared too.
+A family enters `FAMILIES` once tests compare it with hooks on transformers' own model; any other is refused by name.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from rtdyn.errors import InputError
 class Readout:
     """The final norm and unembedding: all that follows the last residual stream."""
 
+    centred: bool
+    """Whether the norm subtracts the mean: LayerNorm does, RMSNorm does not."""
     gain: Tensor
     """(d,) γ."""
     shift: Tensor
@@ -32,6 +34,15 @@ class Readout:
     """(V, d) rows u_v."""
     bias: Tensor | None
     """(V,) added to the logits after the unembedding."""
+
+
+@dataclass(frozen=True)
+class PostNorm:
+    """An RMSNorm between the final MLP's output o and the residual stream: r gains γ₂ ∘ o / √(‖o‖²/d + ε)."""
+
+    gain: Tensor
+    """(d,) γ₂."""
+    epsilon: float
 
 
 @dataclass(frozen=True)
@@ -50,31 +61,93 @@ class Anatomy:
     """Attention modules of the last two layers, L-2 then L-1."""
     parallel_residual: bool
     """Whether the final MLP cannot see the final attention."""
+    post_norm: PostNorm | None
     readout: Readout
     layer: int
     """Index of the final layer."""
 
 
 def _gpt_neox(model: Any) -> Anatomy:
-    layers = model.gpt_neox.layers
-    norm = model.gpt_neox.final_layer_norm
-    head = model.get_output_embeddings()
+    layers, norm, head = model.gpt_neox.layers, model.gpt_neox.final_layer_norm, model.get_output_embeddings()
+    output = layers[-1].mlp.dense_4h_to_h
     return Anatomy(
         backbone=model.gpt_neox,
         final_norm=norm,
-        mlp_output=layers[-1].mlp.dense_4h_to_h,
-        output_rows=layers[-1].mlp.dense_4h_to_h.weight.T,
+        mlp_output=output,
+        output_rows=output.weight.T,
         attentions=tuple(layer.attention for layer in layers[-2:]),
         parallel_residual=bool(model.config.use_parallel_residual),
-        readout=Readout(norm.weight, norm.bias, norm.eps, head.weight, head.bias),
+        post_norm=None,
+        readout=Readout(True, norm.weight, norm.bias, norm.eps, head.weight, head.bias),
         layer=len(layers) - 1,
     )
+
+
+def _gpt2(model: Any) -> Anatomy:
+    layers, norm, head = model.transformer.h, model.transformer.ln_f, model.get_output_embeddings()
+    output = layers[-1].mlp.c_proj  # a Conv1D, whose weight is (F, d) already
+    return Anatomy(
+        backbone=model.transformer,
+        final_norm=norm,
+        mlp_output=output,
+        output_rows=output.weight,
+        attentions=tuple(layer.attn for layer in layers[-2:]),
+        parallel_residual=False,
+        post_norm=None,
+        readout=Readout(True, norm.weight, norm.bias, norm.eps, head.weight, head.bias),
+        layer=len(layers) - 1,
+    )
+
+
+def _gated(model: Any, readout: Readout, post_norm: PostNorm | None) -> Anatomy:
+    """Llama's layout: the neuron is the product that enters `down_proj`."""
+    layers = model.model.layers
+    output = layers[-1].mlp.down_proj
+    return Anatomy(
+        backbone=model.model,
+        final_norm=model.model.norm,
+        mlp_output=output,
+        output_rows=output.weight.T,
+        attentions=tuple(layer.self_attn for layer in layers[-2:]),
+        parallel_residual=False,
+        post_norm=post_norm,
+        readout=readout,
+        layer=len(layers) - 1,
+    )
+
+
+def _rms_readout(model: Any) -> Readout:
+    norm, head = model.model.norm, model.get_output_embeddings()
+    nothing = torch.zeros_like(norm.weight)
+    return Readout(False, norm.weight, nothing, norm.variance_epsilon, head.weight, head.bias)
+
+
+def _llama(model: Any) -> Anatomy:
+    return _gated(model, _rms_readout(model), None)
+
+
+def _olmo(model: Any) -> Anatomy:
+    head = model.get_output_embeddings()
+    one = torch.ones_like(head.weight[0])
+    # OLMo's LayerNorm has no parameters, and its epsilon stands in transformers' code, not in the config
+    return _gated(model, Readout(True, one, torch.zeros_like(one), 1e-5, head.weight, head.bias), None)
+
+
+def _olmo2(model: Any) -> Anatomy:
+    norm = model.model.layers[-1].post_feedforward_layernorm
+    return _gated(model, _rms_readout(model), PostNorm(norm.weight, norm.variance_epsilon))
 
 
 OLD_BUFFERS = re.compile(r"attention\.(masked_)?bias$|rotary_emb\.inv_freq$")
 """Constants that old checkpoints stored as if they were weights."""
 
-FAMILIES: Mapping[str, Callable[[Any], Anatomy]] = {"gpt_neox": _gpt_neox}
+FAMILIES: Mapping[str, Callable[[Any], Anatomy]] = {
+    "gpt_neox": _gpt_neox,
+    "gpt2": _gpt2,
+    "llama": _llama,
+    "olmo": _olmo,
+    "olmo2": _olmo2,
+}
 
 
 def check_family(model_type: str, where: str) -> None:

@@ -8,19 +8,23 @@ from torch import Tensor
 from rtdyn.capture import Capture
 
 
-def brute_force_deltas(captured: Capture, positions: Tensor, neurons: Tensor) -> Tensor:
-    """Δ in nats, float64 (positions, neurons)."""
+def brute_force_deltas(captured: Capture, positions: Tensor | None = None, neurons: Tensor | None = None) -> Tensor:
+    """Δ in nats, float64 (positions, neurons); all of them where none are named. LayerNorm readouts only."""
     parts, readout = captured.anatomy, captured.anatomy.readout
+    positions = torch.arange(len(captured.residual)) if positions is None else positions
+    neurons = torch.arange(len(parts.output_rows)) if neurons is None else neurons
     residual = captured.residual.double()[positions]
     activations = captured.activations.double()[positions]
     targets = torch.from_numpy(captured.positions.target)[positions]
+    bias = 0.0 if readout.bias is None else readout.bias.double()
 
     def losses(r: Tensor) -> Tensor:
         normed = torch.nn.functional.layer_norm(
             r, r.shape[-1:], readout.gain.double(), readout.shift.double(), readout.epsilon
         )
-        logits = normed @ readout.unembedding.double().T
-        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        return torch.nn.functional.cross_entropy(
+            normed @ readout.unembedding.double().T + bias, targets, reduction="none"
+        )
 
     before = losses(residual)
     columns = []

@@ -47,6 +47,7 @@ def synthetic(seed: int, n: int = 12, d: int = 8, f: int = 10, v: int = 30, scal
         classes=(ClassPositions("rare", n, np.arange(n)),),
     )
     readout = Readout(
+        centred=True,
         gain=1 + 0.3 * torch.randn(d, generator=g),
         shift=torch.randn(d, generator=g),
         epsilon=1e-5,
@@ -54,7 +55,7 @@ def synthetic(seed: int, n: int = 12, d: int = 8, f: int = 10, v: int = 30, scal
         bias=torch.randn(v, generator=g),
     )
     nothing = torch.nn.Identity()
-    anatomy = Anatomy(nothing, nothing, nothing, scale * torch.randn(f, d, generator=g), (), True, readout, 0)
+    anatomy = Anatomy(nothing, nothing, nothing, scale * torch.randn(f, d, generator=g), (), True, None, readout, 0)
     moments = NeuronMoments(
         n,
         activations.double().mean(0),
@@ -65,28 +66,6 @@ def synthetic(seed: int, n: int = 12, d: int = 8, f: int = 10, v: int = 30, scal
     )
     return Capture(
         positions, torch.randn(n, d, generator=g), activations, moments, torch.zeros(n), np.arange(n), None, anatomy
-    )
-
-
-def exact_reference(captured: Capture) -> Tensor:
-    """Brute force of every pair, with the readout's bias."""
-    bias = captured.anatomy.readout.bias
-    assert bias is not None
-    readout = captured.anatomy.readout
-    d = readout.unembedding.shape[1]
-    # a bias is one more input dimension of constant value, which layer_norm would not pass: add it by hand
-    residual = captured.residual.double()
-    targets = torch.from_numpy(captured.positions.target)
-
-    def losses(r: Tensor) -> Tensor:
-        normed = torch.nn.functional.layer_norm(r, (d,), readout.gain.double(), readout.shift.double(), readout.epsilon)
-        logits = normed @ readout.unembedding.double().T + bias.double()
-        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-
-    change = captured.moments.mean - captured.activations.double()
-    rows = captured.anatomy.output_rows.double()
-    return torch.stack(
-        [losses(residual + change[:, i, None] * rows[i]) - losses(residual) for i in range(len(rows))], 1
     )
 
 
@@ -166,17 +145,46 @@ def test_deltas_match_a_hook_on_the_real_model(
 
 def test_untrained_model_with_bias_in_the_readout_matches_brute_force() -> None:
     one = synthetic(seed=3)
-    assert (all_deltas(one, 0.0).delta - exact_reference(one)).abs().max() < 2e-6
+    assert (all_deltas(one, 0.0).delta - brute_force_deltas(one)).abs().max() < 2e-6
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), scale=st.sampled_from([1e-4, 0.01, 0.3, 3.0]))
 def test_intervals_hold_for_random_models_of_any_scale(seed: int, scale: float) -> None:
     one = synthetic(seed, scale=scale)
-    expected = exact_reference(one)
+    expected = brute_force_deltas(one)
     for tolerance in (0.0, 1e-5, 1e9):
         block = all_deltas(one, tolerance)
         assert ((block.delta - expected).abs() <= block.half_width + block.rounding + 1e-12).all()
+
+
+def with_readout(captured: Capture, **changes: Tensor) -> Capture:
+    return replace(captured, anatomy=replace(captured.anatomy, readout=replace(captured.anatomy.readout, **changes)))
+
+
+@pytest.mark.parametrize("seed", [7, 25])
+def test_a_certain_prediction_whose_variance_cancels_is_not_miscertified(seed: int) -> None:
+    one = synthetic(seed, n=24, v=200, scale=10)
+    bias = torch.zeros(200)
+    bias[0] = 30
+    one = with_readout(one, bias=bias)
+    expected = brute_force_deltas(one)
+    for tolerance in (0.0, 1e-5):
+        block = all_deltas(one, tolerance)
+        assert ((block.delta - expected).abs() <= block.half_width + block.rounding).all()
+
+
+@pytest.mark.parametrize("common", [0.0, 100.0, 1000.0])
+def test_float32_products_are_certified_too(common: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certified, "FLOAT64_PRODUCTS", 0.0)
+    for seed in range(12):
+        one = synthetic(seed, n=24, d=64, v=400)
+        row = torch.randn(64, generator=torch.Generator().manual_seed(seed))
+        one = with_readout(one, unembedding=one.anatomy.readout.unembedding + common * row / row.norm())
+        expected = brute_force_deltas(one)
+        for tolerance in (0.0, 1e-5, 1.0):
+            block = all_deltas(one, tolerance)
+            assert ((block.delta - expected).abs() <= block.half_width + block.rounding).all()
 
 
 def test_huge_activations_are_refined_not_miscertified() -> None:
@@ -185,7 +193,7 @@ def test_huge_activations_are_refined_not_miscertified() -> None:
     wild[0, 0], wild[1, 1] = 3e3, -3e4
     one = replace(one, activations=wild)
     block = all_deltas(one, 1e-5)
-    expected = exact_reference(one)
+    expected = brute_force_deltas(one)
     assert block.half_width[0, 0] == 0 and block.half_width[1, 1] == 0
     assert torch.isfinite(block.delta).all()
     assert ((block.delta - expected).abs() <= block.half_width + block.rounding).all()

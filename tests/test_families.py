@@ -1,0 +1,120 @@
+"""Every family against hooks on transformers' own model: capture, closed form and all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from analyses.test_ablation import all_deltas
+from torch import Tensor
+
+from rtdyn.analyses import certified
+from rtdyn.capture import capture
+from rtdyn.corpus import EvaluationSet
+from rtdyn.errors import InputError
+from rtdyn.families import FAMILIES, anatomy, check_family
+from rtdyn.positions import ClassPositions, MeasuredPositions
+
+SHAPE = {"vocab_size": 71, "attn_implementation": "eager"}
+GATED = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "max_position_embeddings": 32, "pad_token_id": None, **SHAPE}  # fmt: skip
+CONFIGS: dict[str, list[Any]] = {
+    "gpt_neox": [
+        transformers.GPTNeoXConfig(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+                                   max_position_embeddings=32, use_parallel_residual=parallel, **SHAPE)
+        for parallel in (True, False)
+    ],
+    "gpt2": [transformers.GPT2Config(n_embd=24, n_inner=40, n_layer=2, n_head=4, n_positions=32, **SHAPE)],
+    "llama": [
+        transformers.LlamaConfig(num_key_value_heads=2, tie_word_embeddings=tied, **GATED) for tied in (True, False)
+    ],
+    "olmo": [transformers.OlmoConfig(tie_word_embeddings=False, **GATED)],
+    "olmo2": [transformers.Olmo2Config(num_key_value_heads=2, tie_word_embeddings=False, **GATED)],
+}  # fmt: skip
+CASES = [
+    pytest.param(config, id=f"{name}-{i}") for name, configs in CONFIGS.items() for i, config in enumerate(configs)
+]
+
+
+def random_model(config: Any) -> Any:
+    """A model whose weights, norms included, are far from their initial values."""
+    torch.manual_seed(3)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        parameter.copy_(torch.randn_like(parameter) * 0.3 + (1.0 if "norm" in name or "ln_" in name else 0.0))
+    return model
+
+
+def text() -> tuple[EvaluationSet, MeasuredPositions]:
+    windows = np.random.default_rng(0).integers(3, 71, size=(3, 16)).astype(np.int32)
+    kept = np.zeros_like(windows, dtype=bool)
+    kept[:, 3:-1] = True
+    flat = np.flatnonzero(kept.ravel())
+    evaluation = EvaluationSet(windows, np.zeros(3, dtype=np.int32), kept, "")
+    target = evaluation.targets.ravel()[flat].astype(np.int64)
+    return evaluation, MeasuredPositions(
+        flat, flat // 16, flat % 16, target, (ClassPositions("rare", len(flat), flat),)
+    )
+
+
+def hooked_losses(model: Any, evaluation: EvaluationSet, positions: MeasuredPositions, change: Any) -> Tensor:
+    """Loss at the measured positions with the final MLP's activations passed through `change`."""
+    handle = anatomy(model).mlp_output.register_forward_pre_hook(lambda module, inputs: (change(inputs[0].clone()),))
+    logits = model(torch.from_numpy(evaluation.windows.astype(np.int64))).logits
+    handle.remove()
+    chosen = logits[positions.window, positions.query]
+    return torch.nn.functional.cross_entropy(chosen, torch.from_numpy(positions.target), reduction="none")
+
+
+@pytest.mark.parametrize("products", [0.0, certified.FLOAT64_PRODUCTS], ids=["float32", "float64"])
+@pytest.mark.parametrize("config", CASES)
+def test_all_deltas_match_hooks_on_the_real_model(
+    config: Any, products: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certified, "FLOAT64_PRODUCTS", products)
+    model = random_model(config)
+    evaluation, positions = text()
+    captured = capture(model, evaluation, positions)
+    blocks = {tolerance: all_deltas(captured, tolerance) for tolerance in (0.0, 1e-5, 1.0)}
+    model.double()
+    before = hooked_losses(model, evaluation, positions, lambda a: a)
+
+    def ablated(neuron: int) -> Tensor:
+        def change(a: Tensor) -> Tensor:
+            a[..., neuron] = captured.moments.mean[neuron]
+            return a
+
+        return hooked_losses(model, evaluation, positions, change) - before
+
+    expected = torch.stack([ablated(i) for i in range(40)], dim=1)
+    assert expected.abs().max() > 1e-2
+    # the capture itself is a float32 forward pass: its own error comes on top of the certified one
+    assert (blocks[0.0].delta - expected).abs().max() < 2e-5 * (1 + expected.abs().max())
+    for block in blocks.values():
+        slack = 2e-5 * (1 + expected.abs())
+        assert ((block.delta - expected).abs() <= block.half_width + block.rounding + slack).all()
+
+
+@pytest.mark.parametrize("config", CASES)
+def test_readout_rebuilds_the_logits_and_attention_is_seen(config: Any) -> None:
+    model = random_model(config)
+    evaluation, positions = text()
+    captured = capture(model, evaluation, positions, attention=True)
+    logits = model(torch.from_numpy(evaluation.windows.astype(np.int64))).logits[positions.window, positions.query]
+    readout = captured.anatomy.readout
+    r = captured.residual
+    x = r - r.mean(1, keepdim=True) if readout.centred else r
+    normed = readout.gain * x / (x.square().mean(1, keepdim=True) + readout.epsilon).sqrt() + readout.shift
+    torch.testing.assert_close(normed @ readout.unembedding.T, logits, atol=1e-4, rtol=1e-4)
+    assert captured.attention is not None and captured.attention.shape == (len(positions.flat), 2, 4, 16)
+    torch.testing.assert_close(captured.attention.sum(-1), torch.ones(len(positions.flat), 2, 4))
+
+
+def test_every_listed_family_is_tested_and_others_are_refused() -> None:
+    assert set(CONFIGS) == set(FAMILIES)
+    for name in ("mamba", "gemma2", "None"):
+        with pytest.raises(InputError, match=f"'{name}', which is not supported"):
+            check_family(name, "here")
