@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -51,6 +52,16 @@ def _chosen_analyses(context: click.Context, parameter: click.Parameter, value: 
     if "ablation" not in names:
         raise click.BadParameter("regimes are fitted to the influence curve; add ablation")
     return tuple(name for name in ANALYSES if name in names)
+
+
+class _FiniteRange(click.FloatRange):
+    """A range of finite numbers: click's own lets nan and inf pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -124,21 +135,21 @@ def main() -> None:
 )
 @click.option(
     "--positions-per-rare",
-    type=click.FloatRange(min=1),
+    type=_FiniteRange(min=1),
     default=10.0,
     show_default=True,
     help="Positions measured of other classes, as a multiple of the rare ones.",
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0),
+    type=_FiniteRange(min=0),
     default=1e-5,
     show_default=True,
     help="Error a neuron's class mean may carry, in nats; 0 evaluates every pair exactly.",
 )
 @click.option(
     "--memory-gib",
-    type=click.FloatRange(min=0.0625),
+    type=_FiniteRange(min=0.0625),
     default=1.0,
     show_default=True,
     help="Memory for the ablation's blocks.",

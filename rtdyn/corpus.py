@@ -15,6 +15,8 @@ from rtdyn import kingjames
 from rtdyn.errors import InputError
 from rtdyn.tokenizer import Tokenizer
 
+NOT_TEXT = (".json", ".csv", ".tsv", ".gz", ".zst", ".bz2", ".xz", ".zip", ".npy", ".pdf", ".html")
+"""Suffixes whose content would be measured as if its syntax were text."""
 MIN_QUERY = 3
 """Queries before this index in a window are dropped (METHODS §1)."""
 
@@ -60,8 +62,11 @@ def read_documents(corpus: str, text_field: str = "text") -> Documents:
     if not file.is_file():
         kind = "a folder, not a file" if file.is_dir() else "not there"
         raise InputError(f"the corpus {corpus} is {kind}; give --corpus a text, .jsonl or .parquet file")
+    suffix = file.suffix.lower()
+    if suffix in NOT_TEXT:
+        raise InputError(f"the corpus {corpus} is a {suffix} file; give plain text, .jsonl or .parquet")
     readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    texts = [t for t in readers.get(file.suffix, _read_text)(file, text_field) if t.strip()]
+    texts = [t for t in readers.get(suffix, _read_text)(file, text_field) if t.strip()]
     if not texts:
         raise InputError(f"the corpus {corpus} holds no text")
     return _documents(texts, str(file))
@@ -104,6 +109,8 @@ def _read_jsonl(file: Path, text_field: str) -> list[str]:
             raise InputError(f"{file}, line {number}: not JSON ({error.msg})") from None
         if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
             raise InputError(f"{file}, line {number}: no text under {text_field!r}; name the column with --text-field")
+        if any("\ud800" <= character <= "\udfff" for character in row[text_field]):
+            raise InputError(f"{file}, line {number}: holds half of a surrogate pair, which is no text")
         texts.append(row[text_field])
     return texts
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from rtdyn.checkpoints.checkpoint import read_config
+from rtdyn.checkpoints.checkpoint import CONFIG, read_config
 from rtdyn.checkpoints.stream import find_config, find_tokenizer
 from rtdyn.corpus import EvaluationSet, encode, pack, read_documents
 from rtdyn.errors import InputError
 from rtdyn.frequency import TokenClasses, TokenCounts, classify, count_tokens, read_counts
 from rtdyn.positions import MeasuredPositions, measure
 from rtdyn.registry import SuiteSpec
-from rtdyn.tokenizer import Tokenizer, load_tokenizer
+from rtdyn.tokenizer import Tokenizer, load_tokenizer, tokenizer_digest
 
 RARE_TARGETS = 200
 MIN_TOKENS = 8192
@@ -50,14 +50,20 @@ class Evaluation:
     corpus_sha256: str
     corpus_name: str
     n_logits: int
+    model_config: dict[str, Any]
+    """The reference step's config.json."""
+    tokenizer_sha256: str | None
+    """Digest of its tokenizer.json, if it has one."""
 
 
 def prepare(suite: SuiteSpec, step: int, options: EvaluationOptions) -> Evaluation:
     """Evaluation windows, token classes and measured positions of a run; tokenizer and config are `step`'s."""
-    tokenizer = load_tokenizer(find_tokenizer(suite, step))
-    model_config = read_config(find_config(suite, step))
-    n_logits = int(model_config["vocab_size"])
-    context = int(model_config.get("max_position_embeddings", options.window))
+    tokenizer_folder = find_tokenizer(suite, step)
+    tokenizer = load_tokenizer(tokenizer_folder)
+    config_folder = find_config(suite, step)
+    model_config = read_config(config_folder)
+    n_logits = _whole_number(model_config, ("vocab_size",), config_folder)
+    context = _whole_number(model_config, ("max_position_embeddings", "n_positions"), config_folder)
     if options.window > context:
         raise InputError(f"--window {options.window} exceeds the model's context of {context} tokens")
     bos = _bos(options.bos, tokenizer, model_config)
@@ -73,7 +79,24 @@ def prepare(suite: SuiteSpec, step: int, options: EvaluationOptions) -> Evaluati
     classes = classify(counts, options.bands, n_logits)
     text = pack(encoded, options.window, bos, eos, _Enough(classes, options))
     positions = measure(text, classes, options.class_by, options.positions_per_rare, options.min_targets, options.seed)
-    return Evaluation(text, counts, classes, positions, documents.sha256, documents.name, n_logits)
+    return Evaluation(
+        text,
+        counts,
+        classes,
+        positions,
+        documents.sha256,
+        documents.name,
+        n_logits,
+        model_config,
+        tokenizer_digest(tokenizer_folder),
+    )
+
+
+def _whole_number(config: dict[str, Any], keys: tuple[str, ...], folder: Path) -> int:
+    value = next((config[key] for key in keys if key in config), None)
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"{folder / CONFIG} gives no usable {' or '.join(keys)}; correct it")
+    return value
 
 
 def _counts_file(source: str, suite: SuiteSpec, options: EvaluationOptions) -> Path:

@@ -15,6 +15,8 @@ from rtdyn.errors import InputError, UsageError
 
 ELBOW_WINDOW = 2000
 ELBOW_MIN_TYPES = 3 * ELBOW_WINDOW
+MAX_TYPES = 10_000_000
+"""Largest vocabulary a counts file may describe."""
 ROUND_OFF = 1e-6
 """Change of slope that the arithmetic alone may show."""
 RARE_FRACTION = 0.15
@@ -45,7 +47,7 @@ class TokenClass:
 
 @dataclass(frozen=True)
 class TokenClasses:
-    """The classes of a run, the rare one first, and how their bands ended."""
+    """The classes of a run, and how their bands ended: the rare one first, `common` (all above it) last."""
 
     classes: tuple[TokenClass, ...]
     rank: np.ndarray
@@ -88,9 +90,11 @@ def _parquet_counts(file: Path) -> np.ndarray:
         raise InputError(f"{file} has no column `count` (its columns: {', '.join(frame.columns)})")
     if "token_id" not in frame.columns:
         return frame["count"].to_numpy()
+    if not (frame["token_id"].dtype.is_integer() and frame["count"].dtype.is_numeric()):
+        raise InputError(f"{file}: token_id must hold whole numbers and count numbers")
     ids = frame["token_id"].to_numpy()
-    if len(ids) == 0 or ids.min() < 0 or len(np.unique(ids)) != len(ids):
-        raise InputError(f"{file}: token_id must hold each id once, from 0 up")
+    if len(ids) == 0 or ids.min() < 0 or ids.max() >= MAX_TYPES or len(np.unique(ids)) != len(ids):
+        raise InputError(f"{file}: token_id must hold each id once, from 0 up to {MAX_TYPES - 1:,}")
     values = np.zeros(int(ids.max()) + 1, dtype=np.int64)
     values[ids] = frame["count"].to_numpy()
     return values
@@ -99,8 +103,9 @@ def _parquet_counts(file: Path) -> np.ndarray:
 def _checked(values: np.ndarray, source: str) -> TokenCounts:
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.size == 0:
         raise InputError(f"the counts in {source} must be one vector that holds a count for each token id")
-    if not np.issubdtype(values.dtype, np.number) or np.any(values != np.floor(values)):
-        raise InputError(f"the counts in {source} must be whole numbers")
+    real = np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)
+    if not real or np.any(values != np.floor(values)) or np.any(np.abs(values.astype(np.float64)) >= 2**62):
+        raise InputError(f"the counts in {source} must be whole numbers below 2^62")
     if values.min() < 0:
         raise InputError(f"the counts in {source} hold a negative number (id {int(values.argmin())})")
     if values.min() == values.max():
@@ -171,8 +176,10 @@ def _band_name(text: str, first: bool) -> tuple[str, str]:
         name = "rare" if first else re.sub(r"[^a-z0-9]+", "_", f"band_{text}" if text[:1].isdigit() else text)
     elif first and name != "rare":
         raise UsageError(f"the first band is the class `rare`; give {band!r} without a name, or put it second")
-    if not CLASS_COLUMN_NAME.fullmatch(name):
-        raise UsageError(f"a band's name must be lower-case letters, digits and underscores, not {name!r}")
+    if not CLASS_COLUMN_NAME.fullmatch(name) or name == "all" or name.startswith("abs_"):
+        raise UsageError(
+            f"a band cannot be called {name!r}; use lower-case letters, digits and underscores, not `all` or `abs_...`"
+        )
     return name, band
 
 
@@ -181,7 +188,7 @@ def _band_ranks(band: str, n: int, end: int) -> tuple[int, int]:
         return round((1 - RARE_FRACTION) * end), end
     if band == "paper-code":
         return round(RARE_FRACTION * n), end
-    match = re.fullmatch(r"(\d*\.?\d+):(\d*\.?\d+)", band)
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+):([0-9]*\.?[0-9]+)", band)
     if match is None:
         raise UsageError(f"cannot read the band {band!r}; use paper-text, paper-code or LOW:HIGH, such as 0.5:0.9")
     low, high = float(match[1]), float(match[2])

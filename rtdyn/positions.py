@@ -67,6 +67,11 @@ def measure(
                 f"under the {min_targets} of --min-targets; give more text (--corpus, --tokens), a wider band (--rare) "
                 "or a lower --min-targets"
             )
+        if len(np.unique(found // length)) < 2:
+            raise InputError(
+                f"all positions of the class {name!r} lie in one window, which leaves no standard error; "
+                "give more text (--corpus, --tokens) or a smaller --window"
+            )
     cap = int(positions_per_rare * len(by_class["rare"]))
     drawn = tuple(ClassPositions(n, len(found), _draw(n, found, cap, seed)) for n, found in by_class.items())
     flat = np.unique(np.concatenate([c.measured for c in drawn]))

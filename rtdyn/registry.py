@@ -35,7 +35,7 @@ _SUITE_KEYS = {
     "note",
 }
 _DEFECT_KEYS = {"suites", "steps", "kind", "belongs_to", "note", "source"}
-_STEP_FOLDER = re.compile(r"step(\d+)")
+_STEP_FOLDER = re.compile(r"step(0|[1-9][0-9]*)")
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,11 @@ class SuiteSpec:
     frequencies: str
     note: str
     defects: tuple[Defect, ...]
+
+    @property
+    def is_bundled(self) -> bool:
+        """Whether its files lie inside the package."""
+        return self.path is not None and self.path.is_relative_to(PACKAGE)
 
     @property
     def location(self) -> str:
@@ -126,7 +131,7 @@ def parse_steps(spec: str, schedule: tuple[int, ...]) -> tuple[int, ...]:
             chosen.add(schedule[-1])
         elif part == "log":
             chosen.update(_log_steps(schedule))
-        elif re.fullmatch(r"\d+", part):
+        elif re.fullmatch(r"[0-9]+", part):
             if int(part) not in schedule:
                 nearest = sorted(schedule, key=lambda s: abs(s - int(part)))[:2]
                 raise UsageError(
@@ -134,7 +139,7 @@ def parse_steps(spec: str, schedule: tuple[int, ...]) -> tuple[int, ...]:
                     f"{' and '.join(map(str, sorted(nearest)))} (`rtdyn steps` lists them)"
                 )
             chosen.add(int(part))
-        elif match := re.fullmatch(r"(\d+):(\d+)(?::(\d+))?", part):
+        elif match := re.fullmatch(r"([0-9]+):([0-9]+)(?::([0-9]+))?", part):
             start, stop = int(match[1]), int(match[2])
             hits = [s for s in schedule if start <= s <= stop]
             if match[3] is not None:
@@ -220,13 +225,17 @@ def _read_schedules(file: Path) -> dict[str, tuple[int, ...]]:
 
 def _expand(file: Path, where: str, text: Any) -> tuple[int, ...]:
     """Numbers and inclusive ranges `a:b:c`, with no schedule to check them against."""
+    if not isinstance(text, str):  # YAML reads 10:30:10 as a number in base 60
+        raise InputError(f"{file}: {where}: the step list must be text; put it in quotes")
     steps: set[int] = set()
-    for part in str(text).split(","):
-        match = re.fullmatch(r"\s*(\d+)(?::(\d+):([1-9]\d*))?\s*", part)
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]+)(?::([0-9]+):([1-9][0-9]*))?\s*", part)
         if match is None:
             raise InputError(f"{file}: {where} has a step list that cannot be read: {part.strip()!r}")
         start, stop, stride = match.groups()
         steps.update([int(start)] if stop is None else range(int(start), int(stop) + 1, int(stride)))
+    if not steps:
+        raise InputError(f"{file}: {where} holds no step")
     return tuple(sorted(steps))
 
 
@@ -236,10 +245,18 @@ def _read_file(file: Path, base: Path, schedules: dict[str, tuple[int, ...]]) ->
     entries = data.get("suites") or {}
     if not isinstance(entries, dict):
         raise InputError(f"{file}: suites must be a mapping of names to entries")
-    defects = [_read_defect(file, i, entry) for i, entry in enumerate(data.get("defects") or [], start=1)]
+    listed = data.get("defects") or []
+    if not isinstance(listed, list):
+        raise InputError(f"{file}: defects must be a list")
+    defects = [_read_defect(file, i, entry) for i, entry in enumerate(listed, start=1)]
     suites: dict[str, SuiteSpec] = {}
     for pattern, entry in entries.items():
+        if not isinstance(pattern, str):
+            raise InputError(f"{file}: the suite name {pattern!r} must be text; put it in quotes")
         _known_keys(file, f"suite {pattern}", entry, _SUITE_KEYS)
+        for key in ("path", "repo", "revision", "schedule", "family", "corpus", "frequencies", "note"):
+            if not isinstance(entry.get(key, ""), str):
+                raise InputError(f"{file}: suite {pattern}: {key} must be text")
         for values in _placeholders(file, pattern, entry.get("for")):
             suite = _read_suite(file, base, schedules, pattern, entry, values, defects)
             suites[suite.name] = suite
@@ -272,15 +289,15 @@ def _read_suite(
     values: dict[str, str],
     defects: list[tuple[list[str], Defect]],
 ) -> SuiteSpec:
-    name = pattern.format(**values)
+    name = _fill(file, pattern, pattern, values)
     where = f"suite {name}"
     if ("path" in entry) == ("repo" in entry):
         raise InputError(f"{file}: {where} must have either a path or a repo")
     for key in ("revision", "schedule"):
         if not isinstance(entry.get(key), str):
             raise InputError(f"{file}: {where} lacks {key}")
-    if "{step}" not in entry["revision"]:
-        raise InputError(f"{file}: {where}: revision must contain {{step}}")
+    if re.findall(r"{.*?}", entry["revision"]) != ["{step}"]:
+        raise InputError(f"{file}: {where}: revision must contain {{step}} once and no other placeholder")
     if entry["schedule"] not in schedules:
         raise InputError(
             f"{file}: {where} names an unknown schedule {entry['schedule']!r}"
@@ -297,7 +314,7 @@ def _read_suite(
         steps=schedules[entry["schedule"]],
         revision=entry["revision"],
         path=base / entry["path"] if "path" in entry else None,
-        repo=entry["repo"].format(**values) if "repo" in entry else None,
+        repo=_fill(file, pattern, entry["repo"], values) if "repo" in entry else None,
         tokens_per_step=per_step,
         family=entry.get("family"),
         corpus=corpus,
@@ -307,6 +324,13 @@ def _read_suite(
     )
 
 
+def _fill(file: Path, pattern: str, template: str, values: dict[str, str]) -> str:
+    try:
+        return template.format(**values)
+    except (KeyError, IndexError, ValueError):
+        raise InputError(f"{file}: suite {pattern}: {template!r} has a placeholder that `for` does not fill") from None
+
+
 def _read_defect(file: Path, number: int, entry: Any) -> tuple[list[str], Defect]:
     where = f"defect {number}"
     _known_keys(file, where, entry, _DEFECT_KEYS)
@@ -314,8 +338,11 @@ def _read_defect(file: Path, number: int, entry: Any) -> tuple[list[str], Defect
     if missing:
         raise InputError(f"{file}: {where} lacks {', '.join(missing)}")
     if entry["kind"] not in DEFECT_KINDS:
-        raise InputError(f"{file}: {where}: unknown kind {entry['kind']!r}{near_matches(entry['kind'], DEFECT_KINDS)}")
+        raise InputError(
+            f"{file}: {where}: unknown kind {entry['kind']!r}{near_matches(str(entry['kind']), DEFECT_KINDS)}"
+        )
+    patterns = entry["suites"]
+    if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
+        raise InputError(f"{file}: {where}: suites must be a list of names")
     steps = _expand(file, where, entry["steps"])
-    return list(entry["suites"]), Defect(
-        steps, entry["kind"], str(entry["note"]), str(entry["source"]), entry.get("belongs_to")
-    )
+    return patterns, Defect(steps, entry["kind"], str(entry["note"]), str(entry["source"]), entry.get("belongs_to"))

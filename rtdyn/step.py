@@ -11,15 +11,26 @@ import torch
 from rtdyn.analyses.ablation import ClassInfluence, influence
 from rtdyn.analyses.regimes import Regimes, fit_regimes
 from rtdyn.capture import capture
-from rtdyn.checkpoints.checkpoint import Checkpoint, load_model
+from rtdyn.checkpoints.checkpoint import Checkpoint, load_model, read_config
 from rtdyn.errors import InputError
 from rtdyn.evaluation import Evaluation
 from rtdyn.store import StepTables, metric_frame
-from rtdyn.tables import ablation_metrics, loss_metrics, neuron_table, regime_metrics, window_table
+from rtdyn.tables import CLEAR_SE, ablation_metrics, loss_metrics, neuron_table, regime_metrics, window_table
+from rtdyn.tokenizer import tokenizer_digest
 
 DECILES = 10
-CENSOR_SE = 2.0
-"""A neuron enters the fit if its influence exceeds this many standard errors plus its error bound."""
+SHAPE_KEYS = (
+    "model_type",
+    "hidden_size",
+    "n_embd",
+    "intermediate_size",
+    "n_inner",
+    "num_hidden_layers",
+    "n_layer",
+    "num_attention_heads",
+    "n_head",
+    "vocab_size",
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,7 @@ def analyse_step(
     Raises InputError if the weights are damaged or of another shape than the suite's.
     """
     stage("load")
+    _check_same_suite(checkpoint, evaluation)
     model = load_model(checkpoint, options.device)
     logits = model.get_output_embeddings().weight.shape[0]
     if logits != evaluation.n_logits:
@@ -81,9 +93,21 @@ def analyse_step(
     )
 
 
+def _check_same_suite(checkpoint: Checkpoint, evaluation: Evaluation) -> None:
+    """Raises InputError if the step's shapes or tokenizer are not those of the step the run was prepared from."""
+    config = read_config(checkpoint.folder)
+    differing = [key for key in SHAPE_KEYS if config.get(key) != evaluation.model_config.get(key)]
+    if differing:
+        changes = ", ".join(f"{k} {config.get(k)} instead of {evaluation.model_config.get(k)}" for k in differing)
+        raise InputError(f"step {checkpoint.step} is of another shape than the last step asked for: {changes}")
+    digest = tokenizer_digest(checkpoint.folder)
+    if digest is not None and evaluation.tokenizer_sha256 not in (None, digest):
+        raise InputError(f"step {checkpoint.step} has another tokenizer.json than the suite; leave it out of --steps")
+
+
 def _fit(c: ClassInfluence, rank_by: str) -> Regimes:
     influence, se = (c.mean.abs(), c.mean_se) if rank_by == "abs_mean" else (c.mean_abs, c.mean_abs_se)
-    return fit_regimes(influence.cpu().numpy(), (CENSOR_SE * se + c.error_bound).cpu().numpy())
+    return fit_regimes(influence.cpu().numpy(), (CLEAR_SE * se + c.error_bound).cpu().numpy())
 
 
 def frequency_deciles(rank: np.ndarray) -> np.ndarray:

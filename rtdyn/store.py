@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from rtdyn.errors import InputError, brief
 
 SCHEMA_VERSION = 1
 ASIDE = ".aside"
+_STEP_FILE = re.compile(r"step=[0-9]+\.parquet")
 TABLES = ("metrics", "neurons", "windows")
 METRIC_SCHEMA: dict[str, Any] = {
     "step": pl.Int64,
@@ -143,6 +145,10 @@ def read_run(path: Path) -> Run:
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
         raise InputError(f"{path} has store schema {version}; this rtdyn reads schema {SCHEMA_VERSION}")
+    if not isinstance(manifest.get("config"), dict) or "config_digest" not in manifest:
+        raise InputError(
+            f"{path}/manifest.json lacks its configuration; the run cannot be continued, give another --out"
+        )
     return Run(path, manifest)
 
 
@@ -194,7 +200,9 @@ def table_file(run: Run, table: str, step: int) -> Path:
 def done_steps(run: Run) -> dict[int, dict[str, Any]]:
     """The steps that are stored whole, ascending, each with its checkpoint's revision, commit and digests."""
     steps = {}
-    for file in sorted((run.path / TABLES[0]).glob("step=*.parquet"), key=_step_of):
+    folder = run.path / TABLES[0]
+    files = [f for f in folder.iterdir() if _STEP_FILE.fullmatch(f.name)] if folder.is_dir() else []
+    for file in sorted(files, key=_step_of):
         step = _step_of(file)
         metadata = [_metadata(table_file(run, table, step)) for table in TABLES]
         if all(m.get("config_digest") == run.digest for m in metadata):

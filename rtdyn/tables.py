@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
+from functools import partial
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
-from rtdyn.analyses.ablation import ClassInfluence, Influence, clustered_se
+from rtdyn.analyses.ablation import ClassInfluence, Influence, clustered_se, jackknife_se
 from rtdyn.analyses.regimes import DECAY, PLATEAU, POWER_LAW, FixedBoundaries, Regimes, ThreeSegments
 from rtdyn.capture import Capture
 from rtdyn.store import Metric
 
 NORMAL_95 = 1.959963984540054
+CLEAR_SE = 2.0
+"""An influence is clear of zero beyond this many standard errors plus its error bound."""
 TOP_SHARE = 0.01
 MIN_CANDIDATES = 32
 NO_EVIDENCE = "this version fits the shape only; shape nulls, bootstrap and pseudo-classes are not computed"
@@ -55,18 +58,19 @@ def ablation_metrics(result: Influence, layer: int) -> list[Metric]:
     """Summaries of the influence of all neurons on each class."""
     rows = []
     for name, c in result.classes.items():
-        ranked = c.mean_abs.sort(descending=True).values
-        top = math.ceil(TOP_SHARE * len(ranked))
-        total = float(ranked.sum())
-        mean_se = float(clustered_se(c.window_abs_sum.mean(1, keepdim=True), c.window_n)[0])
-        mean_low, mean_high = _interval(float(ranked.mean()), mean_se)
-        strongest = int(c.mean_abs.argmax())
-        max_low, max_high = _interval(float(ranked[0]), float(c.mean_abs_se[strongest]))
-        clear = c.mean.abs() > 2 * c.mean_se + c.error_bound
-        values: list[tuple[str, float | None, float | None, float | None]] = [
-            ("influence_mean", float(ranked.mean()), mean_low, mean_high),
-            ("influence_max", float(ranked[0]), max_low, max_high),
-            ("influence_top_share", float(ranked[:top].sum()) / total if total > 0 else None, None, None),
+        top = math.ceil(TOP_SHARE * len(c.mean_abs))
+        statistics: dict[str, Callable[[Tensor], Tensor]] = {
+            "influence_mean": partial(torch.mean, dim=1),
+            "influence_max": partial(torch.amax, dim=1),
+            "influence_top_share": partial(_share_of_largest, count=top),
+        }
+        values: list[tuple[str, float | None, float | None, float | None]] = []
+        for metric, statistic in statistics.items():
+            value = float(statistic(c.mean_abs[None]))
+            low, high = _interval(value, jackknife_se(statistic, c.window_abs_sum, c.window_n))
+            values.append((metric, value, low, high) if math.isfinite(value) else (metric, None, None, None))
+        clear = c.mean.abs() > CLEAR_SE * c.mean_se + c.error_bound
+        values += [
             ("boosting_neurons", float((clear & (c.mean > 0)).sum()), None, None),
             ("suppressing_neurons", float((clear & (c.mean < 0)).sum()), None, None),
             ("error_bound_max", float(c.error_bound.max()), None, None),
@@ -87,6 +91,10 @@ def ablation_metrics(result: Influence, layer: int) -> list[Metric]:
         ]
     rows.append(Metric("ablation", "refined_share", result.refined_share, layer=layer))
     return rows
+
+
+def _share_of_largest(means: Tensor, count: int) -> Tensor:
+    return means.topk(count, dim=1).values.sum(1) / means.sum(1)
 
 
 def regime_metrics(regimes: Mapping[str, Regimes], layer: int) -> list[Metric]:
@@ -174,20 +182,21 @@ def window_table(step: int, layer: int, result: Influence, regimes: Mapping[str,
                 c.window_abs_sum[:, candidates],
             )
         )
-    deciles, neurons = result.decile_sum.shape
-    frames.append(
-        _sums(
-            step,
-            "decile",
-            None,
-            layer,
-            torch.arange(deciles),
-            torch.arange(neurons),
-            result.decile_n,
-            result.decile_sum,
-            result.decile_abs_sum,
+        deciles, neurons = c.decile_sum.shape
+        everyone = torch.arange(neurons)
+        frames.append(
+            _sums(
+                step,
+                "decile",
+                name,
+                layer,
+                torch.arange(deciles),
+                everyone,
+                c.decile_n,
+                c.decile_sum,
+                c.decile_abs_sum,
+            )
         )
-    )
     return pl.concat(frames)
 
 

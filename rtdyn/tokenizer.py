@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,11 @@ class Tokenizer:
         encoded = self.backend(texts, add_special_tokens=False, verbose=False)["input_ids"]
         return [np.asarray(ids, dtype=np.int64) for ids in encoded]
 
-    def token(self, token_id: int) -> str:
-        """The text of one id, for tables."""
-        return str(self.backend.decode([token_id]))
+
+def tokenizer_digest(folder: Path) -> str | None:
+    """SHA-256 of the folder's tokenizer.json, or None if it has none."""
+    file = folder / TOKENIZER_FILES[0]
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

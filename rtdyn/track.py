@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from rtdyn import __version__
 from rtdyn.checkpoints.checkpoint import Checkpoint
-from rtdyn.checkpoints.stream import fetch
+from rtdyn.checkpoints.stream import check_stored, fetch
 from rtdyn.errors import InputError
 from rtdyn.evaluation import Evaluation, EvaluationOptions, prepare
 from rtdyn.execute.serial import run_serial
@@ -30,7 +31,7 @@ from rtdyn.store import (
     write_json,
     write_step,
 )
-from rtdyn.trajectories import duplicate_steps
+from rtdyn.trajectories import steps_left_out
 from rtdyn.views.progress import progress
 from rtdyn.views.summary import print_summary, step_line
 from rtdyn.views.wandb import choose_mode, start_wandb
@@ -58,16 +59,20 @@ def track(
     with locked(path):
         _say_setup(console, suite, evaluation, run)
         stored = done_steps(run)
+        check_stored(suite, run, stored)
         missing = [s for s in steps if s not in stored]
         if stored:
-            console.print(f"{len(steps) - len(missing)} of {len(steps)} steps are stored already", highlight=False)
-        view = start_wandb(run, choose_mode(wandb), lambda text: console.print(text, markup=False, soft_wrap=True))
+            _say(console, f"{len(steps) - len(missing)} of {len(steps)} steps are stored already")
+        view = start_wandb(run, choose_mode(wandb), lambda text: _say(console, text))
         try:
             _sweep(suite, missing, evaluation, options, run, view.log_step, console)
         finally:
-            run = _record_checkpoints(run, suite)
-            view.finish()
-    _say_duplicates(console, run)
+            try:
+                run = _record_checkpoints(run, suite)
+            finally:
+                view.finish()
+    for step, reason in run.manifest["left_out"].items():
+        _say(console, f"step {step} is kept in the tables and left out of trajectories: {reason}")
     print_summary(run, console)
     return run
 
@@ -87,7 +92,8 @@ def _config(
     """Everything the tables depend on, by the names of the command line where they have one."""
     return {
         "suite": suite.name,
-        "location": suite.repo or suite.name,
+        "location": suite.name if suite.is_bundled else suite.location,
+        "rtdyn": __version__,
         "analyses": list(options.analyses),
         "corpus": evaluation.corpus_sha256,
         "frequencies": evaluation.counts.sha256,
@@ -116,7 +122,7 @@ def _manifest(suite: SuiteSpec, evaluation: Evaluation, config: dict[str, Any]) 
         "location": suite.location,
         "config": config,
         "config_digest": digest,
-        "wandb_id": f"{suite.name.replace('/', '-')}-{digest[:12]}",
+        "wandb_id": f"{re.sub('[^A-Za-z0-9._-]', '-', suite.name)}-{digest[:12]}",
         "evaluation": {
             "corpus": evaluation.corpus_name,
             "corpus_sha256": evaluation.corpus_sha256,
@@ -145,16 +151,19 @@ def _manifest(suite: SuiteSpec, evaluation: Evaluation, config: dict[str, Any]) 
         },
         "versions": {"rtdyn": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}},
         "checkpoints": {},
-        "duplicates": {},
+        "left_out": {},
     }
 
 
 def _say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation, run: Run) -> None:
     text, classes = evaluation.text, evaluation.classes
+    counts = evaluation.counts.source
+    if counts == evaluation.corpus_name:
+        counts += " (the evaluation text itself; --frequencies gives the training corpus's own counts)"
     lines = [
         f"{suite.name}: {suite.location}",
         f"evaluation text: {evaluation.corpus_name}, {len(text.windows)} windows, {text.windows.size:,} tokens",
-        f"frequencies: {evaluation.counts.source}; bands end at rank {classes.end_rank:,} ({classes.end_reason})",
+        f"frequencies: {counts}; bands end at rank {classes.end_rank:,} ({classes.end_reason})",
     ]
     for token_class, positions in zip(classes.classes, evaluation.positions.classes, strict=True):
         lines.append(
@@ -163,7 +172,11 @@ def _say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation, run: 
         )
     lines.append(f"run directory: {run.path}")
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _say(console, line)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _sweep(
@@ -196,22 +209,12 @@ def _sweep(
 
 
 def _record_checkpoints(run: Run, suite: SuiteSpec) -> Run:
-    """The manifest with what every stored step was made from, and which of them are one observation."""
+    """The manifest with what every stored step was made from, and which of them trajectories leave out."""
     stored = done_steps(run)
-    duplicates = duplicate_steps(stored, suite.steps[-1], suite.defects)
     manifest = {
         **run.manifest,
         "checkpoints": {str(step): record for step, record in stored.items()},
-        "duplicates": {str(step): owner for step, owner in duplicates.items()},
+        "left_out": {str(s): why for s, why in steps_left_out(stored, suite.steps[-1], suite.defects).items()},
     }
     write_json(run.path / "manifest.json", manifest)
     return Run(run.path, manifest)
-
-
-def _say_duplicates(console: Console, run: Run) -> None:
-    for step, owner in run.manifest["duplicates"].items():
-        console.print(
-            f"step {step} holds the same weights as step {owner}: kept in the tables, left out of trajectories",
-            highlight=False,
-            soft_wrap=True,
-        )

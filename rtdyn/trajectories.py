@@ -41,14 +41,29 @@ def _owner(steps: list[int], last_step: int, defects: tuple[Defect, ...]) -> int
     return last_step if last_step in steps else min(steps)
 
 
+def steps_left_out(
+    checkpoints: Mapping[int, Mapping[str, Any]], last_step: int, defects: tuple[Defect, ...]
+) -> dict[int, str]:
+    """Stored steps that are no observations of their own, each with the reason: repeats and registered defects."""
+    reasons = {
+        step: f"{defect.note} ({defect.source})"
+        for defect in defects
+        for step in defect.steps
+        if step in checkpoints and step != defect.belongs_to
+    }
+    for step, owner in duplicate_steps(checkpoints, last_step, defects).items():
+        reasons.setdefault(step, f"it holds the same weights as step {owner}")
+    return dict(sorted(reasons.items()))
+
+
 def trajectories(run: Run) -> pl.DataFrame:
     """All metrics over the steps that are observations of their own, in the form of metrics/.
 
     Raises InputError if fewer than three such steps are stored.
     """
     metrics = read_table(run, "metrics")
-    repeated = [int(step) for step in run.manifest.get("duplicates", {})]
-    sound = metrics.filter(~pl.col("step").is_in(repeated))
+    left_out = [int(step) for step in run.manifest["left_out"]]
+    sound = metrics.filter(~pl.col("step").is_in(left_out))
     if sound["step"].n_unique() < MIN_STEPS:
         raise InputError(f"{run.path} holds fewer than {MIN_STEPS} distinct steps; a trajectory needs more")
     return sound

@@ -131,6 +131,8 @@ def test_texts_are_read_from_all_forms(tmp_path: Path) -> None:
         ("bad.jsonl", b'{"text": "a"}\n{"text": ', "line 2: not JSON"),
         ("field.jsonl", b'{"body": "a"}\n', "--text-field"),
         ("list.jsonl", b"[1]\n", "--text-field"),
+        ("half.JSONL", b'{"text": "a\\ud800"}\n', "line 1: holds half of a surrogate"),
+        ("rows.json", b'[{"text": "a"}]', "is a .json file"),
         ("bad.parquet", b"PAR1....", "not a readable Parquet"),
     ],
 )

@@ -99,6 +99,9 @@ def test_the_elbow_slopes_are_those_of_polyfit() -> None:
         (["paper-text", "common=0.1:0.2"], "two classes"),
         (["paper-text", "a=0.1:0.2", "a=0.2:0.3"], "two classes"),
         (["paper-text", "A b=0.1:0.2"], "lower-case"),
+        (["paper-text", "all=0.1:0.2"], "cannot be called"),
+        (["paper-text", "abs_rare=0.1:0.2"], "cannot be called"),
+        (["\u0660.5:0.9"], "cannot read the band"),
     ],
 )
 def test_wrong_bands_are_refused(bands: list[str], message: str) -> None:
@@ -137,6 +140,9 @@ def read_counts_of(tmp_path: Path, values: np.ndarray) -> TokenCounts:
         (np.array([1.5, 2.0]), "whole numbers"),
         (np.array([np.nan, 2.0]), "whole numbers"),
         (np.array(["a", "b"]), "whole numbers"),
+        (np.array([np.inf, 2.0]), "whole numbers"),
+        (np.array([1j, 2.0]), "whole numbers"),
+        (np.array([2**63 + 1, 2], dtype=np.uint64), "whole numbers"),
     ],
 )
 def test_unusable_counts_are_refused(tmp_path: Path, values: np.ndarray, message: str) -> None:
@@ -150,9 +156,12 @@ def test_unreadable_counts_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "counts.csv").write_text("1,2")
     pl.DataFrame({"n": [1]}).write_parquet(tmp_path / "other.parquet")
     pl.DataFrame({"token_id": [1, 1], "count": [1, 2]}).write_parquet(tmp_path / "twice.parquet")
+    pl.DataFrame({"token_id": [1, 10**13], "count": [1, 2]}).write_parquet(tmp_path / "huge.parquet")
+    pl.DataFrame({"token_id": [1.0, 2.0], "count": [1, 2]}).write_parquet(tmp_path / "float.parquet")
     for name, message in [("cut.npy", "cannot be read"), ("cut.parquet", "cannot be read"), ("counts.csv", "neither"),
                           ("none.npy", "no counts file"), ("other.parquet", "no column `count`"),
-                          ("twice.parquet", "each id once")]:  # fmt: skip
+                          ("twice.parquet", "each id once"), ("huge.parquet", "each id once"),
+                          ("float.parquet", "must hold whole numbers")]:  # fmt: skip
         with pytest.raises(InputError, match=message):
             read_counts(tmp_path / name)
 

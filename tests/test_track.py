@@ -16,6 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from rtdyn.cli import main
 from rtdyn.kingjames import held_out_chapters
@@ -202,8 +203,22 @@ def test_duplicate_weights_are_said_and_recorded(tiny_folder: Path, tmp_path: Pa
     counts = tiny_folder / "token_counts.npy"
     result = rtdyn("track", "--model", suite, "--out", out, *CHEAP, "--frequencies", counts)
     assert result.exit_code == 0, result.stderr
-    assert "step 10 holds the same weights as step 20" in result.stdout
-    assert read_run(out).manifest["duplicates"] == {"10": 20}
+    assert "step 10 is kept in the tables and left out of trajectories" in result.stdout
+    assert read_run(out).manifest["left_out"] == {"10": "it holds the same weights as step 20"}
+
+
+def test_changed_weights_are_not_taken_for_the_stored_ones(tiny_folder: Path, tmp_path: Path) -> None:
+    suite, out = broken_suite(tiny_folder, tmp_path), tmp_path / "run"
+    arguments = ("track", "--model", suite, "--out", out, *CHEAP)
+    assert rtdyn(*arguments).exit_code == 0
+    (suite / "step0" / "model.safetensors").touch()
+    assert rtdyn(*arguments).exit_code == 0
+    shutil.copy(tiny_folder / "step512" / "model.safetensors", suite / "step0")
+    refused(rtdyn(*arguments), 3, "is not what step 0", "--out")
+    other = tmp_path / "other" / "suite"
+    other.parent.mkdir()
+    suite.rename(other)
+    refused(rtdyn("track", "--model", other, "--out", out, *CHEAP), 3, "location")
 
 
 def test_further_bands_and_presets(tmp_path: Path) -> None:
@@ -279,6 +294,21 @@ def other_shape(step: Path) -> None:
     (step / "config.json").write_text(json.dumps({**config, "hidden_size": 192}))
 
 
+def narrower(step: Path) -> None:
+    config = GPTNeoXConfig(
+        vocab_size=2560, hidden_size=48, num_hidden_layers=1, num_attention_heads=2, intermediate_size=300,
+        max_position_embeddings=256, tie_word_embeddings=False,
+    )  # fmt: skip
+    GPTNeoXForCausalLM(config).save_pretrained(step)
+
+
+def swap_tokens(step: Path) -> None:
+    tokenizer = json.loads((step.parent / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (step / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
 def overflow(step: Path) -> None:
     file = step / "model.safetensors"
     weights = {k: v.float() for k, v in load_file(file).items()}
@@ -297,7 +327,9 @@ def overflow(step: Path) -> None:
         (other_family, ("'mamba'", "not supported", "gpt_neox")),
         (drop_weights, ("holds no weights",)),
         (drop_tensor, ("do not fit their config.json",)),
-        (other_shape, ("step0",)),
+        (other_shape, ("another shape", "hidden_size 192 instead of 96")),
+        (narrower, ("another shape", "intermediate_size 300 instead of 512")),
+        (swap_tokens, ("another tokenizer",)),
         (overflow, ("overflow",)),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
@@ -334,6 +366,7 @@ def test_bad_sources_are_refused_before_anything_is_written(tiny_folder: Path, t
         ((*base, "--min-targets", "100000"), 3, ("--min-targets",)),
         ((*base, "--rare", "0.9:0.1"), 2, ("inverted",)),
         (("track", "--model", tmp_path, "--out", out), 3, ("no step*/ folders",)),
+        ((*base, "--tokens", "256", "--min-targets", "2"), 3, ("one window",)),
     ]
     for arguments, code, words in cases:
         refused(rtdyn(*arguments), code, *words)
@@ -347,7 +380,9 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 
 def test_usage_errors_exit_with_2() -> None:
-    for arguments in (("track",), ("track", "--model", "tiny", "--analyses", "regims"), ("trakc",)):
+    tiny = ("track", "--model", "tiny")
+    wrong = [("--analyses", "regims"), ("--tolerance", "nan"), ("--memory-gib", "inf"), ("--positions-per-rare", "nan")]
+    for arguments in (("track",), ("trakc",), *((*tiny, *w) for w in wrong)):
         result = rtdyn(*arguments)
         assert result.exit_code == 2 and "Error" in result.stderr
 

@@ -7,6 +7,8 @@ A_i(C) = mean |Δ_ni| and Δ_i(C) = mean Δ_ni, with their standard errors and e
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -43,18 +45,18 @@ class ClassInfluence:
     """float64 (w, F): Σ Δ_ni over each window's positions."""
     window_abs_sum: Tensor
     """float64 (w, F): Σ |Δ_ni|."""
+    decile_n: Tensor
+    """int64 (deciles,): the class's measured positions by frequency decile of their targets."""
+    decile_sum: Tensor
+    """float64 (deciles, F): Σ Δ_ni over them."""
+    decile_abs_sum: Tensor
 
 
 @dataclass(frozen=True)
 class Influence:
-    """Influence on every class of a run, and by frequency decile of the targets."""
+    """Influence on every class of a run."""
 
     classes: dict[str, ClassInfluence]
-    decile_n: Tensor
-    """int64 (deciles,)."""
-    decile_sum: Tensor
-    """float64 (deciles, F): Σ Δ_ni over the measured positions of each decile of target frequency."""
-    decile_abs_sum: Tensor
     refined_share: float
     """Share of the pairs whose second-order interval was too wide."""
 
@@ -77,30 +79,22 @@ def influence(
     windows = torch.from_numpy(positions.window).to(device)
     members = {c.name: torch.from_numpy(positions.members(c.name)).to(device) for c in positions.classes}
     decile = decile_of.to(device)[torch.from_numpy(positions.target).to(device)]
-    placed = decile >= 0
     parts: dict[str, list[ClassInfluence]] = {name: [] for name in members}
-    sums, abs_sums, refined = [], [], 0
+    refined = 0
     for block in delta_blocks(captured, list(members.values()), tolerance, memory_bytes):
         error = block.half_width + block.rounding
         for name, member in members.items():
-            parts[name].append(_class_influence(block.delta[member], windows[member], error[member]))
-        zero = torch.zeros(deciles, block.delta.shape[1], dtype=torch.float64, device=device)
-        sums.append(zero.index_add(0, decile[placed], block.delta[placed]))
-        abs_sums.append(zero.index_add(0, decile[placed], block.delta[placed].abs()))
+            parts[name].append(
+                _class_influence(block.delta[member], error[member], windows[member], decile[member], deciles)
+            )
         refined += block.refined
-    return Influence(
-        classes={name: _join(blocks) for name, blocks in parts.items()},
-        decile_n=torch.bincount(decile[placed], minlength=deciles),
-        decile_sum=torch.cat(sums, 1),
-        decile_abs_sum=torch.cat(abs_sums, 1),
-        refined_share=refined / captured.activations.numel(),
-    )
+    return Influence({name: _join(blocks) for name, blocks in parts.items()}, refined / captured.activations.numel())
 
 
-def _class_influence(delta: Tensor, windows: Tensor, error: Tensor) -> ClassInfluence:
+def _class_influence(delta: Tensor, error: Tensor, windows: Tensor, decile: Tensor, deciles: int) -> ClassInfluence:
     ids, index, counts = torch.unique(windows, return_inverse=True, return_counts=True)
-    zero = torch.zeros(len(ids), delta.shape[1], dtype=torch.float64, device=delta.device)
-    sums, abs_sums = zero.index_add(0, index, delta), zero.index_add(0, index, delta.abs())
+    by_window, by_decile = _indicator(index, len(ids)), _indicator(decile, deciles)
+    sums, abs_sums = by_window @ delta, by_window @ delta.abs()
     return ClassInfluence(
         n=len(delta),
         mean_abs=delta.abs().mean(0),
@@ -112,20 +106,42 @@ def _class_influence(delta: Tensor, windows: Tensor, error: Tensor) -> ClassInfl
         window_n=counts,
         window_sum=sums,
         window_abs_sum=abs_sums,
+        decile_n=by_decile.sum(1).long(),
+        decile_sum=by_decile @ delta,
+        decile_abs_sum=by_decile @ delta.abs(),
     )
+
+
+def _indicator(index: Tensor, size: int) -> Tensor:
+    """float64 (size, n): 1 where index equals the row; a product with it sums groups in a fixed order on any device."""
+    return (index == torch.arange(size, device=index.device)[:, None]).double()
 
 
 def _join(blocks: list[ClassInfluence]) -> ClassInfluence:
     """One result from those of consecutive neuron blocks, which share n and windows."""
     first = blocks[0]
     vectors = ("mean_abs", "mean_abs_se", "mean", "mean_se", "error_bound")
-    matrices = ("window_sum", "window_abs_sum")
+    matrices = ("window_sum", "window_abs_sum", "decile_sum", "decile_abs_sum")
     return ClassInfluence(
         n=first.n,
         window_ids=first.window_ids,
         window_n=first.window_n,
+        decile_n=first.decile_n,
         **{name: torch.cat([getattr(b, name) for b in blocks]) for name in vectors},
         **{name: torch.cat([getattr(b, name) for b in blocks], 1) for name in matrices},
+    )
+
+
+def jackknife_se(statistic: Callable[[Tensor], Tensor], sums: Tensor, counts: Tensor) -> float:
+    """Standard error, leaving out a window at a time, of a statistic of class means; NaN for one window.
+
+    statistic maps means (w, F) to (w,); sums (w, F) and counts (w,) are those of the windows.
+    """
+    windows = len(counts)
+    left = (sums.sum(0) - sums) / (counts.sum() - counts)[:, None]
+    values = statistic(left)
+    return (
+        float(((values - values.mean()).square().sum() * (windows - 1) / windows).sqrt()) if windows > 1 else math.nan
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from rtdyn.checkpoints.checkpoint import Checkpoint, read_config, read_json, sha256_of, weight_files
 from rtdyn.errors import InputError
 from rtdyn.registry import SuiteSpec
+from rtdyn.tokenizer import TOKENIZER_FILES
 
 
 def fetch_local(suite: SuiteSpec, step: int) -> Checkpoint:
@@ -36,4 +37,4 @@ def step_folder(suite: SuiteSpec, step: int) -> Path:
 def tokenizer_folder(suite: SuiteSpec, step: int) -> Path:
     """Where the tokenizer is: beside the step folders, or in the folder of `step`."""
     top = suite_folder(suite)
-    return top if (top / "tokenizer.json").is_file() else step_folder(suite, step)
+    return top if any((top / name).is_file() for name in TOKENIZER_FILES) else step_folder(suite, step)

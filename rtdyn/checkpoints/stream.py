@@ -1,14 +1,17 @@
-"""Checkpoints one after another, wherever the suite lies."""
+"""A suite's checkpoints, wherever they lie."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from rtdyn.checkpoints.checkpoint import Checkpoint
+from rtdyn.checkpoints.checkpoint import Checkpoint, sha256_of
 from rtdyn.checkpoints.hub import fetch_hub, hub_config_folder, hub_tokenizer_folder
 from rtdyn.checkpoints.local import fetch_local, step_folder, tokenizer_folder
+from rtdyn.errors import InputError
 from rtdyn.registry import SuiteSpec
+from rtdyn.store import TABLES, Run, table_file
 
 
 def fetch(suite: SuiteSpec, step: int) -> Checkpoint:
@@ -16,10 +19,18 @@ def fetch(suite: SuiteSpec, step: int) -> Checkpoint:
     return fetch_hub(suite, step) if suite.repo is not None else fetch_local(suite, step)
 
 
-def stream(suite: SuiteSpec, steps: Iterable[int]) -> Iterator[Checkpoint]:
-    """The suite's checkpoints in the order of `steps`, each fetched when it is asked for."""
-    for step in steps:
-        yield fetch(suite, step)
+def check_stored(suite: SuiteSpec, run: Run, stored: Mapping[int, Mapping[str, Any]]) -> None:
+    """Raises InputError if the weights of a stored step of a folder suite have changed since it was analysed.
+
+    Only weight files newer than their results are hashed. A Hub revision is fixed by the commit that is stored.
+    """
+    for step, record in stored.items():
+        if suite.repo is None and step in suite.steps:
+            folder, analysed = step_folder(suite, step), table_file(run, TABLES[0], step).stat().st_mtime
+            for name, digest in record["digests"].items():
+                file = folder / name
+                if not file.is_file() or (file.stat().st_mtime > analysed and sha256_of(file) != digest):
+                    raise InputError(f"{file} is not what step {step} in {run.path} was made from; give another --out")
 
 
 def find_tokenizer(suite: SuiteSpec, step: int) -> Path:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -60,7 +61,7 @@ def progress(console: Console, suite: str, steps: int) -> Iterator[Reporter]:
         yield Reporter(console, None)
         return
     columns = (
-        TextColumn(f"[bold]{suite}[/]"),
+        TextColumn(escape(suite)),
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),

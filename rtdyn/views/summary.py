@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rtdyn.store import Run, done_steps, table_file
@@ -35,7 +36,8 @@ def print_summary(run: Run, console: Console) -> None:
     steps = list(done_steps(run))
     metrics = pl.read_parquet(table_file(run, "metrics", steps[-1]))
     classes = metrics.filter(pl.col("analysis") == "ablation")["token_class"].drop_nulls().unique(maintain_order=True)
-    table = Table(title=f"{run.manifest['suite']}, step {steps[-1]}, {len(steps)} steps stored", title_justify="left")
+    title = escape(f"{run.manifest['suite']}, step {steps[-1]}, {len(steps)} steps stored")
+    table = Table(title=title, title_justify="left")
     table.add_column("")
     for name in classes:
         table.add_column(name, justify="right")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rtdyn.analyses import certified
-from rtdyn.analyses.ablation import clustered_se, influence
+from rtdyn.analyses.ablation import clustered_se, influence, jackknife_se
 from rtdyn.analyses.certified import DeltaBlock, delta_blocks
 from rtdyn.capture import Capture, NeuronMoments
 from rtdyn.checkpoints.checkpoint import load_model
@@ -258,8 +258,14 @@ def test_class_sums_and_deciles_add_up(captured: Callable[[int], Capture]) -> No
         torch.testing.assert_close(c.window_sum.sum(0) / c.n, c.mean)
         torch.testing.assert_close(c.window_abs_sum.sum(0) / c.n, c.mean_abs)
         assert int(c.window_n.sum()) == c.n == len(own)
-    assert int(result.decile_n.sum()) == len(delta)
-    torch.testing.assert_close(result.decile_sum.sum(0), delta.sum(0))
+        assert int(c.decile_n.sum()) == c.n
+        torch.testing.assert_close(c.decile_sum.sum(0) / c.n, c.mean)
+
+
+def test_the_jackknife_of_a_mean_is_the_clustered_standard_error(captured: Callable[[int], Capture]) -> None:
+    c = influence(captured(4000), torch.full((2560,), -1), 1).classes["common"]
+    ours = jackknife_se(lambda means: means[:, 3], c.window_abs_sum, c.window_n)
+    assert ours == pytest.approx(float(c.mean_abs_se[3]), rel=0.1)
 
 
 def test_clustered_se_is_the_usual_one_for_clusters_of_one() -> None:

@@ -1,0 +1,568 @@
+"""The W&B view with the real client: what it writes, how it resumes, and what a server that fails costs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import polars as pl
+import pytest
+import wandb
+from polars.testing import assert_frame_equal
+from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # generated
+
+from rtdyn.store import TABLES, Run, done_steps, read_run, table_file
+from rtdyn.views.wandb import TIMEOUTS, choose_mode, metric_name, start_wandb
+
+KEY = "0123456789abcdef0123456789abcdefdeadbeef"
+STEPS, LATER = (0, 4000), 1
+OUTAGES = ("refused", "errors", "silent")
+CHEAP = ("--rare", "0.5:0.9", "--tokens", "8192", "--positions-per-rare", "1", "--tolerance", "1")
+WITHOUT_CLIENT = "import sys; sys.modules['wandb'] = None; from rtdyn.cli import main; main()"
+HANGING = """
+import pathlib, sys
+from rtdyn.store import read_run
+from rtdyn.views.wandb import start_wandb
+start_wandb(read_run(pathlib.Path(sys.argv[1])), "offline", sys.exit)
+print("sent", flush=True)
+sys.stdin.read()
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one `rtdyn track` left behind."""
+
+    out: Path
+    cwd: Path
+    code: int
+    text: str
+    seconds: float
+
+    @property
+    def mentions(self) -> list[str]:
+        """The lines on either stream that speak of W&B."""
+        return [line for line in self.text.splitlines() if "w&b" in line.lower() or "wandb" in line.lower()]
+
+
+def environment(home: Path, **variables: str) -> dict[str, str]:
+    """This process's environment with another home and nothing of W&B but `variables`."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "XDG", "NETRC"))}
+    return {**kept, "HOME": str(home), "OMP_NUM_THREADS": "1", **variables}
+
+
+class Place:
+    """A run directory with a home and a working directory of its own, and the command run there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.out, self.home, self.cwd = folder / "out", folder / "home", folder / "cwd"
+        self.home.mkdir(parents=True)
+        self.cwd.mkdir()
+
+    def track(self, *options: str, steps: tuple[int, ...] = STEPS, client: bool = True, **env: str) -> Outcome:
+        program = ("-m", "rtdyn.cli") if client else ("-c", WITHOUT_CLIENT)
+        chosen = ("--steps", ",".join(map(str, steps)), "--out", str(self.out))
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, *program, "track", "--model", "tiny", *CHEAP, *chosen, *options],
+            cwd=self.cwd,
+            env=environment(self.home, **env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
+        return Outcome(self.out, self.cwd, done.returncode, done.stdout, time.monotonic() - began)
+
+
+class Server(ThreadingHTTPServer):
+    """As much of a W&B server as a run needs, or one that fails from the start or once it knows the run."""
+
+    daemon_threads = True
+
+    def __init__(self, errors: bool = False, dies: bool = False) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.errors, self.dies = errors, dies
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.rows: dict[int, dict[str, Any]] = {}
+        self.keys: set[str] = set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """The client closes connections as it likes."""
+
+    def graphql(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
+        project = {"id": "p", "name": "rtdyn", "entity": {"id": "e", "name": "someone"}}
+        if operation == "RunResumeStatus":
+            known = self.runs.get(variables["name"])
+            rows = [json.dumps(self.rows[line]) for line in sorted(self.rows)]
+            bucket = known and {
+                "id": "b",
+                "name": variables["name"],
+                "displayName": known["displayName"],
+                "config": known["config"],
+                "summaryMetrics": "{}",
+                "historyLineCount": len(rows),
+                "historyTail": json.dumps(rows[-1:]),
+                "eventsLineCount": 0,
+                "eventsTail": "[]",
+                "logLineCount": 0,
+                "tags": [],
+                "wandbConfig": '{"t": 1}',
+            }
+            return {"model": {**project, "bucket": bucket}}
+        if operation == "UpsertBucket":
+            new = variables["name"] not in self.runs
+            if new:
+                self.runs[variables["name"]] = variables
+            bucket = {"id": "b", "name": variables["name"], "displayName": "tiny", "config": "{}", "project": project}
+            return {"upsertBucket": {"bucket": bucket, "inserted": new}}
+        if operation == "CreateRunFiles":
+            files = [{"name": name, "uploadUrl": f"{self.url}/upload"} for name in variables["files"]]
+            return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
+        return {}
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        if self.server.errors or (self.server.dies and self.server.runs):
+            return self.reply(500, {})
+        if self.path == "/graphql":
+            scheme, _, secret = self.headers.get("authorization", "").partition(" ")
+            self.server.keys.add(base64.b64decode(secret).decode().removeprefix("api:") if scheme == "Basic" else "")
+            query = json.loads(body)
+            return self.reply(200, {"data": self.server.graphql(query["operationName"], query["variables"])})
+        if self.path.endswith("/file_stream"):
+            history = (json.loads(body).get("files") or {}).get("wandb-history.jsonl")
+            if history:
+                self.server.rows |= enumerate(map(json.loads, history["content"]), start=history["offset"])
+        return self.reply(200, {})
+
+    do_GET = do_PUT = do_POST
+
+    def reply(self, code: int, data: dict[str, Any]) -> None:
+        content = json.dumps(data).encode()
+        self.send_response(code)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """No line per request in the output of the tests."""
+
+
+@contextmanager
+def serving(**behaviour: bool) -> Iterator[Server]:
+    with Server(**behaviour) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@contextmanager
+def outage(kind: str) -> Iterator[str]:
+    """The address of a server that is down in the given way."""
+    if kind in ("refused", "silent"):
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))
+            if kind == "silent":
+                bound.listen(64)  # connections are made by the system, and nobody ever reads them
+            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+    else:
+        with serving(**{kind: True}) as server:
+            yield server.url
+
+
+def records(file: Path) -> Iterator[Record]:
+    """The records of a `.wandb` file, which is a LevelDB log under a header of 7 bytes."""
+    data, at, whole = file.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768
+        if left < 7:
+            at += left
+            continue
+        checksum, length, kind = struct.unpack_from("<IHB", data, at)
+        part = data[at + 7 : at + 7 + length]
+        assert zlib.crc32(bytes([kind]) + part) == checksum
+        at += 7 + length
+        whole = part if kind in (1, 2) else whole + part
+        if kind in (1, 4):
+            yield Record.FromString(whole)
+
+
+def sessions(out: Path) -> list[list[Record]]:
+    """The records of each time the run was begun or resumed, in order."""
+    wandb.teardown()  # what this process had is written by then at the latest, as it is when a command ends
+    files = out.glob("wandb/*run-2*/*.wandb")
+    return [list(records(file)) for file in sorted(files, key=lambda file: file.parent.name.partition("run-")[2])]
+
+
+def values(items: Any) -> dict[str, Any]:
+    pairs = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
+    assert len(pairs) == len(items)
+    return pairs
+
+
+def rows(session: list[Record]) -> list[dict[str, Any]]:
+    return [values(record.history.item) for record in session if record.HasField("history")]
+
+
+def logged_steps(session: list[Record]) -> list[int]:
+    return [row["step"] for row in rows(session)]
+
+
+def stored_row(run: Run, step: int) -> dict[str, Any]:
+    """What a step's row must hold, by its table."""
+    frame = pl.read_parquet(table_file(run, "metrics", step)).filter(pl.col("status") == "ok")
+    row = {metric_name(metric): metric["value"] for metric in frame.iter_rows(named=True)}
+    assert len(row) == len(frame)
+    return {"step": step, "tokens_seen": frame["tokens_seen"][0], **row}
+
+
+def without_own(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without the keys that the client adds."""
+    return {key: value for key, value in row.items() if not key.startswith("_")}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    """Every command of these tests, run side by side."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def resumed() -> tuple[Outcome, Outcome]:
+        place = Place(folder / "offline")
+        return place.track("--wandb", "offline"), place.track(steps=(*STEPS, LATER))
+
+    with ThreadPoolExecutor(3) as pool, ExitStack() as stack:
+        offline = pool.submit(resumed)
+        others = {"disabled": pool.submit(Place(folder / "disabled").track, "--wandb", "disabled", client=False)}
+        for kind in OUTAGES:
+            url = stack.enter_context(outage(kind))
+            track = partial(Place(folder / kind).track, WANDB_API_KEY=KEY, WANDB_INIT_TIMEOUT="2", WANDB_BASE_URL=url)
+            others[kind] = pool.submit(track)
+        first, second = offline.result()
+        return {"offline": first, "resumed": second, **{name: future.result() for name, future in others.items()}}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty home and a fresh client for tests within this process."""
+    for name in set(os.environ) - set(environment(tmp_path)):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.chdir(tmp_path)
+    wandb.teardown()
+    yield tmp_path
+    wandb.teardown()
+
+
+@pytest.fixture
+def store(outcomes: dict[str, Outcome], tmp_path: Path) -> Run:
+    """A finished run that W&B has not seen."""
+    shutil.copytree(outcomes["disabled"].out, tmp_path / "store")
+    return read_run(tmp_path / "store")
+
+
+def mirror(run: Run, mode: str) -> list[str]:
+    """Brings W&B up to the store, as a resumed command does; returns what it had to say."""
+    said: list[str] = []
+    view = start_wandb(run, mode, said.append)
+    view.finish()
+    return said
+
+
+def test_offline_run_holds_every_stored_metric_once(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["offline"]
+    assert outcome.code == 0, outcome.text
+    run, written = read_run(outcome.out), rows(sessions(outcome.out)[0])
+    assert [row["step"] for row in written] == list(STEPS)
+    for row in written:
+        assert without_own(row) == stored_row(run, row["step"])
+    assert {"capture/loss/all", "capture/loss/rare", "ablation/influence_mean/common"} <= set(written[-1])
+    assert written[-1]["tokens_seen"] > written[0]["tokens_seen"] == 0
+
+
+def test_offline_run_carries_the_manifest(outcomes: dict[str, Outcome]) -> None:
+    run = read_run(outcomes["offline"].out)
+    (begun,) = [record.run for record in sessions(run.path)[0] if record.HasField("run")]
+    assert begun.run_id == run.manifest["wandb_id"]
+    assert (begun.project, begun.display_name, begun.run_group) == ("rtdyn", "tiny", "tiny")
+    config = values(begun.config.update)
+    config.pop("_wandb", None)
+    assert config == {**run.manifest["config"], "versions": run.manifest["versions"]}
+
+
+def test_step_is_the_step_metric_of_everything(outcomes: dict[str, Outcome]) -> None:
+    for session in sessions(outcomes["offline"].out):
+        defined = [record.metric for record in session if record.HasField("metric")]
+        by_name = {metric.name or metric.glob_name: metric for metric in defined}
+        assert set(by_name) == {"step", "tokens_seen", "*"}
+        assert by_name["tokens_seen"].step_metric == by_name["*"].step_metric == "step"
+        assert by_name["*"].options.step_sync
+
+
+def test_resuming_sends_only_the_new_steps_to_the_same_run(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["resumed"]
+    assert outcome.code == 0, outcome.text
+    first, second = sessions(outcome.out)
+    assert logged_steps(first) == list(STEPS)
+    assert logged_steps(second) == [LATER]
+    run = read_run(outcome.out)
+    assert without_own(rows(second)[0]) == stored_row(run, LATER)
+    ids = {record.run.run_id for session in (first, second) for record in session if record.HasField("run")}
+    assert ids == {run.manifest["wandb_id"]}
+    numbers = [row["_step"] for session in (first, second) for row in rows(session)]
+    assert numbers == [0, 1, 2], "rows of one number replace each other when both parts are synced"
+
+
+def test_what_a_killed_run_may_have_lost_is_sent_again(home: Path, store: Run) -> None:
+    command = [sys.executable, "-c", HANGING, str(store.path)]
+    with subprocess.Popen(command, env=environment(home), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"sent\n"
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert mirror(store, "offline") == []
+    assert logged_steps(sessions(store.path)[1]) == list(STEPS)
+    assert json.loads((store.path / "wandb" / "logged.json").read_text()) == list(STEPS)
+
+
+def test_step_that_was_not_noted_as_sent_is_sent(home: Path, store: Run) -> None:
+    assert mirror(store, "offline") == []
+    file = store.path / "wandb" / "logged.json"
+    assert json.loads(file.read_text()) == list(STEPS)
+    file.write_text(json.dumps([4000]))
+    assert mirror(store, "offline") == []
+    assert [logged_steps(session) for session in sessions(store.path)] == [list(STEPS), [0]]
+    assert json.loads(file.read_text()) == list(STEPS)
+    assert mirror(store, "offline") == []
+    assert logged_steps(sessions(store.path)[-1]) == []
+
+
+def test_run_that_the_process_has_open_is_left_alone(home: Path, store: Run) -> None:
+    with wandb.init(mode="offline", dir=home) as own:
+        assert mirror(store, "offline") == []
+        own.log({"mine": 1})
+    (theirs,) = sessions(home)
+    assert [set(without_own(row)) for row in rows(theirs)] == [{"mine"}]
+    assert [logged_steps(session) for session in sessions(store.path)] == [list(STEPS)]
+
+
+def test_disabled_never_loads_the_client(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["disabled"]
+    assert outcome.code == 0, outcome.text
+    assert list(done_steps(read_run(outcome.out))) == list(STEPS)
+    assert not (outcome.out / "wandb").exists()
+    assert outcome.mentions == []
+
+
+@pytest.mark.parametrize("kind", OUTAGES)
+def test_server_that_is_down_costs_a_notice(outcomes: dict[str, Outcome], kind: str) -> None:
+    outcome, spared = outcomes[kind], outcomes["disabled"]
+    assert outcome.code == 0, outcome.text
+    assert len(outcome.mentions) == 1, outcome.text
+    assert outcome.mentions[0].startswith("W&B stopped: ")
+    assert len(outcome.text.splitlines()) == len(spared.text.splitlines()) + 1, outcome.text
+    run, reference = read_run(outcome.out), read_run(spared.out)
+    assert list(done_steps(run)) == list(STEPS)
+    for step in STEPS:
+        for table in TABLES:
+            ours, theirs = (pl.read_parquet(table_file(r, table, step)) for r in (run, reference))
+            assert_frame_equal(ours, theirs, check_exact=True)
+    assert outcome.seconds < 60
+
+
+@pytest.mark.parametrize("kind", OUTAGES)
+def test_waiting_for_a_server_is_bounded(home: Path, store: Run, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    assert 0 < sum(TIMEOUTS.values()) <= 60
+    monkeypatch.setitem(TIMEOUTS, "init_timeout", 1.0)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with outage(kind) as url:
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        began = time.monotonic()
+        assert len(mirror(store, choose_mode(None))) == 1
+        wandb.teardown()
+        assert time.monotonic() - began < 10
+
+
+def test_what_a_dying_server_did_not_take_can_be_synced(
+    home: Path, store: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setitem(TIMEOUTS, "finish_timeout", 1.0)
+    with serving(dies=True) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        began = time.monotonic()
+        (notice,) = mirror(store, "online")
+        assert time.monotonic() - began < 10
+        assert list(server.runs) == [store.manifest["wandb_id"]]
+    (folder,) = store.path.glob("wandb/run-2*")
+    assert f"`wandb sync {folder}`" in notice
+    assert [logged_steps(session) for session in sessions(store.path)] == [list(STEPS)]
+    assert json.loads((store.path / "wandb" / "logged.json").read_text()) == list(STEPS)
+
+
+@pytest.mark.parametrize("kind", OUTAGES)
+def test_what_a_dead_server_did_not_take_is_sent_next_time(
+    outcomes: dict[str, Outcome], kind: str, home: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(outcomes[kind].out, tmp_path / "store")
+    run = read_run(tmp_path / "store")
+    assert not (run.path / "wandb" / "logged.json").exists()
+    assert mirror(run, "offline") == []
+    assert [logged_steps(session) for session in sessions(run.path)] == [[], list(STEPS)]
+
+
+def test_online_without_a_key_asks_nothing(home: Path, store: Run) -> None:
+    (notice,) = mirror(store, "online")
+    assert "no API key" in notice
+
+
+def test_online_run_resumes_on_the_server(home: Path, store: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    later = [table_file(store, table, 0) for table in TABLES]
+    for file in later:
+        file.rename(file.with_suffix(".later"))
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        assert mirror(store, "online") == []
+        assert [row["step"] for row in server.rows.values()] == [4000]
+        for file in later:
+            file.with_suffix(".later").rename(file)
+        assert mirror(store, "online") == []
+    assert [row["step"] for row in server.rows.values()] == [4000, 0]
+    assert [row["_step"] for row in server.rows.values()] == [0, 1]
+    for row in server.rows.values():
+        assert without_own(row) == stored_row(store, row["step"])
+    assert list(server.runs) == [store.manifest["wandb_id"]]
+    config = json.loads(server.runs[store.manifest["wandb_id"]]["config"])
+    assert {key: config[key]["value"] for key in store.manifest["config"]} == store.manifest["config"]
+    assert server.keys == {KEY}
+
+
+def test_nothing_is_written_where_the_command_runs(outcomes: dict[str, Outcome]) -> None:
+    assert {name: list(outcome.cwd.iterdir()) for name, outcome in outcomes.items()} == {name: [] for name in outcomes}
+
+
+def test_client_prints_nothing_of_its_own(outcomes: dict[str, Outcome]) -> None:
+    assert outcomes["offline"].mentions == []
+    assert outcomes["resumed"].mentions == []
+
+
+@pytest.mark.parametrize("kind", OUTAGES)
+def test_key_is_neither_printed_nor_stored(outcomes: dict[str, Outcome], kind: str) -> None:
+    assert KEY not in outcomes[kind].text
+    files = [file for file in outcomes[kind].out.rglob("*") if file.is_file()]
+    assert {"manifest.json", "debug.log"} <= {file.name for file in files}
+    assert [file for file in files if KEY.encode() in file.read_bytes()] == []
+
+
+def test_malformed_key_is_said_without_showing_it(home: Path, store: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY[:7])
+    (notice,) = mirror(store, choose_mode(None))
+    assert "WANDB_API_KEY" in notice
+    assert KEY[:7] not in notice
+
+
+@pytest.mark.parametrize(
+    ("variables", "mode"),
+    [
+        ({}, "offline"),
+        ({"WANDB_API_KEY": ""}, "offline"),
+        ({"WANDB_API_KEY": KEY}, "online"),
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "offline"),
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "dryrun"}, "offline"),
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "disabled"}, "disabled"),
+        ({"WANDB_MODE": "online"}, "online"),
+    ],
+)
+def test_mode_follows_environment_and_key(
+    home: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], mode: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert choose_mode(None) == mode
+
+
+@pytest.mark.parametrize("asked", ["online", "offline", "disabled"])
+@pytest.mark.parametrize("set_to", ["online", "disabled"])
+def test_mode_asked_for_wins(home: Path, monkeypatch: pytest.MonkeyPatch, asked: str, set_to: str) -> None:
+    monkeypatch.setenv("WANDB_MODE", set_to)
+    assert choose_mode(asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("machine", "server", "mode"),
+    [
+        (urlsplit(wandb.Settings().base_url).netloc, None, "online"),
+        ("api.wandb.ai", None, "online"),
+        ("api.wandb.ai", "https://wandb.example.org", "offline"),
+        ("wandb.example.org", "https://wandb.example.org", "online"),
+        ("localhost:8080", "http://localhost:8080", "online"),
+        ("localhost:8080", "http://localhost:9090", "offline"),
+    ],
+)
+@pytest.mark.parametrize("where", ["home", "NETRC"])
+@pytest.mark.parametrize("configured", ["environment", "settings"])
+def test_key_of_the_server_is_found_in_netrc(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    server: str | None,
+    mode: str,
+    where: str,
+    configured: str,
+) -> None:
+    file = home / (".netrc" if where == "home" else "keys")
+    file.write_text(f"machine {machine}\n  login user\n  password {KEY}\n")
+    if where == "NETRC":
+        monkeypatch.setenv("NETRC", str(file))
+    if server is not None and configured == "environment":
+        monkeypatch.setenv("WANDB_BASE_URL", server)
+    elif server is not None:
+        settings = home / ".config" / "wandb" / "settings"
+        settings.parent.mkdir(parents=True)
+        settings.write_text(f"[default]\nbase_url = {server}\n")
+    assert choose_mode(None) == mode
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        (("capture", "loss", None, None, None, None), "capture/loss"),
+        (("ablation", "influence_mean", "rare", None, 5, None), "ablation/influence_mean/rare"),
+        (("geometry", "size", "rare", "plateau", 5, None), "geometry/size/rare/plateau"),
+        (("attention", "share", "common", None, 5, 3), "attention/share/common/L5H3"),
+    ],
+)
+def test_metric_names_are_stable(row: tuple[Any, ...], name: str) -> None:
+    keys = ("analysis", "metric", "token_class", "group", "layer", "head")
+    assert metric_name(dict(zip(keys, row, strict=True))) == name
