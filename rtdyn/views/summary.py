@@ -46,7 +46,8 @@ def print_summary(run: Run, console: Console) -> None:
     table.add_row("shape", *(_shape(metrics, c) for c in classes))
     console.print(table)
     console.print(
-        "The shape alone is no evidence: random numbers show one too; its nulls are not computed yet.",
+        "The shape alone is no evidence: random numbers show one too, and its nulls are not computed. "
+        "Classes are measured on different numbers of positions; their censored neurons do not compare.",
         markup=False,
         highlight=False,
         soft_wrap=True,
