@@ -29,7 +29,7 @@ def test_other_classes_are_drawn_at_the_stated_multiple(evaluation: Evaluation) 
 
 
 def test_the_draw_depends_on_the_seed_alone(evaluation: Evaluation) -> None:
-    args = (evaluation.text, evaluation.classes, "target", 2.0, 50)
+    args = (evaluation.text, evaluation.classes, "target", 1.5, 40)
     same, other = measure(*args, seed=0), measure(*args, seed=1)
     assert (same.flat == evaluation.positions.flat).all()
     assert not np.array_equal(same.classes[1].measured, other.classes[1].measured)

@@ -86,7 +86,7 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Workplace:
+class Machine:
     """Where commands run: their text and suites file, and whom they ask."""
 
     folder: Path
@@ -144,11 +144,11 @@ class Workplace:
         )
 
 
-def workplace(folder: Path, endpoint: str) -> Workplace:
+def workplace(folder: Path, endpoint: str) -> Machine:
     (folder / "suites.yaml").write_text(SUITES)
     words = (TINY / "card.json").read_text().split()
     (folder / "text.txt").write_text("\n\n".join(" ".join(words[i % 50 :]) for i in range(8)))
-    return Workplace(folder, endpoint)
+    return Machine(folder, endpoint)
 
 
 def copy_step(step: int, suite: Path, *, weights: bool = True) -> Path:
@@ -202,12 +202,12 @@ def closed_url(suite: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, hub: LoopbackHub) -> Workplace:
+def place(tmp_path_factory: pytest.TempPathFactory, hub: LoopbackHub) -> Machine:
     return workplace(tmp_path_factory.mktemp("place"), hub.url)
 
 
 @pytest.fixture(scope="module")
-def local(place: Workplace) -> dict[str, pl.DataFrame]:
+def local(place: Machine) -> dict[str, pl.DataFrame]:
     """The tables of the same steps from the bundled folder."""
     out = place.folder / "local"
     done = CliRunner().invoke(main, ["track", "--model", "tiny", "--steps", STEPS, *place.settings(out)])
@@ -216,7 +216,7 @@ def local(place: Workplace) -> dict[str, pl.DataFrame]:
 
 
 @pytest.fixture(scope="module")
-def tracked(place: Workplace) -> Path:
+def tracked(place: Machine) -> Path:
     """A run of the suite on the Hub, into an empty cache."""
     ended = place.track("tracked", "on-hub", STEPS)
     assert ended.code == 0, ended.stderr
@@ -272,7 +272,7 @@ def test_only_the_files_of_an_analysis_are_requested(tracked: Path, suite: Path,
 
 
 def test_a_cached_suite_needs_no_server(
-    tracked: Path, local: dict[str, pl.DataFrame], place: Workplace, closed_url: str
+    tracked: Path, local: dict[str, pl.DataFrame], place: Machine, closed_url: str
 ) -> None:
     commands = place.arguments("offline", "on-hub", STEPS), place.arguments("uncached", "unknown", STEPS)
     cached, uncached = place.track_each(*commands, HF_HUB_OFFLINE="1", HF_ENDPOINT=closed_url)
@@ -367,7 +367,7 @@ AT_ONCE = {
 class Refusals:
     """How the commands ended that had to be refused, by name."""
 
-    place: Workplace
+    place: Machine
     marker: Path
     ended: dict[str, Ended]
 
