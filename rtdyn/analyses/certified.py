@@ -121,23 +121,19 @@ class _Logits:
     """(V, d), its mean row subtracted."""
     fixed: Tensor
     """(V,): b."""
+    product_rounding: float
+    """Error of an entry of a product with Uᵀ, in units of ε·‖row‖."""
+    error: Tensor
+    """float64 (N, 1): error of a logit in units of ε: of its products, of adding b, and one of p itself."""
 
     def block(self, rows: slice) -> tuple[Tensor, Tensor]:
         """log p (rows, V) and m (D, rows, V), m not centred."""
         m = self.normed[:, rows] @ self.unembedding.T
         return torch.log_softmax(m[0] + self.fixed, dim=1), m
 
-    def product_scale(self, factor: Tensor) -> Tensor:
+    def product_error(self, factor: Tensor) -> Tensor:
         """Error of factor·Uᵀ in units of ε, float64, for factor (…, d): 0 where the products are float64."""
-        if self.normed.dtype == torch.float64:
-            return torch.zeros(factor.shape[:-1], dtype=torch.float64, device=factor.device)
-        largest = self.unembedding.norm(dim=1).amax().double()
-        return PRODUCT_ROUNDING * factor.double().norm(dim=-1) * largest
-
-    def error(self, shift: Tensor) -> Tensor:
-        """Error of a logit in units of ε, (N, 1) float64: of its products and of adding b, and one ε of p itself."""
-        fixed = self.product_scale(shift) + self.fixed.abs().amax() * (self.normed.dtype == torch.float32)
-        return 1 + (self.product_scale(self.normed[0]) + fixed)[:, None]
+        return self.product_rounding * factor.double().norm(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -184,6 +180,13 @@ class _Pairs:
     rounding: Tensor
     """Round-off of Δ."""
 
+    def z(self, q: Tensor, m: Tensor, row: Tensor, at: tuple[Tensor, Tensor]) -> Tensor:
+        """z = Σ a·m + t·q of some pairs, float64 (k, v): q (k, v) theirs, m (D, rows, v) of which they take `row`."""
+        z = q.double().mul_(self.t[at][:, None])
+        for a_i, m_i in zip(self.a, m, strict=True):
+            z += m_i[row] * a_i[at][:, None]
+        return z
+
 
 def delta_blocks(captured: Capture, members: list[Tensor], tolerance: float, memory_bytes: int) -> Iterator[DeltaBlock]:
     """Δ of all measured positions, some neurons at a time, each class mean certified to `tolerance` nats.
@@ -199,17 +202,7 @@ def delta_blocks(captured: Capture, members: list[Tensor], tolerance: float, mem
     targets = logits.unembedding[torch.from_numpy(captured.positions.target).to(stream.x.device)].double()
     for neurons in _slices(captured.activations.shape[1], size):
         a, t = _shift(stream, _change(captured, neurons), neurons)
-        pairs = _pairs(
-            logits,
-            average,
-            row_blocks,
-            kept_p,
-            stream.gain * stream.w[neurons],
-            a,
-            t,
-            targets,
-            captured.anatomy.readout.shift,
-        )
+        pairs = _pairs(logits, average, row_blocks, kept_p, stream.gain * stream.w[neurons], a, t, targets)
         low, high = _second_order(pairs.mean, pairs.variance, pairs.variance_error, pairs.spread)
         middle, half_width = (low + high) / 2, (high - low) / 2
         wide = _widest(half_width, pairs.rounding, members, SECOND_ORDER_SHARE * tolerance)
@@ -236,32 +229,24 @@ def _change(captured: Capture, neurons: slice) -> Tensor:
 
 def _stream(captured: Capture) -> _Stream:
     parts = captured.anatomy
-    readout, rows = parts.readout, parts.output_rows.double()
-    output, written = None, rows
-    if parts.post_norm is not None:
-        output = captured.activations.double() @ rows
-        bias = getattr(parts.mlp_output, "bias", None)
-        output = output if bias is None else output + bias.double()
-        written = parts.post_norm.gain.double() * rows
+    readout, post_norm, rows = parts.readout, parts.post_norm, parts.output_rows.double()
 
     def centred(values: Tensor) -> Tensor:
         return values - values.mean(1, keepdim=True) if readout.centred else values
 
+    mlp, written = None, rows
+    if post_norm is not None:
+        gain = post_norm.gain.double()
+        written = gain * rows
+        output = captured.activations.double() @ rows
+        bias = getattr(parts.mlp_output, "bias", None)
+        if bias is not None:
+            output += bias.double()
+        variance = output.square().mean(1, keepdim=True) + post_norm.epsilon
+        mlp = _Mlp(rows, output, variance, centred(gain * output))
     x = centred(captured.residual.double())
-    return _Stream(
-        gain=readout.gain.double(),
-        x=x,
-        variance=x.square().mean(1, keepdim=True) + readout.epsilon,
-        w=centred(written),
-        mlp=None
-        if parts.post_norm is None or output is None
-        else _Mlp(
-            rows=rows,
-            output=output,
-            variance=output.square().mean(1, keepdim=True) + parts.post_norm.epsilon,
-            written=centred(parts.post_norm.gain.double() * output),
-        ),
-    )
+    variance = x.square().mean(1, keepdim=True) + readout.epsilon
+    return _Stream(readout.gain.double(), x, variance, centred(written), mlp)
 
 
 def _logits(captured: Capture, stream: _Stream) -> _Logits:
@@ -276,7 +261,11 @@ def _logits(captured: Capture, stream: _Stream) -> _Logits:
     fixed = unembedding @ readout.shift.to(kind)
     if readout.bias is not None:
         fixed = fixed + readout.bias.to(kind)
-    return _Logits(torch.stack(normed).to(kind), unembedding, fixed)
+    single = kind == torch.float32
+    rounding = PRODUCT_ROUNDING * float(unembedding.norm(dim=1).amax()) if single else 0.0
+    of_fixed = rounding * readout.shift.double().norm() + (fixed.abs().amax() if single else 0.0)
+    error = 1 + rounding * normed[0].norm(dim=1, keepdim=True) + of_fixed
+    return _Logits(torch.stack(normed).to(kind), unembedding, fixed, rounding, error)
 
 
 def _averages(logits: _Logits, row_blocks: list[slice]) -> _Averages:
@@ -333,9 +322,8 @@ def _pairs(
     a: Tensor,
     t: Tensor,
     targets: Tensor,
-    shift: Tensor,
 ) -> _Pairs:
-    """First and second moments of z. scaled: γ∘w̃ (f, d); targets: the unembedding rows u_y (N, d); shift: β."""
+    """First and second moments of z. scaled: γ∘w̃ (f, d); targets: the unembedding rows u_y (N, d)."""
     q = (scaled.to(logits.unembedding.dtype) @ logits.unembedding.T).float()
     squares = q.square().T
     p_q2 = torch.cat(
@@ -352,9 +340,8 @@ def _pairs(
     m_target = (logits.normed.double() * targets).sum(2, keepdim=True) - average.m_mean
     largest = (a.abs() * average.m_largest).sum(0) + t.abs() * q.abs().amax(1)
     spread = (a.abs() * average.m_range).sum(0) + t.abs() * (q.amax(1) - q.amin(1))
-    products = (a.abs() * logits.product_scale(logits.normed)[..., None]).sum(0) + t.abs() * logits.product_scale(
-        scaled
-    )
+    products = (a.abs() * logits.product_error(logits.normed)[..., None]).sum(0)
+    products += t.abs() * logits.product_error(scaled)
     z_error = EPSILON * (PAIR_ROUNDING * largest + products)
     variance_error = SUM_ROUNDING * EPSILON * t.square() * p_q2 + 2 * z_error * largest
     half = (spread / 2).clamp(min=1e-6)
@@ -370,7 +357,7 @@ def _pairs(
         largest=largest,
         variance_error=variance_error,
         z_error=z_error,
-        rounding=EPSILON * tilt * logits.error(shift) + z_error,
+        rounding=EPSILON * tilt * logits.error + z_error,
     )
 
 
@@ -418,9 +405,7 @@ def _sum_top(
     rest = (whole - p_top.sum(1, dtype=torch.float64)).clamp(min=torch.finfo(torch.float64).tiny)
     for row, neuron in (chunk.T for chunk in found.split(max(1, CACHE_ELEMENTS // count))):
         at = (row + rows.start, neuron)
-        z = pairs.q[neuron[:, None], top[row]] * pairs.t[at][:, None]
-        for a_i, m_i in zip(pairs.a, m_top, strict=True):
-            z += m_i[row] * a_i[at][:, None]
+        z = pairs.z(pairs.q[neuron[:, None], top[row]], m_top, row, at)
         weight, mass = p_top[row].double(), rest[row]
         weighted = weight * z
         first = pairs.mean[at] - weighted.sum(1)
@@ -435,7 +420,9 @@ def _sum_top(
         )
         top_sum = (weight * torch.exp(z)).sum(1)
         low, high = (torch.log((top_sum + mass * torch.exp(k)) / whole[row]) for k in (low, high))
-        middle[at], half_width[at] = (low + high) / 2, (high - low) / 2
+        middle[at] = (low + high) / 2
+        # where e^z overflows, both bounds are infinite and their difference is no number: the pair is not bounded
+        half_width[at] = ((high - low) / 2).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 def _rest_bounds(
@@ -469,8 +456,6 @@ def _sum_all(
     log_whole = torch.logsumexp(log_p, dim=1)
     for row, neuron in (chunk.T for chunk in found.split(max(1, CACHE_ELEMENTS // log_p.shape[1]))):
         at = (row + rows.start, neuron)
-        z = pairs.q[neuron].double().mul_(pairs.t[at][:, None])
-        for a_i, m_i in zip(pairs.a, m, strict=True):
-            z += m_i[row] * a_i[at][:, None]
+        z = pairs.z(pairs.q[neuron], m, row, at)
         middle[at] = torch.logsumexp(z.add_(log_p[row]), dim=1) - log_whole[row]
     half_width[rows][wide[rows]] = 0.0

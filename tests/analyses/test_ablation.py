@@ -174,6 +174,16 @@ def test_a_certain_prediction_whose_variance_cancels_is_not_miscertified(seed: i
         assert ((block.delta - expected).abs() <= block.half_width + block.rounding).all()
 
 
+def test_logit_shifts_beyond_the_range_of_exp_are_summed_not_lost() -> None:
+    one = synthetic(seed=2)
+    one = with_readout(one, gain=one.anatomy.readout.gain * 2000)
+    expected = brute_force_deltas(one)
+    block = all_deltas(one, 1e-5)
+    assert expected.abs().max() > 710
+    assert torch.isfinite(block.delta).all()
+    assert ((block.delta - expected).abs() <= block.half_width + block.rounding).all()
+
+
 @pytest.mark.parametrize("common", [0.0, 100.0, 1000.0])
 def test_float32_products_are_certified_too(common: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(certified, "FLOAT64_PRODUCTS", 0.0)
