@@ -11,7 +11,6 @@ import transformers
 from analyses.test_ablation import all_deltas
 from torch import Tensor
 
-from rtdyn.analyses import certified
 from rtdyn.capture import capture
 from rtdyn.corpus import EvaluationSet
 from rtdyn.errors import InputError
@@ -69,12 +68,8 @@ def hooked_losses(model: Any, evaluation: EvaluationSet, positions: MeasuredPosi
     return torch.nn.functional.cross_entropy(chosen, torch.from_numpy(positions.target), reduction="none")
 
 
-@pytest.mark.parametrize("products", [0.0, certified.FLOAT64_PRODUCTS], ids=["float32", "float64"])
 @pytest.mark.parametrize("config", CASES)
-def test_all_deltas_match_hooks_on_the_real_model(
-    config: Any, products: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(certified, "FLOAT64_PRODUCTS", products)
+def test_all_deltas_match_hooks_on_the_real_model(config: Any) -> None:
     model = random_model(config)
     evaluation, positions = text()
     captured = capture(model, evaluation, positions)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from rtdyn.analyses.certified import delta_blocks
+from rtdyn.analyses.certified import DeltaBlock, delta_blocks
 from rtdyn.capture import Capture
 
 TOLERANCE = 1e-5
@@ -67,69 +68,82 @@ def influence(
     deciles: int,
     *,
     tolerance: float = TOLERANCE,
+    se_share: float = 0.0,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Influence:
     """Mean-ablation influence of every neuron on every class the capture was measured for.
 
-    decile_of: int64 (V,), the frequency decile of each type as a target, −1 for none. tolerance in nats.
+    decile_of: int64 (V,), the frequency decile of each type as a target, −1 for none. tolerance in nats; with
+    `se_share`, a neuron's class mean may err by that share of its standard error where this is more.
     Standard errors take windows as clusters: positions of one window are not independent.
     """
     positions = captured.positions
     device = captured.residual.device
     windows = torch.from_numpy(positions.window).to(device)
-    members = {c.name: torch.from_numpy(positions.members(c.name)).to(device) for c in positions.classes}
     decile = decile_of.to(device)[torch.from_numpy(positions.target).to(device)]
-    parts: dict[str, list[ClassInfluence]] = {name: [] for name in members}
+    members = {c.name: torch.from_numpy(positions.members(c.name)).to(device) for c in positions.classes}
+    sums = {
+        name: _ClassSums(member, windows, decile, deciles, captured.activations.shape[1])
+        for name, member in members.items()
+    }
     refined = 0
-    for block in delta_blocks(captured, list(members.values()), tolerance, memory_bytes):
-        error = block.half_width + block.rounding
-        for name, member in members.items():
-            parts[name].append(
-                _class_influence(block.delta[member], error[member], windows[member], decile[member], deciles)
-            )
+    for block in delta_blocks(captured, list(members.values()), tolerance, memory_bytes, se_share):
+        for own in sums.values():
+            own.add(block)
         refined += block.refined
-    return Influence({name: _join(blocks) for name, blocks in parts.items()}, refined / captured.activations.numel())
+    return Influence({name: own.result() for name, own in sums.items()}, refined / captured.activations.numel())
 
 
-def _class_influence(delta: Tensor, error: Tensor, windows: Tensor, decile: Tensor, deciles: int) -> ClassInfluence:
-    ids, index, counts = torch.unique(windows, return_inverse=True, return_counts=True)
-    by_window, by_decile = _indicator(index, len(ids)), _indicator(decile, deciles)
-    sums, abs_sums = by_window @ delta, by_window @ delta.abs()
-    return ClassInfluence(
-        n=len(delta),
-        mean_abs=delta.abs().mean(0),
-        mean_abs_se=clustered_se(abs_sums, counts),
-        mean=delta.mean(0),
-        mean_se=clustered_se(sums, counts),
-        error_bound=error.mean(0),
-        window_ids=ids,
-        window_n=counts,
-        window_sum=sums,
-        window_abs_sum=abs_sums,
-        decile_n=by_decile.sum(1).long(),
-        decile_sum=by_decile @ delta,
-        decile_abs_sum=by_decile @ delta.abs(),
-    )
+class _ClassSums:
+    """Sums of Δ over one class's positions by window and by decile, block after block."""
+
+    def __init__(self, member: Tensor, windows: Tensor, decile: Tensor, deciles: int, neurons: int) -> None:
+        self.member = member
+        ids, index, self.window_n = torch.unique(windows[member], return_inverse=True, return_counts=True)
+        self.window_ids = ids
+        self.window = torch.full_like(windows, -1)
+        self.window[member] = index
+        self.decile = decile
+        self.decile_n = _indicator(decile[member], deciles).sum(1).long()
+        zeros = partial(torch.zeros, dtype=torch.float64, device=windows.device)
+        self.window_sum, self.window_abs_sum = zeros(2, len(ids), neurons)
+        self.decile_sum, self.decile_abs_sum = zeros(2, deciles, neurons)
+        self.error = zeros(neurons)
+
+    def add(self, block: DeltaBlock) -> None:
+        own = self.member[block.rows]
+        delta = block.delta[own]
+        by_window = _indicator(self.window[block.rows][own], len(self.window_ids))
+        by_decile = _indicator(self.decile[block.rows][own], len(self.decile_n))
+        self.window_sum[:, block.neurons] += by_window @ delta
+        self.decile_sum[:, block.neurons] += by_decile @ delta
+        delta = delta.abs_()
+        self.window_abs_sum[:, block.neurons] += by_window @ delta
+        self.decile_abs_sum[:, block.neurons] += by_decile @ delta
+        self.error[block.neurons] += (block.half_width[own] + block.rounding[own]).sum(0)
+
+    def result(self) -> ClassInfluence:
+        n = int(self.member.sum())
+        return ClassInfluence(
+            n=n,
+            mean_abs=self.window_abs_sum.sum(0) / n,
+            mean_abs_se=clustered_se(self.window_abs_sum, self.window_n),
+            mean=self.window_sum.sum(0) / n,
+            mean_se=clustered_se(self.window_sum, self.window_n),
+            error_bound=self.error / n,
+            window_ids=self.window_ids,
+            window_n=self.window_n,
+            window_sum=self.window_sum,
+            window_abs_sum=self.window_abs_sum,
+            decile_n=self.decile_n,
+            decile_sum=self.decile_sum,
+            decile_abs_sum=self.decile_abs_sum,
+        )
 
 
 def _indicator(index: Tensor, size: int) -> Tensor:
     """float64 (size, n): 1 where index equals the row; a product with it sums groups in a fixed order on any device."""
     return (index == torch.arange(size, device=index.device)[:, None]).double()
-
-
-def _join(blocks: list[ClassInfluence]) -> ClassInfluence:
-    """One result from those of consecutive neuron blocks, which share n and windows."""
-    first = blocks[0]
-    vectors = ("mean_abs", "mean_abs_se", "mean", "mean_se", "error_bound")
-    matrices = ("window_sum", "window_abs_sum", "decile_sum", "decile_abs_sum")
-    return ClassInfluence(
-        n=first.n,
-        window_ids=first.window_ids,
-        window_n=first.window_n,
-        decile_n=first.decile_n,
-        **{name: torch.cat([getattr(b, name) for b in blocks]) for name in vectors},
-        **{name: torch.cat([getattr(b, name) for b in blocks], 1) for name in matrices},
-    )
 
 
 def jackknife_se(statistic: Callable[[Tensor], Tensor], sums: Tensor, counts: Tensor) -> float:

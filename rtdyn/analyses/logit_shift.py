@@ -1,0 +1,317 @@
+"""How mean ablation of a neuron moves every logit: blocks of positions, blocks of neurons, a pair's coefficients.
+
+Replacing neuron i's activation a_ni by its mean ā_i moves the final residual stream r_n by c·w_i with
+c = ā_i − a_ni, and only the final norm and the unembedding follow. With x = r − mean(r), w̃ = w − mean(w),
+σ² = ‖x‖²/d + ε and δ = (2c⟨x,w̃⟩ + c²‖w̃‖²)/d, the ablated norm is σ' = √(σ² + δ), and every logit moves by
+
+    z_v = a·m_v + t·q_v,   a = −δ/(σ'(σ + σ')),   t = c/σ',   m_v = l_v − b_v,   q_v = ⟨γ∘w̃, u_v⟩
+
+where b_v = ⟨β, u_v⟩ + bias_v is the part of logit l_v that the norm does not scale (for RMSNorm x = r, w̃ = w).
+Where an RMSNorm of gain γ₂ and scale ρ stands between the MLP's output o and the stream, r moves instead by
+α·γ₂∘o + (c/ρ')·γ₂∘w, α = 1/ρ' − 1/ρ, and z has one direction more: h_v = ⟨γ∘γ₂∘o, u_v⟩, with coefficient α/σ'.
+Below, m stands for the D = 1 or 2 directions that a position has; METHODS' section 2 is the source.
+
+Products with vectors of width d are float64 but for E_p[m u]; what has the vocabulary's length is rounded to float32
+once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rtdyn.capture import Capture
+
+LANE_TYPES = 2048
+"""Most types that one float32 sum runs over before it is added to others in float64."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is taken at a time."""
+
+    positions: int
+    """In a block."""
+    neurons: int
+    """In a block."""
+    softmax_rows: int
+    """Positions whose logits are held in float64."""
+    types: int
+    """Types whose products are taken at a time."""
+    held: bool
+    """Whether there is room for the whole unembedding in float64."""
+
+    @property
+    def lane(self) -> int:
+        """Types over which one float32 sum runs."""
+        return min(LANE_TYPES, self.types)
+
+
+def block_sizes(captured: Capture, memory_bytes: int, pair_bytes: int) -> Sizes:
+    """Half of the memory for a block of positions, a quarter for one of neurons, the rest for temporaries.
+
+    pair_bytes: what a pair of position and neuron takes meanwhile.
+    """
+    n, f = captured.activations.shape
+    vocabulary, d = captured.anatomy.readout.unembedding.shape
+    directions = 1 if captured.anatomy.post_norm is None else 2
+
+    def clamp(value: int, most: int) -> int:
+        return max(1, min(value, most))
+
+    positions = _even(n, memory_bytes // (8 * vocabulary * (1 + directions)))
+    neurons = _even(f, memory_bytes // (4 * (4 * vocabulary + pair_bytes * positions)))
+    softmax_rows = clamp(memory_bytes // (64 * vocabulary * (directions + 2)), positions)
+    types = clamp(memory_bytes // (16 * (8 * d + 16 * max(neurons, softmax_rows))), vocabulary)
+    return Sizes(positions, neurons, softmax_rows, types, 8 * vocabulary * d <= memory_bytes // 8)
+
+
+def _even(total: int, most: int) -> int:
+    """Size of the fewest equal blocks of at most `most`."""
+    blocks = -(-total // max(1, most))
+    return -(-total // blocks)
+
+
+def slices(total: int, size: int) -> list[slice]:
+    """Consecutive blocks of `size`, the last of what is left."""
+    return [slice(start, min(total, start + size)) for start in range(0, total, size)]
+
+
+@dataclass(frozen=True)
+class Unembedding:
+    """The rows u_v, and what is fixed about the logits."""
+
+    rows: Tensor
+    """(V, d), as the model holds them."""
+    mean: Tensor
+    """float64 (d,): the mean row. It moves no probability and is taken off everywhere, for precision."""
+    centred: Tensor | None
+    """float64 (V, d): u_v less the mean row, where there is room."""
+    fixed: Tensor
+    """float64 (V,): b, up to a constant."""
+    square_norm: Tensor
+    """float64 (V,): ‖u_v‖² of the centred rows."""
+    types: int
+
+    def at(self, types: Tensor | slice) -> Tensor:
+        """float64 (k, d): these types' centred rows."""
+        return self.rows[types].double() - self.mean if self.centred is None else self.centred[types]
+
+    def chunks(self) -> Iterator[tuple[slice, Tensor]]:
+        """All centred rows, some types at a time."""
+        for chunk in slices(len(self.rows), self.types):
+            yield chunk, self.at(chunk)
+
+
+def unembedding(captured: Capture, sizes: Sizes) -> Unembedding:
+    """That of a captured model."""
+    readout = captured.anatomy.readout
+    rows = readout.unembedding
+    mean = rows.mean(0, dtype=torch.float64)
+    centred = rows.double() - mean if sizes.held else None
+    fixed, square_norm = torch.zeros(2, len(rows), dtype=torch.float64, device=rows.device)
+    if readout.bias is not None:
+        fixed += readout.bias.double()
+    result = Unembedding(rows, mean, centred, fixed, square_norm, sizes.types)
+    for chunk, u in result.chunks():
+        fixed[chunk] += u @ readout.shift.double()
+        square_norm[chunk] = u.square().sum(1)
+    return result
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """The final MLP's output before its own norm at some positions, float64, for families that have one."""
+
+    output: Tensor
+    """(n, d): o."""
+    variance: Tensor
+    """(n, 1): ρ²."""
+    written: Tensor
+    """(n, d): γ₂∘o, centred where the final norm centres."""
+
+
+@dataclass(frozen=True)
+class PositionBlock:
+    """Some measured positions: their stream, probabilities p and directions m. float64 unless said."""
+
+    rows: slice
+    x: Tensor
+    """(n, d)."""
+    variance: Tensor
+    """(n, 1): σ²."""
+    mlp: Mlp | None
+    p: Tensor
+    """float32 (n, V)."""
+    m: Tensor
+    """float32 (D, n, V), centred under p."""
+    m_row: Tensor
+    """(D, n, d): E_p[m·u], whose terms are float32."""
+    target_row: Tensor
+    """(n, d): u at the target."""
+    row: Tensor
+    """(n, d): E_p u."""
+    square_norm: Tensor
+    """(n, 1): E_p ‖u‖²."""
+    m_covariance: Tensor
+    """(D, D, n, 1): E_p[m·m]."""
+    m_range: Tensor
+    """(D, n, 1): max m − min m."""
+    m_largest: Tensor
+    """(D, n, 1): max |m|."""
+    m_target: Tensor
+    """(D, n, 1): m at the target."""
+
+
+def position_block(captured: Capture, u: Unembedding, rows: slice, sizes: Sizes) -> PositionBlock:
+    """The logits of these positions and their averages under p, `softmax_rows` at a time."""
+    readout = captured.anatomy.readout
+    x = _centred(captured, captured.residual[rows].double())
+    variance = x.square().mean(1, keepdim=True) + readout.epsilon
+    mlp = _mlp(captured, rows, sizes)
+    gain = readout.gain.double()
+    normed = [gain * x / variance.sqrt()]
+    if mlp is not None:
+        normed.append(gain * mlp.written)
+    factors = torch.stack(normed)
+    targets = torch.from_numpy(captured.positions.target[rows]).to(x.device)
+    p = torch.empty(len(x), len(u.fixed), device=x.device)
+    m = torch.empty(len(factors), *p.shape, device=x.device)
+    work = torch.empty(len(m) + 2, sizes.softmax_rows, p.shape[1], dtype=torch.float64, device=x.device)
+    parts = [
+        _averages(u, factors[:, some], targets[some], p[some], m[:, some], work[:, : some.stop - some.start])
+        for some in slices(len(x), sizes.softmax_rows)
+    ]
+    del work
+    averages = (torch.cat(columns, dim=-2) for columns in zip(*parts, strict=True))
+    m_row = torch.zeros_like(factors)
+    for lane in slices(p.shape[1], sizes.lane):
+        types = u.at(lane).float()
+        for m_i, m_row_i in zip(m, m_row, strict=True):
+            m_row_i += (p[:, lane] * m_i[:, lane]) @ types
+    return PositionBlock(rows, x, variance, mlp, p, m, m_row, u.at(targets), *averages)
+
+
+def _averages(
+    u: Unembedding, factors: Tensor, targets: Tensor, p_out: Tensor, m_out: Tensor, work: Tensor
+) -> tuple[Tensor, ...]:
+    """Fills p (n, V) and m (D, n, V) of some positions; returns PositionBlock's row to m_target.
+
+    factors: (D, n, d), of which m is the product with the unembedding; the first is γ∘x/σ. work: float64 (D + 2, n, V).
+    """
+    m, p, weighted = work[:-2], work[-2], work[-1]
+    for chunk, rows in u.chunks():
+        for factor, m_i in zip(factors, m, strict=True):
+            torch.mm(factor, rows.T, out=m_i[:, chunk])
+    torch.add(m[0], u.fixed, out=p)
+    p -= p.amax(1, keepdim=True)
+    p.exp_()
+    p /= p.sum(1, keepdim=True)
+    m -= _along_types(m, p)
+    p_out.copy_(p)
+    m_out.copy_(m)
+    row = torch.zeros_like(factors[0])
+    for chunk, rows in u.chunks():
+        row.addmm_(p[:, chunk], rows)
+    covariance = torch.stack([_along_types(m, torch.mul(p, m_i, out=weighted)) for m_i in m])
+    low, high = torch.aminmax(m, dim=2, keepdim=True)
+    return (
+        row,
+        p @ u.square_norm[:, None],
+        covariance,
+        high - low,
+        torch.maximum(high, -low),
+        m.gather(2, targets.expand(len(m), -1)[..., None]),
+    )
+
+
+def _along_types(m: Tensor, weights: Tensor) -> Tensor:
+    """(D, n, 1): Σ_v weights·m of m (D, n, V) and weights (n, V), without an array of that size."""
+    return torch.stack([(m_i[:, None] @ weights[:, :, None])[:, 0] for m_i in m])
+
+
+def _centred(captured: Capture, values: Tensor) -> Tensor:
+    return values - values.mean(1, keepdim=True) if captured.anatomy.readout.centred else values
+
+
+def _mlp(captured: Capture, rows: slice, sizes: Sizes) -> Mlp | None:
+    parts = captured.anatomy
+    if parts.post_norm is None:
+        return None
+    activations = captured.activations[rows]
+    output = sum(
+        activations[:, some].double() @ parts.output_rows[some].double()
+        for some in slices(activations.shape[1], sizes.neurons)
+    ) + torch.zeros_like(captured.residual[rows], dtype=torch.float64)
+    bias = getattr(parts.mlp_output, "bias", None)
+    if bias is not None:
+        output += bias.double()
+    variance = output.square().mean(1, keepdim=True) + parts.post_norm.epsilon
+    return Mlp(output, variance, _centred(captured, parts.post_norm.gain.double() * output))
+
+
+@dataclass(frozen=True)
+class NeuronBlock:
+    """Some neurons: what they write and how it reaches the logits. float64 unless said."""
+
+    neurons: slice
+    rows: Tensor
+    """(f, d): w."""
+    written: Tensor
+    """(f, d): w̃, or γ₂∘w, centred, where a norm follows the MLP."""
+    scaled: Tensor
+    """(f, d): γ∘w̃."""
+    q: Tensor
+    """float32 (f, V), of the centred unembedding."""
+    q_range: Tensor
+    """(f,): max q − min q."""
+    q_largest: Tensor
+    """(f,): max |q|."""
+
+
+def neuron_block(captured: Capture, u: Unembedding, neurons: slice) -> NeuronBlock:
+    """These neurons' q."""
+    parts = captured.anatomy
+    rows = parts.output_rows[neurons].double()
+    written = _centred(captured, rows if parts.post_norm is None else parts.post_norm.gain.double() * rows)
+    scaled = parts.readout.gain.double() * written
+    q = torch.empty(len(scaled), len(u.fixed), device=scaled.device)
+    for chunk, types in u.chunks():
+        q[:, chunk] = scaled @ types.T
+    low, high = (v.double() for v in torch.aminmax(q, dim=1))
+    return NeuronBlock(neurons, rows, written, scaled, q, high - low, torch.maximum(high, -low))
+
+
+def coefficients(captured: Capture, at: PositionBlock, of: NeuronBlock) -> tuple[Tensor, Tensor]:
+    """a (D, n, f) and t (n, f) of every pair, float64; 0 for a neuron that never varies."""
+    c = _change(captured, at.rows, of.neurons)
+    w, mlp = of.written, at.mlp
+    if mlp is None:
+        along, moved = [], c
+        change = 2 * c * (at.x @ w.T) + c.square() * w.square().sum(1)
+    else:
+        grown = (2 * c * (mlp.output @ of.rows.T) + c.square() * of.rows.square().sum(1)) / at.x.shape[1]
+        before, after = mlp.variance.sqrt(), (mlp.variance + grown).sqrt()
+        alpha, moved = -grown / (before * after * (before + after)), c / after
+        along = [alpha]
+        change = (
+            2 * alpha * (at.x * mlp.written).sum(1, keepdim=True)
+            + 2 * moved * (at.x @ w.T)
+            + alpha.square() * mlp.written.square().sum(1, keepdim=True)
+            + 2 * alpha * moved * (mlp.written @ w.T)
+            + moved.square() * w.square().sum(1)
+        )
+    change = change / at.x.shape[1]
+    before, after = at.variance.sqrt(), (at.variance + change).sqrt()
+    return torch.stack([-change / (after * (before + after)), *(b / after for b in along)]), moved / after
+
+
+def _change(captured: Capture, rows: slice, neurons: slice) -> Tensor:
+    """c (n, f): what ablation adds to each activation; exactly 0 for a neuron that never varies."""
+    moments = captured.moments
+    c = moments.mean[neurons] - captured.activations[rows, neurons].double()
+    c[:, moments.minimum[neurons] == moments.maximum[neurons]] = 0.0
+    return c
