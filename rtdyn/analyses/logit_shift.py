@@ -156,6 +156,8 @@ class PositionBlock:
     """(n, d): E_p u."""
     square_norm: Tensor
     """(n, 1): E_p ‖u‖²."""
+    log_total: Tensor
+    """(n, 1): log Σ_v exp(m_v + b_v), so that log p = m + b less this."""
     m_covariance: Tensor
     """(D, D, n, 1): E_p[m·m]."""
     m_range: Tensor
@@ -207,20 +209,24 @@ def _averages(
         for factor, m_i in zip(factors, m, strict=True):
             torch.mm(factor, rows.T, out=m_i[:, chunk])
     torch.add(m[0], u.fixed, out=p)
-    p -= p.amax(1, keepdim=True)
+    largest = p.amax(1, keepdim=True)
+    p -= largest
     p.exp_()
-    p /= p.sum(1, keepdim=True)
-    m -= _along_types(m, p)
+    total = p.sum(1, keepdim=True)
+    p /= total
+    centre = _along_types(m, p)
+    m -= centre
     p_out.copy_(p)
     m_out.copy_(m)
     row = torch.zeros_like(factors[0])
     for chunk, rows in u.chunks():
         row.addmm_(p[:, chunk], rows)
     covariance = torch.stack([_along_types(m, torch.mul(p, m_i, out=weighted)) for m_i in m])
-    low, high = torch.aminmax(m, dim=2, keepdim=True)
+    low, high = (v.double() for v in torch.aminmax(m_out, dim=2, keepdim=True))
     return (
         row,
         p @ u.square_norm[:, None],
+        largest + total.log() - centre[0],
         covariance,
         high - low,
         torch.maximum(high, -low),

@@ -94,8 +94,12 @@ def test_exact_deltas_match_float64_brute_force(step: int, captured: Callable[[i
     assert (ours - expected).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("step", STEPS)
-def test_every_interval_holds_the_true_delta(step: int, captured: Callable[[int], Capture]) -> None:
+def test_every_interval_holds_the_true_delta(
+    step: int, precision: torch.dtype, captured: Callable[[int], Capture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certified, "_product_precision", lambda device: precision)
     one = captured(step)
     positions, neurons = torch.arange(0, len(one.residual), 3), torch.arange(0, 512, 5)
     expected = brute_force_deltas(one, positions, neurons)
