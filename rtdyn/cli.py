@@ -150,9 +150,9 @@ def main() -> None:
 @click.option(
     "--memory-gib",
     type=_FiniteRange(min=0.0625),
-    default=1.0,
+    default=2.0,
     show_default=True,
-    help="Memory for the ablation's blocks.",
+    help="Memory for the ablation's blocks, beside the model and what is captured.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(

@@ -24,7 +24,7 @@ import polars as pl
 from rtdyn.checkpoints.checkpoint import Checkpoint
 from rtdyn.errors import InputError, brief
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ASIDE = ".aside"
 _STEP_FILE = re.compile(r"step=[0-9]+\.parquet")
 TABLES = ("metrics", "neurons", "windows")
@@ -35,6 +35,7 @@ METRIC_SCHEMA: dict[str, Any] = {
     "metric": pl.String,
     "token_class": pl.String,
     "group": pl.String,
+    "null": pl.String,
     "layer": pl.Int64,
     "head": pl.Int64,
     "value": pl.Float64,
@@ -58,6 +59,8 @@ class Metric:
     value: float | None
     token_class: str | None = None
     group: str | None = None
+    null: str | None = None
+    """What null_mean, null_sd and p_value belong to."""
     layer: int | None = None
     head: int | None = None
     null_mean: float | None = None

@@ -20,7 +20,7 @@ def test_every_pythia_suite_is_there() -> None:
     names |= {f"pythia-{s}{tail}" for s in sizes[2:] for tail in ("-deduped", "-v0", "-deduped-v0")}
     names |= {f"pythia-{s}-seed{k}" for s in sizes[:5] for k in range(1, 10)}
     names |= {f"pythia-160m-{what}-seed{k}" for what in ("data", "weight") for k in (1, 2, 3)}
-    assert names | {"tiny"} == set(suites)
+    assert names == {name for name in suites if name.startswith("pythia")}
     for name in names:
         assert suites[name].repo == f"EleutherAI/{name}"
         assert suites[name].family == "gpt_neox"
@@ -28,6 +28,17 @@ def test_every_pythia_suite_is_there() -> None:
         assert suites[name].steps == (PYTHIA_STEPS[11:] if name.endswith("-v0") else PYTHIA_STEPS)
     assert suites["pythia-1.4b"].revision_of(143000) == "step143000"
     assert suites["pythia-1.4b"].tokens_seen(143000) == 299_892_736_000
+
+
+def test_stanfords_gpt2_runs_have_their_schedule() -> None:
+    runs = [suite for suite in load_suites().values() if suite.family == "gpt2"]
+    assert len(runs) == 10
+    expected = (*range(10, 100, 10), *range(100, 2000, 50), *range(2000, 20000, 100), *range(20000, 400001, 1000))
+    for suite in runs:
+        assert suite.repo == f"stanford-crfm/{suite.name}"
+        assert suite.steps == expected
+        assert suite.revision_of(400000) == "checkpoint-400000"
+        assert suite.tokens_seen(400000) is None
 
 
 def test_known_defects_are_those_of_their_sources() -> None:

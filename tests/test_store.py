@@ -14,6 +14,7 @@ from rtdyn.checkpoints.checkpoint import Checkpoint
 from rtdyn.errors import InputError
 from rtdyn.store import (
     METRIC_SCHEMA,
+    SCHEMA_VERSION,
     TABLES,
     Metric,
     Run,
@@ -32,7 +33,8 @@ from rtdyn.store import (
 
 def manifest(**config: object) -> dict[str, object]:
     settings = {"suite": "tiny", "seed": 0, **config}
-    return {"schema_version": 1, "suite": "tiny", "config": settings, "config_digest": config_digest(settings)}
+    digest = config_digest(settings)
+    return {"schema_version": SCHEMA_VERSION, "suite": "tiny", "config": settings, "config_digest": digest}
 
 
 def tables(step: int) -> StepTables:
@@ -111,7 +113,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 def test_another_schema_is_refused_by_version(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest(), "schema_version": 99}))
-    with pytest.raises(InputError, match="schema 99; this rtdyn reads schema 1"):
+    with pytest.raises(InputError, match=f"schema 99; this rtdyn reads schema {SCHEMA_VERSION}"):
         read_run(tmp_path)
     (tmp_path / "manifest.json").write_text("[")
     with pytest.raises(InputError, match="not an rtdyn run"):

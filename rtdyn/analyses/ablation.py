@@ -54,10 +54,24 @@ class ClassInfluence:
 
 
 @dataclass(frozen=True)
+class PseudoInfluence:
+    """Sums over pseudo-classes of positions (METHODS §3d), apart for the two halves of the windows."""
+
+    n: Tensor
+    """int64 (2, draws): positions of each pseudo-class in each half."""
+    sum: Tensor
+    """float64 (2, draws, F): Σ Δ_ni."""
+    abs_sum: Tensor
+    """float64 (2, draws, F): Σ |Δ_ni|."""
+
+
+@dataclass(frozen=True)
 class Influence:
     """Influence on every class of a run."""
 
     classes: dict[str, ClassInfluence]
+    pseudo: PseudoInfluence | None
+    """Of the pseudo-classes, where there are any."""
     refined_share: float
     """Share of the pairs whose second-order interval was too wide."""
 
@@ -70,9 +84,12 @@ def influence(
     tolerance: float = TOLERANCE,
     se_share: float = 0.0,
     memory_bytes: int = MEMORY_BYTES,
+    pseudo_classes: Tensor | None = None,
+    half: Tensor | None = None,
 ) -> Influence:
     """Mean-ablation influence of every neuron on every class the capture was measured for.
 
+    pseudo_classes: bool (draws, N), whose influences are summed too, apart where half (N,) is 0 and 1.
     decile_of: int64 (V,), the frequency decile of each type as a target, −1 for none. tolerance in nats; with
     `se_share`, a neuron's class mean may err by that share of its standard error where this is more.
     Standard errors take windows as clusters: positions of one window are not independent.
@@ -86,12 +103,35 @@ def influence(
         name: _ClassSums(member, windows, decile, deciles, captured.activations.shape[1])
         for name, member in members.items()
     }
+    pseudo = None if pseudo_classes is None or half is None else _PseudoSums(pseudo_classes, half, captured)
     refined = 0
     for block in delta_blocks(captured, list(members.values()), tolerance, memory_bytes, se_share):
         for own in sums.values():
             own.add(block)
+        if pseudo is not None:
+            pseudo.add(block)
         refined += block.refined
-    return Influence({name: own.result() for name, own in sums.items()}, refined / captured.activations.numel())
+    return Influence(
+        {name: own.result() for name, own in sums.items()},
+        None if pseudo is None else PseudoInfluence(pseudo.n, pseudo.sum, pseudo.abs_sum),
+        refined / captured.activations.numel(),
+    )
+
+
+class _PseudoSums:
+    """Sums of Δ over pseudo-classes, block after block."""
+
+    def __init__(self, pseudo_classes: Tensor, half: Tensor, captured: Capture) -> None:
+        device = captured.residual.device
+        self.weights = (pseudo_classes[None] & (half == torch.arange(2)[:, None])[:, None]).to(device)
+        self.n = self.weights.sum(2)
+        shape = (*self.n.shape, captured.activations.shape[1])
+        self.sum, self.abs_sum = torch.zeros(2, *shape, dtype=torch.float64, device=device)
+
+    def add(self, block: DeltaBlock) -> None:
+        weights = self.weights[:, :, block.rows].double()
+        self.sum[:, :, block.neurons] += weights @ block.delta
+        self.abs_sum[:, :, block.neurons] += weights @ block.delta.abs()
 
 
 class _ClassSums:
@@ -117,7 +157,7 @@ class _ClassSums:
         by_decile = _indicator(self.decile[block.rows][own], len(self.decile_n))
         self.window_sum[:, block.neurons] += by_window @ delta
         self.decile_sum[:, block.neurons] += by_decile @ delta
-        delta = delta.abs_()
+        delta = delta.abs()
         self.window_abs_sum[:, block.neurons] += by_window @ delta
         self.decile_abs_sum[:, block.neurons] += by_decile @ delta
         self.error[block.neurons] += (block.half_width[own] + block.rounding[own]).sum(0)
