@@ -54,6 +54,9 @@ class Capture:
     """float32 (N, layers, heads, T): attention of each measured query to every key in the last two layers
     (L-2 first), where it was asked for."""
     anatomy: Anatomy
+    stream: Tensor | None = None
+    """float32 (windows, T, d): the residual stream that enters the first of `anatomy.blocks`, at every position of
+    every window, where attention was asked for."""
 
     @property
     def measured_loss(self) -> Tensor:
@@ -72,8 +75,9 @@ def capture(
 ) -> Capture:
     """Runs `model` once over the windows, in batches of about `batch_tokens` tokens.
 
-    mean_over: `kept`, or `all` for the mean over every position of every window. Memory beyond the model:
-    one batch's hidden states and the (N, d + F) arrays that are returned, on the model's device.
+    mean_over: `kept`, or `all` for the mean over every position of every window. attention: keep the last two
+    layers' attention, and the stream that enters them. Memory beyond the model: one batch's hidden states and the
+    arrays that are returned, (N, d + F) and with attention (N, 2·heads·T) and (windows·T, d), on the model's device.
     Raises InputError for token ids the model has no row for, and for activations that overflow.
     """
     parts = anatomy(model)
@@ -87,7 +91,7 @@ def capture(
     measured = measured.view(n_windows, length)
     targets = torch.from_numpy(evaluation.targets.astype(np.int64))
     moments = _Moments(parts.output_rows.shape[0], device)
-    residuals, activations, losses, patterns = [], [], [], []
+    residuals, activations, losses, patterns, streams = [], [], [], [], []
     with torch.inference_mode(), _recorded(parts, attention) as seen:
         for rows in torch.arange(n_windows).split(max(1, batch_tokens // length)):
             hidden = parts.backbone(windows[rows].to(device), use_cache=False).last_hidden_state
@@ -98,6 +102,7 @@ def capture(
             losses.append(_losses(hidden[keep], targets[rows].to(device)[keep], parts))
             if attention:
                 patterns.append(torch.stack([a.transpose(1, 2)[take] for a in seen["attentions"]], dim=1))
+                streams.append(seen["stream"])
             seen.clear()
     captured = Capture(
         positions=positions,
@@ -108,6 +113,7 @@ def capture(
         kept_flat=np.flatnonzero(evaluation.kept.ravel()),
         attention=torch.cat(patterns) if attention else None,
         anatomy=parts,
+        stream=torch.cat(streams) if attention else None,
     )
     for name, values in (
         ("residual stream", captured.residual),
@@ -149,6 +155,7 @@ def _recorded(parts: Anatomy, attention: bool) -> Iterator[dict[str, Any]]:
         parts.final_norm.register_forward_pre_hook(keep_input("residual")),
         parts.mlp_output.register_forward_pre_hook(keep_input("activations")),
         *(m.register_forward_hook(keep_weights) for m in (parts.attentions if attention else ())),
+        *(b.module.register_forward_pre_hook(keep_input("stream")) for b in (parts.blocks[:1] if attention else ())),
     ]
     try:
         yield seen

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,6 +46,21 @@ class PostNorm:
 
 
 @dataclass(frozen=True)
+class Block:
+    """A transformer block, with what running it again under a changed attention needs."""
+
+    module: nn.Module
+    """Called with hidden states (batch, positions, d)."""
+    attention_output: nn.Module
+    """The attention's output projection; its input is the heads' outputs side by side, (…, heads·head size)."""
+    heads: int
+    """Query heads, where keys and values are shared."""
+    head_size: int
+    cache_name: str
+    """The argument of `module` that takes a cache of keys and values."""
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """The modules a capture hooks, and the weights the analyses read."""
 
@@ -65,6 +80,12 @@ class Anatomy:
     readout: Readout
     layer: int
     """Index of the final layer."""
+    blocks: tuple[Block, ...] = ()
+    """The last two blocks, L-2 then L-1; one where the model has no more."""
+    rotary: nn.Module | None = None
+    """Gives a block's position embeddings from (hidden states, position ids); None where it takes none."""
+    input_rows: Mapping[str, Tensor] = field(default_factory=dict)
+    """By name, (F, d): row i is what neuron i reads from the final MLP's input. `in`, or `gate` and `up`."""
 
 
 def _gpt_neox(model: Any) -> Anatomy:
@@ -80,6 +101,18 @@ def _gpt_neox(model: Any) -> Anatomy:
         post_norm=None,
         readout=Readout(True, norm.weight, norm.bias, norm.eps, head.weight, head.bias),
         layer=len(layers) - 1,
+        blocks=tuple(
+            Block(
+                layer,
+                layer.attention.dense,
+                model.config.num_attention_heads,
+                layer.attention.head_size,
+                "layer_past",
+            )
+            for layer in layers[-2:]
+        ),
+        rotary=model.gpt_neox.rotary_emb,
+        input_rows={"in": layers[-1].mlp.dense_h_to_4h.weight},
     )
 
 
@@ -96,6 +129,12 @@ def _gpt2(model: Any) -> Anatomy:
         post_norm=None,
         readout=Readout(True, norm.weight, norm.bias, norm.eps, head.weight, head.bias),
         layer=len(layers) - 1,
+        blocks=tuple(
+            Block(layer, layer.attn.c_proj, layer.attn.num_heads, layer.attn.head_dim, "past_key_values")
+            for layer in layers[-2:]
+        ),
+        rotary=None,
+        input_rows={"in": layers[-1].mlp.c_fc.weight.T},
     )
 
 
@@ -113,6 +152,18 @@ def _gated(model: Any, readout: Readout, post_norm: PostNorm | None) -> Anatomy:
         post_norm=post_norm,
         readout=readout,
         layer=len(layers) - 1,
+        blocks=tuple(
+            Block(
+                layer,
+                layer.self_attn.o_proj,
+                model.config.num_attention_heads,
+                layer.self_attn.head_dim,
+                "past_key_values",
+            )
+            for layer in layers[-2:]
+        ),
+        rotary=model.model.rotary_emb,
+        input_rows={"gate": layers[-1].mlp.gate_proj.weight, "up": layers[-1].mlp.up_proj.weight},
     )
 
 

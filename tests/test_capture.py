@@ -100,6 +100,18 @@ def test_attention_is_kept_where_asked_for(trained: GPTNeoXForCausalLM, evaluati
         torch.testing.assert_close(one.attention[0, place], layer[0, :, one.positions.query[0]])
 
 
+def test_the_stream_that_enters_the_last_two_blocks_is_kept_with_attention(
+    trained: GPTNeoXForCausalLM, evaluation: Evaluation, captured: Callable[[int], Capture]
+) -> None:
+    one = capture(trained, evaluation.text, evaluation.positions, attention=True)
+    assert captured(4000).stream is None and one.stream is not None
+    assert one.stream.shape == (*evaluation.text.windows.shape, 96)
+    windows = torch.from_numpy(evaluation.text.windows[5:7].astype(np.int64))
+    with torch.no_grad():
+        entering = trained(windows, output_hidden_states=True).hidden_states[-3]
+    torch.testing.assert_close(one.stream[5:7], entering, atol=1e-5, rtol=1e-5)
+
+
 def test_the_hooks_are_gone_afterwards(trained: GPTNeoXForCausalLM, evaluation: Evaluation) -> None:
     def hooks() -> int:
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in trained.modules())

@@ -108,6 +108,36 @@ def test_readout_rebuilds_the_logits_and_attention_is_seen(config: Any) -> None:
     torch.testing.assert_close(captured.attention.sum(-1), torch.ones(len(positions.flat), 2, 4))
 
 
+@pytest.mark.parametrize("config", CASES)
+def test_input_rows_give_the_activations_and_blocks_are_the_last_two(config: Any) -> None:
+    model = random_model(config)
+    parts = anatomy(model)
+    mlp = next(m for name, m in model.named_modules() if name.endswith(f"{parts.layer}.mlp"))
+    seen: dict[str, Tensor] = {}
+    handles = [
+        mlp.register_forward_pre_hook(lambda module, inputs: seen.update(x=inputs[0])),
+        parts.mlp_output.register_forward_pre_hook(lambda module, inputs: seen.update(a=inputs[0])),
+        *(b.attention_output.register_forward_pre_hook(lambda m, i, k=k: seen.update({f"z{k}": i[0]}))
+          for k, b in enumerate(parts.blocks)),
+    ]  # fmt: skip
+    model(torch.arange(3, 19)[None])
+    for handle in handles:
+        handle.remove()
+    x = seen["x"]
+    if set(parts.input_rows) == {"gate", "up"}:
+        expected = mlp.act_fn(x @ parts.input_rows["gate"].T) * (x @ parts.input_rows["up"].T)
+    else:
+        bias = {"gpt_neox": "dense_h_to_4h", "gpt2": "c_fc"}[config.model_type]
+        expected = mlp.act(x @ parts.input_rows["in"].T + getattr(mlp, bias).bias)
+    assert all(rows.shape == (40, 24) for rows in parts.input_rows.values())
+    torch.testing.assert_close(seen["a"], expected)
+    assert len(parts.blocks) == len(parts.attentions) == 2
+    for k, (block, attention) in enumerate(zip(parts.blocks, parts.attentions, strict=True)):
+        assert attention in block.module.modules() and block.attention_output in attention.modules()
+        assert (block.heads, block.head_size) == (4, 6) and seen[f"z{k}"].shape[-1] == 24
+    assert parts.mlp_output in parts.blocks[-1].module.modules()
+
+
 def test_every_listed_family_is_tested_and_others_are_refused() -> None:
     assert set(CONFIGS) == set(FAMILIES)
     for name in ("mamba", "gemma2", "None"):

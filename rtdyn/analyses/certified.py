@@ -21,7 +21,7 @@ mean Δ, since ||x| − |y|| ≤ |x − y|. Tolerances hold for each block of po
 
 Round-off. p, m and q are float32, each right to ε/2 of itself (ε = 2⁻²³); a, t, μ and z_y are float64. E_p[m u]
 is a float32 product, and E_p q² one of float32 or, where the processor has it, bfloat16; their errors, the first by
-E_p|m|‖u‖ ≤ √(E_p m²·E_p‖u‖²), enter s² before the bounds are taken. In S, the error of z is at most 2ε·max|z|, which
+E_p|m|‖u‖ ≤ √(E_p m²·E_p‖u‖²), enter s² before the bounds are taken. In S, the error of z is at most 2.5ε·max|z|, which
 moves e^z − 1 − z by |e^z − 1| times as much, and E_p|e^z − 1| ≤ √(E_p z²) + S; e^z − 1 − z ≥ 0 itself is right to a
 few ε, and so is its sum. An error of S moves K(1) by e^{−K(1)} as much: where that is large, or where types whose p
 is 0 in float32 may count, log E_p e^z is summed in float64 from logits that err by (ε/2)·max|m|.
@@ -40,6 +40,8 @@ from rtdyn.analyses import fused
 from rtdyn.analyses.logit_shift import (
     NeuronBlock,
     PositionBlock,
+    Projection,
+    Unembedding,
     block_sizes,
     coefficients,
     neuron_block,
@@ -48,13 +50,17 @@ from rtdyn.analyses.logit_shift import (
     unembedding,
 )
 from rtdyn.capture import Capture
+from rtdyn.errors import InputError
 
 EPSILON = torch.finfo(torch.float32).eps
-PRODUCT_ROUNDING = {torch.float32: 2.0**-17, torch.bfloat16: 2.0**-7}
-"""Relative error of an entry of a product over a lane of types, by the precision of its factors, theirs included."""
-SUM_ROUNDING = 16.0
+PRODUCT_ROUNDING = {torch.float32: 2.0**-13, torch.bfloat16: 2.0**-6}
+"""Relative error of an entry of a product over a lane of types, by the precision of its factors: 2048 sums of ε/2, or
+three roundings to bfloat16, of 2⁻⁸ each: both factors and the result."""
+TF32_ROUNDING = 2.0**-9
+"""The same where CUDA may round float32 factors to TF32, by 2⁻¹¹ each."""
+SUM_ROUNDING = 24.0
 """Error of S, terms included, in units of ε times itself."""
-Z_ROUNDING = 2.0
+Z_ROUNDING = 2.5
 """Error of z in float32, in units of ε·max|z|."""
 DOUBLE_ROUNDING = 2.0**-40
 """Error of μ − z_y in float64, in units of max|z|."""
@@ -100,20 +106,30 @@ class _Pairs:
 
 
 def delta_blocks(
-    captured: Capture, members: list[Tensor], tolerance: float, memory_bytes: int, se_share: float = 0.0
+    captured: Capture,
+    members: list[Tensor],
+    tolerance: float | list[Tensor],
+    memory_bytes: int,
+    se_share: float = 0.0,
+    projection: Projection | None = None,
 ) -> Iterator[DeltaBlock]:
     """Δ of all measured positions, block by block, each class mean certified to `tolerance` nats.
 
-    members: bool (N,) for each class. With `se_share`, a neuron's class mean is certified to that share of its
-    standard error where this is more than the tolerance. Arrays take about `memory_bytes` beside model and capture.
+    members: bool (N,) for each class. tolerance: one number, or for each class float64 (F,), one for each neuron.
+    projection: what is done to the shift of the logits before the loss is taken. With `se_share`, a neuron's class
+    mean is certified to that share of its standard error (positions taken as independent) where this is more than
+    the tolerance. Where round-off alone exceeds the tolerance, everything is summed and the bounds say so. Arrays take
+    about `memory_bytes` beside model and capture. Raises InputError where the loss overflows.
     """
     sizes = block_sizes(captured, memory_bytes, PAIR_BYTES)
     n, f = captured.activations.shape
-    u = unembedding(captured, sizes)
+    u = unembedding(captured, sizes, projection)
+    if isinstance(tolerance, float | int):
+        tolerance = [torch.full_like(captured.moments.mean, tolerance)] * len(members)
     counts = [int(member.sum()) for member in members]
     for rows in slices(n, sizes.positions):
         at = position_block(captured, u, rows, sizes)
-        classes = [(member[rows], count) for member, count in zip(members, counts, strict=True) if member[rows].any()]
+        classes = [(m[rows], c, g) for m, c, g in zip(members, counts, tolerance, strict=True) if m[rows].any()]
         for neurons in slices(f, sizes.neurons):
             of = neuron_block(captured, u, neurons)
             pairs = _pairs(at, of, *coefficients(captured, at, of), sizes.lane)
@@ -121,13 +137,21 @@ def delta_blocks(
             delta, half_width = (low + high) / 2 - pairs.z_target, (high - low) / 2
             del low, high
             rounding = DOUBLE_ROUNDING * pairs.largest
-            limits = [(member, _limit(delta[member], count, tolerance, se_share)) for member, count in classes]
             refined = 0
-            while len(found := _widest(half_width, rounding, limits)):
+            while True:
+                limits = [
+                    (m, _limit(delta[m], (half_width + rounding)[m], count, given[neurons], se_share))
+                    for m, count, given in classes
+                ]
+                found = _widest(half_width, rounding, limits)
+                if len(found) == 0:
+                    break
                 row, neuron = found.T
-                delta[row, neuron], rounding[row, neuron] = _sum_exactly(at, of, u.fixed, pairs, row, neuron)
+                delta[row, neuron], rounding[row, neuron] = _sum_exactly(at, of, u, pairs, row, neuron)
                 half_width[row, neuron] = 0.0
                 refined += len(found)
+            if not torch.isfinite(delta).all():
+                raise InputError("the change of loss under ablation overflows; this checkpoint cannot be measured")
             yield DeltaBlock(rows, neurons, delta, half_width, rounding, refined)
 
 
@@ -138,9 +162,10 @@ def _pairs(at: PositionBlock, of: NeuronBlock, a: Tensor, t: Tensor, lane: int) 
     for types in slices(of.q.shape[1], lane):
         p_q2 += at.p[:, types].to(precision) @ of.q[:, types].square().to(precision).T
     p_q = at.row @ of.scaled.T
-    variance_error = PRODUCT_ROUNDING[precision] * t.square() * p_q2
+    rounding = _product_rounding(t.device.type, precision)
+    variance_error = rounding * t.square() * p_q2
     variance = t.square() * (p_q2 - p_q.square())
-    length = PRODUCT_ROUNDING[torch.float32] * of.scaled.norm(dim=1)
+    length = _product_rounding(t.device.type, torch.float32) * of.scaled.norm(dim=1)
     for i, a_i in enumerate(a):
         variance += 2 * a_i * t * (at.m_row[i] @ of.scaled.T)
         variance_error += 2 * a_i.abs() * t.abs() * (at.m_covariance[i, i] * at.square_norm).sqrt() * length
@@ -168,6 +193,12 @@ def _product_precision(device: str) -> torch.dtype:
     return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32
 
 
+def _product_rounding(device: str, precision: torch.dtype) -> float:
+    if device == "cuda" and precision == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
+        return TF32_ROUNDING
+    return PRODUCT_ROUNDING[precision]
+
+
 def _second_order(mean: Tensor, variance: Tensor, error: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds of K(1): mean + variance·g(∓spread), the variance known up to `error`; infinite where g overflows."""
 
@@ -181,12 +212,13 @@ def _second_order(mean: Tensor, variance: Tensor, error: Tensor, spread: Tensor)
     return mean + low, mean + high
 
 
-def _limit(delta: Tensor, count: int, tolerance: float, se_share: float) -> Tensor:
-    """(f,): the error each neuron's mean may carry over a class of `count`, of which delta (n, f) is this block's."""
-    limit = torch.full_like(delta[0], tolerance)
+def _limit(delta: Tensor, error: Tensor, count: int, tolerance: Tensor, se_share: float) -> Tensor:
+    """(f,): the error each neuron's mean may carry over a class of `count`; delta, error (n, f) are this block's."""
     if se_share == 0 or len(delta) < 2:
-        return limit
-    return torch.maximum(limit, (se_share * delta.std(0) / count**0.5).nan_to_num(nan=0.0, posinf=0.0))
+        return tolerance
+    # the true standard deviation is at least that of the midpoints less the size of their errors
+    sd = delta.std(0) - (error.square().sum(0) / (len(delta) - 1)).sqrt()
+    return torch.maximum(tolerance, (se_share * sd / count**0.5).nan_to_num(nan=0.0, posinf=0.0))
 
 
 def _widest(half_width: Tensor, rounding: Tensor, limits: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -203,9 +235,9 @@ def _widest(half_width: Tensor, rounding: Tensor, limits: list[tuple[Tensor, Ten
 
 
 def _sum_exactly(
-    at: PositionBlock, of: NeuronBlock, fixed: Tensor, pairs: _Pairs, row: Tensor, neuron: Tensor
+    at: PositionBlock, of: NeuronBlock, u: Unembedding, pairs: _Pairs, row: Tensor, neuron: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Δ of k pairs from sums over the whole vocabulary, and its round-off; both (k,). fixed: b (V,)."""
+    """Δ of k pairs from sums over the whole vocabulary, and its round-off; both (k,)."""
     a, t = pairs.a[:, row, neuron], pairs.t[row, neuron]
     mean, largest = pairs.mean[row, neuron], pairs.largest[row, neuron]
     k_1, rounding = torch.zeros_like(mean), torch.full_like(mean, torch.inf)
@@ -218,17 +250,18 @@ def _sum_exactly(
     rounding[tame] = EPSILON * error / (1 + mean_ + excess).clamp(min=0)
     of_log_sum = EPSILON * (1 + largest + at.m_largest[0, row, 0])
     again = (~(rounding <= of_log_sum)).nonzero()[:, 0]
-    k_1[again] = _log_sum(at, of, fixed, a[:, again], t[again], row[again], neuron[again])
+    k_1[again] = _log_sum(at, of, u, a[:, again], t[again], row[again], neuron[again])
     rounding[again] = of_log_sum[again]
     return k_1 - pairs.z_target[row, neuron], rounding + DOUBLE_ROUNDING * largest
 
 
 def _log_sum(
-    at: PositionBlock, of: NeuronBlock, fixed: Tensor, a: Tensor, t: Tensor, row: Tensor, neuron: Tensor
+    at: PositionBlock, of: NeuronBlock, u: Unembedding, a: Tensor, t: Tensor, row: Tensor, neuron: Tensor
 ) -> Tensor:
-    """log E_p e^z of k pairs in float64 (k,), from the logits m + b, of which none underflows."""
+    """log E_p e^z of k pairs in float64 (k,), from the logits, of which none underflows."""
     result = torch.empty_like(t)
     for some, z in fused.shifts(at.m, of.q, a, t, row, neuron):
-        logits = at.m[0, row[some]] + fixed
+        # a projected m is no longer the logits less b
+        logits = at.m[0, row[some]] + u.fixed if u.projection is None else u.logits(at.factors[0, row[some]])
         result[some] = torch.logsumexp(logits.add_(z), dim=1) - at.log_total[row[some], 0]
     return result

@@ -16,12 +16,13 @@ from torch import Tensor
 
 ROWS = 32
 """Positions that one task takes, so that each row of q is read once for all of them."""
-TYPES = 1024
+TYPES = 512
 """Types taken at a time; ROWS rows of p and m of this length stay in a core's cache."""
 LARGEST = 20.0
 """|z| up to which no type whose p float32 rounds to 0 can count."""
-CHUNK_ELEMENTS = 2**22
-"""Size of the arrays that pairs are summed in where there is no fused loop."""
+CHUNK_ELEMENTS = {"cpu": 2**19}
+"""Size of the arrays that pairs are summed in where there is no fused loop, by device."""
+CHUNK_ELEMENTS_ELSEWHERE = 2**24
 
 
 def exponential_excess(p: Tensor, m: Tensor, q: Tensor, a: Tensor, t: Tensor, row: Tensor, neuron: Tensor) -> Tensor:
@@ -38,7 +39,7 @@ def exponential_excess(p: Tensor, m: Tensor, q: Tensor, a: Tensor, t: Tensor, ro
 
 def shifts(m: Tensor, q: Tensor, a: Tensor, t: Tensor, row: Tensor, neuron: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """z of some of the k pairs at a time, float64 (·, V)."""
-    size = max(1, CHUNK_ELEMENTS // q.shape[1])
+    size = max(1, CHUNK_ELEMENTS.get(q.device.type, CHUNK_ELEMENTS_ELSEWHERE) // q.shape[1])
     for start in range(0, len(t), size):
         some = slice(start, start + size)
         z = q[neuron[some]].double().mul_(t[some, None])

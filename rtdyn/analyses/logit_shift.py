@@ -11,6 +11,9 @@ Where an RMSNorm of gain γ₂ and scale ρ stands between the MLP's output o an
 α·γ₂∘o + (c/ρ')·γ₂∘w, α = 1/ρ' − 1/ρ, and z has one direction more: h_v = ⟨γ∘γ₂∘o, u_v⟩, with coefficient α/σ'.
 Below, m stands for the D = 1 or 2 directions that a position has; METHODS' section 2 is the source.
 
+A shift may be projected (`Projection`): its part along a fixed vector of the vocabulary taken back, the types left
+out unmoved. Both are linear in z, so m, q and u are replaced by their projections and p stays as it is.
+
 Products with vectors of width d are float64 but for E_p[m u]; what has the vocabulary's length is rounded to float32
 once.
 """
@@ -25,6 +28,8 @@ from torch import Tensor
 
 from rtdyn.capture import Capture
 
+RECOMPUTED = 1024
+"""Pairs whose moved vectors are formed at a time."""
 LANE_TYPES = 2048
 """Most types that one float32 sum runs over before it is added to others in float64."""
 
@@ -62,8 +67,9 @@ def block_sizes(captured: Capture, memory_bytes: int, pair_bytes: int) -> Sizes:
     def clamp(value: int, most: int) -> int:
         return max(1, min(value, most))
 
-    positions = _even(n, memory_bytes // (8 * vocabulary * (1 + directions)))
-    neurons = _even(f, memory_bytes // (4 * (4 * vocabulary + pair_bytes * positions)))
+    # beside arrays of the vocabulary's length, float64 vectors of width d: eight a position, four a neuron
+    positions = _even(n, memory_bytes // (8 * vocabulary * (1 + directions) + 128 * d))
+    neurons = _even(f, memory_bytes // (4 * (4 * vocabulary + pair_bytes * positions + 32 * d)))
     softmax_rows = clamp(memory_bytes // (64 * vocabulary * (directions + 2)), positions)
     types = clamp(memory_bytes // (16 * (8 * d + 16 * max(neurons, softmax_rows))), vocabulary)
     return Sizes(positions, neurons, softmax_rows, types, 8 * vocabulary * d <= memory_bytes // 8)
@@ -81,6 +87,16 @@ def slices(total: int, size: int) -> list[slice]:
 
 
 @dataclass(frozen=True)
+class Projection:
+    """Turns a shift z, centred over the vocabulary, into kept∘z − ⟨z, û⟩·û."""
+
+    direction: Tensor
+    """float64 (V,): û, a unit vector that is 0 for types that are not kept."""
+    kept: Tensor | None
+    """float64 (V,): 1 for types whose logits move and 0 for others; None where all do."""
+
+
+@dataclass(frozen=True)
 class Unembedding:
     """The rows u_v, and what is fixed about the logits."""
 
@@ -93,12 +109,31 @@ class Unembedding:
     fixed: Tensor
     """float64 (V,): b, up to a constant."""
     square_norm: Tensor
-    """float64 (V,): ‖u_v‖² of the centred rows."""
+    """float64 (V,): ‖u_v‖² of the centred rows, projected."""
     types: int
+    projection: Projection | None
+    """What is done to every shift."""
+    along: Tensor
+    """float64 (d,): Σ_v û_v·u_v of the projection's û, or 0."""
 
     def at(self, types: Tensor | slice) -> Tensor:
         """float64 (k, d): these types' centred rows."""
         return self.rows[types].double() - self.mean if self.centred is None else self.centred[types]
+
+    def project(self, rows: Tensor, types: Tensor | slice) -> Tensor:
+        """The centred rows (k, d) of these types, as they shift logits."""
+        if self.projection is None:
+            return rows
+        if self.projection.kept is not None:
+            rows = rows * self.projection.kept[types, None]
+        return rows - self.projection.direction[types, None] * self.along
+
+    def logits(self, normed: Tensor) -> Tensor:
+        """float64 (n, V), up to a constant a row, of normalised streams γ∘x/σ (n, d)."""
+        result = self.fixed.expand(len(normed), -1).clone()
+        for chunk, rows in self.chunks():
+            result[:, chunk] += normed @ rows.T
+        return result
 
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
         """All centred rows, some types at a time."""
@@ -106,19 +141,26 @@ class Unembedding:
             yield chunk, self.at(chunk)
 
 
-def unembedding(captured: Capture, sizes: Sizes) -> Unembedding:
-    """That of a captured model."""
+def unembedding(captured: Capture, sizes: Sizes, projection: Projection | None = None) -> Unembedding:
+    """That of a captured model, its shifts projected where a projection is given."""
     readout = captured.anatomy.readout
     rows = readout.unembedding
-    mean = rows.mean(0, dtype=torch.float64)
+    mean = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
+    for chunk in slices(len(rows), sizes.types):
+        mean += rows[chunk].sum(0, dtype=torch.float64)
+    mean /= len(rows)
     centred = rows.double() - mean if sizes.held else None
     fixed, square_norm = torch.zeros(2, len(rows), dtype=torch.float64, device=rows.device)
     if readout.bias is not None:
         fixed += readout.bias.double()
-    result = Unembedding(rows, mean, centred, fixed, square_norm, sizes.types)
+    along = torch.zeros_like(mean)
+    result = Unembedding(rows, mean, centred, fixed, square_norm, sizes.types, projection, along)
+    if projection is not None:
+        for chunk, u in result.chunks():
+            along += projection.direction[chunk] @ u
     for chunk, u in result.chunks():
         fixed[chunk] += u @ readout.shift.double()
-        square_norm[chunk] = u.square().sum(1)
+        square_norm[chunk] = result.project(u, chunk).square().sum(1)
     return result
 
 
@@ -144,6 +186,8 @@ class PositionBlock:
     variance: Tensor
     """(n, 1): σ²."""
     mlp: Mlp | None
+    factors: Tensor
+    """(D, n, d): what m is the product of with u, up to a constant; the first is γ∘x/σ."""
     p: Tensor
     """float32 (n, V)."""
     m: Tensor
@@ -157,7 +201,7 @@ class PositionBlock:
     square_norm: Tensor
     """(n, 1): E_p ‖u‖²."""
     log_total: Tensor
-    """(n, 1): log Σ_v exp(m_v + b_v), so that log p = m + b less this."""
+    """(n, 1): log p = m + b less this, and, where shifts are projected, `Unembedding.logits` less this."""
     m_covariance: Tensor
     """(D, D, n, 1): E_p[m·m]."""
     m_range: Tensor
@@ -191,10 +235,11 @@ def position_block(captured: Capture, u: Unembedding, rows: slice, sizes: Sizes)
     averages = (torch.cat(columns, dim=-2) for columns in zip(*parts, strict=True))
     m_row = torch.zeros_like(factors)
     for lane in slices(p.shape[1], sizes.lane):
-        types = u.at(lane).float()
+        types = u.project(u.at(lane), lane).float()
         for m_i, m_row_i in zip(m, m_row, strict=True):
             m_row_i += (p[:, lane] * m_i[:, lane]) @ types
-    return PositionBlock(rows, x, variance, mlp, p, m, m_row, u.at(targets), *averages)
+    target_row = u.project(u.at(targets), targets)
+    return PositionBlock(rows, x, variance, mlp, factors, p, m, m_row, target_row, *averages)
 
 
 def _averages(
@@ -214,19 +259,30 @@ def _averages(
     p.exp_()
     total = p.sum(1, keepdim=True)
     p /= total
+    log_total = largest + total.log()
+    kept = None
+    if u.projection is not None:
+        kept = u.projection.kept
+        for m_i, along in zip(m, factors @ u.along, strict=True):
+            if kept is not None:
+                m_i *= kept
+            m_i.addr_(along, u.projection.direction, alpha=-1)
     centre = _along_types(m, p)
     m -= centre
     p_out.copy_(p)
     m_out.copy_(m)
     row = torch.zeros_like(factors[0])
+    weights = p if kept is None else torch.mul(p, kept, out=weighted)
     for chunk, rows in u.chunks():
-        row.addmm_(p[:, chunk], rows)
+        row.addmm_(weights[:, chunk], rows)
+    if u.projection is not None:
+        row.addr_(p @ u.projection.direction, u.along, alpha=-1)
     covariance = torch.stack([_along_types(m, torch.mul(p, m_i, out=weighted)) for m_i in m])
     low, high = (v.double() for v in torch.aminmax(m_out, dim=2, keepdim=True))
     return (
         row,
         p @ u.square_norm[:, None],
-        largest + total.log() - centre[0],
+        log_total - centre[0] if u.projection is None else log_total,
         covariance,
         high - low,
         torch.maximum(high, -low),
@@ -263,7 +319,7 @@ def _mlp(captured: Capture, rows: slice, sizes: Sizes) -> Mlp | None:
 class NeuronBlock:
     """Some neurons: what they write and how it reaches the logits. float64 unless said."""
 
-    neurons: slice
+    neurons: slice | Tensor
     rows: Tensor
     """(f, d): w."""
     written: Tensor
@@ -278,31 +334,40 @@ class NeuronBlock:
     """(f,): max |q|."""
 
 
-def neuron_block(captured: Capture, u: Unembedding, neurons: slice) -> NeuronBlock:
-    """These neurons' q."""
+def written_rows(captured: Capture, neurons: slice | Tensor) -> Tensor:
+    """float64 (f, d): w̃, what these neurons write to the final norm's input per unit of activation, but for ρ."""
     parts = captured.anatomy
     rows = parts.output_rows[neurons].double()
-    written = _centred(captured, rows if parts.post_norm is None else parts.post_norm.gain.double() * rows)
+    return _centred(captured, rows if parts.post_norm is None else parts.post_norm.gain.double() * rows)
+
+
+def neuron_block(captured: Capture, u: Unembedding, neurons: slice | Tensor) -> NeuronBlock:
+    """These neurons' q; neurons are consecutive, or named by a tensor of indices."""
+    parts = captured.anatomy
+    rows = parts.output_rows[neurons].double()
+    written = written_rows(captured, neurons)
     scaled = parts.readout.gain.double() * written
     q = torch.empty(len(scaled), len(u.fixed), device=scaled.device)
     for chunk, types in u.chunks():
-        q[:, chunk] = scaled @ types.T
+        q[:, chunk] = scaled @ u.project(types, chunk).T
     low, high = (v.double() for v in torch.aminmax(q, dim=1))
     return NeuronBlock(neurons, rows, written, scaled, q, high - low, torch.maximum(high, -low))
 
 
 def coefficients(captured: Capture, at: PositionBlock, of: NeuronBlock) -> tuple[Tensor, Tensor]:
     """a (D, n, f) and t (n, f) of every pair, float64; 0 for a neuron that never varies."""
+    parts = captured.anatomy
     c = _change(captured, at.rows, of.neurons)
-    w, mlp = of.written, at.mlp
-    if mlp is None:
-        along, moved = [], c
+    w, mlp, d = of.written, at.mlp, at.x.shape[1]
+    if mlp is None or parts.post_norm is None:
+        along, moved, offset = [], c, None
         change = 2 * c * (at.x @ w.T) + c.square() * w.square().sum(1)
     else:
-        grown = (2 * c * (mlp.output @ of.rows.T) + c.square() * of.rows.square().sum(1)) / at.x.shape[1]
-        before, after = mlp.variance.sqrt(), (mlp.variance + grown).sqrt()
+        grown = (2 * c * (mlp.output @ of.rows.T) + c.square() * of.rows.square().sum(1)) / d
+        after = _moved_variance(mlp.variance, grown, parts.post_norm.epsilon, mlp.output, of.rows, c, None).sqrt()
+        before = mlp.variance.sqrt()
         alpha, moved = -grown / (before * after * (before + after)), c / after
-        along = [alpha]
+        along, offset = [alpha], (alpha, mlp.written)
         change = (
             2 * alpha * (at.x * mlp.written).sum(1, keepdim=True)
             + 2 * moved * (at.x @ w.T)
@@ -310,12 +375,36 @@ def coefficients(captured: Capture, at: PositionBlock, of: NeuronBlock) -> tuple
             + 2 * alpha * moved * (mlp.written @ w.T)
             + moved.square() * w.square().sum(1)
         )
-    change = change / at.x.shape[1]
-    before, after = at.variance.sqrt(), (at.variance + change).sqrt()
+    change = change / d
+    after = _moved_variance(at.variance, change, parts.readout.epsilon, at.x, w, moved, offset).sqrt()
+    before = at.variance.sqrt()
     return torch.stack([-change / (after * (before + after)), *(b / after for b in along)]), moved / after
 
 
-def _change(captured: Capture, rows: slice, neurons: slice) -> Tensor:
+def _moved_variance(
+    variance: Tensor,
+    change: Tensor,
+    epsilon: float,
+    x: Tensor,
+    w: Tensor,
+    by: Tensor,
+    offset: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """variance (n, 1) plus change (n, f), from the moved vector itself where most of it vanishes and they cancel.
+
+    x (n, d) moves by `by` (n, f) times w (f, d), and by the product of offset's (n, f) and (n, d).
+    """
+    moved = variance + change
+    for some in (change < -variance / 2).nonzero().split(RECOMPUTED):
+        row, neuron = some.T
+        vector = x[row] + by[row, neuron][:, None] * w[neuron]
+        if offset is not None:
+            vector += offset[0][row, neuron][:, None] * offset[1][row]
+        moved[row, neuron] = vector.square().mean(1) + epsilon
+    return moved
+
+
+def _change(captured: Capture, rows: slice, neurons: slice | Tensor) -> Tensor:
     """c (n, f): what ablation adds to each activation; exactly 0 for a neuron that never varies."""
     moments = captured.moments
     c = moments.mean[neurons] - captured.activations[rows, neurons].double()

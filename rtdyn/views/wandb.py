@@ -82,10 +82,12 @@ class WandbView:
 
 
 def metric_name(row: dict[str, Any]) -> str:
-    """A metric's stable name: analysis/metric, then class, group, and layer with head as far as it has them."""
+    """A metric's stable name: analysis/metric, then class and group, and layer and head where it has several."""
     parts = [row["analysis"], row["metric"], row["token_class"], row["group"]]
     if row["head"] is not None:
         parts.append(f"L{row['layer']}H{row['head']}")
+    elif row["analysis"] == "routing":
+        parts.append(f"L{row['layer']}")
     return "/".join(str(p) for p in parts if p is not None)
 
 

@@ -312,3 +312,47 @@ def test_clustered_se_covers_correlated_positions_at_the_nominal_rate() -> None:
         se = float(clustered_se(sums, torch.full((60,), 8))[0])
         covered += abs(values.mean()) < 1.96 * se
     assert 0.91 <= covered / 400 <= 0.98
+
+
+@pytest.mark.parametrize("scale", [2.0**15, 2.0**20, 2.0**24])
+def test_a_neuron_that_writes_nearly_the_whole_stream_gives_a_number(scale: float) -> None:
+    one = synthetic(seed=4, n=30)
+    residual = one.residual.clone()
+    residual[:] = 1e-3 * residual + scale * one.anatomy.output_rows[0]
+    activations = one.activations.clone()
+    activations[:, 0] = scale
+    activations[0, 0] = 0.5 * scale
+    moments = replace(one.moments, mean=one.moments.mean.clone(), maximum=activations.amax(0))
+    moments.mean[0] = 0.0
+    one = replace(one, residual=residual, activations=activations, moments=moments)
+    block = all_deltas(one, 1e-5)
+    assert torch.isfinite(block.delta).all()
+    assert (block.delta[1:, 0].abs() > 1e-3).any()
+
+
+def test_the_share_of_a_standard_error_is_of_the_true_one() -> None:
+    one = synthetic(seed=6, n=200, v=50, scale=0.3)
+    activations = one.activations.clone()
+    activations[0, 0], activations[1, 0] = 1e4, 200.0
+    one = replace(one, activations=activations)
+    decile = torch.full((50,), -1)
+    loose = influence(one, decile, 1, se_share=0.05).classes["rare"]
+    exact = influence(one, decile, 1, tolerance=0.0).classes["rare"]
+    truth = brute_force_deltas(one)
+    allowed = torch.maximum(0.051 * truth.std(0) / 200**0.5, torch.tensor(1.01e-5))
+    assert (loose.error_bound <= allowed).all()
+    assert ((loose.mean - exact.mean).abs() <= loose.error_bound + exact.error_bound).all()
+
+
+def test_equal_types_that_hold_all_mass_stay_inside_bfloat16s_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    for precision in (torch.bfloat16, torch.float32):
+        monkeypatch.setattr(certified, "_product_precision", lambda device, precision=precision: precision)
+        one = synthetic(seed=9, n=40, v=2048, scale=0.05)
+        rows = one.anatomy.readout.unembedding.clone()
+        rows[:255] = rows[0]
+        bias = torch.full((2048,), -200.0)
+        bias[:255] = 0
+        one = with_readout(one, unembedding=rows, bias=bias)
+        expected = brute_force_deltas(one)
+        for tolerance in (0.0, 1e-5, 1.0):
+            assert within(all_deltas(one, tolerance), expected)

@@ -65,7 +65,7 @@ def test_the_halves_add_up_to_the_whole(whole: tuple[Capture, Influence, np.ndar
     n = np.array([c.window_n.numpy()[halves[c.window_ids.numpy()] == h].sum() for h in (0, 1)])
     parts = [half_influence(c, halves, h) for h in (0, 1)]
     assert all(isinstance(p, HalfInfluence) for p in parts)
-    total = sum(k * p.mean_abs for k, p in zip(n, parts, strict=True) if isinstance(p, HalfInfluence))
+    total = sum(k * p.ranking for k, p in zip(n, parts, strict=True) if isinstance(p, HalfInfluence))
     np.testing.assert_allclose(total / n.sum(), c.mean_abs.numpy())
 
 
@@ -93,7 +93,7 @@ def test_groups_are_what_their_rules_say(whole: tuple[Capture, Influence, np.nda
     assert set(chosen) == set(GROUPS)
     assert chosen[PLATEAU].tolist() == [3, 5]
     assert len(chosen[TOP]) == top_size(512) == 32
-    assert own.mean_abs[chosen[TOP]].min() >= np.delete(own.mean_abs, chosen[TOP]).max()
+    assert own.ranking[chosen[TOP]].min() >= np.delete(own.ranking, chosen[TOP]).max()
     assert (own.mean[chosen[BOOST]] > 0).all() and (own.mean[chosen[SUPPRESS]] < 0).all()
     assert not np.intersect1d(chosen[BOOST], chosen[SUPPRESS]).size
 

@@ -1,0 +1,682 @@
+"""How far a neuron acts through token frequency and through the scale of the logits (METHODS §2, arXiv:2406.16254).
+
+Mediation. Mean ablation moves the logits by z (`logit_shift.py`); the frozen loss takes back what lies along the unit
+vector û of log unigram frequency, centred over the types that have counts: z' = z − ⟨z, û⟩û, z centred over the
+vocabulary. mediation = 1 − mean|Δ_frozen| / mean|Δ|. `longtail` masks û to a band of types, makes it a unit vector
+again, and leaves the logits of all other types as they were before ablation.
+
+Confidence. p' ∝ p·e^z with Z = E_p e^z; ℓ = log p + H(p), so E_p ℓ = 0; κ = log p − log f less its mean. Then
+
+    H(p') − H(p) = log Z − (E_p[ℓe^z] + E_p[z e^z])/Z,
+    KL(p'‖f) − KL(p‖f) = (E_p[κe^z] + E_p[z e^z])/Z − log Z,
+
+KL with p conditioned on the types that have counts (f is 0 elsewhere). First-order parts are float64 products with
+d-dimensional averages; with h = e^z − 1 − z what is left are the sums over the vocabulary of p·h, p·z(e^z − 1), p·ℓ·h
+and p·κ·h, float32 in short lanes. Round-off, L = max|z|, Q = E_p[z(e^z − 1)] and S = E_p h: E z² ≤ (1 + L)Q, so
+E|e^z − 1| ≤ √((1 + L)Q) + S, which times the error 2εL of z bounds that of S, and so on for the others.
+
+Null space. The share of ‖w̃_i‖² in the k lowest right singular directions of the centred unembedding; k/d for a
+direction drawn at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rtdyn.analyses import fused
+from rtdyn.analyses.ablation import MEMORY_BYTES, TOLERANCE, ClassInfluence, clustered_se
+from rtdyn.analyses.certified import DOUBLE_ROUNDING, EPSILON, SUM_ROUNDING, Z_ROUNDING, delta_blocks
+from rtdyn.analyses.logit_shift import (
+    NeuronBlock,
+    PositionBlock,
+    Projection,
+    Unembedding,
+    block_sizes,
+    coefficients,
+    neuron_block,
+    position_block,
+    slices,
+    unembedding,
+    written_rows,
+)
+from rtdyn.capture import Capture
+
+FULL, LONGTAIL = "full", "longtail"
+NORMAL_95 = 1.959963984540054
+RELATIVE = 0.01
+"""Error that a frozen mean |Δ| may carry, as a share of the neuron's mean |Δ|."""
+PAIR_TOLERANCE = 1e-4
+"""Round-off in nats beyond which a pair's change of entropy or KL is summed in float64."""
+PAIR_BYTES = 512
+"""What a pair takes while its changes are computed: about sixty float64 numbers."""
+LOWEST_SHARE = 0.05
+"""Share of the unembedding's singular directions that count as its null space."""
+DISTINCT = 1e-10
+"""Smallest gap between squared singular values that tells two directions apart, relative to the largest."""
+TILE = 32
+"""Positions that one task takes, so that each row of q is read once for all of them."""
+TYPES = 512
+"""Types taken at a time."""
+TERMS = 4
+"""Sums a pair needs: of p·h, p·z(e^z − 1), p·ℓ·h and p·κ·h."""
+
+
+def unigram_direction(counts: np.ndarray, logits: int, band: np.ndarray | None = None) -> Projection | str:
+    """The projection that freezes the unigram direction, or why there is none.
+
+    counts: (types,) occurrences of each type, at most `logits` of them; ids beyond are padding, where û is 0.
+    band: bool (logits,), the types of `longtail`; None for `full`. Permuted counts give a null direction.
+    Raises ValueError for more counts than logits or a band of another length.
+    """
+    if len(counts) > logits:
+        raise ValueError(f"{len(counts)} counts are more than the {logits} logits")
+    if band is not None and band.shape != (logits,):
+        raise ValueError(f"the band has shape {band.shape}, not ({logits},)")
+    log_f = np.log(counts.astype(np.float64) + 1)
+    direction = np.zeros(logits)
+    direction[: len(counts)] = log_f - log_f.mean()
+    if band is not None:
+        direction[~band] = 0.0
+    norm = float(np.linalg.norm(direction))
+    if norm <= 1e-12 * len(counts) ** 0.5:
+        return "all counted types are equally frequent" if band is None else "the band has no unigram direction"
+    kept = None if band is None else torch.from_numpy(band.astype(np.float64))
+    return Projection(torch.from_numpy(direction / norm), kept)
+
+
+@dataclass(frozen=True)
+class FrozenInfluence:
+    """Influence of each neuron on one class with the unigram direction frozen; in nats, float64 (F,)."""
+
+    mean_abs: Tensor
+    """mean |Δ_frozen|."""
+    mean: Tensor
+    """mean Δ_frozen."""
+    error_bound: Tensor
+    """Largest distance of either mean from its exact value."""
+    window_sum: Tensor
+    """float64 (w, F): Σ Δ_frozen over the positions of each of `ClassInfluence.window_ids`."""
+    window_abs_sum: Tensor
+    """float64 (w, F): Σ |Δ_frozen|."""
+
+
+def frozen_influence(
+    captured: Capture,
+    projection: Projection,
+    classes: Mapping[str, ClassInfluence],
+    *,
+    tolerance: float = TOLERANCE,
+    relative: float = RELATIVE,
+    memory_bytes: int = MEMORY_BYTES,
+) -> dict[str, FrozenInfluence]:
+    """Mean ablation's influence on each class once the projection is taken back, certified.
+
+    classes: the influences on the same capture. A frozen mean may err by `relative` times the neuron's mean |Δ|, or
+    by `tolerance` nats where that is more. Costs about one more pass of `influence`.
+    """
+    device = captured.residual.device
+    projection = Projection(
+        projection.direction.to(device), None if projection.kept is None else projection.kept.to(device)
+    )
+    members = {name: torch.from_numpy(captured.positions.members(name)).to(device) for name in classes}
+    windows = torch.from_numpy(captured.positions.window).to(device)
+    indicators = {name: (c.window_ids[:, None] == windows).double() * members[name] for name, c in classes.items()}
+    sums = {
+        name: torch.zeros(2, *c.window_sum.shape, dtype=torch.float64, device=device) for name, c in classes.items()
+    }
+    errors = {name: torch.zeros_like(c.mean) for name, c in classes.items()}
+    limits = [(relative * c.mean_abs).clamp(min=tolerance) for c in classes.values()]
+    for block in delta_blocks(captured, list(members.values()), limits, memory_bytes, projection=projection):
+        for name, member in members.items():
+            by_window = indicators[name][:, block.rows]
+            sums[name][0, :, block.neurons] += by_window @ block.delta
+            sums[name][1, :, block.neurons] += by_window @ block.delta.abs()
+            errors[name][block.neurons] += (block.half_width + block.rounding)[member[block.rows]].sum(0)
+    return {
+        name: FrozenInfluence(
+            sums[name][1].sum(0) / c.n, sums[name][0].sum(0) / c.n, errors[name] / c.n, sums[name][0], sums[name][1]
+        )
+        for name, c in classes.items()
+    }
+
+
+@dataclass(frozen=True)
+class Mediation:
+    """Share of each neuron's influence on a class that goes through the frozen direction; float64 (F,)."""
+
+    value: Tensor
+    """1 − mean|Δ_frozen| / mean|Δ|; NaN where `reason` says why."""
+    se: Tensor
+    """Standard error, leaving out a window at a time; NaN also for a class in one window."""
+    error_bound: Tensor
+    """Largest distance of the value from its exact one."""
+    low: Tensor
+    """Lower end of the 95 % interval, error bound included."""
+    high: Tensor
+    reason: tuple[str | None, ...]
+
+
+def mediation(influence: ClassInfluence, frozen: FrozenInfluence) -> Mediation:
+    """Each neuron's mediation, undefined where mean |Δ| does not exceed the two error bounds."""
+    total, error = influence.mean_abs, influence.error_bound
+    defined = total > error + frozen.error_bound
+    undefined = ~defined
+    ratio = frozen.mean_abs / total
+    bound = (frozen.error_bound + ratio * error) / (total - error) + DOUBLE_ROUNDING * (1 + ratio)
+    left = [c.sum(0) - c for c in (frozen.window_abs_sum, influence.window_abs_sum)]
+    ratios = left[0] / left[1]
+    windows = len(ratios)
+    se = ((ratios - ratios.mean(0)).square().sum(0) * (windows - 1) / windows).sqrt()
+    if windows < 2:
+        se = torch.full_like(ratio, torch.nan)
+    value, se, bound = ((v.masked_fill(undefined, torch.nan)) for v in (1 - ratio, se, bound))
+    reach = NORMAL_95 * se + bound
+    silent = (total + error == 0).tolist()
+    reasons = tuple(
+        None if ok else ("ablation changes nothing" if none else "mean |Δ| is within its error bound")
+        for ok, none in zip(defined.tolist(), silent, strict=True)
+    )
+    return Mediation(value, se, bound, value - reach, value + reach, reasons)
+
+
+@dataclass(frozen=True)
+class ClassConfidence:
+    """What ablating each of k neurons does to the predictions at one class's positions; in nats, float64 (k,)."""
+
+    n: int
+    entropy: float
+    """Mean H(p) before ablation."""
+    entropy_se: float
+    kl: float
+    """Mean KL(p‖f) before ablation, p conditioned on the types that have counts."""
+    kl_se: float
+    entropy_change: Tensor
+    """mean H(p') − H(p)."""
+    entropy_change_se: Tensor
+    kl_change: Tensor
+    """mean KL(p'‖f) − KL(p‖f)."""
+    kl_change_se: Tensor
+    error_bound: Tensor
+    """Largest round-off of either mean change."""
+    window_ids: Tensor
+    """int64 (w,)."""
+    window_n: Tensor
+    """int64 (w,): positions in each."""
+    window_entropy_change: Tensor
+    """float64 (w, k): sums over each window's positions."""
+    window_kl_change: Tensor
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """Changes of entropy and of KL to the unigram distribution, for some neurons."""
+
+    neurons: np.ndarray
+    """int64 (k,)."""
+    classes: dict[str, ClassConfidence]
+    summed_in_double: float
+    """Share of the pairs whose float32 sums could err by more than the tolerance."""
+
+
+def confidence(
+    captured: Capture,
+    counts: np.ndarray,
+    neurons: np.ndarray,
+    *,
+    most: int | None = None,
+    seed: int = 0,
+    tolerance: float = PAIR_TOLERANCE,
+    memory_bytes: int = MEMORY_BYTES,
+) -> Confidence:
+    """Entropy and KL to the unigram distribution before and after ablating each of `neurons`.
+
+    counts: (types,) occurrences, as for `unigram_direction`; f ∝ counts + 1. neurons: int64 (k,), distinct or not.
+    most: positions of each class to take, drawn by `seed`; None for all that are measured. tolerance: round-off in
+    nats beyond which a pair is summed in float64. Costs O(V) for each pair of position and neuron. Raises
+    ValueError for more counts than logits or a neuron that does not exist.
+    """
+    f, logits = len(captured.anatomy.output_rows), len(captured.anatomy.readout.unembedding)
+    if len(counts) > logits:
+        raise ValueError(f"{len(counts)} counts are more than the {logits} logits")
+    if len(neurons) and (neurons.min() < 0 or neurons.max() >= f):
+        raise ValueError(f"neurons must lie between 0 and {f - 1}")
+    captured = captured if most is None else _some_positions(captured, most, seed)
+    device, n = captured.residual.device, len(captured.residual)
+    weights = torch.from_numpy(counts.astype(np.float64) + 1).to(device)
+    log_f = weights.log() - weights.sum().log()
+    # two more arrays of the vocabulary's length a position than the certified pass holds
+    sizes = block_sizes(captured, memory_bytes // 2, PAIR_BYTES)
+    u = unembedding(captured, sizes)
+    index = torch.from_numpy(neurons.astype(np.int64)).to(device)
+    before = torch.zeros(2, n, dtype=torch.float64, device=device)
+    changes = torch.zeros(3, n, len(neurons), dtype=torch.float64, device=device)
+    doubled = 0
+    for rows in slices(n, sizes.positions):
+        at = position_block(captured, u, rows, sizes)
+        surprise = _surprise(at, u, log_f, sizes.softmax_rows)
+        before[:, rows] = torch.stack([surprise.entropy, surprise.kl])
+        for some in slices(len(neurons), sizes.neurons):
+            of = neuron_block(captured, u, index[some])
+            a, t = coefficients(captured, at, of)
+            changes[:, rows, some], again = _changes(at, of, u, surprise, a, t, log_f, tolerance)
+            doubled += again
+    classes = {c.name: _class(captured, c.name, before, changes) for c in captured.positions.classes}
+    return Confidence(neurons, classes, doubled / max(1, n * len(neurons)))
+
+
+def _some_positions(captured: Capture, most: int, seed: int) -> Capture:
+    """The capture at no more than `most` positions of each class."""
+    positions = captured.positions
+
+    def drawn(name: str, measured: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng([seed, crc32(name.encode())])
+        return measured if len(measured) <= most else np.sort(rng.choice(measured, most, replace=False))
+
+    classes = tuple(replace(c, measured=drawn(c.name, c.measured)) for c in positions.classes)
+    chosen = np.isin(positions.flat, np.concatenate([c.measured for c in classes]))
+    index = torch.from_numpy(np.flatnonzero(chosen)).to(captured.residual.device)
+    fields = {name: getattr(positions, name)[chosen] for name in ("flat", "window", "query", "target")}
+    return replace(
+        captured,
+        positions=replace(positions, classes=classes, **fields),
+        residual=captured.residual[index],
+        activations=captured.activations[index],
+    )
+
+
+def _class(captured: Capture, name: str, before: Tensor, changes: Tensor) -> ClassConfidence:
+    """Means over one class of before (2, N) and changes (3, N, k), the last of them round-off."""
+    device = before.device
+    member = torch.from_numpy(captured.positions.members(name)).to(device)
+    windows = torch.from_numpy(captured.positions.window).to(device)[member]
+    ids, counts = torch.unique(windows, return_counts=True)
+    n = len(windows)
+    by_window = (ids[:, None] == windows).double()
+    own = by_window @ before[:, member].T
+    own_se = clustered_se(own, counts).tolist()
+    entropy, kl = (own.sum(0) / n).tolist()
+    entropy_change, kl_change = (by_window @ v[member] for v in changes[:2])
+    return ClassConfidence(
+        n=n,
+        entropy=entropy,
+        entropy_se=own_se[0],
+        kl=kl,
+        kl_se=own_se[1],
+        entropy_change=entropy_change.sum(0) / n,
+        entropy_change_se=clustered_se(entropy_change, counts),
+        kl_change=kl_change.sum(0) / n,
+        kl_change_se=clustered_se(kl_change, counts),
+        error_bound=changes[2, member].mean(0),
+        window_ids=ids,
+        window_n=counts,
+        window_entropy_change=entropy_change,
+        window_kl_change=kl_change,
+    )
+
+
+@dataclass(frozen=True)
+class _Weighted:
+    """A function g of the types with E g = 0 under some p, float64 unless said."""
+
+    weights: Tensor
+    """float32 (n, V): p·g."""
+    row: Tensor
+    """(n, d): E[g·u]."""
+    sd: Tensor
+    """(n, 1): √(E g²)."""
+    largest: Tensor
+    """(n, 1): max |g|."""
+
+
+@dataclass(frozen=True)
+class _Surprise:
+    """What the changes of entropy and KL need of n positions, float64; S types have counts."""
+
+    entropy: Tensor
+    """(n,): H(p)."""
+    kl: Tensor
+    """(n,): KL of p, conditioned on the S types, to f."""
+    known: int
+    """S."""
+    share: Tensor
+    """(n, 1): what p gives the S types."""
+    known_row: Tensor
+    """(n, d): the mean u under p conditioned, less that under p."""
+    of_entropy: _Weighted
+    """ℓ."""
+    of_kl: _Weighted
+    """κ, under p conditioned."""
+
+
+def _surprise(at: PositionBlock, u: Unembedding, log_f: Tensor, softmax_rows: int) -> _Surprise:
+    """ℓ and κ from logits in float64, `softmax_rows` positions at a time. log_f: (S,)."""
+    known = len(log_f)
+    weights = torch.zeros(2, *at.p.shape, device=at.p.device)
+    parts = []
+    for some in slices(len(at.p), softmax_rows):
+        log_p = torch.log_softmax(u.logits(at.factors[0, some]), dim=1)
+        p = log_p.exp()
+        entropy = -(p * log_p).sum(1, keepdim=True)
+        share = p[:, :known].sum(1, keepdim=True)
+        conditioned = p[:, :known] / share
+        ratio = log_p[:, :known] - share.log() - log_f
+        kl = (conditioned * ratio).sum(1, keepdim=True)
+        found = [entropy[:, 0], kl[:, 0], share, _mean_rows(conditioned, u) - at.row[some]]
+        for i, (probability, g) in enumerate(((p, log_p + entropy), (conditioned, ratio - kl))):
+            weighted = probability * g
+            weights[i, some, : g.shape[1]] = weighted
+            found += [
+                _mean_rows(weighted, u),
+                (weighted * g).sum(1, keepdim=True).sqrt(),
+                g.abs().amax(1, keepdim=True),
+            ]
+        parts.append(found)
+    entropy, kl, share, row, *rest = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    return _Surprise(entropy, kl, known, share, row, _Weighted(weights[0], *rest[:3]), _Weighted(weights[1], *rest[3:]))
+
+
+def _mean_rows(weights: Tensor, u: Unembedding) -> Tensor:
+    """Σ_v weights·u_v, (n, d), of weights (n, S) on the first S types."""
+    result = torch.zeros(len(weights), len(u.mean), dtype=torch.float64, device=weights.device)
+    for chunk, rows in u.chunks():
+        mine = weights[:, chunk]
+        result.addmm_(mine, rows[: mine.shape[1]])
+    return result
+
+
+def _changes(
+    at: PositionBlock,
+    of: NeuronBlock,
+    u: Unembedding,
+    surprise: _Surprise,
+    a: Tensor,
+    t: Tensor,
+    log_f: Tensor,
+    tolerance: float,
+) -> tuple[Tensor, int]:
+    """Changes of entropy and KL and their round-off, (3, n, f), and how many pairs took float64."""
+
+    def mean_shift(row: Tensor) -> Tensor:
+        """E[g·z] (n, f) of a g with E g = 0, row (n, d) being E[g·u]."""
+        along = torch.stack([(factor * row).sum(1, keepdim=True) for factor in at.factors])
+        return (a * along).sum(0) + t * (row @ of.scaled.T)
+
+    largest = (t.abs() * of.q_largest + (a.abs() * at.m_largest).sum(0)) * (1 + 4 * EPSILON)
+    mean = t * (at.row @ of.scaled.T)
+    sums = vocabulary_sums(
+        at.p, surprise.of_entropy.weights, surprise.of_kl.weights, at.m, of.q, a, t, largest, surprise.known
+    )
+    excess, slope = sums[0].sum(0), sums[1].sum(0)
+    change, error = _tilted(
+        mean, excess, slope, mean_shift(surprise.of_entropy.row) + sums[2].sum(0), surprise.of_entropy, largest
+    )
+    kl_change, kl_error = _tilted(
+        mean + mean_shift(surprise.known_row),
+        sums[0, 0] / surprise.share,
+        sums[1, 0] / surprise.share,
+        mean_shift(surprise.of_kl.row) + sums[3].sum(0),
+        surprise.of_kl,
+        largest,
+    )
+    result = torch.stack([-change, kl_change, torch.maximum(error, kl_error)])
+    again = (~(result[2] <= tolerance) | (largest > fused.LARGEST)).nonzero()
+    if len(again):
+        row, neuron = again.T
+        result[:, row, neuron] = _directly(
+            at, of, u, surprise, a[:, row, neuron], t[row, neuron], largest[row, neuron], row, neuron, log_f
+        )
+    return result, len(again)
+
+
+def _tilted(
+    mean: Tensor, excess: Tensor, slope: Tensor, moved: Tensor, g: _Weighted, largest: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(E[g·e^z] + E[z·e^z])/Z − log Z and its round-off, (n, f).
+
+    mean E z, excess E[e^z − 1 − z], slope E[z(e^z − 1)], moved E[g·(e^z − 1)].
+    """
+    z_of_e = mean + slope
+    total = 1 + mean + excess
+    value = (moved + z_of_e) / total - torch.log1p(mean + excess)
+    size = ((1 + largest) * slope).sqrt()
+    tilt = size + excess
+    spread = torch.minimum(g.largest * tilt, g.sd * (largest.clamp(max=fused.LARGEST).exp() * slope).sqrt())
+    shift = Z_ROUNDING * largest
+    of_excess = shift * tilt + SUM_ROUNDING * excess
+    of_slope = shift * (tilt + size + slope) + SUM_ROUNDING * slope
+    of_moved = shift * spread + SUM_ROUNDING * g.largest * excess
+    tilted = (moved + z_of_e).abs() / total
+    error = EPSILON * (of_excess * (1 + tilted) + of_slope + of_moved) / total.clamp(min=0)
+    return value, error + DOUBLE_ROUNDING * (1 + g.largest) * largest
+
+
+def _directly(
+    at: PositionBlock,
+    of: NeuronBlock,
+    u: Unembedding,
+    surprise: _Surprise,
+    a: Tensor,
+    t: Tensor,
+    largest: Tensor,
+    row: Tensor,
+    neuron: Tensor,
+    log_f: Tensor,
+) -> Tensor:
+    """Changes of entropy and KL and their round-off of k pairs, (3, k), from both distributions in float64."""
+    result = torch.empty(3, len(t), dtype=torch.float64, device=t.device)
+    for some, z in fused.shifts(at.m, of.q, a, t, row, neuron):
+        positions, place = row[some].unique(return_inverse=True)
+        logits = u.logits(at.factors[0, positions])[place].add_(z)
+        values = []
+        for own, reference in ((logits, 0.0), (logits[:, : surprise.known], log_f)):
+            log_p = torch.log_softmax(own, dim=1)
+            p, g = log_p.exp(), log_p - reference
+            mean = (p * g).sum(1)
+            values.append((mean, (p * (g - mean[:, None]).abs()).sum(1)))
+        (entropy, spread), (kl, kl_spread) = values
+        result[0, some] = -entropy - surprise.entropy[row[some]]
+        result[1, some] = kl - surprise.kl[row[some]]
+        result[2, some] = Z_ROUNDING * EPSILON * largest[some] * torch.maximum(spread, kl_spread)
+    return result
+
+
+def vocabulary_sums(
+    p: Tensor, first: Tensor, second: Tensor, m: Tensor, q: Tensor, a: Tensor, t: Tensor, largest: Tensor, known: int
+) -> Tensor:
+    """Σ_v of p·h, p·z(e^z − 1), first·h and second·h, h = e^z − 1 − z, for all n·f pairs; float64 (4, 2, n, f).
+
+    Over the first `known` types, and over the others. p, first and second (n, V), m (D, n, V) and q (f, V) are
+    float32; a (D, n, f), t (n, f) the coefficients of z = Σ_i a_i·m_i + t·q and `largest` (n, f) a bound of |z|. Pairs
+    beyond `fused.LARGEST` are left 0. On the CPU the terms are float32, elsewhere float64.
+    """
+    tame = largest <= fused.LARGEST
+    parts = [slice(0, known), slice(known, p.shape[1])]
+    sums = torch.zeros(2, *t.shape, TERMS, dtype=torch.float64, device=t.device)
+    if p.device.type == "cpu":
+        # 2^-halvings·|z| ≤ 1/2
+        halvings = torch.where(tame, torch.log2(largest.clamp(min=0.5)).add(1).ceil(), -1).to(torch.int8).numpy()
+
+        # whole arrays, since a loop over the types is only vectorised where the compiler knows them to be contiguous
+        arrays = [v.numpy() for v in (p, first, second, m, q, a.float().contiguous(), t.float().contiguous())]
+        kernel = _kernel()
+
+        def run(start: int) -> None:
+            for part, out in zip(parts, sums.numpy(), strict=True):
+                kernel(*arrays, halvings, out, start, min(start + TILE, len(t)), part.start, part.stop)
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(run, range(0, len(p), TILE)))
+    else:
+        row, neuron = tame.nonzero().T
+        for some, z in fused.shifts(m, q, a[:, row, neuron], t[row, neuron], row, neuron):
+            tilt = torch.expm1(z)
+            at, of, h = row[some], neuron[some], tilt - z
+            for out, part in zip(sums, parts, strict=True):
+                terms = ((p, h), (p, z * tilt), (first, h), (second, h))
+                out[at, of] = torch.stack([(w[at, part] * v[:, part]).sum(1) for w, v in terms], dim=1)
+    return sums.permute(3, 0, 1, 2)
+
+
+@cache
+def _kernel() -> Callable[..., None]:
+    """The compiled loop over types, neurons and positions; it releases the GIL."""
+    import numba
+
+    number = np.float32
+    # Taylor series of (e^x − 1 − x)/x² up to x⁷, right to 1e-9 of itself for |x| ≤ 1/2
+    c0, c1, c2, c3 = number(1 / 2), number(1 / 6), number(1 / 24), number(1 / 120)
+    c4, c5, c6, c7 = number(1 / 720), number(1 / 5040), number(1 / 40320), number(1 / 362880)
+
+    @numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy")
+    def excess(x: Any, h: Any, halvings: int) -> None:
+        """h = e^z − 1 − z and x = z from x = z/2^halvings: e^2x − 1 − 2x = (e^x − 1)² + 2(e^x − 1 − x)."""
+        for v in range(len(x)):
+            y = x[v]
+            h[v] = y * y * (c0 + y * (c1 + y * (c2 + y * (c3 + y * (c4 + y * (c5 + y * (c6 + y * c7)))))))
+        for _ in range(halvings):
+            for v in range(len(x)):
+                tilt = h[v] + x[v]
+                h[v] = tilt * tilt + number(2) * h[v]
+                x[v] *= number(2)
+
+    # only here may the compiler reorder additions: sums must be split into lanes
+    @numba.njit(nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")
+    def add(x: Any, h: Any, p: Any, first: Any, second: Any, out: Any) -> None:
+        s0, s1, s2, s3 = number(0), number(0), number(0), number(0)
+        for v in range(len(x)):
+            s0 += p[v] * h[v]
+            s1 += p[v] * (x[v] * (h[v] + x[v]))
+            s2 += first[v] * h[v]
+            s3 += second[v] * h[v]
+        out[0] += s0
+        out[1] += s1
+        out[2] += s2
+        out[3] += s3
+
+    @numba.njit(nogil=True, error_model="numpy")
+    def kernel(
+        p: Any,
+        first: Any,
+        second: Any,
+        m: Any,
+        q: Any,
+        a: Any,
+        t: Any,
+        halvings: Any,
+        sums: Any,
+        from_row: int,
+        to_row: int,
+        from_type: int,
+        to_type: int,
+    ) -> None:
+        x_buffer, h_buffer = np.empty(TYPES, np.float32), np.empty(TYPES, np.float32)
+        for start in range(from_type, to_type, TYPES):
+            stop = min(to_type, start + TYPES)
+            x, h = x_buffer[: stop - start], h_buffer[: stop - start]
+            for i in range(len(q)):
+                q_i = q[i, start:stop]
+                for n in range(from_row, to_row):
+                    times = halvings[n, i]
+                    if times < 0:
+                        continue
+                    scale = number(0.5) ** times
+                    m_n, a_n, t_n = m[0, n, start:stop], a[0, n, i] * scale, t[n, i] * scale
+                    for v in range(len(x)):
+                        x[v] = a_n * m_n[v] + t_n * q_i[v]
+                    for direction in range(1, len(m)):
+                        m_n, a_n = m[direction, n, start:stop], a[direction, n, i] * scale
+                        for v in range(len(x)):
+                            x[v] += a_n * m_n[v]
+                    excess(x, h, times)
+                    add(x, h, p[n, start:stop], first[n, start:stop], second[n, start:stop], sums[n, i])
+
+    compiled: Callable[..., None] = kernel
+    return compiled
+
+
+@dataclass(frozen=True)
+class NullSpace:
+    """Share of each neuron's output row in the lowest singular directions of the unembedding."""
+
+    k: int
+    """How many directions count as lowest."""
+    squared_share: Tensor
+    """float64 (F,): ‖V₀ᵀw̃‖²/‖w̃‖²; NaN where `reason` says why."""
+    p_value: Tensor
+    """float64 (F,): share of random directions with at least this squared share."""
+    null_mean: float
+    """Expected squared share of a random direction: k over the dimensions that a row may take."""
+    null_sd: float
+    singular_values: Tensor
+    """float64, ascending: all of the unembedding's."""
+    reason: tuple[str | None, ...]
+
+
+def null_space(
+    captured: Capture, k: int | None = None, *, share: float = LOWEST_SHARE, gain: str = "unembedding"
+) -> NullSpace:
+    """Each neuron's squared share in the k lowest singular directions, by default `share` of all, at least one.
+
+    gain: `unembedding` takes w̃ in the singular directions of U·diag(γ), as with the norm folded into the unembedding
+    [CR]; where the norm centres, only directions orthogonal to the constant one count, which rows cannot have.
+    `write` takes γ∘w̃ in those of U. Rows of U are centred over the vocabulary. Takes O(d²) memory. Raises ValueError
+    unless 1 ≤ k < d.
+    """
+    from scipy.special import betainc
+
+    if gain not in ("unembedding", "write"):
+        raise ValueError(f"gain must be `unembedding` or `write`, not {gain!r}")
+    readout = captured.anatomy.readout
+    rows = readout.unembedding
+    written = written_rows(captured, slice(None))
+    scale = readout.gain.double()
+    d = rows.shape[1]
+    mean = rows.mean(0, dtype=torch.float64)
+    gram = torch.zeros(d, d, dtype=torch.float64, device=rows.device)
+    for chunk in slices(len(rows), 4096):
+        centred = rows[chunk].double() - mean
+        gram.addmm_(centred.T, centred)
+    dimensions = d
+    if gain == "write":
+        written = written * scale
+    else:
+        gram *= scale[:, None] * scale
+        if readout.centred:
+            dimensions = d - 1
+            gram = gram - gram.mean(0)
+            gram = gram - gram.mean(1, keepdim=True)
+            # the constant direction goes to the top, so that the others keep their order below it
+            gram += (1 + gram.trace()) / d
+    k = max(1, int(share * dimensions)) if k is None else k
+    if not 1 <= k < dimensions:
+        raise ValueError(f"k must lie between 1 and {dimensions - 1}, not {k}")
+    squares, directions = torch.linalg.eigh((gram + gram.T) / 2)
+    squares = squares[:dimensions]
+    length = written.square().sum(1)
+    distinct = bool(squares[k] - squares[k - 1] > DISTINCT * squares[-1])
+    value = (written @ directions[:, :k]).square().sum(1) / length
+    undefined = (length == 0) | (not distinct)
+    value = value.masked_fill(undefined, torch.nan)
+    upper = betainc((dimensions - k) / 2, k / 2, (1 - value).clamp(0, 1).cpu().numpy())
+    tied = "the lowest singular directions do not differ from the next"
+    return NullSpace(
+        k=k,
+        squared_share=value,
+        p_value=torch.from_numpy(upper).to(value.device),
+        null_mean=k / dimensions,
+        null_sd=(2 * k * (dimensions - k) / (dimensions**2 * (dimensions + 2))) ** 0.5,
+        singular_values=squares.clamp(min=0).sqrt(),
+        reason=tuple(
+            None if not bad else ("the neuron writes nothing" if none else tied)
+            for bad, none in zip(undefined.tolist(), (length == 0).tolist(), strict=True)
+        ),
+    )

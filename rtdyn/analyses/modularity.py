@@ -1,0 +1,602 @@
+"""Spatial organisation: do a group's neurons form modules, and are they a module of the layer? (METHODS §6)
+
+Neurons are nodes; an edge joins two whose activations have |Pearson r| ≥ threshold, with weight w_ij = |r_ij|. With
+k_i = Σ_j w_ij and 2m = Σ_i k_i, Newman's modularity of a partition is Q = Σ_c [in_c/2m − (Σ_{i∈c} k_i/2m)²], in_c
+being the sum of w_ij over ordered pairs inside c. In a group Q is that of Louvain's partition (Blondel et al. 2008),
+resolution 1, best of several orders; in the graph of the whole layer it is that of {group, rest}. Q falls with density
+whatever the structure, so groups are compared at equal numbers of edges, or by z against rewired graphs of the same
+degrees (Maslov & Sneppen 2002). Neurons that never vary have no correlation: they leave the group and the layer.
+Louvain is compiled here: networkx takes fifty times as long, and igraph is under the GPL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+THRESHOLD = 0.3
+"""|r| from which two neurons are joined; None, as in the preset `paper-code`, joins all whose r is not 0."""
+MIN_NODES = 10
+MIN_EDGES = 10
+RESTARTS = 10
+"""Orders of the nodes that Louvain is started with."""
+REWIRINGS = 50
+"""Rewired graphs that a graph is held against."""
+SWAPS_PER_EDGE = 10.0
+ATTEMPTS_PER_SWAP = 100.0
+"""Most proposals for a swap wanted: where nearly all are refused (a star, a complete graph) fewer swaps are made."""
+ONE_GRAPH = "all rewired graphs have the same modularity"
+"""Why a modularity has no z."""
+BLOCK = 1024
+"""Neurons whose standardised activations are held in float64 at a time."""
+
+
+@dataclass(frozen=True)
+class Segregation:
+    """Each set in the graph of all F neurons; float64 (s,), NaN where undefined."""
+
+    modularity: np.ndarray
+    """Newman's weighted Q of the partition {set, rest}: above 0 where the set holds together more than degrees say."""
+    inside_share: np.ndarray
+    """Share of the edges with an end in the set that have both ends there."""
+    inside_weight_share: np.ndarray
+    """The same share of their weights."""
+
+
+@dataclass(frozen=True)
+class MeanCorrelation:
+    """Signed mean Pearson r of each set; float64 (s,), NaN where undefined."""
+
+    within: np.ndarray
+    """Over pairs inside the set."""
+    across: np.ndarray
+    """Over pairs of a neuron inside and one outside."""
+
+
+@dataclass(frozen=True)
+class Rewired:
+    """Each set's modularity beside that of graphs of the same degrees; float64 (s,), NaN where undefined."""
+
+    modularity: np.ndarray
+    null_mean: np.ndarray
+    null_sd: np.ndarray
+    z: np.ndarray
+    """(modularity − null_mean)/null_sd, NaN where that is 0 (`ONE_GRAPH`).
+
+    Correlations are transitive, so random sets have a large z too: it says something beside the z of §4's sets only.
+    """
+    p_value: np.ndarray
+    """Two-sided, +1 corrected, against the rewired graphs; what is said of z holds for it too."""
+    swaps_per_edge: np.ndarray
+    """Swaps made, mean over the rewired graphs; 0 where the degrees allow one graph only and weights alone move."""
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A graph whose nodes all have an edge; `_ordered` says how they are numbered."""
+
+    nodes: int
+    ends: np.ndarray
+    """int64 (E, 2), two nodes each."""
+    weights: np.ndarray
+    """float64 (E,), positive."""
+
+
+def correlation(z: Tensor, *, block: int = BLOCK) -> np.ndarray:
+    """float32 (F, F): Pearson r of every two columns of activations z (N, F), exactly symmetric, diagonal 1.
+
+    Columns may have any mean and scale: they are standardised in float64, `block` at a time, and so are their
+    products. A column that is constant or not finite has NaN with every other and itself. Memory beyond z: 4·F² bytes
+    (256 MiB at F = 8,192) and 16·block·(N + block) for the blocks, on the device of z.
+    """
+    neurons = z.shape[1]
+    r = np.empty((neurons, neurons), dtype=np.float32)
+    starts = range(0, neurons, block)
+    for first in starts:
+        left = _standardised(z[:, first : first + block])
+        for second in range(first, neurons, block):
+            right = left if second == first else _standardised(z[:, second : second + block])
+            product = (left.T @ right).clamp_(-1, 1).float().cpu().numpy()
+            r[first : first + block, second : second + block] = product
+            r[second : second + block, first : first + block] = product.T
+    diagonal = r.diagonal()
+    r[np.arange(neurons), np.arange(neurons)] = np.where(np.isnan(diagonal), np.nan, 1.0)
+    return r
+
+
+def _standardised(columns: Tensor) -> Tensor:
+    """float64: columns with mean 0 and norm 1, NaN for those that never vary."""
+    values = columns.double()
+    if len(values) == 0:
+        return values.new_full((1, values.shape[1]), torch.nan)
+    constant = ~(columns.amax(0) > columns.amin(0))
+    # scaled first, so that neither the mean nor the squares of extreme activations overflow
+    values = values / values.abs().amax(0)
+    values -= values.mean(0)
+    values /= values.norm(dim=0)
+    values[:, constant] = torch.nan
+    return values
+
+
+def edge_counts(r: np.ndarray, sets: np.ndarray, *, threshold: float | None = THRESHOLD) -> np.ndarray:
+    """int64 (s,): edges inside each set of sets (s, n), neurons of r (F, F)."""
+    sets = _checked(r, sets)
+    return _kernels().inside(r, sets, _least(threshold))[1].astype(np.int64)
+
+
+def equal_edges(counts: np.ndarray) -> int:
+    """The number of edges at which sets are compared: the lower median of their own numbers, the group's among them.
+
+    It treats all sets alike, so that under exchangeability of group and null sets ranks stay uniform; the group's own
+    number would not do that. Raises ValueError where there are no counts.
+    """
+    if len(counts) == 0:
+        raise ValueError("no sets to compare")
+    return int(np.sort(counts)[(len(counts) - 1) // 2])
+
+
+def group_modularity(
+    r: np.ndarray,
+    sets: np.ndarray,
+    *,
+    threshold: float | None = THRESHOLD,
+    edges: int | None = None,
+    restarts: int = RESTARTS,
+    seed: int = 0,
+) -> np.ndarray:
+    """float64 (s,): Louvain's Q of the graph of each set of sets (s, n), NaN where `modularity_reason` gives one.
+
+    r: (F, F) of `correlation`. edges: take each set's strongest `edges` pairs, whatever the threshold (ties at the last
+    by neuron), as any comparison of sets must. A set's value depends on its own graph and the seed only. Takes up
+    to 60·n² bytes. Raises ValueError for sets that are no sets of neurons.
+    """
+    result = np.full(len(sets), np.nan)
+    for k, members in enumerate(_checked(r, sets)):
+        graph = _graph(r, members, threshold, edges)
+        if not isinstance(graph, str):
+            result[k] = _louvain(graph, restarts, np.random.default_rng(seed))[0]
+    return result
+
+
+def rewired_z(
+    r: np.ndarray,
+    sets: np.ndarray,
+    *,
+    threshold: float | None = THRESHOLD,
+    edges: int | None = None,
+    draws: int = REWIRINGS,
+    swaps_per_edge: float = SWAPS_PER_EDGE,
+    attempts_per_swap: float = ATTEMPTS_PER_SWAP,
+    restarts: int = RESTARTS,
+    seed: int = 0,
+) -> Rewired:
+    """Louvain's Q of each set's graph against `draws` random graphs with its degrees and weights, weights shuffled.
+
+    Graphs are drawn by exchanging ends of two edges, where this makes neither loops nor double edges. Proposals, not
+    swaps, are fixed beforehand, from a pilot's rate of acceptance, since only then all graphs are equally likely; they
+    are as many as make about `swaps_per_edge` swaps an edge, at most `attempts_per_swap` times that. Every graph gets
+    the same `restarts`. Raises ValueError for under two draws; other arguments and limits as in `group_modularity`.
+    """
+    if draws < 2:
+        raise ValueError(f"{draws} rewired graphs have no standard deviation")
+    value, mean, sd, p, swaps = np.full((5, len(sets)), np.nan)
+    for k, members in enumerate(_checked(r, sets)):
+        graph = _graph(r, members, threshold, edges)
+        if isinstance(graph, str):
+            continue
+        value[k] = _louvain(graph, restarts, np.random.default_rng(seed))[0]
+        null, swaps[k] = _rewired_modularity(
+            graph, draws, swaps_per_edge, attempts_per_swap, restarts, np.random.default_rng([seed, 1])
+        )
+        mean[k], sd[k] = null.mean(), null.std(ddof=1)
+        p[k] = min(1.0, 2 * (1 + min((null <= value[k]).sum(), (null >= value[k]).sum())) / (draws + 1))
+    # round-off alone is no spread: Q is of the order of 1
+    spread = sd > 1e-12
+    z = np.divide(value - mean, sd, out=np.full(len(sets), np.nan), where=spread)
+    return Rewired(value, mean, sd, z, p, swaps)
+
+
+def modularity_reason(
+    r: np.ndarray, members: np.ndarray, *, threshold: float | None = THRESHOLD, edges: int | None = None
+) -> str | None:
+    """Why the graph of `members` (n,) has no modularity; None where it has one."""
+    graph = _graph(r, _checked(r, members[None])[0], threshold, edges)
+    return graph if isinstance(graph, str) else None
+
+
+def segregation(r: np.ndarray, sets: np.ndarray, *, threshold: float | None = THRESHOLD) -> Segregation:
+    """How far each set of sets (s, n) is a block of its own in the graph of all F neurons of r (F, F).
+
+    With K the sum of k_i over the set and x the weight of edges that leave it, Q = 2·[K·(2m − K)/(2m)² − x/2m]. NaN
+    where `segregation_reason` gives a reason. Takes F² + s·n² steps and no memory to speak of. Raises ValueError for
+    sets that are no sets of neurons.
+    """
+    sets = _checked(r, sets)
+    least = _least(threshold)
+    totals = _kernels().totals(r, least)
+    inside = _kernels().inside(r, sets, least)
+    strength, degree = totals[0][sets].sum(1), totals[1][sets].sum(1)
+    total = totals[0].sum()
+    _, bad = _segregation_limits(r, sets, totals, inside)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        leaving = strength - 2 * inside[0]
+        q = 2 * (strength * (total - strength) / total**2 - leaving / total)
+        share = inside[1] / (degree - inside[1])
+        weight_share = inside[0] / (strength - inside[0])
+    return Segregation(*(np.where(bad, np.nan, v) for v in (q, share, weight_share)))
+
+
+def segregation_reason(r: np.ndarray, members: np.ndarray, *, threshold: float | None = THRESHOLD) -> str | None:
+    """Why `segregation` is undefined for `members` (n,); None where it is not."""
+    sets = _checked(r, members[None])
+    least = _least(threshold)
+    inside = _kernels().inside(r, sets, least)
+    return _segregation_limits(r, sets, _kernels().totals(r, least), inside)[0]
+
+
+def _segregation_limits(
+    r: np.ndarray, sets: np.ndarray, totals: np.ndarray, inside: np.ndarray
+) -> tuple[str | None, np.ndarray]:
+    """Which sets are undefined, bool (s,), and why the first of them is."""
+    varying = ~np.isnan(r.diagonal())
+    nodes = varying[sets].sum(1)
+    touching = (totals[1][sets].sum(1) - inside[1]).astype(np.int64)
+    few_nodes, few_edges, no_rest = nodes < MIN_NODES, touching < MIN_EDGES, nodes == varying.sum()
+    bad = few_nodes | few_edges | no_rest
+    if not bad.any():
+        return None, bad
+    first = int(bad.argmax())
+    if few_nodes[first]:
+        return _few_nodes(int(nodes[first])), bad
+    if no_rest[first]:
+        return "no varying neuron lies outside the group", bad
+    return f"only {touching[first]} edges have an end in the group", bad
+
+
+def mean_correlation(r: np.ndarray, sets: np.ndarray) -> MeanCorrelation:
+    """Signed mean r inside each set of sets (s, n) and between it and the other neurons of r (F, F).
+
+    Within is NaN for under two varying neurons in the set, across for none there or none outside. Raises ValueError
+    for sets that are no sets of neurons.
+    """
+    sets = _checked(r, sets)
+    varying = ~np.isnan(r.diagonal())
+    nodes = varying[sets].sum(1).astype(np.float64)
+    within_sum = _kernels().inside(r, sets, _least(None))[2]
+    across_sum = _kernels().totals(r, _least(None))[2][sets].sum(1) - 2 * within_sum
+    pairs, across_pairs = nodes * (nodes - 1) / 2, nodes * (varying.sum() - nodes)
+    undefined = np.full(len(sets), np.nan)
+    return MeanCorrelation(
+        np.divide(within_sum, pairs, out=undefined.copy(), where=pairs > 0),
+        np.divide(across_sum, across_pairs, out=undefined, where=across_pairs > 0),
+    )
+
+
+def mean_correlation_reasons(r: np.ndarray, members: np.ndarray) -> tuple[str | None, str | None]:
+    """Why `members` (n,) have no mean correlation within, and none across; None where they have."""
+    members = _checked(r, members[None])[0]
+    varying = ~np.isnan(r.diagonal())
+    nodes, outside = int(varying[members].sum()), int(varying.sum() - varying[members].sum())
+    within = _few_nodes(nodes) if nodes < 2 else None
+    if nodes == 0:
+        return within, _few_nodes(nodes)
+    return within, "no varying neuron lies outside the group" if outside == 0 else None
+
+
+def _few_nodes(nodes: int) -> str:
+    return f"only {nodes} of the group's neurons vary"
+
+
+def _checked(r: np.ndarray, sets: np.ndarray) -> np.ndarray:
+    """int64 (s, n), each row ascending. The compiled loops check no index themselves."""
+    if r.ndim != 2 or r.shape[0] != r.shape[1]:
+        raise ValueError(f"correlations of shape {r.shape} are not square")
+    if sets.ndim != 2 or not np.issubdtype(sets.dtype, np.integer):
+        raise ValueError(f"sets must be whole numbers (s, n), not {sets.dtype} of shape {sets.shape}")
+    ordered = np.sort(sets.astype(np.int64), axis=1)
+    if ordered.size and (ordered.min() < 0 or ordered.max() >= len(r)):
+        raise ValueError(f"sets hold neurons that are not among the {len(r)} of the correlations")
+    if (np.diff(ordered, axis=1) == 0).any():
+        raise ValueError("a set holds the same neuron twice")
+    return ordered
+
+
+def _least(threshold: float | None) -> float:
+    # an edge of weight 0 is none, so that a threshold of 0 is the same as no threshold
+    return max(threshold or 0.0, float(np.nextafter(0.0, 1.0)))
+
+
+def _graph(r: np.ndarray, members: np.ndarray, threshold: float | None, edges: int | None) -> _Graph | str:
+    """The graph of `members` (n,), or why it is too small."""
+    between = np.abs(r[np.ix_(members, members)].astype(np.float64))
+    nodes = len(members) - int(np.isnan(between.diagonal()).sum())
+    if nodes < MIN_NODES:
+        return _few_nodes(nodes)
+    ends = np.stack(np.triu_indices(len(members), 1), axis=1)
+    weights = np.nan_to_num(between[ends[:, 0], ends[:, 1]])
+    if edges is None:
+        kept = np.flatnonzero(weights >= _least(threshold))
+    else:
+        available = int((weights > 0).sum())
+        if available < edges:
+            return f"only {available} pairs of the group's neurons are correlated, fewer than the {edges} compared"
+        kept = _strongest(weights, edges)
+    if len(kept) < MIN_EDGES:
+        return f"only {len(kept)} edges in the group's graph"
+    return _ordered(ends[kept], weights[kept], len(members))
+
+
+def _strongest(weights: np.ndarray, count: int) -> np.ndarray:
+    """Ascending indices of the `count` largest, ties by index."""
+    if count <= 0:
+        return np.empty(0, dtype=np.int64)
+    least = np.partition(weights, len(weights) - count)[len(weights) - count]
+    above = np.flatnonzero(weights > least)
+    return np.sort(np.append(above, np.flatnonzero(weights == least)[: count - len(above)]))
+
+
+def _ordered(ends: np.ndarray, weights: np.ndarray, nodes: int) -> _Graph:
+    """The graph with its nodes renamed by falling strength, those without edges left out.
+
+    So Q does not depend on the order of the neurons, which the order of Louvain's moves would otherwise follow.
+    """
+    strength = np.bincount(ends.ravel(), np.repeat(weights, 2), nodes)
+    linked = int((strength > 0).sum())
+    name = np.empty(nodes, dtype=np.int64)
+    name[np.argsort(-strength, kind="stable")] = np.arange(nodes)
+    renamed = np.sort(name[ends], axis=1)
+    order = np.lexsort((renamed[:, 1], renamed[:, 0]))
+    return _Graph(linked, renamed[order], weights[order])
+
+
+def _louvain(graph: _Graph, restarts: int, rng: np.random.Generator) -> tuple[float, np.ndarray]:
+    """The largest Q of `restarts` runs of Louvain, and the community of each node, int64 (nodes,)."""
+    value, community = _kernels().best(graph.nodes, graph.ends, graph.weights, restarts, rng)
+    return float(value), community
+
+
+def _rewired_modularity(
+    graph: _Graph,
+    draws: int,
+    swaps_per_edge: float,
+    attempts_per_swap: float,
+    restarts: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, float]:
+    """Q of `draws` rewired graphs, float64 (draws,), and the swaps per edge that each took on average."""
+    values = np.empty(draws)
+    attempts, swaps = _attempts(graph, swaps_per_edge, attempts_per_swap, rng), 0
+    for draw in range(draws):
+        rewired, made = _rewired(graph, attempts, rng)
+        values[draw] = _louvain(rewired, restarts, rng)[0]
+        swaps += made
+    return values, swaps / (draws * len(graph.ends))
+
+
+def _attempts(graph: _Graph, swaps_per_edge: float, attempts_per_swap: float, rng: np.random.Generator) -> int:
+    """Proposals that make about `swaps_per_edge` swaps, by the rate at which a pilot's are accepted."""
+    wanted = int(np.ceil(swaps_per_edge * len(graph.ends)))
+    made = _rewired(graph, wanted, rng)[1]
+    return int(np.ceil(wanted * min(attempts_per_swap, 1.1 * wanted / max(1, made))))
+
+
+def _rewired(graph: _Graph, attempts: int, rng: np.random.Generator) -> tuple[_Graph, int]:
+    """A random graph with the same degrees and the same weights elsewhere, and the number of swaps that made it."""
+    adjacent = np.zeros((graph.nodes, graph.nodes), dtype=np.bool_)
+    adjacent[graph.ends[:, 0], graph.ends[:, 1]] = True
+    adjacent |= adjacent.T
+    pairs = np.stack(np.triu_indices(graph.nodes, 1), axis=1)
+    dense = 2 * len(graph.ends) > len(pairs)
+    # a swap takes two edges and two pairs that are none: proposals start from the rarer, so fewer are refused
+    chosen = pairs[~adjacent[pairs[:, 0], pairs[:, 1]]] if dense else graph.ends.copy()
+    made = int(_kernels().swap(chosen, ~adjacent if dense else adjacent, attempts, rng))
+    if dense:
+        adjacent[...] = True
+        adjacent[chosen[:, 0], chosen[:, 1]] = adjacent[chosen[:, 1], chosen[:, 0]] = False
+        chosen = pairs[adjacent[pairs[:, 0], pairs[:, 1]]]
+    return _Graph(graph.nodes, chosen, rng.permutation(graph.weights)), made
+
+
+@dataclass(frozen=True)
+class _Kernels:
+    """Compiled loops."""
+
+    totals: Any
+    inside: Any
+    best: Any
+    swap: Any
+
+
+@cache
+def _kernels() -> _Kernels:
+    import numba
+
+    @numba.njit(nogil=True)
+    def totals(r: Any, threshold: float) -> Any:
+        """(3, F): each neuron's strength, number of edges and sum of r with all others."""
+        out = np.zeros((3, len(r)))
+        for i in range(len(r)):
+            for j in range(len(r)):
+                value = np.float64(r[i, j])
+                if j == i or np.isnan(value):
+                    continue
+                out[2, i] += value
+                if abs(value) >= threshold:
+                    out[0, i] += abs(value)
+                    out[1, i] += 1
+        return out
+
+    @numba.njit(nogil=True)
+    def inside(r: Any, sets: Any, threshold: float) -> Any:
+        """(3, s): weight, number of edges and sum of r over each set's pairs."""
+        out = np.zeros((3, len(sets)))
+        for k in range(len(sets)):
+            for a in range(sets.shape[1]):
+                row = r[sets[k, a]]
+                for b in range(a + 1, sets.shape[1]):
+                    value = np.float64(row[sets[k, b]])
+                    if np.isnan(value):
+                        continue
+                    out[2, k] += value
+                    if abs(value) >= threshold:
+                        out[0, k] += abs(value)
+                        out[1, k] += 1
+        return out
+
+    @numba.njit(nogil=True)
+    def neighbours(nodes: int, ends: Any, weights: Any) -> Any:
+        """Each node's neighbours and weights, one after the other, and where each node's begin."""
+        start = np.zeros(nodes + 1, np.int64)
+        for e in range(len(ends)):
+            start[ends[e, 0] + 1] += 1
+            start[ends[e, 1] + 1] += 1
+        for u in range(nodes):
+            start[u + 1] += start[u]
+        free = start[:-1].copy()
+        neighbour, weight = np.empty(start[nodes], np.int64), np.empty(start[nodes])
+        for e in range(len(ends)):
+            for side in range(2):
+                u, v = ends[e, side], ends[e, 1 - side]
+                neighbour[free[u]], weight[free[u]] = v, weights[e]
+                free[u] += 1
+        return start, neighbour, weight
+
+    @numba.njit(nogil=True)
+    def move(start: Any, neighbour: Any, weight: Any, strength: Any, total: float, order: Any) -> Any:
+        """Communities after moving nodes one by one, each to where Q gains most, until none gains."""
+        nodes = len(strength)
+        community = np.arange(nodes)
+        held = strength.copy()
+        towards, touched = np.zeros(nodes), np.empty(nodes, np.int64)
+        moved = True
+        while moved:
+            moved = False
+            for u in order:
+                own, count = community[u], 0
+                for e in range(start[u], start[u + 1]):
+                    c = community[neighbour[e]]
+                    if towards[c] == 0:
+                        touched[count] = c
+                        count += 1
+                    towards[c] += weight[e]
+                held[own] -= strength[u]
+                best, most = own, towards[own] - held[own] * strength[u] / total
+                for k in range(count):
+                    c = touched[k]
+                    gain = towards[c] - held[c] * strength[u] / total
+                    # a gain within round-off could go to and fro for ever
+                    if gain > most + 1e-13 * total:
+                        best, most = c, gain
+                    towards[c] = 0
+                held[best] += strength[u]
+                if best != own:
+                    community[u] = best
+                    moved = True
+        return community
+
+    @numba.njit(nogil=True)
+    def renamed(community: Any) -> Any:
+        """Communities numbered from 0 by their first node, and how many there are."""
+        name, count = np.full(len(community), -1), 0
+        out = np.empty_like(community)
+        for u in range(len(community)):
+            if name[community[u]] < 0:
+                name[community[u]] = count
+                count += 1
+            out[u] = name[community[u]]
+        return out, count
+
+    @numba.njit(nogil=True)
+    def merged(start: Any, neighbour: Any, weight: Any, community: Any, count: int) -> Any:
+        """The graph whose nodes are the communities, without the weights inside them."""
+        nodes_start = np.zeros(count + 2, np.int64)
+        for u in range(len(community)):
+            nodes_start[community[u] + 2] += 1
+        for c in range(count):
+            nodes_start[c + 2] += nodes_start[c + 1]
+        by_community = np.empty_like(community)
+        for u in range(len(community)):
+            by_community[nodes_start[community[u] + 1]] = u
+            nodes_start[community[u] + 1] += 1
+        new_start = np.zeros(count + 1, np.int64)
+        new_neighbour, new_weight = np.empty_like(neighbour), np.empty_like(weight)
+        towards, touched = np.zeros(count), np.empty(count, np.int64)
+        filled = 0
+        for c in range(count):
+            found = 0
+            for u in by_community[nodes_start[c] : nodes_start[c + 1]]:
+                for e in range(start[u], start[u + 1]):
+                    other = community[neighbour[e]]
+                    if other == c:
+                        continue
+                    if towards[other] == 0:
+                        touched[found] = other
+                        found += 1
+                    towards[other] += weight[e]
+            for k in range(found):
+                new_neighbour[filled], new_weight[filled] = touched[k], towards[touched[k]]
+                towards[touched[k]] = 0
+                filled += 1
+            new_start[c + 1] = filled
+        return new_start, new_neighbour[:filled], new_weight[:filled]
+
+    @numba.njit(nogil=True)
+    def shuffled(count: int, rng: Any) -> Any:
+        """0 to count − 1 in random order; numba's own permutation takes seconds to compile."""
+        order = np.arange(count)
+        for last in range(count - 1, 0, -1):
+            other = int(rng.random() * (last + 1))
+            order[last], order[other] = order[other], order[last]
+        return order
+
+    @numba.njit(nogil=True)
+    def best(nodes: int, ends: Any, weights: Any, restarts: int, rng: Any) -> Any:
+        """Largest modularity of `restarts` runs, and its partition."""
+        first = neighbours(nodes, ends, weights)
+        first_strength = np.zeros(nodes)
+        for u in range(nodes):
+            for e in range(first[0][u], first[0][u + 1]):
+                first_strength[u] += first[2][e]
+        total = first_strength.sum()
+        best_value, best_community = -np.inf, np.arange(nodes)
+        for _ in range(restarts):
+            community = np.arange(nodes)
+            (start, neighbour, weight), strength = first, first_strength
+            while True:
+                level, count = renamed(move(start, neighbour, weight, strength, total, shuffled(len(strength), rng)))
+                if count == len(strength):
+                    break
+                for u in range(nodes):
+                    community[u] = level[community[u]]
+                held = np.zeros(count)
+                for u in range(len(strength)):
+                    held[level[u]] += strength[u]
+                start, neighbour, weight = merged(start, neighbour, weight, level, count)
+                strength = held
+            crossing = weight.sum()
+            value = 1 - crossing / total - np.square(strength / total).sum()
+            if value > best_value:
+                best_value, best_community = value, community
+        return best_value, best_community
+
+    @numba.njit(nogil=True)
+    def swap(pairs: Any, adjacent: Any, attempts: int, rng: Any) -> int:
+        """Exchanges ends of random pairs in place; the number of proposals that made neither loop nor double."""
+        made, count = 0, len(pairs)
+        for _ in range(attempts if count > 1 else 0):
+            x, y, side = int(rng.random() * count), int(rng.random() * count), int(rng.random() * 2)
+            a, b, c, d = pairs[x, 0], pairs[x, 1], pairs[y, side], pairs[y, 1 - side]
+            if x == y or a == d or b == c or adjacent[a, d] or adjacent[b, c]:
+                continue
+            adjacent[a, b] = adjacent[b, a] = adjacent[c, d] = adjacent[d, c] = False
+            adjacent[a, d] = adjacent[d, a] = adjacent[b, c] = adjacent[c, b] = True
+            pairs[x, 0], pairs[x, 1], pairs[y, 0], pairs[y, 1] = a, d, c, b
+            made += 1
+        return made
+
+    return _Kernels(totals, inside, best, swap)
