@@ -50,7 +50,7 @@ def _chosen_analyses(context: click.Context, parameter: click.Parameter, value: 
     if unknown:
         raise click.BadParameter(f"no analysis is called {unknown[0]!r}; there are {', '.join(ANALYSES)}")
     if "ablation" not in names:
-        raise click.BadParameter("regimes are fitted to the influence curve; add ablation")
+        raise click.BadParameter("every other analysis starts from the influence of the neurons; add ablation")
     return tuple(name for name in ANALYSES if name in names)
 
 
@@ -82,7 +82,7 @@ def main() -> None:
     default="all",
     show_default=True,
     callback=_chosen_analyses,
-    help=f"all, or some of {', '.join(ANALYSES)}, with commas; regimes needs ablation.",
+    help=f"all, or some of {', '.join(ANALYSES)}, with commas; all need ablation.",
 )
 @click.option(
     "--rare",
@@ -178,6 +178,19 @@ def track(model: str, steps: str, out: Path | None, wandb: str | None, suites: P
     measured_on = EvaluationOptions(**{f.name: options[f.name] for f in fields(EvaluationOptions)})
     analysed = StepOptions(**{f.name: options[f.name] for f in fields(StepOptions)})
     run_track(suite, chosen, measured_on, analysed, out, wandb, Console())
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="A list of objects instead of a table.")
+@_refuse_clearly
+def claims(run: Path, as_json: bool) -> None:
+    """The scorecard: what a run's trajectories say of each published claim."""
+    from rich.console import Console
+
+    from rtdyn.claims import claims as judge
+
+    judge(run, as_json, Console())
 
 
 @main.command()

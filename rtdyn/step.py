@@ -8,16 +8,26 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rtdyn.analyses.ablation import ClassInfluence, influence
-from rtdyn.analyses.regimes import Regimes, fit_regimes
-from rtdyn.capture import capture
+from rtdyn.analyses import GROUPED
+from rtdyn.analyses.ablation import Influence, influence
+from rtdyn.analyses.groups import split_groups, window_halves
+from rtdyn.analyses.nulls import matching_deciles
+from rtdyn.analyses.pseudo_classes import pseudo_classes
+from rtdyn.analyses.routing import routing
+from rtdyn.capture import Capture, capture
 from rtdyn.checkpoints.checkpoint import Checkpoint, load_model, read_config
+from rtdyn.curves import Curve, contrast_of, curve
 from rtdyn.errors import InputError
 from rtdyn.evaluation import Evaluation
-from rtdyn.store import StepTables, metric_frame
-from rtdyn.tables import CLEAR_SE, ablation_metrics, loss_metrics, neuron_table, regime_metrics, window_table
+from rtdyn.group_tables import dimensionality_metrics, heavytail_metrics, matching_metrics, modularity_metrics
+from rtdyn.mediation_tables import mediation_results
+from rtdyn.routing_tables import halved_groups, routing_metrics
+from rtdyn.store import Metric, StepTables, metric_frame
+from rtdyn.tables import ablation_metrics, loss_metrics, neuron_table, regime_metrics, window_table
 from rtdyn.tokenizer import tokenizer_digest
 
+ROUTING = 1
+"""Apart from the groups' own random streams."""
 DECILES = 10
 SHAPE_KEYS = (
     "model_type",
@@ -43,6 +53,12 @@ class StepOptions:
     tolerance: float
     memory_gib: float
     device: str
+    seed: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory for arrays beside the model and the capture."""
+        return int(self.memory_gib * 2**30)
 
 
 def analyse_step(
@@ -66,31 +82,81 @@ def analyse_step(
             "it belongs to another model, leave it out of --steps"
         )
     stage("capture")
-    captured = capture(model, evaluation.text, evaluation.positions, mean_over=options.mean_over)
+    captured = capture(
+        model,
+        evaluation.text,
+        evaluation.positions,
+        mean_over=options.mean_over,
+        attention="routing" in options.analyses,
+    )
     stage("ablation")
+    layer, documents = captured.anatomy.layer, evaluation.text.documents
+    halves = window_halves(documents)
+    members = pseudo_classes(evaluation.positions, seed=options.seed)
     result = influence(
         captured,
         torch.from_numpy(frequency_deciles(evaluation.classes.rank)),
         DECILES,
         tolerance=options.tolerance,
-        memory_bytes=int(options.memory_gib * 2**30),
+        memory_bytes=options.memory_bytes,
+        pseudo_classes=None if isinstance(members, str) else torch.from_numpy(members),
+        half=torch.from_numpy(halves[evaluation.positions.window]),
     )
-    regimes: dict[str, Regimes] = {}
+    rows = [*loss_metrics(captured, evaluation.text.windows.shape[1]), *ablation_metrics(result, layer)]
+    curves: dict[str, Curve] = {}
     if "regimes" in options.analyses:
         stage("regimes")
-        regimes = {name: _fit(c, options.rank_by) for name, c in result.classes.items()}
+        curves = {name: curve(c, documents, options.rank_by, options.seed) for name, c in result.classes.items()}
+        rows += regime_metrics(curves, contrast_of(result, members, options.rank_by), layer)
+    columns: dict[str, np.ndarray] = {}
+    if set(GROUPED) & set(options.analyses):
+        more, columns = _group_analyses(captured, result, evaluation, halves, options, stage)
+        rows += more
     stage("tables")
-    layer = captured.anatomy.layer
-    rows = [
-        *loss_metrics(captured, evaluation.text.windows.shape[1]),
-        *ablation_metrics(result, layer),
-        *regime_metrics(regimes, layer),
-    ]
     return StepTables(
         metrics=metric_frame(rows, checkpoint.step, tokens_seen),
-        neurons=neuron_table(checkpoint.step, captured, result, regimes),
-        windows=window_table(checkpoint.step, layer, result, regimes),
+        neurons=neuron_table(checkpoint.step, captured, result, curves, columns),
+        windows=window_table(checkpoint.step, layer, result, curves),
     )
+
+
+def _group_analyses(
+    captured: Capture,
+    result: Influence,
+    evaluation: Evaluation,
+    halves: np.ndarray,
+    options: StepOptions,
+    stage: Callable[[str], None],
+) -> tuple[list[Metric], dict[str, np.ndarray]]:
+    """Rows of the analyses that measure groups, and columns (F,) for every neuron."""
+    layer, chosen = captured.anatomy.layer, options.analyses
+    stage("groups")
+    deciles = matching_deciles(captured)
+    groups = split_groups(result, evaluation.text.documents, deciles, options.seed, options.rank_by)
+    rows = matching_metrics(groups, layer)
+    columns: dict[str, np.ndarray] = {}
+    if "dimensionality" in chosen:
+        stage("dimensionality")
+        rows += dimensionality_metrics(captured, halves, groups, layer)
+    if "modularity" in chosen:
+        stage("modularity")
+        rows += modularity_metrics(captured, halves, groups, options.seed, layer)
+    if "routing" in chosen:
+        stage("routing")
+        rng = np.random.default_rng([options.seed, ROUTING])
+        found = routing(captured, halved_groups(groups), rng, part=halves, memory_bytes=options.memory_bytes)
+        rows += routing_metrics(found, groups, halves)
+    if "heavytail" in chosen:
+        stage("heavytail")
+        rows += heavytail_metrics(captured, groups, layer)
+    if "mediation" in chosen:
+        stage("mediation")
+        counts = evaluation.counts.counts
+        more, columns = mediation_results(
+            captured, result, counts, groups, halves, options.memory_bytes, options.seed, layer
+        )
+        rows += more
+    return rows, columns
 
 
 def _check_same_suite(checkpoint: Checkpoint, evaluation: Evaluation) -> None:
@@ -103,11 +169,6 @@ def _check_same_suite(checkpoint: Checkpoint, evaluation: Evaluation) -> None:
     digest = tokenizer_digest(checkpoint.folder)
     if digest is not None and evaluation.tokenizer_sha256 not in (None, digest):
         raise InputError(f"step {checkpoint.step} has another tokenizer.json than the suite; leave it out of --steps")
-
-
-def _fit(c: ClassInfluence, rank_by: str) -> Regimes:
-    influence, se = (c.mean.abs(), c.mean_se) if rank_by == "abs_mean" else (c.mean_abs, c.mean_abs_se)
-    return fit_regimes(influence.cpu().numpy(), (CLEAR_SE * se + c.error_bound).cpu().numpy())
 
 
 def frequency_deciles(rank: np.ndarray) -> np.ndarray:

@@ -95,11 +95,12 @@ class Run:
 
 
 def metric_frame(rows: list[Metric], step: int, tokens_seen: int | None) -> pl.DataFrame:
-    """Rows of metrics/ in their stored form; a row without a value must give its reason."""
+    """Rows of metrics/ in their stored form; one that lacks a number says why."""
     records = []
     for row in rows:
-        if (row.value is None) != bool(row.reason) or (row.value is not None and row.value != row.value):
-            raise ValueError(f"{row.analysis}/{row.metric}: a metric has either a number or a reason for none")
+        lacks_null = row.null is not None and row.p_value is None
+        if (row.value is None or lacks_null) != bool(row.reason) or (row.value is not None and row.value != row.value):
+            raise ValueError(f"{row.analysis}/{row.metric}: a metric, and its null, has numbers or a reason for none")
         status = "ok" if row.value is not None else "undefined"
         records.append({"step": step, "tokens_seen": tokens_seen, "status": status, **asdict(row)})
     return pl.DataFrame(records, schema=METRIC_SCHEMA)
@@ -187,12 +188,12 @@ def write_step(run: Run, step: int, checkpoint: Checkpoint, tables: StepTables) 
         frame: pl.DataFrame = getattr(tables, table)
         file = table_file(run, table, step)
         file.parent.mkdir(exist_ok=True)
-        _replace(file, partial(frame.write_parquet, metadata=metadata))
+        replace_file(file, partial(frame.write_parquet, metadata=metadata))
 
 
 def write_json(file: Path, data: Any) -> None:
     """Replaces `file` with `data` as JSON, whole or not at all."""
-    _replace(file, lambda aside: aside.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8"))
+    replace_file(file, lambda aside: aside.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8"))
 
 
 def table_file(run: Run, table: str, step: int) -> Path:
@@ -232,7 +233,7 @@ def _metadata(file: Path) -> dict[str, str]:
         return {}
 
 
-def _replace(file: Path, write: Callable[[Path], Any]) -> None:
+def replace_file(file: Path, write: Callable[[Path], Any]) -> None:
     """Writes beside `file`, flushes, renames over it, and flushes the folder. Raises InputError if it cannot."""
     aside = None
     try:

@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 
 from rtdyn.analyses.ablation import ClassInfluence, Influence, clustered_se, jackknife_se
+from rtdyn.analyses.groups import CLEAR_SE, STABLE, TOP_SHARE, top_size
+from rtdyn.analyses.pseudo_classes import CURVE_STATISTICS
+from rtdyn.analyses.regime_evidence import COMPARISONS, Bootstrap, Interval, Likelihoods, ShapeEvidence
 from rtdyn.analyses.regimes import DECAY, PLATEAU, POWER_LAW, FixedBoundaries, Regimes, ThreeSegments
 from rtdyn.capture import Capture
+from rtdyn.curves import Contrast, Curve
 from rtdyn.store import Metric
 
 NORMAL_95 = 1.959963984540054
-CLEAR_SE = 2.0
-"""An influence is clear of zero beyond this many standard errors plus its error bound."""
-TOP_SHARE = 0.01
-MIN_CANDIDATES = 32
-NO_EVIDENCE = "this version fits the shape only; shape nulls, bootstrap and pseudo-classes are not computed"
 PRIMARY = "rare"
 _FIT_METRICS = (
     *(f.name for f in fields(ThreeSegments)),
@@ -97,27 +96,81 @@ def _share_of_largest(means: Tensor, count: int) -> Tensor:
     return means.topk(count, dim=1).values.sum(1) / means.sum(1)
 
 
-def regime_metrics(regimes: Mapping[str, Regimes], layer: int) -> list[Metric]:
-    """The fit of each class's curve; where it is undefined, its rows say why."""
+def regime_metrics(curves: Mapping[str, Curve], contrast: Contrast | str, layer: int) -> list[Metric]:
+    """The fit of each class's curve with its evidence; where a number is undefined, its row says why."""
     rows = []
-    for name, r in regimes.items():
-        values = {
-            **_fit_values(r),
-            **dict.fromkeys(("shape_p_value", "stable_plateau_size", "contrast_p_value"), NO_EVIDENCE),
-            "censored": float(r.censored),
-        }
-        rows += [
-            Metric(
-                "regimes",
-                metric,
-                None if isinstance(value, str) else value,
-                token_class=name,
-                layer=layer,
-                n=len(r.rank) - r.censored,
-                reason=value if isinstance(value, str) else None,
+    for name, c in curves.items():
+        row = partial(Metric, "regimes", token_class=name, layer=layer, n=len(c.regimes.rank) - c.regimes.censored)
+        for metric, value in {**_fit_values(c.regimes), "censored": float(c.regimes.censored)}.items():
+            if isinstance(value, str):
+                rows.append(row(metric=metric, value=None, reason=value))
+                continue
+            interval = None if isinstance(c.bootstrap, str) else c.bootstrap.intervals.get(metric)
+            rows.append(
+                row(
+                    metric=metric,
+                    value=value,
+                    ci_low=interval.low if isinstance(interval, Interval) else None,
+                    ci_high=interval.high if isinstance(interval, Interval) else None,
+                )
             )
-            for metric, value in values.items()
-        ]
+        rows += [*_shape_rows(c.shape, row), *_bootstrap_rows(c.bootstrap, row), *_likelihood_rows(c.likelihoods, row)]
+    return [*rows, *_contrast_rows(contrast, layer)]
+
+
+def _shape_rows(shape: ShapeEvidence | str, row: Callable[..., Metric]) -> list[Metric]:
+    if isinstance(shape, str):
+        return [row(metric=metric, value=None, reason=shape) for metric in ("shape_statistic", "shape_p_value")]
+    rows = [
+        row(
+            metric="shape_statistic",
+            value=shape.statistic,
+            null=name,
+            null_mean=shape.null_means[name],
+            null_sd=shape.null_sds[name],
+            p_value=p,
+        )
+        for name, p in shape.p_values.items()
+    ]
+    return [*rows, row(metric="shape_p_value", value=shape.p_value, null="shape", p_value=shape.p_value)]
+
+
+def _bootstrap_rows(found: Bootstrap | str, row: Callable[..., Metric]) -> list[Metric]:
+    metrics = ("stable_plateau_size", "raised_share", "no_fit_share")
+    if isinstance(found, str):
+        return [row(metric=metric, value=None, reason=found) for metric in metrics]
+    values = (float((found.stable_share > STABLE).sum()), found.raised_share, found.no_fit_share)
+    return [row(metric=metric, value=value) for metric, value in zip(metrics, values, strict=True)]
+
+
+def _likelihood_rows(found: Likelihoods | str, row: Callable[..., Metric]) -> list[Metric]:
+    if isinstance(found, str):
+        return [row(metric=metric, value=None, reason=found) for metric in ("tail_alpha", *COMPARISONS)]
+    rows = [row(metric=name, value=value, p_value=found.p_values[name]) for name, value in found.ratios.items()]
+    return [row(metric="tail_alpha", value=found.alpha), row(metric="tail_size", value=float(found.tail)), *rows]
+
+
+def _contrast_rows(contrast: Contrast | str, layer: int) -> list[Metric]:
+    """What the rare class's curve shows beyond pseudo-classes of common positions."""
+    row = partial(Metric, "regimes", token_class=PRIMARY, layer=layer)
+    if isinstance(contrast, str):
+        return [row(metric=f"contrast_{name}", value=None, reason=contrast) for name in CURVE_STATISTICS]
+    rows = []
+    for name, value in contrast.values.items():
+        against = contrast.against[name]
+        if isinstance(against, str):
+            rows.append(row(metric=f"contrast_{name}", value=None, reason=against))
+        else:
+            rows.append(
+                row(
+                    metric=f"contrast_{name}",
+                    value=value,
+                    null="pseudo-class",
+                    null_mean=against.null_mean,
+                    null_sd=against.null_sd,
+                    p_value=against.p_value,
+                )
+            )
     return rows
 
 
@@ -137,8 +190,17 @@ def _fit_values(regimes: Regimes) -> dict[str, float | str]:
     return values
 
 
-def neuron_table(step: int, captured: Capture, result: Influence, regimes: Mapping[str, Regimes]) -> pl.DataFrame:
-    """A row a neuron. `rank`, `regime` and `stable_share` are those of the class `rare`; others carry its name."""
+def neuron_table(
+    step: int,
+    captured: Capture,
+    result: Influence,
+    curves: Mapping[str, Curve],
+    further: Mapping[str, np.ndarray],
+) -> pl.DataFrame:
+    """A row a neuron. `rank`, `regime` and `stable_share` are those of the class `rare`; others carry its name.
+
+    further: columns (F,) of other analyses, NaN where undefined.
+    """
     rows, moments = captured.anatomy.output_rows, captured.moments
     neurons = len(rows)
     columns: dict[str, np.ndarray | pl.Series] = {
@@ -152,22 +214,27 @@ def neuron_table(step: int, captured: Capture, result: Influence, regimes: Mappi
         columns[f"se_{name}"] = _numpy(c.mean_se)
         columns[f"se_abs_{name}"] = _numpy(c.mean_abs_se)
         columns[f"error_bound_{name}"] = _numpy(c.error_bound)
-    for name, r in regimes.items():
+    for name, curve in curves.items():
         suffix = "" if name == PRIMARY else f"_{name}"
-        columns[f"rank{suffix}"] = r.rank
-        columns[f"regime{suffix}"] = pl.Series([label or None for label in r.label.tolist()], dtype=pl.String)
-        columns[f"stable_share{suffix}"] = pl.Series([None] * neurons, dtype=pl.Float64)
+        label = [one or None for one in curve.regimes.label.tolist()]
+        columns[f"rank{suffix}"] = curve.regimes.rank
+        columns[f"regime{suffix}"] = pl.Series(label, dtype=pl.String)
+        resampled = curve.bootstrap
+        columns[f"stable_share{suffix}"] = (
+            np.full(neurons, np.nan) if isinstance(resampled, str) else resampled.stable_share
+        )
     columns["mean_activation"] = _numpy(moments.mean)
     columns["sd_activation"] = _numpy(moments.variance.sqrt())
     columns["positive_share"] = _numpy(moments.positive)
     columns["norm"] = _numpy(rows.double().norm(dim=1))
+    columns |= further
     return pl.DataFrame(columns).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
-def window_table(step: int, layer: int, result: Influence, regimes: Mapping[str, Regimes]) -> pl.DataFrame:
+def window_table(step: int, layer: int, result: Influence, curves: Mapping[str, Curve]) -> pl.DataFrame:
     """Sums of Δ and |Δ| by window for plateau candidates, and by frequency decile for every neuron."""
     frames = []
-    candidates = _candidates(result, regimes)
+    candidates = _candidates(result, curves)
     for name, c in result.classes.items():
         frames.append(
             _sums(
@@ -200,14 +267,14 @@ def window_table(step: int, layer: int, result: Influence, regimes: Mapping[str,
     return pl.concat(frames)
 
 
-def _candidates(result: Influence, regimes: Mapping[str, Regimes]) -> Tensor:
+def _candidates(result: Influence, curves: Mapping[str, Curve]) -> Tensor:
     """Neurons that are among the most influential on `rare`, or in the plateau of any class's curve."""
     rare: ClassInfluence = result.classes[PRIMARY]
-    top = min(len(rare.mean_abs), max(MIN_CANDIDATES, math.ceil(TOP_SHARE * len(rare.mean_abs))))
+    top = top_size(len(rare.mean_abs))
     chosen = torch.zeros_like(rare.mean_abs, dtype=torch.bool)
     chosen[rare.mean_abs.topk(top).indices] = True
-    for r in regimes.values():
-        chosen |= torch.from_numpy(r.label == PLATEAU).to(chosen.device)
+    for c in curves.values():
+        chosen |= torch.from_numpy(c.regimes.label == PLATEAU).to(chosen.device)
     return chosen.nonzero().squeeze(1)
 
 

@@ -31,6 +31,7 @@ from rtdyn.store import (
     write_json,
     write_step,
 )
+from rtdyn.timing import StageClock, log_seconds, seconds_by_stage
 from rtdyn.trajectories import steps_left_out
 from rtdyn.views.progress import progress
 from rtdyn.views.summary import print_summary, step_line
@@ -74,6 +75,8 @@ def track(
     for step, reason in run.manifest["left_out"].items():
         _say(console, f"step {step} is kept in the tables and left out of trajectories: {reason}")
     print_summary(run, console)
+    seconds = ", ".join(f"{stage} {total:.1f} s" for stage, total in seconds_by_stage(run.path).items())
+    _say(console, f"Time by stage, over all stored steps: {seconds}")
     return run
 
 
@@ -189,20 +192,23 @@ def _sweep(
     console: Console,
 ) -> None:
     with progress(console, suite.name, len(steps)) as reporter:
+        clock = StageClock(reporter.stage)
 
         def checkpoints() -> Iterator[Checkpoint]:
             for number, step in enumerate(steps, start=1):
                 reporter.begin(step, number, len(steps))
+                clock.begin("fetch")
                 yield fetch(suite, step)
 
         def analyse(checkpoint: Checkpoint) -> StepTables:
             seen = suite.tokens_seen(checkpoint.step)
-            return analyse_step(checkpoint, seen, evaluation, options, reporter.stage)
+            return analyse_step(checkpoint, seen, evaluation, options, clock.begin)
 
         def done(checkpoint: Checkpoint, tables: StepTables) -> None:
-            reporter.stage("store")
+            clock.begin("store")
             write_step(run, checkpoint.step, checkpoint, tables)
             log(checkpoint.step)
+            log_seconds(run.path, checkpoint.step, clock.end())
             reporter.end(step_line(tables.metrics))
 
         run_serial(checkpoints(), analyse, done)

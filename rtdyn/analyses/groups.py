@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rtdyn.analyses.ablation import ClassInfluence, PseudoInfluence, clustered_se
+from rtdyn.analyses.ablation import ClassInfluence, Influence, PseudoInfluence, clustered_se
 from rtdyn.analyses.nulls import (
     DRAWS,
     MATCHED,
@@ -24,12 +24,15 @@ from rtdyn.analyses.nulls import (
     matched_sets,
     random_sets,
 )
+from rtdyn.analyses.regime_evidence import bootstrap
 from rtdyn.analyses.regimes import DECAY, POWER_LAW, Regimes, fit_regimes
 
 TOP_SHARE = 0.01
 MIN_TOP = 32
 CLEAR_SE = 2.0
 """An influence is clear of zero beyond this many standard errors plus its error bound."""
+STABLE = 0.5
+"""Plateau neurons are members in more than this share of the bootstrap."""
 PLATEAU, TOP, BOOST, SUPPRESS = "plateau", "top", "boost", "suppress"
 GROUPS = (PLATEAU, TOP, BOOST, SUPPRESS, POWER_LAW, DECAY)
 
@@ -41,15 +44,16 @@ Statistic = Callable[[int, np.ndarray], Mapping[str, np.ndarray]]
 class HalfInfluence:
     """Influence of each neuron on one class over one half of the windows, as ClassInfluence has it; (F,)."""
 
-    mean_abs: np.ndarray
-    mean_abs_se: np.ndarray
+    ranking: np.ndarray
+    """The influence that ranks neurons: mean |Δ|, or |mean Δ|."""
+    ranking_se: np.ndarray
     mean: np.ndarray
     mean_se: np.ndarray
     error_bound: np.ndarray
 
     def uncertainty(self) -> np.ndarray:
-        """What `mean_abs` must exceed not to be censored."""
-        return CLEAR_SE * self.mean_abs_se + self.error_bound
+        """What `ranking` must exceed not to be censored."""
+        return CLEAR_SE * self.ranking_se + self.error_bound
 
 
 @dataclass(frozen=True)
@@ -92,24 +96,25 @@ def window_halves(documents: np.ndarray) -> np.ndarray:
     return halves
 
 
-def half_influence(c: ClassInfluence, halves: np.ndarray, half: int) -> HalfInfluence | str:
-    """A class's influence over one half of the windows, or why there is none. halves: by window id."""
+def half_influence(c: ClassInfluence, halves: np.ndarray, half: int, rank_by: str = "mean_abs") -> HalfInfluence | str:
+    """A class's influence over one half of the windows, or why there is none. halves: (windows,), by window id."""
     own = halves[c.window_ids.cpu().numpy()] == half
     if own.sum() < 2:
         return f"half of the windows hold {int(own.sum())} with positions of the class"
     counts = c.window_n[own]
     n = counts.sum()
     abs_sums, sums = c.window_abs_sum[own], c.window_sum[own]
-    values = (
-        abs_sums.sum(0) / n, clustered_se(abs_sums, counts), sums.sum(0) / n, clustered_se(sums, counts),
-        c.error_bound * (c.n / n),
-    )  # fmt: skip
+    mean, mean_se = sums.sum(0) / n, clustered_se(sums, counts)
+    ranking, ranking_se = (
+        (mean.abs(), mean_se) if rank_by == "abs_mean" else (abs_sums.sum(0) / n, clustered_se(abs_sums, counts))
+    )
+    values = (ranking, ranking_se, mean, mean_se, c.error_bound * (c.n / n))
     return HalfInfluence(*(v.cpu().numpy() for v in values))
 
 
 def half_regimes(influence: HalfInfluence) -> Regimes:
     """The fit of a half's curve."""
-    return fit_regimes(influence.mean_abs, influence.uncertainty())
+    return fit_regimes(influence.ranking, influence.uncertainty())
 
 
 def choose(influence: HalfInfluence, regimes: Regimes, stable: np.ndarray) -> dict[str, np.ndarray]:
@@ -134,6 +139,7 @@ def with_nulls(
     deciles: np.ndarray,
     rng: np.random.Generator,
     draws: int = DRAWS,
+    rank_by: str = "mean_abs",
 ) -> Group:
     """The group with its random, matched and selected sets. deciles: `nulls.matching_deciles`."""
     pairs: dict[str, list[np.ndarray | str]] = {null: [] for null in NULLS}
@@ -146,7 +152,7 @@ def with_nulls(
         else:
             pairs[MATCHED].append(matched[0])
             distances.append(matched[1])
-        pairs[SELECTED].append(_selected(name, own, regimes[half], pseudo, half))
+        pairs[SELECTED].append(_selected(name, own, regimes[half], pseudo, half, rank_by))
     sets: dict[str, tuple[np.ndarray, np.ndarray] | str] = {}
     for null, (first, second) in pairs.items():
         sets[null] = first if isinstance(first, str) else second if isinstance(second, str) else (first, second)
@@ -154,7 +160,7 @@ def with_nulls(
 
 
 def _selected(
-    name: str, members: np.ndarray, regimes: Regimes, pseudo: PseudoInfluence | None, half: int
+    name: str, members: np.ndarray, regimes: Regimes, pseudo: PseudoInfluence | None, half: int, rank_by: str
 ) -> np.ndarray | str:
     """What the group's rule picks for each pseudo-class, at the group's size: by rank of influence, or of its sign."""
     if pseudo is None:
@@ -162,11 +168,70 @@ def _selected(
     n = pseudo.n[half].cpu().numpy()[:, None]
     if (n == 0).any():
         return "a pseudo-class has no position in half of the windows"
-    sums = pseudo.abs_sum if name not in (BOOST, SUPPRESS) else pseudo.sum
-    score = sums[half].cpu().numpy() / n
-    order = np.argsort(score if name == SUPPRESS else -score, axis=1, kind="stable")
+    signed = pseudo.sum[half].cpu().numpy() / n
+    if name in (BOOST, SUPPRESS):
+        score = signed if name == BOOST else -signed
+    else:
+        score = np.abs(signed) if rank_by == "abs_mean" else pseudo.abs_sum[half].cpu().numpy() / n
+    order = np.argsort(-score, axis=1, kind="stable")
     first = 0 if name in (PLATEAU, TOP, BOOST, SUPPRESS) else int(regimes.rank[members].min(initial=1)) - 1
     return np.sort(order[:, first : first + len(members)], axis=1)
+
+
+def split_groups(
+    result: Influence,
+    documents: np.ndarray,
+    deciles: np.ndarray,
+    seed: int,
+    rank_by: str = "mean_abs",
+    draws: int = DRAWS,
+) -> dict[str, Group | str]:
+    """Every group with its nulls, chosen by the influence on `rare`, or why there is none.
+
+    documents: (windows,), each window's document. deciles: `nulls.matching_deciles`.
+    """
+    halves, rare = window_halves(documents), result.classes["rare"]
+    chosen, fits, reasons = [], [], {}
+    for half in (0, 1):
+        own = half_influence(rare, halves, half, rank_by)
+        if isinstance(own, str):
+            return dict.fromkeys(GROUPS, own)
+        stable, reason = _stable(rare, halves, half, documents, own, rank_by, seed)
+        if reason:
+            reasons[PLATEAU] = reason
+        fits.append(half_regimes(own))
+        chosen.append(choose(own, fits[-1], stable))
+    groups: dict[str, Group | str] = {}
+    for number, name in enumerate(GROUPS):
+        members = (chosen[0][name], chosen[1][name])
+        if name in reasons:
+            groups[name] = reasons[name]
+        elif min(map(len, members)) == 0:
+            groups[name] = f"no {name} neuron on one half of the windows"
+        else:
+            rng = np.random.default_rng([seed, number])
+            groups[name] = with_nulls(name, members, (fits[0], fits[1]), result.pseudo, deciles, rng, draws, rank_by)
+    return groups
+
+
+def _stable(
+    c: ClassInfluence,
+    halves: np.ndarray,
+    half: int,
+    documents: np.ndarray,
+    influence: HalfInfluence,
+    rank_by: str,
+    seed: int,
+) -> tuple[np.ndarray, str]:
+    """Which neurons are in the plateau in more than half of one half's bootstrap, or why that is unknown."""
+    ids = c.window_ids.cpu().numpy()
+    own = halves[ids] == half
+    sums = c.window_sum if rank_by == "abs_mean" else c.window_abs_sum
+    found = bootstrap(
+        sums.cpu().numpy()[own], c.window_n.cpu().numpy()[own], ids[own], documents, influence.uncertainty(), seed=seed
+    )
+    none = np.zeros(len(influence.mean), dtype=bool)
+    return (none, found) if isinstance(found, str) else (found.stable_share > STABLE, "")
 
 
 def measure(group: Group, statistic: Statistic) -> dict[str, GroupValue]:

@@ -2,15 +2,21 @@
 
 Neurons are ranked by influence A; the curve is log A against log rank, natural logarithms throughout. The
 plateau has a line of its own and may jump; the power law log A = β − κ·log r and the rapid decay join at r2.
-A shape alone proves nothing: i.i.d. numbers show one too. The evidence that could is not computed here.
+Boundaries (i, j) minimise the Huber loss Σ_r w_r·ρ(log A_r − fit), w_r uniform in log rank, over a fixed grid.
+A shape alone proves nothing: i.i.d. numbers show one too. The evidence is in `regime_evidence` and `pseudo_classes`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 MIN_POINTS = 5
 MIN_SPAN = 0.7
@@ -21,7 +27,14 @@ BINS_PER_GRID_STEP = 6
 """Ranks closer than GRID_STEP / 6 in log rank are averaged, so that the cost does not grow with F."""
 HUBER = 1.345
 """Huber threshold in robust standard deviations: 95 % efficient for Gaussian residuals."""
-IRLS_STEPS = 25
+LEAST_SCALE = 1e-9
+"""Scale of residuals, in log units, that the arithmetic alone may show."""
+SINGULAR = 1e-9
+"""Share of a diagonal element under which a pivot counts as zero."""
+MAX_STEPS = 60
+"""Newton or reweighting steps that one candidate's Huber fit may take."""
+CONVERGED = 1e-9
+"""Share of a candidate's Huber loss that its last Newton step may still have to gain."""
 ROUND_OFF = 1e-6
 """Excess, in log units, that the arithmetic alone may show."""
 PAPER_CODE_BOUNDARIES = (3.5, 5.5)
@@ -96,147 +109,344 @@ def fit_regimes(influence: np.ndarray, uncertainty: np.ndarray) -> Regimes:
     influence: (F,) ≥ 0. uncertainty: (F,), two standard errors plus the error bound; neurons with influence
     at or under it are censored from the fit and counted. Ties are ordered by neuron.
     """
-    order = np.argsort(-influence, kind="stable")
+    order, ranks, log_a = ranked(influence, uncertainty)
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(1, len(order) + 1)
-    usable = (influence > uncertainty) & (influence > 0)
-    ranks = np.flatnonzero(usable[order]) + 1
-    log_a = np.log(influence[order][ranks - 1])
-    fit, reason = _three_segments(ranks, log_a)
-    label = np.full(len(order), "" if fit is None else DECAY, dtype="<U8")
-    if fit is not None:
+    fit = fit_ranks(ranks, log_a)
+    label = np.full(len(order), "" if isinstance(fit, str) else DECAY, dtype="<U8")
+    if not isinstance(fit, str):
         label[rank <= fit.r2] = POWER_LAW
         label[rank <= fit.r1] = PLATEAU
+        usable = np.zeros(len(order), dtype=bool)
+        usable[order[ranks - 1]] = True
         label[~usable] = CENSORED
-    return Regimes(rank, label, int((~usable).sum()), fit, _fixed_boundaries(ranks, log_a), reason)
+    return Regimes(
+        rank,
+        label,
+        len(order) - len(ranks),
+        None if isinstance(fit, str) else fit,
+        _fixed_boundaries(ranks, log_a),
+        fit if isinstance(fit, str) else "",
+    )
 
 
-def _three_segments(ranks: np.ndarray, log_a: np.ndarray) -> tuple[ThreeSegments | None, str]:
+def ranked(influence: np.ndarray, uncertainty: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Neurons from the most influential (F,), and the rank (m,), from 1, and log A (m,) of those not censored."""
+    order = np.argsort(-influence, kind="stable")
+    usable = (influence > uncertainty) & (influence > 0)
+    ranks = np.flatnonzero(usable[order]) + 1
+    return order, ranks, np.log(influence[order[ranks - 1]])
+
+
+def fit_ranks(ranks: np.ndarray, log_a: np.ndarray) -> ThreeSegments | str:
+    """The three segments of log_a (m,) at ascending ranks (m,), or why there are none."""
+    axis = _axis(ranks)
+    return axis if isinstance(axis, str) else _segments(axis, log_a)
+
+
+def fit_curves(influence: np.ndarray, uncertainty: np.ndarray | float = 0.0) -> list[ThreeSegments | str]:
+    """The fit of each of k curves, or why there is none, on as many threads as torch has.
+
+    influence: (k, F) ≥ 0. uncertainty: as for `fit_regimes`, of each curve (k, F), of all (F,), or a number.
+    """
+    bounds = np.broadcast_to(uncertainty, influence.shape)
+
+    def one(index: int) -> ThreeSegments | str:
+        _, ranks, log_a = ranked(influence[index], bounds[index])
+        return fit_ranks(ranks, log_a)
+
+    return _threaded(one, len(influence))
+
+
+def fit_sorted(log_a: np.ndarray) -> list[ThreeSegments | str]:
+    """The fit of each of k curves log_a (k, m), descending, at ranks 1..m; threads as for `fit_curves`."""
+    axis = _full_axis(log_a.shape[1])
+    if isinstance(axis, str):
+        return [axis] * len(log_a)
+    return _threaded(lambda index: _segments(axis, log_a[index]), len(log_a))
+
+
+def _threaded(one: Callable[[int], ThreeSegments | str], count: int) -> list[ThreeSegments | str]:
+    _kernels()  # made here, lest each thread compile its own
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(one, range(count)))
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """The log-rank axis of n bins and the boundaries on it; a boundary is the number of bins up to it."""
+
+    start: np.ndarray
+    """First rank's place in each bin."""
+    share: np.ndarray
+    """Width of each rank on the axis."""
+    x: np.ndarray
+    """Mean log rank."""
+    weight: np.ndarray
+    """Share of the axis; they sum to 1."""
+    last: np.ndarray
+    """Last rank."""
+    first: np.ndarray
+    """(pairs,), ascending: ends of the plateau."""
+    second: np.ndarray
+    """(pairs,): ends of the power law."""
+    inside: np.ndarray
+    """Boundaries of two segments."""
+
+    def binned(self, log_a: np.ndarray) -> np.ndarray:
+        """Mean log A of each bin; ranks weigh by their width."""
+        return np.add.reduceat(self.share * log_a, self.start) / np.add.reduceat(self.share, self.start)
+
+
+@lru_cache(maxsize=8)
+def _full_axis(points: int) -> _Axis | str:
+    return _axis(np.arange(1, points + 1))
+
+
+def _axis(ranks: np.ndarray) -> _Axis | str:
+    """Bins and boundaries for curves known at `ranks` (m,), ascending, or why they are too few."""
     if len(ranks) < 3 * MIN_POINTS:
-        return None, f"{len(ranks)} uncensored neurons, under {3 * MIN_POINTS}"
-    x, log_a, weight, ranks = _binned(ranks, log_a)
-    cuts = _boundaries(ranks)
-    pairs = [(i, j) for i in cuts for j in cuts if _wide_enough(ranks, i, j)]
-    if not pairs:
-        return None, f"the uncensored ranks span {x[-1] - x[0]:.2f} log units, too few for three segments"
-    first, second = (np.array(column) for column in zip(*pairs, strict=True))
-    scale = _robust_scale(x, log_a, weight, first, second)
-    loss, coefficients = _fit(_three_design(x, first, second), log_a, weight, scale)
-    best = int(np.argmin(loss))
-    i, j = int(first[best]), int(second[best])
-    _, plateau_slope, level, slope, bend = coefficients[best]
-    beta = level - slope * x[j - 1]
-    top = slice(0, i)
-    mean_over_top = weight[top] / weight[top].sum()
-    one, _ = _fit(_line_design(x), log_a, weight, scale)
-    two, _ = _fit(_two_designs(x, cuts, ranks), log_a, weight, scale)
+        return f"{len(ranks)} uncensored neurons, under {3 * MIN_POINTS}"
+    # each rank's share of the axis, so that weights are uniform in log rank
+    share = np.log((ranks + 0.5) / (ranks - 0.5))
+    log_rank = np.log(ranks)
+    _, start = np.unique((log_rank * BINS_PER_GRID_STEP / GRID_STEP + 1e-9).astype(int), return_index=True)
+    weight = np.add.reduceat(share, start)
+    x = np.add.reduceat(share * log_rank, start) / weight
+    last = ranks[np.append(start[1:], len(ranks)) - 1]
+    n, end = len(x), np.log(last)
+    grid = np.arange(0.0, end[-1], GRID_STEP)
+    cuts = np.searchsorted(last, np.exp(grid) + 1e-9, side="right")
+    cuts = np.unique(cuts[cuts > 0])
+    at = end[cuts - 1]
+    after_first = (cuts >= MIN_POINTS) & (at >= MIN_SPAN)
+    before_last = (cuts <= n - MIN_POINTS) & (end[-1] - at >= MIN_SPAN)
+    apart = (cuts[None] - cuts[:, None] >= MIN_POINTS) & (at[None] - at[:, None] >= MIN_SPAN)
+    first, second = np.nonzero(after_first[:, None] & before_last[None] & apart)
+    if len(first) == 0:
+        return f"the uncensored ranks span {log_rank[-1] - log_rank[0]:.2f} log units, too few for three segments"
+    return _Axis(
+        start, share, x, weight / weight.sum(), last, cuts[first], cuts[second], cuts[after_first & before_last]
+    )
+
+
+def _segments(axis: _Axis, log_a: np.ndarray) -> ThreeSegments:
+    kernels = _kernels()
+    x, weight, y = axis.x, axis.weight, axis.binned(log_a)
+    centre = float(weight @ y)
+    centred = y - centre
+    terms = weight * np.stack([np.ones_like(x), x, x * x, centred, x * centred, centred * centred])
+    sums = np.zeros((len(x) + 1, 6))
+    np.cumsum(terms, axis=1, out=sums[1:].T)
+    tops, rests = np.zeros((len(x), 3)), np.zeros((len(axis.first), 3))
+    best = kernels.squares(x, axis.first, axis.second, sums, tops, rests)
+    i, j = int(axis.first[best]), int(axis.second[best])
+    scale = _robust_scale(np.abs(centred - _curve(x, i, j, tops[i], rests[best])), weight)
+    threshold = HUBER * scale
+    best, loss = kernels.robust(x, centred, weight, axis.first, axis.second, tops, rests, threshold)
+    one, two = kernels.fewer(x, centred, weight, axis.inside, sums, threshold)
+    i, j = int(axis.first[best]), int(axis.second[best])
+    plateau_slope = tops[i, 1]
+    level, slope, bend = rests[best]
+    beta = level + centre - slope * x[j - 1]
+    mean_over_top = weight[:i] / weight[:i].sum()
     return ThreeSegments(
-        r1=int(ranks[i - 1]),
-        r2=int(ranks[j - 1]),
-        last=int(ranks[-1]),
+        r1=int(axis.last[i - 1]),
+        r2=int(axis.last[j - 1]),
+        last=int(axis.last[-1]),
         kappa=float(-slope),
         beta=float(beta),
         plateau_slope=float(plateau_slope),
-        plateau_mean=float(mean_over_top @ log_a[top]),
+        plateau_mean=float(mean_over_top @ y[:i]),
         decay_slope=float(slope + bend),
-        excess=float(mean_over_top @ (log_a[top] - beta - slope * x[top])),
-        gain_over_one=_gain(loss[best], one.min()),
-        gain_over_two=_gain(loss[best], two.min()),
-    ), ""
+        excess=float(mean_over_top @ (y[:i] - beta - slope * x[:i])),
+        gain_over_one=_gain(loss, one),
+        gain_over_two=_gain(loss, two),
+    )
+
+
+def _curve(x: np.ndarray, i: int, j: int, top: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """The three segments (n,) with the coefficients that the kernels fill in."""
+    from_r2 = x - x[j - 1]
+    joined = rest[0] + rest[1] * from_r2 + rest[2] * np.maximum(from_r2, 0)
+    return np.where(np.arange(len(x)) < i, top[0] + top[1] * x, joined)
+
+
+def _robust_scale(size: np.ndarray, weight: np.ndarray) -> float:
+    """1.4826 × weighted median |residual| of the best least-squares fit: one scale for all candidates."""
+    order = np.argsort(size)
+    median = size[order][np.searchsorted(np.cumsum(weight[order]), 0.5)]
+    return max(1.4826 * float(median), LEAST_SCALE)
 
 
 def _gain(loss: float, reference: float) -> float:
     return float(1 - loss / reference) if reference > 0 else 0.0
 
 
-def _binned(ranks: np.ndarray, log_a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean log rank, mean log A, weight and last rank of each bin of the log-rank axis.
+class _Kernels(NamedTuple):
+    """Compiled loops over the candidates; they release the GIL."""
 
-    Weights are each rank's share of that axis, so that they are uniform in log rank; they sum to 1.
-    """
-    share = np.log((ranks + 0.5) / (ranks - 0.5))
-    _, start = np.unique((np.log(ranks) * BINS_PER_GRID_STEP / GRID_STEP + 1e-9).astype(int), return_index=True)
-    weight = np.add.reduceat(share, start)
-    x = np.add.reduceat(share * np.log(ranks), start) / weight
-    y = np.add.reduceat(share * log_a, start) / weight
-    return x, y, weight / weight.sum(), ranks[np.append(start[1:], len(ranks)) - 1]
+    huber: Callable[..., float]
+    squares: Callable[..., int]
+    robust: Callable[..., tuple[int, float]]
+    fewer: Callable[..., tuple[float, float]]
 
 
-def _boundaries(ranks: np.ndarray) -> np.ndarray:
-    """Candidate boundaries as numbers of points up to and including them, on a fixed grid of log rank."""
-    grid = np.arange(0.0, math.log(ranks[-1]), GRID_STEP)
-    counts = np.searchsorted(ranks, np.exp(grid) + 1e-9, side="right")
-    return np.unique(counts[counts > 0])
+@cache
+def _kernels() -> _Kernels:
+    import numba
 
+    # the compiler may reorder additions here, so that a sum is split into lanes
+    @numba.njit(nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")
+    def outlying(x: Any, y: Any, w: Any, start: Any, stop: Any, at: Any, level: Any, slope: Any, limit: Any) -> Any:
+        """Huber loss of points [start, stop) about a line, its gradient, and the Hessian of the inliers."""
+        loss, g0, g1, h0, h1, h2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        for v in range(start, stop):
+            d = x[v] - at
+            r = y[v] - level - slope * d
+            psi = r if r < limit else limit
+            psi = psi if psi > -limit else -limit
+            u = w[v] * psi
+            inlier = w[v] if psi == r else 0.0
+            loss += u * (r - 0.5 * psi)
+            g0 += u
+            g1 += u * d
+            h0 += inlier
+            h1 += inlier * d
+            h2 += inlier * d * d
+        return loss, g0, g1, h0, h1, h2
 
-def _wide_enough(ranks: np.ndarray, i: int, j: int) -> bool:
-    """Whether points [0, i), [i, j), [j, n) each hold enough points and log-rank width."""
-    edges = ((0, i), (i, j), (j, len(ranks)))
-    return all(
-        stop - start >= MIN_POINTS and math.log(ranks[stop - 1] / (ranks[start - 1] if start else 1)) >= MIN_SPAN
-        for start, stop in edges
-    )
+    @numba.njit(nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")
+    def reweighted(x: Any, y: Any, w: Any, start: Any, stop: Any, at: Any, level: Any, slope: Any, limit: Any) -> Any:
+        """Hessian of the quadratic that touches the Huber loss here and lies above it elsewhere."""
+        h0, h1, h2 = 0.0, 0.0, 0.0
+        for v in range(start, stop):
+            d = x[v] - at
+            size = abs(y[v] - level - slope * d)
+            u = w[v] * (limit / size if size > limit else 1.0)
+            h0 += u
+            h1 += u * d
+            h2 += u * d * d
+        return h0, h1, h2
 
+    @numba.njit(nogil=True, error_model="numpy")
+    def solve(h0: Any, h1: Any, h2: Any, h3: Any, h4: Any, g0: Any, g1: Any, g2: Any, bent: Any) -> Any:
+        """Solves [[h0 h1 h3], [h1 h2 h4], [h3 h4 h4]]·c = g, without the third if not bent; whether it could, and c."""
+        if h0 <= 0:
+            return False, 0.0, 0.0, 0.0
+        ratio, c2 = h1 / h0, 0.0
+        pivot = h2 - ratio * h1
+        if pivot <= SINGULAR * h2:
+            return False, 0.0, 0.0, 0.0
+        rest = g1 - ratio * g0
+        if bent:
+            cross = h4 - ratio * h3
+            last = h4 - h3 * h3 / h0 - cross * cross / pivot
+            if last <= SINGULAR * h4:
+                return False, 0.0, 0.0, 0.0
+            c2 = (g2 - h3 / h0 * g0 - cross / pivot * rest) / last
+            rest -= cross * c2
+        c1 = rest / pivot
+        return True, (g0 - h1 * c1 - h3 * c2) / h0, c1, c2
 
-def _three_design(x: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(pairs, points, 5): plateau level and slope, then level at r2, slope, and bend after r2."""
-    index = np.arange(len(x))
-    top = (index < first[:, None]).astype(float)
-    from_r2 = x - x[second - 1][:, None]
-    rest = 1 - top
-    return np.stack([top, top * x, rest, rest * from_r2, rest * np.maximum(from_r2, 0)], axis=2)
+    @numba.njit(nogil=True, error_model="numpy")
+    def huber(x: Any, y: Any, w: Any, start: Any, knot: Any, stop: Any, at: Any, c: Any, limit: Any) -> Any:
+        """Least Huber loss on [start, stop) of c0 + c1·(x − at) that bends by c2 at point `knot`; c goes to it.
 
+        Newton's step is exact once the inliers are the right ones; where it goes up, reweighting goes down instead.
+        """
+        bent = knot < stop
+        c0, c1, c2 = c
+        best, by_newton, reweigh = np.inf, False, False
+        for _ in range(MAX_STEPS):
+            loss, g0, g1, h0, h1, h2 = outlying(x, y, w, start, knot, at, c0, c1, limit)
+            g2, h3, h4 = 0.0, 0.0, 0.0
+            if bent:
+                more, k0, g2, k1, h3, h4 = outlying(x, y, w, knot, stop, at, c0, c1 + c2, limit)
+                loss, g0, g1, h0, h1, h2 = loss + more, g0 + k0, g1 + g2, h0 + k1, h1 + h3, h2 + h4
+            if loss > best:
+                if not by_newton:
+                    return best
+                c0, c1, c2 = c
+                by_newton, reweigh = False, True
+                continue
+            best = loss
+            c[0], c[1], c[2] = c0, c1, c2
+            by_newton = False
+            if not reweigh:
+                by_newton, s0, s1, s2 = solve(h0, h1, h2, h3, h4, g0, g1, g2, bent)
+            reweigh = False
+            if not by_newton:
+                h0, h1, h2 = reweighted(x, y, w, start, knot, at, c0, c1, limit)
+                if bent:
+                    k1, h3, h4 = reweighted(x, y, w, knot, stop, at, c0, c1 + c2, limit)
+                    h0, h1, h2 = h0 + k1, h1 + h3, h2 + h4
+                solved, s0, s1, s2 = solve(h0, h1, h2, h3, h4, g0, g1, g2, bent)
+                if not solved:
+                    return best
+            if g0 * s0 + g1 * s1 + g2 * s2 <= 2 * CONVERGED * loss:
+                return best
+            c0, c1, c2 = c0 + s0, c1 + s1, c2 + s2
+        return best
 
-def _line_design(x: np.ndarray) -> np.ndarray:
-    return np.stack([np.ones_like(x), x], axis=1)[None]
+    @numba.njit(nogil=True, error_model="numpy")
+    def moments(sums: Any, start: Any, stop: Any, at: Any) -> Any:
+        """Σw, Σwd, Σwd², Σwy, Σwyd over [start, stop), d = x − at."""
+        s0, s1, g0 = sums[stop, 0] - sums[start, 0], sums[stop, 1] - sums[start, 1], sums[stop, 3] - sums[start, 3]
+        s2 = sums[stop, 2] - sums[start, 2] - 2 * at * s1 + at * at * s0
+        return s0, s1 - at * s0, s2, g0, sums[stop, 4] - sums[start, 4] - at * g0
 
+    @numba.njit(nogil=True, error_model="numpy")
+    def least_squares(sums: Any, start: Any, knot: Any, stop: Any, at: Any, c: Any) -> Any:
+        """The loss of the same piece's weighted least squares, from prefix sums; fills c."""
+        h0, h1, h2, g0, g1 = moments(sums, start, stop, at)
+        _, h3, h4, _, g2 = moments(sums, knot, stop, at)
+        _, c[0], c[1], c[2] = solve(h0, h1, h2, h3, h4, g0, g1, g2, knot < stop)
+        return sums[stop, 5] - sums[start, 5] - (g0 * c[0] + g1 * c[1] + g2 * c[2])
 
-def _two_designs(x: np.ndarray, cuts: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """(candidates, points, 4): every plateau that jumps to one line, and every line with one bend."""
-    index = np.arange(len(x))
-    inside = np.array(
-        [
-            c
-            for c in cuts
-            if MIN_POINTS <= c <= len(x) - MIN_POINTS
-            and min(math.log(ranks[c - 1]), math.log(ranks[-1] / ranks[c - 1])) >= MIN_SPAN
-        ]
-    )
-    top = (index < inside[:, None]).astype(float)
-    jump = np.stack([top, top * x, 1 - top, (1 - top) * x], axis=2)
-    bend = np.maximum(x - x[inside - 1][:, None], 0)
-    ones = np.ones_like(bend)
-    joined = np.stack([ones, ones * x, bend, np.zeros_like(bend)], axis=2)
-    return np.concatenate([jump, joined])
+    @numba.njit(nogil=True, error_model="numpy")
+    def squares(x: Any, first: Any, second: Any, sums: Any, tops: Any, rests: Any) -> Any:
+        """Place of the best pair by least squares; fills tops (n, 3) by the plateau's end, and rests (pairs, 3)."""
+        n, least, best, top = len(x), np.inf, 0, 0.0
+        for pair in range(len(first)):
+            i, j = first[pair], second[pair]
+            if pair == 0 or first[pair - 1] != i:
+                top = least_squares(sums, 0, i, i, 0.0, tops[i])
+            loss = top + least_squares(sums, i, j, n, x[j - 1], rests[pair])
+            if loss < least:
+                least, best = loss, pair
+        return best
 
+    @numba.njit(nogil=True, error_model="numpy")
+    def robust(x: Any, y: Any, w: Any, first: Any, second: Any, tops: Any, rests: Any, limit: Any) -> Any:
+        """Place and Huber loss of the best pair; tops and rests go from least squares to Huber's fits."""
+        n, least, best, top = len(x), np.inf, 0, 0.0
+        for pair in range(len(first)):
+            i, j = first[pair], second[pair]
+            if pair == 0 or first[pair - 1] != i:
+                top = huber(x, y, w, 0, i, i, 0.0, tops[i], limit)
+            loss = top + huber(x, y, w, i, j, n, x[j - 1], rests[pair], limit)
+            if loss < least:
+                least, best = loss, pair
+        return best, least
 
-def _solve(design: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Weighted least squares for each candidate: design (k, n, c), weight (k, n) or (n,)."""
-    weighted = design * np.broadcast_to(weight, design.shape[:2])[:, :, None]
-    gram = np.swapaxes(weighted, 1, 2) @ design
-    return np.einsum("kij,kj->ki", np.linalg.pinv(gram, hermitian=True), np.swapaxes(weighted, 1, 2) @ y)
+    @numba.njit(nogil=True, error_model="numpy")
+    def fewer(x: Any, y: Any, w: Any, inside: Any, sums: Any, limit: Any) -> Any:
+        """Huber losses of one line and of the best two segments, a plateau that jumps to a line or a bent line."""
+        n, c, two = len(x), np.zeros(3), np.inf
+        least_squares(sums, 0, n, n, 0.0, c)
+        one = huber(x, y, w, 0, n, n, 0.0, c, limit)
+        for cut in inside:
+            least_squares(sums, 0, cut, n, x[cut - 1], c)
+            bent = huber(x, y, w, 0, cut, n, x[cut - 1], c, limit)
+            least_squares(sums, 0, cut, cut, 0.0, c)
+            jump = huber(x, y, w, 0, cut, cut, 0.0, c, limit)
+            least_squares(sums, cut, n, n, 0.0, c)
+            jump += huber(x, y, w, cut, n, n, 0.0, c, limit)
+            two = min(two, bent, jump)
+        return one, two
 
-
-def _robust_scale(x: np.ndarray, y: np.ndarray, weight: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
-    """1.4826 × weighted median |residual| of the best least-squares fit: one scale for all candidates."""
-    design = _three_design(x, first, second)
-    residual = y - np.einsum("knc,kc->kn", design, _solve(design, y, weight))
-    size = np.abs(residual[int(np.argmin((weight * residual**2).sum(1)))])
-    order = np.argsort(size)
-    median = size[order][np.searchsorted(np.cumsum(weight[order]), 0.5)]
-    return float(max(1.4826 * median, 1e-9))
-
-
-def _fit(design: np.ndarray, y: np.ndarray, weight: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Huber losses (k,) and coefficients (k, c) of each candidate, by iteratively reweighted least squares."""
-    threshold = HUBER * scale
-    own = np.broadcast_to(weight, design.shape[:2])
-    for _ in range(IRLS_STEPS):
-        coefficients = _solve(design, y, own)
-        size = np.abs(y - np.einsum("knc,kc->kn", design, coefficients))
-        own = weight * np.minimum(1.0, threshold / np.maximum(size, 1e-300))
-    huber = np.where(size <= threshold, size**2 / 2, threshold * (size - threshold / 2))
-    return (weight * huber).sum(1), coefficients
+    return _Kernels(huber, squares, robust, fewer)
 
 
 def _fixed_boundaries(ranks: np.ndarray, log_a: np.ndarray) -> FixedBoundaries | None:

@@ -1,0 +1,261 @@
+"""Heavy tails of a group's input weights (METHODS §8; arXiv:2509.21163, eq. 10; Martin & Mahoney).
+
+The group matrix W̃ holds its n neurons' input rows, each centred and scaled to unit variance over the d inputs;
+C = W̃W̃ᵀ/d has eigenvalues λ₁ ≥ … ≥ λ_n and trace n. Hill's estimate of the tail exponent, P(λ > x) ∝ x^−α, is
+  α = [(1/k) Σ_{j≤k} ln(λ_j/λ_{k+1})]^{−1},   95 % interval α·χ²_{2k; 0.025, 0.975}/(2k)
+exact for a Pareto tail at a k fixed beforehand. Rows that do not vary leave the group. weightwatcher stands beside
+it: its alpha is the exponent of the density of uncentred squared singular values, so that alpha − 1 compares with α.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rtdyn.analyses.dimensionality import eigenvalues, standardised
+
+TENTH, HALF, LEAST_KS = "tenth", "half", "least-ks"
+RULES = (TENTH, HALF, LEAST_KS)
+MIN_K = 5
+CONFIDENCE = 0.95
+EQUAL = 1e-10
+"""Logarithms of eigenvalue ratios under this are round-off."""
+EQUAL_FLOAT32 = 1e-5
+"""The same for a ratio of eigenvalues of a matrix rounded to float32."""
+
+ALPHA, ALPHA_WEIGHTED, STABLE_RANK, ENTROPY = "alpha", "alpha_weighted", "stable_rank", "entropy"
+WEIGHTWATCHER_METRICS = (ALPHA, ALPHA_WEIGHTED, STABLE_RANK, ENTROPY)
+MIN_SINGULAR_VALUES = 8
+WEIGHTWATCHER_THRESHOLD = 1e-5
+"""weightwatcher's fit leaves out eigenvalues at or under this, whatever the scale of the matrix."""
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """Eigenvalues of the group matrices of sets of neurons."""
+
+    eigenvalues: np.ndarray
+    """float64 (s, n), descending; those that are 0 but for round-off are exactly 0."""
+    live: np.ndarray
+    """int64 (s,): rows that vary, the n of k = ⌊f·n⌋."""
+
+
+@dataclass(frozen=True)
+class Hill:
+    """Hill's α of each set, NaN where `undefined` gives a reason."""
+
+    alpha: np.ndarray
+    """float64 (s,): lower is heavier."""
+    k: np.ndarray
+    """int64 (s,): eigenvalues in the tail; 0 where no k is allowed."""
+    low: np.ndarray
+    """float64 (s,): 95 % interval, exact for a Pareto tail at a fixed k; with `least-ks`, which looks for its k among
+    the same eigenvalues, it covers in about 92 % of Pareto samples."""
+    high: np.ndarray
+
+
+def spectra(rows: Tensor, sets: np.ndarray) -> Spectra:
+    """Eigenvalues of C for each set. rows: (F, d) input weights. sets: int64 (s, n), distinct within a set."""
+    z, live = standardised(rows.T)
+    values = eigenvalues(z, sets)
+    zero = max(sets.shape[1], rows.shape[1]) * np.finfo(np.float64).eps * values.max(axis=1, initial=0, keepdims=True)
+    return Spectra(np.where(values > zero, values, 0.0), live[sets].sum(1))
+
+
+def hill(rows: Tensor, sets: np.ndarray, rule: str = TENTH, *, min_k: int = MIN_K) -> Hill:
+    """Hill's α of each set's input rows.
+
+    rows: (F, d). sets: int64 (s, n). rule and min_k: as `hill_of_spectra` has them.
+    """
+    return hill_of_spectra(spectra(rows, sets), rule, min_k=min_k)
+
+
+def hill_by_matrix(
+    matrices: Mapping[str, Tensor], sets: np.ndarray, rules: tuple[str, ...] = RULES, *, min_k: int = MIN_K
+) -> dict[tuple[str, str], Hill]:
+    """Hill's α by (matrix, rule). matrices: by name, (F, d), such as a gated MLP's gate and up."""
+    found = {name: spectra(rows, sets) for name, rows in matrices.items()}
+    return {(name, rule): hill_of_spectra(found[name], rule, min_k=min_k) for name in matrices for rule in rules}
+
+
+def hill_of_eigenvalues(values: np.ndarray, rule: str = TENTH, *, min_k: int = MIN_K) -> Hill:
+    """`hill_of_spectra` for eigenvalues (s, n) ≥ 0 in any order, all of whose n count."""
+    return hill_of_spectra(Spectra(-np.sort(-values, axis=1), np.full(len(values), values.shape[1])), rule, min_k=min_k)
+
+
+def hill_of_spectra(given: Spectra, rule: str = TENTH, *, min_k: int = MIN_K) -> Hill:
+    """Hill's α of each set.
+
+    rule: `tenth` or `half`, k = max(1, ⌊n·f⌋) of the rows that vary, or `least-ks`, the k ≥ min_k at which the
+    k largest eigenvalues are nearest the Pareto distribution fitted to them, by the Kolmogorov–Smirnov distance.
+    min_k: NaN under it; 1 gives the papers' figure. Raises ValueError for another rule.
+    """
+    from scipy.stats import chi2
+
+    values = given.eigenvalues
+    logs = np.log(np.where(values > 0, values, np.nan))
+    k = _least_ks(logs, min_k) if rule == LEAST_KS else _fixed_k(given.live, rule)
+    inverse = _mean_log_excess(logs, k)
+    defined = (k >= min_k) & (inverse > EQUAL)
+    alpha = np.full(len(values), np.nan)
+    alpha[defined] = 1 / inverse[defined]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = (alpha * chi2.ppf(q, 2 * np.maximum(k, 1)) / (2 * np.maximum(k, 1)) for q in (tail, 1 - tail))
+    return Hill(alpha, k, low, high)
+
+
+def undefined(given: Spectra, rule: str = TENTH, *, min_k: int = MIN_K) -> list[str | None]:
+    """Why each set has no α, or None where it has one."""
+    found = hill_of_spectra(given, rule, min_k=min_k)
+    return [
+        None if np.isfinite(alpha) else _reason(values, int(live), int(k), rule, min_k)
+        for alpha, values, live, k in zip(found.alpha, given.eigenvalues, given.live, found.k, strict=True)
+    ]
+
+
+def _reason(values: np.ndarray, live: int, k: int, rule: str, min_k: int) -> str:
+    positive = int((values > 0).sum())
+    if rule != LEAST_KS and k < min_k:
+        return f"a tail of {k} eigenvalues of {live} neurons, under {min_k}"
+    least = max(1, min_k) if rule == LEAST_KS else k
+    if positive <= least:
+        return f"{positive} eigenvalues above 0, under the {least + 1} that a tail of {least} needs"
+    return "the largest eigenvalues are equal"
+
+
+def _fixed_k(live: np.ndarray, rule: str) -> np.ndarray:
+    parts = {TENTH: 10, HALF: 2}
+    if rule not in parts:
+        raise ValueError(f"no rule {rule!r} for the tail, only {', '.join(RULES)}")
+    return np.where(live > 0, np.maximum(1, live // parts[rule]), 0)
+
+
+def _mean_log_excess(logs: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """(1/k) Σ_{j≤k} ln(λ_j/λ_{k+1}), NaN where λ_{k+1} is not there. logs: (s, n) descending, NaN for ln 0. k: (s,)."""
+    padded = np.pad(logs, ((0, 0), (0, 1)), constant_values=np.nan)
+    base = np.take_along_axis(padded, np.minimum(k, logs.shape[1])[:, None], axis=1)
+    inside = np.arange(logs.shape[1]) < k[:, None]
+    return np.where(inside, logs - base, 0).sum(1) / np.maximum(k, 1)
+
+
+def _least_ks(logs: np.ndarray, min_k: int) -> np.ndarray:
+    """The k of least distance, the larger of equals; 0 where none is allowed. logs: (s, n) descending."""
+    best = np.full(len(logs), np.inf)
+    chosen = np.zeros(len(logs), dtype=np.int64)
+    for k in range(max(1, min_k), logs.shape[1]):
+        inverse = _mean_log_excess(logs, np.full(len(logs), k))
+        some = np.flatnonzero(inverse > EQUAL)
+        if not len(some):
+            continue
+        excess = logs[some, :k] - logs[some, k, None]
+        above = np.exp(-excess / inverse[some, None])  # the fitted share of the tail above each eigenvalue
+        index = np.arange(k)
+        distance = np.maximum((above - index / k).max(1), ((index + 1) / k - above).max(1))
+        nearer = distance <= best[some]
+        best[some[nearer]], chosen[some[nearer]] = distance[nearer], k
+    return chosen
+
+
+def weightwatcher_metrics(matrix: Tensor) -> dict[str, float | str]:
+    """weightwatcher's own alpha, alpha_weighted, stable_rank and entropy of one matrix, or why there is none.
+
+    matrix: (a, b), as it is: neither centred nor scaled, read in float32 on the CPU, its full spectrum by SciPy's SVD.
+    Under 20 eigenvalues weightwatcher changes to a bias-corrected fit. Its output, logging and warnings are
+    suppressed, and it draws no random numbers. Not safe to call from several threads at once.
+    """
+    values = matrix.detach().to("cpu", torch.float32)
+    smallest, largest = sorted(values.shape)
+    if smallest < MIN_SINGULAR_VALUES:
+        return dict.fromkeys(WEIGHTWATCHER_METRICS, f"{smallest} singular values, under {MIN_SINGULAR_VALUES}")
+    if not torch.isfinite(values).all():
+        return dict.fromkeys(WEIGHTWATCHER_METRICS, "the matrix holds values that are not finite")
+    if not values.any():
+        return dict.fromkeys(WEIGHTWATCHER_METRICS, "the matrix is zero")
+    with _silenced():
+        library = _weightwatcher()
+        if library is None:
+            reason = "weightwatcher was imported with a GPU in sight and rounds weights to half precision"
+            return dict.fromkeys(WEIGHTWATCHER_METRICS, reason)
+        layer = nn.Linear(1, 1, bias=False, device="meta")  # on `meta` so that no random numbers are drawn
+        layer.weight = nn.Parameter(values, requires_grad=False)
+        details = library.WeightWatcher(model=nn.Sequential(layer)).analyze(
+            min_evals=MIN_SINGULAR_VALUES,
+            max_evals=0,  # no limit
+            max_N=largest,
+            tolerance=WEIGHTWATCHER_THRESHOLD,
+            svd_method="accurate",
+            plot=False,
+            savefig=False,
+        )
+    return _defined(details.iloc[0].to_dict())
+
+
+def weightwatcher_of_sets(rows: Tensor, sets: np.ndarray) -> dict[str, np.ndarray]:
+    """By metric, float64 (s,): `weightwatcher_metrics` of each set of `rows` (F, d), NaN where it gives a reason."""
+    matrix = rows.detach().to("cpu", torch.float32)
+    found = [weightwatcher_metrics(matrix[torch.from_numpy(own)]) for own in sets]
+    return {
+        metric: np.array([np.nan if isinstance(one[metric], str) else one[metric] for one in found], dtype=float)
+        for metric in WEIGHTWATCHER_METRICS
+    }
+
+
+def _defined(row: dict[str, Any]) -> dict[str, float | str]:
+    """A row of weightwatcher's table with reasons for its −1 of a failed fit and its values that mean nothing."""
+    result: dict[str, float | str] = {metric: float(row[metric]) for metric in WEIGHTWATCHER_METRICS}
+    fitted = int(row["num_evals"] - row["weak_rank_loss"])
+    if fitted < MIN_SINGULAR_VALUES:
+        reason = f"{fitted} eigenvalues above {WEIGHTWATCHER_THRESHOLD:g}, under {MIN_SINGULAR_VALUES}"
+        result |= {ALPHA: reason, ALPHA_WEIGHTED: reason}
+    elif row["status"] != "success" or not 1 < row["alpha"] < np.inf:
+        result |= dict.fromkeys((ALPHA, ALPHA_WEIGHTED), "the power law could not be fitted")
+    elif row["xmax"] <= row["xmin"] * (1 + EQUAL_FLOAT32):
+        result |= dict.fromkeys((ALPHA, ALPHA_WEIGHTED), "the largest eigenvalues are equal")
+    if row["matrix_rank"] < 2:
+        result[ENTROPY] = "a matrix of rank 1 has no entropy"
+    return result
+
+
+def _weightwatcher() -> Any:
+    """weightwatcher with its CPU code, so that the numbers do not depend on the machine; None if it has the other.
+
+    Imported where torch sees a GPU, it rounds every weight to float16.
+    """
+    import importlib
+
+    available = torch.cuda.is_available
+    torch.cuda.is_available = lambda: False
+    try:
+        library = importlib.import_module("weightwatcher")
+        utilities = importlib.import_module("weightwatcher.RMT_Util")
+    finally:
+        torch.cuda.is_available = available
+    return library if utilities.torch_T_to_np(torch.zeros(1)).dtype == np.float32 else None
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """No output and no warnings; what weightwatcher and its import change in logging and warnings is put back."""
+    loggers = [logging.getLogger(name) for name in (None, "weightwatcher", "matplotlib")]
+    before = [(one.level, one.handlers[:]) for one in loggers]
+    nowhere = io.StringIO()
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        for one, (level, handlers) in zip(loggers, before, strict=True):
+            one.setLevel(level)
+            one.handlers[:] = handlers

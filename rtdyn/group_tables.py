@@ -1,0 +1,280 @@
+"""Statistics of groups of neurons as rows of metrics/: one row for each null a number is held against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+import torch
+
+from rtdyn.analyses import dimensionality, heavytail, modularity
+from rtdyn.analyses.groups import Group, GroupValue, Statistic, measure
+from rtdyn.analyses.nulls import Comparison
+from rtdyn.capture import Capture
+from rtdyn.store import Metric
+
+PRIMARY = "rare"
+"""Groups are chosen by their influence on this class."""
+LOW, HIGH = ":low", ":high"
+"""What a statistic calls the ends of a metric's interval."""
+LOUVAIN_DRAWS = 199
+"""Sets of each null that Louvain's algorithm runs on."""
+
+Reason = Callable[[int, np.ndarray], str | None]
+"""From the half measured and a group's members to why its statistic has no value, as far as that is known."""
+
+
+def dimensionality_metrics(
+    captured: Capture, halves: np.ndarray, groups: Mapping[str, Group | str], layer: int
+) -> list[Metric]:
+    """Effective dimensionality of each group's activations at all measured positions. halves: (windows,)."""
+    z = [dimensionality.standardised(captured.activations[rows])[0] for rows in _rows(captured, halves)]
+
+    def statistic(half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
+        found = dimensionality.dimensionality(z[half], sets)
+        return {
+            "d_eff": found.d_eff,
+            "d_eff_share": found.d_eff_share,
+            "participation_ratio": found.participation_ratio,
+        }
+
+    def reason(half: int, members: np.ndarray) -> str | None:
+        live = int((z[half][:, torch.from_numpy(members)] != 0).any(0).sum())
+        return dimensionality.undefined(live, len(z[half]))
+
+    metrics = ("d_eff", "d_eff_share", "participation_ratio")
+    return _group_metrics("dimensionality", groups, partial(_same, statistic), metrics, reason, layer)
+
+
+def modularity_metrics(
+    captured: Capture, halves: np.ndarray, groups: Mapping[str, Group | str], seed: int, layer: int
+) -> list[Metric]:
+    """Communities inside each group, and the group as a community of the whole layer. halves: (windows,)."""
+    r = [modularity.correlation(captured.activations[rows]) for rows in _rows(captured, halves)]
+
+    def whole_layer(half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
+        apart, mean = modularity.segregation(r[half], sets), modularity.mean_correlation(r[half], sets)
+        return {
+            "segregation_q": apart.modularity,
+            "inside_share": apart.inside_share,
+            "inside_weight_share": apart.inside_weight_share,
+            "correlation_within": mean.within,
+            "correlation_across": mean.across,
+        }
+
+    def communities(group: Group) -> Statistic:
+        fewer = {null: s if isinstance(s, str) else (s[0][:LOUVAIN_DRAWS], s[1][:LOUVAIN_DRAWS])
+                 for null, s in group.sets.items()}  # fmt: skip
+        edges = []
+        for half in (0, 1):
+            # the half measured is the one that did not choose
+            all_sets = [group.members[1 - half][None], *(s[1 - half] for s in fewer.values() if not isinstance(s, str))]
+            edges.append(modularity.equal_edges(modularity.edge_counts(r[half], np.concatenate(all_sets))))
+
+        def statistic(half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
+            own = sets[:LOUVAIN_DRAWS]
+            values = modularity.group_modularity(r[half], own, edges=edges[half], seed=seed)
+            return {"q_excess": np.append(values, np.full(len(sets) - len(own), np.nan))}
+
+        return statistic
+
+    def no_rest(half: int, members: np.ndarray) -> str | None:
+        return modularity.segregation_reason(r[half], members)
+
+    def too_small(half: int, members: np.ndarray) -> str | None:
+        return modularity.modularity_reason(r[half], members)
+
+    whole = ("segregation_q", "inside_share", "inside_weight_share", "correlation_within", "correlation_across")
+    return [
+        *_group_metrics("modularity", groups, partial(_same, whole_layer), whole, no_rest, layer),
+        *_group_metrics("modularity", groups, communities, ("q_excess",), too_small, layer),
+        *_unmatched_modularity(r, groups, seed, layer),
+    ]
+
+
+def _unmatched_modularity(
+    r: list[np.ndarray], groups: Mapping[str, Group | str], seed: int, layer: int
+) -> list[Metric]:
+    """Q of each group's own graph by both presets, which no other density compares with; its null is rewiring."""
+    rows = []
+    for preset, threshold in (("q_threshold", modularity.THRESHOLD), ("q_paper_code", None)):
+        for name, group in groups.items():
+            row = partial(Metric, "modularity", preset, token_class=PRIMARY, group=name, layer=layer)
+            if isinstance(group, str):
+                rows.append(row(value=None, reason=group))
+                continue
+            own = [(r[1 - half], members) for half, members in enumerate(group.members)]
+            reasons = [modularity.modularity_reason(there, m, threshold=threshold) for there, m in own]
+            if any(reasons):
+                rows.append(row(value=None, reason=next(filter(None, reasons))))
+                continue
+            found = [modularity.rewired_z(there, m[None], threshold=threshold, seed=seed) for there, m in own]
+            value = float(np.mean([f.modularity[0] for f in found]))
+            mean = float(np.mean([f.null_mean[0] for f in found]))
+            sd = math.hypot(*(float(f.null_sd[0]) for f in found)) / 2
+            # Bonferroni over the two halves, whose graphs are rewired each for itself
+            p = min(1.0, 2 * min(float(f.p_value[0]) for f in found))
+            n = min(map(len, group.members))
+            rows.append(row(value=value, null="rewired", null_mean=mean, null_sd=sd, p_value=p, n=n))
+    return rows
+
+
+def heavytail_metrics(
+    captured: Capture, groups: Mapping[str, Group | str], layer: int, weightwatcher: bool = True
+) -> list[Metric]:
+    """Hill's α of each group's input weights, and weightwatcher's numbers for the layer's and the groups' matrices."""
+    rows = []
+    matrices = captured.anatomy.input_rows
+    for matrix, weights in matrices.items():
+        suffix = "" if len(matrices) == 1 else f"_{matrix}"
+        names = {rule: f"hill_alpha_{rule.replace('-', '_')}{suffix}" for rule in heavytail.RULES}
+        statistic = partial(_hill, weights, names)
+        metrics = tuple(names.values())
+        rows += _group_metrics(
+            "heavytail", groups, partial(_same, statistic), metrics, partial(_no_hill, weights), layer
+        )
+    if weightwatcher:
+        rows += _weightwatcher_rows(captured, groups, layer)
+    return rows
+
+
+def _same(statistic: Statistic, group: Group) -> Statistic:
+    return statistic
+
+
+def _hill(weights: torch.Tensor, names: Mapping[str, str], half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
+    found = heavytail.spectra(weights, sets)
+    values: dict[str, np.ndarray] = {}
+    for rule, name in names.items():
+        # the papers' figure has a tail of three for 32 neurons
+        least = 1 if rule == heavytail.TENTH else heavytail.MIN_K
+        hill = heavytail.hill_of_spectra(found, rule, min_k=least)
+        values |= {name: hill.alpha, name + LOW: hill.low, name + HIGH: hill.high}
+    return values
+
+
+def _no_hill(weights: torch.Tensor, half: int, members: np.ndarray) -> str | None:
+    return heavytail.undefined(heavytail.spectra(weights, members[None]), heavytail.TENTH, min_k=1)[0]
+
+
+def _weightwatcher_rows(captured: Capture, groups: Mapping[str, Group | str], layer: int) -> list[Metric]:
+    parts = captured.anatomy
+    rows = []
+    for matrix, weights in {**parts.input_rows, "out": parts.output_rows}.items():
+        for metric, value in heavytail.weightwatcher_metrics(weights).items():
+            rows.append(
+                Metric(
+                    "heavytail",
+                    f"ww_{metric}_{matrix}",
+                    None if isinstance(value, str) else value,
+                    layer=layer,
+                    reason=value if isinstance(value, str) else None,
+                )
+            )
+    for matrix, weights in parts.input_rows.items():
+        for name, group in groups.items():
+            if isinstance(group, str):
+                found: dict[str, float | str] = dict.fromkeys(heavytail.WEIGHTWATCHER_METRICS, group)
+            else:
+                halves = [weights[torch.from_numpy(members)] for members in group.members]
+                found = _mean_of_halves([heavytail.weightwatcher_metrics(rows_) for rows_ in halves])
+            rows += [
+                Metric(
+                    "heavytail",
+                    f"ww_{metric}_{matrix}",
+                    None if isinstance(value, str) else value,
+                    token_class=PRIMARY,
+                    group=name,
+                    layer=layer,
+                    reason=value if isinstance(value, str) else None,
+                )
+                for metric, value in found.items()
+            ]
+    return rows
+
+
+def _mean_of_halves(found: list[dict[str, float | str]]) -> dict[str, float | str]:
+    result: dict[str, float | str] = {}
+    for metric, first in found[0].items():
+        second = found[1][metric]
+        result[metric] = (
+            first if isinstance(first, str) else second if isinstance(second, str) else (first + second) / 2
+        )
+    return result
+
+
+def _rows(captured: Capture, halves: np.ndarray) -> list[torch.Tensor]:
+    """Measured positions of each half of the windows."""
+    half = halves[captured.positions.window]
+    return [torch.from_numpy(np.flatnonzero(half == h)).to(captured.activations.device) for h in (0, 1)]
+
+
+def _group_metrics(
+    analysis: str,
+    groups: Mapping[str, Group | str],
+    statistic: Callable[[Group], Statistic],
+    metrics: tuple[str, ...],
+    reason: Reason,
+    layer: int,
+) -> list[Metric]:
+    """Every metric of every group beside its nulls; groups are by name, or why there is none."""
+    rows = []
+    for name, group in groups.items():
+        why = group if isinstance(group, str) else _undefined(group, reason)
+        if why is None and not isinstance(group, str):
+            values = measure(group, statistic(group))
+            for metric in metrics:
+                interval = [values[metric + end].value if metric + end in values else None for end in (LOW, HIGH)]
+                rows += with_nulls(analysis, metric, name, values[metric], (interval[0], interval[1]), layer)
+            continue
+        rows += [
+            Metric(analysis, metric, None, token_class=PRIMARY, group=name, layer=layer, reason=why)
+            for metric in metrics
+        ]
+    return rows
+
+
+def _undefined(group: Group, reason: Reason) -> str | None:
+    return next(filter(None, (reason(1 - half, members) for half, members in enumerate(group.members))), None)
+
+
+def with_nulls(
+    analysis: str,
+    metric: str,
+    group: str,
+    value: GroupValue,
+    interval: tuple[float | None, float | None],
+    layer: int,
+) -> list[Metric]:
+    """A row for each null of a group's number, which says why where there is none."""
+    row = partial(Metric, analysis, metric, token_class=PRIMARY, group=group, layer=layer, n=value.n)
+    if not math.isfinite(value.value):
+        return [row(value=None, reason="it is undefined for the group on one half of the windows")]
+    low, high = interval
+    rows = []
+    for null, against in value.nulls.items():
+        with_value = partial(row, value=value.value, null=null, ci_low=low, ci_high=high)
+        if isinstance(against, Comparison):
+            rows.append(with_value(null_mean=against.null_mean, null_sd=against.null_sd, p_value=against.p_value))
+        else:
+            rows.append(with_value(reason=against))
+    return rows
+
+
+def matching_metrics(groups: Mapping[str, Group | str], layer: int) -> list[Metric]:
+    """Size of each group, and the decile differences that its matched sets could not avoid."""
+    rows = []
+    for name, group in groups.items():
+        row = partial(Metric, "groups", token_class=PRIMARY, group=name, layer=layer)
+        if isinstance(group, str):
+            rows += [row(metric=metric, value=None, reason=group) for metric in ("size", "matched_distance")]
+            continue
+        rows.append(row(metric="size", value=float(np.mean([len(m) for m in group.members]))))
+        if group.matched_distance is None:
+            missing = group.sets["matched"]
+            rows.append(row(metric="matched_distance", value=None, reason=str(missing)))
+        else:
+            rows.append(row(metric="matched_distance", value=group.matched_distance))
+    return rows
