@@ -39,7 +39,7 @@ from rtdyn.emergence import (
     trend,
 )
 from rtdyn.errors import InputError
-from rtdyn.store import Run, replace_file, read_run
+from rtdyn.store import Run, read_run, replace_file
 from rtdyn.trajectories import trajectories
 
 SUPPORTED, CONTRADICTED, UNDETERMINED = "supported", "contradicted", "undetermined"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -89,7 +90,7 @@ def modularity_metrics(
     whole = ("segregation_q", "inside_share", "inside_weight_share", "correlation_within", "correlation_across")
     return [
         *_group_metrics("modularity", groups, partial(_same, whole_layer), whole, no_rest, layer),
-        *_group_metrics("modularity", groups, communities, ("q_excess",), too_small, layer),
+        *_group_metrics("modularity", groups, communities, ("q_excess",), too_small, layer, torch.get_num_threads()),
         *_unmatched_modularity(r, groups, seed, layer),
     ]
 
@@ -98,27 +99,31 @@ def _unmatched_modularity(
     r: list[np.ndarray], groups: Mapping[str, Group | str], seed: int, layer: int
 ) -> list[Metric]:
     """Q of each group's own graph by both presets, which no other density compares with; its null is rewiring."""
-    rows = []
-    for preset, threshold in (("q_threshold", modularity.THRESHOLD), ("q_paper_code", None)):
-        for name, group in groups.items():
-            row = partial(Metric, "modularity", preset, token_class=PRIMARY, group=name, layer=layer)
-            if isinstance(group, str):
-                rows.append(row(value=None, reason=group))
-                continue
-            own = [(r[1 - half], members) for half, members in enumerate(group.members)]
-            reasons = [modularity.modularity_reason(there, m, threshold=threshold) for there, m in own]
-            if any(reasons):
-                rows.append(row(value=None, reason=next(filter(None, reasons))))
-                continue
-            found = [modularity.rewired_z(there, m[None], threshold=threshold, seed=seed) for there, m in own]
-            value = float(np.mean([f.modularity[0] for f in found]))
-            mean = float(np.mean([f.null_mean[0] for f in found]))
-            sd = math.hypot(*(float(f.null_sd[0]) for f in found)) / 2
+
+    def one(preset: str, threshold: float | None, name: str) -> Metric:
+        group = groups[name]
+        row = partial(Metric, "modularity", preset, token_class=PRIMARY, group=name, layer=layer)
+        if isinstance(group, str):
+            return row(value=None, reason=group)
+        own = [(r[1 - half], members) for half, members in enumerate(group.members)]
+        reasons = [modularity.modularity_reason(there, m, threshold=threshold) for there, m in own]
+        if any(reasons):
+            return row(value=None, reason=next(filter(None, reasons)))
+        found = [modularity.rewired_z(there, m[None], threshold=threshold, seed=seed) for there, m in own]
+        return row(
+            value=float(np.mean([f.modularity[0] for f in found])),
+            null="rewired",
+            null_mean=float(np.mean([f.null_mean[0] for f in found])),
+            null_sd=math.hypot(*(float(f.null_sd[0]) for f in found)) / 2,
             # Bonferroni over the two halves, whose graphs are rewired each for itself
-            p = min(1.0, 2 * min(float(f.p_value[0]) for f in found))
-            n = min(map(len, group.members))
-            rows.append(row(value=value, null="rewired", null_mean=mean, null_sd=sd, p_value=p, n=n))
-    return rows
+            p_value=min(1.0, 2 * min(float(f.p_value[0]) for f in found)),
+            n=min(map(len, group.members)),
+        )
+
+    presets = {"q_threshold": modularity.THRESHOLD, "q_paper_code": None}
+    wanted = [(preset, threshold, name) for preset, threshold in presets.items() for name in groups]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(one, *zip(*wanted, strict=True)))
 
 
 def heavytail_metrics(
@@ -218,22 +223,28 @@ def _group_metrics(
     metrics: tuple[str, ...],
     reason: Reason,
     layer: int,
+    threads: int = 1,
 ) -> list[Metric]:
     """Every metric of every group beside its nulls; groups are by name, or why there is none."""
-    rows = []
-    for name, group in groups.items():
+
+    def of_group(name: str) -> list[Metric]:
+        group = groups[name]
         why = group if isinstance(group, str) else _undefined(group, reason)
-        if why is None and not isinstance(group, str):
-            values = measure(group, statistic(group))
-            for metric in metrics:
-                interval = [values[metric + end].value if metric + end in values else None for end in (LOW, HIGH)]
-                rows += with_nulls(analysis, metric, name, values[metric], (interval[0], interval[1]), layer)
-            continue
-        rows += [
-            Metric(analysis, metric, None, token_class=PRIMARY, group=name, layer=layer, reason=why)
-            for metric in metrics
-        ]
-    return rows
+        if isinstance(group, str) or why is not None:
+            row = partial(Metric, analysis, token_class=PRIMARY, group=name, layer=layer, value=None, reason=why)
+            return [row(metric=metric) for metric in metrics]
+        values = measure(group, statistic(group))
+        rows = []
+        for metric in metrics:
+            low, high = (values[metric + end].value if metric + end in values else None for end in (LOW, HIGH))
+            rows += with_nulls(analysis, metric, name, values[metric], (low, high), layer)
+        return rows
+
+    # torch is an order of magnitude slower in a thread that is not the main one: only for statistics that do without
+    if threads == 1:
+        return [row for name in groups for row in of_group(name)]
+    with ThreadPoolExecutor(threads) as pool:
+        return [row for rows in pool.map(of_group, groups) for row in rows]
 
 
 def _undefined(group: Group, reason: Reason) -> str | None:

@@ -18,11 +18,13 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from rtdyn.analyses import ANALYSES
 from rtdyn.cli import main
 from rtdyn.kingjames import held_out_chapters
 from rtdyn.store import TABLES, done_steps, read_run, read_table
 
-CHEAP = ("--rare", "0.65:0.95", "--tokens", "8192", "--positions-per-rare", "1", "--wandb", "disabled")
+SMALL = ("--rare", "0.65:0.95", "--tokens", "8192", "--positions-per-rare", "1", "--wandb", "disabled")
+CHEAP = (*SMALL, "--analyses", "ablation,regimes")
 
 
 def command(*args: str | Path) -> list[str]:
@@ -64,7 +66,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_run_directory_holds_what_the_design_says(whole: Path) -> None:
     run = read_run(whole)
     assert list(done_steps(run)) == [0, 64, 1000, 4000]
-    assert sorted(p.name for p in whole.iterdir() if not p.name.startswith(".")) == ["manifest.json", *sorted(TABLES)]
+    assert sorted(p.name for p in whole.iterdir() if not p.name.startswith(".")) == [
+        "log.jsonl",
+        "manifest.json",
+        *sorted(TABLES),
+    ]
     manifest = run.manifest
     assert set(manifest["checkpoints"]) == {"0", "64", "1000", "4000"}
     assert all(len(c["digests"]["model.safetensors"]) == 64 for c in manifest["checkpoints"].values())
@@ -227,6 +233,7 @@ def test_further_bands_and_presets(tmp_path: Path) -> None:
         "track", "--model", "tiny", "--steps", "last", "--out", out, "--wandb", "disabled", "--tokens", "16384",
         "--rare", "paper-text", "--rare", "paper-code", "--rare", "mid=0.3:0.6", "--class-by", "target",
         "--mean-over", "all", "--rank-by", "abs_mean", "--bos", "none", "--positions-per-rare", "1",
+        "--analyses", "ablation,regimes,dimensionality",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     neurons = read_table(read_run(out), "neurons")
@@ -235,6 +242,33 @@ def test_further_bands_and_presets(tmp_path: Path) -> None:
     assert neurons.sort("rank")["delta_rare"].abs().is_sorted(descending=True)
     fixed = read_table(read_run(out), "metrics").filter(pl.col("metric") == "paper_code_r1")
     assert set(fixed["value"].drop_nulls()) == {33.0}
+
+
+def test_the_whole_suite_runs_twice_to_the_same_tables_and_its_claims_are_judged(tmp_path: Path) -> None:
+    steps = ("track", "--model", "tiny", "--steps", "0,512,4000", "--wandb", "disabled", "--tokens", "20000")
+    for out in ("one", "two"):
+        result = rtdyn(*steps, "--min-targets", "40", "--out", tmp_path / out)
+        assert result.exit_code == 0, result.stderr
+    same_tables(tmp_path / "one", tmp_path / "two")
+    metrics = read_table(read_run(tmp_path / "one"), "metrics")
+    assert {"capture", "groups", *ANALYSES} == set(metrics["analysis"])
+    assert metrics.filter(pl.col("value").is_nan() | pl.col("p_value").is_nan()).is_empty()
+    for name in ("d_eff", "q_excess", "segregation_q", "hill_alpha_half", "layer_effect", "mediation"):
+        of_top = metrics.filter((pl.col("metric") == name) & (pl.col("group") == "top") & pl.col("value").is_not_null())
+        assert set(of_top["null"]) >= {"random", "matched", "selected"}, name
+        assert of_top.filter(pl.col("null") == "matched")["p_value"].is_between(0, 1).all(), name
+    structural = metrics.filter(
+        (pl.col("metric") == "layer_effect") & (pl.col("layer") == 2) & (pl.col("group") == "top")
+    )
+    assert structural["reason"].str.starts_with("structural").all() and structural["value"].is_null().all()
+    claims = rtdyn("claims", tmp_path / "one", "--json")
+    assert claims.exit_code == 0, claims.stderr
+    rows = json.loads(claims.stdout)
+    assert {row["verdict"] for row in rows} <= {"supported", "contradicted", "undetermined"} and len(rows) >= 12
+    assert all(row["reason"] for row in rows if row["verdict"] != "supported")
+    assert pl.read_parquet(tmp_path / "one" / "claims.parquet").height >= len(rows)
+    stages = [json.loads(line)["seconds"] for line in (tmp_path / "one" / "log.jsonl").read_text().splitlines()]
+    assert len(stages) == 3 and all(set(ANALYSES) <= set(one) for one in stages)
 
 
 def test_influence_without_the_fit(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 from rtdyn.analyses.ablation import ClassInfluence, Influence, PseudoInfluence, clustered_se
 from rtdyn.analyses.nulls import (
     DRAWS,
+    LARGE,
+    LARGE_DRAWS,
     MATCHED,
     NULLS,
     RANDOM,
@@ -142,6 +144,8 @@ def with_nulls(
     rank_by: str = "mean_abs",
 ) -> Group:
     """The group with its random, matched and selected sets. deciles: `nulls.matching_deciles`."""
+    if max(map(len, members)) > LARGE:
+        draws = min(draws, LARGE_DRAWS)
     pairs: dict[str, list[np.ndarray | str]] = {null: [] for null in NULLS}
     distances = []
     for half, own in enumerate(members):

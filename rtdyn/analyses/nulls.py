@@ -17,6 +17,9 @@ RANDOM, MATCHED, SELECTED = "random", "matched", "selected"
 NULLS = (RANDOM, MATCHED, SELECTED)
 DRAWS = 999
 """Random and matched sets of a group."""
+LARGE = 64
+LARGE_DRAWS = 199
+"""The same for groups of more than LARGE neurons, whose statistics cost the cube of their size."""
 DECILES = 10
 
 

@@ -273,7 +273,7 @@ def likelihoods(influence: np.ndarray) -> Likelihoods | str:
     values = influence[influence > 0]
     if len(np.unique(values)) < 2:
         return "fewer than two different influences above 0"
-    import powerlaw  # type: ignore[import-untyped]  # it ships no types
+    import powerlaw
 
     # the library's optimisers and its truncated power law expect numbers of order 1; the ratios do not depend on it
     scale = float(np.median(values))

@@ -36,7 +36,18 @@ from rtdyn.views.wandb import TIMEOUTS, choose_mode, metric_name, start_wandb
 KEY = "0123456789abcdef0123456789abcdefdeadbeef"
 STEPS, LATER = (0, 4000), 1
 OUTAGES = ("refused", "errors", "silent")
-CHEAP = ("--rare", "0.5:0.9", "--tokens", "8192", "--positions-per-rare", "1", "--tolerance", "1")
+CHEAP = (
+    "--rare",
+    "0.5:0.9",
+    "--tokens",
+    "8192",
+    "--positions-per-rare",
+    "1",
+    "--tolerance",
+    "1",
+    "--analyses",
+    "ablation,regimes",
+)
 WITHOUT_CLIENT = "import sys; sys.modules['wandb'] = None; from rtdyn.cli import main; main()"
 HANGING = """
 import pathlib, sys
@@ -560,7 +571,8 @@ def test_key_of_the_server_is_found_in_netrc(
         (("capture", "loss", None, None, None, None), "capture/loss"),
         (("ablation", "influence_mean", "rare", None, 5, None), "ablation/influence_mean/rare"),
         (("geometry", "size", "rare", "plateau", 5, None), "geometry/size/rare/plateau"),
-        (("attention", "share", "common", None, 5, 3), "attention/share/common/L5H3"),
+        (("routing", "gini_difference", "rare", None, 5, 3), "routing/gini_difference/rare/L5H3"),
+        (("routing", "gini_difference", "rare", None, 5, None), "routing/gini_difference/rare/L5"),
     ],
 )
 def test_metric_names_are_stable(row: tuple[Any, ...], name: str) -> None:
