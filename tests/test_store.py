@@ -76,8 +76,10 @@ def test_a_metric_has_a_number_or_a_reason() -> None:
         Metric("a", "b", 1.0, reason="why"),
         Metric("a", "b", float("nan")),
         Metric("a", "b", float("nan"), reason="why"),
+        Metric("a", "b", 1.0, null="random"),
+        Metric("a", "b", 1.0, null="random", p_value=0.5, reason="why"),
     ):
-        with pytest.raises(ValueError, match="a number or a reason"):
+        with pytest.raises(ValueError, match="numbers or a reason"):
             metric_frame([row], 0, None)
 
 

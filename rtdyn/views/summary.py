@@ -21,6 +21,8 @@ _ROWS = (
     ("power law: ranks to", "regimes", "r2", "value"),
     ("power-law exponent κ", "regimes", "kappa", "value"),
     ("excess of the top (log units)", "regimes", "excess", "value"),
+    ("largest shape p", "regimes", "shape_p_value", "value"),
+    ("stable plateau neurons", "regimes", "stable_plateau_size", "value"),
     ("censored neurons", "regimes", "censored", "value"),
 )
 
@@ -46,13 +48,18 @@ def print_summary(run: Run, console: Console) -> None:
     table.add_row("shape", *(_shape(metrics, c) for c in classes))
     console.print(table)
     console.print(
-        "The shape alone is no evidence: random numbers show one too, and its nulls are not computed. "
-        "Classes are measured on different numbers of positions; their censored neurons do not compare.",
+        "A shape alone is no evidence: random numbers show one too, with the shape p given. Classes are measured on "
+        "different numbers of positions; their censored neurons do not compare.",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
-    console.print(f"Everything is in {run.path}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"Everything is in {run.path}; `rtdyn claims {run.path}` judges the published claims",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _row(metrics: pl.DataFrame, analysis: str, metric: str, token_class: str) -> dict[str, Any] | None:
