@@ -22,6 +22,14 @@ LOW, HIGH = ":low", ":high"
 """What a statistic calls the ends of a metric's interval."""
 LOUVAIN_DRAWS = 199
 """Sets of each null that Louvain's algorithm runs on."""
+REWIRINGS = 99
+"""Rewired graphs of each half, enough for p = 0.04 after Bonferroni's correction."""
+LARGEST_GRAPH = 512
+"""Neurons of a group whose own graph is searched for communities."""
+LARGEST_REWIRED = 64
+"""Neurons of a group whose own graph is rewired."""
+LARGEST_SPECTRUM = 1024
+"""Neurons of a group whose weights' eigenvalues are computed, hundreds of times for its nulls."""
 
 Reason = Callable[[int, np.ndarray], str | None]
 """From the half measured and a group's members to why its statistic has no value, as far as that is known."""
@@ -84,13 +92,15 @@ def modularity_metrics(
     def no_rest(half: int, members: np.ndarray) -> str | None:
         return modularity.segregation_reason(r[half], members)
 
-    def too_small(half: int, members: np.ndarray) -> str | None:
-        return modularity.modularity_reason(r[half], members)
+    def no_communities(half: int, members: np.ndarray) -> str | None:
+        return _too_large(members, LARGEST_GRAPH) or modularity.modularity_reason(r[half], members)
 
     whole = ("segregation_q", "inside_share", "inside_weight_share", "correlation_within", "correlation_across")
     return [
         *_group_metrics("modularity", groups, partial(_same, whole_layer), whole, no_rest, layer),
-        *_group_metrics("modularity", groups, communities, ("q_excess",), too_small, layer, torch.get_num_threads()),
+        *_group_metrics(
+            "modularity", groups, communities, ("q_excess",), no_communities, layer, torch.get_num_threads()
+        ),
         *_unmatched_modularity(r, groups, seed, layer),
     ]
 
@@ -106,10 +116,15 @@ def _unmatched_modularity(
         if isinstance(group, str):
             return row(value=None, reason=group)
         own = [(r[1 - half], members) for half, members in enumerate(group.members)]
-        reasons = [modularity.modularity_reason(there, m, threshold=threshold) for there, m in own]
+        reasons = [
+            _too_large(m, LARGEST_REWIRED) or modularity.modularity_reason(there, m, threshold=threshold)
+            for there, m in own
+        ]
         if any(reasons):
             return row(value=None, reason=next(filter(None, reasons)))
-        found = [modularity.rewired_z(there, m[None], threshold=threshold, seed=seed) for there, m in own]
+        found = [
+            modularity.rewired_z(there, m[None], threshold=threshold, draws=REWIRINGS, seed=seed) for there, m in own
+        ]
         return row(
             value=float(np.mean([f.modularity[0] for f in found])),
             null="rewired",
@@ -160,7 +175,13 @@ def _hill(weights: torch.Tensor, names: Mapping[str, str], half: int, sets: np.n
     return values
 
 
+def _too_large(members: np.ndarray, largest: int) -> str | None:
+    return f"a group of {len(members):,} neurons, over {largest:,}" if len(members) > largest else None
+
+
 def _no_hill(weights: torch.Tensor, half: int, members: np.ndarray) -> str | None:
+    if len(members) > LARGEST_SPECTRUM:
+        return _too_large(members, LARGEST_SPECTRUM)
     return heavytail.undefined(heavytail.spectra(weights, members[None]), heavytail.TENTH, min_k=1)[0]
 
 
@@ -275,17 +296,13 @@ def with_nulls(
 
 
 def matching_metrics(groups: Mapping[str, Group | str], layer: int) -> list[Metric]:
-    """Size of each group, and the decile differences that its matched sets could not avoid."""
+    """Size of each group, and the share of its matched sets that are its own members."""
     rows = []
     for name, group in groups.items():
         row = partial(Metric, "groups", token_class=PRIMARY, group=name, layer=layer)
         if isinstance(group, str):
-            rows += [row(metric=metric, value=None, reason=group) for metric in ("size", "matched_distance")]
+            rows += [row(metric=metric, value=None, reason=group) for metric in ("size", "matched_own_share")]
             continue
         rows.append(row(metric="size", value=float(np.mean([len(m) for m in group.members]))))
-        if group.matched_distance is None:
-            missing = group.sets["matched"]
-            rows.append(row(metric="matched_distance", value=None, reason=str(missing)))
-        else:
-            rows.append(row(metric="matched_distance", value=group.matched_distance))
+        rows.append(row(metric="matched_own_share", value=group.own_share))
     return rows

@@ -11,6 +11,7 @@ import torch
 from rtdyn.analyses.ablation import Influence
 from rtdyn.analyses.groups import Group, Statistic, measure
 from rtdyn.analyses.mediation import (
+    NORMAL_95,
     ClassConfidence,
     Confidence,
     FrozenInfluence,
@@ -20,14 +21,16 @@ from rtdyn.analyses.mediation import (
     null_space,
     unigram_direction,
 )
-from rtdyn.analyses.nulls import RANDOM, random_sets
+from rtdyn.analyses.nulls import RANDOM, permuted_sets
 from rtdyn.capture import Capture
 from rtdyn.group_tables import PRIMARY, with_nulls
 from rtdyn.store import Metric
 
 POOL = 2
-"""Neurons outside a group, as a multiple of its size, whose changes of confidence are its null's."""
+"""Neurons outside a group, as a multiple of its size, whose changes of confidence are computed for its null."""
 POOL_DRAWS = 199
+CONFIDENCE = 200
+"""Apart from other random streams of a seed."""
 CONFIDENCE_METRICS = ("entropy_change", "kl_change")
 
 
@@ -125,7 +128,7 @@ def _confidence_rows(
     wanted = [np.empty(0, dtype=np.int64)]
     for number, name in enumerate(("plateau", "top")):
         group = groups[name]
-        rng = np.random.default_rng([seed, number])
+        rng = np.random.default_rng([seed, CONFIDENCE + number])
         chosen = pooled[name] = group if isinstance(group, str) else _pooled(group, neurons, rng)
         if not isinstance(chosen, str):
             drawn = [s for s in chosen.sets.values() if not isinstance(s, str)]
@@ -142,30 +145,27 @@ def _confidence_rows(
             column[needed] = _numpy(values)
             columns[f"{metric}_{name}"] = column
     rare = found.classes[PRIMARY]
-    rows = [
-        Metric("mediation", metric, value, token_class=PRIMARY, layer=layer, ci_low=value - 1.96 * se,
-               ci_high=value + 1.96 * se, n=rare.n)
-        for metric, value, se in (("entropy", rare.entropy, rare.entropy_se), ("kl_to_unigram", rare.kl, rare.kl_se))
-        if np.isfinite(se)
-    ]  # fmt: skip
+    rows = []
+    for metric, value, se in (("entropy", rare.entropy, rare.entropy_se), ("kl_to_unigram", rare.kl, rare.kl_se)):
+        row = partial(Metric, "mediation", metric, value, token_class=PRIMARY, layer=layer, n=rare.n)
+        known = np.isfinite(se)
+        rows.append(row(ci_low=value - NORMAL_95 * se, ci_high=value + NORMAL_95 * se) if known else row())
     by_half = _by_half(found, rare, halves, neurons)
     for metric in CONFIDENCE_METRICS:
         rows += _rows(metric, pooled, partial(_mean_of_sets, metric, by_half[metric]), layer)
     return rows, columns
 
 
-def _pooled(group: Group, neurons: int, rng: np.random.Generator) -> Group | str:
-    """The group with random sets that come from a pool of POOL times its size."""
-    sets = []
-    for members in group.members:
-        outside = np.setdiff1d(np.arange(neurons), members)
-        pool = rng.permutation(outside)[: POOL * len(members)]
-        size = len(pool) + len(members)
-        inside_pool = random_sets(np.arange(len(pool), size), size, POOL_DRAWS, rng)
-        if isinstance(inside_pool, str):
-            return Group(group.name, group.members, {RANDOM: inside_pool}, None)
-        sets.append(np.sort(pool[inside_pool], axis=1))
-    return Group(group.name, group.members, {RANDOM: (sets[0], sets[1])}, None)
+def _pooled(group: Group, neurons: int, rng: np.random.Generator) -> Group:
+    """The group with random sets from its members and a pool of POOL times as many others."""
+    members = np.union1d(*group.members)
+    outside = np.setdiff1d(np.arange(neurons), members)
+    universe = np.sort(np.append(members, rng.permutation(outside)[: POOL * len(members)]))
+    places = tuple(np.searchsorted(universe, own) for own in group.members)
+    first, second = permuted_sets((places[0], places[1]), np.zeros(len(universe), dtype=np.int64), POOL_DRAWS, rng)
+    return Group(
+        group.name, group.members, {RANDOM: (universe[first], universe[second])}, group.own_share, group.overlap
+    )
 
 
 def _by_half(found: Confidence, rare: ClassConfidence, halves: np.ndarray, neurons: int) -> dict[str, list[np.ndarray]]:

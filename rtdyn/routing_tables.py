@@ -50,10 +50,7 @@ def _profile_rows(metric: str, r: Correlation | None, reason: str, layer: int, n
     if r is None or r.mean is None:
         return [row(value=None, reason=reason or "every head's profile is constant")]
     rows = []
-    reach = None if r.sd is None else NORMAL_95 * r.sd / math.sqrt(np.isfinite(r.by_head).sum())
-    # the interval is over heads, taken for a sample of heads
-    ends = (None, None) if reach is None else (r.mean - reach, r.mean + reach)
-    rows.append(_resampled(partial(row, value=r.mean, ci_low=ends[0], ci_high=ends[1]), r.null))
+    rows.append(_resampled(partial(row, value=r.mean, ci_low=r.low, ci_high=r.high), r.null))
     for head, (value, null) in enumerate(zip(r.by_head.tolist(), r.null_by_head, strict=True)):
         if math.isfinite(value):
             rows.append(_resampled(partial(row, value=value, head=head), null))
@@ -84,6 +81,13 @@ def _difference_rows(metric: str, d: Difference, layer: int) -> list[Metric]:
     return rows
 
 
+def _strongest(here: np.ndarray, chosen_on: np.ndarray) -> np.ndarray:
+    """(s,): effect here of the head that is strongest where it was chosen, positive if it has the same sign; (s, H)."""
+    head = np.abs(chosen_on).argmax(1)[:, None]
+    effect, sign = (np.take_along_axis(v, head, axis=1)[:, 0] for v in (here, np.sign(chosen_on)))
+    return effect * sign
+
+
 def _effect_rows(
     ablation: HeadAblation,
     token_class: str,
@@ -104,21 +108,23 @@ def _effect_rows(
     signed = (found[0].signed + found[1].signed) / 2
     if not np.isfinite(signed).all():
         return [row(metric=metric, value=None, reason=why or "undefined on one half") for metric in metrics]
-    se = np.hypot(found[0].signed_se, found[1].signed_se) / 2
-    strongest = int(np.abs(signed[:-1]).argmax())
 
     def statistic(half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
-        values = effects(sums, sets, half)
-        heads = values.signed[:, :-1]
-        largest = np.take_along_axis(heads, np.abs(heads).argmax(1)[:, None], axis=1)[:, 0]
-        return {metrics[0]: largest, metrics[1]: values.signed[:, -1]}
+        here = effects(sums, sets, half).signed
+        chosen_on = effects(sums, sets, 1 - half).signed[:, :-1]
+        return {metrics[0]: _strongest(here[:, :-1], chosen_on), metrics[1]: here[:, -1]}
 
     values = measure(group, statistic)
+    # the head is the strongest on the half that chose the group; found[h] was measured on the other
+    heads = [int(np.abs(effects(sums, group.members[h][None], h).signed[0, :-1]).argmax()) for h in (0, 1)]
+    errors = (
+        math.hypot(*(float(f.signed_se[head]) for f, head in zip(found, heads, strict=True))) / 2,
+        math.hypot(*(float(f.signed_se[-1]) for f in found)) / 2,
+    )
     rows = []
-    for metric, at in ((metrics[0], strongest), (metrics[1], -1)):
-        reach = NORMAL_95 * float(se[at]) if math.isfinite(se[at]) else None
-        value = float(signed[at])
-        ends = (None, None) if reach is None else (value - reach, value + reach)
+    for metric, se in zip(metrics, errors, strict=True):
+        value = values[metric].value
+        ends = (value - NORMAL_95 * se, value + NORMAL_95 * se) if math.isfinite(se) else (None, None)
         rows += with_nulls("routing", metric, name, values[metric], ends, ablation.layer)
     for head in range(len(signed) - 1):
         per_head = {

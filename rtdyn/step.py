@@ -11,8 +11,8 @@ import torch
 from rtdyn.analyses import GROUPED
 from rtdyn.analyses.ablation import Influence, influence
 from rtdyn.analyses.groups import split_groups, window_halves
-from rtdyn.analyses.nulls import matching_deciles
-from rtdyn.analyses.pseudo_classes import pseudo_classes
+from rtdyn.analyses.nulls import matching_cells
+from rtdyn.analyses.pseudo_classes import overlap, pseudo_classes
 from rtdyn.analyses.routing import routing
 from rtdyn.capture import Capture, capture
 from rtdyn.checkpoints.checkpoint import Checkpoint, load_model, read_config
@@ -26,7 +26,7 @@ from rtdyn.store import Metric, StepTables, metric_frame
 from rtdyn.tables import ablation_metrics, loss_metrics, neuron_table, regime_metrics, window_table
 from rtdyn.tokenizer import tokenizer_digest
 
-ROUTING = 1
+ROUTING = 100
 """Apart from the groups' own random streams."""
 DECILES = 10
 SHAPE_KEYS = (
@@ -110,7 +110,7 @@ def analyse_step(
         rows += regime_metrics(curves, contrast_of(result, members, options.rank_by), layer)
     columns: dict[str, np.ndarray] = {}
     if set(GROUPED) & set(options.analyses):
-        more, columns = _group_analyses(captured, result, evaluation, halves, options, stage)
+        more, columns = _group_analyses(captured, result, members, evaluation, halves, options, stage)
         rows += more
     stage("tables")
     return StepTables(
@@ -123,16 +123,18 @@ def analyse_step(
 def _group_analyses(
     captured: Capture,
     result: Influence,
+    members: np.ndarray | str,
     evaluation: Evaluation,
     halves: np.ndarray,
     options: StepOptions,
     stage: Callable[[str], None],
 ) -> tuple[list[Metric], dict[str, np.ndarray]]:
-    """Rows of the analyses that measure groups, and columns (F,) for every neuron."""
+    """Rows of the analyses that measure groups, and columns (F,) for every neuron. members: the pseudo-classes."""
     layer, chosen = captured.anatomy.layer, options.analyses
     stage("groups")
-    deciles = matching_deciles(captured)
-    groups = split_groups(result, evaluation.text.documents, deciles, options.seed, options.rank_by)
+    shared = 0.0 if isinstance(members, str) else overlap(members)
+    cell = matching_cells(captured)
+    groups = split_groups(result, evaluation.text.documents, cell, shared, options.seed, options.rank_by)
     rows = matching_metrics(groups, layer)
     columns: dict[str, np.ndarray] = {}
     if "dimensionality" in chosen:

@@ -18,14 +18,13 @@ from rtdyn.analyses.nulls import (
     LARGE,
     LARGE_DRAWS,
     MATCHED,
-    NULLS,
     RANDOM,
     SELECTED,
     Comparison,
     compare,
-    matched_sets,
-    random_sets,
+    permuted_sets,
 )
+from rtdyn.analyses.pseudo_classes import contrast
 from rtdyn.analyses.regime_evidence import bootstrap
 from rtdyn.analyses.regimes import DECAY, POWER_LAW, Regimes, fit_regimes
 
@@ -67,8 +66,10 @@ class Group:
     """int64, ascending: chosen on half 0 and on half 1."""
     sets: Mapping[str, tuple[np.ndarray, np.ndarray] | str]
     """By null: sets (s, n) for each half's group, or why there are none."""
-    matched_distance: float | None
-    """Decile differences a member that the matched sets could not avoid."""
+    own_share: float
+    """Share of a matched set that are the group's own members, on average: near 1, the null can show nothing."""
+    overlap: float
+    """Positions that pseudo-classes share, by which the selected null is widened (`pseudo_classes.contrast`)."""
 
 
 @dataclass(frozen=True)
@@ -138,29 +139,31 @@ def with_nulls(
     members: tuple[np.ndarray, np.ndarray],
     regimes: tuple[Regimes, Regimes],
     pseudo: PseudoInfluence | None,
-    deciles: np.ndarray,
+    overlap: float,
+    cell: np.ndarray,
     rng: np.random.Generator,
     draws: int = DRAWS,
     rank_by: str = "mean_abs",
 ) -> Group:
-    """The group with its random, matched and selected sets. deciles: `nulls.matching_deciles`."""
+    """The group with its random, matched and selected sets.
+
+    cell: `nulls.matching_cells`. overlap: `pseudo_classes.overlap`.
+    """
     if max(map(len, members)) > LARGE:
         draws = min(draws, LARGE_DRAWS)
-    pairs: dict[str, list[np.ndarray | str]] = {null: [] for null in NULLS}
-    distances = []
-    for half, own in enumerate(members):
-        pairs[RANDOM].append(random_sets(own, len(deciles), draws, rng))
-        matched = matched_sets(own, deciles, draws, rng)
-        if isinstance(matched, str):
-            pairs[MATCHED].append(matched)
-        else:
-            pairs[MATCHED].append(matched[0])
-            distances.append(matched[1])
-        pairs[SELECTED].append(_selected(name, own, regimes[half], pseudo, half, rank_by))
-    sets: dict[str, tuple[np.ndarray, np.ndarray] | str] = {}
-    for null, (first, second) in pairs.items():
-        sets[null] = first if isinstance(first, str) else second if isinstance(second, str) else (first, second)
-    return Group(name, members, sets, float(np.mean(distances)) if len(distances) == 2 else None)
+    matched = permuted_sets(members, cell, draws, rng)
+    selected = [_selected(name, own, regimes[half], pseudo, half, rank_by) for half, own in enumerate(members)]
+    sets: dict[str, tuple[np.ndarray, np.ndarray] | str] = {
+        RANDOM: permuted_sets(members, np.zeros_like(cell), draws, rng),
+        MATCHED: matched,
+    }
+    first, second = selected
+    if isinstance(first, str) or isinstance(second, str):
+        sets[SELECTED] = first if isinstance(first, str) else str(second)
+    else:
+        sets[SELECTED] = (first, second)
+    own = [np.isin(found, mine).mean() for found, mine in zip(matched, members, strict=True)]
+    return Group(name, members, sets, float(np.mean(own)), overlap)
 
 
 def _selected(
@@ -185,14 +188,15 @@ def _selected(
 def split_groups(
     result: Influence,
     documents: np.ndarray,
-    deciles: np.ndarray,
+    cell: np.ndarray,
+    overlap: float,
     seed: int,
     rank_by: str = "mean_abs",
     draws: int = DRAWS,
 ) -> dict[str, Group | str]:
     """Every group with its nulls, chosen by the influence on `rare`, or why there is none.
 
-    documents: (windows,), each window's document. deciles: `nulls.matching_deciles`.
+    documents: (windows,), each window's document. cell: `nulls.matching_cells`. overlap: `pseudo_classes.overlap`.
     """
     halves, rare = window_halves(documents), result.classes["rare"]
     chosen, fits, reasons = [], [], {}
@@ -214,7 +218,9 @@ def split_groups(
             groups[name] = f"no {name} neuron on one half of the windows"
         else:
             rng = np.random.default_rng([seed, number])
-            groups[name] = with_nulls(name, members, (fits[0], fits[1]), result.pseudo, deciles, rng, draws, rank_by)
+            groups[name] = with_nulls(
+                name, members, (fits[0], fits[1]), result.pseudo, overlap, cell, rng, draws, rank_by
+            )
     return groups
 
 
@@ -252,7 +258,13 @@ def measure(group: Group, statistic: Statistic) -> dict[str, GroupValue]:
     for metric in values[0]:
         value = float((values[0][metric][0] + values[1][metric][0]) / 2)
         against = {
-            null: drawn if isinstance(drawn, str) else compare(value, drawn[metric]) for null, drawn in nulls.items()
+            null: drawn if isinstance(drawn, str) else _compared(null, value, drawn[metric], group.overlap)
+            for null, drawn in nulls.items()
         }
         result[metric] = GroupValue(value, min(map(len, group.members)), against)
     return result
+
+
+def _compared(null: str, value: float, drawn: np.ndarray, overlap: float) -> Comparison | str:
+    # pseudo-classes share positions, and the sets they select are more alike than independent ones
+    return contrast(value, drawn, overlap) if null == SELECTED else compare(value, drawn)

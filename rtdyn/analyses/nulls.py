@@ -1,8 +1,11 @@
 """What a group's statistic is held against: sets of equal size, chosen otherwise (METHODS §4).
 
-`random` sets come from outside the group; `matched` ones too, and have the group's deciles of sd(a_i)·‖w̃_i‖ and of
-the firing rate as far as the outside has them; `selected` ones are what the group's own rule picks for pseudo-classes
-of common positions. A set is a row of neuron indices, so that a statistic maps sets (s, n) to values (s,).
+A group is chosen twice, once on each half of the windows, and so is each set of a null: neurons change places by a
+random permutation, which takes both choices along, so that they overlap as the group's do. `random` permutes all
+neurons; `matched` only those of one cell of deciles of sd(a_i)·‖w̃_i‖ and of the firing rate; `selected` sets are
+what the group's own rule picks for pseudo-classes of common positions. Sets may hold members of the group: were they
+drawn from the other neurons alone, the group would differ from them even where its members are exchangeable with all.
+A set is a row of neuron indices, so that a statistic maps sets (s, n) to values (s,).
 """
 
 from __future__ import annotations
@@ -47,69 +50,30 @@ def compare(value: float, null: np.ndarray) -> Comparison | str:
     return Comparison(float(null.mean()), float(null.std(ddof=1)), p)
 
 
-def random_sets(members: np.ndarray, neurons: int, draws: int, rng: np.random.Generator) -> np.ndarray | str:
-    """int64 (draws, n): sets of the size of `members` from the other neurons, or why there are none."""
-    outside = np.setdiff1d(np.arange(neurons), members)
-    if len(outside) < len(members):
-        return _too_few(len(members), len(outside))
-    order = rng.random((draws, len(outside))).argsort(axis=1)[:, : len(members)]
-    return np.sort(outside[order], axis=1)
+def permuted_sets(
+    members: tuple[np.ndarray, np.ndarray], cell: np.ndarray, draws: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """int64 (draws, n) for each of two choices: where random permutations within cells take their members.
+
+    cell: int64 (F,); neurons change places with those of their own cell only.
+    """
+    by_cell = np.argsort(cell, kind="stable")
+    sets = tuple(np.empty((draws, len(own)), dtype=np.int64) for own in members)
+    place = np.empty(len(cell), dtype=np.int64)
+    for draw in range(draws):
+        place[by_cell] = np.lexsort((rng.random(len(cell)), cell))
+        for found, own in zip(sets, members, strict=True):
+            found[draw] = np.sort(place[own])
+    return sets[0], sets[1]
 
 
-def _too_few(members: int, outside: int) -> str:
-    return f"{outside} neurons outside a group of {members} make no set of its size"
-
-
-def matching_deciles(captured: Capture) -> np.ndarray:
-    """int64 (F, 2): each neuron's decile of sd(a_i)·‖w̃_i‖ and of its firing rate, ties by neuron."""
+def matching_cells(captured: Capture) -> np.ndarray:
+    """int64 (F,): each neuron's cell of deciles of sd(a_i)·‖w̃_i‖ and of its firing rate, ties by neuron."""
     rows = captured.anatomy.output_rows.double()
     if captured.anatomy.readout.centred:
         rows = rows - rows.mean(1, keepdim=True)
     strength = captured.moments.variance.sqrt() * rows.norm(dim=1)
     columns = [v.cpu().numpy() for v in (strength, captured.moments.positive)]
     ranks = [np.argsort(np.argsort(column, kind="stable"), kind="stable") for column in columns]
-    return np.stack([rank * DECILES // len(rank) for rank in ranks], axis=1)
-
-
-def matched_sets(
-    members: np.ndarray, deciles: np.ndarray, draws: int, rng: np.random.Generator
-) -> tuple[np.ndarray, float] | str:
-    """Sets from outside the group with its members' deciles, and the mean difference that was unavoidable.
-
-    deciles: int64 (F, 2). Members whose cell of deciles has too few others get the nearest that is left, so that
-    the sum of decile differences is least. Returns int64 (draws, n) and decile units a member, or why there are none.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    outside = np.setdiff1d(np.arange(len(deciles)), members)
-    if len(outside) < len(members):
-        return _too_few(len(members), len(outside))
-    cell = deciles @ np.array([DECILES, 1])
-    sets = np.empty((draws, len(members)), dtype=np.int64)
-    distance = 0.0
-    for draw in range(draws):
-        shuffled = rng.permutation(outside)
-        taken, left = _same_cell(cell, rng.permutation(members), shuffled)
-        if len(left):
-            free = np.setdiff1d(shuffled, taken)
-            apart = np.abs(deciles[left][:, None] - deciles[free]).sum(2)
-            rows, columns = linear_sum_assignment(apart + rng.random(apart.shape) / (1 + apart.size))
-            distance += float(apart[rows, columns].sum())
-            taken = np.append(taken, free[columns])
-        sets[draw] = np.sort(taken)
-    return sets, distance / (draws * max(1, len(members)))
-
-
-def _same_cell(cell: np.ndarray, members: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As many of `outside`, in its order, as each cell has members, and the members left without one."""
-    taken, left = [], []
-    for one in np.unique(cell[members]):
-        own, others = members[cell[members] == one], outside[cell[outside] == one]
-        taken.append(others[: len(own)])
-        left.append(own[len(others) :])
-    return np.concatenate([outside[:0], *taken]), np.concatenate([members[:0], *left])
-
-
-def largest(values: np.ndarray, size: int) -> np.ndarray:
-    """int64 (s, size), ascending: the `size` largest of each row of values (s, F), ties by neuron."""
-    return np.sort(np.argsort(-values, axis=1, kind="stable")[:, :size], axis=1)
+    strong, often = (rank * DECILES // len(rank) for rank in ranks)
+    return strong * DECILES + often

@@ -76,6 +76,9 @@ class Correlation:
     """Over heads; None for fewer than two."""
     null: Comparison | str
     """Of the mean over heads, or why there is none."""
+    low: float | None = None
+    """95 % interval of the mean over heads, on Fisher's z, leaving out a block of windows at a time."""
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -296,12 +299,15 @@ def attention_profiles(
     pairs = [*_draw(own, strata, counts, rng), *_draw(other, strata, counts, rng)]
     for _ in range(draws):
         pairs += _draw(other, strata, counts, rng, sets=2)
+    blocks = np.array_split(np.unique(positions.window[np.concatenate(pairs[:2])]), BLOCKS)
+    left = [[one[~np.isin(positions.window[one], block)] for one in pairs[:2]] for block in blocks if len(block)]
+    pairs += [one for pair in left for one in pair] if all(len(one) for pair in left for one in pair) else []
     rows = np.concatenate([own, other])
     place = np.empty(len(positions.flat), dtype=np.int64)
     place[rows] = np.arange(len(rows))
     weights = np.zeros((len(pairs), len(rows)))
     for weight, drawn in zip(weights, pairs, strict=True):
-        weight[place[drawn]] = 1 / n
+        weight[place[drawn]] = 1 / len(drawn)
     values = _profile_values(attention, positions.query, rows, offsets)
     means = (weights @ values.reshape(len(rows), -1)).reshape(len(pairs) // 2, 2, *values.shape[1:])
     r = {first: _pearson(means[:, 0, ..., first:], means[:, 1, ..., first:]) for first in (0, 1)}
@@ -311,8 +317,8 @@ def attention_profiles(
             n,
             means[0, 0, place],
             means[0, 1, place],
-            _correlation(r[0][:, place]),
-            _correlation(r[1][:, place]),
+            _correlation(r[0][:, place], 1 + draws),
+            _correlation(r[1][:, place], 1 + draws),
             "",
         )
         for place, layer in enumerate(_layers(captured))
@@ -337,19 +343,31 @@ def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(varies[0] & varies[1], r, np.nan)
 
 
-def _correlation(r: np.ndarray) -> Correlation:
-    """r: (1 + draws, H), the classes' first."""
-    by_head = r[0]
+def _correlation(r: np.ndarray, drawn: int) -> Correlation:
+    """r: (drawn + blocks, H), the classes' first, then the null's, then those that leave out a block of windows."""
+    by_head, null, left = r[0], r[1:drawn], r[drawn:]
     defined = np.isfinite(by_head)
     against = tuple(
-        compare(float(v), null) if np.isfinite(v) else "its attention is the same at every offset"
-        for v, null in zip(by_head, r[1:].T, strict=True)
+        compare(float(v), of_head) if np.isfinite(v) else "its attention is the same at every offset"
+        for v, of_head in zip(by_head, null.T, strict=True)
     )
     if not defined.any():
         return Correlation(by_head, against, None, None, "every head's attention is the same at every offset")
     mean = float(by_head[defined].mean())
     sd = float(by_head[defined].std(ddof=1)) if defined.sum() > 1 else None
-    return Correlation(by_head, against, mean, sd, compare(mean, r[1:, defined].mean(1)))
+    low, high = _jackknifed(mean, left[:, defined].mean(1))
+    return Correlation(by_head, against, mean, sd, compare(mean, null[:, defined].mean(1)), low, high)
+
+
+def _jackknifed(r: float, left: np.ndarray) -> tuple[float | None, float | None]:
+    """95 % interval of a correlation on Fisher's z, from its values (b,) with each block left out; None for too few."""
+    blocks = len(left)
+    if blocks < MIN_BLOCKS or not np.isfinite(left).all() or max(abs(r), np.abs(left).max()) >= 1:
+        return None, None
+    z = np.arctanh(left)
+    reach = NORMAL_95 * float(np.sqrt(((z - z.mean()) ** 2).sum() * (blocks - 1) / blocks))
+    low, high = np.tanh(np.arctanh(r) + np.array([-reach, reach])).tolist()
+    return low, high
 
 
 def gini(attention: Tensor, keys: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from rtdyn.analyses.groups import (
     window_halves,
     with_nulls,
 )
-from rtdyn.analyses.nulls import MATCHED, RANDOM, SELECTED, Comparison, matching_deciles
+from rtdyn.analyses.nulls import MATCHED, RANDOM, SELECTED, Comparison, matching_cells
 from rtdyn.capture import Capture
 
 
@@ -105,7 +105,7 @@ def test_selected_sets_follow_the_groups_own_rule(whole: tuple[Capture, Influenc
     chosen = [choose(h, r, np.zeros(512, dtype=bool)) for h, r in zip(own, regimes, strict=True)]
     members = (chosen[0][TOP], chosen[1][TOP])
     rng = np.random.default_rng(0)
-    group = with_nulls(TOP, members, regimes, result.pseudo, matching_deciles(one), rng, draws=30)
+    group = with_nulls(TOP, members, regimes, result.pseudo, 0.1, matching_cells(one), rng, draws=30)
     assert result.pseudo is not None
     means = (result.pseudo.abs_sum / result.pseudo.n[..., None]).numpy()
     for half in (0, 1):
@@ -113,9 +113,9 @@ def test_selected_sets_follow_the_groups_own_rule(whole: tuple[Capture, Influenc
         assert not isinstance(sets, str)
         for draw, mine in enumerate(sets[half]):
             assert set(mine) == set(np.argsort(-means[half, draw], kind="stable")[:32])
-    assert group.matched_distance is not None and group.matched_distance >= 0
+    assert 0 < group.own_share < 1 and group.overlap == 0.1
     small = (members[0][:0], members[1])
-    empty = with_nulls(PLATEAU, small, regimes, None, matching_deciles(one), rng, draws=30)
+    empty = with_nulls(PLATEAU, small, regimes, None, 0.1, matching_cells(one), rng, draws=30)
     assert empty.sets[SELECTED] == "there are no pseudo-classes"
 
 
@@ -127,7 +127,7 @@ def test_each_choice_is_measured_on_the_other_half() -> None:
         return {"first": sets[:, 0] + 100.0 * half, "never": np.full(len(sets), np.nan)}
 
     sets = {RANDOM: (np.arange(40)[:, None], np.arange(40)[:, None]), MATCHED: "none to be had"}
-    group = Group(TOP, (np.array([7]), np.array([9])), sets, None)
+    group = Group(TOP, (np.array([7]), np.array([9])), sets, 0.0, 0.0)
     values = measure(group, statistic)
     assert seen == [(1, (1, 1)), (0, (1, 1)), (1, (40, 1)), (0, (40, 1))]
     assert values["first"].value == (107 + 9) / 2
@@ -149,6 +149,27 @@ def test_pseudo_classes_without_positions_in_a_half_give_a_reason(
     lacking = PseudoInfluence(torch.zeros_like(p.n), p.sum, p.abs_sum)
     members = np.arange(4)
     group = with_nulls(
-        TOP, (members, members), (regimes, regimes), lacking, matching_deciles(one), np.random.default_rng(0), draws=20
+        TOP,
+        (members, members),
+        (regimes, regimes),
+        lacking,
+        0.1,
+        matching_cells(one),
+        np.random.default_rng(0),
+        draws=20,
     )
     assert group.sets[SELECTED] == "a pseudo-class has no position in half of the windows"
+
+
+def test_the_selected_null_is_widened_by_what_pseudo_classes_share() -> None:
+    sets = {SELECTED: (np.arange(40)[:, None], np.arange(40)[:, None])}
+    statistic = {"index": lambda sets: sets[:, 0].astype(float)}
+
+    def p_value(overlap: float) -> Comparison | str:
+        group = Group(TOP, (np.array([44]), np.array([44])), sets, 0.0, overlap)
+        return measure(group, lambda half, s: {name: f(s) for name, f in statistic.items()})["index"].nulls[SELECTED]
+
+    apart, shared, too_much = p_value(0.0), p_value(0.15), p_value(0.9)
+    assert isinstance(apart, Comparison) and isinstance(shared, Comparison)
+    assert shared.null_sd == pytest.approx(apart.null_sd * (1.15 / 0.85) ** 0.5)
+    assert isinstance(too_much, str)

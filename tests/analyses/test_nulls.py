@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from rtdyn.analyses.nulls import Comparison, compare, largest, matched_sets, matching_deciles, random_sets
+from rtdyn.analyses.nulls import Comparison, compare, matching_cells, permuted_sets
 from rtdyn.capture import Capture
 
 
@@ -43,69 +43,51 @@ def test_p_is_uniform_when_the_value_is_one_of_its_null() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 20), neurons=st.integers(40, 90))
-def test_sets_are_of_equal_size_and_from_outside(seed: int, size: int, neurons: int) -> None:
+def test_sets_have_the_sizes_the_overlap_and_the_cells_of_both_choices(seed: int, size: int, neurons: int) -> None:
     rng = np.random.default_rng(seed)
-    members = np.sort(rng.choice(neurons, size, replace=False))
-    deciles = rng.integers(0, 10, (neurons, 2))
-    drawn, matched = random_sets(members, neurons, 25, rng), matched_sets(members, deciles, 25, rng)
-    assert not isinstance(drawn, str) and not isinstance(matched, str)
-    for sets in (drawn, matched[0]):
-        assert sets.shape == (25, size)
-        assert (np.diff(sets, axis=1) > 0).all(), "a neuron twice"
-        assert not np.isin(sets, members).any()
+    members = (np.sort(rng.choice(neurons, size, replace=False)), np.sort(rng.choice(neurons, size + 3, replace=False)))
+    cell = rng.integers(0, 6, neurons)
+    for cells in (cell, np.zeros_like(cell)):
+        first, second = permuted_sets(members, cells, 25, rng)
+        assert first.shape == (25, size) and second.shape == (25, size + 3)
+        for one, other in zip(first, second, strict=True):
+            assert (np.diff(one) > 0).all() and (np.diff(other) > 0).all(), "a neuron twice"
+            assert len(np.intersect1d(one, other)) == len(np.intersect1d(*members))
+            assert (np.sort(cells[one]) == np.sort(cells[members[0]])).all()
+            assert (np.sort(cells[other]) == np.sort(cells[members[1]])).all()
 
 
-def test_random_sets_reach_every_outside_neuron_equally() -> None:
-    sets = random_sets(np.arange(5), 25, 4000, np.random.default_rng(1))
-    assert not isinstance(sets, str)
-    counts = np.bincount(sets.ravel(), minlength=25)[5:]
-    assert stats.chisquare(counts).pvalue > 0.01
+def test_random_sets_reach_every_neuron_equally() -> None:
+    sets, _ = permuted_sets((np.arange(5), np.arange(5)), np.zeros(25, dtype=np.int64), 4000, np.random.default_rng(1))
+    assert stats.chisquare(np.bincount(sets.ravel(), minlength=25)).pvalue > 0.01
 
 
-def test_matched_sets_have_the_groups_deciles_where_the_outside_has_them() -> None:
-    rng = np.random.default_rng(2)
-    deciles = np.repeat(np.array([[d, e] for d in range(10) for e in range(10)]), 6, axis=0)
-    members = np.sort(rng.choice(np.flatnonzero(deciles[:, 0] == 9), 20, replace=False))
-    matched = matched_sets(members, deciles, 50, rng)
-    assert not isinstance(matched, str)
-    sets, distance = matched
-    cells = np.sort(deciles @ np.array([10, 1]))
-    wanted = np.sort((deciles @ np.array([10, 1]))[members])
-    enough = np.bincount(wanted, minlength=100).max() <= 3
-    assert len(cells) == 600 and (distance == 0) == enough
-    if enough:
-        assert all((np.sort((deciles @ np.array([10, 1]))[s]) == wanted).all() for s in sets)
-    drawn = random_sets(members, 600, 50, rng)
-    assert not isinstance(drawn, str)
-    assert deciles[sets][..., 0].mean() > 8.5 > deciles[drawn][..., 0].mean()
+@pytest.mark.parametrize("overlap", [0, 20, 32])
+@pytest.mark.parametrize("cells", [1, 16])
+@pytest.mark.parametrize("neurons", [64, 512])
+def test_p_is_uniform_for_two_choices_that_overlap(overlap: int, cells: int, neurons: int) -> None:
+    """The statistic is the mean of i.i.d. values, the same on both halves: what a fixed property of neurons shows."""
+    rng = np.random.default_rng(overlap + cells)
+    members = (np.arange(32), np.arange(32 - overlap, 64 - overlap))
+    cell = np.arange(neurons) * 7 % cells
+    p = []
+    for _ in range(300):
+        values = rng.normal(size=neurons)
+        sets = permuted_sets(members, cell, 99, rng)
+        null = sum(values[own].mean(1) for own in sets)
+        found = compare(float(sum(values[own].mean() for own in members)), np.asarray(null))
+        assert isinstance(found, Comparison)
+        p.append(found.p_value)
+    assert np.mean(np.array(p) <= 0.05) <= 0.09
+    if neurons > 64 or overlap:
+        assert stats.kstest(p, "uniform").pvalue > 0.001
 
 
-def test_what_cannot_be_matched_is_as_near_as_it_can_be_and_counted() -> None:
-    deciles = np.array([[9, 9]] * 3 + [[8, 9]] + [[0, 0]] * 10)
-    matched = matched_sets(np.array([0, 1]), deciles, 20, np.random.default_rng(0))
-    assert not isinstance(matched, str)
-    assert (matched[0] == [2, 3]).all()
-    assert matched[1] == pytest.approx(0.5)
-
-
-def test_a_group_of_more_than_half_has_no_sets() -> None:
-    rng = np.random.default_rng(0)
-    members = np.arange(6)
-    reason = "4 neurons outside a group of 6 make no set of its size"
-    assert random_sets(members, 10, 5, rng) == reason
-    assert matched_sets(members, np.zeros((10, 2), dtype=int), 5, rng) == reason
-
-
-def test_deciles_are_of_equal_size_on_a_real_checkpoint(captured: Callable[[int], Capture]) -> None:
+def test_cells_are_of_deciles_of_equal_size_on_a_real_checkpoint(captured: Callable[[int], Capture]) -> None:
     one = captured(512)
-    deciles = matching_deciles(one)
-    for column in deciles.T:
+    strong, often = np.divmod(matching_cells(one), 10)
+    for column in (strong, often):
         assert set(np.bincount(column)) <= {51, 52}
     w = one.anatomy.output_rows.double().numpy()
     strength = np.sqrt(one.moments.variance.numpy()) * np.linalg.norm(w - w.mean(1, keepdims=True), axis=1)
-    assert (np.diff([strength[deciles[:, 0] == d].mean() for d in range(10)]) > 0).all()
-
-
-def test_largest_takes_the_first_of_equals() -> None:
-    assert largest(np.array([[1.0, 3.0, 3.0, 0.0]]), 2).tolist() == [[1, 2]]
-    assert largest(np.array([[1.0, 3.0, 3.0, 3.0]]), 2).tolist() == [[1, 2]]
+    assert (np.diff([strength[strong == d].mean() for d in range(10)]) > 0).all()
