@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from analyses.random_sets import random_sets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
@@ -14,7 +15,7 @@ from scipy.stats import zscore as scipy_zscore
 
 from rtdyn.analyses import dimensionality as module
 from rtdyn.analyses.dimensionality import dimensionality, eigenvalues, standardised, undefined
-from rtdyn.analyses.nulls import compare, random_sets
+from rtdyn.analyses.nulls import compare
 from rtdyn.capture import Capture
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from analyses.random_sets import random_sets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, chi2, kstest, pareto
@@ -38,7 +39,7 @@ from rtdyn.analyses.heavytail import (
     weightwatcher_metrics,
     weightwatcher_of_sets,
 )
-from rtdyn.analyses.nulls import compare, random_sets
+from rtdyn.analyses.nulls import compare
 from rtdyn.capture import Capture
 from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.checkpoints.stream import fetch

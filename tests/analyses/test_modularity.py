@@ -9,6 +9,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from analyses.random_sets import random_sets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -33,7 +34,7 @@ from rtdyn.analyses.modularity import (
     segregation,
     segregation_reason,
 )
-from rtdyn.analyses.nulls import Comparison, compare, random_sets
+from rtdyn.analyses.nulls import Comparison, compare
 from rtdyn.capture import Capture
 
 STEPS = (1, 512, 4000)
