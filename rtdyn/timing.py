@@ -39,8 +39,10 @@ class StageClock:
 def log_seconds(run: Path, step: int, seconds: dict[str, float]) -> None:
     """Appends a step's seconds by stage, as one line."""
     line = json.dumps({"step": step, "seconds": {stage: round(s, 3) for stage, s in seconds.items()}})
-    with (run / LOG).open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    log = run / LOG
+    cut_short = log.is_file() and not log.read_bytes().endswith(b"\n")
+    with log.open("a", encoding="utf-8") as file:
+        file.write("\n" * cut_short + line + "\n")
 
 
 def seconds_by_stage(run: Path) -> dict[str, float]:
