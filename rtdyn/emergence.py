@@ -19,9 +19,9 @@ import numpy as np
 import polars as pl
 
 from rtdyn.errors import InputError
+from rtdyn.normal import NORMAL_95
 from rtdyn.trajectories import MIN_STEPS
 
-NORMAL_95 = 1.959963984540054
 NORMAL_90 = 1.6448536269514722
 ALPHA = 0.05
 LEAST_RUN = 3

@@ -15,9 +15,8 @@ from rtdyn.analyses.groups import Group, GroupValue, Statistic, measure
 from rtdyn.analyses.nulls import Comparison
 from rtdyn.capture import Capture
 from rtdyn.store import Metric
+from rtdyn.tables import PRIMARY
 
-PRIMARY = "rare"
-"""Groups are chosen by their influence on this class."""
 LOW, HIGH = ":low", ":high"
 """What a statistic calls the ends of a metric's interval."""
 LOUVAIN_DRAWS = 199
@@ -186,38 +185,28 @@ def _no_hill(weights: torch.Tensor, half: int, members: np.ndarray) -> str | Non
 
 
 def _weightwatcher_rows(captured: Capture, groups: Mapping[str, Group | str], layer: int) -> list[Metric]:
+    def rows_of(matrix: str, found: Mapping[str, float | str], group: str | None = None) -> list[Metric]:
+        token_class = None if group is None else PRIMARY
+        row = partial(Metric, "heavytail", layer=layer, group=group, token_class=token_class)
+        return [
+            row(metric=f"ww_{metric}_{matrix}", value=None, reason=value)
+            if isinstance(value, str)
+            else row(metric=f"ww_{metric}_{matrix}", value=value)
+            for metric, value in found.items()
+        ]
+
     parts = captured.anatomy
     rows = []
     for matrix, weights in {**parts.input_rows, "out": parts.output_rows}.items():
-        for metric, value in heavytail.weightwatcher_metrics(weights).items():
-            rows.append(
-                Metric(
-                    "heavytail",
-                    f"ww_{metric}_{matrix}",
-                    None if isinstance(value, str) else value,
-                    layer=layer,
-                    reason=value if isinstance(value, str) else None,
-                )
-            )
+        rows += rows_of(matrix, heavytail.weightwatcher_metrics(weights))
     for matrix, weights in parts.input_rows.items():
         for name, group in groups.items():
             if isinstance(group, str):
                 found: dict[str, float | str] = dict.fromkeys(heavytail.WEIGHTWATCHER_METRICS, group)
             else:
                 halves = [weights[torch.from_numpy(members)] for members in group.members]
-                found = _mean_of_halves([heavytail.weightwatcher_metrics(rows_) for rows_ in halves])
-            rows += [
-                Metric(
-                    "heavytail",
-                    f"ww_{metric}_{matrix}",
-                    None if isinstance(value, str) else value,
-                    token_class=PRIMARY,
-                    group=name,
-                    layer=layer,
-                    reason=value if isinstance(value, str) else None,
-                )
-                for metric, value in found.items()
-            ]
+                found = _mean_of_halves([heavytail.weightwatcher_metrics(own) for own in halves])
+            rows += rows_of(matrix, found, name)
     return rows
 
 

@@ -11,7 +11,6 @@ import torch
 from rtdyn.analyses.ablation import Influence
 from rtdyn.analyses.groups import Group, Statistic, measure
 from rtdyn.analyses.mediation import (
-    NORMAL_95,
     ClassConfidence,
     Confidence,
     FrozenInfluence,
@@ -23,8 +22,10 @@ from rtdyn.analyses.mediation import (
 )
 from rtdyn.analyses.nulls import RANDOM, permuted_sets
 from rtdyn.capture import Capture
-from rtdyn.group_tables import PRIMARY, with_nulls
+from rtdyn.group_tables import with_nulls
+from rtdyn.normal import NORMAL_95
 from rtdyn.store import Metric
+from rtdyn.tables import PRIMARY
 
 POOL = 2
 """Neurons outside a group, as a multiple of its size, whose changes of confidence are computed for its null."""

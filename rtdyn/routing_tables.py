@@ -11,10 +11,11 @@ import numpy as np
 from rtdyn.analyses.groups import Group, measure
 from rtdyn.analyses.nulls import Comparison
 from rtdyn.analyses.routing import AblationSums, Correlation, Difference, HeadAblation, Routing, effects, group_effects
-from rtdyn.group_tables import PRIMARY, with_nulls
+from rtdyn.group_tables import with_nulls
+from rtdyn.normal import NORMAL_95
 from rtdyn.store import Metric
+from rtdyn.tables import PRIMARY
 
-NORMAL_95 = 1.959963984540054
 SIGNED, SHARE, TOTAL = "signed", "share", "total"
 """Of the activations: (Σ|a'| − |a|)/Σ|a|, Σ|Δa|/Σ|a|, Σ|Δa| (`paper-code`)."""
 

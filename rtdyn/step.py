@@ -92,7 +92,8 @@ def analyse_step(
     stage("ablation")
     layer, documents = captured.anatomy.layer, evaluation.text.documents
     halves = window_halves(documents)
-    members = pseudo_classes(evaluation.positions, seed=options.seed)
+    further = set(options.analyses) - {"ablation"}
+    members = pseudo_classes(evaluation.positions, seed=options.seed) if further else "no analysis asks for them"
     result = influence(
         captured,
         torch.from_numpy(frequency_deciles(evaluation.classes.rank)),

@@ -19,10 +19,11 @@ from rtdyn.analyses.regime_evidence import COMPARISONS, Bootstrap, Interval, Lik
 from rtdyn.analyses.regimes import DECAY, PLATEAU, POWER_LAW, FixedBoundaries, Regimes, ThreeSegments
 from rtdyn.capture import Capture
 from rtdyn.curves import Contrast, Curve
+from rtdyn.normal import NORMAL_95
 from rtdyn.store import Metric
 
-NORMAL_95 = 1.959963984540054
 PRIMARY = "rare"
+"""The class that neurons are ranked by, and groups chosen by."""
 _FIT_METRICS = (
     *(f.name for f in fields(ThreeSegments)),
     *(f"{label}_{what}" for label in (PLATEAU, POWER_LAW, DECAY) for what in ("size", "fraction")),

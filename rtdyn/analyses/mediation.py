@@ -35,6 +35,7 @@ from torch import Tensor
 from rtdyn.analyses import fused
 from rtdyn.analyses.ablation import MEMORY_BYTES, TOLERANCE, ClassInfluence, clustered_se
 from rtdyn.analyses.certified import DOUBLE_ROUNDING, EPSILON, SUM_ROUNDING, Z_ROUNDING, delta_blocks
+from rtdyn.analyses.fused import ROWS, TYPES
 from rtdyn.analyses.logit_shift import (
     NeuronBlock,
     PositionBlock,
@@ -49,9 +50,9 @@ from rtdyn.analyses.logit_shift import (
     written_rows,
 )
 from rtdyn.capture import Capture
+from rtdyn.normal import NORMAL_95
 
 FULL, LONGTAIL = "full", "longtail"
-NORMAL_95 = 1.959963984540054
 RELATIVE = 0.01
 """Error that a frozen mean |Δ| may carry, as a share of the neuron's mean |Δ|."""
 PAIR_TOLERANCE = 1e-4
@@ -62,10 +63,6 @@ LOWEST_SHARE = 0.05
 """Share of the unembedding's singular directions that count as its null space."""
 DISTINCT = 1e-10
 """Smallest gap between squared singular values that tells two directions apart, relative to the largest."""
-TILE = 32
-"""Positions that one task takes, so that each row of q is read once for all of them."""
-TYPES = 512
-"""Types taken at a time."""
 TERMS = 4
 """Sums a pair needs: of p·h, p·z(e^z − 1), p·ℓ·h and p·κ·h."""
 
@@ -511,10 +508,10 @@ def vocabulary_sums(
 
         def run(start: int) -> None:
             for part, out in zip(parts, sums.numpy(), strict=True):
-                kernel(*arrays, halvings, out, start, min(start + TILE, len(t)), part.start, part.stop)
+                kernel(*arrays, halvings, out, start, min(start + ROWS, len(t)), part.start, part.stop)
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(run, range(0, len(p), TILE)))
+            list(pool.map(run, range(0, len(p), ROWS)))
     else:
         row, neuron = tame.nonzero().T
         for some, z in fused.shifts(m, q, a[:, row, neuron], t[row, neuron], row, neuron):

@@ -24,6 +24,7 @@ import numpy as np
 
 from rtdyn.analyses.regimes import ROUND_OFF, ThreeSegments, fit_curves, fit_ranks, fit_sorted, ranked
 from rtdyn.errors import brief
+from rtdyn.normal import NORMAL_95
 
 HALF_NORMAL, LOGNORMAL, PARETO = "half_normal", "lognormal", "pareto"
 SHAPES = (HALF_NORMAL, LOGNORMAL, PARETO)
@@ -38,7 +39,6 @@ MIN_UNITS = 5
 NULL_CHUNK = 2**20
 """Numbers drawn at a time for the shape nulls; the draws do not depend on it."""
 INTERVAL_STATISTICS = ("r1", "r2", "kappa", "excess")
-NORMAL_95 = 1.959963984540054
 
 
 @dataclass(frozen=True)

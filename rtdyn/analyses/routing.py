@@ -26,6 +26,7 @@ from rtdyn.analyses.nulls import Comparison, compare
 from rtdyn.capture import Capture
 from rtdyn.errors import InputError
 from rtdyn.families import Anatomy, Block
+from rtdyn.normal import NORMAL_95
 from rtdyn.positions import MeasuredPositions
 
 STRATUM = 16
@@ -45,7 +46,6 @@ BATCH_TOKENS = 4096
 """Tokens run together, at most, for the heads' means."""
 RERUN_TOLERANCE = 1e-3
 """Largest error of the blocks' second run, relative to the largest activation."""
-NORMAL_95 = 1.959963984540054
 METHODS = ("zero", "bos", "mean")
 WHERE = ("query", "all")
 STRUCTURAL = "structural: with a parallel residual the final attention cannot reach the final MLP"
