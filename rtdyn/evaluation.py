@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rtdyn.analyses.pseudo_classes import pseudo_classes
 from rtdyn.checkpoints.checkpoint import CONFIG, read_config
 from rtdyn.checkpoints.stream import find_config, find_tokenizer
 from rtdyn.corpus import EvaluationSet, encode, pack, read_documents
@@ -54,6 +56,12 @@ class Evaluation:
     """The reference step's config.json."""
     tokenizer_sha256: str | None
     """Digest of its tokenizer.json, if it has one."""
+    seed: int
+
+    @cached_property
+    def pseudo_classes(self) -> np.ndarray | str:
+        """bool (draws, N): positions of each pseudo-class, the same at every step, or why there are none."""
+        return pseudo_classes(self.positions, seed=self.seed)
 
 
 def prepare(suite: SuiteSpec, step: int, options: EvaluationOptions) -> Evaluation:
@@ -89,6 +97,7 @@ def prepare(suite: SuiteSpec, step: int, options: EvaluationOptions) -> Evaluati
         n_logits,
         model_config,
         tokenizer_digest(tokenizer_folder),
+        options.seed,
     )
 
 

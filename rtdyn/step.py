@@ -12,7 +12,7 @@ from rtdyn.analyses import GROUPED
 from rtdyn.analyses.ablation import Influence, influence
 from rtdyn.analyses.groups import split_groups, window_halves
 from rtdyn.analyses.nulls import matching_cells
-from rtdyn.analyses.pseudo_classes import overlap, pseudo_classes
+from rtdyn.analyses.pseudo_classes import overlap
 from rtdyn.analyses.routing import routing
 from rtdyn.capture import Capture, capture
 from rtdyn.checkpoints.checkpoint import Checkpoint, load_model, read_config
@@ -93,7 +93,7 @@ def analyse_step(
     layer, documents = captured.anatomy.layer, evaluation.text.documents
     halves = window_halves(documents)
     further = set(options.analyses) - {"ablation"}
-    members = pseudo_classes(evaluation.positions, seed=options.seed) if further else "no analysis asks for them"
+    members = evaluation.pseudo_classes if further else "no analysis asks for them"
     result = influence(
         captured,
         torch.from_numpy(frequency_deciles(evaluation.classes.rank)),

@@ -119,6 +119,46 @@ def test_overlap_is_the_mean_over_pairs() -> None:
     assert overlap(np.ones((3, 4), dtype=bool)) == 1 and overlap(members[:1]) == 0
 
 
+def with_targets(rng: np.random.Generator, rare_types: int, common_types: int) -> MeasuredPositions:
+    """Each of 16 windows holds five positions of every common type that it has, and each rare type lies in four."""
+    kinds = [(k, w) for k in range(rare_types + common_types) for w in rng.choice(16, 4, replace=False)]
+    flat, target = [], []
+    for window in range(16):
+        here = [k for k, w in kinds if w == window for _ in range(1 if k < rare_types else 5)]
+        flat += (window * LENGTH * 4 + rng.choice(LENGTH * 4, len(here), replace=False)).tolist()
+        target += here
+    order = np.argsort(flat)
+    position, kind = np.array(flat)[order], np.array(target)[order]
+    rare = kind < rare_types
+    one = measured(position[rare], position[~rare])
+    return replace(one, target=kind)
+
+
+def test_targets_repeat_as_the_rare_ones_do() -> None:
+    positions = with_targets(np.random.default_rng(0), 7, 25)
+    for row in classes_of(positions, 30, stratum=LENGTH):
+        assert np.unique(positions.target[row], return_counts=True)[1].tolist() == [4] * 7
+    often = replace(positions, target=np.where(positions.members("rare"), 0, positions.target))
+    assert pseudo_classes(often, 5) == "too few common types are targets as often as the rare ones, 28 times and fewer"
+
+
+@pytest.mark.parametrize(("types", "rejected"), [(True, (0.0, 0.12)), (False, (0.25, 1.0))])
+def test_the_contrast_is_calibrated_where_types_carry_the_effect(types: bool, rejected: tuple[float, float]) -> None:
+    """Were pseudo-classes drawn without regard to types, they would take a few types' chance for an effect."""
+    rng = np.random.default_rng(3)
+    p = []
+    for repeat in range(80):
+        positions = with_targets(rng, 8, 40)
+        values = rng.standard_normal(48)[positions.target] + 0.3 * rng.standard_normal(len(positions.flat))
+        blind = positions if types else replace(positions, target=np.zeros_like(positions.target))
+        members = classes_of(blind, 59, repeat, LENGTH)
+        rare = float(values[positions.members("rare")].mean())
+        result = contrast(rare, members @ values / members.sum(1), min(overlap(members), MAX_OVERLAP))
+        assert isinstance(result, Comparison)
+        p.append(result.p_value)
+    assert rejected[0] <= np.mean(np.array(p) <= 0.05) <= rejected[1]
+
+
 @pytest.mark.parametrize("window_effect", [0.0, 1.0])
 def test_the_contrast_is_calibrated_where_rare_is_a_draw_of_common(window_effect: float) -> None:
     """KS against uniform at 1 %, and the rare mean scatters about its null by as much as the null says."""
