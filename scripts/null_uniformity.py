@@ -4,6 +4,7 @@
 
 Prints, for the group `top` and each null, the Kolmogorov–Smirnov p of uniformity over the models and the share of
 p ≤ 0.05. Choosing neurons by influence alone makes `random` differ from the group even here; `selected` must not.
+d_eff takes few values, and ties count in both tails: its p-values are conservative and cannot be uniform.
 """
 
 from __future__ import annotations

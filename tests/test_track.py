@@ -16,7 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from rtdyn.analyses import ANALYSES
 from rtdyn.cli import main
@@ -101,6 +101,34 @@ def test_the_run_directory_holds_what_the_design_says(whole: Path) -> None:
     defined = metrics.filter(pl.col("status") == "ok")
     assert defined["value"].is_finite().all() and defined["reason"].is_null().all()
     assert metrics["tokens_seen"].unique().sort().to_list() == [s * 4096 for s in (0, 64, 1000, 4000)]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_the_whole_suite_on_other_families(family: str, tmp_path: Path, tiny_folder: Path) -> None:
+    """Sequential residuals, gated MLPs, grouped queries: all analyses, none crashing."""
+    suite = tmp_path / "suite"
+    names = {"vocab_size": 2560, "bos_token_id": 0, "eos_token_id": 0}
+    shape = {"hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = (
+        GPT2Config(n_embd=32, n_inner=96, n_layer=2, n_head=4, n_positions=64, **names)
+        if family == "gpt2"
+        else AutoConfig.for_model(family, num_key_value_heads=2, max_position_embeddings=64, **shape, **names)
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(suite / "step0")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_folder / name, suite)
+    inputs = ("--corpus", "king-james-held-out", "--frequencies", tiny_folder / "token_counts.npy", "--window", "64")
+    out = tmp_path / "run"
+    result = rtdyn("track", "--model", suite, "--steps", "0", "--out", out, *SMALL, *inputs)
+    assert result.exit_code == 0, result.stderr
+    metrics = read_table(read_run(out), "metrics")
+    assert set(metrics["analysis"]) >= set(ANALYSES)
+    # a sequential block's own attention reaches its MLP, a parallel one's cannot
+    effects = metrics.filter(analysis="routing", metric="layer_effect", group="top", layer=1)
+    assert len(effects) and (effects["status"] == "ok").all()
+    alpha = metrics.filter(analysis="heavytail", group="top").filter(pl.col("metric").str.contains("hill_alpha_half"))
+    assert alpha["metric"].n_unique() == (1 if family == "gpt2" else 2)
 
 
 def test_learning_shows(whole: Path) -> None:
