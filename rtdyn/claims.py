@@ -534,20 +534,22 @@ def print_claims(rows: list[ClaimRow], console: Console) -> None:
     """The scorecard as a table, and below it why verdicts are not `supported`."""
     title = f"Claims at step {rows[0].step}, intervals 95 %" if rows else "No claims"
     table = Table(title=title, title_justify="left", show_lines=True)
-    for header in ("claim", "statistic", "value", "null", "region", "verdict", "emerged"):
-        table.add_column(header, overflow="fold")
+    table.add_column("claim and statistic")
+    table.add_column("value, null and region")
+    table.add_column("verdict", no_wrap=True)
     for row in rows:
         shown = row.checks[0]
         style = {SUPPORTED: "green", CONTRADICTED: "red"}.get(row.verdict, "yellow")
+        # where the statistic has no null of its own, a gate's is what speaks for it
+        null = _null(next((c for c in (shown, *row.checks) if c.p_value is not None), shown))
+        region = _margin(shown)
+        lines = (_value(shown), f"null: {null}" if null else "", f"claimed: {region}" if region else "")
+        emerged = _emerged(row)
         table.add_row(
-            escape(_label(row)),
-            escape(shown.statistic + (f" ({row.group})" if row.group else "")),
-            _value(shown),
-            # where the statistic has no null of its own, a gate's is what speaks for it
-            _null(next((c for c in (shown, *row.checks) if c.p_value is not None), shown)),
-            _margin(shown),
-            f"[{style}]{row.verdict}[/{style}]",
-            _emerged(row),
+            f"[bold]{escape(_label(row))}[/bold]\n"
+            + escape(shown.statistic + (f" ({row.group})" if row.group else "")),
+            escape("\n".join(line for line in lines if line)),
+            f"[{style}]{row.verdict}[/{style}]" + (f"\n{emerged}" if emerged else ""),
         )
     console.print(table)
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
@@ -587,8 +589,9 @@ def _margin(check: Check) -> str:
 
 def _emerged(row: ClaimRow) -> str:
     if row.emerged is None:
-        return "—"
-    return f"{row.emerged}" if row.emerged_after is None else f"{row.emerged} (after {row.emerged_after})"
+        return ""
+    after = "" if row.emerged_after is None else f"\n(after {row.emerged_after})"
+    return f"since {row.emerged}{after}"
 
 
 def claims(path: Path, machine: bool, console: Console) -> list[ClaimRow]:

@@ -365,7 +365,8 @@ def test_the_command_prints_and_stores_the_scorecard(tmp_path: Path, capsys: pyt
     shown = text.getvalue()
     assert rows == scorecard(run)
     assert "Claims at step 64" in shown and "layer-effect, layer 4" in shown and "supported" in shown
-    assert "0.89 (0.86 to 0.92)" in shown and "resampling 0.99 ± 0.002 p 0.01" in shown and "4 (after 2)" in shown
+    assert "0.89 (0.86 to 0.92)" in shown and "null: resampling 0.99 ± 0.002 p 0.01" in shown
+    assert "since 4" in shown and "(after 2)" in shown
     assert "which would be supported" in shown and "shape p 0.001" in shown
     stored = pl.read_parquet(run.path / "claims.parquet")
     assert dict(stored.schema) == CLAIM_SCHEMA and stored.height == sum(len(r.checks) for r in rows)
