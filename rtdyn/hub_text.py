@@ -174,7 +174,7 @@ def _open_parquet(dataset: HubDataset, file: DatasetFile, text_field: str) -> An
     import pyarrow.parquet
 
     try:
-        reader = pyarrow.parquet.ParquetFile(_RangeFile(dataset, file), pre_buffer=True)
+        reader = pyarrow.parquet.ParquetFile(_RangeFile(dataset, file), pre_buffer=False)
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(
             f"{dataset.address}: {file.name} is not a readable Parquet file ({brief(error)}); name another"
@@ -194,7 +194,7 @@ def _row_group(dataset: HubDataset, file: DatasetFile, reader: Any, group: int, 
 
     place = f"{file.name}, row group {group}"
     try:
-        rows = reader.read_row_group(group, columns=[text_field]).column(text_field).to_pylist()
+        rows = reader.read_row_group(group, columns=[text_field], use_threads=False).column(text_field).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{dataset.address}: {place} cannot be read ({brief(error)}); run the command again") from None
     metadata = reader.metadata.row_group(group)
