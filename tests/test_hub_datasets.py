@@ -26,6 +26,7 @@ from loopback.datasets import LoopbackDatasets, Trouble
 
 from rtdyn.corpus import read_documents
 from rtdyn.registry import PACKAGE
+from rtdyn.store import read_run
 from rtdyn.tokenizer import load_tokenizer
 
 TINY = PACKAGE / "data" / "tiny"
@@ -441,3 +442,48 @@ def test_what_the_hub_refuses_is_a_sentence(place: Place, offline: Place) -> Non
         assert wanted in outcome and "\n" not in outcome
     [alone] = offline.do(("texts", {"address": "hf://datasets/o/gone/s.txt"}))
     assert "not in the cache and HF_HUB_OFFLINE is set" in alone
+
+
+def test_a_run_on_a_data_set_resumes_without_a_network_and_says_what_it_read(
+    place: Place, repo: str, tmp_path: Path
+) -> None:
+    texts = [" ".join(sentences(6, seed=i)) for i in range(200)]
+    first = place.hub.put(repo, {"a.parquet": parquet(texts, 20)})
+    address = f"hf://datasets/{repo}/a.parquet"
+    command = [
+        *(
+            sys.executable,
+            "-m",
+            "rtdyn.cli",
+            "track",
+            "--model",
+            "tiny",
+            "--steps",
+            "4000",
+            "--out",
+            str(tmp_path / "run"),
+        ),
+        *("--corpus", address, "--frequencies", "corpus", "--frequency-tokens", "9000", "--rare", "0.005:0.02"),
+        *("--tokens", "2000", "--window", "32", "--min-targets", "10", "--positions-per-rare", "1"),
+        *("--analyses", "ablation", "--tolerance", "0.01", "--wandb", "disabled"),
+    ]
+
+    def track(**env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=place.environment(**env), capture_output=True, text=True, timeout=120)
+
+    done = track()
+    assert done.returncode == 0, done.stderr
+    assert f"evaluation text: {address} (commit {first[:12]})" in done.stdout
+    assert "row groups, drawn at random" in done.stdout and "relative standard error" in done.stdout
+    manifest = read_run(tmp_path / "run").manifest
+    read, counted = manifest["evaluation"]["corpus_provenance"], manifest["frequencies"]["provenance"]
+    assert read["commit"] == counted["commit"] == first and 1 <= len(read["read"]) < 10
+    assert counted["tokens"] >= 9000 and counted["blocks"] >= 2 and not counted["whole"]
+    assert manifest["frequencies"]["median_relative_se"]["common"]["value"] > 0
+    place.hub.put(repo, {"a.parquet": parquet(texts[::-1], 20)})
+    again = track(HF_HUB_OFFLINE="1")
+    assert again.returncode == 0 and "1 of 1 steps are stored already" in again.stdout, again.stderr
+    assert read_run(tmp_path / "run").manifest["config"] == manifest["config"]
+    # the moved branch, where nothing was kept, is another run
+    elsewhere = track(HF_HOME=str(tmp_path / "elsewhere"))
+    assert elsewhere.returncode == 3 and "made with other settings: corpus" in elsewhere.stderr
