@@ -21,10 +21,9 @@ from urllib.parse import quote, unquote
 
 from rtdyn.errors import InputError, UsageError
 from rtdyn.hub_errors import reach
-from rtdyn.registry import near_matches
+from rtdyn.registry import HUB_SCHEME, near_matches
 from rtdyn.store import write_json
 
-SCHEME = "hf://"
 FORMS = (".parquet", ".jsonl", ".jsonl.gz", ".json.gz", ".txt", ".txt.gz", ".bin")
 """Suffixes that can be read: rows, lines of JSON, plain text, and shards of token ids."""
 REQUESTS_AT_ONCE = 8
@@ -70,7 +69,7 @@ class HubDataset:
 
 def is_hub(source: str) -> bool:
     """Whether `source` is an address on the Hub and not a file."""
-    return source.startswith(SCHEME)
+    return source.startswith(HUB_SCHEME)
 
 
 def resolve(address: str) -> HubDataset:
