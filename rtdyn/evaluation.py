@@ -80,7 +80,7 @@ def prepare(
     bos = _bos(options.bos, tokenizer, model_config)
     eos = tokenizer.eos if tokenizer.eos is not None else model_config.get("eos_token_id")
     corpus = options.corpus or suite.corpus
-    on_hub = HubText(resolve(corpus), options.text_field, options.seed) if is_hub(corpus) else None
+    on_hub = HubText(resolve(corpus), options.text_field, options.seed, say) if is_hub(corpus) else None
     encoded: Iterable[tuple[int, np.ndarray]]
     if on_hub is not None:
         encoded = encode_blocks(on_hub, tokenizer, options.seed)
@@ -100,7 +100,7 @@ def prepare(
     classes = classify(counts, options.bands, n_logits)
     text = pack(encoded, options.window, bos, eos, _Enough(classes, options))
     if on_hub is not None:
-        documents = on_hub.documents
+        documents = on_hub.finish()
     positions = measure(text, classes, options.class_by, options.positions_per_rare, options.min_targets, options.seed)
     return Evaluation(
         text,

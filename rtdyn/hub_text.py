@@ -6,9 +6,10 @@ beginning only, so their blocks come in order, file after file.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ COUNTING_STRETCH = 1 << 20
 """Bytes of a block of a plain file whose tokens are counted."""
 FILES_AT_ONCE = 16
 """Parquet files whose row groups are drawn from together; each costs its footer."""
+SAID_FROM = 64 << 20
 _LINE_TAIL = 64 << 10
 _GZIP = 31
 """zlib's number for a stream with a gzip header."""
@@ -206,33 +208,48 @@ def _row_group(dataset: HubDataset, file: DatasetFile, reader: Any, group: int, 
 class HubText:
     """Evaluation text of a data set, read as far as it is asked for; iterating gives the blocks.
 
-    What was read is kept beside the data set's other files, so that a second run reads no network.
+    What was read is kept beside the data set's other files, so that a second run reads no network. `say` is told
+    how much was read, at every doubling from SAID_FROM bytes on. Raises InputError for shards of token ids.
     """
 
-    def __init__(self, dataset: HubDataset, text_field: str, seed: int) -> None:
+    def __init__(self, dataset: HubDataset, text_field: str, seed: int, say: Callable[[str], None]) -> None:
+        if dataset.form == ".bin":
+            raise InputError(f"{dataset.what} holds token ids and no text; give --corpus text")
         self.dataset = dataset
+        self.say = say
         self.stream = partial(text_blocks, dataset, text_field, seed, EVALUATION_STRETCH)
-        self.file = dataset.folder / f"text-{seed}-{text_field.encode().hex()[:32]}.parquet"
+        self.file = dataset.folder / f"text-{seed}-{hashlib.sha256(text_field.encode()).hexdigest()[:16]}.parquet"
         self.used: list[TextBlock] = []
+        self.kept: list[TextBlock] = []
 
     def __iter__(self) -> Iterator[Sequence[str]]:
-        kept = _read_kept(self.file)
-        for block in kept:
+        self.kept, read, limit = _read_kept(self.file), 0, SAID_FROM
+        for block in self.kept:
             self.used.append(block)
             yield block.texts
-        for block in self.stream(skip=len(kept)):
+        for block in self.stream(skip=len(self.kept)):
             self.used.append(block)
-            kept.append(block)
-            _keep(self.file, kept)
+            read += block.size
+            if len(self.used).bit_count() == 1:
+                self._keep()
+            if read >= limit:
+                self.say(f"{read:,} bytes of text read from {self.dataset.what}")
+                limit *= 2
             yield block.texts
 
-    @property
-    def documents(self) -> Documents:
-        """What was read so far. Raises InputError if that is nothing."""
+    def finish(self) -> Documents:
+        """Keeps what was read, and gives it. Raises InputError if that is nothing."""
+        self._keep()
         texts = tuple(text for block in self.used for text in block.texts)
         if not texts:
             raise InputError(f"{self.dataset.what} holds no text")
         return Documents(texts, self.dataset.what, digest_documents(texts))
+
+    def _keep(self) -> None:
+        if len(self.used) > len(self.kept):
+            schema: dict[str, Any] = {"texts": pl.List(pl.String), "place": pl.String, "size": pl.Int64}
+            replace_file(self.file, pl.DataFrame([asdict(b) for b in self.used], schema=schema).write_parquet)
+            self.kept = list(self.used)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -254,8 +271,3 @@ def _read_kept(file: Path) -> list[TextBlock]:
     except (OSError, pl.exceptions.PolarsError):
         return []
     return [TextBlock(tuple(row["texts"]), row["place"], row["size"]) for row in frame.iter_rows(named=True)]
-
-
-def _keep(file: Path, blocks: list[TextBlock]) -> None:
-    schema: dict[str, Any] = {"texts": pl.List(pl.String), "place": pl.String, "size": pl.Int64}
-    replace_file(file, pl.DataFrame([asdict(b) for b in blocks], schema=schema).write_parquet)

@@ -53,9 +53,10 @@ def texts(address, stretch=100, blocks=None, seed=0, field="text"):
 
 
 def evaluation(address, blocks, seed=0):
-    text = hub_text.HubText(resolve(address), "text", seed)
+    text = hub_text.HubText(resolve(address), "text", seed, print)
     list(itertools.islice(text, blocks))
-    return [text.documents.texts, text.documents.sha256, text.provenance]
+    documents = text.finish()
+    return [documents.texts, documents.sha256, text.provenance]
 
 
 def counts(address, tokens, seeds=(0,), types=None, field="text"):
@@ -339,6 +340,8 @@ def test_shards_that_cannot_be_counted_say_why(place: Place, repo: str) -> None:
         repo.removeprefix("o/"): "beyond the tokenizer's 10",
         "negative": "beyond the tokenizer's 10",
     }
+    [as_text] = place.do(("evaluation", {"address": f"hf://datasets/{repo}", "blocks": 1}))
+    assert "holds token ids and no text" in as_text
     outcomes = place.do(*(("counts", {"address": f"hf://datasets/o/{n}", "tokens": 9, "types": 10}) for n in wanted))
     for sentence, outcome in zip(wanted.values(), outcomes, strict=True):
         assert sentence in outcome
