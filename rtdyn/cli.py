@@ -74,9 +74,22 @@ def main() -> None:
 @click.option("--model", required=True, help="A suite's name, its Hub repository, or a folder of step*/ folders.")
 @click.option("--steps", default="all", show_default=True, help="all, log, last, 0,1,512, 1000:143000:1000, or a mix.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/<model>-<configuration>]")
-@click.option("--corpus", help="Evaluation text: a .txt, .jsonl or .parquet file.  [default: the suite's]")
+@click.option(
+    "--corpus",
+    help="Evaluation text: a .txt, .jsonl or .parquet file, or hf://datasets/OWNER/NAME/PATH.  [default: the suite's]",
+)
 @click.option("--text-field", default="text", show_default=True, help="Column of the text in .jsonl and .parquet.")
-@click.option("--frequencies", help="Reference counts: a .npy or .parquet file, or `corpus`.  [default: the suite's]")
+@click.option(
+    "--frequencies",
+    help="Counts: a .npy or .parquet file, hf://datasets/OWNER/NAME/PATH, or `corpus`.  [default: the suite's]",
+)
+@click.option(
+    "--frequency-tokens",
+    type=click.IntRange(min=1),
+    default=1 << 27,
+    show_default=True,
+    help="Tokens to count of a data set on the Hub.",
+)
 @click.option(
     "--analyses",
     default="all",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,10 +73,15 @@ def read_documents(corpus: str, text_field: str = "text") -> Documents:
 
 
 def _documents(texts: list[str], name: str) -> Documents:
+    return Documents(tuple(texts), name, digest_documents(texts))
+
+
+def digest_documents(texts: Iterable[str]) -> str:
+    """SHA-256 of texts in their order."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(len(text).to_bytes(8, "little") + text.encode("utf-8", errors="surrogatepass"))
-    return Documents(tuple(texts), name, digest.hexdigest())
+    return digest.hexdigest()
 
 
 def _decode(file: Path) -> str:
@@ -99,18 +104,25 @@ def _read_text(file: Path, text_field: str) -> list[str]:
 
 
 def _read_jsonl(file: Path, text_field: str) -> list[str]:
+    return parse_lines(_decode(file), text_field, str(file))
+
+
+def parse_lines(text: str, text_field: str, source: str) -> list[str]:
+    """The texts of lines of JSON; `source` names them in the InputError that a line without text raises."""
     texts = []
-    for number, line in enumerate(_decode(file).split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise InputError(f"{file}, line {number}: not JSON ({error.msg})") from None
+            raise InputError(f"{source}, line {number}: not JSON ({error.msg})") from None
         if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
-            raise InputError(f"{file}, line {number}: no text under {text_field!r}; name the column with --text-field")
+            raise InputError(
+                f"{source}, line {number}: no text under {text_field!r}; name the column with --text-field"
+            )
         if any("\ud800" <= character <= "\udfff" for character in row[text_field]):
-            raise InputError(f"{file}, line {number}: holds half of a surrogate pair, which is no text")
+            raise InputError(f"{source}, line {number}: holds half of a surrogate pair, which is no text")
         texts.append(row[text_field])
     return texts
 
@@ -130,10 +142,22 @@ def _read_parquet(file: Path, text_field: str) -> list[str]:
 
 def encode(documents: Documents, tokenizer: Tokenizer, seed: int) -> Iterator[tuple[int, np.ndarray]]:
     """Token ids of each document with its place in the corpus, documents in random order by `seed`."""
-    order = np.random.default_rng(seed).permutation(len(documents.texts))
-    for block in np.array_split(order, max(1, len(order) // 64)):
-        encoded = tokenizer.encode([documents.texts[i] for i in block])
-        yield from zip(map(int, block), encoded, strict=True)
+    yield from _encode(documents.texts, tokenizer, np.random.default_rng(seed))
+
+
+def encode_blocks(blocks: Iterable[Sequence[str]], tokenizer: Tokenizer, seed: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The same of documents that come in blocks: blocks in their order, a block's documents in random order."""
+    rng, first = np.random.default_rng(seed), 0
+    for texts in blocks:
+        yield from ((first + i, ids) for i, ids in _encode(texts, tokenizer, rng))
+        first += len(texts)
+
+
+def _encode(texts: Sequence[str], tokenizer: Tokenizer, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
+    order = rng.permutation(len(texts))
+    for some in np.array_split(order, max(1, len(order) // 64)):
+        encoded = tokenizer.encode([texts[i] for i in some]) if len(some) else []
+        yield from zip(map(int, some), encoded, strict=True)
 
 
 def pack(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +13,15 @@ import numpy as np
 from rtdyn.analyses.pseudo_classes import pseudo_classes
 from rtdyn.checkpoints.checkpoint import CONFIG, read_config
 from rtdyn.checkpoints.stream import find_config, find_tokenizer
-from rtdyn.corpus import EvaluationSet, encode, pack, read_documents
+from rtdyn.corpus import EvaluationSet, encode, encode_blocks, pack, read_documents
 from rtdyn.errors import InputError
 from rtdyn.frequency import TokenClasses, TokenCounts, classify, count_tokens, read_counts
+from rtdyn.hub_counts import count_dataset
+from rtdyn.hub_datasets import is_hub, resolve
+from rtdyn.hub_text import HubText
 from rtdyn.positions import MeasuredPositions, measure
 from rtdyn.registry import SuiteSpec
-from rtdyn.tokenizer import Tokenizer, load_tokenizer, tokenizer_digest
+from rtdyn.tokenizer import Tokenizer, load_tokenizer, tokenizer_digest, tokenizer_files_digest
 
 RARE_TARGETS = 200
 MIN_TOKENS = 8192
@@ -31,6 +34,7 @@ class EvaluationOptions:
     corpus: str | None
     text_field: str
     frequencies: str | None
+    frequency_tokens: int
     bands: tuple[str, ...]
     tokens: int | None
     window: int
@@ -51,6 +55,8 @@ class Evaluation:
     positions: MeasuredPositions
     corpus_sha256: str
     corpus_name: str
+    corpus_provenance: Mapping[str, Any]
+    """What was read of a data set on the Hub; empty for a file."""
     n_logits: int
     model_config: dict[str, Any]
     """The reference step's config.json."""
@@ -64,8 +70,13 @@ class Evaluation:
         return pseudo_classes(self.positions, seed=self.seed)
 
 
-def prepare(suite: SuiteSpec, step: int, options: EvaluationOptions) -> Evaluation:
-    """Evaluation windows, token classes and measured positions of a run; tokenizer and config are `step`'s."""
+def prepare(
+    suite: SuiteSpec, step: int, options: EvaluationOptions, say: Callable[[str], None] = lambda text: None
+) -> Evaluation:
+    """Evaluation windows, token classes and measured positions of a run; tokenizer and config are `step`'s.
+
+    `say` is told of what takes long.
+    """
     tokenizer_folder = find_tokenizer(suite, step)
     tokenizer = load_tokenizer(tokenizer_folder)
     config_folder = find_config(suite, step)
@@ -76,16 +87,28 @@ def prepare(suite: SuiteSpec, step: int, options: EvaluationOptions) -> Evaluati
         raise InputError(f"--window {options.window} exceeds the model's context of {context} tokens")
     bos = _bos(options.bos, tokenizer, model_config)
     eos = tokenizer.eos if tokenizer.eos is not None else model_config.get("eos_token_id")
-    documents = read_documents(options.corpus or suite.corpus, options.text_field)
-    encoded: Iterable[tuple[int, np.ndarray]] = encode(documents, tokenizer, options.seed)
+    corpus = options.corpus or suite.corpus
+    on_hub = HubText(resolve(corpus), options.text_field, options.seed, say) if is_hub(corpus) else None
+    encoded: Iterable[tuple[int, np.ndarray]]
+    if on_hub is not None:
+        encoded = encode_blocks(on_hub, tokenizer, options.seed)
+    else:
+        documents = read_documents(corpus, options.text_field)
+        encoded = encode(documents, tokenizer, options.seed)
     source = options.frequencies or suite.frequencies
-    if source == "corpus":
+    # a data set is not read whole, so its own counts are those of a sample, as of any other
+    source = corpus if source == "corpus" and on_hub is not None else source
+    if is_hub(source):
+        counts = _hub_counts(source, tokenizer, tokenizer_files_digest(tokenizer_folder), options, say)
+    elif source == "corpus":
         encoded = list(encoded)
         counts = count_tokens(np.concatenate([ids for _, ids in encoded]), tokenizer.size, documents.name)
     else:
         counts = read_counts(_counts_file(source, suite, options))
     classes = classify(counts, options.bands, n_logits)
     text = pack(encoded, options.window, bos, eos, _Enough(classes, options))
+    if on_hub is not None:
+        documents = on_hub.finish()
     positions = measure(text, classes, options.class_by, options.positions_per_rare, options.min_targets, options.seed)
     return Evaluation(
         text,
@@ -94,6 +117,7 @@ def prepare(suite: SuiteSpec, step: int, options: EvaluationOptions) -> Evaluati
         positions,
         documents.sha256,
         documents.name,
+        on_hub.provenance if on_hub is not None else {},
         n_logits,
         model_config,
         tokenizer_digest(tokenizer_folder),
@@ -112,6 +136,23 @@ def _counts_file(source: str, suite: SuiteSpec, options: EvaluationOptions) -> P
     if options.frequencies is None and suite.path is not None:
         return suite.path / source
     return Path(source)
+
+
+def _hub_counts(
+    source: str,
+    tokenizer: Tokenizer,
+    tokenizer_sha256: str,
+    options: EvaluationOptions,
+    say: Callable[[str], None],
+) -> TokenCounts:
+    try:
+        dataset = resolve(source)
+        tokens, field = options.frequency_tokens, options.text_field
+        return count_dataset(dataset, tokenizer, tokenizer_sha256, field, tokens, options.seed, say)
+    except InputError as error:
+        if options.frequencies is not None:
+            raise
+        raise InputError(f"{error}; or give --frequencies a file of counts, or `corpus`") from error
 
 
 def _bos(choice: str, tokenizer: Tokenizer, model_config: dict[str, Any]) -> int | None:

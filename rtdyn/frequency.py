@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -31,6 +32,19 @@ class TokenCounts:
     """int64 (types,), as counted; the analyses use counts + 1."""
     source: str
     sha256: str
+    sampled: SampledCounts | None = None
+    """Of counts made from a sample of a corpus."""
+
+
+@dataclass(frozen=True)
+class SampledCounts:
+    """What a sample of a corpus leaves unknown of its counts, and where it was drawn."""
+
+    relative_se: np.ndarray | None
+    """float64 (types,): standard error of each type's frequency over that frequency; inf for a type not met."""
+    se_reason: str | None
+    """Why there are no standard errors."""
+    provenance: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,11 @@ def read_counts(file: Path) -> TokenCounts:
 def count_tokens(ids: np.ndarray, n_types: int, source: str) -> TokenCounts:
     """Counts of the token ids of a corpus itself, for `--frequencies corpus`."""
     return _checked(np.bincount(ids, minlength=n_types), source)
+
+
+def sampled_counts(values: np.ndarray, source: str, sampled: SampledCounts) -> TokenCounts:
+    """Counts of a sample, checked as those of a file are."""
+    return replace(_checked(values, source), sampled=sampled)
 
 
 def _parquet_counts(file: Path) -> np.ndarray:
@@ -168,6 +187,18 @@ def classify(counts: TokenCounts, bands: Sequence[str], n_logits: int) -> TokenC
         classes.append(_token_class(name, band, first, last, rank))
     classes.append(_token_class("common", "more frequent than rare", 0, classes[0].first, rank))
     return TokenClasses(tuple(classes), rank, end, reason)
+
+
+def class_errors(sampled: SampledCounts, classes: TokenClasses) -> dict[str, tuple[float | None, str | None]]:
+    """For each class the median over its types of a frequency's relative standard error, or why there is none."""
+    if sampled.relative_se is None:
+        return {c.name: (None, sampled.se_reason) for c in classes.classes}
+    errors: dict[str, tuple[float | None, str | None]] = {}
+    for c in classes.classes:
+        median = float(np.median(sampled.relative_se[np.flatnonzero(c.types)]))
+        met = np.isfinite(median)
+        errors[c.name] = (median, None) if met else (None, "half of its types were not met in the sample")
+    return errors
 
 
 def _band_name(text: str, first: bool) -> tuple[str, str]:

@@ -22,6 +22,8 @@ from rtdyn.errors import InputError, UsageError
 PACKAGE = Path(__file__).parent
 DEFECT_KINDS = ("duplicate", "final-weights", "missing", "discontinuous")
 CORPORA = ("king-james", "king-james-held-out")
+HUB_SCHEME = "hf://"
+"""What an address of a data set on the Hub begins with."""
 _SUITE_KEYS = {
     "for",
     "path",
@@ -307,7 +309,7 @@ def _read_suite(
     if per_step is not None and (not isinstance(per_step, int) or per_step < 1):
         raise InputError(f"{file}: {where}: tokens_per_step must be a positive whole number")
     corpus = str(entry.get("corpus", "king-james"))
-    if corpus not in CORPORA:
+    if corpus not in CORPORA and not corpus.startswith(HUB_SCHEME):
         raise InputError(f"{file}: {where}: unknown corpus {corpus!r}{near_matches(corpus, CORPORA)}")
     return SuiteSpec(
         name=name,

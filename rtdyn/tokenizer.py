@@ -44,6 +44,15 @@ def tokenizer_digest(folder: Path) -> str | None:
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
+def tokenizer_files_digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of all of the folder's tokenizer files."""
+    digest = hashlib.sha256()
+    for file in (folder / name for name in TOKENIZER_FILES):
+        if file.is_file():
+            digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer in `folder`; code beside it is never run. Raises InputError if there is none."""
     import transformers

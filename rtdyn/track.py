@@ -18,6 +18,7 @@ from rtdyn.checkpoints.stream import check_stored, fetch
 from rtdyn.errors import InputError
 from rtdyn.evaluation import Evaluation, EvaluationOptions, prepare
 from rtdyn.execute.serial import run_serial
+from rtdyn.frequency import class_errors
 from rtdyn.registry import SuiteSpec
 from rtdyn.step import StepOptions, analyse_step
 from rtdyn.store import (
@@ -52,7 +53,7 @@ def track(
     Raises InputError in one sentence for anything in the sources that cannot be used.
     """
     options = replace(options, device=_device(options.device))
-    evaluation = prepare(suite, steps[-1], measured_on)
+    evaluation = prepare(suite, steps[-1], measured_on, lambda text: _say(console, text))
     config = _config(suite, evaluation, measured_on, options)
     manifest = _manifest(suite, evaluation, config)
     path = out if out is not None else Path("runs") / f"{suite.name}-{manifest['config_digest'][:8]}"
@@ -129,6 +130,7 @@ def _manifest(suite: SuiteSpec, evaluation: Evaluation, config: dict[str, Any]) 
         "evaluation": {
             "corpus": evaluation.corpus_name,
             "corpus_sha256": evaluation.corpus_sha256,
+            "corpus_provenance": dict(evaluation.corpus_provenance),
             "windows": len(evaluation.text.windows),
             "tokens": int(evaluation.text.windows.size),
             "kept_positions": int(evaluation.text.kept.sum()),
@@ -141,6 +143,7 @@ def _manifest(suite: SuiteSpec, evaluation: Evaluation, config: dict[str, Any]) 
             "logits": evaluation.n_logits,
             "bands_end_at_rank": evaluation.classes.end_rank,
             "bands_end_reason": evaluation.classes.end_reason,
+            **_sample(evaluation),
         },
         "classes": {
             c.name: {
@@ -158,6 +161,18 @@ def _manifest(suite: SuiteSpec, evaluation: Evaluation, config: dict[str, Any]) 
     }
 
 
+def _sample(evaluation: Evaluation) -> dict[str, Any]:
+    """Of counts from a sample: where it was drawn, and how sure the frequencies of each class's types are."""
+    sampled = evaluation.counts.sampled
+    if sampled is None:
+        return {}
+    errors = class_errors(sampled, evaluation.classes)
+    return {
+        "provenance": dict(sampled.provenance),
+        "median_relative_se": {name: {"value": value, "reason": reason} for name, (value, reason) in errors.items()},
+    }
+
+
 def _say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation, run: Run) -> None:
     text, classes = evaluation.text, evaluation.classes
     counts = evaluation.counts.source
@@ -168,6 +183,12 @@ def _say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation, run: 
         f"evaluation text: {evaluation.corpus_name}, {len(text.windows)} windows, {text.windows.size:,} tokens",
         f"frequencies: {counts}; bands end at rank {classes.end_rank:,} ({classes.end_reason})",
     ]
+    if evaluation.counts.sampled is not None:
+        errors = class_errors(evaluation.counts.sampled, classes)
+        said = [
+            f"{name} {reason}" if value is None else f"{name} {value:.2g}" for name, (value, reason) in errors.items()
+        ]
+        lines.append(f"relative standard error of a type's frequency (median): {', '.join(said)}")
     for token_class, positions in zip(classes.classes, evaluation.positions.classes, strict=True):
         lines.append(
             f"class {token_class.name}: {int(token_class.types.sum()):,} types (ranks {token_class.first + 1:,} to "

@@ -45,7 +45,7 @@ def main() -> None:
     from scipy.stats import kstest
 
     suite = find_suite("tiny", load_suites())
-    options = EvaluationOptions(None, "text", None, ("paper-text",), None, 256, "prepend", "target", 50, 10.0, 0)
+    options = EvaluationOptions(None, "text", None, 1, ("paper-text",), None, 256, "prepend", "target", 50, 10.0, 0)
     evaluation = prepare(suite, suite.steps[-1], options)
     config = load_model(fetch(suite, suite.steps[0]), "cpu").config
     documents, positions = evaluation.text.documents, evaluation.positions

@@ -35,6 +35,7 @@ def options() -> EvaluationOptions:
         corpus=None,
         text_field="text",
         frequencies=None,
+        frequency_tokens=1,
         bands=("paper-text",),
         tokens=13312,
         window=256,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,12 @@ def test_a_malformed_suites_file_is_one_sentence(tmp_path: Path, text: str, mess
 def test_a_missing_suites_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read the suites file"):
         load_suites(tmp_path / "none.yaml")
+
+
+def test_pythia_counts_the_data_it_was_trained_on_at_a_fixed_commit() -> None:
+    suites = load_suites()
+    for name, suite in suites.items():
+        if name.startswith("pythia-"):
+            kind = "deduped" if "deduped" in name else "standard"
+            pinned = f"hf://datasets/EleutherAI/pile-{kind}-pythia-preshuffled@[0-9a-f]{{40}}/document-[*].bin"
+            assert re.fullmatch(pinned, suite.frequencies), name

@@ -1,18 +1,17 @@
-"""Checkpoints on the Hugging Face Hub: the one file that knows it."""
+"""Checkpoints on the Hugging Face Hub."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from rtdyn.checkpoints.checkpoint import CONFIG, Checkpoint, read_json, sha256_of, weight_files
-from rtdyn.errors import InputError, brief
+from rtdyn.errors import InputError
+from rtdyn.hub_errors import reach
 from rtdyn.registry import SuiteSpec
 from rtdyn.tokenizer import TOKENIZER_FILES
 
-T = TypeVar("T")
 _SHA256_DIGITS = 64
 
 
@@ -83,7 +82,7 @@ def _resolve(suite: SuiteSpec, branch: str) -> _Revision:
         files = {s.rfilename: s.lfs.sha256 if s.lfs else None for s in info.siblings or []}
         return _Revision(repo, branch, what, str(info.sha), files)
 
-    return _reach(ask, what)
+    return reach(ask, what)
 
 
 def _cached(repo: str, branch: str, what: str) -> _Revision | None:
@@ -111,30 +110,4 @@ def _snapshot(revision: _Revision, names: Sequence[str]) -> Path:
 def _download(revision: _Revision, name: str, at: str) -> Path:
     from huggingface_hub import hf_hub_download
 
-    return Path(_reach(lambda: hf_hub_download(revision.repo, name, revision=at), f"{revision.what}: {name}"))
-
-
-def _reach(call: Callable[[], T], what: str) -> T:
-    """The call's result, or InputError in one sentence for what the Hub or the network answers."""
-    from huggingface_hub import errors
-
-    try:
-        return call()
-    except errors.GatedRepoError as error:
-        raise InputError(f"{what} is gated; accept its terms on the Hub and set HF_TOKEN") from error
-    except errors.RepositoryNotFoundError as error:
-        raise InputError(f"{what}: the Hub knows no such repository, or HF_TOKEN may not read it") from error
-    except errors.RevisionNotFoundError as error:
-        raise InputError(f"{what}: the Hub has no such revision; leave the step out of --steps") from error
-    except errors.OfflineModeIsEnabled as error:
-        raise InputError(f"{what} is not in the cache and HF_HUB_OFFLINE is set; unset it to download") from error
-    except errors.LocalEntryNotFoundError as error:
-        raise InputError(f"{what} is not in the cache and the Hub cannot be reached; check the network") from error
-    except errors.EntryNotFoundError as error:
-        raise InputError(f"{what} is missing on the Hub; leave the step out of --steps") from error
-    except errors.HFValidationError as error:
-        raise InputError(f"{what} cannot be a Hub repository ({brief(error)}); correct the suites file") from error
-    # HTTPError is of httpx or of httpx2, as huggingface_hub's version has it; hf_xet raises RuntimeError;
-    # an answer that is not a Hub's, as of a login page, ends in ValueError or KeyError
-    except (errors.HTTPError, OSError, RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"{what} cannot be downloaded ({brief(error)}); run the command again") from error
+    return Path(reach(lambda: hf_hub_download(revision.repo, name, revision=at), f"{revision.what}: {name}"))

@@ -1,0 +1,96 @@
+"""A stored run for a notebook: its tables as polars frames, its trajectories and its scorecard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from rtdyn.claims import claim_frame, scorecard
+from rtdyn.errors import InputError
+from rtdyn.registry import load_suites
+from rtdyn.store import Run, done_steps, read_run, table_file
+from rtdyn.trajectories import steps_left_out, trajectories
+
+
+@dataclass(frozen=True, repr=False)
+class RunFrames:
+    """The steps that a run held when it was opened; open it again to see more."""
+
+    run: Run
+    steps: tuple[int, ...]
+    """Steps that are stored whole, ascending."""
+    is_recorded: bool
+    """Whether the manifest knows these steps: not while the run goes on, nor after it was killed."""
+
+    def __repr__(self) -> str:
+        held = "no finished step yet"
+        if self.steps:
+            ends = f"{self.steps[0]} to {self.steps[-1]}" if len(self.steps) > 1 else f"{self.steps[0]}"
+            held = f"{len(self.steps)} finished step{'s' if len(self.steps) > 1 else ''} ({ends})"
+        state = "" if self.is_recorded else ", still running or cut off"
+        left_out = f", {len(self.left_out)} left out of trajectories" if self.left_out else ""
+        return f"<rtdyn run {self.manifest['suite']}: {held}{left_out}{state}; {self.path}>"
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self.run.path
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """manifest.json: configuration, evaluation text, classes, versions."""
+        return self.run.manifest
+
+    @property
+    def left_out(self) -> Mapping[int, str]:
+        """Stored steps that are no observations of their own, each with the reason."""
+        return {int(step): why for step, why in self.manifest["left_out"].items()}
+
+    @property
+    def metrics(self) -> pl.LazyFrame:
+        """A row a number: analysis, metric, class, group, value, interval, null (columns of store.METRIC_SCHEMA)."""
+        return self._scan("metrics")
+
+    @property
+    def neurons(self) -> pl.LazyFrame:
+        """A row a neuron of the final MLP and step: influence on each class, its errors, rank, regime."""
+        return self._scan("neurons")
+
+    @property
+    def windows(self) -> pl.LazyFrame:
+        """Sums of influence by evaluation window and by frequency decile."""
+        return self._scan("windows")
+
+    def trajectories(self) -> pl.DataFrame:
+        """The metrics of the steps that are observations of their own. Raises InputError for fewer than three."""
+        return trajectories(self.run)
+
+    def claims(self) -> pl.DataFrame:
+        """The scorecard, a row a claim, layer and criterion. Raises InputError for fewer than three distinct steps."""
+        return claim_frame(scorecard(self.run))
+
+    def _scan(self, table: str) -> pl.LazyFrame:
+        if not self.steps:
+            raise InputError(f"{self.path} holds no finished step yet")
+        return pl.scan_parquet([table_file(self.run, table, step) for step in self.steps])
+
+
+def read_frames(path: Path) -> RunFrames:
+    """The run at `path`. Raises InputError if there is none or its store schema is not this version's."""
+    run = read_run(path)
+    stored = done_steps(run)
+    recorded = run.manifest.get("checkpoints", {}).keys() == {str(step) for step in stored}
+    if not recorded:
+        run = Run(path, {**run.manifest, "left_out": _left_out(run, stored)})
+    return RunFrames(run, tuple(stored), recorded)
+
+
+def _left_out(run: Run, stored: Mapping[int, Mapping[str, Any]]) -> dict[str, str]:
+    """What `rtdyn track` would record of these steps; defects only of suites that rtdyn knows by name."""
+    suite = load_suites().get(run.manifest["suite"])
+    last = suite.steps[-1] if suite is not None else max(stored, default=0)
+    return {str(s): why for s, why in steps_left_out(stored, last, suite.defects if suite else ()).items()}
