@@ -9,7 +9,7 @@ A family enters `FAMILIES` once tests compare it with hooks on transformers' own
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -199,6 +199,66 @@ FAMILIES: Mapping[str, Callable[[Any], Anatomy]] = {
     "olmo": _olmo,
     "olmo2": _olmo2,
 }
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """A weight matrix in a checkpoint's files."""
+
+    tensor: str
+    transposed: bool
+    """Whether it is stored (d, F)."""
+
+    def rows(self, stored: Tensor) -> Tensor:
+        """(F, d): a row a neuron."""
+        return stored.T if self.transposed else stored
+
+
+@dataclass(frozen=True)
+class FinalMlp:
+    """Where the final MLP's weights are in a checkpoint's files."""
+
+    layer: int
+    inputs: Mapping[str, StoredMatrix]
+    """By the names of `Anatomy.input_rows`."""
+    output: StoredMatrix
+
+
+_GATED = ("model.layers.{}.mlp.", {"gate": ("gate_proj", False), "up": ("up_proj", False)}, ("down_proj", True))
+_FINAL_MLPS: Mapping[str, tuple[str, Mapping[str, tuple[str, bool]], tuple[str, bool]]] = {
+    "gpt_neox": ("gpt_neox.layers.{}.mlp.", {"in": ("dense_h_to_4h", False)}, ("dense_4h_to_h", True)),
+    "gpt2": ("transformer.h.{}.mlp.", {"in": ("c_fc", True)}, ("c_proj", False)),
+    "llama": _GATED,
+    "olmo": _GATED,
+    "olmo2": _GATED,
+}
+"""By family: block, inputs and output, each with whether it is stored (d, F)."""
+
+
+def final_mlp(config: Mapping[str, Any], where: str) -> FinalMlp:
+    """The tensors of the final MLP of a model with this config.json. Raises InputError if the config does not say."""
+    family = str(config.get("model_type"))
+    check_family(family, where)
+    layers = config.get("num_hidden_layers", config.get("n_layer"))
+    if not isinstance(layers, int) or layers < 1:
+        raise InputError(f"{where}: config.json gives no usable num_hidden_layers; correct it")
+    block, inputs, output = _FINAL_MLPS[family]
+
+    def matrix(name: str, transposed: bool) -> StoredMatrix:
+        return StoredMatrix(f"{block.format(layers - 1)}{name}.weight", transposed)
+
+    return FinalMlp(layers - 1, {key: matrix(*one) for key, one in inputs.items()}, matrix(*output))
+
+
+def stored_name(tensor: str, names: Collection[str], where: str) -> str:
+    """The name of a tensor among those of a file; a model saved without its head lacks the first part.
+
+    Raises InputError if it is not there.
+    """
+    for name in (tensor, tensor.partition(".")[2]):
+        if name in names:
+            return name
+    raise InputError(f"{where} holds no {tensor}; its weights do not fit its config.json")
 
 
 def check_family(model_type: str, where: str) -> None:

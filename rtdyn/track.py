@@ -13,8 +13,9 @@ from typing import Any
 from rich.console import Console
 
 from rtdyn import __version__
-from rtdyn.checkpoints.checkpoint import Checkpoint
-from rtdyn.checkpoints.stream import check_stored, fetch
+from rtdyn.analyses import WEIGHTS_ONLY
+from rtdyn.checkpoints.checkpoint import Checkpoint, read_config
+from rtdyn.checkpoints.stream import Stream, check_stored, find_config, open_stream
 from rtdyn.errors import InputError
 from rtdyn.evaluation import Evaluation, EvaluationOptions, prepare
 from rtdyn.execute.serial import run_serial
@@ -28,6 +29,7 @@ from rtdyn.store import (
     done_steps,
     locked,
     open_run,
+    write_copy,
     write_json,
     write_step,
 )
@@ -36,6 +38,7 @@ from rtdyn.trajectories import steps_left_out
 from rtdyn.views.progress import progress
 from rtdyn.views.summary import print_summary, step_line
 from rtdyn.views.wandb import choose_mode, start_wandb
+from rtdyn.weights_step import analyse_weights
 
 
 def track(
@@ -45,16 +48,27 @@ def track(
     options: StepOptions,
     out: Path | None,
     wandb: str | None,
+    cache_gb: float,
     console: Console,
 ) -> Run:
     """Analyses every step of `steps` that the run directory lacks; returns the run.
 
-    Raises InputError in one sentence for anything in the sources that cannot be used.
+    cache_gb: disk for checkpoints from the Hub that wait for their analysis. Raises InputError in one sentence for
+    anything in the sources that cannot be used.
     """
     options = replace(options, device=_device(options.device))
-    evaluation = prepare(suite, steps[-1], measured_on)
+    weights_only = set(options.analyses) <= set(WEIGHTS_ONLY)
+    evaluation = None if weights_only else prepare(suite, steps[-1], measured_on)
+    model_config = read_config(find_config(suite, steps[-1])) if evaluation is None else evaluation.model_config
     config = _config(suite, evaluation, measured_on, options)
     manifest = _manifest(suite, evaluation, config)
+
+    def analyse(checkpoint: Checkpoint, stage: Callable[[str], None]) -> StepTables:
+        seen = suite.tokens_seen(checkpoint.step)
+        if evaluation is None:
+            return analyse_weights(checkpoint, seen, model_config, stage)
+        return analyse_step(checkpoint, seen, evaluation, options, stage)
+
     path = out if out is not None else Path("runs") / f"{suite.name}-{manifest['config_digest'][:8]}"
     run = open_run(path, manifest)
     with locked(path):
@@ -66,7 +80,10 @@ def track(
             _say(console, f"{len(steps) - len(missing)} of {len(steps)} steps are stored already")
         view = start_wandb(run, choose_mode(wandb), lambda text: _say(console, text))
         try:
-            _sweep(suite, missing, evaluation, options, run, view.log_step, console)
+            with open_stream(
+                suite, missing, stored, cache_gb, weights_only, lambda text: _say(console, text)
+            ) as stream:
+                _sweep(suite, missing, stream, analyse, run, view.log_step, console)
         finally:
             try:
                 run = _record_checkpoints(run, suite)
@@ -90,14 +107,19 @@ def _device(asked: str) -> str:
 
 
 def _config(
-    suite: SuiteSpec, evaluation: Evaluation, measured_on: EvaluationOptions, options: StepOptions
+    suite: SuiteSpec, evaluation: Evaluation | None, measured_on: EvaluationOptions, options: StepOptions
 ) -> dict[str, Any]:
     """Everything the tables depend on, by the names of the command line where they have one."""
-    return {
+    config = {
         "suite": suite.name,
         "location": suite.name if suite.is_bundled else suite.location,
         "rtdyn": __version__,
         "analyses": list(options.analyses),
+    }
+    if evaluation is None:
+        return config
+    return {
+        **config,
         "corpus": evaluation.corpus_sha256,
         "frequencies": evaluation.counts.sha256,
         "evaluation_set": evaluation.text.sha256,
@@ -115,9 +137,8 @@ def _config(
     }
 
 
-def _manifest(suite: SuiteSpec, evaluation: Evaluation, config: dict[str, Any]) -> dict[str, Any]:
+def _manifest(suite: SuiteSpec, evaluation: Evaluation | None, config: dict[str, Any]) -> dict[str, Any]:
     digest = config_digest(config)
-    positions = {c.name: c for c in evaluation.positions.classes}
     packages = ("torch", "transformers", "tokenizers", "numpy", "polars", "safetensors")
     return {
         "schema_version": SCHEMA_VERSION,
@@ -126,6 +147,16 @@ def _manifest(suite: SuiteSpec, evaluation: Evaluation, config: dict[str, Any]) 
         "config": config,
         "config_digest": digest,
         "wandb_id": f"{re.sub('[^A-Za-z0-9._-]', '-', suite.name)}-{digest[:12]}",
+        **({} if evaluation is None else _measured_on(evaluation)),
+        "versions": {"rtdyn": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}},
+        "checkpoints": {},
+        "left_out": {},
+    }
+
+
+def _measured_on(evaluation: Evaluation) -> dict[str, Any]:
+    positions = {c.name: c for c in evaluation.positions.classes}
+    return {
         "evaluation": {
             "corpus": evaluation.corpus_name,
             "corpus_sha256": evaluation.corpus_sha256,
@@ -152,13 +183,15 @@ def _manifest(suite: SuiteSpec, evaluation: Evaluation, config: dict[str, Any]) 
             }
             for c in evaluation.classes.classes
         },
-        "versions": {"rtdyn": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}},
-        "checkpoints": {},
-        "left_out": {},
     }
 
 
-def _say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation, run: Run) -> None:
+def _say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None, run: Run) -> None:
+    if evaluation is None:
+        _say(console, f"{suite.name}: {suite.location}")
+        _say(console, "weights of the final layer alone, no evaluation text")
+        _say(console, f"run directory: {run.path}")
+        return
     text, classes = evaluation.text, evaluation.classes
     counts = evaluation.counts.source
     if counts == evaluation.corpus_name:
@@ -185,24 +218,21 @@ def _say(console: Console, text: str) -> None:
 def _sweep(
     suite: SuiteSpec,
     steps: Sequence[int],
-    evaluation: Evaluation,
-    options: StepOptions,
+    stream: Stream,
+    analyse: Callable[[Checkpoint, Callable[[str], None]], StepTables],
     run: Run,
     log: Callable[[int], None],
     console: Console,
 ) -> None:
+    position = {step: number for number, step in enumerate(steps, start=1)}
     with progress(console, suite.name, len(steps)) as reporter:
         clock = StageClock(reporter.stage)
 
         def checkpoints() -> Iterator[Checkpoint]:
-            for number, step in enumerate(steps, start=1):
-                reporter.begin(step, number, len(steps))
+            for step in stream.steps:
+                reporter.begin(step, position[step], len(steps))
                 clock.begin("fetch")
-                yield fetch(suite, step)
-
-        def analyse(checkpoint: Checkpoint) -> StepTables:
-            seen = suite.tokens_seen(checkpoint.step)
-            return analyse_step(checkpoint, seen, evaluation, options, clock.begin)
+                yield stream.take(step, reporter.stage)
 
         def done(checkpoint: Checkpoint, tables: StepTables) -> None:
             clock.begin("store")
@@ -210,8 +240,19 @@ def _sweep(
             log(checkpoint.step)
             log_seconds(run.path, checkpoint.step, clock.end())
             reporter.end(step_line(tables.metrics))
+            stream.release(checkpoint.step)
+            copy_to_repeats(checkpoint.step)
 
-        run_serial(checkpoints(), analyse, done)
+        def copy_to_repeats(of: int) -> None:
+            for repeat in stream.repeats.get(of, ()):
+                reporter.begin(repeat.step, position[repeat.step], len(steps))
+                write_copy(run, of, repeat.step, suite.tokens_seen(repeat.step), repeat.revision, repeat.commit)
+                log(repeat.step)
+                reporter.end(f"the same weights as step {of}, its tables copied")
+
+        for step in stream.repeats.keys() - set(stream.steps):
+            copy_to_repeats(step)
+        run_serial(checkpoints(), lambda checkpoint: analyse(checkpoint, clock.begin), done)
 
 
 def _record_checkpoints(run: Run, suite: SuiteSpec) -> Run:

@@ -46,7 +46,7 @@ suites:
 FETCH = """
 import json, sys
 from pathlib import Path
-from rtdyn.checkpoints.stream import fetch
+from rtdyn.checkpoints.local import fetch_local
 from rtdyn.errors import RtdynError
 from rtdyn.registry import load_suites
 
@@ -54,7 +54,7 @@ suite = load_suites(Path(sys.argv[1]))[sys.argv[2]]
 outcomes = []
 for step in sys.argv[3:]:
     try:
-        outcomes.append(fetch(suite, int(step)).digests)
+        outcomes.append(fetch_local(suite, int(step)).digests)
     except RtdynError as error:
         outcomes.append(str(error))
 print(json.dumps(outcomes))
