@@ -293,7 +293,7 @@ def explained(error: Exception, what: str) -> InputError | None:
         # an answer that is not a Hub's, as of a login page, ends in ValueError or KeyError
         *(
             (kind, f"cannot be downloaded ({_brief(error)}); run the command again")
-            for kind in (errors.HTTPError, OSError, RuntimeError, ValueError, KeyError)
+            for kind in (errors.HTTPError, EOFError, OSError, RuntimeError, ValueError, KeyError)
         ),
     )
     for kind, sentence in sentences:
