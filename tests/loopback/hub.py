@@ -171,6 +171,11 @@ class LoopbackHub:
             self.faults, self._met = list(faults), {}
             self.requests.clear()
 
+    @property
+    def faults_met(self) -> int:
+        """Requests that a fault has happened to."""
+        return sum(self._met.values())
+
     def seconds(self) -> float:
         """Since it opened."""
         return time.monotonic() - self._opened

@@ -22,9 +22,11 @@ SUITES = """
 schedules:
   few: 0,512,4000
   broken: 1,2,4,8,16,512
+  faulty: 0,1,512,4000
 suites:
   on-hub: {repo: loopback/suite, revision: "step{step}", schedule: few, tokens_per_step: 4096}
   broken: {repo: loopback/suite, revision: "step{step}", schedule: broken}
+  faulty: {repo: loopback/suite, revision: "step{step}", schedule: faulty, tokens_per_step: 4096}
   unknown: {repo: loopback/unknown, revision: "step{step}", schedule: few}
   misnamed: {repo: loopback/suite/tiny, revision: "step{step}", schedule: few}
 """
