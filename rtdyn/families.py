@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from rtdyn.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _gated(model: Any, readout: Readout, post_norm: PostNorm | None) -> Anatomy:
 
 def _rms_readout(model: Any) -> Readout:
     norm, head = model.model.norm, model.get_output_embeddings()
-    nothing = torch.zeros_like(norm.weight)
+    nothing = norm.weight.new_zeros(norm.weight.shape)
     return Readout(False, norm.weight, nothing, norm.variance_epsilon, head.weight, head.bias)
 
 
@@ -179,9 +179,9 @@ def _llama(model: Any) -> Anatomy:
 
 def _olmo(model: Any) -> Anatomy:
     head = model.get_output_embeddings()
-    one = torch.ones_like(head.weight[0])
+    one = head.weight.new_ones(head.weight.shape[1])
     # OLMo's LayerNorm has no parameters, and its epsilon stands in transformers' code, not in the config
-    return _gated(model, Readout(True, one, torch.zeros_like(one), 1e-5, head.weight, head.bias), None)
+    return _gated(model, Readout(True, one, one.new_zeros(one.shape), 1e-5, head.weight, head.bias), None)
 
 
 def _olmo2(model: Any) -> Anatomy:
@@ -272,5 +272,7 @@ def check_family(model_type: str, where: str) -> None:
 
 def anatomy(model: Any) -> Anatomy:
     """The final layer of a loaded transformers model, its weights detached views of the model's own."""
+    import torch
+
     with torch.no_grad():
         return FAMILIES[model.config.model_type](model)

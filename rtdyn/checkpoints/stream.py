@@ -108,7 +108,7 @@ def _make_room(room: Room, plan: SweepPlan, say: Tell) -> None:
 
 
 def _gb(size: int) -> str:
-    return f"{size / GB:,.3g} GB" if size >= GB / 1000 else f"{size / 1e6:,.3g} MB"
+    return f"{size / GB:,.2f} GB" if size >= GB / 1000 else f"{size / 1e6:,.1f} MB"
 
 
 class _Downloads:

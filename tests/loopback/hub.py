@@ -27,6 +27,8 @@ _CDN = re.compile(r"/cdn/(?P<repo>[^/]+/[^/]+)/(?P<revision>[^/]+)/(?P<name>.+)"
 _RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)")
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _CHUNK = 16 * 1024
+_LATE = 0.05
+"""Seconds for which a link's buffers keep it busy though nobody writes."""
 SIGNATURE = "Signature=not-to-be-shown"
 """In the addresses that a CDN's redirects lead to."""
 
@@ -185,7 +187,7 @@ class LoopbackHub:
         if self.bandwidth is None:
             return
         with self._lock:
-            self._link_free = max(self._link_free, self.seconds()) + size / self.bandwidth
+            self._link_free = max(self._link_free, self.seconds() - _LATE) + size / self.bandwidth
             until = self._link_free
         self._closing.wait(max(0.0, until - self.seconds()))
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ suites:
   misnamed: {repo: loopback/suite/tiny, revision: "step{step}", schedule: few}
 """
 STREAM = """
-import hashlib, json, sys
+import hashlib, json, sys, time
 from pathlib import Path
 from rtdyn.checkpoints.retry import Patience
 from rtdyn.checkpoints.stream import open_stream
@@ -44,7 +45,7 @@ patience = Patience(tries=settings["tries"], first=0.01, longest=0.05)
 
 
 def sweep(steps):
-    got, told, said, refusal = {}, [], [], None
+    got, told, said, refusal, ahead = {}, [], [], None, {}
     try:
         with open_stream(
             suite, steps, {}, settings["cache_gb"], settings["weights_only"], said.append, patience
@@ -53,9 +54,15 @@ def sweep(steps):
                 checkpoint = stream.take(step, told.append)
                 bytes_of = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in checkpoint.folder.iterdir()}
                 got[step] = {"digests": checkpoint.digests, "files": bytes_of, "commit": checkpoint.commit}
+                if settings["hold"]:  # nothing is released until all have come
+                    deadline = time.monotonic() + 30
+                    while len(list(checkpoint.folder.parent.glob("step-*/*.safetensors"))) < len(steps):
+                        assert time.monotonic() < deadline
+                    ahead[step] = True
+                    continue
                 stream.release(step)
             repeats = {of: [r.step for r in which] for of, which in stream.repeats.items()}
-            got = {"steps": got, "repeats": repeats}
+            got = {"steps": got, "repeats": repeats, "ahead": ahead}
     except RtdynError as error:
         got, refusal = {"steps": got}, str(error)
     return {**got, "refusal": refusal, "told": told, "said": said}
@@ -145,7 +152,7 @@ class Machine:
         )
 
     def _stream_settings(self, model: str, sweeps: Any, settings: dict[str, Any]) -> str:
-        given = {"tries": 5, "cache_gb": 20.0, "weights_only": False, **settings}
+        given = {"tries": 5, "cache_gb": 20.0, "weights_only": False, "hold": False, **settings}
         return json.dumps({**given, "suites": str(self.folder / "suites.yaml"), "model": model, "sweeps": sweeps})
 
     def python(self, arguments: list[str], **env: str) -> subprocess.CompletedProcess[str]:
@@ -172,6 +179,16 @@ class Machine:
             "OMP_NUM_THREADS": "1",
         }
         return {**kept, **ours, **env}
+
+
+def files_of(place: Machine) -> dict[Path, int]:
+    """What the stream keeps on the disk: bytes by file; a file that goes meanwhile counts as gone."""
+    sizes = {}
+    for path in (place.folder / "hf" / "rtdyn").rglob("*"):
+        with suppress(FileNotFoundError):
+            if not path.is_symlink() and path.is_file():
+                sizes[path] = path.stat().st_size
+    return sizes
 
 
 def workplace(folder: Path, endpoint: str) -> Machine:
