@@ -250,7 +250,7 @@ def _sweep(
                 log(repeat.step)
                 reporter.end(f"the same weights as step {of}, its tables copied")
 
-        for step in stream.repeats.keys() - set(stream.steps):
+        for step in sorted(stream.repeats.keys() - set(stream.steps)):
             copy_to_repeats(step)
         run_serial(checkpoints(), lambda checkpoint: analyse(checkpoint, clock.begin), done)
 

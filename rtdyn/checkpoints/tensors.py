@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from rtdyn.checkpoints.checkpoint import CONFIG, check_safetensors, read_json, safetensors_header, weight_files
 from rtdyn.checkpoints.download import Line, read
@@ -134,7 +135,7 @@ def _read(folder: Path, wanted: Sequence[str]) -> dict[str, Any]:
                 handle = safe_open(file, framework="pt")
                 where.update(dict.fromkeys(handle.keys(), handle.get_tensor))
             else:
-                loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+                loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
                 where.update(dict.fromkeys(loaded, loaded.__getitem__))
         chosen = {tensor: stored_name(tensor, where.keys(), str(folder)) for tensor in wanted}
         return {tensor: where[name](name).float() for tensor, name in chosen.items()}
