@@ -105,19 +105,19 @@ def read_final_mlp(folder: Path) -> tuple[FinalMlp, Mapping[str, Any], Any]:
     mlp = final_mlp(read_json(folder / CONFIG), str(folder))
     found = _read(folder, mlp_tensors(mlp))
     for name, tensor in found.items():
-        if tensor.ndim != 2 or not tensor.is_floating_point():
+        if not isinstance(tensor, torch.Tensor) or tensor.ndim != 2 or not tensor.is_floating_point():
             raise InputError(f"the weights in {folder} do not fit their config.json: {name} is no matrix of numbers")
         if not torch.isfinite(tensor).all():
             raise InputError(f"the weights in {folder} hold NaN or infinite values (in {name}); leave this step out")
-    inputs = {key: matrix.rows(found[matrix.tensor]) for key, matrix in mlp.inputs.items()}
-    output = mlp.output.rows(found[mlp.output.tensor])
+    inputs = {key: matrix.rows(found[matrix.tensor].float()) for key, matrix in mlp.inputs.items()}
+    output = mlp.output.rows(found[mlp.output.tensor].float())
     if any(rows.shape != output.shape for rows in inputs.values()):
         raise InputError(f"the weights in {folder} do not fit their config.json: the final MLP's matrices differ")
     return mlp, inputs, output
 
 
 def _read(folder: Path, wanted: Sequence[str]) -> dict[str, Any]:
-    """float32 tensors by the names wanted."""
+    """What the files hold by the names wanted, as it is stored."""
     import torch
     from safetensors import safe_open
 
@@ -138,7 +138,7 @@ def _read(folder: Path, wanted: Sequence[str]) -> dict[str, Any]:
                 loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
                 where.update(dict.fromkeys(loaded, loaded.__getitem__))
         chosen = {tensor: stored_name(tensor, where.keys(), str(folder)) for tensor in wanted}
-        return {tensor: where[name](name).float() for tensor, name in chosen.items()}
+        return {tensor: where[name](name) for tensor, name in chosen.items()}
     except InputError:
         raise
     except Exception as error:  # the libraries raise nearly any type on damaged weights

@@ -37,6 +37,14 @@ def test_a_pickle_that_would_run_code_is_refused(tiny_folder: Path, tmp_path: Pa
     assert not marker.exists()
 
 
+def test_a_pickle_of_anything_else_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(tiny_folder / "step0" / "config.json", tmp_path)
+    for content in ([1, 2], {INPUT: "text", INPUT.replace("h_to_4h", "4h_to_h"): 3}):
+        torch.save(content, tmp_path / "pytorch_model.bin")
+        with pytest.raises(InputError):
+            read_final_mlp(tmp_path)
+
+
 def test_an_old_bin_gives_the_tensors_of_safetensors(tiny_folder: Path, tmp_path: Path) -> None:
     shutil.copy(tiny_folder / "step512" / "config.json", tmp_path)
     weights = load_file(tiny_folder / "step512" / "model.safetensors")
