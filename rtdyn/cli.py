@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from rtdyn import __version__
-from rtdyn.analyses import ANALYSES
+from rtdyn.analyses import ANALYSES, WEIGHTS_ONLY
 
 BAD_INPUT, INTERRUPTED = 3, 130
 
@@ -49,8 +49,10 @@ def _chosen_analyses(context: click.Context, parameter: click.Parameter, value: 
     unknown = [name for name in names if name not in ANALYSES]
     if unknown:
         raise click.BadParameter(f"no analysis is called {unknown[0]!r}; there are {', '.join(ANALYSES)}")
-    if "ablation" not in names:
-        raise click.BadParameter("every other analysis starts from the influence of the neurons; add ablation")
+    if "ablation" not in names and set(names) - set(WEIGHTS_ONLY):
+        raise click.BadParameter(
+            f"all but {', '.join(WEIGHTS_ONLY)} alone start from the influence of the neurons; add ablation"
+        )
     return tuple(name for name in ANALYSES if name in names)
 
 
@@ -95,7 +97,8 @@ def main() -> None:
     default="all",
     show_default=True,
     callback=_chosen_analyses,
-    help=f"all, or some of {', '.join(ANALYSES)}, with commas; all need ablation.",
+    help=f"all, or some of {', '.join(ANALYSES)}, with commas; all need ablation, "
+    "but heavytail alone reads the final layer's weights and no text.",
 )
 @click.option(
     "--rare",
@@ -167,6 +170,13 @@ def main() -> None:
     show_default=True,
     help="Memory for the ablation's blocks, beside the model and what is captured.",
 )
+@click.option(
+    "--cache-gb",
+    type=_FiniteRange(min=0),
+    default=20.0,
+    show_default=True,
+    help="Disk for checkpoints from the Hub that wait for their analysis, in 10^9 bytes; never less than one.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--wandb",
@@ -190,7 +200,7 @@ def track(model: str, steps: str, out: Path | None, wandb: str | None, suites: P
 
     measured_on = EvaluationOptions(**{f.name: options[f.name] for f in fields(EvaluationOptions)})
     analysed = StepOptions(**{f.name: options[f.name] for f in fields(StepOptions)})
-    run_track(suite, chosen, measured_on, analysed, out, wandb, Console())
+    run_track(suite, chosen, measured_on, analysed, out, wandb, options["cache_gb"], Console())
 
 
 @main.command()

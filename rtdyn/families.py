@@ -9,14 +9,14 @@ A family enters `FAMILIES` once tests compare it with hooks on transformers' own
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from rtdyn.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _gated(model: Any, readout: Readout, post_norm: PostNorm | None) -> Anatomy:
 
 def _rms_readout(model: Any) -> Readout:
     norm, head = model.model.norm, model.get_output_embeddings()
-    nothing = torch.zeros_like(norm.weight)
+    nothing = norm.weight.new_zeros(norm.weight.shape)
     return Readout(False, norm.weight, nothing, norm.variance_epsilon, head.weight, head.bias)
 
 
@@ -179,9 +179,9 @@ def _llama(model: Any) -> Anatomy:
 
 def _olmo(model: Any) -> Anatomy:
     head = model.get_output_embeddings()
-    one = torch.ones_like(head.weight[0])
+    one = head.weight.new_ones(head.weight.shape[1])
     # OLMo's LayerNorm has no parameters, and its epsilon stands in transformers' code, not in the config
-    return _gated(model, Readout(True, one, torch.zeros_like(one), 1e-5, head.weight, head.bias), None)
+    return _gated(model, Readout(True, one, one.new_zeros(one.shape), 1e-5, head.weight, head.bias), None)
 
 
 def _olmo2(model: Any) -> Anatomy:
@@ -201,6 +201,66 @@ FAMILIES: Mapping[str, Callable[[Any], Anatomy]] = {
 }
 
 
+@dataclass(frozen=True)
+class StoredMatrix:
+    """A weight matrix in a checkpoint's files."""
+
+    tensor: str
+    transposed: bool
+    """Whether it is stored (d, F)."""
+
+    def rows(self, stored: Tensor) -> Tensor:
+        """(F, d): a row a neuron."""
+        return stored.T if self.transposed else stored
+
+
+@dataclass(frozen=True)
+class FinalMlp:
+    """Where the final MLP's weights are in a checkpoint's files."""
+
+    layer: int
+    inputs: Mapping[str, StoredMatrix]
+    """By the names of `Anatomy.input_rows`."""
+    output: StoredMatrix
+
+
+_GATED = ("model.layers.{}.mlp.", {"gate": ("gate_proj", False), "up": ("up_proj", False)}, ("down_proj", True))
+_FINAL_MLPS: Mapping[str, tuple[str, Mapping[str, tuple[str, bool]], tuple[str, bool]]] = {
+    "gpt_neox": ("gpt_neox.layers.{}.mlp.", {"in": ("dense_h_to_4h", False)}, ("dense_4h_to_h", True)),
+    "gpt2": ("transformer.h.{}.mlp.", {"in": ("c_fc", True)}, ("c_proj", False)),
+    "llama": _GATED,
+    "olmo": _GATED,
+    "olmo2": _GATED,
+}
+"""By family: block, inputs and output, each with whether it is stored (d, F)."""
+
+
+def final_mlp(config: Mapping[str, Any], where: str) -> FinalMlp:
+    """The tensors of the final MLP of a model with this config.json. Raises InputError if the config does not say."""
+    family = str(config.get("model_type"))
+    check_family(family, where)
+    layers = config.get("num_hidden_layers", config.get("n_layer"))
+    if not isinstance(layers, int) or layers < 1:
+        raise InputError(f"{where}: config.json gives no usable num_hidden_layers; correct it")
+    block, inputs, output = _FINAL_MLPS[family]
+
+    def matrix(name: str, transposed: bool) -> StoredMatrix:
+        return StoredMatrix(f"{block.format(layers - 1)}{name}.weight", transposed)
+
+    return FinalMlp(layers - 1, {key: matrix(*one) for key, one in inputs.items()}, matrix(*output))
+
+
+def stored_name(tensor: str, names: Collection[str], where: str) -> str:
+    """The name of a tensor among those of a file; a model saved without its head lacks the first part.
+
+    Raises InputError if it is not there.
+    """
+    for name in (tensor, tensor.partition(".")[2]):
+        if name in names:
+            return name
+    raise InputError(f"{where} holds no {tensor}; its weights do not fit its config.json")
+
+
 def check_family(model_type: str, where: str) -> None:
     """Raises InputError unless `model_type` is a family whose final layer is known."""
     if model_type not in FAMILIES:
@@ -212,5 +272,7 @@ def check_family(model_type: str, where: str) -> None:
 
 def anatomy(model: Any) -> Anatomy:
     """The final layer of a loaded transformers model, its weights detached views of the model's own."""
+    import torch
+
     with torch.no_grad():
         return FAMILIES[model.config.model_type](model)

@@ -2,43 +2,59 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
 from rtdyn.errors import InputError, brief
 
 T = TypeVar("T")
+_QUERY = re.compile(r"\?[^\s'\")]+")
+LEAVE_OUT = "leave the step out of --steps"
+CORRECT_SUITE = "correct the suites file"
 
 
-def reach(
-    call: Callable[[], T],
-    what: str,
-    if_missing: str = "leave the step out of --steps",
-    if_misnamed: str = "correct the suites file",
-) -> T:
+def reach(call: Callable[[], T], what: str, if_missing: str = LEAVE_OUT, if_misnamed: str = CORRECT_SUITE) -> T:
     """The call's result, or InputError in one sentence for what the Hub or the network answers.
 
     `if_missing` and `if_misnamed` say how to mend a name that the Hub does not hold, or cannot.
     """
-    from huggingface_hub import errors
-
     try:
         return call()
-    except errors.GatedRepoError as error:
-        raise InputError(f"{what} is gated; accept its terms on the Hub and set HF_TOKEN") from error
-    except errors.RepositoryNotFoundError as error:
-        raise InputError(f"{what}: the Hub knows no such repository, or HF_TOKEN may not read it") from error
-    except errors.RevisionNotFoundError as error:
-        raise InputError(f"{what}: the Hub has no such revision; {if_missing}") from error
-    except errors.OfflineModeIsEnabled as error:
-        raise InputError(f"{what} is not in the cache and HF_HUB_OFFLINE is set; unset it to download") from error
-    except errors.LocalEntryNotFoundError as error:
-        raise InputError(f"{what} is not in the cache and the Hub cannot be reached; check the network") from error
-    except errors.EntryNotFoundError as error:
-        raise InputError(f"{what} is missing on the Hub; {if_missing}") from error
-    except errors.HFValidationError as error:
-        raise InputError(f"{what} cannot be a Hub repository ({brief(error)}); {if_misnamed}") from error
-    # HTTPError is of httpx or of httpx2, as huggingface_hub's version has it; hf_xet raises RuntimeError;
-    # an answer that is not a Hub's, as of a login page, ends in ValueError or KeyError
-    except (errors.HTTPError, OSError, RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"{what} cannot be downloaded ({brief(error)}); run the command again") from error
+    except Exception as error:
+        refusal = explained(error, what, if_missing, if_misnamed)
+        if refusal is None:
+            raise
+        raise refusal from error
+
+
+def explained(
+    error: Exception, what: str, if_missing: str = LEAVE_OUT, if_misnamed: str = CORRECT_SUITE
+) -> InputError | None:
+    """What an error of the client means, in one sentence without token or signed address; None if it is another's."""
+    from huggingface_hub import errors
+
+    sentences: tuple[tuple[type[Exception], str], ...] = (
+        (errors.GatedRepoError, " is gated; accept its terms on the Hub and set HF_TOKEN"),
+        (errors.RepositoryNotFoundError, ": the Hub knows no such repository, or HF_TOKEN may not read it"),
+        (errors.RevisionNotFoundError, f": the Hub has no such revision; {if_missing}"),
+        (errors.OfflineModeIsEnabled, " is not in the cache and HF_HUB_OFFLINE is set; unset it to download"),
+        (errors.LocalEntryNotFoundError, " is not in the cache and the Hub cannot be reached; check the network"),
+        (errors.EntryNotFoundError, f" is missing on the Hub; {if_missing}"),
+        (errors.HFValidationError, f" cannot be a Hub repository ({_brief(error)}); {if_misnamed}"),
+        # HTTPError is of httpx or of httpx2, as huggingface_hub's version has it; hf_xet raises RuntimeError;
+        # an answer that is not a Hub's, as of a login page, ends in ValueError or KeyError
+        *(
+            (kind, f" cannot be downloaded ({_brief(error)}); run the command again")
+            for kind in (errors.HTTPError, EOFError, OSError, RuntimeError, ValueError, KeyError)
+        ),
+    )
+    return next((InputError(what + sentence) for kind, sentence in sentences if isinstance(error, kind)), None)
+
+
+def _brief(error: Exception) -> str:
+    """The error in one line; a client may quote headers and signed addresses in it."""
+    from huggingface_hub import get_token
+
+    text, token = _QUERY.sub("", brief(error)), get_token()
+    return text.replace(token, "***") if token else text

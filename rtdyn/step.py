@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -164,14 +165,18 @@ def _group_analyses(
 
 def _check_same_suite(checkpoint: Checkpoint, evaluation: Evaluation) -> None:
     """Raises InputError if the step's shapes or tokenizer are not those of the step the run was prepared from."""
-    config = read_config(checkpoint.folder)
-    differing = [key for key in SHAPE_KEYS if config.get(key) != evaluation.model_config.get(key)]
-    if differing:
-        changes = ", ".join(f"{k} {config.get(k)} instead of {evaluation.model_config.get(k)}" for k in differing)
-        raise InputError(f"step {checkpoint.step} is of another shape than the last step asked for: {changes}")
+    check_same_shape(read_config(checkpoint.folder), evaluation.model_config, checkpoint.step)
     digest = tokenizer_digest(checkpoint.folder)
     if digest is not None and evaluation.tokenizer_sha256 not in (None, digest):
         raise InputError(f"step {checkpoint.step} has another tokenizer.json than the suite; leave it out of --steps")
+
+
+def check_same_shape(config: Mapping[str, Any], reference: Mapping[str, Any], step: int) -> None:
+    """Raises InputError if a step's config.json gives other shapes than the one the run was prepared from."""
+    differing = [key for key in SHAPE_KEYS if config.get(key) != reference.get(key)]
+    if differing:
+        changes = ", ".join(f"{k} {config.get(k)} instead of {reference.get(k)}" for k in differing)
+        raise InputError(f"step {step} is of another shape than the last step asked for: {changes}")
 
 
 def frequency_deciles(rank: np.ndarray) -> np.ndarray:

@@ -178,12 +178,23 @@ def locked(path: Path) -> Iterator[None]:
 
 def write_step(run: Run, step: int, checkpoint: Checkpoint, tables: StepTables) -> None:
     """Stores a step's tables; the step is done when the last of them is renamed into place."""
-    metadata = {
-        "config_digest": run.digest,
-        "checkpoint": json.dumps(
-            {"revision": checkpoint.revision, "commit": checkpoint.commit, "digests": checkpoint.digests}
-        ),
-    }
+    record = {"revision": checkpoint.revision, "commit": checkpoint.commit, "digests": checkpoint.digests}
+    _write(run, step, {**record, **({"read_by_ranges": True} if checkpoint.ranges else {})}, tables)
+
+
+def write_copy(run: Run, of: int, step: int, tokens_seen: int | None, revision: str, commit: str) -> None:
+    """Stores the tables of the done step `of` as those of another step with the same weights, in its own revision."""
+    own = {"step": pl.lit(step, pl.Int64), "tokens_seen": pl.lit(tokens_seen, pl.Int64)}
+    copies = {}
+    for table in TABLES:
+        frame = pl.read_parquet(table_file(run, table, of))
+        copies[table] = frame.with_columns(**{name: own[name] for name in own if name in frame.columns})
+    record = json.loads(_metadata(table_file(run, TABLES[0], of))["checkpoint"])
+    _write(run, step, {**record, "revision": revision, "commit": commit, "copy_of": of}, StepTables(**copies))
+
+
+def _write(run: Run, step: int, record: dict[str, Any], tables: StepTables) -> None:
+    metadata = {"config_digest": run.digest, "checkpoint": json.dumps(record)}
     for table in TABLES:
         frame: pl.DataFrame = getattr(tables, table)
         file = table_file(run, table, step)

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import platform
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from rtdyn import __version__
-from rtdyn.checkpoints.checkpoint import Checkpoint
-from rtdyn.checkpoints.stream import check_stored, fetch
+from rtdyn.analyses import WEIGHTS_ONLY
+from rtdyn.checkpoints.checkpoint import Checkpoint, read_config
+from rtdyn.checkpoints.stream import Stream, check_stored, find_config, open_stream
 from rtdyn.errors import InputError
 from rtdyn.evaluation import Evaluation, EvaluationOptions, prepare
 from rtdyn.execute.serial import run_serial
 from rtdyn.frequency import class_errors
+from rtdyn.manifest import new_manifest, run_config
 from rtdyn.registry import SuiteSpec
 from rtdyn.step import StepOptions, analyse_step
 from rtdyn.store import (
-    SCHEMA_VERSION,
     Run,
     StepTables,
-    config_digest,
     done_steps,
     locked,
     open_run,
+    write_copy,
     write_json,
     write_step,
 )
@@ -37,6 +34,7 @@ from rtdyn.trajectories import steps_left_out
 from rtdyn.views.progress import progress
 from rtdyn.views.summary import print_summary, step_line
 from rtdyn.views.wandb import choose_mode, start_wandb
+from rtdyn.weights_step import analyse_weights
 
 
 def track(
@@ -46,16 +44,28 @@ def track(
     options: StepOptions,
     out: Path | None,
     wandb: str | None,
+    cache_gb: float,
     console: Console,
 ) -> Run:
     """Analyses every step of `steps` that the run directory lacks; returns the run.
 
-    Raises InputError in one sentence for anything in the sources that cannot be used.
+    cache_gb: disk for checkpoints from the Hub that wait for their analysis. Raises InputError in one sentence for
+    anything in the sources that cannot be used.
     """
+    say = partial(_say, console)
     options = replace(options, device=_device(options.device))
-    evaluation = prepare(suite, steps[-1], measured_on, lambda text: _say(console, text))
-    config = _config(suite, evaluation, measured_on, options)
-    manifest = _manifest(suite, evaluation, config)
+    weights_only = set(options.analyses) <= set(WEIGHTS_ONLY)
+    evaluation = None if weights_only else prepare(suite, steps[-1], measured_on, say)
+    model_config = read_config(find_config(suite, steps[-1])) if evaluation is None else evaluation.model_config
+    config = run_config(suite, evaluation, measured_on, options)
+    manifest = new_manifest(suite, evaluation, config)
+
+    def analyse(checkpoint: Checkpoint, stage: Callable[[str], None]) -> StepTables:
+        seen = suite.tokens_seen(checkpoint.step)
+        if evaluation is None:
+            return analyse_weights(checkpoint, seen, model_config, stage)
+        return analyse_step(checkpoint, seen, evaluation, options, stage)
+
     path = out if out is not None else Path("runs") / f"{suite.name}-{manifest['config_digest'][:8]}"
     run = open_run(path, manifest)
     with locked(path):
@@ -64,20 +74,21 @@ def track(
         check_stored(suite, run, stored)
         missing = [s for s in steps if s not in stored]
         if stored:
-            _say(console, f"{len(steps) - len(missing)} of {len(steps)} steps are stored already")
-        view = start_wandb(run, choose_mode(wandb), lambda text: _say(console, text))
+            say(f"{len(steps) - len(missing)} of {len(steps)} steps are stored already")
+        view = start_wandb(run, choose_mode(wandb), say)
         try:
-            _sweep(suite, missing, evaluation, options, run, view.log_step, console)
+            with open_stream(suite, missing, stored, cache_gb, weights_only, say) as stream:
+                _sweep(suite, missing, stream, analyse, run, view.log_step, console)
         finally:
             try:
                 run = _record_checkpoints(run, suite)
             finally:
                 view.finish()
     for step, reason in run.manifest["left_out"].items():
-        _say(console, f"step {step} is kept in the tables and left out of trajectories: {reason}")
+        say(f"step {step} is kept in the tables and left out of trajectories: {reason}")
     print_summary(run, console)
     seconds = ", ".join(f"{stage} {total:.1f} s" for stage, total in seconds_by_stage(run.path).items())
-    _say(console, f"Time by stage, over all stored steps: {seconds}")
+    say(f"Time by stage, over all stored steps: {seconds}")
     return run
 
 
@@ -90,90 +101,12 @@ def _device(asked: str) -> str:
     return ("cuda" if available else "cpu") if asked == "auto" else asked
 
 
-def _config(
-    suite: SuiteSpec, evaluation: Evaluation, measured_on: EvaluationOptions, options: StepOptions
-) -> dict[str, Any]:
-    """Everything the tables depend on, by the names of the command line where they have one."""
-    return {
-        "suite": suite.name,
-        "location": suite.name if suite.is_bundled else suite.location,
-        "rtdyn": __version__,
-        "analyses": list(options.analyses),
-        "corpus": evaluation.corpus_sha256,
-        "frequencies": evaluation.counts.sha256,
-        "evaluation_set": evaluation.text.sha256,
-        "rare": list(measured_on.bands),
-        "window": measured_on.window,
-        "bos": measured_on.bos,
-        "class_by": measured_on.class_by,
-        "mean_over": options.mean_over,
-        "rank_by": options.rank_by,
-        "min_targets": measured_on.min_targets,
-        "positions_per_rare": measured_on.positions_per_rare,
-        "tolerance": options.tolerance,
-        "device": options.device,
-        "seed": measured_on.seed,
-    }
-
-
-def _manifest(suite: SuiteSpec, evaluation: Evaluation, config: dict[str, Any]) -> dict[str, Any]:
-    digest = config_digest(config)
-    positions = {c.name: c for c in evaluation.positions.classes}
-    packages = ("torch", "transformers", "tokenizers", "numpy", "polars", "safetensors")
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "suite": suite.name,
-        "location": suite.location,
-        "config": config,
-        "config_digest": digest,
-        "wandb_id": f"{re.sub('[^A-Za-z0-9._-]', '-', suite.name)}-{digest[:12]}",
-        "evaluation": {
-            "corpus": evaluation.corpus_name,
-            "corpus_sha256": evaluation.corpus_sha256,
-            "corpus_provenance": dict(evaluation.corpus_provenance),
-            "windows": len(evaluation.text.windows),
-            "tokens": int(evaluation.text.windows.size),
-            "kept_positions": int(evaluation.text.kept.sum()),
-            "sha256": evaluation.text.sha256,
-        },
-        "frequencies": {
-            "source": evaluation.counts.source,
-            "sha256": evaluation.counts.sha256,
-            "types": len(evaluation.counts.counts),
-            "logits": evaluation.n_logits,
-            "bands_end_at_rank": evaluation.classes.end_rank,
-            "bands_end_reason": evaluation.classes.end_reason,
-            **_sample(evaluation),
-        },
-        "classes": {
-            c.name: {
-                "band": c.band,
-                "ranks": [c.first + 1, c.last],
-                "types": int(c.types.sum()),
-                "positions": positions[c.name].available,
-                "measured": len(positions[c.name].measured),
-            }
-            for c in evaluation.classes.classes
-        },
-        "versions": {"rtdyn": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}},
-        "checkpoints": {},
-        "left_out": {},
-    }
-
-
-def _sample(evaluation: Evaluation) -> dict[str, Any]:
-    """Of counts from a sample: where it was drawn, and how sure the frequencies of each class's types are."""
-    sampled = evaluation.counts.sampled
-    if sampled is None:
-        return {}
-    errors = class_errors(sampled, evaluation.classes)
-    return {
-        "provenance": dict(sampled.provenance),
-        "median_relative_se": {name: {"value": value, "reason": reason} for name, (value, reason) in errors.items()},
-    }
-
-
-def _say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation, run: Run) -> None:
+def _say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None, run: Run) -> None:
+    if evaluation is None:
+        _say(console, f"{suite.name}: {suite.location}")
+        _say(console, "weights of the final layer alone, no evaluation text")
+        _say(console, f"run directory: {run.path}")
+        return
     text, classes = evaluation.text, evaluation.classes
     counts = evaluation.counts.source
     if counts == evaluation.corpus_name:
@@ -206,24 +139,21 @@ def _say(console: Console, text: str) -> None:
 def _sweep(
     suite: SuiteSpec,
     steps: Sequence[int],
-    evaluation: Evaluation,
-    options: StepOptions,
+    stream: Stream,
+    analyse: Callable[[Checkpoint, Callable[[str], None]], StepTables],
     run: Run,
     log: Callable[[int], None],
     console: Console,
 ) -> None:
+    position = {step: number for number, step in enumerate(steps, start=1)}
     with progress(console, suite.name, len(steps)) as reporter:
         clock = StageClock(reporter.stage)
 
         def checkpoints() -> Iterator[Checkpoint]:
-            for number, step in enumerate(steps, start=1):
-                reporter.begin(step, number, len(steps))
+            for step in stream.steps:
+                reporter.begin(step, position[step], len(steps))
                 clock.begin("fetch")
-                yield fetch(suite, step)
-
-        def analyse(checkpoint: Checkpoint) -> StepTables:
-            seen = suite.tokens_seen(checkpoint.step)
-            return analyse_step(checkpoint, seen, evaluation, options, clock.begin)
+                yield stream.take(step, reporter.stage)
 
         def done(checkpoint: Checkpoint, tables: StepTables) -> None:
             clock.begin("store")
@@ -231,8 +161,19 @@ def _sweep(
             log(checkpoint.step)
             log_seconds(run.path, checkpoint.step, clock.end())
             reporter.end(step_line(tables.metrics))
+            stream.release(checkpoint.step)
+            copy_to_repeats(checkpoint.step)
 
-        run_serial(checkpoints(), analyse, done)
+        def copy_to_repeats(of: int) -> None:
+            for repeat in stream.repeats.get(of, ()):
+                reporter.begin(repeat.step, position[repeat.step], len(steps))
+                write_copy(run, of, repeat.step, suite.tokens_seen(repeat.step), repeat.revision, repeat.commit)
+                log(repeat.step)
+                reporter.end(f"the same weights as step {of}, its tables copied")
+
+        for step in sorted(stream.repeats.keys() - set(stream.steps)):
+            copy_to_repeats(step)
+        run_serial(checkpoints(), lambda checkpoint: analyse(checkpoint, clock.begin), done)
 
 
 def _record_checkpoints(run: Run, suite: SuiteSpec) -> Run:

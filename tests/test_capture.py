@@ -12,7 +12,7 @@ from transformers import GPTNeoXForCausalLM
 
 from rtdyn.capture import Capture, capture
 from rtdyn.checkpoints.checkpoint import load_model
-from rtdyn.checkpoints.stream import fetch
+from rtdyn.checkpoints.local import fetch_local
 from rtdyn.errors import InputError
 from rtdyn.evaluation import Evaluation
 from rtdyn.registry import SuiteSpec
@@ -20,7 +20,7 @@ from rtdyn.registry import SuiteSpec
 
 @pytest.fixture(scope="module")
 def trained(tiny: SuiteSpec) -> GPTNeoXForCausalLM:
-    return load_model(fetch(tiny, 4000), "cpu")
+    return load_model(fetch_local(tiny, 4000), "cpu")
 
 
 def test_losses_are_those_of_the_model(

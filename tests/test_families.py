@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from analyses.test_ablation import all_deltas
 from torch import Tensor
 
 from rtdyn.capture import capture
+from rtdyn.checkpoints.tensors import read_final_mlp
 from rtdyn.corpus import EvaluationSet
 from rtdyn.errors import InputError
 from rtdyn.families import FAMILIES, anatomy, check_family
@@ -143,3 +146,24 @@ def test_every_listed_family_is_tested_and_others_are_refused() -> None:
     for name in ("mamba", "gemma2", "None"):
         with pytest.raises(InputError, match=f"'{name}', which is not supported"):
             check_family(name, "here")
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["with head", "without head"])
+@pytest.mark.parametrize("config", CASES)
+def test_the_final_mlp_is_found_in_the_files_as_in_the_model(config: Any, whole: bool, tmp_path: Path) -> None:
+    model = random_model(config)
+    (model if whole else model.base_model).save_pretrained(tmp_path, max_shard_size="8KB")
+    mlp, inputs, output = read_final_mlp(tmp_path)
+    parts = anatomy(model)
+    assert mlp.layer == parts.layer
+    assert torch.equal(output, parts.output_rows)
+    assert inputs.keys() == parts.input_rows.keys()
+    assert all(torch.equal(rows, parts.input_rows[name]) for name, rows in inputs.items())
+
+
+def test_files_without_the_final_mlp_are_refused(tmp_path: Path) -> None:
+    random_model(CONFIGS["gpt2"][0]).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "n_layer": 9}))
+    with pytest.raises(InputError, match=r"holds no transformer\.h\.8\.mlp\.c_fc\.weight"):
+        read_final_mlp(tmp_path)

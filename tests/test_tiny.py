@@ -12,7 +12,7 @@ import pytest
 
 from rtdyn.capture import Capture
 from rtdyn.checkpoints.checkpoint import load_model, read_config, sha256_of
-from rtdyn.checkpoints.stream import fetch
+from rtdyn.checkpoints.local import fetch_local
 from rtdyn.families import anatomy
 from rtdyn.kingjames import held_out_chapters
 from rtdyn.registry import SuiteSpec
@@ -36,7 +36,7 @@ def test_the_architecture_is_pythias_in_small(tiny: SuiteSpec, tiny_folder: Path
     config = read_config(tiny_folder / "step4000")
     assert config["model_type"] == "gpt_neox" and config["use_parallel_residual"]
     assert config["intermediate_size"] >= 512 and not config["tie_word_embeddings"]
-    model = load_model(fetch(tiny, 4000), "cpu")
+    model = load_model(fetch_local(tiny, 4000), "cpu")
     parts = anatomy(model)
     assert parts.output_rows.shape == (512, 96) and parts.readout.unembedding.shape == (2560, 96)
     assert parts.readout.shift.abs().max() > 1e-3 and (parts.readout.gain - 1).abs().max() > 1e-3

@@ -3,3 +3,5 @@
 ANALYSES = ("ablation", "regimes", "dimensionality", "modularity", "routing", "heavytail", "mediation")
 GROUPED = ANALYSES[2:]
 """Those that measure groups of neurons."""
+WEIGHTS_ONLY = ("heavytail",)
+"""Those that give something from weights alone, with no text and no influence."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ class Checkpoint:
     """The Hub commit the revision stood for, if it came from there."""
     digests: dict[str, str]
     """SHA-256 of each weight file, by name."""
+    ranges: bool = False
+    """Whether only some tensors were read, by ranges: the digests are then those that the Hub publishes."""
 
 
 def weight_files(names: set[str], read_index: Any, where: str) -> list[str]:
@@ -42,7 +45,10 @@ def weight_files(names: set[str], read_index: Any, where: str) -> list[str]:
             weight_map = read_index(index).get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
                 raise InputError(f"{where}: {index} names no shards; download it again")
-            shards = sorted(set(weight_map.values()))
+            shards = sorted(set(weight_map.values()), key=str)
+            outside = [s for s in shards if not isinstance(s, str) or s in ("", ".", "..") or set(s) & set("/\\")]
+            if outside:
+                raise InputError(f"{where}: {index} names a shard outside its folder ({outside[0]!r}); do not use it")
             absent = [s for s in shards if s not in names]
             if absent:
                 raise InputError(f"{where}: the shard {absent[0]} is missing; download it again")
@@ -78,19 +84,32 @@ def sha256_of(file: Path) -> str:
 
 def check_safetensors(file: Path) -> None:
     """Raises InputError if a safetensors file is shorter or longer than its own header says."""
-    size = file.stat().st_size
     with file.open("rb") as handle:
-        prefix = handle.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-        if 8 + length > size:
-            raise InputError(f"{file} is truncated or not a safetensors file ({size:,} bytes); download it again")
-        try:
-            header = json.loads(handle.read(length))
-            end = max((t["data_offsets"][1] for n, t in header.items() if n != "__metadata__"), default=0)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise InputError(f"{file} has a damaged safetensors header; download it again") from None
+
+        def read(start: int, stop: int) -> bytes:
+            handle.seek(start)
+            return handle.read(stop - start)
+
+        safetensors_header(read, file.stat().st_size, str(file))
+
+
+def safetensors_header(read: Callable[[int, int], bytes], size: int, what: str) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file by tensor, and where the data begin that its `data_offsets` count from.
+
+    read(start, stop) gives bytes of the file. Raises InputError if it is damaged or another length than it says.
+    """
+    prefix = read(0, min(8, size))
+    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+    if 8 + length > size:
+        raise InputError(f"{what} is truncated or not a safetensors file ({size:,} bytes); download it again")
+    try:
+        header = {n: t for n, t in json.loads(read(8, 8 + length)).items() if n != "__metadata__"}
+        end = max((t["data_offsets"][1] for t in header.values()), default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        raise InputError(f"{what} has a damaged safetensors header; download it again") from None
     if 8 + length + end != size:
-        raise InputError(f"{file} is truncated: {size:,} bytes of {8 + length + end:,}; download it again")
+        raise InputError(f"{what} is truncated: {size:,} bytes of {8 + length + end:,}; download it again")
+    return header, 8 + length
 
 
 def load_model(checkpoint: Checkpoint, device: str) -> Any:

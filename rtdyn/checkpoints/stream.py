@@ -1,22 +1,217 @@
-"""A suite's checkpoints, wherever they lie."""
+"""A suite's checkpoints one after another, wherever they lie; the Hub's are downloaded ahead and deleted behind."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rtdyn.checkpoints.checkpoint import Checkpoint, sha256_of
-from rtdyn.checkpoints.hub import fetch_hub, hub_config_folder, hub_tokenizer_folder
+from rtdyn.checkpoints.checkpoint import CONFIG, Checkpoint, sha256_of
+from rtdyn.checkpoints.download import Line, StoppedError, download
+from rtdyn.checkpoints.hub import check_cached, hub_config_folder, hub_tokenizer_folder, in_cache
 from rtdyn.checkpoints.local import fetch_local, step_folder, tokenizer_folder
+from rtdyn.checkpoints.plan import Repeat, StepPlan, SweepPlan, plan_sweep
+from rtdyn.checkpoints.retry import CONTENT, Patience
+from rtdyn.checkpoints.room import Room, open_room
+from rtdyn.checkpoints.tensors import PARTIAL, write_partial
 from rtdyn.errors import InputError
 from rtdyn.registry import SuiteSpec
 from rtdyn.store import TABLES, Run, table_file
 
+GB = 10**9
+MOST_OF_DISK = 0.95
+"""Share of the free disk that may be used: the run directory may lie there too."""
+LEAVING_SECONDS = 2.0
+"""How long the end of a stream waits for a connection that is silent; it ends by itself then."""
+Tell = Callable[[str], None]
 
-def fetch(suite: SuiteSpec, step: int) -> Checkpoint:
-    """One checkpoint of the suite, on disk and verified."""
-    return fetch_hub(suite, step) if suite.repo is not None else fetch_local(suite, step)
+
+@dataclass(frozen=True)
+class Stream:
+    """The checkpoints of a sweep."""
+
+    steps: tuple[int, ...]
+    """Those to take, in this order."""
+    take: Callable[[int, Tell], Checkpoint]
+    """A step's checkpoint, on disk and verified; told what is waited for. Raises InputError if it cannot be had."""
+    release: Callable[[int], None] = lambda step: None
+    """To be called once a step is analysed: its files may go."""
+    repeats: Mapping[int, tuple[Repeat, ...]] = field(default_factory=dict)
+    """Steps that are not taken since another, taken or stored, has their weights: by that one."""
+
+
+@contextmanager
+def open_stream(
+    suite: SuiteSpec,
+    steps: Sequence[int],
+    stored: Mapping[int, Mapping[str, Any]],
+    cache_gb: float,
+    weights_only: bool,
+    say: Tell,
+    patience: Patience = CONTENT,
+) -> Iterator[Stream]:
+    """The checkpoints of `steps`, of which a Hub's are downloaded in the background, at most `cache_gb` on the disk.
+
+    stored: records of the steps that are done, whose weights need not come again. weights_only: only the final MLP's
+    tensors are needed. Raises InputError before anything is downloaded if the disk cannot hold the largest step.
+    """
+    if suite.repo is None:
+        yield Stream(tuple(steps), lambda step, tell: fetch_local(suite, step))
+        return
+    line = Line(patience=patience)
+    plan = plan_sweep(suite, steps, stored, weights_only, line)
+    if not plan.steps:
+        yield Stream((), lambda step, tell: fetch_local(suite, step), repeats=plan.repeats)
+        return
+    room = open_room(suite.repo, int(cache_gb * GB))
+    try:
+        _make_room(room, plan, say)
+    except BaseException:
+        room.close()
+        raise
+    downloads = _Downloads(plan, room, line, say)
+    downloads.start()
+    try:
+        yield Stream(plan.numbers, downloads.take, room.give, plan.repeats)
+    finally:
+        downloads.stop()
+
+
+def _make_room(room: Room, plan: SweepPlan, say: Tell) -> None:
+    """Clears what earlier runs left and this one cannot use, and holds the need against budget and disk."""
+    plans = [p for p in plan.steps if isinstance(p, StepPlan)]
+    if not plans:
+        return
+    window: dict[str, int] = {}
+    for one in plans:
+        if window and sum({**window, **one.own}.values()) > room.budget:
+            break
+        window.update(one.own)
+    stay = room.clear_but(window)
+    usable = int(MOST_OF_DISK * shutil.disk_usage(room.folder).free) + stay
+    largest = max(plans, key=lambda p: p.bytes)
+    if largest.bytes > usable:
+        raise InputError(
+            f"step {largest.step} takes {_gb(largest.bytes)} and {room.folder.parent} has {_gb(usable)} free; "
+            "make room there, or set HF_HOME to a larger disk"
+        )
+    if largest.bytes > room.budget:
+        say(f"--cache-gb is less than step {largest.step} takes ({_gb(largest.bytes)}): one checkpoint at a time")
+    needed = min(room.budget, sum({k: v for p in plans for k, v in p.own.items()}.values()))
+    if needed > usable:
+        say(f"{room.folder.parent} has {_gb(usable)} free, less than --cache-gb: no more than that is used")
+        room.budget = usable
+
+
+def _gb(size: int) -> str:
+    return f"{size / GB:,.2f} GB" if size >= GB / 1000 else f"{size / 1e6:,.1f} MB"
+
+
+class _Downloads:
+    """A thread that fetches a plan's steps in order, as far ahead as the room allows."""
+
+    def __init__(self, plan: SweepPlan, room: Room, line: Line, say: Tell) -> None:
+        self.plan, self.room, self.say = plan, room, say
+        self.line = replace(line, arrived=self._arrived)
+        self.outcome: dict[int, Checkpoint | Exception] = {}
+        self.ready = threading.Condition()
+        self.working: StepPlan | None = None
+        self.bytes = 0
+        self.users = 2
+        self.thread = threading.Thread(target=self._work, name="rtdyn downloads", daemon=True)
+
+    def start(self) -> None:
+        """Begins with the first step."""
+        self.thread.start()
+
+    def take(self, step: int, tell: Tell) -> Checkpoint:
+        """Waits for a step, saying how far it is. Raises what kept it from coming."""
+        with self.ready:
+            while step not in self.outcome:
+                tell(self._status())
+                self.ready.wait(0.2)
+        outcome = self.outcome[step]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def stop(self) -> None:
+        """Ends all downloads. What came whole or in part stays for the next run, if any."""
+        self.line.stop.set()
+        self.thread.join(LEAVING_SECONDS)
+        self._leave()
+
+    def _leave(self) -> None:
+        """The last of thread and stream to go lets the room go, so that nothing is written to it afterwards."""
+        with self.ready:
+            self.users -= 1
+            if self.users:
+                return
+        left = self.room.close()
+        if left:
+            self.say(f"{_gb(left)} that came ahead stay in {self.room.folder}; the next run uses or clears them")
+
+    def _arrived(self, count: int) -> None:
+        with self.ready:  # += is not atomic, and large files come over several connections
+            self.bytes += count
+
+    def _status(self) -> str:
+        if self.working is None:
+            return "fetch"
+        return f"downloading step {self.working.step}: {self.bytes / 1e6:,.1f} of {self.working.bytes / 1e6:,.1f} MB"
+
+    def _work(self) -> None:
+        try:
+            for step, plan in zip(self.plan.numbers, self.plan.steps, strict=True):
+                outcome = plan if isinstance(plan, InputError) else self._outcome(plan)
+                if outcome is None:
+                    return
+                with self.ready:
+                    self.outcome[step], self.working = outcome, None
+                    self.ready.notify_all()
+        finally:
+            self._leave()
+
+    def _outcome(self, plan: StepPlan) -> Checkpoint | Exception | None:
+        """The step's checkpoint, or what is to be raised where it is asked for; None if the stream was stopped."""
+        try:
+            self.room.take(plan.step, plan.own, self.line.stop)
+            self.working, self.bytes = plan, 0
+            return self._fetch(plan)
+        except StoppedError:
+            return None
+        except Exception as error:
+            return error
+
+    def _fetch(self, plan: StepPlan) -> Checkpoint:
+        """The step's folder: its small files, and links to its weights in the user's cache or in the room."""
+        folder = self.room.folder / plan.folder
+        folder.mkdir()
+        try:
+            for name, data in plan.small.items():
+                if name == CONFIG or not plan.tensors:
+                    (folder / name).write_bytes(data)
+        except OSError as error:
+            raise InputError(f"cannot write to {folder} ({error.strerror}); make room there") from error
+        revision, digests = plan.revision, plan.digests() or {}
+        if plan.tensors:
+            write_partial(folder / PARTIAL, revision, plan.tensors, self.line)
+            return Checkpoint(plan.step, folder, revision.branch, revision.commit, digests, ranges=True)
+        for file in plan.weights:
+            theirs = in_cache(revision, file)
+            path = theirs or self.room.folder / file.etag
+            if theirs is None:
+                digests[file.name] = download(revision, file, path, self.line)
+            else:
+                digests[file.name] = check_cached(path, revision, file).sha256.hexdigest()
+            (folder / file.name).symlink_to(path.resolve())
+        for name in plan.small.keys() - {CONFIG}:
+            digests[name] = sha256_of(folder / name)
+        return Checkpoint(plan.step, folder, revision.branch, revision.commit, digests)
 
 
 def check_stored(suite: SuiteSpec, run: Run, stored: Mapping[int, Mapping[str, Any]]) -> None:

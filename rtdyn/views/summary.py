@@ -27,8 +27,18 @@ _ROWS = (
 )
 
 
+_LAYER_ROWS = (
+    ("Hill α of the input rows", "hill_alpha_tenth"),
+    ("weightwatcher α, input", "ww_alpha"),
+    ("weightwatcher α, output", "ww_alpha_out"),
+)
+"""Of a run of weights alone; a gated MLP has several input matrices."""
+
+
 def step_line(metrics: pl.DataFrame) -> str:
-    """One step in one line: losses and the shape of the rare curve."""
+    """One step in one line: losses and the shape of the rare curve, or the layer's heavy tails."""
+    if metrics.filter(pl.col("analysis") == "capture").is_empty():
+        return ", ".join(f"{label} {value}" for label, value in _layer_cells(metrics))
     loss = {c: _cell(metrics, "capture", "loss", c, "value") for c in ("all", "rare")}
     return f"loss {loss['all']} (rare {loss['rare']}), rare curve: {_shape(metrics, 'rare')}"
 
@@ -41,6 +51,13 @@ def print_summary(run: Run, console: Console) -> None:
     title = escape(f"{run.manifest['suite']}, step {steps[-1]}, {len(steps)} steps stored")
     table = Table(title=title, title_justify="left")
     table.add_column("")
+    if not len(classes):
+        table.add_column("layer", justify="right")
+        for label, value in _layer_cells(metrics):
+            table.add_row(label, value)
+        console.print(table)
+        _say_where(run, console)
+        return
     for name in classes:
         table.add_column(name, justify="right")
     for label, analysis, metric, column in _ROWS:
@@ -54,12 +71,24 @@ def print_summary(run: Run, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    console.print(
-        f"Everything is in {run.path}; `rtdyn claims {run.path}` judges the published claims",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    _say_where(run, console, f"; `rtdyn claims {run.path}` judges the published claims")
+
+
+def _say_where(run: Run, console: Console, more: str = "") -> None:
+    console.print(f"Everything is in {run.path}{more}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _layer_cells(metrics: pl.DataFrame) -> list[tuple[str, str]]:
+    """The layer's heavy tails, by label; `gate` and `up` name the matrices of a gated MLP."""
+    whole = metrics.filter((pl.col("analysis") == "heavytail") & pl.col("group").is_null())
+    cells = []
+    for label, metric in _LAYER_ROWS:
+        for row in whole.iter_rows(named=True):
+            matrix = row["metric"].removeprefix(metric).removeprefix("_")
+            if row["metric"].startswith(metric) and matrix in ("", "in", "gate", "up"):
+                name = label if matrix in ("", "in") else f"{label} ({matrix})"
+                cells.append((name, _value(row, "value")))
+    return cells
 
 
 def _row(metrics: pl.DataFrame, analysis: str, metric: str, token_class: str) -> dict[str, Any] | None:
@@ -72,6 +101,10 @@ def _cell(metrics: pl.DataFrame, analysis: str, metric: str, token_class: str, c
     row = _row(metrics, analysis, metric, token_class)
     if row is None:
         return "not asked for"
+    return _value(row, column)
+
+
+def _value(row: dict[str, Any], column: str) -> str:
     if row[column] is None:
         return "undefined"
     text = f"{row[column]:.4g}"

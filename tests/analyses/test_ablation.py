@@ -19,7 +19,7 @@ from rtdyn.analyses.certified import DeltaBlock, delta_blocks
 from rtdyn.analyses.logit_shift import block_sizes
 from rtdyn.capture import Capture, NeuronMoments
 from rtdyn.checkpoints.checkpoint import load_model
-from rtdyn.checkpoints.stream import fetch
+from rtdyn.checkpoints.local import fetch_local
 from rtdyn.evaluation import Evaluation
 from rtdyn.families import Anatomy, Readout
 from rtdyn.positions import ClassPositions, MeasuredPositions
@@ -129,7 +129,7 @@ def test_deltas_match_a_hook_on_the_real_model(
     tiny: SuiteSpec, evaluation: Evaluation, captured: Callable[[int], Capture]
 ) -> None:
     one = captured(4000)
-    model = load_model(fetch(tiny, 4000), "cpu").double()
+    model = load_model(fetch_local(tiny, 4000), "cpu").double()
     ours = all_deltas(one, tolerance=0.0).delta
     windows = torch.from_numpy(evaluation.text.windows.astype(np.int64))
     rows = np.unique(one.positions.window)[:4]

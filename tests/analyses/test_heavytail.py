@@ -42,7 +42,7 @@ from rtdyn.analyses.heavytail import (
 from rtdyn.analyses.nulls import compare
 from rtdyn.capture import Capture
 from rtdyn.checkpoints.checkpoint import load_model
-from rtdyn.checkpoints.stream import fetch
+from rtdyn.checkpoints.local import fetch_local
 from rtdyn.registry import SuiteSpec
 
 
@@ -417,7 +417,7 @@ def test_sets_of_rows() -> None:
 
 @pytest.mark.parametrize("step", [1, 512, 4000])
 def test_trained_checkpoints(captured: Callable[[int], Capture], tiny: SuiteSpec, step: int) -> None:
-    model = load_model(fetch(tiny, step), "cpu")
+    model = load_model(fetch_local(tiny, step), "cpu")
     rows = model.gpt_neox.layers[-1].mlp.dense_h_to_4h.weight
     assert len(rows) == captured(step).activations.shape[1]
     sets = np.random.default_rng(step).random((3, len(rows))).argsort(1)[:, :82]

@@ -36,7 +36,7 @@ from rtdyn.analyses.routing import (
 )
 from rtdyn.capture import Capture, capture
 from rtdyn.checkpoints.checkpoint import load_model
-from rtdyn.checkpoints.stream import fetch
+from rtdyn.checkpoints.local import fetch_local
 from rtdyn.errors import InputError
 from rtdyn.evaluation import Evaluation
 from rtdyn.families import Block, anatomy
@@ -526,7 +526,7 @@ def trained(tiny: SuiteSpec, evaluation: Evaluation) -> Callable[[int], tuple[An
 
     def at(step: int) -> tuple[Any, Capture]:
         if step not in made:
-            model = load_model(fetch(tiny, step), "cpu")
+            model = load_model(fetch_local(tiny, step), "cpu")
             made[step] = (model, capture(model, evaluation.text, evaluation.positions, attention=True))
         return made[step]
 

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -22,142 +19,15 @@ import pytest
 import torch
 import transformers
 from click.testing import CliRunner
-from loopback.hub import Fault, LoopbackHub
+from loopback.hub import SIGNATURE, Fault, LoopbackHub
+from loopback.place import TINY, TOKENIZER, Ended, Machine, copy_step, workplace
 from polars.testing import assert_frame_equal
 from safetensors.torch import load_file
 
 from rtdyn.cli import main
-from rtdyn.registry import PACKAGE
 from rtdyn.store import TABLES, read_run, read_table
 
-TINY = PACKAGE / "data" / "tiny"
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 STEPS = "0,512,4000"
-SUITES = """
-schedules:
-  few: 0,512,4000
-  broken: 1,2,4,8,512
-suites:
-  on-hub: {repo: loopback/suite, revision: "step{step}", schedule: few, tokens_per_step: 4096}
-  broken: {repo: loopback/suite, revision: "step{step}", schedule: broken}
-  unknown: {repo: loopback/unknown, revision: "step{step}", schedule: few}
-  misnamed: {repo: loopback/suite/tiny, revision: "step{step}", schedule: few}
-"""
-FETCH = """
-import json, sys
-from pathlib import Path
-from rtdyn.checkpoints.stream import fetch
-from rtdyn.errors import RtdynError
-from rtdyn.registry import load_suites
-
-suite = load_suites(Path(sys.argv[1]))[sys.argv[2]]
-outcomes = []
-for step in sys.argv[3:]:
-    try:
-        outcomes.append(fetch(suite, int(step)).digests)
-    except RtdynError as error:
-        outcomes.append(str(error))
-print(json.dumps(outcomes))
-"""
-COMMANDS = """
-import json, sys
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
-from rtdyn.cli import main
-
-ends = []
-for arguments in json.loads(sys.argv[1]):
-    with redirect_stderr(StringIO()) as err, redirect_stdout(StringIO()) as out:
-        try:
-            main(arguments)
-        except SystemExit as end:
-            ends.append([end.code, err.getvalue(), out.getvalue()])
-print(json.dumps(ends))
-"""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    stderr: str
-    stdout: str
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where commands run: their text and suites file, and whom they ask."""
-
-    folder: Path
-    endpoint: str
-
-    def settings(self, out: Path) -> list[str]:
-        return [
-            *("--corpus", str(self.folder / "text.txt"), "--frequencies", str(TINY / "token_counts.npy")),
-            *("--rare", "0.3:0.95", "--tokens", "512", "--window", "32", "--min-targets", "10"),
-            *("--positions-per-rare", "1", "--analyses", "ablation", "--tolerance", "0.01"),
-            *("--wandb", "disabled", "--out", str(out)),
-        ]
-
-    def arguments(self, name: str, model: str, steps: str) -> list[str]:
-        """Of a command that tracks into the run directory `name`."""
-        command = ["track", "--model", model, "--steps", steps, *self.settings(self.folder / name)]
-        return [*command, "--suites", str(self.folder / "suites.yaml")]
-
-    def track(self, name: str, model: str, steps: str, **env: str) -> Ended:
-        done = self.python(["-m", "rtdyn.cli", *self.arguments(name, model, steps)], **env)
-        return Ended(done.returncode, done.stderr, done.stdout)
-
-    def track_each(self, *arguments: list[str], **env: str) -> list[Ended]:
-        """Commands one after another in one process, which spares them its start."""
-        done = self.python(["-c", COMMANDS, json.dumps(arguments)], **env)
-        assert done.returncode == 0, done.stderr
-        return [Ended(code, done.stderr + err, out) for code, err, out in json.loads(done.stdout)]
-
-    def fetch(self, model: str, *steps: int, **env: str) -> list[str | dict[str, str]]:
-        """What fetching each step in turn gave: the digests of its weight files, or the sentence of its refusal."""
-        done = self.python(["-c", FETCH, str(self.folder / "suites.yaml"), model, *map(str, steps)], **env)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    def python(self, arguments: list[str], **env: str) -> subprocess.CompletedProcess[str]:
-        kept = {
-            k: v
-            for k, v in os.environ.items()
-            if not k.startswith(("HF_", "HUGGING")) and not k.lower().endswith("_proxy")
-        }
-        ours = {
-            "HF_ENDPOINT": self.endpoint,
-            "HF_HOME": str(self.folder / "hf"),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.folder,
-            env={**kept, **ours, **env},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-
-
-def workplace(folder: Path, endpoint: str) -> Machine:
-    (folder / "suites.yaml").write_text(SUITES)
-    words = (TINY / "card.json").read_text().split()
-    (folder / "text.txt").write_text("\n\n".join(" ".join(words[i % 50 :]) for i in range(8)))
-    return Machine(folder, endpoint)
-
-
-def copy_step(step: int, suite: Path, *, weights: bool = True) -> Path:
-    """A bundled step as a branch of `suite`."""
-    folder = suite / f"step{step}"
-    folder.mkdir(parents=True)
-    for name in ("config.json", *(["model.safetensors"] if weights else [])):
-        shutil.copy(TINY / folder.name / name, folder)
-    return folder
 
 
 def save_as_old_bin(step: int, folder: Path) -> None:
@@ -262,75 +132,99 @@ def test_the_manifest_says_which_bytes_were_read(tracked: Path, suite: Path, hub
 
 
 def test_only_the_files_of_an_analysis_are_requested(tracked: Path, suite: Path, hub: LoopbackHub) -> None:
-    wanted = {"step0/model.safetensors", "step512/pytorch_model.bin", *(f"main/{name}" for name in TOKENIZER)}
-    wanted |= {f"step4000/{file.name}" for file in (suite / "step4000").glob("model*")}
-    configs = {f"step{step}/config.json" for step in (0, 512, 4000)}
-    assert {r.target for r in hub.requests if "/" in r.target} == wanted | configs
-    # equal bytes are one blob of the cache, so not every config has to be sent
-    sent = [r.target for r in hub.requests if r.method == "GET" and "/" in r.target and r.target not in configs]
-    assert sorted(sent) == sorted(wanted)
+    weights = ["step0/model.safetensors", "step512/pytorch_model.bin"]
+    weights += [f"step4000/{file.name}" for file in (suite / "step4000").glob("model*")]
+    named = {r.target for r in hub.requests if "/" in r.target}
+    configs = {name for name in named if name.endswith("/config.json")}
+    assert named - configs == {*weights, *(f"main/{name}" for name in TOKENIZER)}
+    sent = Counter(r.target for r in hub.requests if r.method == "GET")
+    assert [sent[name] for name in weights] == [1] * len(weights)
+    assert sum(sent[name] for name in configs) <= 3
+
+
+def test_nothing_that_was_downloaded_for_an_analysis_stays(tracked: Path, place: Machine) -> None:
+    left = [file.name for file in (place.folder / "hf" / "rtdyn").rglob("*") if file.is_file()]
+    assert left == ["loopback--suite.lock"]
+    cached = {file.name for file in (place.folder / "hf" / "hub").rglob("snapshots/*/*")}
+    assert cached == {"config.json", *TOKENIZER}
 
 
 def test_a_cached_suite_needs_no_server(
-    tracked: Path, local: dict[str, pl.DataFrame], place: Machine, closed_url: str
+    tracked: Path, suite: Path, tmp_path: Path, local: dict[str, pl.DataFrame], closed_url: str
 ) -> None:
-    commands = place.arguments("offline", "on-hub", STEPS), place.arguments("uncached", "unknown", STEPS)
-    cached, uncached = place.track_each(*commands, HF_HUB_OFFLINE="1", HF_ENDPOINT=closed_url)
-    assert cached.code == 0, cached.stderr
-    assert_same(tables(place.folder / "offline"), local)
-    online, offline = (read_run(out).manifest["checkpoints"] for out in (tracked, place.folder / "offline"))
-    assert offline == online
-    assert_refused(uncached, "loopback/unknown, revision step4000 is not in the cache and HF_HUB_OFFLINE is set")
-    assert not (place.folder / "uncached").exists()
-
-
-def test_a_flaky_hub_costs_a_second_command_at_most(
-    suite: Path, tmp_path: Path, local: dict[str, pl.DataFrame]
-) -> None:
-    """huggingface_hub retries a file's HEAD after any error and its GET after 429 or a cut, but no description."""
-    shard = "model-00001-of-00005.safetensors"
     with LoopbackHub(suite) as hub:
+        place = workplace(tmp_path, hub.url)
+        place.cache("main", "step0", "step512", "step4000")
+        before = place.files_in_cache()
+        hub.misbehave()
+        online = place.arguments("online", "on-hub", STEPS)
+        offline, uncached = (place.arguments(*a, STEPS) for a in (("offline", "on-hub"), ("uncached", "unknown")))
+        ended = place.track_each(online)
+        ended += place.track_each(offline, uncached, HF_HUB_OFFLINE="1", HF_ENDPOINT=closed_url)
+        asked = {r.target for r in hub.requests if r.method == "GET"}
+    assert [end.code for end in ended[:2]] == [0, 0], ended
+    assert asked == {"main", "step0", "step512", "step4000"}
+    assert place.files_in_cache() == before
+    for name in ("online", "offline"):
+        assert_same(tables(tmp_path / name), local)
+        assert read_run(tmp_path / name).manifest["checkpoints"] == read_run(tracked).manifest["checkpoints"]
+    assert_refused(ended[2], "loopback/unknown, revision step4000 is not in the cache and HF_HUB_OFFLINE is set")
+    assert not (tmp_path / "uncached").exists()
+
+
+def test_a_flaky_hub_costs_nothing_but_time(suite: Path, tmp_path: Path, local: dict[str, pl.DataFrame]) -> None:
+    shard = "model-00001-of-00005.safetensors"
+    with LoopbackHub(suite, cdn=True) as hub:
         hub.faults = [
-            Fault("HEAD step0/model.safetensors", times=2, status=500),
+            Fault("GET cdn/step0/model.safetensors", times=2, status=500),
             Fault("GET step512", status=500),
+            Fault("GET step4000", status=429, retry_after=0),
             Fault("GET step512/pytorch_model.bin", times=2, status=429, retry_after=0),
-            Fault(f"GET step4000/{shard}", cut_after=1000),
+            Fault(f"GET cdn/step4000/{shard}", cut_after=1000),
+            Fault(f"GET cdn/step4000/{shard.replace('1', '2', 1)}", wrong_bytes=True),
         ]
         place = workplace(tmp_path, hub.url)
-        command = place.arguments("run", "on-hub", STEPS)
-        first, second = place.track_each(command, command)
-    assert_refused(first, "step512 cannot be downloaded (HfHubHTTPError: Server error '500")
-    assert second.code == 0, second.stderr
-    assert "1 of 3 steps are stored already" in second.stdout
+        (ended,) = place.track_each(place.arguments("run", "on-hub", STEPS))
+        requests = Counter(map(str, hub.requests))
+        rest = [r.range for r in hub.requests if r.target == f"cdn/step4000/{shard}"]
+    assert ended.code == 0, ended.stderr
     assert_same(tables(tmp_path / "run"), local)
-    requests = Counter(map(str, hub.requests))
-    assert requests["HEAD step0/model.safetensors"] == 3
+    assert requests["GET cdn/step0/model.safetensors"] == 3
     assert requests["GET step512/pytorch_model.bin"] == 3
-    assert requests[f"GET step4000/{shard}"] == 2
+    assert rest[1] is not None and rest[1].startswith("bytes=1000-")
 
 
-def test_what_the_client_does_not_retry_is_refused_and_then_goes_on(suite: Path, tmp_path: Path) -> None:
+def test_what_stays_wrong_is_refused_and_then_goes_on(suite: Path, tmp_path: Path) -> None:
     weights, index = "GET step0/model.safetensors", "GET step4000/model.safetensors.index.json"
     again = "; run the command again"
     expected: list[tuple[int, Fault, str, str]] = [
-        (0, Fault(weights, status=503), "step0: model.safetensors cannot be downloaded (HfHubHTTPError: Server", again),
-        (0, Fault(weights, cut_after=1000, reset=True), "cannot be downloaded (ReadError", again),
-        (512, Fault("GET step512", stall=True), "cannot be downloaded (ReadTimeout", again),
+        (
+            0,
+            Fault(weights, times=5, status=503),
+            "step0: model.safetensors cannot be downloaded (HfHubHTTPError",
+            again,
+        ),
+        (0, Fault(weights, times=5, cut_after=0, reset=True), "cannot be downloaded (", again),
+        (0, Fault(weights, times=3, wrong_bytes=True), "came 3 times with other bytes", "run the command again"),
+        (0, Fault(weights, times=8, short_by=1000), "cannot be downloaded (EOFError: the answer ended early", again),
         (512, Fault("GET step512", status=200), "cannot be downloaded (JSONDecodeError", again),
+        (512, Fault("GET step512", status=429, retry_after=99999), "cannot be downloaded (HfHubHTTPError", again),
         (512, Fault("GET step512", status=403, code="GatedRepo"), "step512 is gated", "set HF_TOKEN"),
-        (4000, Fault(index, wrong_bytes=True), "index.json is not readable JSON", "download it again"),
+        (4000, Fault(index, times=3, wrong_bytes=True), "index.json came 3 times", "run the command again"),
     ]
     with LoopbackHub(suite) as hub:
         hub.faults = [fault for _, fault, _, _ in expected]
-        steps = [step for step, *_ in expected]
-        *refused, first, second = workplace(tmp_path, hub.url).fetch("on-hub", *steps, 0, 512, HF_HUB_ETAG_TIMEOUT="2")
-    for sentence, (_, _, reason, advice) in zip(refused, expected, strict=True):
-        assert isinstance(sentence, str)
-        assert reason in sentence
-        assert sentence.endswith(advice)
-    for step, digests in ((0, first), (512, second)):
-        assert isinstance(digests, dict)
-        assert digests == {name: hub.branches[f"step{step}"][name].sha256 for name in digests}
+        sweeps = [[step] for step, *_ in expected]
+        *refused, first, second, third = workplace(tmp_path, hub.url).sweep("on-hub", *sweeps, [0], [512], [4000])
+        assert all(hub._met[fault] == fault.times or fault.short_by for fault in hub.faults)
+    for outcome, (_, _, reason, advice) in zip(refused, expected, strict=True):
+        assert reason in outcome["refusal"]
+        assert outcome["refusal"].endswith(advice)
+    for step, outcome in ((0, first), (512, second), (4000, third)):
+        got = outcome["steps"][str(step)]
+        published = hub.branches[f"step{step}"]
+        assert got["digests"] and all(got["files"][name] == digest for name, digest in got["digests"].items())
+        assert all(published[name].sha256 in (None, digest) for name, digest in got["digests"].items())
 
 
 def test_the_loopback_hub_serves_the_rest_of_a_file(hub: LoopbackHub, suite: Path) -> None:
@@ -353,7 +247,8 @@ class Malicious:
 AT_A_STEP = {
     "malicious": ("1,512", "cannot be loaded"),
     "no weights": ("2,512", "revision step2 holds no weights"),
-    "wrong bytes": ("4,512", "model.safetensors differs from the digest the Hub publishes"),
+    "wrong bytes": ("4,512", "model.safetensors came 3 times with other bytes than the digest the Hub publishes"),
+    "shard outside": ("16,512", "names a shard outside its folder"),
     "no revision": ("8,512", "revision step8: the Hub has no such revision"),
 }
 AT_ONCE = {
@@ -388,8 +283,10 @@ def refusals(tmp_path_factory: pytest.TempPathFactory, closed_url: str) -> Itera
     copy_step(2, suite, weights=False)
     for step in (4, 8):
         copy_step(step, suite)
+    outside = copy_step(16, suite, weights=False) / "model.safetensors.index.json"
+    outside.write_text(json.dumps({"weight_map": {"embed_out.weight": "../../../secret.safetensors"}}))
     with LoopbackHub(suite, hidden={"step8"}) as hub:
-        hub.faults = [Fault("GET step4/model.safetensors", wrong_bytes=True)]
+        hub.faults = [Fault("GET step4/model.safetensors", times=3, wrong_bytes=True)]
         place = workplace(folder, hub.url)
         commands = {name: place.arguments(name, "broken", steps) for name, (steps, _) in AT_A_STEP.items()}
         commands |= {name: place.arguments(name, name, "4000") for name in ("unknown", "misnamed")}
@@ -414,14 +311,60 @@ def test_a_repository_that_cannot_be_reached_leaves_no_run_directory(name: str, 
     assert not (refusals.place.folder / name).exists()
 
 
-def test_wrong_bytes_stay_refused_until_the_named_file_is_deleted(refusals: Refusals) -> None:
-    named = refusals.ended["wrong bytes"].stderr.partition("; delete ")[2]
-    blob = Path(named.removesuffix(" and run the command again\n"))
-    published = hashlib.sha256((TINY / "step4" / "model.safetensors").read_bytes()).hexdigest()
-    assert blob.name == published
-    assert blob.is_relative_to(refusals.place.folder)
-    refused, partly_cached = refusals.place.fetch("broken", 4, 512, HF_HUB_OFFLINE="1")
-    assert f"delete {blob}" in refused
-    assert "(the cached part, as HF_HUB_OFFLINE is set) holds no weights" in partly_cached
-    blob.unlink()
-    assert refusals.place.fetch("broken", 4) == [{"model.safetensors": published}]
+def test_wrong_bytes_in_the_users_cache_stay_refused_until_the_named_file_is_deleted(
+    suite: Path, tmp_path: Path
+) -> None:
+    with LoopbackHub(suite) as hub:
+        place = workplace(tmp_path, hub.url)
+        place.cache("main", "step0", "step512")
+        published = hub.branches["step0"]["model.safetensors"].sha256
+        (blob,) = (path for path in place.files_in_cache() if path.name == published)
+        blob.write_bytes(bytes(byte ^ 1 for byte in blob.read_bytes()))
+        (online,) = place.sweep("on-hub", [0])
+        (offline,) = place.sweep("on-hub", [0], env={"HF_HUB_OFFLINE": "1"})
+        for outcome in (online, offline):
+            assert outcome["refusal"].endswith(f"delete {blob} and run the command again")
+        blob.unlink()
+        (mended,) = place.sweep("on-hub", [0, 512])
+    assert mended["steps"]["0"]["digests"] == {"model.safetensors": published}
+    assert not blob.exists()
+
+
+def test_a_file_listed_outside_the_folder_is_refused(suite: Path, tmp_path: Path) -> None:
+    with LoopbackHub(suite) as hub:
+        weights = hub.branches["step0"]["model.safetensors"]
+        place = workplace(tmp_path, hub.url)
+        config = {"config.json": hub.branches["step0"]["config.json"]}
+        names = {"step1": "../../../evil.safetensors", "step2": "/tmp/evil.safetensors", "step4": "a/../../evil"}
+        hub.branches |= {branch: {**config, name: weights} for branch, name in names.items()}
+        hub.branches["step8"] = {**config, "model.safetensors": replace(weights, sha256="../../../../evil")}
+        outcomes = place.sweep("broken", [1], [2], [4], [8])
+    for outcome in outcomes[:3]:
+        assert "outside its folder" in outcome["refusal"]
+    assert "cannot be verified" in outcomes[3]["refusal"]
+    assert not [file for file in tmp_path.rglob("*evil*")]
+
+
+def test_no_token_and_no_signed_address_is_ever_shown_or_stored(suite: Path, tmp_path: Path) -> None:
+    token = "hf_sentinelsentinel"
+    weights = "step0/model.safetensors"
+    with LoopbackHub(suite, token=token, cdn=True) as hub:
+        place = workplace(tmp_path, hub.url)
+        offline = [a if a != "disabled" else "offline" for a in place.arguments("run", "on-hub", "0")]
+        hub.faults = [Fault(f"GET cdn/{weights}", times=99, status=403)]
+        (refused,) = place.track_each(offline, HF_TOKEN=token)
+        hub.misbehave()
+        (done,) = place.track_each(offline, HF_TOKEN=token)
+        sent = {r.authorization for r in hub.requests if r.target == f"cdn/{weights}"}
+        unknown = place.track("none", "on-hub", "0", HF_TOKEN="hf_another")
+    assert_refused(refused, "model.safetensors cannot be downloaded (HfHubHTTPError: 403")
+    assert done.code == 0, done.stderr
+    assert sent == {None}
+    assert_refused(unknown, "HF_TOKEN may not read it")
+    texts = [end.stderr + end.stdout for end in (refused, done, unknown)]
+    for file in (tmp_path / "run").rglob("*"):
+        if file.is_file():
+            texts.append(file.read_bytes().decode("latin-1"))
+    assert len(texts) > 8
+    for secret in (token, "hf_another", SIGNATURE):
+        assert not any(secret in text for text in texts)

@@ -9,6 +9,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -19,9 +20,17 @@ from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 LFS = (".safetensors", ".bin", ".h5")
+_REFS = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/refs")
 _INFO = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/revision/(?P<revision>[^/]+)")
+_TREE = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)")
+_CDN = re.compile(r"/cdn/(?P<repo>[^/]+/[^/]+)/(?P<revision>[^/]+)/(?P<name>.+)")
 _RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)")
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_CHUNK = 16 * 1024
+_LATE = 0.05
+"""Seconds for which a link's buffers keep it busy though nobody writes."""
+SIGNATURE = "Signature=not-to-be-shown"
+"""In the addresses that a CDN's redirects lead to."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +39,11 @@ class Request:
 
     method: str
     target: str
-    """`branch` for its description, `branch/file` for a file, the path itself for anything else."""
+    """`branch` for its description, `branch/file` for a file, `cdn/branch/file`, the path itself for anything else."""
     range: str | None = None
+    authorization: str | None = None
+    at: float = field(default=0.0, compare=False)
+    """Seconds since the hub opened."""
 
     def __str__(self) -> str:
         return f"{self.method} {self.target}"
@@ -56,6 +68,10 @@ class Fault:
     """Send other bytes than the file's, as many."""
     stall: bool = False
     """Never answer."""
+    stall_after: int | None = None
+    """Send this many bytes of the file and then no more, with the connection open."""
+    short_by: int = 0
+    """Send a file that is shorter by so many bytes, as if it were whole; negative for longer."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +94,8 @@ class LoopbackHub:
     """Serves the folders in `folder`, and its own files as the branch `main`, while its context is open.
 
     Branches are read when it opens. It records every request in `requests`. Attributes may be changed
-    while it runs: a branch in `hidden` is not found, and `faults` says what goes wrong.
+    while it runs: a branch in `hidden` is not found, `faults` says what goes wrong, and `branches` what is published
+    of each file, which need not be true.
     """
 
     folder: Path
@@ -86,9 +103,19 @@ class LoopbackHub:
     hidden: set[str] = field(default_factory=set)
     faults: list[Fault] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
+    latency: float = 0.0
+    """Seconds before each answer."""
+    bandwidth: float | None = None
+    """Bytes a second of all files together, whatever the number of connections."""
+    cdn: bool = False
+    """Whether files in LFS are answered by a redirect to a signed address."""
+    token: str | None = None
+    """Without which nothing is answered but what the CDN has."""
     branches: dict[str, dict[str, HubFile]] = field(default_factory=dict, init=False)
 
     def __enter__(self) -> Self:
+        self._opened = time.monotonic()
+        self._link_free = 0.0
         self.branches = {child.name: _branch(child, "**/*") for child in self.folder.iterdir() if child.is_dir()}
         self.branches["main"] = _branch(self.folder, "*")
         self._lock = threading.Lock()
@@ -113,6 +140,11 @@ class LoopbackHub:
         """For HF_ENDPOINT; once the hub is closed, nothing listens there."""
         return f"http://127.0.0.1:{self._server.server_port}"
 
+    @property
+    def cdn_url(self) -> str:
+        """The same server by another name, so that clients take it for another."""
+        return f"http://localhost:{self._server.server_port}"
+
     def commit(self, branch: str) -> str:
         """The commit a branch stands for: 40 hex digits that change with its content."""
         content = [branch, *(f"{name} {file.etag}" for name, file in sorted(self.branches[branch].items()))]
@@ -134,6 +166,30 @@ class LoopbackHub:
                     self._met[fault] = met + 1
                     return fault
         return None
+
+    def misbehave(self, *faults: Fault) -> None:
+        """Forgets what was requested and what went wrong, and begins with these faults."""
+        with self._lock:
+            self.faults, self._met = list(faults), {}
+            self.requests.clear()
+
+    @property
+    def faults_met(self) -> int:
+        """Requests that a fault has happened to."""
+        return sum(self._met.values())
+
+    def seconds(self) -> float:
+        """Since it opened."""
+        return time.monotonic() - self._opened
+
+    def pace(self, size: int) -> None:
+        """Waits until the link has carried so many further bytes."""
+        if self.bandwidth is None:
+            return
+        with self._lock:
+            self._link_free = max(self._link_free, self.seconds() - _LATE) + size / self.bandwidth
+            until = self._link_free
+        self._closing.wait(max(0.0, until - self.seconds()))
 
     def wait_until_closed(self) -> None:
         self._closing.wait()
@@ -174,45 +230,78 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        match = _INFO.fullmatch(path) or _RESOLVE.fullmatch(path)
-        branch = self.hub.branch_of(match["revision"]) if match and match["repo"] == self.hub.repo else None
-        name = match.groupdict().get("name") if match else None
-        target = "/".join(filter(None, (branch, name))) if branch else path
-        request = Request(self.command, target, self.headers["Range"])
+        match = next(filter(None, (kind.fullmatch(path) for kind in (_REFS, _INFO, _TREE, _CDN, _RESOLVE))), None)
+        kind, given = (match.re, match.groupdict()) if match else (None, {})
+        ours = given.get("repo") == self.hub.repo and "revision" in given
+        branch = self.hub.branch_of(given["revision"]) if ours else None
+        name = given.get("name")
+        target = "/".join(filter(None, ("cdn" if kind is _CDN else None, branch, name))) if branch else path
+        authorization = self.headers["Authorization"]
+        request = Request(self.command, target, self.headers["Range"], authorization, self.hub.seconds())
         self.hub.requests.append(request)
+        time.sleep(self.hub.latency)
         fault = self.hub.fault(request)
         if fault and fault.stall:
             self.hub.wait_until_closed()
             self.close_connection = True
         elif fault and fault.status is not None:
             headers = {"X-Error-Code": fault.code, "Retry-After": fault.retry_after}
-            given = {name: str(value) for name, value in headers.items() if value is not None}
-            self._answer(fault.status, b"<html>not a Hub's answer</html>", given)
+            present = {name: str(value) for name, value in headers.items() if value is not None}
+            self._answer(fault.status, b"<html>not a Hub's answer</html>", present)
+        elif self.hub.token is not None and kind is not _CDN and authorization != f"Bearer {self.hub.token}":
+            self._answer(HTTPStatus.UNAUTHORIZED, b"Invalid credentials", {"X-Error-Message": "Invalid credentials"})
         elif match is None or match["repo"] != self.hub.repo:
             self._refuse("RepoNotFound")
+        elif kind is _REFS:
+            self._answer_json(self._refs())
         elif branch is None:
             self._refuse("RevisionNotFound")
         elif name is None:
-            self._answer(HTTPStatus.OK, self._description(branch), {"Content-Type": "application/json"})
+            self._answer_json(self._tree(branch) if kind is _TREE else self._description(branch))
         elif name not in self.hub.branches[branch]:
             self._refuse("EntryNotFound", {"X-Repo-Commit": self.hub.commit(branch)})
+        elif self.hub.cdn and kind is not _CDN and self.hub.branches[branch][name].sha256:
+            file, place = self.hub.branches[branch][name], f"{self.hub.cdn_url}/cdn/{self.hub.repo}/{branch}/{name}"
+            headers = {"Location": f"{place}?{SIGNATURE}", **self._describing(file, self.hub.commit(branch))}
+            self._answer(HTTPStatus.FOUND, b"", headers)
         else:
             self._send_file(self.hub.branches[branch][name], self.hub.commit(branch), fault)
 
-    def _description(self, branch: str) -> bytes:
+    def _answer_json(self, content: Any) -> None:
+        self._answer(HTTPStatus.OK, json.dumps(content).encode(), {"Content-Type": "application/json"})
+
+    def _refs(self) -> dict[str, Any]:
+        names = sorted(self.hub.branches.keys() - self.hub.hidden)
+        branches = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": self.hub.commit(n)} for n in names]
+        return {"branches": branches, "tags": [], "converts": []}
+
+    def _tree(self, branch: str) -> list[dict[str, Any]]:
+        entries = []
+        for name, file in self.hub.branches[branch].items():
+            lfs = {"lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134}} if file.sha256 else {}
+            entries.append({"type": "file", "path": name, "oid": file.blob_id, "size": file.size, **lfs})
+        return entries
+
+    def _description(self, branch: str) -> dict[str, Any]:
         siblings = []
         for name, file in self.hub.branches[branch].items():
             lfs = {"lfs": {"sha256": file.sha256, "size": file.size, "pointerSize": 134}} if file.sha256 else {}
             siblings.append({"rfilename": name, "size": file.size, "blobId": file.blob_id, **lfs})
-        return json.dumps({"id": self.hub.repo, "sha": self.hub.commit(branch), "siblings": siblings}).encode()
+        return {"id": self.hub.repo, "sha": self.hub.commit(branch), "siblings": siblings}
+
+    def _describing(self, file: HubFile, commit: str) -> dict[str, str]:
+        headers = {"ETag": f'"{file.etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        if file.sha256:
+            headers |= {"X-Linked-ETag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
+        return headers
 
     def _send_file(self, file: HubFile, commit: str, fault: Fault | None) -> None:
         data = file.path.read_bytes()
         if fault and fault.wrong_bytes:
             data = bytes(byte ^ 1 for byte in data)
-        headers = {"ETag": f'"{file.etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
-        if file.sha256:
-            headers |= {"X-Linked-ETag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
+        if fault and fault.short_by:
+            data = (data + bytes(max(0, -fault.short_by)))[: len(data) - fault.short_by]
+        headers = self._describing(file, commit)
         status = HTTPStatus.OK
         if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers["Range"] or ""):
             start, stop = int(wanted[1]), int(wanted[2] or file.size - 1) + 1
@@ -231,9 +320,23 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         cut = fault.cut_after if fault else None
-        self.wfile.write(body[:cut])
+        if fault and fault.stall_after is not None:
+            self._send(body[: fault.stall_after])
+            self.hub.wait_until_closed()
+            self.close_connection = True
+            return
+        self._send(body[:cut])
         if fault and cut is not None:
             self.close_connection = True
             if fault.reset:
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
                 self.connection.close()
+
+    def _send(self, body: bytes) -> None:
+        if self.hub.bandwidth is None:
+            self.wfile.write(body)
+            return
+        for start in range(0, len(body), _CHUNK):
+            chunk = body[start : start + _CHUNK]
+            self.hub.pace(len(chunk))
+            self.wfile.write(chunk)

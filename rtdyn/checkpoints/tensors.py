@@ -1,0 +1,145 @@
+"""Some tensors of a checkpoint and not the others: from files on disk, or from safetensors on the Hub by ranges."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+from rtdyn.checkpoints.checkpoint import CONFIG, check_safetensors, read_json, safetensors_header, weight_files
+from rtdyn.checkpoints.download import Line, read
+from rtdyn.checkpoints.hub import RemoteFile, Revision
+from rtdyn.errors import InputError, brief
+from rtdyn.families import FinalMlp, final_mlp, stored_name
+
+PARTIAL = "model.safetensors"
+"""The file that the tensors read by ranges are put into."""
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """A tensor in a remote safetensors file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: RemoteFile
+    start: int
+    stop: int
+    """Bytes of the file."""
+
+
+def mlp_tensors(mlp: FinalMlp) -> list[str]:
+    """The names of the tensors that the final MLP consists of."""
+    return [matrix.tensor for matrix in (*mlp.inputs.values(), mlp.output)]
+
+
+def remote_tensors(
+    revision: Revision, files: Sequence[RemoteFile], wanted: Collection[str], line: Line
+) -> tuple[TensorRange, ...]:
+    """Where the wanted tensors are in safetensors files, found by their headers alone.
+
+    Raises InputError if one is not there or a header is damaged.
+    """
+    found: dict[str, TensorRange] = {}
+    for file in files:
+        if not file.name.endswith(".safetensors"):
+            continue
+        what = f"{revision.what}: {file.name}"
+
+        def part(start: int, stop: int, file: RemoteFile = file) -> bytes:
+            return b"".join(read(revision, file, start, stop, line))
+
+        header, data = safetensors_header(part, file.size, what)
+        found.update({name: _range(name, entry, file, data, what) for name, entry in header.items()})
+    return tuple(found[stored_name(tensor, found.keys(), revision.what)] for tensor in wanted)
+
+
+def _range(name: str, entry: Any, file: RemoteFile, data: int, what: str) -> TensorRange:
+    try:
+        start, stop = (data + int(offset) for offset in entry["data_offsets"])
+        dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
+    except (TypeError, KeyError, ValueError):
+        raise InputError(f"{what} has a damaged safetensors header; download it again") from None
+    if not data <= start <= stop <= file.size:
+        raise InputError(f"{what} has a damaged safetensors header; download it again")
+    return TensorRange(name, dtype, shape, file, start, stop)
+
+
+def write_partial(path: Path, revision: Revision, tensors: Sequence[TensorRange], line: Line) -> None:
+    """A safetensors file with these tensors alone, read by ranges.
+
+    No digest covers a range: its length, and that its numbers are finite, is all that can be checked.
+    """
+    header: dict[str, Any] = {}
+    end = 0
+    for tensor in tensors:
+        size = tensor.stop - tensor.start
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    try:
+        with path.open("wb") as handle:
+            handle.write(struct.pack("<Q", len(text)) + text)
+            for tensor in tensors:
+                for data in read(revision, tensor.file, tensor.start, tensor.stop, line):
+                    handle.write(data)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path} ({error.strerror or error}); make room, or give less --cache-gb"
+        ) from error
+
+
+def read_final_mlp(folder: Path) -> tuple[FinalMlp, Mapping[str, Any], Any]:
+    """The final MLP's place, its input matrices by name and its output matrix: float32 tensors (F, d).
+
+    Only these tensors are read of safetensors files; a `.bin` is read with `weights_only`. Raises InputError for
+    weights that are damaged, of the wrong shape or not finite.
+    """
+    import torch
+
+    mlp = final_mlp(read_json(folder / CONFIG), str(folder))
+    found = _read(folder, mlp_tensors(mlp))
+    for name, tensor in found.items():
+        if not isinstance(tensor, torch.Tensor) or tensor.ndim != 2 or not tensor.is_floating_point():
+            raise InputError(f"the weights in {folder} do not fit their config.json: {name} is no matrix of numbers")
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"the weights in {folder} hold NaN or infinite values (in {name}); leave this step out")
+    inputs = {key: matrix.rows(found[matrix.tensor].float()) for key, matrix in mlp.inputs.items()}
+    output = mlp.output.rows(found[mlp.output.tensor].float())
+    if any(rows.shape != output.shape for rows in inputs.values()):
+        raise InputError(f"the weights in {folder} do not fit their config.json: the final MLP's matrices differ")
+    return mlp, inputs, output
+
+
+def _read(folder: Path, wanted: Sequence[str]) -> dict[str, Any]:
+    """What the files hold by the names wanted, as it is stored."""
+    import torch
+    from safetensors import safe_open
+
+    names = {child.name for child in folder.iterdir() if child.is_file()}
+    files = [
+        folder / name
+        for name in weight_files(names, lambda name: read_json(folder / name), str(folder))
+        if not name.endswith(".json")
+    ]
+    where: dict[str, Callable[[str], Any]] = {}
+    try:
+        for file in files:
+            if file.suffix == ".safetensors":
+                check_safetensors(file)
+                handle = safe_open(file, framework="pt")
+                where.update(dict.fromkeys(handle.keys(), handle.get_tensor))
+            else:
+                loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
+                where.update(dict.fromkeys(loaded, loaded.__getitem__))
+        chosen = {tensor: stored_name(tensor, where.keys(), str(folder)) for tensor in wanted}
+        return {tensor: where[name](name) for tensor, name in chosen.items()}
+    except InputError:
+        raise
+    except Exception as error:  # the libraries raise nearly any type on damaged weights
+        raise InputError(f"the weights in {folder} cannot be loaded ({brief(error)})") from error
