@@ -16,7 +16,7 @@ import click
 from rtdyn import __version__
 from rtdyn.analyses import ANALYSES
 
-BAD_INPUT, INTERRUPTED = 3, 130
+FINDING, INTERRUPTED = 1, 130
 
 
 def _refuse_clearly(command: Callable[..., None]) -> Callable[..., None]:
@@ -191,6 +191,29 @@ def claims(run: Path, as_json: bool) -> None:
     from rtdyn.claims import claims as judge
 
     judge(run, as_json, Console())
+
+
+@main.command()
+@click.option("--model", required=True, help="A suite's name, its Hub repository, or a folder of step*/ folders.")
+@click.option("--json", "as_json", is_flag=True, help="Print an object for machines.")
+@click.option("--strict", is_flag=True, help="Exit 1 if any step is not sound.")
+@_suites_option
+@_refuse_clearly
+def audit(model: str, as_json: bool, strict: bool, suites: Path | None) -> None:
+    """Say which steps of a suite are missing, repeated or suspect, from metadata, before any download."""
+    from rich.console import Console
+
+    from rtdyn.checkpoints.survey import audit_suite
+    from rtdyn.registry import find_suite, load_suites
+    from rtdyn.views.audit import audit_record, print_audit
+
+    found = audit_suite(find_suite(model, load_suites(suites)))
+    if as_json:
+        click.echo(json.dumps(audit_record(found)))
+    else:
+        print_audit(found, Console())
+    if strict and found.unsound:
+        sys.exit(FINDING)
 
 
 @main.command()

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from test_store import manifest, store
 
+from rtdyn.checkpoints.duplicates import duplicate_steps
 from rtdyn.errors import InputError
 from rtdyn.registry import Defect, load_suites
 from rtdyn.store import open_run
-from rtdyn.trajectories import duplicate_steps, steps_left_out, trajectories
+from rtdyn.trajectories import steps_left_out, trajectories
 
 
 def records(**digests: str) -> dict[int, dict[str, object]]:

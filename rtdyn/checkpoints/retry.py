@@ -1,0 +1,83 @@
+"""Trying again: which answers of a network are worth it, and how long to wait."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+_TOO_MANY, _REQUEST_TIMEOUT, _SERVER_ERROR = 429, 408, 500
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How often, and after how many seconds, something is tried again."""
+
+    tries: int
+    """In a row without a byte of progress."""
+    first: float = 0.5
+    """Seconds before the second try; they double with each further one."""
+    longest: float = 30.0
+    asked: float = 600.0
+    """The longest wait that a server's Retry-After is granted."""
+
+
+METADATA = Patience(tries=4)
+CONTENT = Patience(tries=8)
+"""About a minute without an answer: a sweep is not to end for a short outage."""
+
+
+def delay(error: BaseException, tried: int, patience: Patience) -> float | None:
+    """Seconds to wait before another try, None where none is worth it.
+
+    tried: how often it failed so far. An answer of 429 is waited for as long as it says, or by `ratelimit`'s t.
+    """
+    if tried >= patience.tries or not _passing(error):
+        return None
+    backoff = min(patience.longest, patience.first * 2 ** (tried - 1)) * random.uniform(0.8, 1.2)
+    asked = _asked(error)
+    if asked is None:
+        return backoff
+    return max(asked, min(backoff, patience.first)) if asked <= patience.asked else None
+
+
+def retrying(call: Callable[[], T], patience: Patience, pause: Callable[[float], object] = time.sleep) -> T:
+    """The call's result, tried again after failures that may pass; the last failure is raised as it is."""
+    tried = 0
+    while True:
+        try:
+            return call()
+        except Exception as error:  # whatever it is, it is raised again unless it may pass
+            tried += 1
+            seconds = delay(error, tried, patience)
+            if seconds is None:
+                raise
+            pause(seconds)
+
+
+def _passing(error: BaseException) -> bool:
+    """Whether an error is the network's or the server's, and not an answer that stands."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
+        return _passing(error.__cause__)  # the client's word for "no answer, and not in the cache"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return status in (_TOO_MANY, _REQUEST_TIMEOUT) or status >= _SERVER_ERROR
+    return isinstance(error, errors.HTTPError)
+
+
+def _asked(error: BaseException) -> float | None:
+    """Seconds that the answer asks to wait, by Retry-After or by the Hub's own `ratelimit: "api";r=0;t=55`."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    after = headers.get("retry-after", "").strip()
+    if after.isdigit():
+        return float(after)
+    if getattr(getattr(error, "response", None), "status_code", None) != _TOO_MANY:
+        return None
+    window = re.search(r";\s*r=0\s*;\s*t=(\d+)", headers.get("ratelimit", ""))
+    return float(window[1]) if window else None
