@@ -160,10 +160,19 @@ def main() -> None:
     type=click.Choice(["online", "offline", "disabled"]),
     help="[default: online if there is a key, else offline]",
 )
+@click.option(
+    "--on-defect",
+    type=click.Choice(["mark", "skip", "fail"]),
+    default="mark",
+    show_default=True,
+    help="What to do with unsound steps: keep them out of trajectories, leave them out, or refuse to start.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random draw.")
 @_suites_option
 @_refuse_clearly
-def track(model: str, steps: str, out: Path | None, wandb: str | None, suites: Path | None, **options: Any) -> None:
+def track(
+    model: str, steps: str, out: Path | None, wandb: str | None, on_defect: str, suites: Path | None, **options: Any
+) -> None:
     """Analyse a suite's checkpoints into a run directory; the same command resumes."""
     from rich.console import Console
 
@@ -177,7 +186,7 @@ def track(model: str, steps: str, out: Path | None, wandb: str | None, suites: P
 
     measured_on = EvaluationOptions(**{f.name: options[f.name] for f in fields(EvaluationOptions)})
     analysed = StepOptions(**{f.name: options[f.name] for f in fields(StepOptions)})
-    run_track(suite, chosen, measured_on, analysed, out, wandb, Console())
+    run_track(suite, chosen, measured_on, analysed, out, wandb, Console(), on_defect)
 
 
 @main.command()

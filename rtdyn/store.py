@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -79,6 +79,8 @@ class StepTables:
     metrics: pl.DataFrame
     neurons: pl.DataFrame
     windows: pl.DataFrame
+    fingerprint: str = ""
+    """The weights', as text; kept in the metadata of metrics/, as it is no result. Empty: none was taken."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ def write_step(run: Run, step: int, checkpoint: Checkpoint, tables: StepTables) 
         "checkpoint": json.dumps(
             {"revision": checkpoint.revision, "commit": checkpoint.commit, "digests": checkpoint.digests}
         ),
+        "fingerprint": tables.fingerprint,
     }
     for table in TABLES:
         frame: pl.DataFrame = getattr(tables, table)
@@ -212,6 +215,12 @@ def done_steps(run: Run) -> dict[int, dict[str, Any]]:
         if all(m.get("config_digest") == run.digest for m in metadata):
             steps[step] = json.loads(metadata[0]["checkpoint"])
     return steps
+
+
+def read_fingerprints(run: Run, steps: Iterable[int]) -> dict[int, str]:
+    """The text of each step's fingerprint, where one is stored."""
+    found = {step: _metadata(table_file(run, TABLES[0], step)).get("fingerprint") for step in steps}
+    return {step: text for step, text in found.items() if text}
 
 
 def read_table(run: Run, table: str) -> pl.DataFrame:

@@ -19,6 +19,7 @@ from rtdyn.errors import InputError
 from rtdyn.evaluation import Evaluation, EvaluationOptions, prepare
 from rtdyn.execute.serial import run_serial
 from rtdyn.registry import SuiteSpec
+from rtdyn.soundness import ON_DEFECT, audit_before, joined, left_out
 from rtdyn.step import StepOptions, analyse_step
 from rtdyn.store import (
     SCHEMA_VERSION,
@@ -32,7 +33,6 @@ from rtdyn.store import (
     write_step,
 )
 from rtdyn.timing import StageClock, log_seconds, seconds_by_stage
-from rtdyn.trajectories import steps_left_out
 from rtdyn.views.progress import progress
 from rtdyn.views.summary import print_summary, step_line
 from rtdyn.views.wandb import choose_mode, start_wandb
@@ -46,12 +46,15 @@ def track(
     out: Path | None,
     wandb: str | None,
     console: Console,
+    on_defect: str = ON_DEFECT[0],
 ) -> Run:
     """Analyses every step of `steps` that the run directory lacks; returns the run.
 
-    Raises InputError in one sentence for anything in the sources that cannot be used.
+    on_defect: of `ON_DEFECT`, what becomes of steps that the audit finds unsound. Raises InputError in one
+    sentence for anything in the sources that cannot be used.
     """
     options = replace(options, device=_device(options.device))
+    steps, audited = audit_before(suite, steps, on_defect, lambda text: _say(console, text))
     evaluation = prepare(suite, steps[-1], measured_on)
     config = _config(suite, evaluation, measured_on, options)
     manifest = _manifest(suite, evaluation, config)
@@ -69,9 +72,11 @@ def track(
             _sweep(suite, missing, evaluation, options, run, view.log_step, console)
         finally:
             try:
-                run = _record_checkpoints(run, suite)
+                run = _record_checkpoints(run, suite, audited)
             finally:
                 view.finish()
+    for step, reason in audited["passed_over"].items():
+        _say(console, f"step {step} was passed over: {reason}")
     for step, reason in run.manifest["left_out"].items():
         _say(console, f"step {step} is kept in the tables and left out of trajectories: {reason}")
     print_summary(run, console)
@@ -214,13 +219,14 @@ def _sweep(
         run_serial(checkpoints(), analyse, done)
 
 
-def _record_checkpoints(run: Run, suite: SuiteSpec) -> Run:
+def _record_checkpoints(run: Run, suite: SuiteSpec, audited: dict[str, Any]) -> Run:
     """The manifest with what every stored step was made from, and which of them trajectories leave out."""
-    stored = done_steps(run)
+    stored, record = done_steps(run), joined(run.manifest.get("audit"), audited)
     manifest = {
         **run.manifest,
         "checkpoints": {str(step): record for step, record in stored.items()},
-        "left_out": {str(s): why for s, why in steps_left_out(stored, suite.steps[-1], suite.defects).items()},
+        "audit": record,
+        "left_out": {str(s): why for s, why in left_out(run, stored, suite, record).items()},
     }
     write_json(run.path / "manifest.json", manifest)
     return Run(run.path, manifest)

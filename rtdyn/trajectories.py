@@ -16,15 +16,20 @@ MIN_STEPS = 3
 
 
 def steps_left_out(
-    checkpoints: Mapping[int, Mapping[str, Any]], last_step: int, defects: tuple[Defect, ...]
+    checkpoints: Mapping[int, Mapping[str, Any]],
+    last_step: int,
+    defects: tuple[Defect, ...],
+    audited: Mapping[int, str | None],
 ) -> dict[int, str]:
-    """Stored steps that are no observations of their own, each with the reason: repeats and registered defects."""
-    reasons = {
-        step: f"{defect.note} ({defect.source})"
-        for defect in defects
-        for step in defect.steps
-        if step in checkpoints and step != defect.belongs_to
-    }
+    """Stored steps that are no observations of their own, each with the reason: repeats and defects.
+
+    audited: of the steps that were audited, why each is left out, or None; of others the registry decides.
+    """
+    reasons = {step: why for step, why in audited.items() if why is not None and step in checkpoints}
+    for defect in defects:
+        for step in defect.steps:
+            if step in checkpoints and step not in audited and step != defect.belongs_to:
+                reasons.setdefault(step, f"{defect.note} ({defect.source})")
     for step, owner in duplicate_steps(checkpoints, last_step, defects).items():
         reasons.setdefault(step, f"it holds the same weights as step {owner}")
     return dict(sorted(reasons.items()))
