@@ -35,11 +35,12 @@ def audit_suite(suite: SuiteSpec) -> Audit:
 
 
 def audit_steps(suite: SuiteSpec, steps: Iterable[int]) -> Audit:
-    """The audit of `steps` and of the suite's last, which others may repeat. Raises as `audit_suite`.
+    """The audit of `steps` and of those they may repeat: a Hub's last step and main, all steps of a folder.
 
-    Of a folder only those files are hashed that may be equal, so most digests are not known.
+    Of a folder only those files are hashed whole that may be equal; of others a sample is. Raises as `audit_suite`.
     """
-    return _survey(suite, sorted({*steps, suite.steps[-1]}), (), every_digest=False)
+    beside = (suite.steps[-1],) if suite.repo is not None else suite.steps
+    return _survey(suite, sorted({*steps, *beside}), (), every_digest=False)
 
 
 def _survey(suite: SuiteSpec, steps: Iterable[int], branches: Iterable[str], *, every_digest: bool) -> Audit:
