@@ -62,7 +62,7 @@ def _record(verdict: StepVerdict) -> dict[str, Any]:
     return {
         "verdict": verdict.verdict,
         "reasons": list(verdict.reasons),
-        "left_out": verdict.verdict != "sound" and not settled_by_loading,
+        "left_out": verdict.verdict not in ("sound", "missing") and not settled_by_loading,
     }
 
 
@@ -75,7 +75,7 @@ def joined(earlier: Mapping[str, Any] | None, now: Mapping[str, Any]) -> dict[st
 def left_out(
     run: Run, stored: Mapping[int, Mapping[str, Any]], suite: SuiteSpec, record: Mapping[str, Any]
 ) -> dict[int, str]:
-    """Stored steps that are no observations of their own, ascending, each with the reason.
+    """Steps that are no observations of their own, ascending, each with the reason.
 
     By the audit or, where there was none, the registry; by equal digests; and by the weights' fingerprints.
     """

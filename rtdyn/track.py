@@ -64,6 +64,7 @@ def track(
         _say_setup(console, suite, evaluation, run)
         stored = done_steps(run)
         check_stored(suite, run, stored)
+        run = _record_checkpoints(run, suite, audited)
         missing = [s for s in steps if s not in stored]
         if stored:
             _say(console, f"{len(steps) - len(missing)} of {len(steps)} steps are stored already")
@@ -78,7 +79,8 @@ def track(
     for step, reason in audited["passed_over"].items():
         _say(console, f"step {step} was passed over: {reason}")
     for step, reason in run.manifest["left_out"].items():
-        _say(console, f"step {step} is kept in the tables and left out of trajectories: {reason}")
+        if step in run.manifest["checkpoints"]:
+            _say(console, f"step {step} is kept in the tables and left out of trajectories: {reason}")
     print_summary(run, console)
     seconds = ", ".join(f"{stage} {total:.1f} s" for stage, total in seconds_by_stage(run.path).items())
     _say(console, f"Time by stage, over all stored steps: {seconds}")

@@ -21,11 +21,12 @@ def steps_left_out(
     defects: tuple[Defect, ...],
     audited: Mapping[int, str | None],
 ) -> dict[int, str]:
-    """Stored steps that are no observations of their own, each with the reason: repeats and defects.
+    """Steps that are no observations of their own, each with the reason: repeats and defects.
 
-    audited: of the steps that were audited, why each is left out, or None; of others the registry decides.
+    audited: of the steps that were audited, stored or not yet, why each is left out, or None; of others the registry
+    decides.
     """
-    reasons = {step: why for step, why in audited.items() if why is not None and step in checkpoints}
+    reasons = {step: why for step, why in audited.items() if why is not None}
     for defect in defects:
         for step in defect.steps:
             if step in checkpoints and step not in audited and step != defect.belongs_to:

@@ -45,7 +45,7 @@ def test_unsound_steps_are_said_passed_over_or_left_out_and_recorded(planted: Pa
     assert list(done_steps(run)) == [s for s, source in PLANTED.items() if source is not None]
     assert list(run.manifest["left_out"]) == ["2", "8", "64"]
     assert "same weights as step 0" in run.manifest["left_out"]["2"]
-    assert "nearer to those of step 64" in run.manifest["left_out"]["8"] or "step" in run.manifest["left_out"]["8"]
+    assert all("its weights" in run.manifest["left_out"][step] for step in ("8", "64"))
     before, _, after = result.stdout.partition("run directory:")
     assert "step 1 is passed over: it holds no weights" in before and "step 2 is not sound" in before
     assert "step 1 was passed over: it holds no weights" in after
@@ -70,7 +70,7 @@ def test_skip_passes_over_every_unsound_step(planted: Path, tmp_path: Path) -> N
     result = rtdyn(*track(planted, tmp_path / "run", "--on-defect", "skip", "--steps", "0,1,2,4"))
     assert result.exit_code == 0, result.stderr
     assert list(done_steps(read_run(tmp_path / "run"))) == [0, 4]
-    assert read_run(tmp_path / "run").manifest["left_out"] == {}
+    assert "left out of trajectories" not in result.stdout
     assert "step 2 was passed over: it holds the same weights as step 0" in result.stdout
 
 
