@@ -16,7 +16,7 @@ import click
 from rtdyn import __version__
 from rtdyn.analyses import ANALYSES, WEIGHTS_ONLY
 
-BAD_INPUT, INTERRUPTED = 3, 130
+FINDING, INTERRUPTED = 1, 130
 
 
 def _refuse_clearly(command: Callable[..., None]) -> Callable[..., None]:
@@ -183,10 +183,19 @@ def main() -> None:
     type=click.Choice(["online", "offline", "disabled"]),
     help="[default: online if there is a key, else offline]",
 )
+@click.option(
+    "--on-defect",
+    type=click.Choice(["mark", "skip", "fail"]),
+    default="mark",
+    show_default=True,
+    help="What to do with unsound steps: keep them out of trajectories, leave them out, or refuse to start.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random draw.")
 @_suites_option
 @_refuse_clearly
-def track(model: str, steps: str, out: Path | None, wandb: str | None, suites: Path | None, **options: Any) -> None:
+def track(
+    model: str, steps: str, out: Path | None, wandb: str | None, on_defect: str, suites: Path | None, **options: Any
+) -> None:
     """Analyse a suite's checkpoints into a run directory; the same command resumes."""
     from rich.console import Console
 
@@ -200,7 +209,7 @@ def track(model: str, steps: str, out: Path | None, wandb: str | None, suites: P
 
     measured_on = EvaluationOptions(**{f.name: options[f.name] for f in fields(EvaluationOptions)})
     analysed = StepOptions(**{f.name: options[f.name] for f in fields(StepOptions)})
-    run_track(suite, chosen, measured_on, analysed, out, wandb, options["cache_gb"], Console())
+    run_track(suite, chosen, measured_on, analysed, out, wandb, on_defect, options["cache_gb"], Console())
 
 
 @main.command()
@@ -214,6 +223,29 @@ def claims(run: Path, as_json: bool) -> None:
     from rtdyn.claims import claims as judge
 
     judge(run, as_json, Console())
+
+
+@main.command()
+@click.option("--model", required=True, help="A suite's name, its Hub repository, or a folder of step*/ folders.")
+@click.option("--json", "as_json", is_flag=True, help="Print an object for machines.")
+@click.option("--strict", is_flag=True, help="Exit 1 if any step is not sound.")
+@_suites_option
+@_refuse_clearly
+def audit(model: str, as_json: bool, strict: bool, suites: Path | None) -> None:
+    """Say which steps of a suite are missing, repeated or suspect, from metadata, before any download."""
+    from rich.console import Console
+
+    from rtdyn.checkpoints.survey import audit_suite
+    from rtdyn.registry import find_suite, load_suites
+    from rtdyn.views.audit import audit_record, print_audit
+
+    found = audit_suite(find_suite(model, load_suites(suites)))
+    if as_json:
+        click.echo(json.dumps(audit_record(found)))
+    else:
+        print_audit(found, Console())
+    if strict and found.unsound:
+        sys.exit(FINDING)
 
 
 @main.command()

@@ -12,8 +12,9 @@ import polars as pl
 from rtdyn.claims import claim_frame, scorecard
 from rtdyn.errors import InputError
 from rtdyn.registry import load_suites
+from rtdyn.soundness import left_out
 from rtdyn.store import Run, done_steps, read_run, table_file
-from rtdyn.trajectories import steps_left_out, trajectories
+from rtdyn.trajectories import trajectories
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,4 +94,5 @@ def _left_out(run: Run, stored: Mapping[int, Mapping[str, Any]]) -> dict[str, st
     """What `rtdyn track` would record of these steps; defects only of suites that rtdyn knows by name."""
     suite = load_suites().get(run.manifest["suite"])
     last = suite.steps[-1] if suite is not None else max(stored, default=0)
-    return {str(s): why for s, why in steps_left_out(stored, last, suite.defects if suite else ()).items()}
+    audited = run.manifest.get("audit") or {"steps": {}}
+    return {str(s): why for s, why in left_out(run, stored, audited, last, suite).items()}

@@ -20,6 +20,7 @@ from rtdyn.checkpoints.checkpoint import Checkpoint, load_model, read_config
 from rtdyn.curves import Curve, contrast_of, curve
 from rtdyn.errors import InputError
 from rtdyn.evaluation import Evaluation
+from rtdyn.fingerprint import encode, fingerprint
 from rtdyn.group_tables import dimensionality_metrics, heavytail_metrics, matching_metrics, modularity_metrics
 from rtdyn.mediation_tables import mediation_results
 from rtdyn.routing_tables import halved_groups, routing_metrics
@@ -119,6 +120,7 @@ def analyse_step(
         metrics=metric_frame(rows, checkpoint.step, tokens_seen),
         neurons=neuron_table(checkpoint.step, captured, result, curves, columns),
         windows=window_table(checkpoint.step, layer, result, curves),
+        fingerprint=encode(fingerprint(model)),
     )
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -79,6 +79,8 @@ class StepTables:
     metrics: pl.DataFrame
     neurons: pl.DataFrame
     windows: pl.DataFrame
+    fingerprint: str = ""
+    """The weights', as text; kept in the metadata of metrics/, as it is no result. Empty: none was taken."""
 
 
 @dataclass(frozen=True)
@@ -189,12 +191,18 @@ def write_copy(run: Run, of: int, step: int, tokens_seen: int | None, revision: 
     for table in TABLES:
         frame = pl.read_parquet(table_file(run, table, of))
         copies[table] = frame.with_columns(**{name: own[name] for name in own if name in frame.columns})
-    record = json.loads(_metadata(table_file(run, TABLES[0], of))["checkpoint"])
-    _write(run, step, {**record, "revision": revision, "commit": commit, "copy_of": of}, StepTables(**copies))
+    metadata = _metadata(table_file(run, TABLES[0], of))
+    record = json.loads(metadata["checkpoint"])
+    copied = StepTables(**copies, fingerprint=metadata.get("fingerprint", ""))
+    _write(run, step, {**record, "revision": revision, "commit": commit, "copy_of": of}, copied)
 
 
 def _write(run: Run, step: int, record: dict[str, Any], tables: StepTables) -> None:
-    metadata = {"config_digest": run.digest, "checkpoint": json.dumps(record)}
+    metadata = {
+        "config_digest": run.digest,
+        "checkpoint": json.dumps(record),
+        "fingerprint": tables.fingerprint,
+    }
     for table in TABLES:
         frame: pl.DataFrame = getattr(tables, table)
         file = table_file(run, table, step)
@@ -223,6 +231,12 @@ def done_steps(run: Run) -> dict[int, dict[str, Any]]:
         if all(m.get("config_digest") == run.digest for m in metadata):
             steps[step] = json.loads(metadata[0]["checkpoint"])
     return steps
+
+
+def read_fingerprints(run: Run, steps: Iterable[int]) -> dict[int, str]:
+    """The text of each step's fingerprint, where one is stored."""
+    found = {step: _metadata(table_file(run, TABLES[0], step)).get("fingerprint") for step in steps}
+    return {step: text for step, text in found.items() if text}
 
 
 def read_table(run: Run, table: str) -> pl.DataFrame:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -18,6 +19,7 @@ from rtdyn.execute.serial import run_serial
 from rtdyn.frequency import class_errors
 from rtdyn.manifest import new_manifest, run_config
 from rtdyn.registry import SuiteSpec
+from rtdyn.soundness import audit_before, joined, left_out
 from rtdyn.step import StepOptions, analyse_step
 from rtdyn.store import (
     Run,
@@ -30,7 +32,6 @@ from rtdyn.store import (
     write_step,
 )
 from rtdyn.timing import StageClock, log_seconds, seconds_by_stage
-from rtdyn.trajectories import steps_left_out
 from rtdyn.views.progress import progress
 from rtdyn.views.summary import print_summary, step_line
 from rtdyn.views.wandb import choose_mode, start_wandb
@@ -44,16 +45,19 @@ def track(
     options: StepOptions,
     out: Path | None,
     wandb: str | None,
+    on_defect: str,
     cache_gb: float,
     console: Console,
 ) -> Run:
     """Analyses every step of `steps` that the run directory lacks; returns the run.
 
-    cache_gb: disk for checkpoints from the Hub that wait for their analysis. Raises InputError in one sentence for
-    anything in the sources that cannot be used.
+    on_defect: of `ON_DEFECT`, what becomes of steps that the audit finds unsound. cache_gb: disk for checkpoints from
+    the Hub that wait for their analysis. Raises InputError in one sentence for anything in the sources that cannot be
+    used.
     """
     say = partial(_say, console)
     options = replace(options, device=_device(options.device))
+    steps, audited = audit_before(suite, steps, on_defect, say)
     weights_only = set(options.analyses) <= set(WEIGHTS_ONLY)
     evaluation = None if weights_only else prepare(suite, steps[-1], measured_on, say)
     model_config = read_config(find_config(suite, steps[-1])) if evaluation is None else evaluation.model_config
@@ -72,6 +76,7 @@ def track(
         _say_setup(console, suite, evaluation, run)
         stored = done_steps(run)
         check_stored(suite, run, stored)
+        run = _record_checkpoints(run, suite, audited)
         missing = [s for s in steps if s not in stored]
         if stored:
             say(f"{len(steps) - len(missing)} of {len(steps)} steps are stored already")
@@ -81,11 +86,14 @@ def track(
                 _sweep(suite, missing, stream, analyse, run, view.log_step, console)
         finally:
             try:
-                run = _record_checkpoints(run, suite)
+                run = _record_checkpoints(run, suite, audited)
             finally:
                 view.finish()
+    for step, reason in audited["passed_over"].items():
+        say(f"step {step} was passed over: {reason}")
     for step, reason in run.manifest["left_out"].items():
-        say(f"step {step} is kept in the tables and left out of trajectories: {reason}")
+        if step in run.manifest["checkpoints"]:
+            say(f"step {step} is kept in the tables and left out of trajectories: {reason}")
     print_summary(run, console)
     seconds = ", ".join(f"{stage} {total:.1f} s" for stage, total in seconds_by_stage(run.path).items())
     say(f"Time by stage, over all stored steps: {seconds}")
@@ -176,13 +184,14 @@ def _sweep(
         run_serial(checkpoints(), lambda checkpoint: analyse(checkpoint, clock.begin), done)
 
 
-def _record_checkpoints(run: Run, suite: SuiteSpec) -> Run:
+def _record_checkpoints(run: Run, suite: SuiteSpec, audited: dict[str, Any]) -> Run:
     """The manifest with what every stored step was made from, and which of them trajectories leave out."""
-    stored = done_steps(run)
+    stored, record = done_steps(run), joined(run.manifest.get("audit"), audited)
     manifest = {
         **run.manifest,
         "checkpoints": {str(step): record for step, record in stored.items()},
-        "left_out": {str(s): why for s, why in steps_left_out(stored, suite.steps[-1], suite.defects).items()},
+        "audit": record,
+        "left_out": {str(s): why for s, why in left_out(run, stored, record, suite.steps[-1], suite).items()},
     }
     write_json(run.path / "manifest.json", manifest)
     return Run(run.path, manifest)

@@ -10,6 +10,7 @@ import polars as pl
 
 from rtdyn.checkpoints.checkpoint import Checkpoint, read_config
 from rtdyn.checkpoints.tensors import read_final_mlp
+from rtdyn.fingerprint import encode, fingerprint_of
 from rtdyn.group_tables import layer_heavytail_metrics
 from rtdyn.step import check_same_shape
 from rtdyn.store import StepTables, metric_frame
@@ -53,4 +54,5 @@ def analyse_weights(
         metrics=metric_frame(rows, checkpoint.step, tokens_seen),
         neurons=neurons,
         windows=pl.DataFrame(schema=dict(WINDOW_SCHEMA)),
+        fingerprint=encode(fingerprint_of({**inputs, "out": output})),
     )

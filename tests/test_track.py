@@ -385,9 +385,7 @@ def overflow(step: Path) -> None:
         (truncate, ("truncated", "download it again")),
         (cut_header, ("truncated or not a safetensors file",)),
         (poison, ("NaN or infinite", "dense_h_to_4h")),
-        (drop_config, ("has no config.json",)),
         (other_family, ("'mamba'", "not supported", "gpt_neox")),
-        (drop_weights, ("holds no weights",)),
         (drop_tensor, ("do not fit their config.json",)),
         (other_shape, ("another shape", "hidden_size 192 instead of 96")),
         (narrower, ("another shape", "intermediate_size 300 instead of 512")),
@@ -403,6 +401,17 @@ def test_a_damaged_checkpoint_is_refused(damage, words: tuple[str, ...], tiny_fo
     result = rtdyn("track", "--model", suite, "--out", out, *CHEAP)
     refused(result, 3, *words)
     assert list(done_steps(read_run(out))) == [] and not list(out.rglob("*.aside"))
+
+
+@pytest.mark.parametrize(("damage", "words"), [(drop_config, "no config.json"), (drop_weights, "no weights")])
+def test_a_checkpoint_that_lacks_files_is_passed_over(damage, words: str, tiny_folder: Path, tmp_path: Path) -> None:
+    suite = broken_suite(tiny_folder, tmp_path)
+    for step in ("step0", "step4000"):
+        damage(suite / step)
+    arguments = ("track", "--model", suite, "--out", tmp_path / "run", *CHEAP)
+    refused(rtdyn(*arguments), 3, "no step asked for of suite is sound")
+    refused(rtdyn(*arguments, "--on-defect", "fail"), 3, f"step 0: it holds {words}")
+    assert not (tmp_path / "run").exists()
 
 
 def test_bad_sources_are_refused_before_anything_is_written(tiny_folder: Path, tmp_path: Path) -> None:

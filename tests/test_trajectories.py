@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from test_store import manifest, store
 
+from rtdyn.checkpoints.duplicates import duplicate_steps
 from rtdyn.errors import InputError
 from rtdyn.registry import Defect, load_suites
 from rtdyn.store import open_run
-from rtdyn.trajectories import duplicate_steps, steps_left_out, trajectories
+from rtdyn.trajectories import steps_left_out, trajectories
 
 
 def records(**digests: str) -> dict[int, dict[str, object]]:
@@ -32,12 +33,12 @@ def test_the_registry_decides_where_it_says() -> None:
 def test_registered_defects_are_left_out_with_their_source() -> None:
     suite = load_suites()["pythia-2.8b"]
     stored = records(s0="final", s1="final", s54000="other", s66000="own", s67000="own too", s143000="other")
-    reasons = steps_left_out(stored, 143000, suite.defects)
+    reasons = steps_left_out(stored, 143000, suite.defects, {})
     assert list(reasons) == [0, 1, 54000, 143000]
     assert "issues/205" in reasons[0] and "issues/205" in reasons[143000]
     twelve = load_suites()["pythia-12b"].defects
-    assert list(steps_left_out(records(s50000="a", s51000="b"), 143000, twelve)) == [50000]
-    assert list(steps_left_out(records(s0="a", s1="a", s2="b"), 143000, load_suites()["pythia-70m"].defects)) == [1]
+    assert list(steps_left_out(records(s50000="a", s51000="b"), 143000, twelve, {})) == [50000]
+    assert list(steps_left_out(records(s0="a", s1="a", s2="b"), 143000, load_suites()["pythia-70m"].defects, {})) == [1]
 
 
 def test_trajectories_leave_repeats_out_and_need_three_steps(tmp_path: Path) -> None:

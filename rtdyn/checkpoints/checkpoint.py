@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rtdyn.errors import InputError, brief
-from rtdyn.families import OLD_BUFFERS, check_family
 
 CONFIG = "config.json"
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
@@ -71,6 +70,8 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """A checkpoint's config.json, its family checked."""
+    from rtdyn.families import check_family
+
     config = read_json(folder / CONFIG)
     check_family(str(config.get("model_type")), str(folder))
     return config
@@ -120,6 +121,8 @@ def load_model(checkpoint: Checkpoint, device: str) -> Any:
     """
     import torch
     import transformers
+
+    from rtdyn.families import OLD_BUFFERS
 
     folder = checkpoint.folder
     read_config(folder)

@@ -291,6 +291,11 @@ def refusals(tmp_path_factory: pytest.TempPathFactory, closed_url: str) -> Itera
         commands = {name: place.arguments(name, "broken", steps) for name, (steps, _) in AT_A_STEP.items()}
         commands |= {name: place.arguments(name, name, "4000") for name in ("unknown", "misnamed")}
         ended = dict(zip(commands, place.track_each(*commands.values()), strict=True))
+        (folder / "apart").mkdir()
+        apart = workplace(folder / "apart", hub.url)
+        command = apart.arguments("run", "broken", "2,8,512")
+        strict = [*apart.arguments("failing", "broken", "2,8,512"), "--on-defect", "fail"]
+        ended |= dict(zip(("passed over", "failing"), apart.track_each(command, strict), strict=True))
         ended["no server"] = place.track("no server", "broken", "512", HF_ENDPOINT=closed_url)
         yield Refusals(place, marker, ended)
 

@@ -1,0 +1,68 @@
+"""The metadata that an audit judges, from the Hub or a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from threading import Event
+
+from rtdyn.checkpoints.audit import Audit, audit
+from rtdyn.checkpoints.hub_metadata import hub_branches, hub_is_offline, hub_listing
+from rtdyn.checkpoints.listing import Listing
+from rtdyn.checkpoints.local import local_branches, local_listings
+from rtdyn.checkpoints.sharing import MAIN
+from rtdyn.errors import InputError
+from rtdyn.registry import SuiteSpec
+
+WORKERS = 8
+"""Requests to a Hub at one time."""
+
+
+def can_survey(suite: SuiteSpec) -> bool:
+    """Whether the suite's metadata can be had at all: a Hub's cannot where HF_HUB_OFFLINE is set."""
+    return suite.repo is None or not hub_is_offline()
+
+
+def audit_suite(suite: SuiteSpec) -> Audit:
+    """The audit of every step of the suite, and of branches or folders that its schedule does not know.
+
+    Raises InputError if the metadata cannot be had.
+    """
+    if not can_survey(suite):
+        raise InputError("an audit asks the Hub and HF_HUB_OFFLINE is set; unset it")
+    branches = hub_branches(suite) if suite.repo is not None else local_branches(suite)
+    return _survey(suite, suite.steps, branches, every_digest=True)
+
+
+def audit_steps(suite: SuiteSpec, steps: Iterable[int]) -> Audit:
+    """The audit of `steps` and of those they may repeat: a Hub's last step and main, all steps of a folder.
+
+    Of a folder only those files are hashed whole that may be equal; of others a sample is. Raises as `audit_suite`.
+    """
+    beside = (suite.steps[-1],) if suite.repo is not None else suite.steps
+    return _survey(suite, sorted({*steps, *beside}), (), every_digest=False)
+
+
+def _survey(suite: SuiteSpec, steps: Iterable[int], branches: Iterable[str], *, every_digest: bool) -> Audit:
+    wanted = {step: suite.revision_of(step) for step in steps}
+    if suite.repo is None:
+        return audit(suite, local_listings(suite, wanted, every_digest=every_digest), None, tuple(branches))
+    found = hub_listings(suite, [*wanted.values(), MAIN])
+    return audit(suite, {step: found[name] for step, name in wanted.items()}, found[MAIN], tuple(branches))
+
+
+def hub_listings(suite: SuiteSpec, names: Iterable[str]) -> dict[str, Listing | None]:
+    """What each branch holds, asked for a few at a time. Raises InputError for the first that cannot be had."""
+    names = list(dict.fromkeys(names))
+    stopped = Event()
+
+    def pause(seconds: float) -> None:
+        if stopped.wait(seconds):
+            raise CancelledError
+
+    pool = ThreadPoolExecutor(WORKERS)
+    try:
+        return dict(zip(names, pool.map(lambda name: hub_listing(suite, name, pause), names), strict=True))
+    finally:
+        stopped.set()
+        pool.shutdown(wait=True, cancel_futures=True)
