@@ -154,6 +154,13 @@ def main() -> None:
     show_default=True,
     help="Memory for the ablation's blocks, beside the model and what is captured.",
 )
+@click.option(
+    "--stream-layers",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Run the model one layer at a time; auto: where it does not fit in memory.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--wandb",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rtdyn.families import OLD_BUFFERS, check_family
 
 CONFIG = "config.json"
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
+KEY_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -93,6 +95,14 @@ def check_safetensors(file: Path) -> None:
         raise InputError(f"{file} is truncated: {size:,} bytes of {8 + length + end:,}; download it again")
 
 
+def check_files(checkpoint: Checkpoint) -> None:
+    """Raises InputError for a config.json or safetensors files that cannot be what was saved."""
+    read_config(checkpoint.folder)
+    for name in checkpoint.digests:
+        if name.endswith(".safetensors"):
+            check_safetensors(checkpoint.folder / name)
+
+
 def load_model(checkpoint: Checkpoint, device: str) -> Any:
     """The checkpoint as transformers' own model, float32, in evaluation mode, on `device`.
 
@@ -103,10 +113,7 @@ def load_model(checkpoint: Checkpoint, device: str) -> Any:
     import transformers
 
     folder = checkpoint.folder
-    read_config(folder)
-    for name in checkpoint.digests:
-        if name.endswith(".safetensors"):
-            check_safetensors(folder / name)
+    check_files(checkpoint)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     auto: Any = transformers.AutoModelForCausalLM
@@ -122,13 +129,28 @@ def load_model(checkpoint: Checkpoint, device: str) -> Any:
             output_loading_info=True,
         )
     except Exception as error:  # the library raises nearly any type on damaged weights
-        raise InputError(f"the weights in {folder} cannot be loaded ({brief(error)})") from error
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        keys = [k for k in sorted(map(str, info.get(kind) or ())) if not OLD_BUFFERS.search(k)]
+        raise cannot_be_loaded(folder, error) from error
+    check_keys(folder, {k: set(map(str, info.get(k) or ())) for k in KEY_FAULTS})
+    for name, parameter in model.named_parameters():
+        check_finite(folder, name, parameter)
+    return model.eval().requires_grad_(False).to(device)
+
+
+def check_keys(folder: Path, faults: Mapping[str, set[str]]) -> None:
+    """Raises InputError for names among `faults`, by one of KEY_FAULTS, other than constants of old checkpoints."""
+    for kind in KEY_FAULTS:
+        keys = [k for k in sorted(faults[kind]) if not OLD_BUFFERS.search(k)]
         if keys:
             names = ", ".join(keys[:3])
             raise InputError(f"the weights in {folder} do not fit their config.json: {kind.replace('_', ' ')} {names}")
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise InputError(f"the weights in {folder} hold NaN or infinite values (in {name}); leave this step out")
-    return model.eval().requires_grad_(False).to(device)
+
+
+def check_finite(folder: Path, name: str, weights: Any) -> None:
+    """Raises InputError unless every number of the tensor `weights` is finite."""
+    if not weights.isfinite().all():
+        raise InputError(f"the weights in {folder} hold NaN or infinite values (in {name}); leave this step out")
+
+
+def cannot_be_loaded(folder: Path, error: Exception) -> InputError:
+    """What a library said of the folder's weights, as one sentence."""
+    return InputError(f"the weights in {folder} cannot be loaded ({brief(error)})")

@@ -1,0 +1,123 @@
+"""A forward pass one layer at a time: all batches through a block, then its weights make room for the next block's.
+
+What is computed is transformers' own code. Its model runs on each batch as far as the first block, and what it passes
+there (the mask, the position embeddings) is what every block is passed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rtdyn.checkpoints.layered import LayeredModel
+from rtdyn.errors import InputError
+from rtdyn.families import Anatomy, anatomy
+
+_Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""By position, after the hidden states, and by name."""
+
+
+def by_layers(model: LayeredModel, batches: Sequence[Tensor], stay: int) -> tuple[Anatomy, Iterator[Tensor]]:
+    """The anatomy, whose final `stay` blocks, norm and unembedding are in memory, and each batch's last hidden states.
+
+    batches: int64 (batch, T) of token ids. All earlier blocks run before this returns; the final ones, batch after
+    batch, as the iterator is read. Memory: one block, or the embedding, or what stays; and the hidden states, which go
+    to a file where they are larger than the model's `memory_bytes`. Raises InputError for weights that cannot be used.
+    """
+    parts = anatomy(model.skeleton)
+    early, final = parts.stack[:-stay], parts.stack[-stay:]
+    embeddings = [
+        child
+        for child in parts.backbone.children()
+        if next(child.parameters(), None) is not None and not {*parts.stack, parts.final_norm} & {*child.modules()}
+    ]
+    hidden = _HiddenStates(batches, len(model.get_output_embeddings().weight[0]), model.memory_bytes)
+    arguments: dict[int, _Arguments] = {}
+    model.fill(*embeddings)
+    for number, batch in enumerate(batches):
+        state, arguments[len(batch)] = _entering(parts, batch.to(model.device))
+        hidden.put(number, state)
+    model.drop(*embeddings)
+
+    def through(block: nn.Module, state: Tensor) -> Tensor:
+        args, kwargs = arguments[len(state)]
+        output = block(state, *args, **kwargs)
+        return output[0] if isinstance(output, tuple) else output
+
+    for block in early:
+        model.fill(block)
+        with torch.inference_mode():
+            for number in range(len(batches)):
+                hidden.put(number, through(block, hidden.take(number).to(model.device)))
+        model.drop(block)
+
+    def last_hidden_states() -> Iterator[Tensor]:
+        for number in range(len(batches)):
+            state = hidden.take(number).to(model.device)
+            for block in final:
+                state = through(block, state)
+            yield parts.final_norm(state)
+
+    model.fill(*final, parts.final_norm, model.get_output_embeddings())
+    return anatomy(model.skeleton), last_hidden_states()
+
+
+class _Entered(Exception):
+    """A forward pass has come to the first block."""
+
+
+def _entering(parts: Anatomy, batch: Tensor) -> tuple[Tensor, _Arguments]:
+    """What the model passes its first block for the batch: hidden states, and all other arguments."""
+    passed: list[tuple[Tensor, _Arguments]] = []
+
+    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        passed.append((args[0], (args[1:], kwargs)))
+        raise _Entered
+
+    handle = parts.stack[0].register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        with torch.inference_mode():
+            parts.backbone(batch, use_cache=False)
+    except _Entered:
+        return passed[0]
+    finally:
+        handle.remove()
+    raise AssertionError("the model ran without its first block")
+
+
+class _HiddenStates:
+    """float32 (batch, T, d) of each batch, on the CPU; in a file that goes with the process where all are too large."""
+
+    def __init__(self, batches: Sequence[Tensor], width: int, memory_bytes: int) -> None:
+        self.shapes = [(*batch.shape, width) for batch in batches]
+        sizes = [int(np.prod(shape)) * 4 for shape in self.shapes]
+        self.offsets = [sum(sizes[:number]) for number in range(len(sizes))]
+        self.gib = sum(sizes) / 2**30
+        self.held: dict[int, Tensor] = {}
+        self.file = tempfile.TemporaryFile() if sum(sizes) > memory_bytes else None  # noqa: SIM115 -- open as long as this
+
+    def put(self, number: int, state: Tensor) -> None:
+        if self.file is None:
+            self.held[number] = state.cpu()
+            return
+        self.file.seek(self.offsets[number])
+        try:
+            state.cpu().contiguous().numpy().tofile(self.file)
+        except OSError as error:
+            raise InputError(
+                f"the {self.gib:.1f} GiB of hidden states do not fit into {tempfile.gettempdir()} ({error}); let "
+                "TMPDIR name a larger disk, raise --memory-gib or give fewer --tokens"
+            ) from None
+
+    def take(self, number: int) -> Tensor:
+        """Once after each `put`."""
+        if self.file is None:
+            return self.held.pop(number)
+        shape = self.shapes[number]
+        self.file.seek(self.offsets[number])
+        return torch.from_numpy(np.fromfile(self.file, dtype=np.float32, count=int(np.prod(shape))).reshape(shape))
