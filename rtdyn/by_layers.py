@@ -107,7 +107,8 @@ class _HiddenStates:
             return
         self.file.seek(self.offsets[number])
         try:
-            state.cpu().contiguous().numpy().tofile(self.file)
+            self.file.write(_bytes(state.cpu().contiguous()))
+            self.file.flush()
         except OSError as error:
             raise InputError(
                 f"the {self.gib:.1f} GiB of hidden states do not fit into {tempfile.gettempdir()} ({error}); let "
@@ -118,6 +119,12 @@ class _HiddenStates:
         """Once after each `put`."""
         if self.file is None:
             return self.held.pop(number)
-        shape = self.shapes[number]
+        state = torch.empty(self.shapes[number])
         self.file.seek(self.offsets[number])
-        return torch.from_numpy(np.fromfile(self.file, dtype=np.float32, count=int(np.prod(shape))).reshape(shape))
+        self.file.readinto(_bytes(state))
+        return state
+
+
+def _bytes(values: Tensor) -> memoryview:
+    """The tensor's own memory."""
+    return values.numpy().data.cast("B")

@@ -278,6 +278,33 @@ def test_influence_without_the_fit(tmp_path: Path) -> None:
     assert set(read_table(read_run(out), "metrics")["analysis"]) == {"capture", "ablation"}
 
 
+def test_a_model_run_by_layers_gives_the_same_tables(tmp_path: Path) -> None:
+    few = ("--rare", "0.65:0.95", "--tokens", "3072", "--min-targets", "20", "--positions-per-rare", "1")
+    runs = {}
+    for how in ("always", "never"):
+        out = tmp_path / how
+        result = rtdyn(
+            "track",
+            "--model",
+            "tiny",
+            "--steps",
+            "512",
+            "--out",
+            out,
+            *few,
+            "--wandb",
+            "disabled",
+            "--stream-layers",
+            how,
+        )
+        assert result.exit_code == 0, result.stderr
+        runs[how] = read_run(out)
+    for table in TABLES:
+        layered, whole = (read_table(runs[how], table) for how in ("always", "never"))
+        assert_frame_equal(layered, whole, check_exact=False, rel_tol=1e-5, abs_tol=1e-7)
+    assert runs["always"].manifest["config"] == runs["never"].manifest["config"]
+
+
 def broken_suite(tiny_folder: Path, tmp_path: Path) -> Path:
     suite = tmp_path / "suite"
     for name in ("step0", "step4000"):
