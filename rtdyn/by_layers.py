@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rtdyn.checkpoints.layered import LayeredModel
+from rtdyn.checkpoints.layered import FLOAT32_BYTES, LayeredModel
 from rtdyn.errors import InputError
 from rtdyn.families import Anatomy, anatomy
 
@@ -53,12 +53,12 @@ def by_layers(model: LayeredModel, batches: Sequence[Tensor], stay: int) -> tupl
         model.fill(block)
         with torch.inference_mode():
             for number in range(len(batches)):
-                hidden.put(number, through(block, hidden.take(number).to(model.device)))
+                hidden.put(number, through(block, hidden.get(number).to(model.device)))
         model.drop(block)
 
     def last_hidden_states() -> Iterator[Tensor]:
         for number in range(len(batches)):
-            state = hidden.take(number).to(model.device)
+            state = hidden.get(number).to(model.device)
             for block in final:
                 state = through(block, state)
             yield parts.final_norm(state)
@@ -91,37 +91,45 @@ def _entering(parts: Anatomy, batch: Tensor) -> tuple[Tensor, _Arguments]:
 
 
 class _HiddenStates:
-    """float32 (batch, T, d) of each batch, on the CPU; in a file that goes with the process where all are too large."""
+    """float32 (batch, T, d) of each batch, on the CPU; in a file that goes with the process where all are too large.
+
+    Each batch has its place for good: new arrays in every layer would leave the heap in pieces.
+    """
 
     def __init__(self, batches: Sequence[Tensor], width: int, memory_bytes: int) -> None:
-        self.shapes = [(*batch.shape, width) for batch in batches]
-        sizes = [int(np.prod(shape)) * 4 for shape in self.shapes]
-        self.offsets = [sum(sizes[:number]) for number in range(len(sizes))]
-        self.gib = sum(sizes) / 2**30
-        self.held: dict[int, Tensor] = {}
-        self.file = tempfile.TemporaryFile() if sum(sizes) > memory_bytes else None  # noqa: SIM115 -- open as long as this
+        ends = np.cumsum([len(batch) for batch in batches]).tolist()
+        self.rows = [slice(end - len(batch), end) for end, batch in zip(ends, batches, strict=True)]
+        self.shape = (*batches[0].shape[1:], width)
+        self.row_bytes = int(np.prod(self.shape)) * FLOAT32_BYTES
+        self.bytes = ends[-1] * self.row_bytes
+        fits = self.bytes <= memory_bytes
+        self.held = torch.empty(ends[-1], *self.shape) if fits else None
+        self.file = None if fits else tempfile.TemporaryFile()  # noqa: SIM115 -- open as long as this lives
 
     def put(self, number: int, state: Tensor) -> None:
+        rows = self.rows[number]
+        if self.held is not None:
+            self.held[rows] = state
         if self.file is None:
-            self.held[number] = state.cpu()
             return
-        self.file.seek(self.offsets[number])
+        self.file.seek(rows.start * self.row_bytes)
         try:
             self.file.write(_bytes(state.cpu().contiguous()))
             self.file.flush()
         except OSError as error:
             raise InputError(
-                f"the {self.gib:.1f} GiB of hidden states do not fit into {tempfile.gettempdir()} ({error}); let "
-                "TMPDIR name a larger disk, raise --memory-gib or give fewer --tokens"
+                f"the {self.bytes / 2**30:.1f} GiB of hidden states do not fit into {tempfile.gettempdir()} ({error}); "
+                "let TMPDIR name a larger disk, raise --memory-gib or give fewer --tokens"
             ) from None
 
-    def take(self, number: int) -> Tensor:
-        """Once after each `put`."""
-        if self.file is None:
-            return self.held.pop(number)
-        state = torch.empty(self.shapes[number])
-        self.file.seek(self.offsets[number])
-        self.file.readinto(_bytes(state))
+    def get(self, number: int) -> Tensor:
+        rows = self.rows[number]
+        if self.held is not None:
+            return self.held[rows]
+        state = torch.empty(rows.stop - rows.start, *self.shape)
+        if self.file is not None:
+            self.file.seek(rows.start * self.row_bytes)
+            self.file.readinto(_bytes(state))
         return state
 
 

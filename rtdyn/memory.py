@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +28,13 @@ def available_bytes(device: str) -> int:
         # what torch has reserved and not given out it will use again
         room.append(free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
     return int(min(room))
+
+
+def return_freed() -> None:
+    """Has the C library give freed memory back to the system, where it can: glibc keeps blocks of up to 32 MiB."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def control_group_rooms(groups: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -> Iterator[int]:

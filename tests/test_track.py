@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from polars.testing import assert_frame_equal
 from safetensors.torch import load_file, save_file
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 

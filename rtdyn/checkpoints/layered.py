@@ -30,7 +30,7 @@ from rtdyn.checkpoints.checkpoint import (
 from rtdyn.checkpoints.weights import Stored, read_tensors, stored_tensors
 from rtdyn.errors import InputError
 from rtdyn.families import anatomy
-from rtdyn.memory import available_bytes
+from rtdyn.memory import available_bytes, return_freed
 
 FLOAT32_BYTES = 4
 
@@ -76,6 +76,7 @@ class LayeredModel:
         """Gives back the memory of these modules' weights."""
         for module in modules:
             module.to_empty(device="meta")
+        return_freed()
 
 
 def open_model(checkpoint: Checkpoint, device: str, stream_layers: str, memory_bytes: int) -> Any:
