@@ -281,23 +281,12 @@ def test_influence_without_the_fit(tmp_path: Path) -> None:
 
 def test_a_model_run_by_layers_gives_the_same_tables(tmp_path: Path) -> None:
     few = ("--rare", "0.65:0.95", "--tokens", "3072", "--min-targets", "20", "--positions-per-rare", "1")
+    reading_the_model = ("--analyses", "ablation,routing,mediation", "--wandb", "disabled")
     runs = {}
     for how in ("always", "never"):
         out = tmp_path / how
-        result = rtdyn(
-            "track",
-            "--model",
-            "tiny",
-            "--steps",
-            "512",
-            "--out",
-            out,
-            *few,
-            "--wandb",
-            "disabled",
-            "--stream-layers",
-            how,
-        )
+        arguments = ("--model", "tiny", "--steps", "512", "--out", out, *few, *reading_the_model)
+        result = rtdyn("track", *arguments, "--stream-layers", how)
         assert result.exit_code == 0, result.stderr
         runs[how] = read_run(out)
     for table in TABLES:
