@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rtdyn.by_layers import by_layers
+from rtdyn.checkpoints.layered import LayeredModel
 from rtdyn.corpus import EvaluationSet
 from rtdyn.errors import InputError
 from rtdyn.families import Anatomy, anatomy
@@ -75,14 +77,13 @@ def capture(
 ) -> Capture:
     """Runs `model` once over the windows, in batches of about `batch_tokens` tokens.
 
+    model: transformers' own, or a LayeredModel, of which the last two layers stay in memory, without attention one.
     mean_over: `kept`, or `all` for the mean over every position of every window. attention: keep the last two
     layers' attention, and the stream that enters them. Memory beyond the model: one batch's hidden states and the
     arrays that are returned, (N, d + F) and with attention (N, 2·heads·T) and (windows·T, d), on the model's device.
     Raises InputError for token ids the model has no row for, and for activations that overflow.
     """
-    parts = anatomy(model)
-    device = parts.output_rows.device
-    _check_ids(evaluation, parts.readout.unembedding.shape[0])
+    _check_ids(evaluation, model.get_output_embeddings().weight.shape[0])
     n_windows, length = evaluation.windows.shape
     windows = torch.from_numpy(evaluation.windows.astype(np.int64))
     kept = torch.from_numpy(evaluation.kept)
@@ -90,11 +91,14 @@ def capture(
     measured[torch.from_numpy(positions.flat)] = True
     measured = measured.view(n_windows, length)
     targets = torch.from_numpy(evaluation.targets.astype(np.int64))
+    batches = torch.arange(n_windows).split(max(1, batch_tokens // length))
+    run = by_layers if isinstance(model, LayeredModel) else _whole
+    parts, last_hidden_states = run(model, [windows[rows] for rows in batches], 2 if attention else 1)
+    device = parts.output_rows.device
     moments = _Moments(parts.output_rows.shape[0], device)
     residuals, activations, losses, patterns, streams = [], [], [], [], []
     with torch.inference_mode(), _recorded(parts, attention) as seen:
-        for rows in torch.arange(n_windows).split(max(1, batch_tokens // length)):
-            hidden = parts.backbone(windows[rows].to(device), use_cache=False).last_hidden_state
+        for rows, hidden in zip(batches, last_hidden_states, strict=True):
             keep, take = kept[rows].to(device), measured[rows].to(device)
             residuals.append(seen["residual"][take])
             activations.append(seen["activations"][take])
@@ -126,6 +130,13 @@ def capture(
                 f"the final layer's {name} overflow to infinity or NaN; this checkpoint cannot be measured"
             )
     return captured
+
+
+def _whole(model: Any, batches: Sequence[Tensor], stay: int) -> tuple[Anatomy, Iterator[Tensor]]:
+    """As `by_layers`, of a model that is in memory, where all of it stays."""
+    parts = anatomy(model)
+    device = parts.output_rows.device
+    return parts, (parts.backbone(batch.to(device), use_cache=False).last_hidden_state for batch in batches)
 
 
 def _check_ids(evaluation: EvaluationSet, rows: int) -> None:

@@ -177,6 +177,13 @@ def main() -> None:
     show_default=True,
     help="Disk for checkpoints from the Hub that wait for their analysis, in 10^9 bytes; never less than one.",
 )
+@click.option(
+    "--stream-layers",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Run the model one layer at a time; auto: where it does not fit in memory.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--wandb",

@@ -86,6 +86,8 @@ class Anatomy:
     """Gives a block's position embeddings from (hidden states, position ids); None where it takes none."""
     input_rows: Mapping[str, Tensor] = field(default_factory=dict)
     """By name, (F, d): row i is what neuron i reads from the final MLP's input. `in`, or `gate` and `up`."""
+    stack: tuple[nn.Module, ...] = ()
+    """Every block of the model, first to last."""
 
 
 def _gpt_neox(model: Any) -> Anatomy:
@@ -113,6 +115,7 @@ def _gpt_neox(model: Any) -> Anatomy:
         ),
         rotary=model.gpt_neox.rotary_emb,
         input_rows={"in": layers[-1].mlp.dense_h_to_4h.weight},
+        stack=tuple(layers),
     )
 
 
@@ -135,6 +138,7 @@ def _gpt2(model: Any) -> Anatomy:
         ),
         rotary=None,
         input_rows={"in": layers[-1].mlp.c_fc.weight.T},
+        stack=tuple(layers),
     )
 
 
@@ -164,6 +168,7 @@ def _gated(model: Any, readout: Readout, post_norm: PostNorm | None) -> Anatomy:
         ),
         rotary=model.model.rotary_emb,
         input_rows={"gate": layers[-1].mlp.gate_proj.weight, "up": layers[-1].mlp.up_proj.weight},
+        stack=tuple(layers),
     )
 
 

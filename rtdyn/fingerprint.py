@@ -26,18 +26,28 @@ Fingerprint = Mapping[str, np.ndarray]
 
 
 def fingerprint(model: Any) -> Fingerprint:
-    """The fingerprint of a loaded model's embedding, unembedding and the matrices of its final layer."""
+    """The fingerprint of a loaded model's embedding, unembedding and the matrices of its final layer.
+
+    model: transformers' own, or a LayeredModel after its capture, whose final layer and unembedding are in memory.
+    """
+    from rtdyn.checkpoints.layered import LayeredModel
     from rtdyn.families import anatomy
 
-    block = anatomy(model).blocks[-1].module
+    layered = model if isinstance(model, LayeredModel) else None
+    whole = layered.skeleton if layered is not None else model
+    embedding = whole.get_input_embeddings()
     matrices = {
-        "embedding": model.get_input_embeddings().weight,
-        "unembedding": model.get_output_embeddings().weight,
-        **dict(block.named_parameters()),
+        "embedding": whole.get_output_embeddings().weight,
+        **dict(anatomy(whole).blocks[-1].module.named_parameters()),
     }
-    if matrices["embedding"].data_ptr() == matrices["unembedding"].data_ptr():
-        del matrices["unembedding"]
-    return fingerprint_of(matrices)
+    if whole.config.tie_word_embeddings:
+        return fingerprint_of(matrices)
+    if layered is not None:
+        layered.fill(embedding)
+    found = fingerprint_of({**matrices, "embedding": embedding.weight, "unembedding": matrices["embedding"]})
+    if layered is not None:
+        layered.drop(embedding)
+    return found
 
 
 def fingerprint_of(matrices: Mapping[str, Any]) -> Fingerprint:

@@ -16,7 +16,8 @@ from rtdyn.analyses.nulls import matching_cells
 from rtdyn.analyses.pseudo_classes import overlap
 from rtdyn.analyses.routing import routing
 from rtdyn.capture import Capture, capture
-from rtdyn.checkpoints.checkpoint import Checkpoint, load_model, read_config
+from rtdyn.checkpoints.checkpoint import Checkpoint, read_config
+from rtdyn.checkpoints.layered import open_model
 from rtdyn.curves import Curve, contrast_of, curve
 from rtdyn.errors import InputError
 from rtdyn.evaluation import Evaluation
@@ -54,6 +55,7 @@ class StepOptions:
     rank_by: str
     tolerance: float
     memory_gib: float
+    stream_layers: str
     device: str
     seed: int
 
@@ -76,7 +78,7 @@ def analyse_step(
     """
     stage("load")
     _check_same_suite(checkpoint, evaluation)
-    model = load_model(checkpoint, options.device)
+    model = open_model(checkpoint, options.device, options.stream_layers, options.memory_bytes)
     logits = model.get_output_embeddings().weight.shape[0]
     if logits != evaluation.n_logits:
         raise InputError(

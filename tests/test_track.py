@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from polars.testing import assert_frame_equal
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -304,6 +305,22 @@ def test_influence_without_the_fit(tmp_path: Path) -> None:
     result = rtdyn("track", "--model", "tiny", "--steps", "last", "--out", out, *CHEAP, "--analyses", "ablation")
     assert result.exit_code == 0 and "not asked for" in result.stdout
     assert set(read_table(read_run(out), "metrics")["analysis"]) == {"capture", "ablation"}
+
+
+def test_a_model_run_by_layers_gives_the_same_tables(tmp_path: Path) -> None:
+    few = ("--rare", "0.65:0.95", "--tokens", "3072", "--min-targets", "20", "--positions-per-rare", "1")
+    reading_the_model = ("--analyses", "ablation,routing,mediation", "--wandb", "disabled")
+    runs = {}
+    for how in ("always", "never"):
+        out = tmp_path / how
+        arguments = ("--model", "tiny", "--steps", "512", "--out", out, *few, *reading_the_model)
+        result = rtdyn("track", *arguments, "--stream-layers", how)
+        assert result.exit_code == 0, result.stderr
+        runs[how] = read_run(out)
+    for table in TABLES:
+        layered, whole = (read_table(runs[how], table) for how in ("always", "never"))
+        assert_frame_equal(layered, whole, check_exact=False, rel_tol=1e-5, abs_tol=1e-7)
+    assert runs["always"].manifest["config"] == runs["never"].manifest["config"]
 
 
 def broken_suite(tiny_folder: Path, tmp_path: Path) -> Path:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rtdyn.errors import InputError, brief
+from rtdyn.families import OLD_BUFFERS, check_family
 
 CONFIG = "config.json"
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
+KEY_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -70,8 +72,6 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """A checkpoint's config.json, its family checked."""
-    from rtdyn.families import check_family
-
     config = read_json(folder / CONFIG)
     check_family(str(config.get("model_type")), str(folder))
     return config
@@ -113,6 +113,14 @@ def safetensors_header(read: Callable[[int, int], bytes], size: int, what: str) 
     return header, 8 + length
 
 
+def check_files(checkpoint: Checkpoint) -> None:
+    """Raises InputError for a config.json or safetensors files that cannot be what was saved."""
+    read_config(checkpoint.folder)
+    for name in checkpoint.digests:
+        if name.endswith(".safetensors"):
+            check_safetensors(checkpoint.folder / name)
+
+
 def load_model(checkpoint: Checkpoint, device: str) -> Any:
     """The checkpoint as transformers' own model, float32, in evaluation mode, on `device`.
 
@@ -122,13 +130,8 @@ def load_model(checkpoint: Checkpoint, device: str) -> Any:
     import torch
     import transformers
 
-    from rtdyn.families import OLD_BUFFERS
-
     folder = checkpoint.folder
-    read_config(folder)
-    for name in checkpoint.digests:
-        if name.endswith(".safetensors"):
-            check_safetensors(folder / name)
+    check_files(checkpoint)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     auto: Any = transformers.AutoModelForCausalLM
@@ -144,13 +147,29 @@ def load_model(checkpoint: Checkpoint, device: str) -> Any:
             output_loading_info=True,
         )
     except Exception as error:  # the library raises nearly any type on damaged weights
-        raise InputError(f"the weights in {folder} cannot be loaded ({brief(error)})") from error
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        keys = [k for k in sorted(map(str, info.get(kind) or ())) if not OLD_BUFFERS.search(k)]
+        raise cannot_be_loaded(folder, error) from error
+    check_keys(folder, {k: set(map(str, info.get(k) or ())) for k in KEY_FAULTS})
+    for name, parameter in model.named_parameters():
+        check_finite(folder, name, parameter)
+    return model.eval().requires_grad_(False).to(device)
+
+
+def check_keys(folder: Path, faults: Mapping[str, set[str]]) -> None:
+    """Raises InputError for names among `faults`, by one of KEY_FAULTS, other than constants of old checkpoints."""
+    for kind in KEY_FAULTS:
+        keys = [k for k in sorted(faults[kind]) if not OLD_BUFFERS.search(k)]
         if keys:
             names = ", ".join(keys[:3])
             raise InputError(f"the weights in {folder} do not fit their config.json: {kind.replace('_', ' ')} {names}")
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise InputError(f"the weights in {folder} hold NaN or infinite values (in {name}); leave this step out")
-    return model.eval().requires_grad_(False).to(device)
+
+
+def check_finite(folder: Path, name: str, weights: Any) -> None:
+    """Raises InputError unless every number of the tensor `weights` is finite."""
+    # NaN is the least and the largest of what holds it; isfinite would make a copy
+    if weights.numel() and not all(end.isfinite() for end in weights.aminmax()):
+        raise InputError(f"the weights in {folder} hold NaN or infinite values (in {name}); leave this step out")
+
+
+def cannot_be_loaded(folder: Path, error: Exception) -> InputError:
+    """What a library said of the folder's weights, as one sentence."""
+    return InputError(f"the weights in {folder} cannot be loaded ({brief(error)})")
