@@ -16,7 +16,7 @@ import click
 from rtdyn import __version__
 from rtdyn.analyses import ANALYSES
 
-BAD_INPUT, INTERRUPTED = 3, 130
+FINDING, BAD_INPUT, INTERRUPTED = 1, 3, 130
 
 
 def _refuse_clearly(command: Callable[..., None]) -> Callable[..., None]:
@@ -191,6 +191,43 @@ def claims(run: Path, as_json: bool) -> None:
     from rtdyn.claims import claims as judge
 
     judge(run, as_json, Console())
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--baseline", type=click.Path(path_type=Path), required=True, help="The committed JSON file.")
+@click.option("--update", is_flag=True, help="Write the run's numbers there; tolerances already in the file stay.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Also write JUnit's XML, a case for each row.")
+@click.option("--github", is_flag=True, help="Also print findings as annotations of GitHub Actions.")
+@click.option("--show", type=click.IntRange(min=0), default=40, show_default=True, help="Findings shown; 0 for all.")
+@_refuse_clearly
+def check(run: Path, baseline: Path, update: bool, junit: Path | None, github: bool, show: int) -> None:
+    """Hold a run against a committed baseline; exit 1 if a number moved beyond its tolerance."""
+    from rich.console import Console
+
+    from rtdyn.check import check as hold
+    from rtdyn.views.findings import annotations, print_comparison, write_junit
+
+    found = hold(run, baseline, update)
+    if update:
+        click.echo(f"wrote {baseline}")
+    print_comparison(found, show, Console())
+    if github:
+        click.echo("\n".join(annotations(found, baseline, show)), nl=bool(found.findings))
+    if junit is not None:
+        write_junit(found, junit)
+    if found.findings:
+        sys.exit(FINDING)
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@_refuse_clearly
+def sync(run: Path) -> None:
+    """Send a stored run to Weights & Biases: what it lacks after an offline or failed run, and no step twice."""
+    from rtdyn.views.wandb import sync as send
+
+    send(run, click.echo)
 
 
 @main.command()
