@@ -129,9 +129,7 @@ def read_baseline(file: Path) -> Baseline:
             versions=dict(data["versions"]),
             weights={int(step): str(digest) for step, digest in data["weights"].items()},
             rules=tuple(_rule(entry, number, file) for number, entry in enumerate(data["tolerances"], start=1)),
-            rows={
-                int(step): {name: _row(row) for name, row in rows.items()} for step, rows in data["rows"].items()
-            },
+            rows={int(step): {name: _row(row) for name, row in rows.items()} for step, rows in data["rows"].items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{file} is not a baseline: {error!r}; mend it, or delete it and write it anew") from error

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rtdyn.baseline import COLUMNS, DEFAULT_RULES, Baseline, Kind, Rule, baseline_of, read_baseline, write_baseline
+from rtdyn.baseline import COLUMNS, Baseline, Kind, Rule, baseline_of, read_baseline, write_baseline
 from rtdyn.errors import InputError
 from rtdyn.store import read_run
+from rtdyn.tolerances import DEFAULT_RULES
 
 FREE_SETTINGS = ("rtdyn", "location")
 """Settings that may differ: the version is what a check is for, and the same suite may lie in another folder."""
@@ -48,7 +49,7 @@ class Comparison:
     rows: tuple[tuple[int, str], ...]
     """Every row compared, by step and name."""
     held: dict[str, int]
-    """How many numbers were held to less than 1 % of themselves (`tight`), and how many by a wider rule of each kind."""
+    """How many numbers were held to less than 1 % of themselves (`tight`), and how many by wider rules of each kind."""
     notes: tuple[str, ...]
     """What differs and is no finding: weights, versions, rules that match nothing."""
 

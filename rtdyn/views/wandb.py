@@ -138,9 +138,7 @@ def _client() -> Any:
     return wandb
 
 
-def start_wandb(
-    run: Run, mode: str, notice: Callable[[str], None], finish_seconds: float | None = None
-) -> WandbView:
+def start_wandb(run: Run, mode: str, notice: Callable[[str], None], finish_seconds: float | None = None) -> WandbView:
     """Begins or resumes the store's W&B run and sends the steps it lacks.
 
     finish_seconds: how long the upload may take at the end; that of TIMEOUTS if not given.

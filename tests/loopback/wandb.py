@@ -167,5 +167,3 @@ def serving(**behaviour: bool) -> Iterator[Server]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
-
-

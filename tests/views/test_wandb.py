@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -11,7 +10,6 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -19,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,8 +27,10 @@ import wandb
 from polars.testing import assert_frame_equal
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # generated
 
+from loopback.wandb import serving
+from rtdyn.naming import metric_name
 from rtdyn.store import TABLES, Run, done_steps, read_run, table_file
-from rtdyn.views.wandb import TIMEOUTS, choose_mode, metric_name, start_wandb
+from rtdyn.views.wandb import TIMEOUTS, choose_mode, start_wandb
 
 KEY = "0123456789abcdef0123456789abcdefdeadbeef"
 STEPS, LATER = (0, 4000), 1
