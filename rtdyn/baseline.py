@@ -148,8 +148,8 @@ def _rule(entry: Mapping[str, Any], number: int, file: Path) -> Rule:
     def refuse(what: str) -> InputError:
         return InputError(f"{file}, tolerance {number}: {what}")
 
-    settings = {"close": {"relative", "absolute"}, "bounds": {"low", "high"}}
-    kind = entry.get("kind")
+    settings: dict[str, set[str]] = {"close": {"relative", "absolute"}, "bounds": {"low", "high"}}
+    kind: Kind = entry.get("kind", "")
     if kind not in get_args(Kind) or not isinstance(entry.get("metric"), str):
         raise refuse(f"give `metric`, a pattern of names, and `kind`, one of {', '.join(get_args(Kind))}")
     own = settings.get(kind, set())

@@ -206,14 +206,14 @@ def check(run: Path, baseline: Path, update: bool, junit: Path | None, github: b
     from rich.console import Console
 
     from rtdyn.check import check as hold
-    from rtdyn.views.findings import annotations, print_comparison, write_junit
+    from rtdyn.views.findings import github_annotations, print_comparison, write_junit
 
     found = hold(run, baseline, update)
     if update:
         click.echo(f"wrote {baseline}")
     print_comparison(found, show, Console())
     if github:
-        click.echo("\n".join(annotations(found, baseline, show)), nl=bool(found.findings))
+        click.echo("\n".join(github_annotations(found, baseline, show)), nl=bool(found.findings))
     if junit is not None:
         write_junit(found, junit)
     if found.findings:

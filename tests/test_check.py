@@ -19,7 +19,7 @@ from rtdyn.cli import main
 from rtdyn.errors import InputError
 from rtdyn.store import SCHEMA_VERSION, Metric, Run, StepTables, config_digest, metric_frame, open_run, write_step
 from rtdyn.tolerances import DEFAULT_RULES
-from rtdyn.views.findings import annotations, write_junit
+from rtdyn.views.findings import github_annotations, write_junit
 
 TINY = read_baseline(Path(__file__).parent / "baselines" / "tiny.json")
 HELD_WIDER = ("ablation/error_bound_max/", "ablation/refined_share", "regimes/shape_p_value/")
@@ -262,7 +262,9 @@ def test_junit_has_a_case_for_each_row_and_the_findings_in_it(place: tuple[Path,
 
 def test_github_gets_an_escaped_error_for_each_finding(place: tuple[Path, Path], tmp_path: Path) -> None:
     _, baseline = place
-    moved = stored(tmp_path / "moved", [replace(ROWS[0], value=2.6), *ROWS[1:3], replace(ROWS[3], reason="5 %\nof 8"), ROWS[4]])
+    moved = stored(
+        tmp_path / "moved", [replace(ROWS[0], value=2.6), *ROWS[1:3], replace(ROWS[3], reason="5 %\nof 8"), ROWS[4]]
+    )
     result = check(moved.path, baseline, "--github", "--show", "1")
     lines = [line for line in result.stdout.splitlines() if line.startswith("::")]
     assert len(lines) == 2 and lines[0].startswith("::error title=step 0 capture/loss/all,file=")
@@ -270,7 +272,7 @@ def test_github_gets_an_escaped_error_for_each_finding(place: tuple[Path, Path],
     assert not [line for line in check(place[0], baseline, "--github").stdout.splitlines() if line.startswith("::")]
     strange = compare(TINY, changed(TINY, 0, "capture/loss/all", value=1.0))
     strange = replace(strange, findings=(replace(strange.findings[0], metric="a:b,c%", why="x\ny"),))
-    (line,) = annotations(strange, Path("a,b.json"), 0)
+    (line,) = github_annotations(strange, Path("a,b.json"), 0)
     assert "title=step 0 a%3Ab%2Cc%25,file=a%2Cb.json::" in line and "x%0Ay" in line
 
 

@@ -103,6 +103,11 @@ def test_the_run_directory_holds_what_the_design_says(whole: Path) -> None:
     assert metrics["tokens_seen"].unique().sort().to_list() == [s * 4096 for s in (0, 64, 1000, 4000)]
 
 
+def test_the_bundled_suite_gives_the_committed_numbers(whole: Path) -> None:
+    result = rtdyn("check", whole, "--baseline", Path(__file__).parent / "baselines" / "tiny.json", "--show", "0")
+    assert result.exit_code == 0, result.stdout
+
+
 def test_learning_shows(whole: Path) -> None:
     loss = read_table(read_run(whole), "metrics").filter(
         (pl.col("metric") == "loss") & (pl.col("token_class") == "all")

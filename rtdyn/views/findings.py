@@ -37,12 +37,12 @@ def print_comparison(found: Comparison, limit: int, console: Console) -> None:
     say(f"{_count(len(found.rows), 'row')}, {_held(found.held)}: {_count(len(found.findings), 'finding')}")
 
 
-def annotations(found: Comparison, baseline: Path, limit: int) -> list[str]:
+def github_annotations(found: Comparison, baseline: Path, limit: int) -> list[str]:
     """An `::error` line of GitHub Actions for each of the findings shown, and one for those that are not."""
     shown = found.findings[: limit or None]
     lines = [_annotation(f"step {f.step} {f.metric}".strip(), baseline, describe(f)) for f in shown]
     left = len(found.findings) - len(shown)
-    return [*lines, _annotation("rtdyn check", baseline, f"{left} more findings")] if left else lines
+    return [*lines, _annotation("rtdyn check", baseline, _count(left, "more finding"))] if left else lines
 
 
 def describe(f: Finding) -> str:
