@@ -24,6 +24,10 @@ Its own default for the end is to wait without limit. WANDB_INIT_TIMEOUT and WAN
 """
 SYNC_SECONDS = 600.0
 """The same for the end of `rtdyn sync`, which nothing waits for but the upload itself."""
+REQUEST_SECONDS = 10
+"""Seconds of the client's own requests; it makes one for each table, while the run waits. WANDB_HTTP_TIMEOUT first."""
+SLOW = 8.0
+"""Seconds that sending a step may take before W&B is given up: a server that is gone costs each step a request."""
 HELD = 20.0
 """Seconds for which the client may have a row in memory only: it writes and uploads every 15."""
 ROWS_READ = 100_000
@@ -68,9 +72,12 @@ class WandbView:
             if len(frame):
                 row[key] = wandb.Table(columns=frame.columns, data=[list(r) for r in frame.iter_rows()])
         # an offline run counts its rows from 0 again when it is resumed, and rows of one run must differ in number
+        began = time.monotonic()
         self.backend.log(row, step=max(len(self.sent), self.backend.starting_step, self.backend.step), commit=True)
         self.sent[step] = time.monotonic()
         self._record(HELD)
+        if self.sent[step] - began > SLOW:
+            raise TimeoutError(f"sending step {step} took {self.sent[step] - began:.0f} seconds")
 
     def _log_files(self) -> None:
         """The run's files as one artifact; W&B makes no new version of it while their content is the same."""
@@ -133,6 +140,7 @@ def _client() -> Any:
     """
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(REQUEST_SECONDS))
     import wandb
 
     return wandb

@@ -53,7 +53,7 @@ WITHOUT_CLIENT = "import sys; sys.modules['wandb'] = None; from rtdyn.cli import
 HANGING = """
 import pathlib, sys
 from rtdyn.store import read_run
-from rtdyn.views.wandb import TIMEOUTS, choose_mode, start_wandb, sync
+from rtdyn.views.wandb import start_wandb
 start_wandb(read_run(pathlib.Path(sys.argv[1])), "offline", sys.exit)
 print("sent", flush=True)
 sys.stdin.read()
@@ -348,23 +348,6 @@ def test_waiting_for_a_server_is_bounded(home: Path, store: Run, monkeypatch: py
         assert time.monotonic() - began < 10
 
 
-def test_what_a_dying_server_did_not_take_can_be_synced(
-    home: Path, store: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setitem(TIMEOUTS, "finish_timeout", 1.0)
-    with serving(dies=True) as server:
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        began = time.monotonic()
-        (notice,) = mirror(store, "online")
-        assert time.monotonic() - began < 10
-        assert list(server.runs) == [store.manifest["wandb_id"]]
-    (folder,) = store.path.glob("wandb/run-2*")
-    assert folder.is_dir() and f"`rtdyn sync {store.path}`" in notice
-    assert [logged_steps(session) for session in sessions(store.path)] == [list(STEPS)]
-    assert json.loads((store.path / "wandb" / "logged.json").read_text()) == list(STEPS)
-
-
 @pytest.mark.parametrize("kind", OUTAGES)
 def test_what_a_dead_server_did_not_take_is_sent_next_time(
     outcomes: dict[str, Outcome], kind: str, home: Path, tmp_path: Path
@@ -469,18 +452,35 @@ def test_each_step_has_a_table_of_its_top_neurons(online: Server, store: Run) ->
     assert {row["top_neurons"]["nrows"] for row in online.rows.values()} == {TOP_NEURONS}
 
 
-def test_an_outage_in_the_middle_is_mended_by_sync(home: Path, store: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sent_before", [0, 1])
+def test_an_outage_in_the_middle_is_said_once_and_mended_by_sync(
+    home: Path, store: Run, monkeypatch: pytest.MonkeyPatch, sent_before: int
+) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setitem(TIMEOUTS, "finish_timeout", 2.0)
-    with serving(dies=True) as server:
+    monkeypatch.setattr("rtdyn.views.wandb.SLOW", 1.0)
+    later = [table_file(store, table, STEPS[1]) for table in TABLES]
+    for file in later:
+        file.rename(file.with_suffix(".later"))
+    said: list[str] = []
+    with serving(dies=not sent_before) as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        (notice,) = mirror(store, "online")
-        assert f"`rtdyn sync {store.path}`" in notice and server.rows == {}
-    wandb.teardown()
-    with serving() as server:
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        assert synced(store).startswith("2 of 2 steps sent")
-        whole_history(server, store)
+        began = time.monotonic()
+        view = start_wandb(store, "online", said.append)
+        server.errors = True
+        for file in later:
+            file.with_suffix(".later").rename(file)
+        view.log_step(STEPS[1])
+        view.finish()
+        wandb.teardown()
+        assert time.monotonic() - began < 60
+    (notice,) = said
+    assert notice.startswith("W&B stopped: ") and f"`rtdyn sync {store.path}`" in notice and KEY not in notice
+    with serving() as revived:
+        revived.runs, revived.rows = server.runs if server.rows else {}, server.rows
+        monkeypatch.setenv("WANDB_BASE_URL", revived.url)
+        assert synced(store).startswith(f"{2 - len(server.rows)} of 2 steps sent")
+        whole_history(revived, store)
 
 
 def test_sync_that_cannot_is_refused_in_one_sentence(home: Path, store: Run, monkeypatch: pytest.MonkeyPatch) -> None:
