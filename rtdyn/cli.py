@@ -256,6 +256,43 @@ def audit(model: str, as_json: bool, strict: bool, suites: Path | None) -> None:
 
 
 @main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--baseline", type=click.Path(path_type=Path), required=True, help="The committed JSON file.")
+@click.option("--update", is_flag=True, help="Write the run's numbers there; tolerances already in the file stay.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Also write JUnit's XML, a case for each row.")
+@click.option("--github", is_flag=True, help="Also print findings as annotations of GitHub Actions.")
+@click.option("--show", type=click.IntRange(min=0), default=40, show_default=True, help="Findings shown; 0 for all.")
+@_refuse_clearly
+def check(run: Path, baseline: Path, update: bool, junit: Path | None, github: bool, show: int) -> None:
+    """Hold a run against a committed baseline; exit 1 if a number moved beyond its tolerance."""
+    from rich.console import Console
+
+    from rtdyn.check import check as hold
+    from rtdyn.views.findings import github_annotations, print_comparison, write_junit
+
+    found = hold(run, baseline, update)
+    if update:
+        click.echo(f"wrote {baseline}")
+    print_comparison(found, show, Console())
+    if github:
+        click.echo("\n".join(github_annotations(found, baseline, show)), nl=bool(found.findings))
+    if junit is not None:
+        write_junit(found, junit)
+    if found.findings:
+        sys.exit(FINDING)
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@_refuse_clearly
+def sync(run: Path) -> None:
+    """Send a stored run to Weights & Biases: what it lacks after an offline or failed run, and no step twice."""
+    from rtdyn.views.wandb import sync as send
+
+    send(run, click.echo)
+
+
+@main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a list for machines.")
 @_suites_option
 @_refuse_clearly

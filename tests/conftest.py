@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("WANDB_MODE", "disabled")
+os.environ.setdefault("WANDB_HTTP_TIMEOUT", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch

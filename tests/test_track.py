@@ -132,6 +132,11 @@ def test_the_whole_suite_on_other_families(family: str, tmp_path: Path, tiny_fol
     assert alpha["metric"].n_unique() == (1 if family == "gpt2" else 2)
 
 
+def test_the_bundled_suite_gives_the_committed_numbers(whole: Path) -> None:
+    result = rtdyn("check", whole, "--baseline", Path(__file__).parent / "baselines" / "tiny.json", "--show", "0")
+    assert result.exit_code == 0, result.stdout
+
+
 def test_learning_shows(whole: Path) -> None:
     loss = read_table(read_run(whole), "metrics").filter(
         (pl.col("metric") == "loss") & (pl.col("token_class") == "all")

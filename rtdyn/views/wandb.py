@@ -6,22 +6,34 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from rtdyn.errors import brief
-from rtdyn.store import Run, done_steps, table_file, write_json
+from rtdyn.errors import InputError, brief
+from rtdyn.store import Run, done_steps, locked, read_run, table_file, write_json
+from rtdyn.views.wandb_rows import BAND, heads, place, prefixes, scalars, top_neurons
 
 TIMEOUTS = {"init_timeout": 20.0, "finish_timeout": 30.0}
 """Seconds that the client waits for its server to answer at the start, and to take what is left at the end.
 
 Its own default for the end is to wait without limit. WANDB_INIT_TIMEOUT and WANDB_FINISH_TIMEOUT come first.
 """
+SYNC_SECONDS = 600.0
+"""The same for the end of `rtdyn sync`, which nothing waits for but the upload itself."""
+REQUEST_SECONDS = 10
+"""Seconds of the client's own requests; it makes one for each table, while the run waits. WANDB_HTTP_TIMEOUT first."""
+SLOW = 8.0
+"""Seconds that sending a step may take before W&B is given up: a server that is gone costs each step a request."""
 HELD = 20.0
 """Seconds for which the client may have a row in memory only: it writes and uploads every 15."""
+ROWS_READ = 100_000
+"""Rows of a run's history that are asked for: more than any run has, so that the server samples none away."""
+READ_ATTEMPTS, READ_PAUSE = 5, 2.0
+"""How often, and after how many seconds, a server is asked again whose history lags behind its own count of rows."""
 _LOGGED = "logged.json"
 
 
@@ -33,34 +45,54 @@ class WandbView:
     notice: Callable[[str], None]
     backend: Any = None
     sent: dict[int, float] = field(default_factory=dict)
-    """When each step was given to the client; those of `logged.json` long ago."""
+    """When each step was given to the client; long ago those that the server, or `logged.json` if offline, has."""
+    failed: bool = False
 
     def log_step(self, step: int) -> None:
-        """Sends a stored step's defined metrics, once."""
+        """Sends a stored step, once."""
         if self.backend is not None and step not in self.sent:
             self._guard(lambda: self._send(step))
 
     def finish(self) -> None:
-        """Flushes what was sent."""
+        """Sends the store's files as an artifact and flushes what was sent."""
+        if self.backend is not None and self.sent:
+            self._guard(self._log_files)
         if self.backend is not None:
             self._guard(self._finish)
 
     def _send(self, step: int) -> None:
-        rows = pl.read_parquet(table_file(self.run, "metrics", step)).filter(pl.col("status") == "ok")
-        values: dict[str, Any] = {"step": step}
-        for row in rows.iter_rows(named=True):
-            values[metric_name(row)] = row["value"]
-            if row["tokens_seen"] is not None:
-                values["tokens_seen"] = row["tokens_seen"]
+        wandb = _client()
+        metrics = pl.read_parquet(table_file(self.run, "metrics", step))
+        row: dict[str, Any] = scalars(metrics)
+        tables = {
+            "top_neurons": top_neurons(pl.read_parquet(table_file(self.run, "neurons", step))),
+            "attention_heads": heads(metrics),
+        }
+        for key, frame in tables.items():
+            if len(frame):
+                row[key] = wandb.Table(columns=frame.columns, data=[list(r) for r in frame.iter_rows()])
         # an offline run counts its rows from 0 again when it is resumed, and rows of one run must differ in number
-        self.backend.log(values, step=max(len(self.sent), self.backend.step), commit=True)
+        began = time.monotonic()
+        self.backend.log(row, step=max(len(self.sent), self.backend.starting_step, self.backend.step), commit=True)
         self.sent[step] = time.monotonic()
         self._record(HELD)
+        if self.sent[step] - began > SLOW:
+            raise TimeoutError(f"sending step {step} took {self.sent[step] - began:.0f} seconds")
+
+    def _log_files(self) -> None:
+        """The run's files as one artifact; W&B makes no new version of it while their content is the same."""
+        artifact = _client().Artifact(f"{self.run.manifest['wandb_id']}-store", type="rtdyn-run")
+        for step in done_steps(self.run):
+            for table in ("metrics", "neurons"):
+                file = table_file(self.run, table, step)
+                artifact.add_file(str(file), f"{table}/{file.name}", policy="immutable", skip_cache=True)
+        artifact.add_file(str(self.run.path / "manifest.json"), skip_cache=True)
+        self.backend.log_artifact(artifact)
 
     def _finish(self) -> None:
         try:
             self.backend.finish()
-        except TimeoutError:  # of the upload: on disk it is complete, and `wandb sync` sends it
+        except TimeoutError:  # of the upload: on disk it is complete
             self._record(0.0)
             raise
         self._record(0.0)
@@ -75,20 +107,12 @@ class WandbView:
         try:
             call()
         except Exception as error:  # the client raises many types; none may cost the run
-            hint = "" if self.backend is None else f"; `wandb sync {self.backend.sync_dir}` sends W&B what it lacks"
-            self.backend = None
+            self.backend, self.failed = None, True
             what = brief(error).rstrip(".")
-            self.notice(f"W&B stopped: {what}. The run goes on; everything is in {self.run.path}{hint}.")
-
-
-def metric_name(row: dict[str, Any]) -> str:
-    """A metric's stable name: analysis/metric, then class and group, and layer and head where it has several."""
-    parts = [row["analysis"], row["metric"], row["token_class"], row["group"]]
-    if row["head"] is not None:
-        parts.append(f"L{row['layer']}H{row['head']}")
-    elif row["analysis"] == "routing":
-        parts.append(f"L{row['layer']}")
-    return "/".join(str(p) for p in parts if p is not None)
+            self.notice(
+                f"W&B stopped: {what}. Everything is in {self.run.path}; "
+                f"`rtdyn sync {self.run.path}` sends W&B what it lacks."
+            )
 
 
 def choose_mode(asked: str | None) -> str:
@@ -116,51 +140,107 @@ def _client() -> Any:
     """
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(REQUEST_SECONDS))
     import wandb
 
     return wandb
 
 
-def start_wandb(run: Run, mode: str, notice: Callable[[str], None]) -> WandbView:
-    """Begins or resumes the store's W&B run and sends the steps it lacks."""
+def start_wandb(run: Run, mode: str, notice: Callable[[str], None], finish_seconds: float | None = None) -> WandbView:
+    """Begins or resumes the store's W&B run and sends the steps it lacks.
+
+    finish_seconds: how long the upload may take at the end; that of TIMEOUTS if not given.
+    """
     view = WandbView(run, notice)
     if mode == "disabled":
         return view
-    view._guard(lambda: _begin(view, mode))
+    limits = TIMEOUTS if finish_seconds is None else {**TIMEOUTS, "finish_timeout": finish_seconds}
+    view._guard(lambda: _begin(view, mode, limits))
     for step in done_steps(run):
         view.log_step(step)
     return view
 
 
-def _begin(view: WandbView, mode: str) -> None:
+def _begin(view: WandbView, mode: str, limits: Mapping[str, float]) -> None:
     wandb = _client()
     manifest = view.run.manifest
     folder = view.run.path / "wandb"
     folder.mkdir(exist_ok=True)
-    if (folder / _LOGGED).is_file():
-        view.sent = dict.fromkeys(json.loads((folder / _LOGGED).read_text()), -math.inf)
     wandb.setup(wandb.Settings(mode=mode))  # over WANDB_MODE, with which the client would look for no key
     if mode == "online" and not wandb.login(prompt=False, verify=False):
         raise wandb.errors.UsageError("there is no API key; `wandb login` stores one")  # init would ask, unseen
+    stands = place(manifest)
+    chosen = {"WANDB_RUN_GROUP": ("group", stands.group), "WANDB_TAGS": ("tags", stands.tags)}
     backend = wandb.init(
         project=os.environ.get("WANDB_PROJECT", "rtdyn"),
         name=manifest["suite"],
-        group=os.environ.get("WANDB_RUN_GROUP", manifest["suite"]),
+        job_type=os.environ.get("WANDB_JOB_TYPE", "track"),
         id=manifest["wandb_id"],
         resume="allow",
         reinit="create_new",  # by default a run that the process has open would be returned, and finished by this one
         dir=str(view.run.path),
         mode=mode,
-        config={**manifest["config"], "versions": manifest["versions"]},
+        config={
+            **manifest["config"],
+            "family": stands.family,
+            "size": stands.size,
+            "config_digest": manifest["config_digest"],
+            "evaluation": manifest["evaluation"],
+            "classes": manifest["classes"],
+            "versions": manifest["versions"],
+        },
         settings=wandb.Settings(
             silent=True,
             console="off",
             x_disable_stats=True,
             finish_timeout_raises=True,
-            **{name: seconds for name, seconds in TIMEOUTS.items() if f"WANDB_{name.upper()}" not in os.environ},
+            **{name: seconds for name, seconds in limits.items() if f"WANDB_{name.upper()}" not in os.environ},
         ),
+        **{name: value for variable, (name, value) in chosen.items() if variable not in os.environ},
     )
     view.backend = backend
     backend.define_metric("step", hidden=True)
     backend.define_metric("tokens_seen", step_metric="step")
-    backend.define_metric("*", step_metric="step")
+    for prefix in prefixes(manifest["config"]["analyses"]):
+        backend.define_metric(f"{prefix}/*", step_metric="step")
+    backend.define_metric(f"{BAND}/*", step_metric="step", hidden=True)
+    view.sent = dict.fromkeys(_steps_on_server(backend) if mode == "online" else _noted(folder / _LOGGED), -math.inf)
+
+
+def _noted(file: Path) -> list[int]:
+    """The steps that files of the client hold which were written offline, or online before."""
+    return list(json.loads(file.read_text())) if file.is_file() else []
+
+
+def _steps_on_server(backend: Any) -> list[int]:
+    """The steps that the run has on the server, whoever sent them. Raises RuntimeError while it shows fewer rows."""
+    if backend.starting_step == 0:
+        return []
+    run = _client().Api(timeout=int(TIMEOUTS["init_timeout"])).run(f"{backend.entity}/{backend.project}/{backend.id}")
+    for attempt in range(READ_ATTEMPTS):
+        if attempt:
+            time.sleep(READ_PAUSE)
+        rows = run.history(samples=ROWS_READ, keys=["step"], pandas=False)
+        if max((row["_step"] for row in rows), default=-1) + 1 >= backend.starting_step:
+            return sorted({int(row["step"]) for row in rows})
+    raise RuntimeError(f"the server counts {backend.starting_step} rows and shows {len(rows)}; try again in a minute")
+
+
+def sync(path: Path, notice: Callable[[str], None]) -> None:
+    """`rtdyn sync`: brings the W&B run of the store at `path` up to it, however much W&B has of it already.
+
+    Raises InputError if there is no finished step, another process writes to the store, or W&B did not take it all.
+    """
+    run = read_run(path)
+    steps = done_steps(run)
+    if not steps:
+        raise InputError(f"{path} holds no finished step yet; nothing to send")
+    said: list[str] = []
+    with locked(path):
+        view = start_wandb(run, "online", said.append, SYNC_SECONDS)
+        had = sum(at == -math.inf for at in view.sent.values())
+        url = getattr(view.backend, "url", None)
+        view.finish()
+    if view.failed:
+        raise InputError(said[-1])
+    notice(f"{len(view.sent) - had} of {len(steps)} steps sent, {had} were there already: {url}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -11,7 +10,6 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -19,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,11 +24,15 @@ from urllib.parse import urlsplit
 import polars as pl
 import pytest
 import wandb
+from loopback.wandb import Server, serving
 from polars.testing import assert_frame_equal
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # generated
 
-from rtdyn.store import TABLES, Run, done_steps, read_run, table_file
-from rtdyn.views.wandb import TIMEOUTS, choose_mode, metric_name, start_wandb
+from rtdyn.errors import InputError
+from rtdyn.naming import metric_name
+from rtdyn.store import TABLES, Run, done_steps, locked, read_run, table_file
+from rtdyn.views.wandb import TIMEOUTS, choose_mode, start_wandb, sync
+from rtdyn.views.wandb_rows import TOP_NEURONS, place
 
 KEY = "0123456789abcdef0123456789abcdefdeadbeef"
 STEPS, LATER = (0, 4000), 1
@@ -100,100 +101,9 @@ class Place:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
+            timeout=280,
         )
         return Outcome(self.out, self.cwd, done.returncode, done.stdout, time.monotonic() - began)
-
-
-class Server(ThreadingHTTPServer):
-    """As much of a W&B server as a run needs, or one that fails from the start or once it knows the run."""
-
-    daemon_threads = True
-
-    def __init__(self, errors: bool = False, dies: bool = False) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.errors, self.dies = errors, dies
-        self.runs: dict[str, dict[str, Any]] = {}
-        self.rows: dict[int, dict[str, Any]] = {}
-        self.keys: set[str] = set()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """The client closes connections as it likes."""
-
-    def graphql(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
-        project = {"id": "p", "name": "rtdyn", "entity": {"id": "e", "name": "someone"}}
-        if operation == "RunResumeStatus":
-            known = self.runs.get(variables["name"])
-            rows = [json.dumps(self.rows[line]) for line in sorted(self.rows)]
-            bucket = known and {
-                "id": "b",
-                "name": variables["name"],
-                "displayName": known["displayName"],
-                "config": known["config"],
-                "summaryMetrics": "{}",
-                "historyLineCount": len(rows),
-                "historyTail": json.dumps(rows[-1:]),
-                "eventsLineCount": 0,
-                "eventsTail": "[]",
-                "logLineCount": 0,
-                "tags": [],
-                "wandbConfig": '{"t": 1}',
-            }
-            return {"model": {**project, "bucket": bucket}}
-        if operation == "UpsertBucket":
-            new = variables["name"] not in self.runs
-            if new:
-                self.runs[variables["name"]] = variables
-            bucket = {"id": "b", "name": variables["name"], "displayName": "tiny", "config": "{}", "project": project}
-            return {"upsertBucket": {"bucket": bucket, "inserted": new}}
-        if operation == "CreateRunFiles":
-            files = [{"name": name, "uploadUrl": f"{self.url}/upload"} for name in variables["files"]]
-            return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
-        return {}
-
-
-class Answer(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        if self.server.errors or (self.server.dies and self.server.runs):
-            return self.reply(500, {})
-        if self.path == "/graphql":
-            scheme, _, secret = self.headers.get("authorization", "").partition(" ")
-            self.server.keys.add(base64.b64decode(secret).decode().removeprefix("api:") if scheme == "Basic" else "")
-            query = json.loads(body)
-            return self.reply(200, {"data": self.server.graphql(query["operationName"], query["variables"])})
-        if self.path.endswith("/file_stream"):
-            history = (json.loads(body).get("files") or {}).get("wandb-history.jsonl")
-            if history:
-                self.server.rows |= enumerate(map(json.loads, history["content"]), start=history["offset"])
-        return self.reply(200, {})
-
-    do_GET = do_PUT = do_POST
-
-    def reply(self, code: int, data: dict[str, Any]) -> None:
-        content = json.dumps(data).encode()
-        self.send_response(code)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        """No line per request in the output of the tests."""
-
-
-@contextmanager
-def serving(**behaviour: bool) -> Iterator[Server]:
-    with Server(**behaviour) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
 
 
 @contextmanager
@@ -249,18 +159,26 @@ def logged_steps(session: list[Record]) -> list[int]:
 
 
 def stored_row(run: Run, step: int) -> dict[str, Any]:
-    """What a step's row must hold, by its table."""
+    """What a step's row must hold, by its table: lines, bands, and the keys of tables."""
     frame = pl.read_parquet(table_file(run, "metrics", step)).filter(pl.col("status") == "ok")
-    row = {metric_name(metric): metric["value"] for metric in frame.iter_rows(named=True)}
-    # a number that is held against several nulls has a row for each
-    keys = ["analysis", "metric", "token_class", "group", "layer", "head", "value"]
-    assert len(row) == len(frame.select(keys).unique())
-    return {"step": step, "tokens_seen": frame["tokens_seen"][0], **row}
+    final = frame["layer"].max()
+    row: dict[str, Any] = {"step": step, "tokens_seen": frame["tokens_seen"][0]}
+    for metric in frame.filter(pl.col("head").is_null()).iter_rows(named=True):
+        name = metric_name(metric, final)
+        row[name] = metric["value"]
+        own = f"band/{name}/{metric['null']}" if metric["null"] else f"band/{name}"
+        mean, sd = metric["null_mean"], metric["null_sd"]
+        band = {f"band/{name}/{side}": metric[side] for side in ("ci_low", "ci_high")}
+        band |= {f"{own}/mean": mean, f"{own}/p": metric["p_value"]}
+        if sd is not None:
+            band |= {f"{own}/low": mean - 1.959963984540054 * sd, f"{own}/high": mean + 1.959963984540054 * sd}
+        row |= {key: value for key, value in band.items() if value is not None}
+    return row
 
 
 def without_own(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without the keys that the client adds."""
-    return {key: value for key, value in row.items() if not key.startswith("_")}
+    """A row without the keys that the client adds, and without its table."""
+    return {key: value for key, value in row.items() if not key.startswith(("_", "top_neurons"))}
 
 
 @pytest.fixture(scope="module")
@@ -327,19 +245,23 @@ def test_offline_run_carries_the_manifest(outcomes: dict[str, Outcome]) -> None:
     run = read_run(outcomes["offline"].out)
     (begun,) = [record.run for record in sessions(run.path)[0] if record.HasField("run")]
     assert begun.run_id == run.manifest["wandb_id"]
-    assert (begun.project, begun.display_name, begun.run_group) == ("rtdyn", "tiny", "tiny")
+    stands = place(run.manifest)
+    assert (begun.project, begun.display_name, begun.job_type) == ("rtdyn", "tiny", "track")
+    assert (begun.run_group, list(begun.tags)) == (stands.group, ["tiny", "cpu"])
     config = values(begun.config.update)
     config.pop("_wandb", None)
-    assert config == {**run.manifest["config"], "versions": run.manifest["versions"]}
+    shared = {key: run.manifest[key] for key in ("config_digest", "evaluation", "classes", "versions")}
+    assert config == {**run.manifest["config"], **shared, "family": "tiny", "size": None}
 
 
 def test_step_is_the_step_metric_of_everything(outcomes: dict[str, Outcome]) -> None:
     for session in sessions(outcomes["offline"].out):
         defined = [record.metric for record in session if record.HasField("metric")]
         by_name = {metric.name or metric.glob_name: metric for metric in defined}
-        assert set(by_name) == {"step", "tokens_seen", "*"}
-        assert by_name["tokens_seen"].step_metric == by_name["*"].step_metric == "step"
-        assert by_name["*"].options.step_sync
+        prefixes = {"capture/*", "groups/*", "ablation/*", "regimes/*", "band/*"}
+        assert set(by_name) == {"step", "tokens_seen", *prefixes}
+        assert {by_name[name].step_metric for name in prefixes | {"tokens_seen"}} == {"step"}
+        assert {name for name in prefixes | {"step"} if by_name[name].options.hidden} == {"band/*", "step"}
 
 
 def test_resuming_sends_only_the_new_steps_to_the_same_run(outcomes: dict[str, Outcome]) -> None:
@@ -426,23 +348,6 @@ def test_waiting_for_a_server_is_bounded(home: Path, store: Run, monkeypatch: py
         assert time.monotonic() - began < 10
 
 
-def test_what_a_dying_server_did_not_take_can_be_synced(
-    home: Path, store: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setitem(TIMEOUTS, "finish_timeout", 1.0)
-    with serving(dies=True) as server:
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        began = time.monotonic()
-        (notice,) = mirror(store, "online")
-        assert time.monotonic() - began < 10
-        assert list(server.runs) == [store.manifest["wandb_id"]]
-    (folder,) = store.path.glob("wandb/run-2*")
-    assert f"`wandb sync {folder}`" in notice
-    assert [logged_steps(session) for session in sessions(store.path)] == [list(STEPS)]
-    assert json.loads((store.path / "wandb" / "logged.json").read_text()) == list(STEPS)
-
-
 @pytest.mark.parametrize("kind", OUTAGES)
 def test_what_a_dead_server_did_not_take_is_sent_next_time(
     outcomes: dict[str, Outcome], kind: str, home: Path, tmp_path: Path
@@ -479,6 +384,119 @@ def test_online_run_resumes_on_the_server(home: Path, store: Run, monkeypatch: p
     config = json.loads(server.runs[store.manifest["wandb_id"]]["config"])
     assert {key: config[key]["value"] for key in store.manifest["config"]} == store.manifest["config"]
     assert server.keys == {KEY}
+
+
+@pytest.fixture
+def online(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server that answers, and a client that has its key."""
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        yield server
+
+
+def synced(run: Run) -> str:
+    said: list[str] = []
+    sync(run.path, said.append)
+    wandb.teardown()
+    (line,) = said
+    return line
+
+
+def whole_history(server: Server, store: Run) -> None:
+    """The server's rows are the store's steps, each once and numbered in the order of arrival."""
+    written = list(server.rows.values())
+    assert sorted(row["step"] for row in written) == list(done_steps(store))
+    assert [row["_step"] for row in written] == list(range(len(written)))
+    for row in written:
+        assert without_own(row) == stored_row(store, row["step"])
+    assert list(server.runs) == [store.manifest["wandb_id"]]
+
+
+def test_sync_sends_an_offline_run_and_no_step_twice(online: Server, store: Run) -> None:
+    assert mirror(store, "offline") == []
+    assert synced(store).startswith("2 of 2 steps sent, 0 were there already: http://")
+    whole_history(online, store)
+    before = {name: set(versions) for name, versions in online.artifacts.items()}
+    assert synced(store).startswith("0 of 2 steps sent, 2 were there already")
+    whole_history(online, store)
+    assert {name: set(versions) for name, versions in online.artifacts.items()} == before
+
+
+def test_sync_finds_what_another_machine_sent(online: Server, store: Run, tmp_path: Path) -> None:
+    shutil.copytree(store.path, tmp_path / "elsewhere")
+    table_file(store, "windows", 0).rename(tmp_path / "later")
+    assert synced(store).startswith("1 of 1 steps sent")
+    assert synced(read_run(tmp_path / "elsewhere")).startswith("1 of 2 steps sent, 1 were there already")
+    assert [row["step"] for row in online.rows.values()] == [4000, 0]
+    whole_history(online, read_run(tmp_path / "elsewhere"))
+
+
+def test_files_arrive_as_one_artifact_whose_bytes_are_those_of_the_store(online: Server, store: Run) -> None:
+    synced(store)
+    (files,) = online.artifacts[f"{store.manifest['wandb_id']}-store"].values()
+    wanted = {"manifest.json", *(f"{t}/step={s:06d}.parquet" for t in ("metrics", "neurons") for s in STEPS)}
+    assert set(files) == wanted
+    assert all(content == (store.path / name).read_bytes() for name, content in files.items())
+
+
+def test_each_step_has_a_table_of_its_top_neurons(online: Server, store: Run) -> None:
+    synced(store)
+    tables = [json.loads(body) for path, body in online.uploads.items() if "media/table/top_neurons" in path]
+    assert len(tables) == len(STEPS)
+    for step, table in zip(STEPS, sorted(tables, key=lambda t: t["data"][0][0]), strict=True):
+        neurons = pl.read_parquet(table_file(store, "neurons", step)).sort("rank")
+        assert table["columns"] == neurons.columns
+        assert [row[neurons.columns.index("rank")] for row in table["data"]] == list(range(1, TOP_NEURONS + 1))
+        assert table["data"][0] == list(neurons.row(0))
+    assert {row["top_neurons"]["nrows"] for row in online.rows.values()} == {TOP_NEURONS}
+
+
+@pytest.mark.parametrize("sent_before", [0, 1])
+def test_an_outage_in_the_middle_is_said_once_and_mended_by_sync(
+    home: Path, store: Run, monkeypatch: pytest.MonkeyPatch, sent_before: int
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setitem(TIMEOUTS, "finish_timeout", 2.0)
+    monkeypatch.setattr("rtdyn.views.wandb.SLOW", 1.0)
+    later = [table_file(store, table, STEPS[1]) for table in TABLES]
+    for file in later:
+        file.rename(file.with_suffix(".later"))
+    said: list[str] = []
+    with serving(dies=not sent_before) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        began = time.monotonic()
+        view = start_wandb(store, "online", said.append)
+        server.errors = True
+        for file in later:
+            file.with_suffix(".later").rename(file)
+        view.log_step(STEPS[1])
+        view.finish()
+        wandb.teardown()
+        assert time.monotonic() - began < 60
+    (notice,) = said
+    assert notice.startswith("W&B stopped: ") and f"`rtdyn sync {store.path}`" in notice and KEY not in notice
+    with serving() as revived:
+        revived.runs, revived.rows = server.runs if server.rows else {}, server.rows
+        monkeypatch.setenv("WANDB_BASE_URL", revived.url)
+        assert synced(store).startswith(f"{2 - len(server.rows)} of 2 steps sent")
+        whole_history(revived, store)
+
+
+def test_sync_that_cannot_is_refused_in_one_sentence(home: Path, store: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no API key"):
+        sync(store.path, print)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setitem(TIMEOUTS, "init_timeout", 1.0)
+    with outage("refused") as url:
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        with pytest.raises(InputError, match="W&B stopped") as refusal:
+            sync(store.path, print)
+    assert KEY not in str(refusal.value)
+    with locked(store.path), pytest.raises(InputError, match="another process"):
+        sync(store.path, print)
+    with pytest.raises(InputError, match="not an rtdyn run"):
+        sync(home, print)
 
 
 def test_nothing_is_written_where_the_command_runs(outcomes: dict[str, Outcome]) -> None:
@@ -565,18 +583,3 @@ def test_key_of_the_server_is_found_in_netrc(
         settings.parent.mkdir(parents=True)
         settings.write_text(f"[default]\nbase_url = {server}\n")
     assert choose_mode(None) == mode
-
-
-@pytest.mark.parametrize(
-    ("row", "name"),
-    [
-        (("capture", "loss", None, None, None, None), "capture/loss"),
-        (("ablation", "influence_mean", "rare", None, 5, None), "ablation/influence_mean/rare"),
-        (("geometry", "size", "rare", "plateau", 5, None), "geometry/size/rare/plateau"),
-        (("routing", "gini_difference", "rare", None, 5, 3), "routing/gini_difference/rare/L5H3"),
-        (("routing", "gini_difference", "rare", None, 5, None), "routing/gini_difference/rare/L5"),
-    ],
-)
-def test_metric_names_are_stable(row: tuple[Any, ...], name: str) -> None:
-    keys = ("analysis", "metric", "token_class", "group", "layer", "head")
-    assert metric_name(dict(zip(keys, row, strict=True))) == name
