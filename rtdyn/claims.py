@@ -530,25 +530,29 @@ def store_claims(run: Run, rows: list[ClaimRow]) -> Path:
     return file
 
 
+CELLS = ("claim", "statistic", "value", "null", "region", "verdict", "emerged")
+
+
+def claim_cells(row: ClaimRow) -> dict[str, str]:
+    """The row as it is shown, by CELLS."""
+    shown = row.checks[0]
+    # where the statistic has no null of its own, a gate's is what speaks for it
+    null = _null(next((c for c in (shown, *row.checks) if c.p_value is not None), shown))
+    statistic = shown.statistic + (f" ({row.group})" if row.group else "")
+    cells = (_label(row), statistic, _value(shown), null, _margin(shown), row.verdict, _emerged(row))
+    return dict(zip(CELLS, cells, strict=True))
+
+
 def print_claims(rows: list[ClaimRow], console: Console) -> None:
     """The scorecard as a table, and below it why verdicts are not `supported`."""
     title = f"Claims at step {rows[0].step}, intervals 95 %" if rows else "No claims"
     table = Table(title=title, title_justify="left", show_lines=True)
-    for header in ("claim", "statistic", "value", "null", "region", "verdict", "emerged"):
+    for header in CELLS:
         table.add_column(header, overflow="fold")
     for row in rows:
-        shown = row.checks[0]
         style = {SUPPORTED: "green", CONTRADICTED: "red"}.get(row.verdict, "yellow")
-        table.add_row(
-            escape(_label(row)),
-            escape(shown.statistic + (f" ({row.group})" if row.group else "")),
-            _value(shown),
-            # where the statistic has no null of its own, a gate's is what speaks for it
-            _null(next((c for c in (shown, *row.checks) if c.p_value is not None), shown)),
-            _margin(shown),
-            f"[{style}]{row.verdict}[/{style}]",
-            _emerged(row),
-        )
+        shown = {header: escape(cell) for header, cell in claim_cells(row).items()}
+        table.add_row(*(shown | {"verdict": f"[{style}]{row.verdict}[/{style}]"}).values())
     console.print(table)
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     for row in rows:

@@ -46,15 +46,18 @@ def track(
     out: Path | None,
     wandb: str | None,
     console: Console,
+    command: str | None = None,
 ) -> Run:
     """Analyses every step of `steps` that the run directory lacks; returns the run.
+
+    command: the command line, which the manifest of a new run keeps.
 
     Raises InputError in one sentence for anything in the sources that cannot be used.
     """
     options = replace(options, device=_device(options.device))
     evaluation = prepare(suite, steps[-1], measured_on)
     config = _config(suite, evaluation, measured_on, options)
-    manifest = _manifest(suite, evaluation, config)
+    manifest = {**_manifest(suite, evaluation, config), "command": command}
     path = out if out is not None else Path("runs") / f"{suite.name}-{manifest['config_digest'][:8]}"
     run = open_run(path, manifest)
     with locked(path):

@@ -25,6 +25,10 @@ _ROWS = (
     ("stable plateau neurons", "regimes", "stable_plateau_size", "value"),
     ("censored neurons", "regimes", "censored", "value"),
 )
+CAUTION = (
+    "A shape alone is no evidence: random numbers show one too, with the shape p given. Classes are measured on "
+    "different numbers of positions; their censored neurons do not compare."
+)
 
 
 def step_line(metrics: pl.DataFrame) -> str:
@@ -36,20 +40,17 @@ def step_line(metrics: pl.DataFrame) -> str:
 def print_summary(run: Run, console: Console) -> None:
     """The main numbers of the last stored step, a column a class, and the run directory."""
     steps = list(done_steps(run))
-    metrics = pl.read_parquet(table_file(run, "metrics", steps[-1]))
-    classes = metrics.filter(pl.col("analysis") == "ablation")["token_class"].drop_nulls().unique(maintain_order=True)
+    classes, rows = summary_rows(pl.read_parquet(table_file(run, "metrics", steps[-1])))
     title = escape(f"{run.manifest['suite']}, step {steps[-1]}, {len(steps)} steps stored")
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for name in classes:
         table.add_column(name, justify="right")
-    for label, analysis, metric, column in _ROWS:
-        table.add_row(label, *(_cell(metrics, analysis, metric, c, column) for c in classes))
-    table.add_row("shape", *(_shape(metrics, c) for c in classes))
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
     console.print(
-        "A shape alone is no evidence: random numbers show one too, with the shape p given. Classes are measured on "
-        "different numbers of positions; their censored neurons do not compare.",
+        CAUTION,
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -60,6 +61,17 @@ def print_summary(run: Run, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def summary_rows(metrics: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """The token classes of one step's metrics, and rows of a label and a cell for each class."""
+    ablation = metrics.filter(pl.col("analysis") == "ablation")
+    classes = ablation["token_class"].drop_nulls().unique(maintain_order=True).to_list()
+    rows = [
+        [label, *(_cell(metrics, analysis, metric, c, column) for c in classes)]
+        for label, analysis, metric, column in _ROWS
+    ]
+    return classes, [*rows, ["shape", *(_shape(metrics, c) for c in classes)]]
 
 
 def _row(metrics: pl.DataFrame, analysis: str, metric: str, token_class: str) -> dict[str, Any] | None:
