@@ -1,8 +1,8 @@
 """The page of a report: one HTML file with its charts' data, script and library in it, and nothing to load.
 
 plotly.js draws the charts: among the libraries that a Python package carries for offline use it has log axes, heat
-maps, touch and hover values, and takes its colours at any time, so that a page can follow the reader's light or dark theme.
-Its 4.8 MB are most of the page.
+maps, touch and hover values, and takes new colours at any time, so that a page can follow the reader's light or dark
+theme. Its 4.8 MB are most of the page.
 """
 
 from __future__ import annotations
@@ -21,13 +21,21 @@ from rtdyn.errors import InputError
 from rtdyn.store import Run, done_steps
 from rtdyn.views.page_data import THINNING, page_data
 from rtdyn.views.plots.neurons import TABLE_COLUMNS
-from rtdyn.views.series_panels import undefined_lines
+from rtdyn.views.series_panels import Judged, undefined_lines
 from rtdyn.views.shown import Shown
 from rtdyn.views.summary import CAUTION, summary_rows
 
 
-def page(runs: Sequence[Run], shown: Sequence[Shown], missing: Mapping[str, str]) -> str:
-    """The page of one run, or of several that share its charts. missing: figures that were not drawn, with reasons."""
+def page(
+    runs: Sequence[Run],
+    shown: Sequence[Shown],
+    judged: Sequence[Mapping[str, Sequence[Judged]]],
+    missing: Mapping[str, str],
+) -> str:
+    """The page of one run, or of several that share its charts.
+
+    judged: each run's lines, from `judged_panels`. missing: figures that were not drawn, with reasons.
+    """
     from plotly.offline import get_plotlyjs
 
     assets = files("rtdyn.views") / "assets"
@@ -46,7 +54,7 @@ def page(runs: Sequence[Run], shown: Sequence[Shown], missing: Mapping[str, str]
         style=jinja2.filters.Markup((assets / "page.css").read_text(encoding="utf-8")),
         script=jinja2.filters.Markup((assets / "page.js").read_text(encoding="utf-8")),
         library=jinja2.filters.Markup(get_plotlyjs()),
-        data=jinja2.filters.Markup(inline_json(page_data(shown))),
+        data=jinja2.filters.Markup(inline_json(page_data(shown, judged))),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import polars as pl
 from rtdyn.analyses.regimes import DECAY, PLATEAU, POWER_LAW
 from rtdyn.curve_tables import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
 from rtdyn.emergence import Series
-from rtdyn.views.plots.influence import fitted_segments, ranked_influence, verdict
+from rtdyn.views.plots.influence import fitted_segments, plateau_intervals, ranked_influence, verdict
 from rtdyn.views.plots.lines import HEADS, drawn_heads
 from rtdyn.views.plots.neurons import (
     REGIMES,
@@ -30,7 +30,7 @@ from rtdyn.views.plots.neurons import (
 )
 from rtdyn.views.plots.style import COLOURS, run_colour
 from rtdyn.views.plots.trajectories import null_band
-from rtdyn.views.series_panels import PANELS, Judged, judged_panels
+from rtdyn.views.series_panels import PANELS, Judged
 from rtdyn.views.shown import COMMON, RARE, Shown
 
 RANKS = 160
@@ -45,11 +45,14 @@ THINNING = (
 )
 
 
-def page_data(runs: Sequence[Shown]) -> dict[str, Any]:
-    """Everything the page's script draws; a run's arrays are in the order of its `steps`."""
+def page_data(runs: Sequence[Shown], judged: Sequence[Mapping[str, Sequence[Judged]]]) -> dict[str, Any]:
+    """Everything the page's script draws; a run's arrays are in the order of its `steps`.
+
+    judged: each run's lines by panel, from `judged_panels`.
+    """
     single = len(runs) == 1
     return {
-        "runs": [_run(run, index, single) for index, run in enumerate(runs)],
+        "runs": [_run(run, judged[index], index, single) for index, run in enumerate(runs)],
         "panels": [
             {
                 "name": p.name,
@@ -65,7 +68,7 @@ def page_data(runs: Sequence[Shown]) -> dict[str, Any]:
     }
 
 
-def _run(run: Shown, index: int, single: bool) -> dict[str, Any]:
+def _run(run: Shown, judged: Mapping[str, Sequence[Judged]], index: int, single: bool) -> dict[str, Any]:
     tokens = dict(run.metrics.select("step", "tokens_seen").unique("step").iter_rows())
     return {
         "label": run.label,
@@ -75,7 +78,7 @@ def _run(run: Shown, index: int, single: bool) -> dict[str, Any]:
         "leftOut": {str(step): why for step, why in run.left_out.items()},
         "influence": {c: _influence(run, c) for c in (RARE, COMMON) if c in run.classes},
         "band": [_columns(run.curves.filter(step=s, kind=PSEUDO_INFLUENCE), "x", "low", "high") for s in run.steps],
-        "series": _series(run),
+        "series": {name: [_judged(line) for line in lines] for name, lines in judged.items()},
         "regimes": {c: _sizes(run, c) for c in (RARE, COMMON) if c in run.classes},
         "attention": _attention(run),
         "spectra": _spectra(run),
@@ -116,12 +119,6 @@ def _influence(run: Shown, token_class: str) -> dict[str, Any]:
     return {"ranks": ranks.tolist(), "steps": steps}
 
 
-def _series(run: Shown) -> dict[str, list[dict[str, Any]]]:
-    if not run.has_trajectories:
-        return {}
-    return {name: [_judged(judged) for judged in lines] for name, lines in judged_panels(run).items()}
-
-
 def _judged(judged: Judged) -> dict[str, Any]:
     emerged, changes = judged.emerged, judged.changes
     flawed = judged.left_out
@@ -152,6 +149,9 @@ def _sizes(run: Shown, token_class: str) -> dict[str, list[float | None]]:
     for name in (PLATEAU, POWER_LAW, DECAY):
         found = dict(rows.filter(metric=f"{name}_fraction").select("step", "value").iter_rows())
         result[name] = numbers(found.get(step) for step in run.steps)
+    ends = {step: (low, high) for step, low, high in plateau_intervals(run, token_class).iter_rows()}
+    for place, end in enumerate(("low", "high")):
+        result[end] = numbers(ends[step][place] if step in ends else None for step in run.steps)
     return result
 
 

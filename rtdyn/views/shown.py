@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import polars as pl
@@ -26,7 +27,7 @@ class Shown:
     """Steps that trajectories leave out, each with the reason."""
     manifest: Mapping[str, Any]
 
-    @property
+    @cached_property
     def steps(self) -> list[int]:
         """All stored steps, ascending."""
         return self.metrics["step"].unique().sort().to_list()
@@ -64,10 +65,14 @@ class Shown:
         own = "se_" if self.manifest.get("config", {}).get("rank_by") == "abs_mean" else "se_abs_"
         return pl.col(f"{own}{token_class}")
 
-    def value(self, step: int, metric: str, token_class: str, column: str = "value") -> float | None:
+    def value(self, step: int, metric: str, token_class: str) -> float | None:
         """One number of the analysis `regimes` at a step; None where it is undefined or was not asked for."""
-        rows = self.metrics.filter(step=step, analysis="regimes", metric=metric, token_class=token_class)
-        return rows[column][0] if rows.height else None
+        return self._regimes.get((step, metric, token_class))
+
+    @cached_property
+    def _regimes(self) -> dict[tuple[int, str, str], float | None]:
+        rows = self.metrics.filter(analysis="regimes").select("step", "metric", "token_class", "value")
+        return {(step, metric, token_class): value for step, metric, token_class, value in rows.iter_rows()}
 
 
 def show(run: Run, label: str | None = None) -> Shown:

@@ -46,12 +46,12 @@ function layout(title, x, y, more) {
 }
 const config = { displaylogo: false, displayModeBar: false, responsive: true, doubleClick: "reset" };
 const draw = (id, traces, shape) => Plotly.react(byId(id), traces, shape, config);
-const line = (x, y, colour, more) => ({ x, y, mode: "lines", line: { color: colour, width: 1.6 }, hoverinfo: "skip", ...more });
+const line = (x, y, colour, more) => ({ x, y, mode: "lines", line: { color: colour, width: 1.6 }, hoverinfo: "skip", showlegend: false, ...more });
 function band(x, low, high, colour) {
   const kept = x.map((_, i) => i).filter((i) => low[i] !== null && high[i] !== null);
   const at = kept.map((i) => x[i]);
   return { x: [...at, ...at.slice().reverse()], y: [...kept.map((i) => high[i]), ...kept.reverse().map((i) => low[i])],
-    mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: colour, hoverinfo: "skip" };
+    mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: colour, hoverinfo: "skip", showlegend: false };
 }
 function nothing(id, why) {
   const quiet = { visible: false };
@@ -77,10 +77,19 @@ function stepAxis() {
   const ticks = decades(most).filter((t) => t === 0 || t >= least);
   return { value: (run, s) => scaled(value(run, s)), axis: { title, tickvals: ticks.map(scaled), ticktext: ticks.map(short) } };
 }
+function logAxis(values) { // whole decades, or 1, 2 and 5 of each where there are few
+  const known = values.filter((v) => v > 0);
+  const [low, high] = [Math.min(...known), Math.max(...known)];
+  const decade = Math.floor(Math.log10(low));
+  const digits = Math.log10(high / low) > 2 ? [1] : [1, 2, 5];
+  const ticks = [];
+  for (let k = decade; k <= Math.ceil(Math.log10(high)) && ticks.length < 60; k += 1) ticks.push(...digits.map((d) => Number(`${d}e${k}`)));
+  return { type: "log", tickvals: ticks, ticktext: ticks.map((t) => (t >= 0.001 && t < 1e4 ? String(t) : t.toExponential().replace("e", "·10<sup>").replace("+", "").replace("-", "−").replace(/^1·/, "") + "</sup>")) };
+}
 function valueAxis(scale, values) {
   const known = values.filter((v) => v !== null && v !== undefined);
   const wanted = chosen("y") === "as fits" ? scale : chosen("y");
-  if (wanted === "log" && known.every((v) => v > 0)) return { map: (v) => v, axis: { type: "log", nticks: 5, exponentformat: "power" } };
+  if (wanted === "log" && known.every((v) => v > 0)) return { map: (v) => v, axis: logAxis(known) };
   if (wanted !== "symlog") return { map: (v) => v, axis: { nticks: 6 } };
   const size = Math.max(...known.map(Math.abs), 1e-300);
   const threshold = size / 10;
@@ -116,8 +125,7 @@ function drawCurves() {
       titles.push(single ? verdict : "");
     });
     if (!traces.length) { nothing(`curve-${name}`, `no run has step ${step} for ${name} targets`); continue; }
-    const y = { type: chosen("curve-y"), title: { text: "influence (nats)" }, exponentformat: "power" };
-    if (chosen("curve-y") === "log") y.range = limits();
+    const y = { ...(chosen("curve-y") === "log" ? { ...logAxis(limits().map((v) => 10 ** v)), range: limits() } : {}), title: { text: "influence (nats)" } };
     draw(`curve-${name}`, traces, layout(`${name}${titles[0] ? ": " + titles[0] : ""}`,
       { type: chosen("curve-x"), title: { text: "rank" }, dtick: chosen("curve-x") === "log" ? 1 : undefined }, y));
   }
@@ -151,7 +159,7 @@ function drawPanel(panel) {
       arrayminus: one.value.map((v, i) => (one.low[i] === null || v === null ? 0 : scale.map(v) - scale.map(one.low[i]))) } } : {};
     traces.push({ x, y: one.value.map(scale.map), mode: "lines+markers", marker: { size: 3.5, color: shade(colour) }, hoverinfo: "text", text,
       line: { color: shade(colour), width: 1.5, dash: single || !place ? "solid" : "dot" }, name: plain(single ? one.label : `${run.label}, ${one.label}`), showlegend: true, ...bars });
-    if (one.leftOut) traces.push({ x: one.leftOut.steps.map((s) => axis.value(run, s)), y: one.leftOut.value.map(scale.map), mode: "markers", hoverinfo: "text",
+    if (one.leftOut) traces.push({ x: one.leftOut.steps.map((s) => axis.value(run, s)), y: one.leftOut.value.map(scale.map), mode: "markers", hoverinfo: "text", showlegend: false,
       marker: { symbol: "x-thin", size: 7, line: { width: 1.5, color: shade(colour) } }, text: one.leftOut.steps.map((s) => `step ${thousands(s)} is left out: ${plain(run.leftOut[s])}`) });
     if (one.emerged && one.emerged.step !== null) {
       const at = axis.value(run, one.emerged.step);
@@ -165,18 +173,22 @@ function drawPanel(panel) {
   });
   if (panel.isP) shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: scale.map(0.05), y1: scale.map(0.05), line: { color: css("--quiet"), width: 1, dash: "dash" } });
   draw(`panel-${panel.name}`, traces, layout(`${panel.title}${panel.unit ? ` (${panel.unit})` : ""}`, axis.axis, scale.axis,
-    { shapes, annotations, showlegend: single && found.length > 1, margin: { l: 44, r: 8, t: 30, b: 34 }, legend: { orientation: "v", x: 0.02, y: 0.98, bgcolor: "rgba(0,0,0,0)", font: { size: 9 } } }));
+    { shapes, annotations, showlegend: single && found.length > 1, margin: { l: 44, r: 8, t: 30, b: 34 }, legend: { orientation: "v", x: 0.02, y: 0.98, bgcolor: css("--veil"), font: { size: 9 } } }));
 }
 
 const REGIME_NAMES = { plateau: "plateau", powerlaw: "power law", decay: "rapid decay" };
 function drawSizes() {
   const axis = stepAxis();
   for (const name of ["rare", "common"]) {
-    const traces = data.runs.flatMap((run) => Object.entries(run.regimes[name] || {}).filter(([, v]) => v.some((x) => x !== null)).map(([regime, share], i) => {
+    const traces = data.runs.flatMap((run) => Object.entries(run.regimes[name] || {}).filter(([key, v]) => key in REGIME_NAMES && v.some((x) => x !== null)).map(([regime, share], i) => {
       const colour = shade(single ? SEGMENTS[regime] : run.colour);
+      const ends = run.regimes[name];
       return { x: run.steps.map((s) => axis.value(run, s)), y: share, mode: "lines+markers", marker: { size: 4, color: colour, symbol: run.steps.map((s) => (s in run.leftOut ? "x" : "circle")) },
         line: { color: colour, width: 1.6, dash: ["solid", "dash", "dot"][i] }, name: plain(single ? REGIME_NAMES[regime] : `${run.label}, ${REGIME_NAMES[regime]}`), hoverinfo: "text",
-        text: run.steps.map((s, k) => `${plain(run.label)}, ${REGIME_NAMES[regime]}<br>step ${thousands(s)}: ${share[k] === null ? "undefined" : (100 * share[k]).toFixed(1) + " %"}`) };
+        text: run.steps.map((s, k) => `${plain(run.label)}, ${REGIME_NAMES[regime]}<br>step ${thousands(s)}: ${share[k] === null ? "undefined" : (100 * share[k]).toFixed(1) + " %"}`
+          + (i || ends.low[k] === null ? "" : `<br>last rank, 95 %: ${(100 * ends.low[k]).toFixed(1)} to ${(100 * ends.high[k]).toFixed(1)} %`)),
+        ...(i || !single ? {} : { error_y: { type: "data", symmetric: false, color: faint(SEGMENTS.plateau, 0.6), thickness: 1, width: 0,
+          array: share.map((v, k) => (v === null || ends.high[k] === null ? 0 : ends.high[k] - v)), arrayminus: share.map((v, k) => (v === null || ends.low[k] === null ? 0 : v - ends.low[k])) } }) };
     }));
     if (!traces.length) nothing(`sizes-${name}`, "the analysis regimes was not asked for");
     else draw(`sizes-${name}`, traces, layout(name, axis.axis, { range: [0, 1], title: { text: "share of neurons" } }, { showlegend: true }));
@@ -236,8 +248,7 @@ function drawAttention() {
       text: x.map((k) => `${plain(run.label)}, ${name}<br>${k} keys back: ${number(at[name][k])}`) }));
   });
   if (!traces.length) { nothing("attention-chart", "no attention profiles are stored for this step"); return; }
-  traces.filter((t) => t.fill).forEach((t) => { t.showlegend = false; });
-  draw("attention-chart", traces, layout(byId("head").value, { title: { text: "keys back from the query" } }, { type: chosen("attention-y"), title: { text: "mean attention" }, exponentformat: "power" }, { showlegend: true }));
+  draw("attention-chart", traces, layout(byId("head").value, { title: { text: "keys back from the query" } }, { ...(chosen("attention-y") === "log" ? logAxis(traces.flatMap((t) => t.y)) : {}), title: { text: "mean attention" } }, { showlegend: true }));
 }
 function drawSpectra() {
   const traces = [];
@@ -255,7 +266,7 @@ function drawSpectra() {
     });
   });
   if (!traces.length) { nothing("spectra-chart", "no spectra are stored for this step"); return; }
-  draw("spectra-chart", traces, layout(byId("group").value, { type: "log", title: { text: "rank of the eigenvalue" }, dtick: 1 }, { type: "log", title: { text: "eigenvalue" }, exponentformat: "power" }));
+  draw("spectra-chart", traces, layout(byId("group").value, { type: "log", title: { text: "rank of the eigenvalue" }, dtick: 1 }, { ...logAxis(traces.flatMap((t) => t.y)), title: { text: "eigenvalue" } }));
 }
 
 // each chart is drawn when it first comes near the screen, and again only when what it shows changes

@@ -183,7 +183,18 @@ def regime_sizes(runs: Sequence[Shown]) -> Figure:
     return figure
 
 
-_REGIME_LABELS = {PLATEAU: "plateau (filled marker: raised)", POWER_LAW: "power law", DECAY: "rapid decay"}
+_REGIME_LABELS = {
+    PLATEAU: "plateau, with r1's 95 % interval (filled marker: raised)",
+    POWER_LAW: "power law",
+    DECAY: "rapid decay",
+}
+
+
+def plateau_intervals(run: Shown, token_class: str) -> pl.DataFrame:
+    """step, low and high: the 95 % interval of the plateau's last rank, as a share of all neurons."""
+    rows = run.metrics.filter(analysis="regimes", metric="r1", token_class=token_class).drop_nulls("ci_low")
+    count = run.neurons["neuron"].n_unique()
+    return rows.sort("step").select("step", low=pl.col("ci_low") / count, high=pl.col("ci_high") / count)
 
 
 def _sizes(ax: Axes, run: Shown, token_class: str, colour: str | None) -> None:
@@ -197,5 +208,7 @@ def _sizes(ax: Axes, run: Shown, token_class: str, colour: str | None) -> None:
         ax.plot(sound["step"], sound["value"], color=own, ls=style)
         ax.plot(flawed["step"], flawed["value"], color=own, ls="", marker="x", ms=4)
         if name == PLATEAU:
+            ends = plateau_intervals(run, token_class).filter(~pl.col("step").is_in(list(run.left_out)))
+            ax.vlines(ends["step"], ends["low"], ends["high"], color=own, lw=0.7, alpha=0.7)
             up = sound.filter(pl.col("step").is_in([s for s, value in raised.items() if value]))
             ax.plot(up["step"], up["value"], color=own, ls="", marker="o", ms=3)

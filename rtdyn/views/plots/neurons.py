@@ -133,7 +133,7 @@ def neuron_rows(shown: Shown, step: int, rows: int = TABLE_ROWS) -> list[dict[st
     """The most influential neurons on rare at a step, by TABLE_COLUMNS; None where the store has no number."""
     frame = shown.neurons.filter(step=step)
     common = "common" if "common" in shown.classes else None
-    columns = set(frame.columns)
+    flattening = "" if shown.value(step, "raised", RARE) else "flattening"
     frame = frame.with_columns(
         shown.influence(RARE).alias("_influence"),
         shown.influence_se(RARE).alias("_se"),
@@ -158,9 +158,9 @@ def neuron_rows(shown: Shown, step: int, rows: int = TABLE_ROWS) -> list[dict[st
                 "common": (row["_common"], row["_common_se"]) if common else None,
                 "rank_common": row.get("_common_rank"),
                 "delta": (row[f"delta_{RARE}"], row[f"se_{RARE}"]),
-                "regime": row["regime"] if "regime" in columns else None,
-                "stable_share": row["stable_share"] if "stable_share" in columns else None,
-                "mediation": row.get(f"mediation_{RARE}"),
+                "regime": flattening if row.get("regime") == PLATEAU and flattening else row.get("regime"),
+                "stable_share": row.get("stable_share"),
+                "mediation": (row.get(f"mediation_{RARE}"), row.get(f"se_mediation_{RARE}")),
             }
         )
     return result
@@ -172,8 +172,8 @@ def cells(row: dict[str, Any]) -> list[str]:
     def pair(value: tuple[float, float] | None) -> str:
         return "—" if value is None or value[0] is None else f"{value[0]:.3g}" + _plus_minus(value[1])
 
-    def share(value: float | None) -> str:
-        return "—" if value is None else f"{value:.0%}"
+    def share(value: float | None, se: float | None = None) -> str:
+        return "—" if value is None else f"{value:.0%}" + ("" if se is None else f" ± {1.96 * se:.0%}")
 
     return [
         str(row["rank"]),
@@ -184,7 +184,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         pair(row["delta"]),
         row["regime"] or "—",
         share(row["stable_share"]),
-        share(row["mediation"]),
+        share(*row["mediation"]),
     ]
 
 
@@ -202,7 +202,7 @@ def neuron_table(shown: Shown, step: int) -> Figure:
         title = f"{plain(shown.label)}, step {step:,}: the {len(rows)} neurons with most influence on rare targets"
         ax.set_title(f"{title} (± 1.96 se)")
         table = ax.table(cellText=rows, colLabels=list(TABLE_COLUMNS), loc="upper center", cellLoc="right",
-                         colWidths=[0.05, 0.07, 0.17, 0.16, 0.11, 0.17, 0.09, 0.15, 0.08])  # fmt: skip
+                         colWidths=[0.05, 0.07, 0.16, 0.15, 0.11, 0.16, 0.09, 0.14, 0.11])  # fmt: skip
         table.auto_set_font_size(False)
         table.set_fontsize(7)
         for (line, _), cell in table.get_celld().items():

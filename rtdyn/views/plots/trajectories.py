@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,15 +14,17 @@ from matplotlib.patches import Patch
 from rtdyn.emergence import ALPHA, Emergence, Series
 from rtdyn.normal import NORMAL_95
 from rtdyn.views.plots.style import COLOURS, LINE_STYLES, NULL, grid, plain, run_colour, step_axis, styled, symlog
-from rtdyn.views.series_panels import PANELS, Judged, Panel, judged_panels
+from rtdyn.views.series_panels import PANELS, Judged, Panel
 from rtdyn.views.shown import Shown
 
 COLUMNS = 4
 
 
-def emergence_panel(runs: Sequence[Shown]) -> Figure | str:
-    """A small axis a metric, or why there is none; several runs share the axes, a colour each."""
-    found = [judged_panels(run) for run in runs]
+def emergence_panel(runs: Sequence[Shown], found: Sequence[Mapping[str, Sequence[Judged]]]) -> Figure | str:
+    """A small axis a metric, or why there is none; several runs share the axes, a colour each.
+
+    found: each run's lines by panel, from `judged_panels`.
+    """
     panels = [panel for panel in PANELS if any(panel.name in lines for lines in found)]
     if not panels:
         return "none of the main metrics is defined at any step"
