@@ -530,6 +530,19 @@ def store_claims(run: Run, rows: list[ClaimRow]) -> Path:
     return file
 
 
+CELLS = ("claim", "statistic", "value", "null", "region", "verdict", "emerged")
+
+
+def claim_cells(row: ClaimRow) -> dict[str, str]:
+    """The row as it is shown, by CELLS."""
+    shown = row.checks[0]
+    # where the statistic has no null of its own, a gate's is what speaks for it
+    null = _null(next((c for c in (shown, *row.checks) if c.p_value is not None), shown))
+    statistic = shown.statistic + (f" ({row.group})" if row.group else "")
+    cells = (_label(row), statistic, _value(shown), null, _margin(shown), row.verdict, _emerged(row))
+    return dict(zip(CELLS, cells, strict=True))
+
+
 def print_claims(rows: list[ClaimRow], console: Console) -> None:
     """The scorecard as a table, and below it why verdicts are not `supported`."""
     title = f"Claims at step {rows[0].step}, intervals 95 %" if rows else "No claims"
@@ -538,18 +551,13 @@ def print_claims(rows: list[ClaimRow], console: Console) -> None:
     table.add_column("value, null and region")
     table.add_column("verdict", no_wrap=True)
     for row in rows:
-        shown = row.checks[0]
         style = {SUPPORTED: "green", CONTRADICTED: "red"}.get(row.verdict, "yellow")
-        # where the statistic has no null of its own, a gate's is what speaks for it
-        null = _null(next((c for c in (shown, *row.checks) if c.p_value is not None), shown))
-        region = _margin(shown)
-        lines = (_value(shown), f"null: {null}" if null else "", f"claimed: {region}" if region else "")
-        emerged = _emerged(row)
+        shown = claim_cells(row)
+        lines = {"value": "", "null": "null: ", "region": "claimed: "}
         table.add_row(
-            f"[bold]{escape(_label(row))}[/bold]\n"
-            + escape(shown.statistic + (f" ({row.group})" if row.group else "")),
-            escape("\n".join(line for line in lines if line)),
-            f"[{style}]{row.verdict}[/{style}]" + (f"\n{emerged}" if emerged else ""),
+            f"[bold]{escape(shown['claim'])}[/bold]\n{escape(shown['statistic'])}",
+            escape("\n".join(said + shown[cell] for cell, said in lines.items() if shown[cell])),
+            f"[{style}]{row.verdict}[/{style}]" + (f"\n{shown['emerged']}" if row.emerged is not None else ""),
         )
     console.print(table)
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -216,7 +217,8 @@ def track(
 
     measured_on = EvaluationOptions(**{f.name: options[f.name] for f in fields(EvaluationOptions)})
     analysed = StepOptions(**{f.name: options[f.name] for f in fields(StepOptions)})
-    run_track(suite, chosen, measured_on, analysed, out, wandb, on_defect, options["cache_gb"], Console())
+    command = shlex.join(["rtdyn", *sys.argv[1:]])
+    run_track(suite, chosen, measured_on, analysed, out, wandb, on_defect, options["cache_gb"], Console(), command)
 
 
 @main.command()
@@ -290,6 +292,23 @@ def sync(run: Path) -> None:
     from rtdyn.views.wandb import sync as send
 
     send(run, click.echo)
+
+
+@main.command()
+@click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RUN [RUN ...]")
+@click.option("--out", type=click.Path(path_type=Path), help="[default: RUN/report, of several runs report-compare]")
+@click.option(
+    "--at", help="Steps of the rank-influence curves, as for track; the last is that of the other one-step figures."
+)
+@click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
+@_refuse_clearly
+def report(runs: tuple[Path, ...], out: Path | None, at: str | None, open_page: bool) -> None:
+    """Draw a run: figures (PNG, PDF) and one HTML page that needs no network. Several runs share the plots."""
+    from rich.console import Console
+
+    from rtdyn.views.report import report as draw
+
+    draw(runs, out, at, open_page, Console())
 
 
 @main.command()

@@ -66,6 +66,11 @@ class RunFrames:
         """Sums of influence by evaluation window and by frequency decile."""
         return self._scan("windows")
 
+    @property
+    def curves(self) -> pl.LazyFrame:
+        """Lines to draw: attention profiles, spectra, the pseudo-classes' ranked influence."""
+        return self._scan("curves")
+
     def trajectories(self) -> pl.DataFrame:
         """The metrics of the steps that are observations of their own. Raises InputError for fewer than three."""
         return trajectories(self.run)

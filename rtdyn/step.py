@@ -18,6 +18,7 @@ from rtdyn.analyses.routing import routing
 from rtdyn.capture import Capture, capture
 from rtdyn.checkpoints.checkpoint import Checkpoint, read_config
 from rtdyn.checkpoints.layered import open_model
+from rtdyn.curve_tables import Columns, attention_curves, curve_table, eigenvalue_curves, pseudo_influence_curve
 from rtdyn.curves import Curve, contrast_of, curve
 from rtdyn.errors import InputError
 from rtdyn.evaluation import Evaluation
@@ -114,15 +115,20 @@ def analyse_step(
         curves = {name: curve(c, documents, options.rank_by, options.seed) for name, c in result.classes.items()}
         rows += regime_metrics(curves, contrast_of(result, members, options.rank_by), layer)
     columns: dict[str, np.ndarray] = {}
+    lines: list[Columns] = []
+    if result.pseudo is not None and not isinstance(members, str):
+        lines.append(pseudo_influence_curve(result.pseudo, overlap(members), options.rank_by, layer))
     if set(GROUPED) & set(options.analyses):
-        more, columns = _group_analyses(captured, result, members, evaluation, halves, options, stage)
+        more, columns, more_lines = _group_analyses(captured, result, members, evaluation, halves, options, stage)
         rows += more
+        lines += more_lines
     stage("tables")
     return StepTables(
         metrics=metric_frame(rows, checkpoint.step, tokens_seen),
         neurons=neuron_table(checkpoint.step, captured, result, curves, columns),
         windows=window_table(checkpoint.step, layer, result, curves),
         fingerprint=encode(fingerprint(model)),
+        curves=curve_table(checkpoint.step, lines),
     )
 
 
@@ -134,8 +140,8 @@ def _group_analyses(
     halves: np.ndarray,
     options: StepOptions,
     stage: Callable[[str], None],
-) -> tuple[list[Metric], dict[str, np.ndarray]]:
-    """Rows of the analyses that measure groups, and columns (F,) for every neuron. members: the pseudo-classes."""
+) -> tuple[list[Metric], dict[str, np.ndarray], list[Columns]]:
+    """Rows of the analyses that measure groups, columns (F,) for every neuron, and lines. members: pseudo-classes."""
     layer, chosen = captured.anatomy.layer, options.analyses
     stage("groups")
     shared = 0.0 if isinstance(members, str) else overlap(members)
@@ -143,6 +149,7 @@ def _group_analyses(
     groups = split_groups(result, evaluation.text.documents, cell, shared, options.seed, options.rank_by)
     rows = matching_metrics(groups, layer)
     columns: dict[str, np.ndarray] = {}
+    lines: list[Columns] = []
     if "dimensionality" in chosen:
         stage("dimensionality")
         rows += dimensionality_metrics(captured, halves, groups, layer)
@@ -154,9 +161,11 @@ def _group_analyses(
         rng = np.random.default_rng([options.seed, ROUTING])
         found = routing(captured, halved_groups(groups), rng, part=halves, memory_bytes=options.memory_bytes)
         rows += routing_metrics(found, groups, halves)
+        lines += attention_curves(found)
     if "heavytail" in chosen:
         stage("heavytail")
         rows += heavytail_metrics(captured, groups, layer)
+        lines += eigenvalue_curves(captured.anatomy.input_rows, groups, layer)
     if "mediation" in chosen:
         stage("mediation")
         counts = evaluation.counts.counts
@@ -164,7 +173,7 @@ def _group_analyses(
             captured, result, counts, groups, halves, options.memory_bytes, options.seed, layer
         )
         rows += more
-    return rows, columns
+    return rows, columns, lines
 
 
 def _check_same_suite(checkpoint: Checkpoint, evaluation: Evaluation) -> None:

@@ -1,4 +1,4 @@
-"""A run directory: the manifest and each step's three Parquet files, whole or not at all.
+"""A run directory: the manifest and each step's four Parquet files, whole or not at all.
 
 Every file is written aside, flushed to disk and renamed. A step counts as done only when all its files are
 there and carry the digest of the run's configuration, so a run killed at any moment resumes at that step.
@@ -14,7 +14,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ import polars as pl
 from rtdyn.checkpoints.checkpoint import Checkpoint
 from rtdyn.errors import InputError, brief
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ASIDE = ".aside"
 _STEP_FILE = re.compile(r"step=[0-9]+\.parquet")
-TABLES = ("metrics", "neurons", "windows")
+TABLES = ("metrics", "neurons", "windows", "curves")
 METRIC_SCHEMA: dict[str, Any] = {
     "step": pl.Int64,
     "tokens_seen": pl.Int64,
@@ -48,6 +48,21 @@ METRIC_SCHEMA: dict[str, Any] = {
     "status": pl.String,
     "reason": pl.String,
 }
+CURVE_SCHEMA: dict[str, Any] = {
+    "step": pl.Int64,
+    "kind": pl.String,
+    "token_class": pl.String,
+    "group": pl.String,
+    "half": pl.Int64,
+    "layer": pl.Int64,
+    "head": pl.Int64,
+    "x": pl.Int64,
+    "value": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "fit": pl.Float64,
+}
+"""Numbers that are looked at as lines; `rtdyn.curve_tables` says what x, value, low, high and fit are for each kind."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,8 @@ class StepTables:
     windows: pl.DataFrame
     fingerprint: str = ""
     """The weights', as text; kept in the metadata of metrics/, as it is no result. Empty: none was taken."""
+    curves: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=CURVE_SCHEMA))
+    """Empty where no analysis that draws lines was asked for."""
 
 
 @dataclass(frozen=True)

@@ -48,12 +48,13 @@ def track(
     on_defect: str,
     cache_gb: float,
     console: Console,
+    command: str | None = None,
 ) -> Run:
     """Analyses every step of `steps` that the run directory lacks; returns the run.
 
     on_defect: of `ON_DEFECT`, what becomes of steps that the audit finds unsound. cache_gb: disk for checkpoints from
     the Hub that wait for their analysis. Raises InputError in one sentence for anything in the sources that cannot be
-    used.
+    used. command: the command line, which the manifest of a new run keeps.
     """
     say = partial(_say, console)
     options = replace(options, device=_device(options.device))
@@ -62,7 +63,7 @@ def track(
     evaluation = None if weights_only else prepare(suite, steps[-1], measured_on, say)
     model_config = read_config(find_config(suite, steps[-1])) if evaluation is None else evaluation.model_config
     config = run_config(suite, evaluation, measured_on, options)
-    manifest = new_manifest(suite, evaluation, config)
+    manifest = {**new_manifest(suite, evaluation, config), "command": command}
 
     def analyse(checkpoint: Checkpoint, stage: Callable[[str], None]) -> StepTables:
         seen = suite.tokens_seen(checkpoint.step)

@@ -58,6 +58,8 @@ class ThreeSegments:
     beta: float
     """Power-law intercept, log A at rank 1."""
     plateau_slope: float
+    plateau_intercept: float
+    """Log A of the plateau's line at rank 1."""
     plateau_mean: float
     """Weighted mean of log A over the plateau."""
     decay_slope: float
@@ -257,6 +259,7 @@ def _segments(axis: _Axis, log_a: np.ndarray) -> ThreeSegments:
         kappa=float(-slope),
         beta=float(beta),
         plateau_slope=float(plateau_slope),
+        plateau_intercept=float(tops[i, 0] + centre),
         plateau_mean=float(mean_over_top @ y[:i]),
         decay_slope=float(slope + bend),
         excess=float(mean_over_top @ (y[:i] - beta - slope * x[:i])),

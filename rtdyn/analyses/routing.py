@@ -91,6 +91,9 @@ class Profiles:
     rare: np.ndarray
     """float64 (H, 1 + offsets): mean attention to key 0, then to the query itself, the key before it, and so on."""
     common: np.ndarray
+    common_low: np.ndarray
+    """Between this and `common_high` lie 95 % of the null's draws of as many common queries, key by key."""
+    common_high: np.ndarray
     with_bos: Correlation | None
     without_bos: Correlation | None
     """Key 0 left out."""
@@ -295,7 +298,7 @@ def attention_profiles(
             f"{n} queries of each class at position {offsets} or later with enough common ones, under {MIN_QUERIES}"
         )
         empty = np.full((heads, 1 + offsets), np.nan)
-        return tuple(Profiles(layer, n, empty, empty, None, None, reason) for layer in _layers(captured))
+        return tuple(Profiles(layer, n, empty, empty, empty, empty, None, None, reason) for layer in _layers(captured))
     pairs = [*_draw(own, strata, counts, rng), *_draw(other, strata, counts, rng)]
     for _ in range(draws):
         pairs += _draw(other, strata, counts, rng, sets=2)
@@ -310,6 +313,8 @@ def attention_profiles(
         weight[place[drawn]] = 1 / len(drawn)
     values = _profile_values(attention, positions.query, rows, offsets)
     means = (weights @ values.reshape(len(rows), -1)).reshape(len(pairs) // 2, 2, *values.shape[1:])
+    drawn = means[1 : 1 + draws].reshape(-1, *means.shape[2:])
+    low, high = np.quantile(drawn, (0.025, 0.975), axis=0) if draws else np.full((2, *means.shape[2:]), np.nan)
     r = {first: _pearson(means[:, 0, ..., first:], means[:, 1, ..., first:]) for first in (0, 1)}
     return tuple(
         Profiles(
@@ -317,6 +322,8 @@ def attention_profiles(
             n,
             means[0, 0, place],
             means[0, 1, place],
+            low[place],
+            high[place],
             _correlation(r[0][:, place], 1 + draws),
             _correlation(r[1][:, place], 1 + draws),
             "",

@@ -25,6 +25,10 @@ _ROWS = (
     ("stable plateau neurons", "regimes", "stable_plateau_size", "value"),
     ("censored neurons", "regimes", "censored", "value"),
 )
+CAUTION = (
+    "A shape alone is no evidence: random numbers show one too, with the shape p given. Classes are measured on "
+    "different numbers of positions; their censored neurons do not compare."
+)
 
 
 _LAYER_ROWS = (
@@ -37,7 +41,7 @@ _LAYER_ROWS = (
 
 def step_line(metrics: pl.DataFrame) -> str:
     """One step in one line: losses and the shape of the rare curve, or the layer's heavy tails."""
-    if metrics.filter(pl.col("analysis") == "capture").is_empty():
+    if _is_weights_only(metrics):
         return ", ".join(f"{label} {value}" for label, value in _layer_cells(metrics))
     loss = {c: _cell(metrics, "capture", "loss", c, "value") for c in ("all", "rare")}
     return f"loss {loss['all']} (rare {loss['rare']}), rare curve: {_shape(metrics, 'rare')}"
@@ -47,35 +51,24 @@ def print_summary(run: Run, console: Console) -> None:
     """The main numbers of the last stored step, a column a class, and the run directory."""
     steps = list(done_steps(run))
     metrics = pl.read_parquet(table_file(run, "metrics", steps[-1]))
-    classes = metrics.filter(pl.col("analysis") == "ablation")["token_class"].drop_nulls().unique(maintain_order=True)
+    classes, rows = summary_rows(metrics)
     title = escape(f"{run.manifest['suite']}, step {steps[-1]}, {len(steps)} steps stored")
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    if not len(classes):
-        table.add_column("layer", justify="right")
-        for label, value in _layer_cells(metrics):
-            table.add_row(label, value)
-        console.print(table)
-        _say_where(run, console)
-        return
     for name in classes:
         table.add_column(name, justify="right")
-    for label, analysis, metric, column in _ROWS:
-        table.add_row(label, *(_cell(metrics, analysis, metric, c, column) for c in classes))
-    table.add_row("shape", *(_shape(metrics, c) for c in classes))
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
-    console.print(
-        "A shape alone is no evidence: random numbers show one too, with the shape p given. Classes are measured on "
-        "different numbers of positions; their censored neurons do not compare.",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-    _say_where(run, console, f"; `rtdyn claims {run.path}` judges the published claims")
+    said = [f"Everything is in {run.path}; `rtdyn report {run.path}` draws it"]
+    if not _is_weights_only(metrics):
+        said = [CAUTION, f"{said[0]}, `rtdyn claims {run.path}` judges the published claims"]
+    for text in said:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _say_where(run: Run, console: Console, more: str = "") -> None:
-    console.print(f"Everything is in {run.path}{more}", markup=False, highlight=False, soft_wrap=True)
+def _is_weights_only(metrics: pl.DataFrame) -> bool:
+    return metrics.filter(pl.col("analysis") == "capture").is_empty()
 
 
 def _layer_cells(metrics: pl.DataFrame) -> list[tuple[str, str]]:
@@ -89,6 +82,22 @@ def _layer_cells(metrics: pl.DataFrame) -> list[tuple[str, str]]:
                 name = label if matrix in ("", "in") else f"{label} ({matrix})"
                 cells.append((name, _value(row, "value")))
     return cells
+
+
+def summary_rows(metrics: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """The token classes of one step's metrics, and rows of a label and a cell for each class.
+
+    Of a run of weights alone there is one column, `layer`.
+    """
+    if _is_weights_only(metrics):
+        return ["layer"], [list(cell) for cell in _layer_cells(metrics)]
+    ablation = metrics.filter(pl.col("analysis") == "ablation")
+    classes = ablation["token_class"].drop_nulls().unique(maintain_order=True).to_list()
+    rows = [
+        [label, *(_cell(metrics, analysis, metric, c, column) for c in classes)]
+        for label, analysis, metric, column in _ROWS
+    ]
+    return classes, [*rows, ["shape", *(_shape(metrics, c) for c in classes)]]
 
 
 def _row(metrics: pl.DataFrame, analysis: str, metric: str, token_class: str) -> dict[str, Any] | None:

@@ -1,0 +1,331 @@
+"use strict";
+// Charts of an rtdyn report. Text from the data reaches the page as text only: through textContent, or escaped for plotly.
+const data = JSON.parse(document.getElementById("data").textContent);
+const single = data.runs.length === 1;
+const byId = (id) => document.getElementById(id);
+const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+const allSteps = [...new Set(data.runs.flatMap((run) => run.steps))].sort((a, b) => a - b);
+const hasTokens = data.runs.every((run) => run.tokens.every((t) => t !== null));
+const choices = {
+  "curve-x": { name: "rank", values: ["log", "linear"] },
+  "curve-y": { name: "influence", values: ["log", "linear"] },
+  x: { name: "step", values: ["log", "linear", ...(hasTokens ? ["tokens, log", "tokens"] : [])] },
+  y: { name: "values", values: ["as fits", "linear", "symlog"] },
+  map: { name: "show", values: ["influence", "regime"] },
+  "attention-y": { name: "attention", values: ["log", "linear"] },
+};
+const state = Object.fromEntries(Object.keys(choices).map((key) => [key, 0]));
+const chosen = (key) => choices[key].values[state[key]];
+let step = allSteps[allSteps.length - 1];
+
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const dark = matchMedia("(prefers-color-scheme: dark)");
+// the darkest of the palette's colours are lightened on a dark ground
+const lighter = { "#0072B2": "#56B4E9", "#56B4E9": "#9bd5f5", "#D55E00": "#ff8a3c", "#000000": "#e8eaed", "#009E73": "#2fcf9f" };
+const shade = (colour) => (dark.matches && lighter[colour]) || colour;
+const faint = (colour, alpha) => {
+  const [r, g, b] = [1, 3, 5].map((i) => parseInt(shade(colour).slice(i, i + 2), 16));
+  return `rgba(${r},${g},${b},${alpha})`;
+};
+const GREY = "#8f959b";
+const number = (v) => (v === null || v === undefined ? "undefined" : Number(v).toPrecision(4).replace(/\.?0+(e|$)/, "$1"));
+const thousands = (v) => v.toLocaleString("en-US");
+
+function layout(title, x, y, more) {
+  const axis = { gridcolor: css("--line"), zeroline: false, linecolor: css("--line"), automargin: true, fixedrange: false };
+  return {
+    title: { text: plain(title), x: 0.02, xanchor: "left", y: 0.97, yanchor: "top", font: { size: 13 } },
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: css("--ink"), size: 11, family: "system-ui, sans-serif" },
+    margin: { l: 52, r: 12, t: 34, b: 38 }, showlegend: false, hovermode: "closest", dragmode: false,
+    hoverlabel: { bgcolor: css("--ground"), bordercolor: css("--line"), font: { color: css("--ink") } },
+    legend: { orientation: "h", y: -0.2, font: { size: 10 } },
+    ...more,
+    xaxis: { ...axis, ...x }, yaxis: { ...axis, ...y },
+  };
+}
+const config = { displaylogo: false, displayModeBar: false, responsive: true, doubleClick: "reset" };
+const draw = (id, traces, shape) => Plotly.react(byId(id), traces, shape, config);
+const line = (x, y, colour, more) => ({ x, y, mode: "lines", line: { color: colour, width: 1.6 }, hoverinfo: "skip", showlegend: false, ...more });
+function band(x, low, high, colour) {
+  const kept = x.map((_, i) => i).filter((i) => low[i] !== null && high[i] !== null);
+  const at = kept.map((i) => x[i]);
+  return { x: [...at, ...at.slice().reverse()], y: [...kept.map((i) => high[i]), ...kept.reverse().map((i) => low[i])],
+    mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: colour, hoverinfo: "skip", showlegend: false };
+}
+function nothing(id, why) {
+  const quiet = { visible: false };
+  draw(id, [], layout("", quiet, quiet, { annotations: [{ text: plain(why), showarrow: false, x: 0.5, y: 0.5, xref: "paper", yref: "paper" }] }));
+}
+
+// axes that plotly lacks: steps as log10(step + 1), so that step 0 has a place, and a symmetric logarithm
+function decades(most) {
+  const ticks = [0];
+  for (let t = 1; t <= most; t *= 10) ticks.push(t);
+  return ticks;
+}
+const short = (v) => (v >= 1e9 ? `${v / 1e9}B` : v >= 1e6 ? `${v / 1e6}M` : v >= 1e3 ? `${v / 1e3}k` : `${v}`);
+function stepAxis() {
+  const name = chosen("x");
+  const tokens = name.startsWith("tokens");
+  const value = (run, s) => (tokens ? run.tokens[run.steps.indexOf(s)] : s);
+  const title = { text: tokens ? "tokens seen" : "step", standoff: 4, font: { size: 10 } };
+  if (!name.includes("log")) return { value, axis: { title, nticks: 5 } };
+  const most = Math.max(...data.runs.flatMap((run) => run.steps.map((s) => value(run, s))));
+  const least = tokens ? Math.min(...data.runs.flatMap((run) => run.tokens.filter((t) => t > 0))) : 1;
+  const scaled = (v) => Math.log10(v / least + 1);
+  const ticks = decades(most).filter((t) => t === 0 || t >= least);
+  return { value: (run, s) => scaled(value(run, s)), axis: { title, tickvals: ticks.map(scaled), ticktext: ticks.map(short) } };
+}
+function logAxis(values) { // whole decades, or 1, 2 and 5 of each where there are few
+  const known = values.filter((v) => v > 0);
+  const [low, high] = [Math.min(...known), Math.max(...known)];
+  const decade = Math.floor(Math.log10(low));
+  const digits = Math.log10(high / low) > 2 ? [1] : [1, 2, 5];
+  const ticks = [];
+  for (let k = decade; k <= Math.ceil(Math.log10(high)) && ticks.length < 60; k += 1) ticks.push(...digits.map((d) => Number(`${d}e${k}`)));
+  return { type: "log", tickvals: ticks, ticktext: ticks.map((t) => (t >= 0.001 && t < 1e4 ? String(t) : t.toExponential().replace("e", "·10<sup>").replace("+", "").replace("-", "−").replace(/^1·/, "") + "</sup>")) };
+}
+function valueAxis(scale, values) {
+  const known = values.filter((v) => v !== null && v !== undefined);
+  const wanted = chosen("y") === "as fits" ? scale : chosen("y");
+  if (wanted === "log" && known.every((v) => v > 0)) return { map: (v) => v, axis: logAxis(known) };
+  if (wanted !== "symlog") return { map: (v) => v, axis: { nticks: 6 } };
+  const size = Math.max(...known.map(Math.abs), 1e-300);
+  const threshold = size / 10;
+  const map = (v) => (v === null || v === undefined ? null : Math.asinh(v / threshold));
+  const top = 10 ** Math.floor(Math.log10(size));
+  const positive = [top / 100, top / 10, top, ...(size >= 3 * top ? [3 * top] : [])].filter((t) => t >= threshold / 5);
+  const ticks = [...positive.map((t) => -t).reverse(), 0, ...positive].filter(
+    (t) => t >= Math.min(...known) * 1.2 - threshold && t <= Math.max(...known) * 1.2 + threshold);
+  return { map, axis: { tickvals: ticks.map(map), ticktext: ticks.map((t) => number(t)) } };
+}
+
+const SEGMENTS = { plateau: "#CC79A7", powerlaw: "#000000", decay: "#009E73" };
+function drawCurves() {
+  for (const name of ["rare", "common"]) {
+    const traces = [];
+    const titles = [];
+    data.runs.forEach((run) => {
+      const place = run.steps.indexOf(step);
+      const found = run.influence[name];
+      if (place < 0 || !found) return;
+      const { influence, se, neuron, fit, verdict } = found.steps[place];
+      const colour = single ? data.colours[name] : run.colour;
+      const positive = influence.map((v) => (v > 0 ? v : null));
+      if (single) {
+        const floor = Math.min(...positive.filter((v) => v !== null)) / 10;
+        if (name === "rare") traces.push(band(run.band[place].x, run.band[place].low, run.band[place].high, faint(GREY, 0.45)));
+        traces.push(band(found.ranks, positive.map((v, i) => (v === null || se[i] === null ? null : Math.max(v - 1.96 * se[i], floor))),
+          positive.map((v, i) => (v === null || se[i] === null ? null : v + 1.96 * se[i])), faint(colour, 0.25)));
+      }
+      traces.push(line(found.ranks, positive, shade(colour), { hoverinfo: "text", text: found.ranks.map((r, i) =>
+        `${plain(run.label)}<br>rank ${thousands(r)}, neuron ${neuron[i]}<br>${number(influence[i])} ± ${number(1.96 * se[i])} nats`) }));
+      for (const [segment, [x, y]] of Object.entries(fit)) traces.push(line(x, y, shade(single ? SEGMENTS[segment] : "#000000"), { line: { color: shade(single ? SEGMENTS[segment] : "#000000"), width: 1 } }));
+      titles.push(single ? verdict : "");
+    });
+    if (!traces.length) { nothing(`curve-${name}`, `no run has step ${step} for ${name} targets`); continue; }
+    const y = { ...(chosen("curve-y") === "log" ? { ...logAxis(limits().map((v) => 10 ** v)), range: limits() } : {}), title: { text: "influence (nats)" } };
+    draw(`curve-${name}`, traces, layout(`${name}${titles[0] ? ": " + titles[0] : ""}`,
+      { type: chosen("curve-x"), title: { text: "rank" }, dtick: chosen("curve-x") === "log" ? 1 : undefined }, y));
+  }
+}
+let range = null;
+function limits() { // the same at every step, so that the slider moves curves and not axes; all but the smallest half percent
+  if (range) return range;
+  const values = data.runs.flatMap((run) => Object.values(run.influence).flatMap((c) => c.steps.flatMap((s) => s.influence))).filter((v) => v > 0).sort((a, b) => a - b);
+  range = [Math.log10(values[Math.floor(values.length / 200)]) - 0.2, Math.log10(values[values.length - 1]) + 0.3];
+  return range;
+}
+
+function drawPanel(panel) {
+  const axis = stepAxis();
+  const found = data.runs.flatMap((run) => (run.series[panel.name] || []).map((one, place) => ({ run, one, place })));
+  const values = found.flatMap(({ one }) => [...one.value, ...(single ? one.low || [] : []), ...(single ? one.nullLow || [] : [])]);
+  const scale = valueAxis(panel.scale, values);
+  const traces = [];
+  const shapes = [];
+  const annotations = [];
+  found.forEach(({ run, one, place }) => {
+    const colour = single ? data.colours[one.colour] : run.colour;
+    const x = one.steps.map((s) => axis.value(run, s));
+    if (single && one.nullLow) traces.push(band(x, one.nullLow.map(scale.map), one.nullHigh.map(scale.map), faint(colour, 0.2)));
+    if (single && one.nullMean) traces.push(line(x, one.nullMean.map(scale.map), shade(colour), { line: { color: shade(colour), width: 1, dash: "dash" } }));
+    const text = one.steps.map((s, i) => `${plain(run.label)}, ${plain(one.label)}<br>step ${thousands(s)}: ${number(one.value[i])}`
+      + (one.low && one.low[i] !== null ? `<br>95 %: ${number(one.low[i])} to ${number(one.high[i])}` : "")
+      + (one.nullMean && one.nullMean[i] !== null ? `<br>null ${number(one.nullMean[i])}` : "") + (one.p && one.p[i] !== null ? `, p ${number(one.p[i])}` : ""));
+    const bars = single && one.low ? { error_y: { type: "data", symmetric: false, color: faint(colour, 0.6), thickness: 1, width: 0,
+      array: one.value.map((v, i) => (one.high[i] === null || v === null ? 0 : scale.map(one.high[i]) - scale.map(v))),
+      arrayminus: one.value.map((v, i) => (one.low[i] === null || v === null ? 0 : scale.map(v) - scale.map(one.low[i]))) } } : {};
+    traces.push({ x, y: one.value.map(scale.map), mode: "lines+markers", marker: { size: 3.5, color: shade(colour) }, hoverinfo: "text", text,
+      line: { color: shade(colour), width: 1.5, dash: single || !place ? "solid" : "dot" }, name: plain(single ? one.label : `${run.label}, ${one.label}`), showlegend: true, ...bars });
+    if (one.leftOut) traces.push({ x: one.leftOut.steps.map((s) => axis.value(run, s)), y: one.leftOut.value.map(scale.map), mode: "markers", hoverinfo: "text", showlegend: false,
+      marker: { symbol: "x-thin", size: 7, line: { width: 1.5, color: shade(colour) } }, text: one.leftOut.steps.map((s) => `step ${thousands(s)} is left out: ${plain(run.leftOut[s])}`) });
+    if (one.emerged && one.emerged.step !== null) {
+      const at = axis.value(run, one.emerged.step);
+      const after = one.emerged.after === null ? at : axis.value(run, one.emerged.after);
+      shapes.push({ type: "rect", xref: "x", yref: "paper", x0: after, x1: at, y0: 0, y1: 1, fillcolor: faint(colour, 0.15), line: { width: 0 }, layer: "below" });
+      annotations.push({ x: at, y: 1, xref: "x", yref: "paper", text: "▼", showarrow: false, font: { color: shade(colour), size: 12 }, yanchor: "top", yshift: -8 * place,
+        hovertext: `${plain(one.label)} emerged at step ${one.emerged.step}` });
+    }
+    if (single) one.changes.forEach(([, s]) => shapes.push({ type: "line", xref: "x", yref: "paper", x0: axis.value(run, s), x1: axis.value(run, s), y0: 0, y1: 1,
+      line: { color: faint(colour, 0.8), width: 1, dash: "dot" } }));
+  });
+  if (panel.isP) shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: scale.map(0.05), y1: scale.map(0.05), line: { color: css("--quiet"), width: 1, dash: "dash" } });
+  draw(`panel-${panel.name}`, traces, layout(`${panel.title}${panel.unit ? ` (${panel.unit})` : ""}`, axis.axis, scale.axis,
+    { shapes, annotations, showlegend: single && found.length > 1, margin: { l: 44, r: 8, t: 30, b: 34 }, legend: { orientation: "v", x: 0.02, y: 0.98, bgcolor: css("--veil"), font: { size: 9 } } }));
+}
+
+const REGIME_NAMES = { plateau: "plateau", powerlaw: "power law", decay: "rapid decay" };
+function drawSizes() {
+  const axis = stepAxis();
+  for (const name of ["rare", "common"]) {
+    const traces = data.runs.flatMap((run) => Object.entries(run.regimes[name] || {}).filter(([key, v]) => key in REGIME_NAMES && v.some((x) => x !== null)).map(([regime, share], i) => {
+      const colour = shade(single ? SEGMENTS[regime] : run.colour);
+      const ends = run.regimes[name];
+      return { x: run.steps.map((s) => axis.value(run, s)), y: share, mode: "lines+markers", marker: { size: 4, color: colour, symbol: run.steps.map((s) => (s in run.leftOut ? "x" : "circle")) },
+        line: { color: colour, width: 1.6, dash: ["solid", "dash", "dot"][i] }, name: plain(single ? REGIME_NAMES[regime] : `${run.label}, ${REGIME_NAMES[regime]}`), hoverinfo: "text",
+        text: run.steps.map((s, k) => `${plain(run.label)}, ${REGIME_NAMES[regime]}<br>step ${thousands(s)}: ${share[k] === null ? "undefined" : (100 * share[k]).toFixed(1) + " %"}`
+          + (i || ends.low[k] === null ? "" : `<br>last rank, 95 %: ${(100 * ends.low[k]).toFixed(1)} to ${(100 * ends.high[k]).toFixed(1)} %`)),
+        ...(i || !single ? {} : { error_y: { type: "data", symmetric: false, color: faint(SEGMENTS.plateau, 0.6), thickness: 1, width: 0,
+          array: share.map((v, k) => (v === null || ends.high[k] === null ? 0 : ends.high[k] - v)), arrayminus: share.map((v, k) => (v === null || ends.low[k] === null ? 0 : v - ends.low[k])) } }) };
+    }));
+    if (!traces.length) nothing(`sizes-${name}`, "the analysis regimes was not asked for");
+    else draw(`sizes-${name}`, traces, layout(name, axis.axis, { range: [0, 1], title: { text: "share of neurons" } }, { showlegend: true }));
+  }
+}
+
+const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+function drawMap() {
+  if (!single) return;
+  const run = data.runs[0];
+  const { neurons, total, low, high, levels, regimes } = run.map;
+  const regime = chosen("map") === "regime";
+  if (regime && !regimes) { nothing("map", "the analysis regimes was not asked for"); return; }
+  const cells = bytes(regime ? regimes : levels);
+  const rows = neurons.map((_, r) => Array.from(cells.subarray(r * run.steps.length, (r + 1) * run.steps.length)));
+  const value = (c) => (c === 255 ? null : regime ? c : low + (high - low) * c / 254);
+  const text = rows.map((row, r) => row.map((c, k) => `neuron ${neurons[r]}, step ${thousands(run.steps[k])}<br>`
+    + (c === 255 ? "undefined" : regime ? data.regimes[c].name : `${(10 ** value(c)).toPrecision(2)} nats`)));
+  const count = data.regimes.length;
+  const scale = regime ? data.regimes.flatMap(({ colour }, i) => [[i / count, colour], [(i + 1) / count, colour]]) : "Cividis";
+  const bar = regime ? { tickvals: data.regimes.map((_, i) => i), ticktext: data.regimes.map((r) => r.name) } : { title: { text: "log₁₀ nats", side: "right" } };
+  const every = Math.ceil(run.steps.length / (innerWidth < 600 ? 5 : 12));
+  const ticks = run.steps.map((_, i) => i).filter((i) => i % every === 0);
+  draw("map", [{ type: "heatmap", z: rows.map((row) => row.map(value)), text, hoverinfo: "text", colorscale: scale, zmin: regime ? -0.5 : low, zmax: regime ? count - 0.5 : high,
+    colorbar: { ...bar, thickness: 10, tickfont: { size: 9 } } }],
+    layout(regime ? "Regime on rare targets" : "Influence on rare targets", { tickvals: ticks, ticktext: ticks.map((i) => short(run.steps[i]) + (run.steps[i] in run.leftOut ? " ✕" : "")), title: { text: "step" } },
+      { autorange: "reversed", title: { text: "neurons, by influence at the last step" } }, { margin: { l: 44, r: 4, t: 34, b: 38 } }));
+  byId("map-note").textContent = `The ${neurons.length} of ${thousands(total)} neurons that ranked highest at any step, a column a step whatever its distance; ✕: a step that trajectories leave out.`;
+}
+
+function drawTable() {
+  if (!single) return;
+  const run = data.runs[0];
+  byId("table-step").textContent = thousands(step);
+  byId("neuron-table").replaceChildren(...run.table[run.steps.indexOf(step)].map((row) => {
+    const tr = document.createElement("tr");
+    row.forEach((cell) => { tr.appendChild(document.createElement("td")).textContent = cell; });
+    return tr;
+  }));
+}
+
+function fill(id, names) {
+  byId(id).replaceChildren(...names.map((name) => { const option = document.createElement("option"); option.value = option.textContent = name; return option; }));
+}
+const headName = (one) => `layer ${one.layer}, head ${one.head}`;
+const groupName = (one) => one.group + (one.matrix ? `, ${one.matrix}` : "");
+function drawAttention() {
+  const traces = [];
+  data.runs.forEach((run) => {
+    const one = run.attention.find((a) => headName(a) === byId("head").value);
+    const at = one && run.steps.includes(step) ? one.steps[run.steps.indexOf(step)] : null;
+    if (!at) return;
+    const x = at.rare.map((_, i) => i);
+    if (single) traces.push(band(x, at.low, at.high, faint(GREY, 0.45)));
+    for (const name of ["common", "rare"]) traces.push(line(x, at[name], shade(single ? data.colours[name] : run.colour), { name: plain(single ? name : `${run.label}, ${name}`), showlegend: true,
+      line: { color: shade(single ? data.colours[name] : run.colour), width: 1.6, dash: single || name === "rare" ? "solid" : "dash" }, hoverinfo: "text",
+      text: x.map((k) => `${plain(run.label)}, ${name}<br>${k} keys back: ${number(at[name][k])}`) }));
+  });
+  if (!traces.length) { nothing("attention-chart", "no attention profiles are stored for this step"); return; }
+  draw("attention-chart", traces, layout(byId("head").value, { title: { text: "keys back from the query" } }, { ...(chosen("attention-y") === "log" ? logAxis(traces.flatMap((t) => t.y)) : {}), title: { text: "mean attention" } }, { showlegend: true }));
+}
+function drawSpectra() {
+  const traces = [];
+  data.runs.forEach((run) => {
+    const one = run.spectra.find((s) => groupName(s) === byId("group").value);
+    const halves = one && run.steps.includes(step) ? one.steps[run.steps.indexOf(step)] : [];
+    (single ? halves : halves.slice(0, 1)).forEach((half, h) => {
+      const colour = single ? data.colours[one.group] : run.colour;
+      if (single) {
+        traces.push(band(half.x, half.low, half.high, faint(GREY, 0.3)));
+        traces.push(line(half.x, half.fit, shade("#000000"), { line: { color: shade("#000000"), width: 1 } }));
+      }
+      traces.push(line(half.x, half.value, shade(colour), { line: { color: shade(colour), width: 1.6, dash: h ? "dash" : "solid" }, hoverinfo: "text",
+        text: half.x.map((r, i) => `${plain(run.label)}<br>eigenvalue ${r}: ${number(half.value[i])}${half.low[i] === null ? "" : `<br>matched sets ${number(half.low[i])} to ${number(half.high[i])}`}`) }));
+    });
+  });
+  if (!traces.length) { nothing("spectra-chart", "no spectra are stored for this step"); return; }
+  draw("spectra-chart", traces, layout(byId("group").value, { type: "log", title: { text: "rank of the eigenvalue" }, dtick: 1 }, { ...logAxis(traces.flatMap((t) => t.y)), title: { text: "eigenvalue" } }));
+}
+
+// each chart is drawn when it first comes near the screen, and again only when what it shows changes
+const charts = new Map();
+const wait = new IntersectionObserver((entries) => entries.forEach((entry) => {
+  if (!entry.isIntersecting) return;
+  wait.unobserve(entry.target);
+  const chart = charts.get(entry.target.id);
+  chart.drawn = true;
+  chart.draw();
+}), { rootMargin: "300px" });
+function add(id, drawIt, keys) { charts.set(id, { draw: drawIt, keys, drawn: false }); wait.observe(byId(id)); }
+function redraw(key) {
+  const done = new Set();
+  charts.forEach((chart) => {
+    if (!chart.drawn || done.has(chart.draw) || (key && !chart.keys.includes(key))) return;
+    done.add(chart.draw);
+    chart.draw();
+  });
+}
+
+fill("head", [...new Set(data.runs.flatMap((run) => run.attention.map(headName)))]);
+fill("group", [...new Set(data.runs.flatMap((run) => run.spectra.map(groupName)))]);
+add("curve-rare", drawCurves, ["step", "curve-x", "curve-y"]);
+const panels = data.panels.filter((panel) => data.runs.some((run) => run.series[panel.name]));
+if (!panels.length) byId("panels-note").textContent = "Fewer than three distinct steps are stored; a trajectory needs more.";
+panels.forEach((panel) => {
+  const div = byId("panels").appendChild(document.createElement("div"));
+  div.className = "chart";
+  div.id = `panel-${panel.name}`;
+  add(div.id, () => drawPanel(panel), ["x", "y"]);
+});
+add("sizes-rare", drawSizes, ["x"]);
+if (single) { add("map", drawMap, ["map"]); drawTable(); }
+add("attention-chart", drawAttention, ["step", "attention-y", "head"]);
+add("spectra-chart", drawSpectra, ["step", "group"]);
+document.querySelectorAll("[data-toggle]").forEach((button) => {
+  const key = button.dataset.toggle;
+  button.addEventListener("click", () => {
+    state[key] = (state[key] + 1) % choices[key].values.length;
+    button.textContent = `${choices[key].name}: ${chosen(key)}`;
+    redraw(key);
+  });
+});
+for (const id of ["head", "group"]) byId(id).addEventListener("change", () => redraw(id));
+const slider = byId("step");
+slider.max = allSteps.length - 1;
+slider.value = allSteps.length - 1;
+function moved() {
+  step = allSteps[Number(slider.value)];
+  byId("step-name").textContent = thousands(step);
+  drawTable();
+  redraw("step");
+}
+let queued = false;
+slider.addEventListener("input", () => {
+  if (queued) return;
+  queued = true;
+  requestAnimationFrame(() => { queued = false; moved(); });
+});
+byId("step-name").textContent = thousands(step);
+dark.addEventListener("change", () => redraw());

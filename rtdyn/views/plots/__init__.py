@@ -1,0 +1,1 @@
+"""Figures of one or several runs: pure functions of `Shown` frames that return matplotlib Figures."""

@@ -1,0 +1,137 @@
+"""The emergence panel: every main metric over training, with interval, null band, emergence and change points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from rtdyn.emergence import ALPHA, Emergence, Series
+from rtdyn.normal import NORMAL_95
+from rtdyn.views.plots.style import COLOURS, LINE_STYLES, NULL, grid, plain, run_colour, step_axis, styled, symlog
+from rtdyn.views.series_panels import PANELS, Judged, Panel
+from rtdyn.views.shown import Shown
+
+COLUMNS = 4
+
+
+def emergence_panel(runs: Sequence[Shown], found: Sequence[Mapping[str, Sequence[Judged]]]) -> Figure | str:
+    """A small axis a metric, or why there is none; several runs share the axes, a colour each.
+
+    found: each run's lines by panel, from `judged_panels`.
+    """
+    panels = [panel for panel in PANELS if any(panel.name in lines for lines in found)]
+    if not panels:
+        return "none of the main metrics is defined at any step"
+    with styled():
+        figure, axes = grid(math.ceil(len(panels) / COLUMNS), COLUMNS, 2.6, 1.95)
+        for ax, panel in zip(axes.flat, panels, strict=False):
+            _panel(ax, panel, [lines.get(panel.name, []) for lines in found])
+            step_axis(ax, [s for run in runs for s in run.steps])
+        for ax in axes.flat[len(panels) :]:
+            ax.set_axis_off()
+        figure.suptitle(
+            ", ".join(plain(run.label) for run in runs) + ": main metrics over training", fontsize=10, weight="bold"
+        )
+        figure.legend(handles=_handles(runs), loc="outside lower center", ncols=6)
+    return figure
+
+
+def _panel(ax: Axes, panel: Panel, found: Sequence[Sequence[Judged]]) -> None:
+    single = len(found) == 1
+    values = np.concatenate([j.series.value for lines in found for j in lines])
+    for index, lines in enumerate(found):
+        for judged in lines:
+            place = panel.lines.index(judged.line)
+            colour = COLOURS[judged.line.colour] if single else run_colour(index)
+            draw_line(ax, judged, colour, "-" if single else LINE_STYLES[place], bands=single)
+            if single:
+                _marks(ax, judged, colour, place)
+            elif judged.emerged is not None and judged.emerged.step is not None:
+                ax.axvline(judged.emerged.step, color=colour, lw=0.7, ls=LINE_STYLES[place])
+    if panel.scale == "log" and np.nanmin(values) > 0:
+        ax.set_yscale("log")
+    elif panel.scale == "symlog":
+        symlog(ax, values)
+        ax.axhline(0, color="black", lw=0.5)
+    if panel.lines[0].effect == "value is p":
+        ax.axhline(ALPHA, color="black", lw=0.6, ls="--")
+    if panel.lines[0].effect == "above 0":
+        ax.axhline(0, color="black", lw=0.5)
+    ax.set_title(panel.title)
+    ax.set_ylabel(panel.unit)
+    shown = {j.line.label: COLOURS[j.line.colour] for lines in found for j in lines}
+    if single:
+        handles = [Line2D([], [], color=colour, label=label) for label, colour in shown.items()]
+    else:
+        handles = [
+            Line2D([], [], color="black", ls=LINE_STYLES[i], label=line.label)
+            for i, line in enumerate(panel.lines)
+            if line.label in shown
+        ]
+    ax.legend(handles=handles, loc="best", handlelength=1.4, borderpad=0.1, labelspacing=0.2)
+
+
+def draw_line(ax: Axes, judged: Judged, colour: str, style: object, *, bands: bool = True) -> None:
+    """A series with its 95 % interval, the band of its null, and the steps that are left out."""
+    s = judged.series
+    known = np.isfinite(s.value)
+    if bands:
+        low, high = null_band(s)
+        ax.fill_between(s.steps, low, high, color=colour if _coloured(judged) else NULL, alpha=0.18, lw=0)
+        ax.plot(s.steps, s.null_mean, color=colour if _coloured(judged) else NULL, lw=0.8, ls="--")
+        ends = np.isfinite(s.ci_low) & np.isfinite(s.ci_high)
+        ax.vlines(s.steps[ends], s.ci_low[ends], s.ci_high[ends], color=colour, lw=0.7, alpha=0.7)
+    ax.plot(s.steps[known], s.value[known], color=colour, ls=style, marker="o", ms=1.8 if bands else 0)
+    if judged.left_out is not None:
+        flawed = judged.left_out
+        ax.plot(flawed.steps, flawed.value, color=colour, ls="", marker="x", ms=4)
+
+
+def _coloured(judged: Judged) -> bool:
+    """Whether the null takes its line's colour: where each line of a panel has a null of its own."""
+    return judged.line.effect == "null"
+
+
+def null_band(s: Series) -> tuple[np.ndarray, np.ndarray]:
+    """Null mean ± 1.96 null standard deviations (k,), NaN where the store has none."""
+    return s.null_mean - NORMAL_95 * s.null_sd, s.null_mean + NORMAL_95 * s.null_sd
+
+
+def _marks(ax: Axes, judged: Judged, colour: str, place: int) -> None:
+    """Emergence at the top of the axis, change points at its bottom."""
+    emerged = judged.emerged
+    if emerged is not None and emerged.step is not None:
+        ax.axvspan(_after(emerged), emerged.step, color=colour, alpha=0.12, lw=0)
+        ax.plot([emerged.step], [0.985 - 0.07 * place], transform=ax.get_xaxis_transform(), marker="v", ms=5,
+                color=colour, clip_on=False)  # fmt: skip
+    if not isinstance(judged.changes, str):
+        for step in judged.changes.steps:
+            ax.plot([step], [0.02 + 0.05 * place], transform=ax.get_xaxis_transform(), marker="|", ms=7, mew=1.6,
+                    color=colour, clip_on=False)  # fmt: skip
+
+
+def _after(emerged: Emergence) -> int:
+    assert emerged.step is not None
+    return emerged.step if emerged.after is None else emerged.after
+
+
+def _handles(runs: Sequence[Shown]) -> list[Line2D | Patch]:
+    if len(runs) > 1:
+        return [
+            *(Line2D([], [], color=run_colour(i), label=plain(run.label)) for i, run in enumerate(runs)),
+            Line2D([], [], color="black", lw=0.7, label="vertical: emergence"),
+            Line2D([], [], color="black", ls="", marker="x", ms=4, label="step left out"),
+        ]
+    return [
+        Line2D([], [], color="black", marker="|", ms=7, lw=0, label="95 % interval"),
+        Patch(color=NULL, alpha=0.35, label="null mean ± 1.96 sd (dashed: mean)"),
+        Line2D([], [], color="black", ls="", marker="v", ms=5, label="emerged, within the shaded steps"),
+        Line2D([], [], color="black", ls="", marker="|", ms=5, mew=1.6, label="change point (foot of the axis)"),
+        Line2D([], [], color="black", ls="", marker="x", ms=4, label="step left out"),
+    ]
