@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from rtdyn.checkpoints.checkpoint import load_model
-from rtdyn.checkpoints.stream import fetch
+from rtdyn.checkpoints.local import fetch_local
 from rtdyn.fingerprint import Fingerprint, decode, encode, fingerprint
 from rtdyn.registry import SuiteSpec, parse_steps
 from rtdyn.weight_order import distances, doubtful_steps
@@ -20,14 +20,14 @@ Prints = dict[int, Fingerprint]
 
 @pytest.fixture(scope="module")
 def sound(tiny: SuiteSpec) -> Prints:
-    return {step: fingerprint(load_model(fetch(tiny, step), "cpu")) for step in tiny.steps}
+    return {step: fingerprint(load_model(fetch_local(tiny, step), "cpu")) for step in tiny.steps}
 
 
 @pytest.fixture(scope="module")
 def foreign(tiny: SuiteSpec) -> Fingerprint:
     """Of a model of the same shape, initialised by another seed."""
     torch.manual_seed(11)
-    config = transformers.AutoConfig.from_pretrained(fetch(tiny, 0).folder)
+    config = transformers.AutoConfig.from_pretrained(fetch_local(tiny, 0).folder)
     return fingerprint(transformers.AutoModelForCausalLM.from_config(config))
 
 
@@ -41,7 +41,7 @@ def chord(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
 
 def test_distances_are_those_of_the_weights(tiny: SuiteSpec, sound: Prints) -> None:
     steps = (0, 8, 512, 4000)
-    weights = [load_model(fetch(tiny, s), "cpu").state_dict() for s in steps]
+    weights = [load_model(fetch_local(tiny, s), "cpu").state_dict() for s in steps]
     kept = ("embed_in", "embed_out", "lm_head", "layers.2.")
     names = [n for n, w in weights[0].items() if w.ndim == 2 and any(part in n for part in kept)]
     assert len(names) == len(sound[0]) == 6
