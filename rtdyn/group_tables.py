@@ -30,8 +30,8 @@ LARGEST_REWIRED = 64
 LARGEST_SPECTRUM = 1024
 """Neurons of a group whose weights' eigenvalues are computed, hundreds of times for its nulls."""
 
-Reason = Callable[[int, np.ndarray], str | None]
-"""From the half measured and a group's members to why its statistic has no value, as far as that is known."""
+Reasons = Callable[[str, int, np.ndarray], Mapping[str, str | None]]
+"""From a group's name, the half measured and its members to why a metric has no value, as far as that is known."""
 
 
 def dimensionality_metrics(
@@ -48,12 +48,13 @@ def dimensionality_metrics(
             "participation_ratio": found.participation_ratio,
         }
 
-    def reason(half: int, members: np.ndarray) -> str | None:
-        live = int((z[half][:, torch.from_numpy(members)] != 0).any(0).sum())
-        return dimensionality.undefined(live, len(z[half]))
-
     metrics = ("d_eff", "d_eff_share", "participation_ratio")
-    return _group_metrics("dimensionality", groups, partial(_same, statistic), metrics, reason, layer)
+
+    def reasons(name: str, half: int, members: np.ndarray) -> Mapping[str, str | None]:
+        live = int((z[half][:, torch.from_numpy(members)] != 0).any(0).sum())
+        return dict.fromkeys(metrics, dimensionality.undefined(live, len(z[half])))
+
+    return _group_metrics("dimensionality", groups, partial(_same, statistic), metrics, reasons, layer)
 
 
 def modularity_metrics(
@@ -72,27 +73,24 @@ def modularity_metrics(
             "correlation_across": mean.across,
         }
 
-    def communities(group: Group) -> Statistic:
-        fewer = {null: s if isinstance(s, str) else (s[0][:LOUVAIN_DRAWS], s[1][:LOUVAIN_DRAWS])
-                 for null, s in group.sets.items()}  # fmt: skip
-        edges = []
-        for half in (0, 1):
-            # the half measured is the one that did not choose
-            all_sets = [group.members[1 - half][None], *(s[1 - half] for s in fewer.values() if not isinstance(s, str))]
-            edges.append(modularity.equal_edges(modularity.edge_counts(r[half], np.concatenate(all_sets))))
+    edges = {name: _equal_edges(r, group) for name, group in groups.items() if not isinstance(group, str)}
 
+    def communities(name: str) -> Statistic:
         def statistic(half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
             own = sets[:LOUVAIN_DRAWS]
-            values = modularity.group_modularity(r[half], own, edges=edges[half], seed=seed)
+            values = modularity.group_modularity(r[half], own, edges=edges[name][half], seed=seed)
             return {"q_excess": np.append(values, np.full(len(sets) - len(own), np.nan))}
 
         return statistic
 
-    def no_rest(half: int, members: np.ndarray) -> str | None:
-        return modularity.segregation_reason(r[half], members)
+    def no_rest(name: str, half: int, members: np.ndarray) -> Mapping[str, str | None]:
+        apart = modularity.segregation_reason(r[half], members)
+        within, across = modularity.mean_correlation_reasons(r[half], members)
+        return dict(zip(whole, (apart, apart, apart, within, across), strict=True))
 
-    def no_communities(half: int, members: np.ndarray) -> str | None:
-        return _too_large(members, LARGEST_GRAPH) or modularity.modularity_reason(r[half], members)
+    def no_communities(name: str, half: int, members: np.ndarray) -> Mapping[str, str | None]:
+        too_large = _too_large(members, LARGEST_GRAPH)
+        return {"q_excess": too_large or modularity.modularity_reason(r[half], members, edges=edges[name][half])}
 
     whole = ("segregation_q", "inside_share", "inside_weight_share", "correlation_within", "correlation_across")
     return [
@@ -102,6 +100,18 @@ def modularity_metrics(
         ),
         *_unmatched_modularity(r, groups, seed, layer),
     ]
+
+
+def _equal_edges(r: list[np.ndarray], group: Group) -> list[int]:
+    """For each half measured, the number of edges at which the group's graph and its nulls' are compared."""
+    edges = []
+    for half in (0, 1):
+        # the half measured is the one that did not choose
+        chosen = 1 - half
+        drawn = [sets[chosen][:LOUVAIN_DRAWS] for sets in group.sets.values() if not isinstance(sets, str)]
+        counts = modularity.edge_counts(r[half], np.concatenate([group.members[chosen][None], *drawn]))
+        edges.append(modularity.equal_edges(counts))
+    return edges
 
 
 def _unmatched_modularity(
@@ -151,7 +161,7 @@ def heavytail_metrics(
         statistic = partial(_hill, weights, names)
         metrics = tuple(names.values())
         rows += _group_metrics(
-            "heavytail", groups, partial(_same, statistic), metrics, partial(_no_hill, weights), layer
+            "heavytail", groups, partial(_same, statistic), metrics, partial(_no_hill, weights, names), layer
         )
     rows += layer_heavytail_metrics(matrices, captured.anatomy.output_rows, layer, weightwatcher)
     if weightwatcher:
@@ -190,7 +200,7 @@ def _hill_names(matrices: Mapping[str, torch.Tensor], matrix: str) -> dict[str, 
     return {rule: f"hill_alpha_{rule.replace('-', '_')}{suffix}" for rule in heavytail.RULES}
 
 
-def _same(statistic: Statistic, group: Group) -> Statistic:
+def _same(statistic: Statistic, name: str) -> Statistic:
     return statistic
 
 
@@ -198,9 +208,7 @@ def _hill(weights: torch.Tensor, names: Mapping[str, str], half: int, sets: np.n
     found = heavytail.spectra(weights, sets)
     values: dict[str, np.ndarray] = {}
     for rule, name in names.items():
-        # the papers' figure has a tail of three for 32 neurons
-        least = 1 if rule == heavytail.TENTH else heavytail.MIN_K
-        hill = heavytail.hill_of_spectra(found, rule, min_k=least)
+        hill = heavytail.hill_of_spectra(found, rule, min_k=_least(rule))
         values |= {name: hill.alpha, name + LOW: hill.low, name + HIGH: hill.high}
     return values
 
@@ -209,10 +217,18 @@ def _too_large(members: np.ndarray, largest: int) -> str | None:
     return f"a group of {len(members):,} neurons, over {largest:,}" if len(members) > largest else None
 
 
-def _no_hill(weights: torch.Tensor, half: int, members: np.ndarray) -> str | None:
+def _no_hill(
+    weights: torch.Tensor, names: Mapping[str, str], group: str, half: int, members: np.ndarray
+) -> Mapping[str, str | None]:
     if len(members) > LARGEST_SPECTRUM:
-        return _too_large(members, LARGEST_SPECTRUM)
-    return heavytail.undefined(heavytail.spectra(weights, members[None]), heavytail.TENTH, min_k=1)[0]
+        return dict.fromkeys(names.values(), _too_large(members, LARGEST_SPECTRUM))
+    found = heavytail.spectra(weights, members[None])
+    return {name: heavytail.undefined(found, rule, min_k=_least(rule))[0] for rule, name in names.items()}
+
+
+def _least(rule: str) -> int:
+    """The shortest tail: the papers' figure has one of three for 32 neurons."""
+    return 1 if rule == heavytail.TENTH else heavytail.MIN_K
 
 
 def _weightwatcher_rows(
@@ -260,23 +276,26 @@ def _rows(captured: Capture, halves: np.ndarray) -> list[torch.Tensor]:
 def _group_metrics(
     analysis: str,
     groups: Mapping[str, Group | str],
-    statistic: Callable[[Group], Statistic],
+    statistic: Callable[[str], Statistic],
     metrics: tuple[str, ...],
-    reason: Reason,
+    reasons: Reasons,
     layer: int,
     threads: int = 1,
 ) -> list[Metric]:
-    """Every metric of every group beside its nulls; groups are by name, or why there is none."""
+    """Every metric of every group beside its nulls; groups are by name, or why there is none.
+
+    statistic: by a group's name.
+    """
 
     def of_group(name: str) -> list[Metric]:
         group = groups[name]
-        why = group if isinstance(group, str) else _undefined(group, reason)
-        if isinstance(group, str) or why is not None:
-            row = partial(Metric, analysis, token_class=PRIMARY, group=name, layer=layer, value=None, reason=why)
-            return [row(metric=metric) for metric in metrics]
-        values = measure(group, statistic(group))
-        rows = []
-        for metric in metrics:
+        why = dict.fromkeys(metrics, group) if isinstance(group, str) else _undefined(name, group, reasons)
+        row = partial(Metric, analysis, token_class=PRIMARY, group=name, layer=layer, value=None)
+        rows = [row(metric=metric, reason=why[metric]) for metric in metrics if metric in why]
+        if isinstance(group, str) or len(rows) == len(metrics):
+            return rows
+        values = measure(group, statistic(name))
+        for metric in (m for m in metrics if m not in why):
             low, high = (values[metric + end].value if metric + end in values else None for end in (LOW, HIGH))
             rows += with_nulls(analysis, metric, name, values[metric], (low, high), layer)
         return rows
@@ -288,8 +307,10 @@ def _group_metrics(
         return [row for rows in pool.map(of_group, groups) for row in rows]
 
 
-def _undefined(group: Group, reason: Reason) -> str | None:
-    return next(filter(None, (reason(1 - half, members) for half, members in enumerate(group.members))), None)
+def _undefined(name: str, group: Group, reasons: Reasons) -> dict[str, str]:
+    """By metric, why it has no value on one of the halves."""
+    found = [reasons(name, 1 - half, members) for half, members in enumerate(group.members)]
+    return {metric: why for by_metric in found for metric, why in by_metric.items() if why is not None}
 
 
 def with_nulls(

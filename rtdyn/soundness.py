@@ -17,15 +17,13 @@ from rtdyn.store import Run, read_fingerprints
 from rtdyn.trajectories import steps_left_out
 from rtdyn.weight_order import doubtful_steps
 
-ON_DEFECT = ("mark", "skip", "fail")
-
 
 def audit_before(
     suite: SuiteSpec, steps: Sequence[int], on_defect: str, say: Callable[[str], None]
 ) -> tuple[list[int], dict[str, Any]]:
     """The steps to run, and the record for the manifest: when the audit was made and each step's verdict.
 
-    A missing step is passed over, and with `skip` every unsound one. Odd sizes alone are said and settled by loading.
+    on_defect: `mark`, `skip` or `fail`. A missing step is passed over, and with `skip` every unsound one. Odd sizes alone are said and settled by loading.
     Raises InputError if nothing is left, or for any defect with `fail`, or if the Hub cannot be asked.
     """
     record: dict[str, Any] = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "steps": {}, "findings": []}

@@ -94,10 +94,10 @@ class StepTables:
     metrics: pl.DataFrame
     neurons: pl.DataFrame
     windows: pl.DataFrame
-    fingerprint: str = ""
-    """The weights', as text; kept in the metadata of metrics/, as it is no result. Empty: none was taken."""
     curves: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=CURVE_SCHEMA))
     """Empty where no analysis that draws lines was asked for."""
+    fingerprint: str = ""
+    """The weights', as text; kept in the metadata of metrics/, as it is no result. Empty: none was taken."""
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,9 @@ def track(
 ) -> Run:
     """Analyses every step of `steps` that the run directory lacks; returns the run.
 
-    on_defect: of `ON_DEFECT`, what becomes of steps that the audit finds unsound. cache_gb: disk for checkpoints from
-    the Hub that wait for their analysis. Raises InputError in one sentence for anything in the sources that cannot be
-    used. command: the command line, which the manifest of a new run keeps.
+    on_defect: `mark`, `skip` or `fail`, what becomes of steps that the audit finds unsound. cache_gb: disk for
+    checkpoints from the Hub that wait for their analysis. command: the command line, which the manifest of a new run
+    keeps. Raises InputError in one sentence for anything in the sources that cannot be used.
     """
     say = partial(_say, console)
     options = replace(options, device=_device(options.device))

@@ -13,7 +13,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,19 +77,6 @@ def hill(rows: Tensor, sets: np.ndarray, rule: str = TENTH, *, min_k: int = MIN_
     rows: (F, d). sets: int64 (s, n). rule and min_k: as `hill_of_spectra` has them.
     """
     return hill_of_spectra(spectra(rows, sets), rule, min_k=min_k)
-
-
-def hill_by_matrix(
-    matrices: Mapping[str, Tensor], sets: np.ndarray, rules: tuple[str, ...] = RULES, *, min_k: int = MIN_K
-) -> dict[tuple[str, str], Hill]:
-    """Hill's α by (matrix, rule). matrices: by name, (F, d), such as a gated MLP's gate and up."""
-    found = {name: spectra(rows, sets) for name, rows in matrices.items()}
-    return {(name, rule): hill_of_spectra(found[name], rule, min_k=min_k) for name in matrices for rule in rules}
-
-
-def hill_of_eigenvalues(values: np.ndarray, rule: str = TENTH, *, min_k: int = MIN_K) -> Hill:
-    """`hill_of_spectra` for eigenvalues (s, n) ≥ 0 in any order, all of whose n count."""
-    return hill_of_spectra(Spectra(-np.sort(-values, axis=1), np.full(len(values), values.shape[1])), rule, min_k=min_k)
 
 
 def hill_of_spectra(given: Spectra, rule: str = TENTH, *, min_k: int = MIN_K) -> Hill:
@@ -197,16 +184,6 @@ def weightwatcher_metrics(matrix: Tensor) -> dict[str, float | str]:
             savefig=False,
         )
     return _defined(details.iloc[0].to_dict())
-
-
-def weightwatcher_of_sets(rows: Tensor, sets: np.ndarray) -> dict[str, np.ndarray]:
-    """By metric, float64 (s,): `weightwatcher_metrics` of each set of `rows` (F, d), NaN where it gives a reason."""
-    matrix = rows.detach().to("cpu", torch.float32)
-    found = [weightwatcher_metrics(matrix[torch.from_numpy(own)]) for own in sets]
-    return {
-        metric: np.array([np.nan if isinstance(one[metric], str) else one[metric] for one in found], dtype=float)
-        for metric in WEIGHTWATCHER_METRICS
-    }
 
 
 def _defined(row: dict[str, Any]) -> dict[str, float | str]:

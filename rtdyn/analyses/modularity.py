@@ -30,8 +30,6 @@ REWIRINGS = 50
 SWAPS_PER_EDGE = 10.0
 ATTEMPTS_PER_SWAP = 100.0
 """Most proposals for a swap wanted: where nearly all are refused (a star, a complete graph) fewer swaps are made."""
-ONE_GRAPH = "all rewired graphs have the same modularity"
-"""Why a modularity has no z."""
 BLOCK = 1024
 """Neurons whose standardised activations are held in float64 at a time."""
 
@@ -66,7 +64,7 @@ class Rewired:
     null_mean: np.ndarray
     null_sd: np.ndarray
     z: np.ndarray
-    """(modularity − null_mean)/null_sd, NaN where that is 0 (`ONE_GRAPH`).
+    """(modularity − null_mean)/null_sd, NaN where that is 0, as all rewired graphs have the same modularity.
 
     Correlations are transitive, so random sets have a large z too: it says something beside the z of §4's sets only.
     """

@@ -17,7 +17,6 @@ import numpy as np
 from rtdyn.capture import Capture
 
 RANDOM, MATCHED, SELECTED = "random", "matched", "selected"
-NULLS = (RANDOM, MATCHED, SELECTED)
 DRAWS = 999
 """Random and matched sets of a group."""
 LARGE = 64

@@ -30,14 +30,13 @@ from rtdyn.analyses.heavytail import (
     STABLE_RANK,
     TENTH,
     WEIGHTWATCHER_METRICS,
+    Hill,
+    Spectra,
     hill,
-    hill_by_matrix,
-    hill_of_eigenvalues,
     hill_of_spectra,
     spectra,
     undefined,
     weightwatcher_metrics,
-    weightwatcher_of_sets,
 )
 from rtdyn.analyses.nulls import compare
 from rtdyn.capture import Capture
@@ -67,6 +66,11 @@ def with_spectrum(values: np.ndarray, width: int, seed: int = 0) -> torch.Tensor
 
 
 # Hill's α
+
+
+def hill_of_eigenvalues(values: np.ndarray, rule: str = TENTH) -> Hill:
+    """Of eigenvalues (s, n) ≥ 0 in any order, all of whose n count."""
+    return hill_of_spectra(Spectra(-np.sort(-values, axis=1), np.full(len(values), values.shape[1])), rule)
 
 
 @pytest.mark.parametrize("alpha", [0.7, 1.5, 2.0, 4.0])
@@ -248,10 +252,9 @@ def test_p_values_are_uniform_for_rows_that_are_exchangeable() -> None:
         rows = torch.from_numpy(rng.standard_normal((40, 24)))
         sets = random_sets(np.arange(12), 40, 199, rng)
         assert not isinstance(sets, str)
-        own = hill_by_matrix({"in": rows}, np.arange(12)[None], min_k=1)
-        null = hill_by_matrix({"in": rows}, sets, min_k=1)
         for rule in RULES:
-            against = compare(float(own["in", rule].alpha[0]), null["in", rule].alpha)
+            own = hill(rows, np.arange(12)[None], rule, min_k=1)
+            against = compare(float(own.alpha[0]), hill(rows, sets, rule, min_k=1).alpha)
             assert not isinstance(against, str)
             p_values[rule].append(against.p_value)
     for rule in RULES:
@@ -402,16 +405,6 @@ def test_degenerate_matrices_have_reasons() -> None:
         assert all(isinstance(v, str) or np.isfinite(v) for v in values.values())
 
 
-def test_sets_of_rows() -> None:
-    rows = gaussian(40, 30)
-    sets = np.random.default_rng(0).random((3, 40)).argsort(1)[:, :12]
-    found = weightwatcher_of_sets(rows, sets)
-    for i, own in enumerate(sets):
-        assert {name: found[name][i] for name in WEIGHTWATCHER_METRICS} == weightwatcher_metrics(rows[own])
-    assert all(np.isnan(v).all() for v in weightwatcher_of_sets(rows, sets[:, :5]).values())
-    assert all(v.shape == (0,) for v in weightwatcher_of_sets(rows, sets[:0]).values())
-
-
 # Trained checkpoints
 
 
@@ -421,10 +414,9 @@ def test_trained_checkpoints(captured: Callable[[int], Capture], tiny: SuiteSpec
     rows = model.gpt_neox.layers[-1].mlp.dense_h_to_4h.weight
     assert len(rows) == captured(step).activations.shape[1]
     sets = np.random.default_rng(step).random((3, len(rows))).argsort(1)[:, :82]
-    found = hill_by_matrix({"in": rows}, sets)
     for rule, k in ((TENTH, 8), (HALF, 41)):
-        for own, alpha in zip(sets, found["in", rule].alpha, strict=True):
+        for own, alpha in zip(sets, hill(rows, sets, rule).alpha, strict=True):
             assert alpha == pytest.approx(by_hand(rows[own].detach().double().numpy(), k))
-    assert np.isfinite(found["in", LEAST_KS].alpha).all()
+    assert np.isfinite(hill(rows, sets, LEAST_KS).alpha).all()
     (expected,) = direct(rows.detach())
     assert weightwatcher_metrics(rows) == {name: expected[name] for name in WEIGHTWATCHER_METRICS}

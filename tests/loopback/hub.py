@@ -262,8 +262,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse("EntryNotFound", {"X-Repo-Commit": self.hub.commit(branch)})
         elif self.hub.cdn and kind is not _CDN and self.hub.branches[branch][name].sha256:
             file, place = self.hub.branches[branch][name], f"{self.hub.cdn_url}/cdn/{self.hub.repo}/{branch}/{name}"
-            headers = {"Location": f"{place}?{SIGNATURE}", **self._describing(file, self.hub.commit(branch))}
-            self._answer(HTTPStatus.FOUND, b"", headers)
+            redirect = {"Location": f"{place}?{SIGNATURE}", **self._describing(file, self.hub.commit(branch))}
+            self._answer(HTTPStatus.FOUND, b"", redirect)
         else:
             self._send_file(self.hub.branches[branch][name], self.hub.commit(branch), fault)
 
