@@ -23,7 +23,8 @@ def audit_before(
 ) -> tuple[list[int], dict[str, Any]]:
     """The steps to run, and the record for the manifest: when the audit was made and each step's verdict.
 
-    on_defect: `mark`, `skip` or `fail`. A missing step is passed over, and with `skip` every unsound one. Odd sizes alone are said and settled by loading.
+    on_defect: `mark`, `skip` or `fail`. A missing step is passed over, and with `skip` every unsound one. Odd sizes
+    alone are said and settled by loading.
     Raises InputError if nothing is left, or for any defect with `fail`, or if the Hub cannot be asked.
     """
     record: dict[str, Any] = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "steps": {}, "findings": []}
