@@ -185,8 +185,7 @@ def _begin(view: WandbView, mode: str, limits: Mapping[str, float]) -> None:
             "family": stands.family,
             "size": stands.size,
             "config_digest": manifest["config_digest"],
-            "evaluation": manifest["evaluation"],
-            "classes": manifest["classes"],
+            **{key: manifest[key] for key in ("evaluation", "classes") if key in manifest},
             "versions": manifest["versions"],
         },
         settings=wandb.Settings(

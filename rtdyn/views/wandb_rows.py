@@ -47,7 +47,7 @@ def place(manifest: Mapping[str, Any]) -> Place:
     family = (name[: found.start()] + name[found.end() :]).strip("-") if found else name
     size = found["size"] if found else None
     shared = {key: value for key, value in config.items() if key not in _OF_THE_MODEL}
-    tags = (family, *([size] if size else []), config["device"])
+    tags = (family, *([size] if size else []), *([config["device"]] if "device" in config else []))
     # W&B takes groups of up to 128 characters and tags of up to 64
     return Place(
         family or name,
@@ -94,8 +94,14 @@ def prefixes(analyses: Iterable[str]) -> tuple[str, ...]:
 
 
 def top_neurons(neurons: pl.DataFrame) -> pl.DataFrame:
-    """A step's most influential neurons with all that the store knows of them, by rank."""
-    return neurons.sort("rank").head(TOP_NEURONS)
+    """A step's most influential neurons with all that the store knows of them, by rank; none of weights alone.
+
+    Without the regimes there is no rank; they go by mean |Δ| of the first class then.
+    """
+    if "rank" in neurons.columns:
+        return neurons.sort("rank").head(TOP_NEURONS)
+    influence = [name for name in neurons.columns if name.startswith("mean_abs_")]
+    return neurons.sort(influence[0], descending=True).head(TOP_NEURONS) if influence else neurons.clear()
 
 
 def heads(metrics: pl.DataFrame) -> pl.DataFrame:
