@@ -45,6 +45,17 @@ def _suites_option(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
+def _models_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
+        "--model",
+        "models",
+        required=True,
+        multiple=True,
+        help="A suite's name, its Hub repository, or a folder of step*/ folders. Repeat it, or give a quoted pattern "
+        "('pythia-*-seed*', 'runs/*'), for several suites.",
+    )(command)
+
+
 def _chosen_analyses(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
     names = ANALYSES if value == "all" else tuple(dict.fromkeys(part.strip() for part in value.split(",")))
     unknown = [name for name in names if name not in ANALYSES]
@@ -74,9 +85,13 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--model", required=True, help="A suite's name, its Hub repository, or a folder of step*/ folders.")
+@_models_option
 @click.option("--steps", default="all", show_default=True, help="all, log, last, 0,1,512, 1000:143000:1000, or a mix.")
-@click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/<model>-<configuration>]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Run directory, of several suites the folder of theirs.  [default: runs/<model>-<configuration>]",
+)
 @click.option(
     "--corpus",
     help="Evaluation text: a .txt, .jsonl or .parquet file, or hf://datasets/OWNER/NAME/PATH.  [default: the suite's]",
@@ -202,23 +217,44 @@ def main() -> None:
 @_suites_option
 @_refuse_clearly
 def track(
-    model: str, steps: str, out: Path | None, wandb: str | None, on_defect: str, suites: Path | None, **options: Any
+    models: tuple[str, ...],
+    steps: str,
+    out: Path | None,
+    wandb: str | None,
+    on_defect: str,
+    suites: Path | None,
+    **options: Any,
 ) -> None:
-    """Analyse a suite's checkpoints into a run directory; the same command resumes."""
+    """Analyse the checkpoints of a suite, or of several, into a run directory each; the same command resumes."""
     from rich.console import Console
 
-    from rtdyn.registry import find_suite, load_suites, parse_steps
+    from rtdyn.registry import SuiteSpec, find_suites, load_suites, parse_steps
 
-    suite = find_suite(model, load_suites(suites))
-    chosen = parse_steps(steps, suite.steps)
+    found, several = find_suites(models, load_suites(suites))
+    chosen = {suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "") for suite in found}
     from rtdyn.evaluation import EvaluationOptions
+    from rtdyn.many import group_of, raise_failures, track_many
     from rtdyn.step import StepOptions
     from rtdyn.track import track as run_track
+    from rtdyn.views.side_by_side import print_side_by_side
 
     measured_on = EvaluationOptions(**{f.name: options[f.name] for f in fields(EvaluationOptions)})
     analysed = StepOptions(**{f.name: options[f.name] for f in fields(StepOptions)})
-    command = shlex.join(["rtdyn", *sys.argv[1:]])
-    run_track(suite, chosen, measured_on, analysed, out, wandb, on_defect, options["cache_gb"], Console(), command)
+    command, console = shlex.join(["rtdyn", *sys.argv[1:]]), Console()
+    group = group_of(found, measured_on, analysed) if several else None
+
+    def one(suite: SuiteSpec, place: Path | None) -> Any:
+        gb = options["cache_gb"]
+        return run_track(
+            suite, chosen[suite], measured_on, analysed, place, wandb, on_defect, gb, console, command, group
+        )
+
+    if not several:
+        one(found[0], out)
+        return
+    outcomes = track_many(found, one, out, console)
+    print_side_by_side(outcomes, console)
+    raise_failures(outcomes)
 
 
 @main.command()

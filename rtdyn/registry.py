@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import glob
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,12 +119,47 @@ def find_suite(model: str, suites: Mapping[str, SuiteSpec]) -> SuiteSpec:
     )
 
 
-def parse_steps(spec: str, schedule: tuple[int, ...]) -> tuple[int, ...]:
+def find_suites(models: Sequence[str], suites: Mapping[str, SuiteSpec]) -> tuple[tuple[SuiteSpec, ...], bool]:
+    """The suites that `models` name, each once in the order given, and whether several were asked for.
+
+    Beside what `find_suite` takes, a pattern of `*`, `?` and `[...]` means every registered suite whose name or
+    repository it matches, or, matched against paths, every folder that holds `step*/` folders. Several were asked for
+    where there are several, and by any pattern, whatever it matches today. Raises UsageError for a pattern that
+    matches nothing.
+    """
+    found: dict[SuiteSpec, None] = {}
+    patterns = [m for m in models if glob.has_magic(m) and not Path(m).is_dir()]
+    for model in models:
+        found.update(dict.fromkeys(_matching(model, suites) if model in patterns else [find_suite(model, suites)]))
+    return tuple(found), len(found) > 1 or bool(patterns)
+
+
+def _matching(pattern: str, suites: Mapping[str, SuiteSpec]) -> list[SuiteSpec]:
+    named = [s for s in suites.values() if any(fnmatch.fnmatchcase(n, pattern) for n in (s.name, s.repo) if n)]
+    if named:
+        return named
+    paths = sorted(glob.glob(pattern))  # noqa: PTH207 -- Path.glob takes no absolute pattern
+    folders = [Path(path) for path in paths if Path(path).is_dir()]
+    holding = [_folder_suite(folder) for folder in folders if _steps_in(folder)]
+    if folders and not holding:
+        raise UsageError(
+            f"none of the {len(folders)} folders that match {pattern!r} holds step*/ folders; "
+            "a pattern names the folders of suites, not those of their steps"
+        )
+    if not holding:
+        known = [*suites, *(s.repo for s in suites.values() if s.repo)]
+        raise UsageError(
+            f"no suite or folder matches {pattern!r}{near_matches(pattern, known)} (`rtdyn models` lists the suites)"
+        )
+    return holding
+
+
+def parse_steps(spec: str, schedule: tuple[int, ...], whose: str = "") -> tuple[int, ...]:
     """Steps named by `spec`, ascending: `all`, `log`, `last`, numbers, ranges `a:b[:c]`, and mixes.
 
     A range means the schedule's steps from a to b inclusive, every c-th step counted from a if c is
     given. `log` means the scheduled step nearest to zero and to each power of two, and the last.
-    Raises UsageError for a step the schedule lacks.
+    Raises UsageError for a step the schedule lacks, which begins with `whose`.
     """
     chosen: set[int] = set()
     for part in (p.strip() for p in spec.split(",")):
@@ -137,7 +173,7 @@ def parse_steps(spec: str, schedule: tuple[int, ...]) -> tuple[int, ...]:
             if int(part) not in schedule:
                 nearest = sorted(schedule, key=lambda s: abs(s - int(part)))[:2]
                 raise UsageError(
-                    f"step {part} is not in the suite's schedule; the nearest are "
+                    f"{whose}step {part} is not in the suite's schedule; the nearest are "
                     f"{' and '.join(map(str, sorted(nearest)))} (`rtdyn steps` lists them)"
                 )
             chosen.add(int(part))
@@ -147,7 +183,7 @@ def parse_steps(spec: str, schedule: tuple[int, ...]) -> tuple[int, ...]:
             if match[3] is not None:
                 hits = [s for s in hits if _on_stride(s, start, int(match[3]))]
             if not hits:
-                raise UsageError(f"the range {part!r} holds no step of the suite's schedule")
+                raise UsageError(f"{whose}the range {part!r} holds no step of the suite's schedule")
             chosen.update(hits)
         else:
             raise UsageError(
@@ -168,12 +204,13 @@ def _log_steps(schedule: tuple[int, ...]) -> set[int]:
     return {min(schedule, key=lambda s: abs(s - p)) for p in powers} | {last}
 
 
+def _steps_in(folder: Path) -> list[int]:
+    names = [child.name for child in folder.iterdir() if child.is_dir()]
+    return sorted(int(match.group(1)) for name in names if (match := _STEP_FOLDER.fullmatch(name)))
+
+
 def _folder_suite(folder: Path) -> SuiteSpec:
-    steps = sorted(
-        int(match.group(1))
-        for child in folder.iterdir()
-        if child.is_dir() and (match := _STEP_FOLDER.fullmatch(child.name))
-    )
+    steps = _steps_in(folder)
     if not steps:
         raise InputError(
             f"{folder} holds no step*/ folders; a suite is a folder of step<N>/ folders, "

@@ -49,12 +49,14 @@ def track(
     cache_gb: float,
     console: Console,
     command: str | None = None,
+    group: str | None = None,
 ) -> Run:
     """Analyses every step of `steps` that the run directory lacks; returns the run.
 
     on_defect: of `ON_DEFECT`, what becomes of steps that the audit finds unsound. cache_gb: disk for checkpoints from
     the Hub that wait for their analysis. Raises InputError in one sentence for anything in the sources that cannot be
-    used. command: the command line, which the manifest of a new run keeps.
+    used. command: the command line, which the manifest of a new run keeps. group: the W&B group of a command over
+    several suites, which the manifest keeps too.
     """
     say = partial(_say, console)
     options = replace(options, device=_device(options.device))
@@ -73,6 +75,8 @@ def track(
 
     path = out if out is not None else Path("runs") / f"{suite.name}-{manifest['config_digest'][:8]}"
     run = open_run(path, manifest)
+    if group is not None:
+        run = Run(path, {**run.manifest, "group": group})
     with locked(path):
         _say_setup(console, suite, evaluation, run)
         stored = done_steps(run)
