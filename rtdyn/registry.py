@@ -36,8 +36,11 @@ _SUITE_KEYS = {
     "corpus",
     "frequencies",
     "note",
+    "shape",
 }
-_DEFECT_KEYS = {"suites", "steps", "kind", "belongs_to", "note", "source"}
+_DEFECT_KEYS = {"suites", "steps", "kind", "belongs_to", "whole", "note", "source"}
+Shape = tuple[tuple[str, int | str], ...]
+"""Settings of a config.json by name, with `parameters`."""
 _STEP_FOLDER = re.compile(r"step(0|[1-9][0-9]*)")
 
 
@@ -50,6 +53,13 @@ class Defect:
     note: str
     source: str
     belongs_to: int | None
+    whole: bool = True
+    """Whether all of the weights are concerned, not single shards."""
+
+    @property
+    def same_weights(self) -> bool:
+        """Whether the steps all hold the same bytes."""
+        return self.whole and self.kind in ("duplicate", "final-weights")
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,8 @@ class SuiteSpec:
     frequencies: str
     note: str
     defects: tuple[Defect, ...]
+    shape: Shape = ()
+    """As the suites file gives it; empty where it does not."""
 
     @property
     def is_bundled(self) -> bool:
@@ -99,9 +111,9 @@ def load_suites(extra: Path | None = None) -> dict[str, SuiteSpec]:
     Raises InputError that names the file and the entry when either is malformed.
     """
     shipped = next(p for p in (PACKAGE / "checkpoints.yaml", PACKAGE.parent / "checkpoints.yaml") if p.is_file())
-    suites = _read_file(shipped, PACKAGE, {})
+    suites = _read_file(shipped, PACKAGE, {}, {})
     if extra is not None:
-        suites.update(_read_file(extra, extra.parent, _read_schedules(shipped)))
+        suites.update(_read_file(extra, extra.parent, _read_schedules(shipped), _read_shapes(shipped)))
     return suites
 
 
@@ -242,8 +254,8 @@ def _parse_yaml(file: Path) -> dict[str, Any]:
         line = f" (line {where.line + 1})" if where else ""
         raise InputError(f"{file} is not valid YAML{line}; correct it or leave --suites out") from error
     if not isinstance(data, dict):
-        raise InputError(f"{file}: the top level must be a mapping with schedules, suites and defects")
-    _known_keys(file, "the top level", data, {"schedules", "suites", "defects"})
+        raise InputError(f"{file}: the top level must be a mapping with schedules, shapes, suites and defects")
+    _known_keys(file, "the top level", data, {"schedules", "shapes", "suites", "defects"})
     return data
 
 
@@ -278,9 +290,26 @@ def _expand(file: Path, where: str, text: Any) -> tuple[int, ...]:
     return tuple(sorted(steps))
 
 
-def _read_file(file: Path, base: Path, schedules: dict[str, tuple[int, ...]]) -> dict[str, SuiteSpec]:
+def _read_shapes(file: Path) -> dict[str, Shape]:
+    data = _parse_yaml(file).get("shapes") or {}
+    if not isinstance(data, dict):
+        raise InputError(f"{file}: shapes must be a mapping of names to settings of a config.json")
+    for name, settings in data.items():
+        if not isinstance(settings, dict) or not isinstance(settings.get("model_type"), str):
+            raise InputError(
+                f"{file}: shape {name} must be a mapping of a config.json's settings, model_type among them"
+            )
+        for key, value in settings.items():
+            if not isinstance(value, int | str) or (isinstance(value, int) and value < 0):
+                raise InputError(f"{file}: shape {name}: {key} must be a whole number or text")
+    return {name: tuple(settings.items()) for name, settings in data.items()}
+
+
+def _read_file(
+    file: Path, base: Path, schedules: dict[str, tuple[int, ...]], shapes: dict[str, Shape]
+) -> dict[str, SuiteSpec]:
     data = _parse_yaml(file)
-    schedules = {**schedules, **_read_schedules(file)}
+    schedules, shapes = {**schedules, **_read_schedules(file)}, {**shapes, **_read_shapes(file)}
     entries = data.get("suites") or {}
     if not isinstance(entries, dict):
         raise InputError(f"{file}: suites must be a mapping of names to entries")
@@ -293,11 +322,11 @@ def _read_file(file: Path, base: Path, schedules: dict[str, tuple[int, ...]]) ->
         if not isinstance(pattern, str):
             raise InputError(f"{file}: the suite name {pattern!r} must be text; put it in quotes")
         _known_keys(file, f"suite {pattern}", entry, _SUITE_KEYS)
-        for key in ("path", "repo", "revision", "schedule", "family", "corpus", "frequencies", "note"):
+        for key in ("path", "repo", "revision", "schedule", "family", "corpus", "frequencies", "note", "shape"):
             if not isinstance(entry.get(key, ""), str):
                 raise InputError(f"{file}: suite {pattern}: {key} must be text")
         for values in _placeholders(file, pattern, entry.get("for")):
-            suite = _read_suite(file, base, schedules, pattern, entry, values, defects)
+            suite = _read_suite(file, base, schedules, shapes, pattern, entry, values, defects)
             suites[suite.name] = suite
     for patterns, _ in defects:
         for wanted in patterns:
@@ -323,6 +352,7 @@ def _read_suite(
     file: Path,
     base: Path,
     schedules: dict[str, tuple[int, ...]],
+    shapes: dict[str, Shape],
     pattern: str,
     entry: dict[str, Any],
     values: dict[str, str],
@@ -342,6 +372,9 @@ def _read_suite(
             f"{file}: {where} names an unknown schedule {entry['schedule']!r}"
             f"{near_matches(entry['schedule'], schedules)}"
         )
+    shape = _fill(file, pattern, entry["shape"], values) if "shape" in entry else None
+    if shape is not None and shape not in shapes:
+        raise InputError(f"{file}: {where} names an unknown shape {shape!r}{near_matches(shape, shapes)}")
     per_step = entry.get("tokens_per_step")
     if per_step is not None and (not isinstance(per_step, int) or per_step < 1):
         raise InputError(f"{file}: {where}: tokens_per_step must be a positive whole number")
@@ -360,6 +393,7 @@ def _read_suite(
         frequencies=str(entry.get("frequencies", "corpus")),
         note=str(entry.get("note", "")),
         defects=tuple(d for patterns, d in defects if any(fnmatch.fnmatchcase(name, p) for p in patterns)),
+        shape=shapes[shape] if shape is not None else (),
     )
 
 
@@ -373,7 +407,7 @@ def _fill(file: Path, pattern: str, template: str, values: dict[str, str]) -> st
 def _read_defect(file: Path, number: int, entry: Any) -> tuple[list[str], Defect]:
     where = f"defect {number}"
     _known_keys(file, where, entry, _DEFECT_KEYS)
-    missing = sorted(_DEFECT_KEYS - {"belongs_to"} - set(entry))
+    missing = sorted(_DEFECT_KEYS - {"belongs_to", "whole"} - set(entry))
     if missing:
         raise InputError(f"{file}: {where} lacks {', '.join(missing)}")
     if entry["kind"] not in DEFECT_KINDS:
@@ -383,5 +417,8 @@ def _read_defect(file: Path, number: int, entry: Any) -> tuple[list[str], Defect
     patterns = entry["suites"]
     if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
         raise InputError(f"{file}: {where}: suites must be a list of names")
-    steps = _expand(file, where, entry["steps"])
-    return patterns, Defect(steps, entry["kind"], str(entry["note"]), str(entry["source"]), entry.get("belongs_to"))
+    whole = entry.get("whole", True)
+    if not isinstance(whole, bool):
+        raise InputError(f"{file}: {where}: whole must be true or false")
+    steps, note, source = _expand(file, where, entry["steps"]), str(entry["note"]), str(entry["source"])
+    return patterns, Defect(steps, entry["kind"], note, source, entry.get("belongs_to"), whole)

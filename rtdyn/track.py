@@ -59,7 +59,7 @@ def track(
     several suites, which the manifest keeps too.
     """
     say = partial(_say, console)
-    options = replace(options, device=_device(options.device))
+    options = replace(options, device=device_of(options.device))
     steps, audited = audit_before(suite, steps, on_defect, say)
     weights_only = set(options.analyses) <= set(WEIGHTS_ONLY)
     evaluation = None if weights_only else prepare(suite, steps[-1], measured_on, say)
@@ -105,7 +105,8 @@ def track(
     return run
 
 
-def _device(asked: str) -> str:
+def device_of(asked: str) -> str:
+    """The device that --device means here. Raises InputError for `cuda` where there is none."""
     import torch
 
     available = torch.cuda.is_available()

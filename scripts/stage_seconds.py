@@ -1,8 +1,9 @@
-"""Seconds of each stage of a step at several sizes of the final MLP: where `rtdyn plan` has its further analyses from.
+"""Processor seconds of each stage of a step by the size of the final MLP: `rtdyn/further.json`, for `rtdyn plan`.
 
-Makes untrained GPT-NeoX models of two layers, whose MLP is four times as wide as the stream, with the bundled suite's
-tokenizer and counts, and runs `rtdyn track` twice over each (two steps of other weights), so that the second step
-pays no compilation. Prints a JSON object a size: the second step's seconds by stage.
+Runs `rtdyn track` with one thread over two steps of each suite and takes the second, which pays no compilation. Its
+clock is the processor's, not the wall's, so that other work on the machine counts little. The suites: `tiny` (steps 512
+and 4000), and untrained GPT-NeoX models of two layers, whose MLP is four times as wide as the stream, with `tiny`'s
+tokenizer and counts. Prints a JSON object a suite.
 
     python scripts/stage_seconds.py --neurons 512 1024 2048 4096
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 HEAD_SIZE = 64
+TRACK = "import time; time.perf_counter = time.process_time; from rtdyn.cli import main; main()"
 
 
 def make_suite(folder: Path, neurons: int) -> None:
@@ -47,19 +50,32 @@ def make_suite(folder: Path, neurons: int) -> None:
         GPTNeoXForCausalLM(config).save_pretrained(folder / f"step{step}")
 
 
+def seconds_by_stage(model: str, steps: str, run: Path) -> dict[str, float]:
+    """The processor seconds of the last of the steps."""
+    command = [sys.executable, "-c", TRACK, "track", "--model", model, "--steps", steps, "--out", str(run)]
+    command += ["--corpus", "king-james-held-out", "--wandb", "disabled"]
+    threads = {
+        name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    }
+    subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, **threads})
+    seconds: dict[str, float] = json.loads((run / "log.jsonl").read_text().splitlines()[-1])["seconds"]
+    return seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--neurons", type=int, nargs="+", default=[512, 1024, 2048, 4096])
+    parser.add_argument("--neurons", type=int, nargs="*", default=[1024, 2048, 4096])
+    parser.add_argument("--tiny", action="store_true", help="the bundled suite too")
     asked = parser.parse_args()
-    for neurons in asked.neurons:
-        with tempfile.TemporaryDirectory() as place:
-            suite, run = Path(place) / "suite", Path(place) / "run"
+    with tempfile.TemporaryDirectory() as place:
+        if asked.tiny:
+            found = seconds_by_stage("tiny", "512,4000", Path(place) / "tiny")
+            print(json.dumps({"suite": "tiny", "neurons": 512, "seconds": found}), flush=True)
+        for neurons in asked.neurons:
+            suite = Path(place) / f"suite-{neurons}"
             make_suite(suite, neurons)
-            command = [sys.executable, "-m", "rtdyn.cli", "track", "--model", str(suite), "--out", str(run)]
-            command += ["--corpus", "king-james-held-out", "--wandb", "disabled"]
-            subprocess.run(command, check=True, stdout=sys.stderr)
-            lines = (run / "log.jsonl").read_text().splitlines()
-            print(json.dumps({"neurons": neurons, "seconds": json.loads(lines[-1])["seconds"]}), flush=True)
+            found = seconds_by_stage(str(suite), "0,1", Path(place) / f"run-{neurons}")
+            print(json.dumps({"suite": "untrained", "neurons": neurons, "seconds": found}), flush=True)
 
 
 if __name__ == "__main__":
