@@ -204,7 +204,7 @@ def assumed_sample(options: EvaluationOptions) -> Sample:
     wanted = options.tokens or max(MIN_TOKENS, RARE_TARGETS * TOKENS_A_RARE_TARGET)
     tokens = int(-(-wanted // options.window)) * options.window
     rare = tokens / TOKENS_A_RARE_TARGET
-    positions = int(min(tokens, rare + len(options.bands) * options.positions_per_rare * rare))
+    positions = round(min(tokens, rare + len(options.bands) * options.positions_per_rare * rare))
     return Sample(tokens, options.window, positions, "text and frequencies are not here yet")
 
 

@@ -7,7 +7,8 @@ blocks' matrices, a multiplication and an addition counted apart:
     ablation   2(D+1)·N·V·d of the positions and 2·F·V·d of the neurons, once a block of positions        float64
                2D·N·V·d (E_p[m u]) float32, and 2·N·F·V (E_p q²), bfloat16 where the processor has it
                N·F·V·(share summed exactly), a term each
-    mediation  the ablation once more, and 2·V·d² + 9·d³ (the unembedding's singular directions) in float64
+    mediation  the ablation once more; its part of the positions again with 3·N·K·V terms, for K neurons whose changes
+               of confidence are summed; 2·V·d² + 9·d³ float64 (the unembedding's singular directions)
 
 Beside the products, arrays of the vocabulary's length are gone through: PASSES times for a position, fewer for a
 neuron; where a network is small, that is what takes the time.
@@ -19,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rtdyn.analyses.certified import PAIR_BYTES
+from rtdyn.analyses.groups import MIN_TOP, TOP_SHARE
 from rtdyn.analyses.logit_shift import sizes_of
 from rtdyn.shape import ModelShape
 
@@ -27,6 +29,14 @@ EXACT_SHARE = 0.06
 POSITION_PASSES, NEURON_PASSES = 20, 6
 """How often the ablation goes through an array of V numbers for a position, and for a neuron in a block of positions:
 logits, p, m and its averages; q, its range and its square."""
+PAIR_PASSES = 250
+"""What a pair of position and neuron takes beside its sums over the vocabulary: moments, bounds, and being sorted."""
+LOSS_PASSES, SCORE_PASSES, HIDDEN_PASSES = 3, 4, 16
+"""The same of the capture: for a position's logits, its scores in a head, its hidden state in a layer."""
+CONFIDENCE_TERMS = 3
+"""Cost of a pair's four sums of changes of confidence, in units of one exact sum."""
+CONFIDENCE_GROUPS = 6
+"""Neurons whose changes of confidence are computed, in units of the group `top`: both halves', with their pools."""
 UNEMBEDDING_PASSES = 2
 """The same for the unembedding, made float64 anew for every few positions where it is too large to be held so."""
 BATCH_TOKENS = 4096
@@ -60,7 +70,7 @@ class Work:
     exact: float = 0.0
     """Terms of sums over the vocabulary, each with its exponential."""
     passed: float = 0.0
-    """Numbers that arrays are gone through for, float64."""
+    """Numbers that arrays are gone through for, an exponential in float64 each."""
     loaded: float = 0.0
     """Parameters made float32 and checked."""
 
@@ -85,7 +95,8 @@ def capture_work(shape: ModelShape, sample: Sample) -> Work:
     """One forward pass, with the loss at every position."""
     attention = 4 * shape.layers * sample.window * shape.width
     unembedding = 2 * shape.logits * shape.width
-    passed = sample.tokens * (shape.logits + shape.layers * (8 * shape.width + 2 * shape.heads * sample.window))
+    hidden, scores = HIDDEN_PASSES * shape.width, SCORE_PASSES * shape.heads * sample.window
+    passed = sample.tokens * (LOSS_PASSES * shape.logits + shape.layers * (hidden + scores))
     return Work(float32=sample.tokens * (2.0 * shape.matrices + attention + unembedding), passed=passed)
 
 
@@ -104,16 +115,23 @@ def ablation_work(shape: ModelShape, sample: Sample, memory_bytes: int) -> Work:
             POSITION_PASSES * n * v
             + NEURON_PASSES * blocks * f * v
             + UNEMBEDDING_PASSES * again * v * d
-            + PAIR_BYTES // 8 * n * f
+            + PAIR_PASSES * n * f
         ),
     )
 
 
 def mediation_work(shape: ModelShape, sample: Sample, memory_bytes: int) -> Work:
-    """The influence once more with the unigram direction frozen, and the unembedding's null space."""
-    once = ablation_work(shape, sample, memory_bytes)
-    singular = 2.0 * shape.logits * shape.width**2 + 9.0 * shape.width**3
-    return Work(once.float32, once.float64 + singular, once.narrow, once.exact, once.passed)
+    """The influence once more with the unigram direction frozen, changes of confidence, and the null space."""
+    n, v, d, directions = sample.positions, shape.logits, shape.width, shape.directions
+    neurons = min(shape.neurons, CONFIDENCE_GROUPS * max(MIN_TOP, int(TOP_SHARE * shape.neurons)))
+    confidence = Work(
+        float32=2.0 * directions * n * v * d,
+        float64=2.0 * (directions + 1) * n * v * d + 2.0 * neurons * v * d,
+        exact=float(CONFIDENCE_TERMS * n * neurons * v),
+        passed=float(POSITION_PASSES * n * v),
+    )
+    singular = Work(float64=2.0 * v * d**2 + 9.0 * d**3)
+    return total_work([ablation_work(shape, sample, memory_bytes), confidence, singular])
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,10 @@ import tempfile
 from pathlib import Path
 
 HEAD_SIZE = 64
+ONE_THREAD = {
+    **os.environ,
+    **dict.fromkeys((f"{name}_NUM_THREADS" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")), "1"),
+}
 TRACK = "import time; time.perf_counter = time.process_time; from rtdyn.cli import main; main()"
 
 
@@ -54,10 +58,7 @@ def seconds_by_stage(model: str, steps: str, run: Path) -> dict[str, float]:
     """The processor seconds of the last of the steps."""
     command = [sys.executable, "-c", TRACK, "track", "--model", model, "--steps", steps, "--out", str(run)]
     command += ["--corpus", "king-james-held-out", "--wandb", "disabled"]
-    threads = {
-        name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-    }
-    subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, **threads})
+    subprocess.run(command, check=True, stdout=sys.stderr, env=ONE_THREAD)
     seconds: dict[str, float] = json.loads((run / "log.jsonl").read_text().splitlines()[-1])["seconds"]
     return seconds
 

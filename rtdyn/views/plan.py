@@ -151,8 +151,8 @@ def _said(plans: Sequence[SuitePlan], assumptions: Assumptions) -> list[str]:
     if assumptions.gpu_tflops is not None:
         single, double = assumptions.gpu_tflops
         said.append(
-            f"GPU: products alone, at {single:g} TFLOP/s in float32 and {double:g} in float64 as given, so a lower bound; "
-            "the further analyses as on the processor."
+            f"GPU: products alone, at the given {single:g} TFLOP/s in float32 and {double:g} in float64, so at least "
+            "that; the further analyses as on the processor."
         )
     return [*said, *dict.fromkeys(f"{p.suite.name}: {note}" for p in plans for note in p.notes)]
 
