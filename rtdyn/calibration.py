@@ -14,13 +14,14 @@ from rtdyn.analyses.fused import exponential_excess
 from rtdyn.shape import ModelShape
 from rtdyn.work import Work
 
-SECONDS = 0.4
-"""For each measurement. Its best repetition counts, so that other work on the machine counts little."""
+SECONDS = 0.6
+"""For each measurement. Its best repetition counts, and each is of milliseconds, so that other work on the machine
+counts little."""
 REPEATS = 3
-ROWS, COLUMNS = 256, 2048
-"""Most rows and columns of the products that are timed, of the model's own width: some milliseconds each."""
+ROWS, WIDTH, COLUMNS = 256, 1024, 1024
+"""Most of the products that are timed; larger ones run no faster."""
 PASSED = 2**21
-PAIRS = (64, 256)
+PAIRS = (64, 128)
 """Positions and neurons."""
 
 
@@ -48,11 +49,11 @@ class Rates:
 
 
 def seconds_on(device: str) -> Callable[[ModelShape, Work], float]:
-    """How long work on a model takes on this device, calibrated for each width, MLP and vocabulary once."""
+    """How long work on a model takes on this device, calibrated once for models that are timed alike."""
     known: dict[tuple[int, int, int], Rates] = {}
 
     def seconds(shape: ModelShape, work: Work) -> float:
-        key = (shape.width, shape.neurons, shape.logits)
+        key = _timed(shape)
         if key not in known:
             known[key] = calibrate(shape, device)
         return known[key].seconds(work)
@@ -61,8 +62,8 @@ def seconds_on(device: str) -> Callable[[ModelShape, Work], float]:
 
 
 def calibrate(shape: ModelShape, device: str) -> Rates:
-    """The rates at this model's width, MLP and vocabulary, or as much of them as takes a moment."""
-    d, v, f = shape.width, min(shape.logits, COLUMNS), min(shape.neurons, ROWS)
+    """The rates at this model's width and vocabulary, or as much of them as takes some milliseconds."""
+    d, v, f = _timed(shape)
     generator = torch.Generator().manual_seed(0)
 
     def normal(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -85,6 +86,11 @@ def calibrate(shape: ModelShape, device: str) -> Rates:
         passed=PASSED / _best(numbers.exp, device),
         loaded=PASSED / _best(lambda: half.float().aminmax(), device),
     )
+
+
+def _timed(shape: ModelShape) -> tuple[int, int, int]:
+    """Width, types and neurons of what is timed for a model."""
+    return min(shape.width, WIDTH), min(shape.logits, COLUMNS), min(shape.neurons, ROWS)
 
 
 def _best(call: Callable[[], object], device: str) -> float:
