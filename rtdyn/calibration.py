@@ -18,9 +18,11 @@ SECONDS = 0.6
 """For each measurement. Its best repetition counts, and each is of milliseconds, so that other work on the machine
 counts little."""
 REPEATS = 3
-ROWS, WIDTH, COLUMNS = 256, 1024, 1024
-"""Most of the products that are timed; larger ones run no faster."""
-PASSED = 2**21
+ROWS = {"cpu": 128, "cuda": 8192}
+"""Of the products that are timed, a thread's."""
+WIDTH, COLUMNS = 512, 512
+"""Most of these products; larger ones run little faster."""
+PASSED = 2**18
 PAIRS = (64, 128)
 """Positions and neurons."""
 
@@ -50,7 +52,7 @@ class Rates:
 
 def seconds_on(device: str) -> Callable[[ModelShape, Work], float]:
     """How long work on a model takes on this device, calibrated once for models that are timed alike."""
-    known: dict[tuple[int, int, int], Rates] = {}
+    known: dict[tuple[int, int], Rates] = {}
 
     def seconds(shape: ModelShape, work: Work) -> float:
         key = _timed(shape)
@@ -63,34 +65,35 @@ def seconds_on(device: str) -> Callable[[ModelShape, Work], float]:
 
 def calibrate(shape: ModelShape, device: str) -> Rates:
     """The rates at this model's width and vocabulary, or as much of them as takes some milliseconds."""
-    d, v, f = _timed(shape)
+    d, v = _timed(shape)
+    rows = ROWS[device] * (torch.get_num_threads() if device == "cpu" else 1)
     generator = torch.Generator().manual_seed(0)
 
     def normal(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.randn(*size, generator=generator).to(device, dtype)
 
-    def products(rows: int, inner: int, columns: int, dtype: torch.dtype) -> float:
+    def products(inner: int, columns: int, dtype: torch.dtype) -> float:
         left, right = normal(rows, inner, dtype=dtype), normal(columns, inner, dtype=dtype)
         return 2.0 * rows * inner * columns / _best(lambda: left @ right.T, device)
 
     numbers, half = normal(PASSED, dtype=torch.float64), normal(PASSED, dtype=torch.float16)
-    n, few = PAIRS[0], min(shape.neurons, PAIRS[1])
+    n, few = PAIRS
     p, m, q = (normal(rows, v).div_(v) for rows in (n, n, few))
     row, neuron = (torch.arange(n * few, device=device) // few, torch.arange(n * few, device=device) % few)
     t = torch.full((n * few,), 0.01, dtype=torch.float64, device=device)
     return Rates(
-        float32=products(ROWS, d, min(4 * d, COLUMNS), torch.float32),
-        float64=products(f, d, v, torch.float64),
-        narrow=products(ROWS, v, f, product_precision(device)),
+        float32=products(d, min(4 * d, COLUMNS), torch.float32),
+        float64=products(d, v, torch.float64),
+        narrow=products(v, COLUMNS, product_precision(device)),
         exact=n * few * v / _best(lambda: exponential_excess(p, m[None], q, t[None], t, row, neuron), device),
         passed=PASSED / _best(numbers.exp, device),
         loaded=PASSED / _best(lambda: half.float().aminmax(), device),
     )
 
 
-def _timed(shape: ModelShape) -> tuple[int, int, int]:
-    """Width, types and neurons of what is timed for a model."""
-    return min(shape.width, WIDTH), min(shape.logits, COLUMNS), min(shape.neurons, ROWS)
+def _timed(shape: ModelShape) -> tuple[int, int]:
+    """Width and types of what is timed for a model."""
+    return min(shape.width, WIDTH), min(shape.logits, COLUMNS)
 
 
 def _best(call: Callable[[], object], device: str) -> float:

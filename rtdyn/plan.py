@@ -175,16 +175,19 @@ def plan_suite(
 
 
 def _config(suite: SuiteSpec, step: int, hub_reachable: bool) -> tuple[Mapping[str, Any], str]:
-    """Settings of a config.json, and where they are from."""
-    if suite.repo is None or hub_reachable:
-        folder = find_config(suite, step)
-        return read_config(folder), f"{suite.location}, {suite.revision_of(step)}"
-    if suite.shape:
+    """Settings of a config.json, and where they are from: published, or of the suites file, or of the user's cache."""
+    if suite.shape and suite.repo is not None and not hub_reachable:
         return dict(suite.shape), f"the shape of {suite.name} in the suites file"
-    raise InputError(
-        f"the shape of {suite.name} is not known: the Hub cannot be asked for its config.json; check the network and "
-        "HF_HUB_OFFLINE, or give the suite a `shape` in --suites FILE"
-    )
+    try:
+        folder = find_config(suite, step)
+    except InputError as error:
+        if suite.repo is None or hub_reachable:
+            raise
+        raise InputError(
+            f"the shape of {suite.name} is not known: the Hub cannot be asked for its config.json; check the network "
+            "and HF_HUB_OFFLINE, or give the suite a `shape` in --suites FILE"
+        ) from error
+    return read_config(folder), f"{suite.location}, {suite.revision_of(step)}"
 
 
 def _sample(
@@ -227,6 +230,7 @@ def further_seconds(
     """Processor seconds of each further analysis at this many neurons, and what is to be said of them.
 
     Between the sizes that were measured, the logarithm is linear in that of the number of neurons; beyond them too.
+    weights_only: of heavytail alone, which takes no more than it does with its groups.
     """
     table = json.loads(FURTHER.read_text(encoding="utf-8"))
     sizes = [int(size) for size in table["neurons"]]

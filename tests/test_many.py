@@ -150,9 +150,11 @@ def test_one_that_fails_costs_only_itself(tiny_folder: Path, tmp_path: Path) -> 
 
 
 def test_one_suite_behaves_as_it_always_did(tiny_folder: Path, tmp_path: Path) -> None:
-    result = rtdyn("track", "--model", "tiny", "--model", "tiny", "--steps", "0", "--out", tmp_path / "run", *LAYER)
+    given = ("--steps", "0", "--out", tmp_path / "run", "--analyses", "heavytail", "--wandb", "offline")
+    result = rtdyn("track", "--model", "tiny", "--model", "tiny", *given)
     assert result.exit_code == 0, result.stderr
     assert "suite 1 of" not in result.stdout and "group" not in read_run(tmp_path / "run").manifest
+    assert "W&B stopped" not in result.stdout and list((tmp_path / "run" / "wandb").glob("offline-run-*"))
 
 
 def test_ablation_stands_side_by_side_and_in_one_group(tiny_folder: Path, tmp_path: Path) -> None:

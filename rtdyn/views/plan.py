@@ -129,6 +129,8 @@ def _said(plans: Sequence[SuitePlan], assumptions: Assumptions) -> list[str]:
     ]
     if any("estimated" in p.traffic.source for p in plans):
         said.append("~ estimated by the number of parameters and what such files hold, not from the Hub's metadata.")
+    if any(p.traffic.source == "metadata" for p in plans):
+        said.append("Downloads by the Hub's metadata; what your own Hugging Face cache holds is not taken off.")
     if any(p.traffic.steps != p.traffic.analysed for p in plans):
         said.append("Steps in brackets have weights of their own; the others are fetched and analysed once.")
     if any(p.layered for p in plans):

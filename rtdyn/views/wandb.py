@@ -185,8 +185,9 @@ def _begin(view: WandbView, mode: str, limits: Mapping[str, float]) -> None:
             "family": stands.family,
             "size": stands.size,
             "config_digest": manifest["config_digest"],
-            "evaluation": manifest["evaluation"],
-            "classes": manifest["classes"],
+            # a run of weights alone has neither
+            "evaluation": manifest.get("evaluation"),
+            "classes": manifest.get("classes"),
             "versions": manifest["versions"],
         },
         settings=wandb.Settings(

@@ -47,7 +47,7 @@ def place(manifest: Mapping[str, Any]) -> Place:
     family = (name[: found.start()] + name[found.end() :]).strip("-") if found else name
     size = found["size"] if found else None
     shared = {key: value for key, value in config.items() if key not in _OF_THE_MODEL}
-    tags = (family, *([size] if size else []), config["device"])
+    tags = (family, *([size] if size else []), config.get("device"))
     # W&B takes groups of up to 128 characters and tags of up to 64
     return Place(
         family or name,
