@@ -94,8 +94,8 @@ def prefixes(analyses: Iterable[str]) -> tuple[str, ...]:
 
 
 def top_neurons(neurons: pl.DataFrame) -> pl.DataFrame:
-    """A step's most influential neurons with all that the store knows of them, by rank."""
-    return neurons.sort("rank").head(TOP_NEURONS)
+    """A step's most influential neurons with all that the store knows of them, by rank; none of weights alone."""
+    return neurons.sort("rank").head(TOP_NEURONS) if "rank" in neurons.columns else neurons.head(0)
 
 
 def heads(metrics: pl.DataFrame) -> pl.DataFrame:
