@@ -18,6 +18,12 @@ from rtdyn import __version__
 from rtdyn.analyses import ANALYSES, WEIGHTS_ONLY
 
 FINDING, INTERRUPTED = 1, 130
+_PLANNED = (
+    *("models", "steps", "suites", "corpus", "text_field", "frequencies", "frequency_tokens", "analyses", "bands"),
+    *("tokens", "window", "bos", "class_by", "mean_over", "rank_by", "min_targets", "positions_per_rare", "tolerance"),
+    *("memory_gib", "cache_gb", "stream_layers", "device", "on_defect", "seed"),
+)
+"""Options of `track` that `plan` has too."""
 
 
 def _refuse_clearly(command: Callable[..., None]) -> Callable[..., None]:
@@ -42,6 +48,17 @@ def _refuse_clearly(command: Callable[..., None]) -> Callable[..., None]:
 def _suites_option(command: Callable[..., None]) -> Callable[..., None]:
     return click.option(
         "--suites", type=click.Path(path_type=Path), help="A file of further suites, in the form of checkpoints.yaml."
+    )(command)
+
+
+def _models_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
+        "--model",
+        "models",
+        required=True,
+        multiple=True,
+        help="A suite's name, its Hub repository, or a folder of step*/ folders. Repeat it, or give a quoted pattern "
+        "('pythia-*-seed*', 'runs/*'), for several suites.",
     )(command)
 
 
@@ -74,9 +91,13 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--model", required=True, help="A suite's name, its Hub repository, or a folder of step*/ folders.")
+@_models_option
 @click.option("--steps", default="all", show_default=True, help="all, log, last, 0,1,512, 1000:143000:1000, or a mix.")
-@click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/<model>-<configuration>]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Run directory, of several suites the folder of theirs.  [default: runs/<model>-<configuration>]",
+)
 @click.option(
     "--corpus",
     help="Evaluation text: a .txt, .jsonl or .parquet file, or hf://datasets/OWNER/NAME/PATH.  [default: the suite's]",
@@ -202,23 +223,112 @@ def main() -> None:
 @_suites_option
 @_refuse_clearly
 def track(
-    model: str, steps: str, out: Path | None, wandb: str | None, on_defect: str, suites: Path | None, **options: Any
+    models: tuple[str, ...],
+    steps: str,
+    out: Path | None,
+    wandb: str | None,
+    on_defect: str,
+    suites: Path | None,
+    **options: Any,
 ) -> None:
-    """Analyse a suite's checkpoints into a run directory; the same command resumes."""
+    """Analyse the checkpoints of a suite, or of several, into a run directory each; the same command resumes."""
     from rich.console import Console
 
-    from rtdyn.registry import find_suite, load_suites, parse_steps
+    from rtdyn.registry import SuiteSpec, find_suites, load_suites, parse_steps
 
-    suite = find_suite(model, load_suites(suites))
-    chosen = parse_steps(steps, suite.steps)
+    found, several = find_suites(models, load_suites(suites))
+    chosen = {suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "") for suite in found}
     from rtdyn.evaluation import EvaluationOptions
+    from rtdyn.many import group_of, raise_failures, track_many
     from rtdyn.step import StepOptions
     from rtdyn.track import track as run_track
+    from rtdyn.views.side_by_side import print_side_by_side
 
     measured_on = EvaluationOptions(**{f.name: options[f.name] for f in fields(EvaluationOptions)})
     analysed = StepOptions(**{f.name: options[f.name] for f in fields(StepOptions)})
-    command = shlex.join(["rtdyn", *sys.argv[1:]])
-    run_track(suite, chosen, measured_on, analysed, out, wandb, on_defect, options["cache_gb"], Console(), command)
+    command, console = shlex.join(["rtdyn", *sys.argv[1:]]), Console()
+    group = group_of(found, measured_on, analysed) if several else None
+
+    def one(suite: SuiteSpec, place: Path | None) -> Any:
+        gb = options["cache_gb"]
+        return run_track(
+            suite, chosen[suite], measured_on, analysed, place, wandb, on_defect, gb, console, command, group
+        )
+
+    if not several:
+        one(found[0], out)
+        return
+    outcomes = track_many(found, one, out, console)
+    print_side_by_side(outcomes, console)
+    raise_failures(outcomes)
+
+
+@main.command()
+@click.option(
+    "--link-mbit",
+    type=_FiniteRange(min=0, min_open=True),
+    default=100.0,
+    show_default=True,
+    help="Download rate assumed, in Mbit/s.",
+)
+@click.option(
+    "--gpu-tflops",
+    type=_FiniteRange(min=0, min_open=True),
+    nargs=2,
+    metavar="F32 F64",
+    help="Add the hours with one GPU that sustains so many TFLOP/s in float32 and in float64 products.",
+)
+@click.option(
+    "--calibration/--no-calibration", default=True, help="Time this machine for some seconds, or leave hours out."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print an object for machines.")
+@_refuse_clearly
+def plan(
+    models: tuple[str, ...],
+    steps: str,
+    suites: Path | None,
+    on_defect: str,
+    link_mbit: float,
+    gpu_tflops: tuple[float, float] | None,
+    calibration: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Say what `rtdyn track` with the same options would cost: downloads, operations, memory, disk, hours."""
+    from rich.console import Console
+
+    from rtdyn.registry import find_suites, load_suites, parse_steps
+
+    found, several = find_suites(models, load_suites(suites))
+    chosen = {suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "") for suite in found}
+    from rtdyn.calibration import seconds_on
+    from rtdyn.evaluation import EvaluationOptions
+    from rtdyn.memory import available_bytes
+    from rtdyn.plan import Assumptions, HubAsker, plan_suite
+    from rtdyn.step import StepOptions
+    from rtdyn.track import device_of
+    from rtdyn.views.plan import plan_record, print_plan
+
+    options["device"] = device = device_of(options["device"])
+    measured_on = EvaluationOptions(**{f.name: options[f.name] for f in fields(EvaluationOptions)})
+    analysed = StepOptions(**{f.name: options[f.name] for f in fields(StepOptions)})
+    assumptions = Assumptions(link_mbit, gpu_tflops or None, available_bytes(device))
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    hub, seconds_of, gb = HubAsker(say), seconds_on(device) if calibration else None, options["cache_gb"]
+    plans = [
+        plan_suite(suite, own, measured_on, analysed, on_defect, gb, assumptions, hub, seconds_of, say)
+        for suite, own in chosen.items()
+    ]
+    if as_json:
+        click.echo(json.dumps(plan_record(plans, assumptions)))
+    else:
+        print_plan(plans, assumptions, Console())
+
+
+plan.params[:0] = [option for option in track.params if option.name in _PLANNED]
 
 
 @main.command()

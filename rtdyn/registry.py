@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import glob
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,11 @@ _SUITE_KEYS = {
     "corpus",
     "frequencies",
     "note",
+    "shape",
 }
-_DEFECT_KEYS = {"suites", "steps", "kind", "belongs_to", "note", "source"}
+_DEFECT_KEYS = {"suites", "steps", "kind", "belongs_to", "whole", "note", "source"}
+Shape = tuple[tuple[str, int | str], ...]
+"""Settings of a config.json by name, with `parameters`."""
 _STEP_FOLDER = re.compile(r"step(0|[1-9][0-9]*)")
 
 
@@ -49,6 +53,13 @@ class Defect:
     note: str
     source: str
     belongs_to: int | None
+    whole: bool = True
+    """Whether all of the weights are concerned, not single shards."""
+
+    @property
+    def same_weights(self) -> bool:
+        """Whether the steps all hold the same bytes."""
+        return self.whole and self.kind in ("duplicate", "final-weights")
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,8 @@ class SuiteSpec:
     frequencies: str
     note: str
     defects: tuple[Defect, ...]
+    shape: Shape = ()
+    """As the suites file gives it; empty where it does not."""
 
     @property
     def is_bundled(self) -> bool:
@@ -98,9 +111,9 @@ def load_suites(extra: Path | None = None) -> dict[str, SuiteSpec]:
     Raises InputError that names the file and the entry when either is malformed.
     """
     shipped = next(p for p in (PACKAGE / "checkpoints.yaml", PACKAGE.parent / "checkpoints.yaml") if p.is_file())
-    suites = _read_file(shipped, PACKAGE, {})
+    suites = _read_file(shipped, PACKAGE, {}, {})
     if extra is not None:
-        suites.update(_read_file(extra, extra.parent, _read_schedules(shipped)))
+        suites.update(_read_file(extra, extra.parent, _read_schedules(shipped), _read_shapes(shipped)))
     return suites
 
 
@@ -118,12 +131,47 @@ def find_suite(model: str, suites: Mapping[str, SuiteSpec]) -> SuiteSpec:
     )
 
 
-def parse_steps(spec: str, schedule: tuple[int, ...]) -> tuple[int, ...]:
+def find_suites(models: Sequence[str], suites: Mapping[str, SuiteSpec]) -> tuple[tuple[SuiteSpec, ...], bool]:
+    """The suites that `models` name, each once in the order given, and whether several were asked for.
+
+    Beside what `find_suite` takes, a pattern of `*`, `?` and `[...]` means every registered suite whose name or
+    repository it matches, or, matched against paths, every folder that holds `step*/` folders. Several were asked for
+    where there are several, and by any pattern, whatever it matches today. Raises UsageError for a pattern that
+    matches nothing.
+    """
+    found: dict[SuiteSpec, None] = {}
+    patterns = [m for m in models if glob.has_magic(m) and not Path(m).is_dir()]
+    for model in models:
+        found.update(dict.fromkeys(_matching(model, suites) if model in patterns else [find_suite(model, suites)]))
+    return tuple(found), len(found) > 1 or bool(patterns)
+
+
+def _matching(pattern: str, suites: Mapping[str, SuiteSpec]) -> list[SuiteSpec]:
+    named = [s for s in suites.values() if any(fnmatch.fnmatchcase(n, pattern) for n in (s.name, s.repo) if n)]
+    if named:
+        return named
+    paths = sorted(glob.glob(pattern))  # noqa: PTH207 -- Path.glob takes no absolute pattern
+    folders = [Path(path) for path in paths if Path(path).is_dir()]
+    holding = [_folder_suite(folder) for folder in folders if _steps_in(folder)]
+    if folders and not holding:
+        raise UsageError(
+            f"none of the {len(folders)} folders that match {pattern!r} holds step*/ folders; "
+            "a pattern names the folders of suites, not those of their steps"
+        )
+    if not holding:
+        known = [*suites, *(s.repo for s in suites.values() if s.repo)]
+        raise UsageError(
+            f"no suite or folder matches {pattern!r}{near_matches(pattern, known)} (`rtdyn models` lists the suites)"
+        )
+    return holding
+
+
+def parse_steps(spec: str, schedule: tuple[int, ...], whose: str = "") -> tuple[int, ...]:
     """Steps named by `spec`, ascending: `all`, `log`, `last`, numbers, ranges `a:b[:c]`, and mixes.
 
     A range means the schedule's steps from a to b inclusive, every c-th step counted from a if c is
     given. `log` means the scheduled step nearest to zero and to each power of two, and the last.
-    Raises UsageError for a step the schedule lacks.
+    Raises UsageError for a step the schedule lacks, which begins with `whose`.
     """
     chosen: set[int] = set()
     for part in (p.strip() for p in spec.split(",")):
@@ -137,7 +185,7 @@ def parse_steps(spec: str, schedule: tuple[int, ...]) -> tuple[int, ...]:
             if int(part) not in schedule:
                 nearest = sorted(schedule, key=lambda s: abs(s - int(part)))[:2]
                 raise UsageError(
-                    f"step {part} is not in the suite's schedule; the nearest are "
+                    f"{whose}step {part} is not in the suite's schedule; the nearest are "
                     f"{' and '.join(map(str, sorted(nearest)))} (`rtdyn steps` lists them)"
                 )
             chosen.add(int(part))
@@ -147,7 +195,7 @@ def parse_steps(spec: str, schedule: tuple[int, ...]) -> tuple[int, ...]:
             if match[3] is not None:
                 hits = [s for s in hits if _on_stride(s, start, int(match[3]))]
             if not hits:
-                raise UsageError(f"the range {part!r} holds no step of the suite's schedule")
+                raise UsageError(f"{whose}the range {part!r} holds no step of the suite's schedule")
             chosen.update(hits)
         else:
             raise UsageError(
@@ -168,12 +216,13 @@ def _log_steps(schedule: tuple[int, ...]) -> set[int]:
     return {min(schedule, key=lambda s: abs(s - p)) for p in powers} | {last}
 
 
+def _steps_in(folder: Path) -> list[int]:
+    names = [child.name for child in folder.iterdir() if child.is_dir()]
+    return sorted(int(match.group(1)) for name in names if (match := _STEP_FOLDER.fullmatch(name)))
+
+
 def _folder_suite(folder: Path) -> SuiteSpec:
-    steps = sorted(
-        int(match.group(1))
-        for child in folder.iterdir()
-        if child.is_dir() and (match := _STEP_FOLDER.fullmatch(child.name))
-    )
+    steps = _steps_in(folder)
     if not steps:
         raise InputError(
             f"{folder} holds no step*/ folders; a suite is a folder of step<N>/ folders, "
@@ -205,8 +254,8 @@ def _parse_yaml(file: Path) -> dict[str, Any]:
         line = f" (line {where.line + 1})" if where else ""
         raise InputError(f"{file} is not valid YAML{line}; correct it or leave --suites out") from error
     if not isinstance(data, dict):
-        raise InputError(f"{file}: the top level must be a mapping with schedules, suites and defects")
-    _known_keys(file, "the top level", data, {"schedules", "suites", "defects"})
+        raise InputError(f"{file}: the top level must be a mapping with schedules, shapes, suites and defects")
+    _known_keys(file, "the top level", data, {"schedules", "shapes", "suites", "defects"})
     return data
 
 
@@ -241,9 +290,26 @@ def _expand(file: Path, where: str, text: Any) -> tuple[int, ...]:
     return tuple(sorted(steps))
 
 
-def _read_file(file: Path, base: Path, schedules: dict[str, tuple[int, ...]]) -> dict[str, SuiteSpec]:
+def _read_shapes(file: Path) -> dict[str, Shape]:
+    data = _parse_yaml(file).get("shapes") or {}
+    if not isinstance(data, dict):
+        raise InputError(f"{file}: shapes must be a mapping of names to settings of a config.json")
+    for name, settings in data.items():
+        if not isinstance(settings, dict) or not isinstance(settings.get("model_type"), str):
+            raise InputError(
+                f"{file}: shape {name} must be a mapping of a config.json's settings, model_type among them"
+            )
+        for key, value in settings.items():
+            if not isinstance(value, int | str) or (isinstance(value, int) and value < 0):
+                raise InputError(f"{file}: shape {name}: {key} must be a whole number or text")
+    return {name: tuple(settings.items()) for name, settings in data.items()}
+
+
+def _read_file(
+    file: Path, base: Path, schedules: dict[str, tuple[int, ...]], shapes: dict[str, Shape]
+) -> dict[str, SuiteSpec]:
     data = _parse_yaml(file)
-    schedules = {**schedules, **_read_schedules(file)}
+    schedules, shapes = {**schedules, **_read_schedules(file)}, {**shapes, **_read_shapes(file)}
     entries = data.get("suites") or {}
     if not isinstance(entries, dict):
         raise InputError(f"{file}: suites must be a mapping of names to entries")
@@ -256,11 +322,11 @@ def _read_file(file: Path, base: Path, schedules: dict[str, tuple[int, ...]]) ->
         if not isinstance(pattern, str):
             raise InputError(f"{file}: the suite name {pattern!r} must be text; put it in quotes")
         _known_keys(file, f"suite {pattern}", entry, _SUITE_KEYS)
-        for key in ("path", "repo", "revision", "schedule", "family", "corpus", "frequencies", "note"):
+        for key in ("path", "repo", "revision", "schedule", "family", "corpus", "frequencies", "note", "shape"):
             if not isinstance(entry.get(key, ""), str):
                 raise InputError(f"{file}: suite {pattern}: {key} must be text")
         for values in _placeholders(file, pattern, entry.get("for")):
-            suite = _read_suite(file, base, schedules, pattern, entry, values, defects)
+            suite = _read_suite(file, base, schedules, shapes, pattern, entry, values, defects)
             suites[suite.name] = suite
     for patterns, _ in defects:
         for wanted in patterns:
@@ -286,6 +352,7 @@ def _read_suite(
     file: Path,
     base: Path,
     schedules: dict[str, tuple[int, ...]],
+    shapes: dict[str, Shape],
     pattern: str,
     entry: dict[str, Any],
     values: dict[str, str],
@@ -305,6 +372,9 @@ def _read_suite(
             f"{file}: {where} names an unknown schedule {entry['schedule']!r}"
             f"{near_matches(entry['schedule'], schedules)}"
         )
+    shape = _fill(file, pattern, entry["shape"], values) if "shape" in entry else None
+    if shape is not None and shape not in shapes:
+        raise InputError(f"{file}: {where} names an unknown shape {shape!r}{near_matches(shape, shapes)}")
     per_step = entry.get("tokens_per_step")
     if per_step is not None and (not isinstance(per_step, int) or per_step < 1):
         raise InputError(f"{file}: {where}: tokens_per_step must be a positive whole number")
@@ -323,6 +393,7 @@ def _read_suite(
         frequencies=str(entry.get("frequencies", "corpus")),
         note=str(entry.get("note", "")),
         defects=tuple(d for patterns, d in defects if any(fnmatch.fnmatchcase(name, p) for p in patterns)),
+        shape=shapes[shape] if shape is not None else (),
     )
 
 
@@ -336,7 +407,7 @@ def _fill(file: Path, pattern: str, template: str, values: dict[str, str]) -> st
 def _read_defect(file: Path, number: int, entry: Any) -> tuple[list[str], Defect]:
     where = f"defect {number}"
     _known_keys(file, where, entry, _DEFECT_KEYS)
-    missing = sorted(_DEFECT_KEYS - {"belongs_to"} - set(entry))
+    missing = sorted(_DEFECT_KEYS - {"belongs_to", "whole"} - set(entry))
     if missing:
         raise InputError(f"{file}: {where} lacks {', '.join(missing)}")
     if entry["kind"] not in DEFECT_KINDS:
@@ -346,5 +417,8 @@ def _read_defect(file: Path, number: int, entry: Any) -> tuple[list[str], Defect
     patterns = entry["suites"]
     if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
         raise InputError(f"{file}: {where}: suites must be a list of names")
-    steps = _expand(file, where, entry["steps"])
-    return patterns, Defect(steps, entry["kind"], str(entry["note"]), str(entry["source"]), entry.get("belongs_to"))
+    whole = entry.get("whole", True)
+    if not isinstance(whole, bool):
+        raise InputError(f"{file}: {where}: whole must be true or false")
+    steps, note, source = _expand(file, where, entry["steps"]), str(entry["note"]), str(entry["source"])
+    return patterns, Defect(steps, entry["kind"], note, source, entry.get("belongs_to"), whole)

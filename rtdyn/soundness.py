@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from rtdyn.checkpoints.audit import StepVerdict
+from rtdyn.checkpoints.audit import Audit, StepVerdict
 from rtdyn.checkpoints.duplicates import owner
 from rtdyn.checkpoints.survey import audit_steps, can_survey
 from rtdyn.errors import InputError
@@ -21,15 +21,21 @@ from rtdyn.weight_order import doubtful_steps
 def audit_before(
     suite: SuiteSpec, steps: Sequence[int], on_defect: str, say: Callable[[str], None]
 ) -> tuple[list[int], dict[str, Any]]:
+    """`steps_to_run` of an audit made now, where one can be. Raises InputError too if the Hub cannot be asked."""
+    return steps_to_run(suite, steps, audit_steps(suite, steps) if can_survey(suite) else None, on_defect, say)
+
+
+def steps_to_run(
+    suite: SuiteSpec, steps: Sequence[int], found: Audit | None, on_defect: str, say: Callable[[str], None]
+) -> tuple[list[int], dict[str, Any]]:
     """The steps to run, and the record for the manifest: when the audit was made and each step's verdict.
 
-    on_defect: `mark`, `skip` or `fail`. A missing step is passed over, and with `skip` every unsound one. Odd sizes
-    alone are said and settled by loading.
-    Raises InputError if nothing is left, or for any defect with `fail`, or if the Hub cannot be asked.
+    found: the audit; without one only registered defects are known. on_defect: `mark`, `skip` or `fail`. A missing step
+    is passed over, and with `skip` every unsound one. Odd sizes alone are said and settled by loading.
+    Raises InputError if nothing is left, or for any defect with `fail`.
     """
     record: dict[str, Any] = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "steps": {}, "findings": []}
-    if can_survey(suite):
-        found = audit_steps(suite, steps)
+    if found is not None:
         verdicts = [verdict for verdict in found.steps if verdict.step in steps]
         unsound = {v.step: "; ".join(v.reasons) for v in verdicts if v.verdict != "sound"}
         missing = {v.step for v in verdicts if v.verdict == "missing"}
@@ -40,7 +46,7 @@ def audit_before(
         distinct = {step: {"digests": {"": str(step)}} for step in steps}
         unsound = steps_left_out(distinct, suite.steps[-1], suite.defects, {})
         missing = {step for d in suite.defects if d.kind == "missing" for step in d.steps} & set(unsound)
-        record["findings"] = ["not made, as HF_HUB_OFFLINE is set; only registered defects are known"]
+        record["findings"] = ["not made, as the Hub is not to be asked or cannot be; only registered defects are known"]
         say(f"audit: {record['findings'][0]}")
     if on_defect == "fail" and unsound:
         step, reason = min(unsound.items())

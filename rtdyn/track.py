@@ -49,15 +49,17 @@ def track(
     cache_gb: float,
     console: Console,
     command: str | None = None,
+    group: str | None = None,
 ) -> Run:
     """Analyses every step of `steps` that the run directory lacks; returns the run.
 
     on_defect: `mark`, `skip` or `fail`, what becomes of steps that the audit finds unsound. cache_gb: disk for
     checkpoints from the Hub that wait for their analysis. command: the command line, which the manifest of a new run
-    keeps. Raises InputError in one sentence for anything in the sources that cannot be used.
+    keeps. group: the W&B group of a command over several suites, which the manifest keeps too. Raises InputError in one
+    sentence for anything in the sources that cannot be used.
     """
     say = partial(_say, console)
-    options = replace(options, device=_device(options.device))
+    options = replace(options, device=device_of(options.device))
     steps, audited = audit_before(suite, steps, on_defect, say)
     weights_only = set(options.analyses) <= set(WEIGHTS_ONLY)
     evaluation = None if weights_only else prepare(suite, steps[-1], measured_on, say)
@@ -73,6 +75,8 @@ def track(
 
     path = out if out is not None else Path("runs") / f"{suite.name}-{manifest['config_digest'][:8]}"
     run = open_run(path, manifest)
+    if group is not None:
+        run = Run(path, {**run.manifest, "group": group})
     with locked(path):
         _say_setup(console, suite, evaluation, run)
         stored = done_steps(run)
@@ -101,7 +105,8 @@ def track(
     return run
 
 
-def _device(asked: str) -> str:
+def device_of(asked: str) -> str:
+    """The device that --device means here. Raises InputError for `cuda` where there is none."""
     import torch
 
     available = torch.cuda.is_available()

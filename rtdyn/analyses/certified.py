@@ -157,7 +157,7 @@ def delta_blocks(
 
 def _pairs(at: PositionBlock, of: NeuronBlock, a: Tensor, t: Tensor, lane: int) -> _Pairs:
     """First and second moments of z."""
-    precision = _product_precision(t.device.type)
+    precision = product_precision(t.device.type)
     p_q2 = torch.zeros_like(t)
     for types in slices(of.q.shape[1], lane):
         p_q2 += at.p[:, types].to(precision) @ of.q[:, types].square().to(precision).T
@@ -185,7 +185,7 @@ def _pairs(at: PositionBlock, of: NeuronBlock, a: Tensor, t: Tensor, lane: int) 
 
 
 @cache
-def _product_precision(device: str) -> torch.dtype:
+def product_precision(device: str) -> torch.dtype:
     """bfloat16 on processors that multiply it natively, at several times the speed of float32; else float32."""
     if device != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
         return torch.float32

@@ -62,7 +62,11 @@ def block_sizes(captured: Capture, memory_bytes: int, pair_bytes: int) -> Sizes:
     """
     n, f = captured.activations.shape
     vocabulary, d = captured.anatomy.readout.unembedding.shape
-    directions = 1 if captured.anatomy.post_norm is None else 2
+    return sizes_of(n, f, vocabulary, d, 1 if captured.anatomy.post_norm is None else 2, memory_bytes, pair_bytes)
+
+
+def sizes_of(n: int, f: int, vocabulary: int, d: int, directions: int, memory_bytes: int, pair_bytes: int) -> Sizes:
+    """`block_sizes` of n positions, f neurons and an unembedding (vocabulary, d)."""
 
     def clamp(value: int, most: int) -> int:
         return max(1, min(value, most))

@@ -36,7 +36,7 @@ def delay(error: BaseException, tried: int, patience: Patience) -> float | None:
 
     tried: how often it failed so far. An answer of 429 is waited for as long as it says, or by `ratelimit`'s t.
     """
-    if tried >= patience.tries or not _passing(error):
+    if tried >= patience.tries or not may_pass(error):
         return None
     backoff = min(patience.longest, patience.first * 2 ** (tried - 1)) * random.uniform(0.8, 1.2)
     asked = _asked(error)
@@ -59,12 +59,12 @@ def retrying(call: Callable[[], T], patience: Patience, pause: Callable[[float],
             pause(seconds)
 
 
-def _passing(error: BaseException) -> bool:
+def may_pass(error: BaseException) -> bool:
     """Whether an error is the network's or the server's, and not an answer that stands."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
-        return _passing(error.__cause__)  # the client's word for "no answer, and not in the cache"
+        return may_pass(error.__cause__)  # the client's word for "no answer, and not in the cache"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return status in (_TOO_MANY, _REQUEST_TIMEOUT) or status >= _SERVER_ERROR

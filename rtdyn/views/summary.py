@@ -39,6 +39,16 @@ _LAYER_ROWS = (
 """Of a run of weights alone; a gated MLP has several input matrices."""
 
 
+_MAIN = (
+    ("loss", "capture", "loss", "all"),
+    ("rare loss", "capture", "loss", "rare"),
+    ("rare influence", "ablation", "influence_mean", "rare"),
+    ("rare excess", "regimes", "excess", "rare"),
+    ("shape p", "regimes", "shape_p_value", "rare"),
+)
+"""Where suites stand side by side."""
+
+
 def step_line(metrics: pl.DataFrame) -> str:
     """One step in one line: losses and the shape of the rare curve, or the layer's heavy tails."""
     if _is_weights_only(metrics):
@@ -82,6 +92,15 @@ def _layer_cells(metrics: pl.DataFrame) -> list[tuple[str, str]]:
                 name = label if matrix in ("", "in") else f"{label} ({matrix})"
                 cells.append((name, _value(row, "value")))
     return cells
+
+
+def main_cells(metrics: pl.DataFrame) -> dict[str, str]:
+    """One step's main numbers, by what they are called beside those of other suites; those not asked for are absent."""
+    if _is_weights_only(metrics):
+        return dict(_layer_cells(metrics))
+    rows = {label: _row(metrics, *named) for label, *named in _MAIN}
+    cells = {label: _value(row, "value") for label, row in rows.items() if row is not None}
+    return {**cells, "rare shape": _shape(metrics, "rare")}
 
 
 def summary_rows(metrics: pl.DataFrame) -> tuple[list[str], list[list[str]]]:

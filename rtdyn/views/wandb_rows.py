@@ -36,7 +36,7 @@ class Place:
     """The suite's name without the model's size: `pythia-deduped` for pythia-1.4b-deduped."""
     size: str | None
     group: str
-    """Runs of one family and one configuration."""
+    """Runs of one command over several suites, or of one family and one configuration."""
     tags: tuple[str, ...]
 
 
@@ -52,7 +52,7 @@ def place(manifest: Mapping[str, Any]) -> Place:
     return Place(
         family or name,
         size,
-        f"{(family or name)[:100]}-{config_digest(shared)[:8]}",
+        manifest.get("group") or f"{(family or name)[:100]}-{config_digest(shared)[:8]}",
         tuple(tag[:64] for tag in dict.fromkeys(tags) if tag),
     )
 

@@ -99,7 +99,7 @@ def test_exact_deltas_match_float64_brute_force(step: int, captured: Callable[[i
 def test_every_interval_holds_the_true_delta(
     step: int, precision: torch.dtype, captured: Callable[[int], Capture], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(certified, "_product_precision", lambda device: precision)
+    monkeypatch.setattr(certified, "product_precision", lambda device: precision)
     one = captured(step)
     positions, neurons = torch.arange(0, len(one.residual), 3), torch.arange(0, 512, 5)
     expected = brute_force_deltas(one, positions, neurons)
@@ -346,7 +346,7 @@ def test_the_share_of_a_standard_error_is_of_the_true_one() -> None:
 
 def test_equal_types_that_hold_all_mass_stay_inside_bfloat16s_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     for precision in (torch.bfloat16, torch.float32):
-        monkeypatch.setattr(certified, "_product_precision", lambda device, precision=precision: precision)
+        monkeypatch.setattr(certified, "product_precision", lambda device, precision=precision: precision)
         one = synthetic(seed=9, n=40, v=2048, scale=0.05)
         rows = one.anatomy.readout.unembedding.clone()
         rows[:255] = rows[0]
