@@ -67,6 +67,68 @@ class _FiniteRange(click.FloatRange):
         return number
 
 
+def _settings(
+    context: click.Context, parameter: click.Parameter, value: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    pairs = [text.removeprefix("--").partition("=") for text in value]
+    wrong = next((text for text, (key, equals, _) in zip(value, pairs, strict=True) if not key or not equals), None)
+    if wrong is not None:
+        raise click.BadParameter(f"{wrong!r} is not of the form key=value")
+    return tuple((key, setting) for key, _, setting in pairs)
+
+
+def _check_executor(executor: str) -> None:
+    """Refuses options of another executor, which would be passed over in silence."""
+    context = click.get_current_context()
+    for name, executors in _OPTIONS_OF.items():
+        given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+        if given and executor not in executors:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} is for --executor {' or '.join(executors)}, and this is {executor}")
+
+
+_OPTIONS_OF = {
+    **dict.fromkeys(("steps_per_task", "task_cpus", "task_gpus", "task_memory_gib"), ("slurm", "ray")),
+    **dict.fromkeys(("slurm_partition", "slurm_account", "slurm_time", "slurm_option"), ("slurm",)),
+    "ray_address": ("ray",),
+}
+
+
+def _cluster_options(command: Callable[..., None]) -> Callable[..., None]:
+    number = click.IntRange(min=1)
+    options = (
+        click.option(
+            "--executor",
+            type=click.Choice(["serial", "slurm", "ray"]),
+            default="serial",
+            show_default=True,
+            help="Where steps are analysed: here, or by workers on a Slurm or a Ray cluster.",
+        ),
+        click.option(
+            "--steps-per-task", type=number, default=1, show_default=True, help="Checkpoints a task of a cluster."
+        ),
+        click.option("--task-cpus", type=number, default=1, show_default=True, help="CPUs, and threads, a task."),
+        click.option("--task-gpus", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs a task."),
+        click.option(
+            "--task-memory-gib", type=_FiniteRange(min=0.125), help="Memory a task.  [default: the cluster's]"
+        ),
+        click.option("--slurm-partition", help="[default: the cluster's]"),
+        click.option("--slurm-account", help="[default: the user's]"),
+        click.option("--slurm-time", type=number, default=240, show_default=True, help="Minutes a job may take."),
+        click.option(
+            "--slurm-option",
+            multiple=True,
+            metavar="KEY=VALUE",
+            callback=_settings,
+            help="Any other option of sbatch, such as qos=high; repeat for more.",
+        ),
+        click.option("--ray-address", help="[default: RAY_ADDRESS, or the cluster on this machine, or one of its own]"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__)
 def main() -> None:
@@ -199,12 +261,14 @@ def main() -> None:
     help="What to do with unsound steps: keep them out of trajectories, leave them out, or refuse to start.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random draw.")
+@_cluster_options
 @_suites_option
 @_refuse_clearly
 def track(
     model: str, steps: str, out: Path | None, wandb: str | None, on_defect: str, suites: Path | None, **options: Any
 ) -> None:
     """Analyse a suite's checkpoints into a run directory; the same command resumes."""
+    _check_executor(options["executor"])
     from rich.console import Console
 
     from rtdyn.registry import find_suite, load_suites, parse_steps
@@ -212,13 +276,16 @@ def track(
     suite = find_suite(model, load_suites(suites))
     chosen = parse_steps(steps, suite.steps)
     from rtdyn.evaluation import EvaluationOptions
+    from rtdyn.execute.engine import ClusterOptions
     from rtdyn.step import StepOptions
     from rtdyn.track import track as run_track
 
     measured_on = EvaluationOptions(**{f.name: options[f.name] for f in fields(EvaluationOptions)})
     analysed = StepOptions(**{f.name: options[f.name] for f in fields(StepOptions)})
+    cluster = ClusterOptions(**{f.name: options[f.name] for f in fields(ClusterOptions)})
     command = shlex.join(["rtdyn", *sys.argv[1:]])
-    run_track(suite, chosen, measured_on, analysed, out, wandb, on_defect, options["cache_gb"], Console(), command)
+    cache_gb = options["cache_gb"]
+    run_track(suite, chosen, measured_on, analysed, out, wandb, on_defect, cache_gb, cluster, Console(), command)
 
 
 @main.command()

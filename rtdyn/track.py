@@ -9,11 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from rich.console import Console
 
-from rtdyn.checkpoints.stream import check_stored, open_stream
+from rtdyn.checkpoints.stream import alike, check_stored, open_stream
+from rtdyn.errors import InputError
 from rtdyn.evaluation import Evaluation, EvaluationOptions
+from rtdyn.execute.driver import Driver, earlier_tasks, open_engine
+from rtdyn.execute.engine import ClusterOptions, Engine
+from rtdyn.execute.ledger import read_seconds
 from rtdyn.execute.serial import run_serial
+from rtdyn.execute.task import Task
 from rtdyn.frequency import class_errors
 from rtdyn.manifest import new_manifest
 from rtdyn.registry import SuiteSpec
@@ -25,10 +31,12 @@ from rtdyn.store import (
     done_steps,
     locked,
     open_run,
+    step_record,
+    table_file,
     write_json,
 )
 from rtdyn.sweep import Sweep, device_here, prepare_sweep
-from rtdyn.timing import StageClock, log_seconds, seconds_by_stage
+from rtdyn.timing import StageClock, log_seconds, logged_steps, seconds_by_stage
 from rtdyn.views.progress import progress
 from rtdyn.views.summary import print_summary, step_line
 from rtdyn.views.wandb import choose_mode, start_wandb
@@ -43,6 +51,7 @@ def track(
     wandb: str | None,
     on_defect: str,
     cache_gb: float,
+    cluster: ClusterOptions,
     console: Console,
     command: str | None = None,
 ) -> Run:
@@ -50,16 +59,21 @@ def track(
 
     on_defect: of `ON_DEFECT`, what becomes of steps that the audit finds unsound. cache_gb: disk for checkpoints from
     the Hub that wait for their analysis. Raises InputError in one sentence for anything in the sources that cannot be
-    used. command: the command line, which the manifest of a new run keeps.
+    used, and once all else is done for steps that a cluster's workers could not
+    analyse. cluster: where the steps are analysed. command: the command line, which the manifest of a new run keeps.
     """
     say = partial(_say, console)
-    options = replace(options, device=device_here(options.device))
+    here = cluster.executor == "serial"
+    options = replace(options, device=device_here(options.device) if here else cluster.device(options.device))
     steps, audited = audit_before(suite, steps, on_defect, say)
     sweep = prepare_sweep(suite, steps[-1], measured_on, options, say)
     manifest = {**new_manifest(suite, sweep.evaluation, sweep.config), "command": command}
     path = out if out is not None else Path("runs") / f"{suite.name}-{manifest['config_digest'][:8]}"
     run = open_run(path, manifest)
+    given_up: dict[int, str] = {}
     with locked(path):
+        engine = None if here else open_engine(cluster, path.resolve(), say)
+        earlier_tasks(run, cluster.executor, "" if engine is None else engine.place)
         _say_setup(console, suite, sweep.evaluation, run)
         stored = done_steps(run)
         check_stored(suite, run, stored)
@@ -69,7 +83,14 @@ def track(
             say(f"{len(steps) - len(missing)} of {len(steps)} steps are stored already")
         view = start_wandb(run, choose_mode(wandb), say)
         try:
-            _run_here(sweep, missing, stored, cache_gb, run, view.log_step, console)
+            if engine is None:
+                _run_here(sweep, missing, stored, cache_gb, run, view.log_step, console)
+            else:
+                task = Task(
+                    "", path.resolve(), run.digest, Path.cwd(), suite, (), steps[-1], measured_on, options, cache_gb
+                )
+                units = alike(suite, missing, stored, sweep.weights_only)
+                given_up = _run_elsewhere(engine, units, task, cluster, run, view.log_step, console)
         finally:
             try:
                 run = _record_checkpoints(run, suite, audited)
@@ -80,9 +101,13 @@ def track(
     for step, reason in run.manifest["left_out"].items():
         if step in run.manifest["checkpoints"]:
             say(f"step {step} is kept in the tables and left out of trajectories: {reason}")
-    print_summary(run, console)
+    if done_steps(run):
+        print_summary(run, console)
     seconds = ", ".join(f"{stage} {total:.1f} s" for stage, total in seconds_by_stage(run.path).items())
     say(f"Time by stage, over all stored steps: {seconds}")
+    if given_up:
+        faults = "; ".join(f"step {step}: {why.rstrip('.')}" for step, why in sorted(given_up.items()))
+        raise InputError(f"{len(given_up)} of {len(steps)} steps could not be analysed: {faults}")
     return run
 
 
@@ -154,6 +179,41 @@ def _run_here(
                 reporter.end(step_line(tables.metrics))
 
         run_serial(sweep, stream, run, clock, trying, done)
+
+
+def _run_elsewhere(
+    engine: Engine,
+    units: Sequence[tuple[int, ...]],
+    task: Task,
+    cluster: ClusterOptions,
+    run: Run,
+    log: Callable[[int], None],
+    console: Console,
+) -> dict[int, str]:
+    """The steps by a cluster's workers, in whatever order; returns those given up, each with the reason."""
+    logged, total = logged_steps(run.path), sum(map(len, units))
+    for step, seconds in read_seconds(run.path).items():  # stored while no driver watched, or just before one died
+        if step not in logged and step_record(run, step) is not None:
+            log_seconds(run.path, step, seconds)
+            logged.add(step)
+    with progress(console, run.manifest["suite"], total) as reporter:
+        arrived = 0
+
+        def told(step: int, seconds: Mapping[str, float] | None) -> None:
+            nonlocal arrived
+            arrived += 1
+            reporter.begin(step, arrived, total)
+            log(step)
+            if seconds is not None and step not in logged:
+                log_seconds(run.path, step, dict(seconds))
+            summary = step_line(pl.read_parquet(table_file(run, "metrics", step)))
+            reporter.end(summary, sum((seconds or {}).values()))
+
+        def watched(tasks: int, at_work: int) -> None:
+            reporter.stage(f"{at_work} of {tasks} tasks at work")
+
+        driver = Driver(engine, run, units, task, cluster.steps_per_task, told, watched, reporter.say)
+        return driver.drive()
 
 
 def _record_checkpoints(run: Run, suite: SuiteSpec, audited: dict[str, Any]) -> Run:
