@@ -99,19 +99,24 @@ class Driver:
                 moved = self._collect()
                 if moved or time.monotonic() - asked >= every:
                     moved |= self._settle()
+                    moved |= self._collect()
                     self._submit()
                     every, asked = (ASK if moved else min(1.5 * every, ASK_AT_MOST)), time.monotonic()
                 if not self.waiting:
                     break
                 time.sleep(LOOK)
-            self._wait_for_the_end()
-        except KeyboardInterrupt:
-            self._withdraw()
+        except (InputError, KeyboardInterrupt) as error:
+            if isinstance(error, KeyboardInterrupt):
+                self._withdraw()
+            self._close()
             raise
-        finally:
-            if not self.given:
-                close_ledger(self.run.path, keep_logs=bool(self.waiting or self.failed))
+        self._wait_for_the_end()
+        self._close()
         return self.failed
+
+    def _close(self) -> None:
+        if not self.given:
+            close_ledger(self.run.path, keep_logs=bool(self.waiting or self.failed))
 
     def _adopt(self) -> None:
         given = earlier_tasks(self.run, self.engine.executor, self.engine.place)

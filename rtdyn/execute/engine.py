@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from rtdyn.execute.task import Task
 
-EXECUTORS = ("serial", "slurm", "ray")
+LOGS = "workers"
+"""Folder of a run where clusters keep what their workers print, until all steps are stored."""
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rtdyn.errors import InputError
+from rtdyn.execute.engine import LOGS
 from rtdyn.store import TASKS, clear_aside, write_json
 
-LOGS = "workers"
-"""Folder of a run where clusters keep what their workers print, until all steps are stored."""
 TRIES = 3
 """Workers that a step may cost before it is given up."""
 _GIVEN = "given.json"

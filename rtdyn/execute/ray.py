@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rtdyn.errors import InputError, brief
-from rtdyn.execute.engine import ClusterOptions, Engine, SilentError
-from rtdyn.execute.ledger import LOGS
+from rtdyn.execute.engine import LOGS, ClusterOptions, Engine, SilentError
 from rtdyn.execute.task import Task, thread_variables
 
 NAMESPACE = "rtdyn"
