@@ -6,6 +6,8 @@ over, as long as it stores a step each time.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import shutil
 import signal
@@ -53,6 +55,8 @@ class SlurmTask:
         """The same task once more. Its step counts as tried if all of the job's time went to it."""
         from submitit.helpers import DelayedSubmission
 
+        if self.worker is None:  # it had not begun
+            return DelayedSubmission(SlurmTask(self.task, self.minutes))
         over = time.monotonic() - self.began > self.minutes * 60 - 2 * SECONDS_TO_LEAVE
         wasted = over and not self.worker.stored
         self.worker.leave(f"its time of {self.minutes} minutes was over (--slurm-time)" if wasted else None)
@@ -79,7 +83,8 @@ def slurm(options: ClusterOptions, run: Path) -> Engine:
         executor = submitit.SlurmExecutor(logs / common, max_num_timeout=TIMEOUTS)
         executor.update_parameters(**_parameters(options, common))
         try:
-            executor.submit_array([SlurmTask(task, options.slurm_time) for task in tasks])
+            with contextlib.redirect_stderr(io.StringIO()):  # sbatch's errors come in the exception too
+                executor.submit_array([SlurmTask(task, options.slurm_time) for task in tasks])
         except Exception as error:  # submitit's own, and whatever writing its files raises
             raise InputError(f"Slurm takes no task: {_refusal(error)}; change the --slurm options") from error
 
@@ -152,7 +157,7 @@ def _ask(*command: str) -> str:
 def _refusal(error: Exception) -> str:
     """What sbatch said, out of what submitit made of it."""
     said = re.findall(r"sbatch: error: (.*)", str(error))
-    return said[-1].rstrip(".") if said else brief(error)
+    return "; ".join(dict.fromkeys(line.rstrip(".") for line in said)) or brief(error)
 
 
 def _last_line(text: str) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -124,12 +123,8 @@ def cluster(lost_after: int = 10) -> Iterator[Slurm]:
     finally:
         slurm.ask("scancel", "--user=root", "--full", "--signal=KILL")
         for process in (*slurm.nodes.values(), *reversed(daemons)):
-            process.send_signal(signal.SIGTERM)
-        for process in (*slurm.nodes.values(), *daemons):
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            process.kill()
+            process.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
