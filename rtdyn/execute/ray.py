@@ -10,6 +10,7 @@ import atexit
 import faulthandler
 import os
 import pickle
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,6 +22,8 @@ from rtdyn.execute.engine import LOGS, ClusterOptions, Engine, SilentError
 from rtdyn.execute.task import Task, thread_variables
 
 NAMESPACE = "rtdyn"
+REACH = 10.0
+"""Seconds that an address may take to answer."""
 PASSED_ON = ("HF_", "TRANSFORMERS_", "TMPDIR")
 """Beginnings of environment variables that hold for the tasks as for the command."""
 
@@ -106,16 +109,19 @@ def ray(options: ClusterOptions, run: Path, say: Callable[[str], None]) -> Engin
 
 def _connect(client: Any, address: str | None) -> tuple[str, bool]:
     """Which cluster it is, and whether it outlives this process."""
+    host, _, port = (address or "").rpartition(":")
+    if port.isdigit() and "/" not in host:
+        try:
+            socket.create_connection((host, int(port)), timeout=REACH).close()
+        except OSError as error:  # Ray itself tries for minutes
+            raise _unreachable(address, error) from error
     quiet = {"namespace": NAMESPACE, "logging_level": "CRITICAL", "log_to_driver": False}
     try:
         found = client.init(address=address or "auto", **quiet)
         return f"Ray at {address or found.address_info['gcs_address']}", True
     except Exception as error:  # of many types
         if address is not None and address != "local":
-            raise InputError(
-                f"Ray at {address} cannot be reached ({brief(error)}); correct --ray-address or RAY_ADDRESS, or start "
-                "Ray on this machine too"
-            ) from error
+            raise _unreachable(address, error) from error
         if not isinstance(error, ConnectionError):
             raise InputError(f"Ray cannot be reached ({brief(error)})") from error
     try:
@@ -123,6 +129,13 @@ def _connect(client: Any, address: str | None) -> tuple[str, bool]:
     except Exception as error:  # of many types
         raise InputError(f"Ray does not start on this machine ({brief(error)})") from error
     return "Ray of this command's own", False
+
+
+def _unreachable(address: str | None, error: Exception) -> InputError:
+    return InputError(
+        f"Ray at {address} cannot be reached ({brief(error)}); correct --ray-address or RAY_ADDRESS, or start Ray on "
+        "this machine too"
+    )
 
 
 def _too_much(client: Any, wanted: Mapping[str, Any]) -> str | None:

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 from loopback import ray_nodes
-
-from .conftest import CHEAP, STEPS, Sweep, logged, same_tables, until
+from loopback.sweeps import CHEAP, STEPS, TINY, Sweep, logged, same_tables, until
 
 REASON = ray_nodes.why_not()
 needs_ray = pytest.mark.skipif(REASON is not None, reason=str(REASON))
-TINY = ("--model", "tiny", "--steps", ",".join(map(str, STEPS)))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +47,7 @@ def test_a_cluster_of_its_own_gives_up_a_step_that_kills_three_workers(tmp_path:
     driver = sweep.start()
     for _ in range(3):
         sweep.kill_worker(1)
-    out, err = driver.communicate(timeout=240)
+    _, err = driver.communicate(timeout=240)
     assert driver.returncode == 3 and sweep.stored() == [4000], err
     (said,) = err.splitlines()
     assert "1 of 2 steps could not be analysed: step 1: 3 workers failed" in said
