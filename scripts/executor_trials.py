@@ -108,7 +108,7 @@ def _trial(
                 start_node()
         if driver is not None and driver.poll() is not None:
             _, err = driver.communicate()
-            for _, what in back:
+            for _ in (what for _, what in back if what == "node"):
                 start_node()
             return ", ".join(said) or "none: it was done before", commands, _ended(driver.returncode, err)
         if now > PATIENCE:
