@@ -2,8 +2,8 @@
 
 Steps are bound by computing. Each worker has one task, of all or of half of the steps, and the time is from the moment
 that all workers are at a step to the last step stored: starts of command, cluster and workers are left out. On two free
-cores the ratio should be near 2. The processor seconds of everything else on the machine are printed beside it: with other work the ratio says
-little.
+cores the ratio should be near 2. How busy the machine's processors were meanwhile is printed beside it: with other work
+on them the ratio says little.
 """
 
 from __future__ import annotations

@@ -178,12 +178,13 @@ class Driver:
         """Fills in what a worker that has ended could not say: which steps it died with, or that it began none."""
         lacking = {s for s in self.given[name] if s in self.waiting and step_record(self.run, s) is None}
         theirs = [one for step, known in tries(self.run.path).items() for one in known if one.task == name]
+        left = has_left(self.run.path, name)
         printed = self.engine.last_words(name)
         sentence = SILENT if printed is None else f"its worker died; the last it printed: {printed}"
         for one in theirs:
             if one.sentence is None:
-                end_try(one, sentence if one.step in lacking else None)
-        if lacking and not theirs and not has_left(self.run.path, name):
+                end_try(one, sentence if one.step in lacking and not left else None)
+        if lacking and not theirs and not left:
             for step in lacking:
                 end_try(begin_try(self.run.path, step, name), sentence)
 
