@@ -116,14 +116,15 @@ def _connect(client: Any, address: str | None) -> tuple[str, bool]:
         except OSError as error:  # Ray itself tries for minutes
             raise _unreachable(address, error) from error
     quiet = {"namespace": NAMESPACE, "logging_level": "CRITICAL", "log_to_driver": False}
-    try:
-        found = client.init(address=address or "auto", **quiet)
-        return f"Ray at {address or found.address_info['gcs_address']}", True
-    except Exception as error:  # of many types
-        if address is not None and address != "local":
-            raise _unreachable(address, error) from error
-        if not isinstance(error, ConnectionError):
-            raise InputError(f"Ray cannot be reached ({brief(error)})") from error
+    if address != "local":
+        try:
+            found = client.init(address=address or "auto", **quiet)
+            return f"Ray at {address or found.address_info['gcs_address']}", True
+        except Exception as error:  # of many types
+            if address:
+                raise _unreachable(address, error) from error
+            if not isinstance(error, ConnectionError):
+                raise InputError(f"Ray cannot be reached ({brief(error)})") from error
     try:
         client.init(address="local", include_dashboard=False, **quiet)
     except Exception as error:  # of many types
