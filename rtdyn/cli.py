@@ -84,6 +84,68 @@ class _FiniteRange(click.FloatRange):
         return number
 
 
+def _settings(
+    context: click.Context, parameter: click.Parameter, value: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    pairs = [text.removeprefix("--").partition("=") for text in value]
+    wrong = next((text for text, (key, equals, _) in zip(value, pairs, strict=True) if not key or not equals), None)
+    if wrong is not None:
+        raise click.BadParameter(f"{wrong!r} is not of the form key=value")
+    return tuple((key, setting) for key, _, setting in pairs)
+
+
+def _check_executor(executor: str) -> None:
+    """Refuses options of another executor, which would be passed over in silence."""
+    context = click.get_current_context()
+    for name, executors in _OPTIONS_OF.items():
+        given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+        if given and executor not in executors:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} is for --executor {' or '.join(executors)}, and this is {executor}")
+
+
+_OPTIONS_OF = {
+    **dict.fromkeys(("steps_per_task", "task_cpus", "task_gpus", "task_memory_gib"), ("slurm", "ray")),
+    **dict.fromkeys(("slurm_partition", "slurm_account", "slurm_time", "slurm_option"), ("slurm",)),
+    "ray_address": ("ray",),
+}
+
+
+def _cluster_options(command: Callable[..., None]) -> Callable[..., None]:
+    number = click.IntRange(min=1)
+    options = (
+        click.option(
+            "--executor",
+            type=click.Choice(["serial", "slurm", "ray"]),
+            default="serial",
+            show_default=True,
+            help="Where steps are analysed: here, or by workers on a Slurm or a Ray cluster.",
+        ),
+        click.option(
+            "--steps-per-task", type=number, default=1, show_default=True, help="Checkpoints a task of a cluster."
+        ),
+        click.option("--task-cpus", type=number, default=1, show_default=True, help="CPUs, and threads, a task."),
+        click.option("--task-gpus", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs a task."),
+        click.option(
+            "--task-memory-gib", type=_FiniteRange(min=0.125), help="Memory a task.  [default: the cluster's]"
+        ),
+        click.option("--slurm-partition", help="[default: the cluster's]"),
+        click.option("--slurm-account", help="[default: the user's]"),
+        click.option("--slurm-time", type=number, default=240, show_default=True, help="Minutes a job may take."),
+        click.option(
+            "--slurm-option",
+            multiple=True,
+            metavar="KEY=VALUE",
+            callback=_settings,
+            help="Any other option of sbatch, such as qos=high; repeat for more.",
+        ),
+        click.option("--ray-address", help="[default: RAY_ADDRESS, or the cluster on this machine, or one of its own]"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__)
 def main() -> None:
@@ -220,6 +282,7 @@ def main() -> None:
     help="What to do with unsound steps: keep them out of trajectories, leave them out, or refuse to start.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random draw.")
+@_cluster_options
 @_suites_option
 @_refuse_clearly
 def track(
@@ -232,6 +295,7 @@ def track(
     **options: Any,
 ) -> None:
     """Analyse the checkpoints of a suite, or of several, into a run directory each; the same command resumes."""
+    _check_executor(options["executor"])
     from rich.console import Console
 
     from rtdyn.registry import SuiteSpec, find_suites, load_suites, parse_steps
@@ -239,6 +303,7 @@ def track(
     found, several = find_suites(models, load_suites(suites))
     chosen = {suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "") for suite in found}
     from rtdyn.evaluation import EvaluationOptions
+    from rtdyn.execute.engine import ClusterOptions
     from rtdyn.many import group_of, raise_failures, track_many
     from rtdyn.step import StepOptions
     from rtdyn.track import track as run_track
@@ -246,13 +311,14 @@ def track(
 
     measured_on = EvaluationOptions(**{f.name: options[f.name] for f in fields(EvaluationOptions)})
     analysed = StepOptions(**{f.name: options[f.name] for f in fields(StepOptions)})
+    cluster = ClusterOptions(**{f.name: options[f.name] for f in fields(ClusterOptions)})
     command, console = shlex.join(["rtdyn", *sys.argv[1:]]), Console()
     group = group_of(found, measured_on, analysed) if several else None
 
     def one(suite: SuiteSpec, place: Path | None) -> Any:
         gb = options["cache_gb"]
         return run_track(
-            suite, chosen[suite], measured_on, analysed, place, wandb, on_defect, gb, console, command, group
+            suite, chosen[suite], measured_on, analysed, place, wandb, on_defect, gb, cluster, console, command, group
         )
 
     if not several:
@@ -306,10 +372,10 @@ def plan(
     from rtdyn.memory import available_bytes
     from rtdyn.plan import Assumptions, HubAsker, plan_suite
     from rtdyn.step import StepOptions
-    from rtdyn.track import device_of
+    from rtdyn.sweep import device_here
     from rtdyn.views.plan import plan_record, print_plan
 
-    options["device"] = device = device_of(options["device"])
+    options["device"] = device = device_here(options["device"])
     measured_on = EvaluationOptions(**{f.name: options[f.name] for f in fields(EvaluationOptions)})
     analysed = StepOptions(**{f.name: options[f.name] for f in fields(StepOptions)})
     assumptions = Assumptions(link_mbit, gpu_tflops or None, available_bytes(device))

@@ -26,6 +26,8 @@ from rtdyn.errors import InputError, brief
 
 SCHEMA_VERSION = 3
 ASIDE = ".aside"
+TASKS = "tasks"
+"""Folder of what a cluster's tasks say of themselves, while some may be running."""
 _STEP_FILE = re.compile(r"step=[0-9]+\.parquet")
 TABLES = ("metrics", "neurons", "windows", "curves")
 METRIC_SCHEMA: dict[str, Any] = {
@@ -179,7 +181,8 @@ def read_run(path: Path) -> Run:
 def locked(path: Path) -> Iterator[None]:
     """Holds the run for one writer and clears what a killed one left; the lock ends with the process.
 
-    Raises InputError if another process holds it or the directory cannot be written.
+    While a cluster's tasks may be writing steps, their files are left alone. Raises InputError if another process
+    holds the run or the directory cannot be written.
     """
     try:
         handle = (path / ".lock").open("w")
@@ -190,9 +193,15 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(f"another process is writing to {path}; wait for it or give another --out") from None
-        for leftover in path.rglob(f".*{ASIDE}"):
-            leftover.unlink()
+        if not (path / TASKS).is_dir():
+            clear_aside(path)
         yield
+
+
+def clear_aside(path: Path) -> None:
+    """Deletes the unfinished files of killed writers."""
+    for leftover in path.rglob(f".*{ASIDE}"):
+        leftover.unlink(missing_ok=True)
 
 
 def write_step(run: Run, step: int, checkpoint: Checkpoint, tables: StepTables) -> None:
@@ -242,12 +251,21 @@ def done_steps(run: Run) -> dict[int, dict[str, Any]]:
     steps = {}
     folder = run.path / TABLES[0]
     files = [f for f in folder.iterdir() if _STEP_FILE.fullmatch(f.name)] if folder.is_dir() else []
-    for file in sorted(files, key=_step_of):
-        step = _step_of(file)
-        metadata = [_metadata(table_file(run, table, step)) for table in TABLES]
-        if all(m.get("config_digest") == run.digest for m in metadata):
-            steps[step] = json.loads(metadata[0]["checkpoint"])
+    for step in sorted(map(_step_of, files)):
+        record = step_record(run, step)
+        if record is not None:
+            steps[step] = record
     return steps
+
+
+def step_record(run: Run, step: int) -> dict[str, Any] | None:
+    """A step's checkpoint: revision, commit and digests; None unless it is stored whole."""
+    files = [table_file(run, table, step) for table in reversed(TABLES)]
+    if not all(file.is_file() for file in files):
+        return None
+    *others, first = map(_metadata, files)
+    whole = all(m.get("config_digest") == run.digest for m in (first, *others))
+    return dict(json.loads(first["checkpoint"])) if whole else None
 
 
 def read_fingerprints(run: Run, steps: Iterable[int]) -> dict[int, str]:

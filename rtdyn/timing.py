@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 LOG = "log.jsonl"
@@ -48,12 +48,22 @@ def log_seconds(run: Path, step: int, seconds: dict[str, float]) -> None:
 def seconds_by_stage(run: Path) -> dict[str, float]:
     """Seconds of each stage over all logged steps; a line that a killed run left unfinished is left out."""
     total: dict[str, float] = defaultdict(float)
-    file = run / LOG
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-        try:
-            seconds = json.loads(line)["seconds"]
-        except ValueError:
-            continue
+    for _, seconds in _lines(run):
         for stage, s in seconds.items():
             total[stage] += s
     return dict(total)
+
+
+def logged_steps(run: Path) -> set[int]:
+    """The steps that the log has."""
+    return {step for step, _ in _lines(run)}
+
+
+def _lines(run: Path) -> Iterator[tuple[int, dict[str, float]]]:
+    file = run / LOG
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        yield record["step"], record["seconds"]

@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from rich.console import Console
 
-from rtdyn.analyses import WEIGHTS_ONLY
-from rtdyn.checkpoints.checkpoint import Checkpoint, read_config
-from rtdyn.checkpoints.stream import Stream, check_stored, find_config, open_stream
+from rtdyn.checkpoints.stream import alike, check_stored, open_stream
 from rtdyn.errors import InputError
-from rtdyn.evaluation import Evaluation, EvaluationOptions, prepare
+from rtdyn.evaluation import Evaluation, EvaluationOptions
+from rtdyn.execute.driver import Driver, earlier_tasks, open_engine
+from rtdyn.execute.engine import ClusterOptions, Engine
+from rtdyn.execute.ledger import read_seconds
 from rtdyn.execute.serial import run_serial
+from rtdyn.execute.task import Task
 from rtdyn.frequency import class_errors
-from rtdyn.manifest import new_manifest, run_config
+from rtdyn.manifest import new_manifest
 from rtdyn.registry import SuiteSpec
 from rtdyn.soundness import audit_before, joined, left_out
-from rtdyn.step import StepOptions, analyse_step
+from rtdyn.step import StepOptions
 from rtdyn.store import (
     Run,
     StepTables,
     done_steps,
     locked,
     open_run,
-    write_copy,
+    step_record,
+    table_file,
     write_json,
-    write_step,
 )
-from rtdyn.timing import StageClock, log_seconds, seconds_by_stage
+from rtdyn.sweep import Sweep, device_here, prepare_sweep
+from rtdyn.timing import StageClock, log_seconds, logged_steps, seconds_by_stage
 from rtdyn.views.progress import progress
 from rtdyn.views.summary import print_summary, step_line
 from rtdyn.views.wandb import choose_mode, start_wandb
-from rtdyn.weights_step import analyse_weights
 
 
 def track(
@@ -47,6 +51,7 @@ def track(
     wandb: str | None,
     on_defect: str,
     cache_gb: float,
+    cluster: ClusterOptions,
     console: Console,
     command: str | None = None,
     group: str | None = None,
@@ -54,31 +59,26 @@ def track(
     """Analyses every step of `steps` that the run directory lacks; returns the run.
 
     on_defect: `mark`, `skip` or `fail`, what becomes of steps that the audit finds unsound. cache_gb: disk for
-    checkpoints from the Hub that wait for their analysis. command: the command line, which the manifest of a new run
-    keeps. group: the W&B group of a command over several suites, which the manifest keeps too. Raises InputError in one
-    sentence for anything in the sources that cannot be used.
+    checkpoints from the Hub that wait for their analysis. cluster: where the steps are analysed. command: the command
+    line, which the manifest of a new run keeps. group: the W&B group of a command over several suites, which the
+    manifest keeps too. Raises InputError in one sentence for anything in the sources that cannot be used, and once all
+    else is done for steps that a cluster's workers could not analyse.
     """
     say = partial(_say, console)
-    options = replace(options, device=device_of(options.device))
+    here = cluster.executor == "serial"
+    options = replace(options, device=device_here(options.device) if here else cluster.device(options.device))
     steps, audited = audit_before(suite, steps, on_defect, say)
-    weights_only = set(options.analyses) <= set(WEIGHTS_ONLY)
-    evaluation = None if weights_only else prepare(suite, steps[-1], measured_on, say)
-    model_config = read_config(find_config(suite, steps[-1])) if evaluation is None else evaluation.model_config
-    config = run_config(suite, evaluation, measured_on, options)
-    manifest = {**new_manifest(suite, evaluation, config), "command": command}
-
-    def analyse(checkpoint: Checkpoint, stage: Callable[[str], None]) -> StepTables:
-        seen = suite.tokens_seen(checkpoint.step)
-        if evaluation is None:
-            return analyse_weights(checkpoint, seen, model_config, stage)
-        return analyse_step(checkpoint, seen, evaluation, options, stage)
-
+    sweep = prepare_sweep(suite, steps[-1], measured_on, options, say)
+    manifest = {**new_manifest(suite, sweep.evaluation, sweep.config), "command": command}
     path = out if out is not None else Path("runs") / f"{suite.name}-{manifest['config_digest'][:8]}"
     run = open_run(path, manifest)
     if group is not None:
         run = Run(path, {**run.manifest, "group": group})
+    given_up: dict[int, str] = {}
     with locked(path):
-        _say_setup(console, suite, evaluation, run)
+        engine = None if here else open_engine(cluster, path.resolve(), say)
+        earlier_tasks(run, cluster.executor, "" if engine is None else engine.place)
+        _say_setup(console, suite, sweep.evaluation, run)
         stored = done_steps(run)
         check_stored(suite, run, stored)
         run = _record_checkpoints(run, suite, audited)
@@ -87,8 +87,14 @@ def track(
             say(f"{len(steps) - len(missing)} of {len(steps)} steps are stored already")
         view = start_wandb(run, choose_mode(wandb), say)
         try:
-            with open_stream(suite, missing, stored, cache_gb, weights_only, say) as stream:
-                _sweep(suite, missing, stream, analyse, run, view.log_step, console)
+            if engine is None:
+                _run_here(sweep, missing, stored, cache_gb, run, view.log_step, console)
+            else:
+                task = Task(
+                    "", path.resolve(), run.digest, Path.cwd(), suite, (), steps[-1], measured_on, options, cache_gb
+                )
+                units = alike(suite, missing, stored, sweep.weights_only)
+                given_up = _run_elsewhere(engine, units, task, cluster, run, view.log_step, console)
         finally:
             try:
                 run = _record_checkpoints(run, suite, audited)
@@ -99,20 +105,14 @@ def track(
     for step, reason in run.manifest["left_out"].items():
         if step in run.manifest["checkpoints"]:
             say(f"step {step} is kept in the tables and left out of trajectories: {reason}")
-    print_summary(run, console)
+    if done_steps(run):
+        print_summary(run, console)
     seconds = ", ".join(f"{stage} {total:.1f} s" for stage, total in seconds_by_stage(run.path).items())
     say(f"Time by stage, over all stored steps: {seconds}")
+    if given_up:
+        faults = "; ".join(f"step {step}: {why.rstrip('.')}" for step, why in sorted(given_up.items()))
+        raise InputError(f"{len(given_up)} of {len(steps)} steps could not be analysed: {faults}")
     return run
-
-
-def device_of(asked: str) -> str:
-    """The device that --device means here. Raises InputError for `cuda` where there is none."""
-    import torch
-
-    available = torch.cuda.is_available()
-    if asked == "cuda" and not available:
-        raise InputError("--device cuda: this machine or this PyTorch build has no CUDA device; use --device cpu")
-    return ("cuda" if available else "cpu") if asked == "auto" else asked
 
 
 def _say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None, run: Run) -> None:
@@ -150,44 +150,74 @@ def _say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _sweep(
-    suite: SuiteSpec,
+def _run_here(
+    sweep: Sweep,
     steps: Sequence[int],
-    stream: Stream,
-    analyse: Callable[[Checkpoint, Callable[[str], None]], StepTables],
+    stored: Mapping[int, Mapping[str, Any]],
+    cache_gb: float,
     run: Run,
     log: Callable[[int], None],
     console: Console,
 ) -> None:
+    """The steps one after another in this process; the first that cannot be analysed ends it."""
     position = {step: number for number, step in enumerate(steps, start=1)}
-    with progress(console, suite.name, len(steps)) as reporter:
+    say = partial(_say, console)
+    with (
+        open_stream(sweep.suite, steps, stored, cache_gb, sweep.weights_only, say) as stream,
+        progress(console, sweep.suite.name, len(steps)) as reporter,
+    ):
         clock = StageClock(reporter.stage)
+        owner = {repeat.step: of for of, repeats in stream.repeats.items() for repeat in repeats}
 
-        def checkpoints() -> Iterator[Checkpoint]:
-            for step in stream.steps:
-                reporter.begin(step, position[step], len(steps))
-                clock.begin("fetch")
-                yield stream.take(step, reporter.stage)
+        @contextmanager
+        def trying(step: int) -> Iterator[None]:
+            reporter.begin(step, position[step], len(steps))
+            yield
 
-        def done(checkpoint: Checkpoint, tables: StepTables) -> None:
-            clock.begin("store")
-            write_step(run, checkpoint.step, checkpoint, tables)
-            log(checkpoint.step)
-            log_seconds(run.path, checkpoint.step, clock.end())
-            reporter.end(step_line(tables.metrics))
-            stream.release(checkpoint.step)
-            copy_to_repeats(checkpoint.step)
+        def done(step: int, tables: StepTables | None) -> None:
+            log(step)
+            if tables is None:
+                reporter.end(f"the same weights as step {owner[step]}, its tables copied")
+            else:
+                log_seconds(run.path, step, clock.end())
+                reporter.end(step_line(tables.metrics))
 
-        def copy_to_repeats(of: int) -> None:
-            for repeat in stream.repeats.get(of, ()):
-                reporter.begin(repeat.step, position[repeat.step], len(steps))
-                write_copy(run, of, repeat.step, suite.tokens_seen(repeat.step), repeat.revision, repeat.commit)
-                log(repeat.step)
-                reporter.end(f"the same weights as step {of}, its tables copied")
+        run_serial(sweep, stream, run, clock, trying, done)
 
-        for step in sorted(stream.repeats.keys() - set(stream.steps)):
-            copy_to_repeats(step)
-        run_serial(checkpoints(), lambda checkpoint: analyse(checkpoint, clock.begin), done)
+
+def _run_elsewhere(
+    engine: Engine,
+    units: Sequence[tuple[int, ...]],
+    task: Task,
+    cluster: ClusterOptions,
+    run: Run,
+    log: Callable[[int], None],
+    console: Console,
+) -> dict[int, str]:
+    """The steps by a cluster's workers, in whatever order; returns those given up, each with the reason."""
+    logged, total = logged_steps(run.path), sum(map(len, units))
+    for step, seconds in read_seconds(run.path).items():  # stored while no driver watched, or just before one died
+        if step not in logged and step_record(run, step) is not None:
+            log_seconds(run.path, step, seconds)
+            logged.add(step)
+    with progress(console, run.manifest["suite"], total) as reporter:
+        arrived = 0
+
+        def told(step: int, seconds: Mapping[str, float] | None) -> None:
+            nonlocal arrived
+            arrived += 1
+            reporter.begin(step, arrived, total)
+            log(step)
+            if seconds is not None and step not in logged:
+                log_seconds(run.path, step, dict(seconds))
+            summary = step_line(pl.read_parquet(table_file(run, "metrics", step)))
+            reporter.end(summary, sum((seconds or {}).values()))
+
+        def watched(tasks: int, at_work: int) -> None:
+            reporter.stage(f"{at_work} of {tasks} tasks at work")
+
+        driver = Driver(engine, run, units, task, cluster.steps_per_task, told, watched, reporter.say)
+        return driver.drive()
 
 
 def _record_checkpoints(run: Run, suite: SuiteSpec, audited: dict[str, Any]) -> Run:

@@ -81,6 +81,21 @@ def open_stream(
         downloads.stop()
 
 
+def alike(
+    suite: SuiteSpec, steps: Sequence[int], stored: Mapping[int, Mapping[str, Any]], weights_only: bool
+) -> list[tuple[int, ...]]:
+    """The steps by their weights, as far as the Hub's metadata tell: those of one tuple are fetched at most once.
+
+    A folder's files are not compared: each step is by itself.
+    """
+    if suite.repo is None:
+        return [(step,) for step in steps]
+    plan = plan_sweep(suite, steps, stored, weights_only, Line())
+    owners = sorted({*plan.numbers, *plan.repeats})
+    units = [{of, *(r.step for r in plan.repeats.get(of, ()))} & set(steps) for of in owners]
+    return sorted(tuple(sorted(unit)) for unit in units if unit)
+
+
 def _make_room(room: Room, plan: SweepPlan, say: Tell) -> None:
     """Clears what earlier runs left and this one cannot use, and holds the need against budget and disk."""
     plans = [p for p in plan.steps if isinstance(p, StepPlan)]

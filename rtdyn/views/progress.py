@@ -41,12 +41,12 @@ class Reporter:
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, description=f"step {self.step}", stage=name)
 
-    def end(self, summary: str) -> None:
-        """The current step is stored."""
+    def end(self, summary: str, seconds: float | None = None) -> None:
+        """The current step is stored, after so many seconds of work; by default since it began."""
         if self.bar is not None and self.task is not None:
             self.bar.advance(self.task)
         else:
-            seconds = time.perf_counter() - self.started
+            seconds = time.perf_counter() - self.started if seconds is None else seconds
             self.say(f"[{self.position}] step {self.step}: {summary} ({seconds:.1f} s)")
 
     def say(self, text: str) -> None:

@@ -1,0 +1,243 @@
+"""Watches a run directory while a cluster's workers fill it: gives tasks, takes note of steps, gives tasks again.
+
+It holds nothing that the run directory does not: killed and started again, it adopts the tasks that still run.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rtdyn.errors import InputError
+from rtdyn.execute.engine import ClusterOptions, Engine, SilentError
+from rtdyn.execute.ledger import (
+    Given,
+    begin_try,
+    close_ledger,
+    end_try,
+    forget_seconds,
+    given_up,
+    has_left,
+    read_given,
+    read_seconds,
+    tries,
+    write_given,
+)
+from rtdyn.execute.task import Task, grouped
+from rtdyn.store import Run, step_record
+
+LOOK = 0.5
+"""Seconds between two looks at the run directory."""
+ASK, ASK_AT_MOST = 1.0, 15.0
+"""Seconds between two questions to the cluster, which grow while nothing happens."""
+ENDING = 20.0
+"""Seconds that tasks have to end by themselves once all their steps are stored."""
+SILENT = "its worker ended without a word"
+
+Told = Callable[[int, Mapping[str, float] | None], None]
+
+
+def open_engine(options: ClusterOptions, run: Path, say: Callable[[str], None]) -> Engine:
+    """The cluster that the options name. Raises InputError if it cannot be had."""
+    if options.executor == "slurm":
+        from rtdyn.execute.slurm import slurm
+
+        return slurm(options, run)
+    from rtdyn.execute.ray import ray
+
+    return ray(options, run, say)
+
+
+def earlier_tasks(run: Run, executor: str, place: str) -> Given | None:
+    """The tasks of an earlier command that may still run. Raises InputError if another cluster has them."""
+    given = read_given(run.path)
+    if given is None or not given.outlives:
+        return given
+    if (given.executor, given.place) != (executor, place):
+        raise InputError(
+            f"{run.path} holds tasks that {given.place} was given; go on with --executor {given.executor} there, or "
+            f"delete {run.path / 'tasks'} once none of them runs"
+        )
+    return given
+
+
+@dataclass
+class Driver:
+    """One command's watch over a run."""
+
+    engine: Engine
+    run: Run
+    units: Sequence[tuple[int, ...]]
+    """Steps to be had, those of the same weights together."""
+    template: Task
+    """A task of this run, but for its name and steps."""
+    analyses_per_task: int
+    told: Told
+    """Told each step once it is stored, with the seconds of its stages if they are known."""
+    watched: Callable[[int, int], None]
+    """Told how many tasks there are, and how many of them are at work."""
+    say: Callable[[str], None]
+    given: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    waiting: set[int] = field(default_factory=set)
+    """Steps neither stored nor given up."""
+    failed: dict[int, str] = field(default_factory=dict)
+    silent: bool = False
+
+    def drive(self) -> dict[int, str]:
+        """Returns once every step is stored or given up; the latter with the last sentence of their workers.
+
+        On Ctrl-C all tasks are withdrawn. Raises InputError if the cluster takes no task and has none.
+        """
+        self.waiting = {step for unit in self.units for step in unit}
+        self._adopt()
+        every, asked = ASK, -ASK_AT_MOST
+        try:
+            while True:
+                moved = self._collect()
+                if moved or time.monotonic() - asked >= every:
+                    moved |= self._settle()
+                    moved |= self._collect()
+                    self._submit()
+                    every, asked = (ASK if moved else min(1.5 * every, ASK_AT_MOST)), time.monotonic()
+                if not self.waiting:
+                    break
+                time.sleep(LOOK)
+        except (InputError, KeyboardInterrupt) as error:
+            if isinstance(error, KeyboardInterrupt):
+                self._withdraw()
+            self._close()
+            raise
+        self._wait_for_the_end()
+        self._close()
+        return self.failed
+
+    def _close(self) -> None:
+        if not self.given:
+            close_ledger(self.run.path, keep_logs=bool(self.waiting or self.failed))
+
+    def _adopt(self) -> None:
+        given = earlier_tasks(self.run, self.engine.executor, self.engine.place)
+        if given is None:
+            return
+        if given.outlives:
+            self.given = dict(given.steps)
+            return
+        for one in (one for known in tries(self.run.path).values() for one in known):
+            if one.task in given.steps and one.sentence is None:
+                end_try(one, None)  # it ended with the command before, through no fault of the step
+
+    def _collect(self) -> bool:
+        """Takes note of stored steps; whether there were any."""
+        seconds, in_work = read_seconds(self.run.path), self._in_work()
+        arrived = []
+        for step in sorted(self.waiting):
+            record = step_record(self.run, step)
+            if record is not None and (step in seconds or "copy_of" in record or step not in in_work):
+                arrived.append(step)
+        for step in arrived:
+            self.waiting.discard(step)
+            self.told(step, seconds.get(step))
+        forget_seconds(self.run.path, arrived)
+        return bool(arrived)
+
+    def _in_work(self) -> set[int]:
+        return {step for steps in self.given.values() for step in steps}
+
+    def _settle(self) -> bool:
+        """Asks what became of the tasks and takes note of tries and steps given up; whether any task ended."""
+        try:
+            alive = set(self.engine.alive(self.given)) if self.given else set()
+        except SilentError as error:
+            self._say_once(f"{self.engine.place} does not answer ({error}); asking again")
+            return False
+        self.silent = False
+        ended = [name for name in self.given if name not in alive]
+        for name in ended:
+            self._take_note(name)
+            del self.given[name]
+        if ended:
+            self._note_given()
+        known, in_work = tries(self.run.path), self._in_work()
+        for step in sorted(self.waiting & known.keys()):
+            final = [one for one in known[step] if one.final]
+            if (final or step not in in_work) and given_up(known[step]) and step_record(self.run, step) is None:
+                self.waiting.discard(step)
+                sentence = (final or known[step])[-1].sentence or SILENT
+                self.failed[step] = (
+                    sentence if final else f"{len(known[step])} workers failed, the last with: {sentence}"
+                )
+                self.say(f"step {step} is given up: {self.failed[step]}")
+        at_work = {one.task for step in known for one in known[step] if one.sentence is None}
+        self.watched(len(self.given), len(at_work & self.given.keys()))
+        return bool(ended)
+
+    def _take_note(self, name: str) -> None:
+        """Fills in what a worker that has ended could not say: which steps it died with, or that it began none."""
+        lacking = {s for s in self.given[name] if s in self.waiting and step_record(self.run, s) is None}
+        theirs = [one for step, known in tries(self.run.path).items() for one in known if one.task == name]
+        left = has_left(self.run.path, name)
+        printed = self.engine.last_words(name)
+        sentence = SILENT if printed is None else f"its worker died; the last it printed: {printed}"
+        for one in theirs:
+            if one.sentence is None:
+                end_try(one, sentence if one.step in lacking and not left else None)
+        if lacking and not theirs and not left:
+            for step in lacking:
+                end_try(begin_try(self.run.path, step, name), sentence)
+
+    def _submit(self) -> None:
+        """Gives the cluster every step that is neither stored nor with a task, suspects in tasks of their own."""
+        in_work, known = self._in_work(), tries(self.run.path)
+        left = [tuple(step for step in unit if step in self.waiting - in_work) for unit in self.units]
+        suspect = [unit for unit in left if unit and any(step in known for step in unit)]
+        others = [unit for unit in left if unit and unit not in suspect]
+        groups = sorted([*suspect, *grouped(others, self.analyses_per_task)])
+        for begin in range(0, len(groups), self.engine.most_at_once):
+            common = f"rtdyn-{self.run.digest[:8]}-{uuid.uuid4().hex[:8]}"
+            batch = groups[begin : begin + self.engine.most_at_once]
+            tasks = [replace(self.template, name=f"{common}.{i}", steps=steps) for i, steps in enumerate(batch)]
+            self.given.update({task.name: task.steps for task in tasks})
+            self._note_given()
+            try:
+                self.engine.submit(common, tasks)
+            except InputError as error:
+                for task in tasks:
+                    del self.given[task.name]
+                self._note_given()
+                if not self.given:
+                    raise
+                self._say_once(f"{error} (trying again)")
+                return
+
+    def _note_given(self) -> None:
+        given = Given(self.engine.executor, self.engine.place, self.engine.outlives, self.given)
+        write_given(self.run.path, given)
+
+    def _say_once(self, text: str) -> None:
+        if not self.silent:
+            self.say(text)
+        self.silent = True
+
+    def _wait_for_the_end(self) -> None:
+        """Lets the last tasks end, and withdraws those that do not."""
+        deadline = time.monotonic() + ENDING
+        while self.given and time.monotonic() < deadline:
+            try:
+                alive = self.engine.alive(self.given)
+            except SilentError:
+                alive = list(self.given)
+            self.given = {name: self.given[name] for name in alive}
+            time.sleep(LOOK if self.given else 0)
+        if self.given:
+            self._withdraw()
+
+    def _withdraw(self) -> None:
+        try:
+            self.engine.withdraw(self.given)
+        except SilentError as error:
+            self.say(f"{self.engine.place} does not answer ({error}): {len(self.given)} tasks may still run")
+        else:
+            self.given.clear()

@@ -1,0 +1,155 @@
+"""What driver and workers tell one another: small files in RUN/tasks, each written by one of them and whole.
+
+`given.json` is the driver's: which tasks a cluster has. A worker leaves a `try` for each step that it begins and takes
+it back once the step is stored, so that whatever kills it leaves the try behind; the driver that finds a step's third
+one gives it up. `seconds` are a stored step's stages, until the driver has them in the log. The folder is there from
+the first task until a command ends by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rtdyn.errors import InputError
+from rtdyn.execute.engine import LOGS
+from rtdyn.store import TASKS, clear_aside, write_json
+
+TRIES = 3
+"""Workers that a step may cost before it is given up."""
+_GIVEN = "given.json"
+
+
+@dataclass(frozen=True)
+class Given:
+    """The tasks that a cluster was given and that are not known to have ended."""
+
+    executor: str
+    place: str
+    """The cluster, as one would name it to a user."""
+    outlives: bool
+    """Whether they go on when their driver dies."""
+    steps: Mapping[str, tuple[int, ...]]
+    """By the task's name."""
+
+
+@dataclass(frozen=True)
+class Try:
+    """A step that a worker began and did not store."""
+
+    file: Path
+    step: int
+    task: str
+    host: str
+    sentence: str | None
+    """The worker's own last one; None while it works, or if it died without a word."""
+    final: bool
+    """Whether another worker would come to the same."""
+
+
+def read_given(run: Path) -> Given | None:
+    """What an earlier driver noted, None if it ended by itself. Raises InputError if it cannot be read."""
+    file = run / TASKS / _GIVEN
+    if not file.is_file():
+        return None
+    try:
+        noted = json.loads(file.read_text(encoding="utf-8"))
+        steps = {str(name): tuple(map(int, steps)) for name, steps in noted["tasks"].items()}
+        return Given(str(noted["executor"]), str(noted["place"]), bool(noted["outlives"]), steps)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file} cannot be read; delete {run / TASKS} once none of its tasks runs any more") from error
+
+
+def write_given(run: Path, given: Given) -> None:
+    """Notes the tasks, before a cluster is given them."""
+    (run / TASKS).mkdir(exist_ok=True)
+    tasks = {name: list(steps) for name, steps in given.steps.items()}
+    noted = {"executor": given.executor, "place": given.place, "outlives": given.outlives, "tasks": tasks}
+    write_json(run / TASKS / _GIVEN, noted)
+
+
+def begin_try(run: Path, step: int, task: str) -> Try:
+    """A worker begins a step. Raises InputError if the ledger is not there: nobody waits for the worker any more."""
+    file = run / TASKS / f"step={step:06d}.{uuid.uuid4().hex}.try"
+    one = Try(file, step, task, socket.gethostname(), None, False)
+    _write(one)
+    return one
+
+
+def end_try(one: Try, sentence: str | None, final: bool = False) -> None:
+    """A step's worker, or the driver for it, says what became of a try; it is taken back if there is no sentence."""
+    if sentence is None:
+        one.file.unlink(missing_ok=True)
+    else:
+        _write(Try(one.file, one.step, one.task, one.host, sentence, final))
+
+
+def _write(one: Try) -> None:
+    if not one.file.parent.is_dir():
+        raise InputError(f"{one.file.parent} is not there: the run has ended, or this machine does not see it")
+    record = {"task": one.task, "host": one.host, "pid": os.getpid(), "sentence": one.sentence, "final": one.final}
+    write_json(one.file, record)
+
+
+def leave(run: Path, task: str) -> None:
+    """A worker was told to stop: that it stores no more is not its steps' fault."""
+    (run / TASKS / f"{task}.left").touch()
+
+
+def has_left(run: Path, task: str) -> bool:
+    """Whether the task's worker was told to stop."""
+    return (run / TASKS / f"{task}.left").is_file()
+
+
+def tries(run: Path) -> dict[int, list[Try]]:
+    """All tries that were not taken back, by step, the earliest first."""
+    found: dict[int, list[tuple[int, Try]]] = {}
+    for file in (run / TASKS).glob("step=*.try"):
+        try:
+            record, at = json.loads(file.read_text(encoding="utf-8")), file.stat().st_mtime_ns
+        except FileNotFoundError:  # taken back just now
+            continue
+        step = _step_of(file)
+        one = Try(file, step, record["task"], record["host"], record["sentence"], record["final"])
+        found.setdefault(step, []).append((at, one))
+    return {step: [one for _, one in sorted(known, key=lambda k: k[0])] for step, known in found.items()}
+
+
+def given_up(known: Collection[Try]) -> bool:
+    """Whether a step with these tries is not to be tried again."""
+    return len(known) >= TRIES or any(one.final for one in known)
+
+
+def write_seconds(run: Path, step: int, seconds: Mapping[str, float]) -> None:
+    """A worker notes how long the stages of a stored step took."""
+    write_json(run / TASKS / f"step={step:06d}.seconds", dict(seconds))
+
+
+def read_seconds(run: Path) -> dict[int, dict[str, float]]:
+    """What workers noted, by step, until it is forgotten."""
+    files = (run / TASKS).glob("step=*.seconds")
+    return {_step_of(file): json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+def forget_seconds(run: Path, steps: Iterable[int]) -> None:
+    """These are in the log."""
+    for step in steps:
+        (run / TASKS / f"step={step:06d}.seconds").unlink(missing_ok=True)
+
+
+def close_ledger(run: Path, keep_logs: bool) -> None:
+    """No task runs any more: the folder goes, and so do the unfinished files of killed workers."""
+    clear_aside(run)
+    shutil.rmtree(run / TASKS, ignore_errors=True)
+    if not keep_logs:
+        shutil.rmtree(run / LOGS, ignore_errors=True)
+
+
+def _step_of(file: Path) -> int:
+    return int(file.name.removeprefix("step=").partition(".")[0])

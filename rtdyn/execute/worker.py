@@ -1,0 +1,91 @@
+"""A task at work, on whatever machine: its steps are streamed, analysed and stored as the command itself would."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rtdyn.checkpoints.stream import Stream, open_stream
+from rtdyn.errors import InputError, brief
+from rtdyn.execute.ledger import Try, begin_try, end_try, given_up, leave, tries, write_seconds
+from rtdyn.execute.serial import run_serial
+from rtdyn.execute.task import Task
+from rtdyn.store import StepTables, config_digest, done_steps, read_run, step_record
+from rtdyn.sweep import device_here, prepare_sweep
+from rtdyn.timing import StageClock
+
+
+@dataclass
+class Worker:
+    """A task's process. It can be told to leave at any moment, from a signal's handler."""
+
+    task: Task
+    begun: list[Try] = field(default_factory=list)
+    """Steps in work: one, or a repeat within another."""
+    stored: int = 0
+
+    def leave(self, sentence: str | None = None) -> None:
+        """It is about to be stopped: its steps in work count as tries only if there is a sentence to say why."""
+        for one in self.begun:
+            end_try(one, sentence)
+        if sentence is None:
+            leave(self.task.run, self.task.name)
+
+    def work(self) -> None:
+        """Stores every step of the task that is not stored yet.
+
+        A step that cannot be used is noted and the others go on; any other error is noted with the step in work and
+        raised, since the process may be spoilt. Raises InputError before the first step if this machine does not come
+        to the run's configuration.
+        """
+        task = self.task
+        os.chdir(task.folder)
+        run = read_run(task.run)
+        known = tries(task.run)
+        left = [s for s in task.steps if step_record(run, s) is None and not given_up(known.get(s, ()))]
+        if not left:
+            return
+        device_here(task.options.device)
+        sweep = prepare_sweep(task.suite, task.reference, task.measured_on, task.options)
+        ours = config_digest(sweep.config)
+        if {ours, run.digest} != {task.config_digest}:
+            theirs = run.manifest["config"]
+            differing = [key for key in sweep.config if sweep.config[key] != theirs.get(key)]
+            raise InputError(
+                f"{os.uname().nodename} comes to another configuration than the run ({', '.join(differing)}); "
+                "it needs the same rtdyn and the same sources"
+            )
+        stored = {} if task.suite.repo is None else done_steps(run)
+        with open_stream(task.suite, left, stored, task.cache_gb, sweep.weights_only, _say) as stream:
+            clock = StageClock(lambda stage: None)
+
+            def done(step: int, tables: StepTables | None) -> None:
+                self.stored += 1
+                if tables is not None:
+                    write_seconds(task.run, step, clock.end())
+
+            run_serial(sweep, stream, run, clock, lambda step: self._trying(step, stream), done)
+
+    @contextmanager
+    def _trying(self, step: int, stream: Stream) -> Iterator[None]:
+        one = begin_try(self.task.run, step, self.task.name)
+        self.begun.append(one)
+        try:
+            yield
+            end_try(one, None)
+        except InputError as error:
+            end_try(one, str(error), final=True)
+            for repeat in stream.repeats.get(step, ()):
+                end_try(begin_try(self.task.run, repeat.step, self.task.name), str(error), final=True)
+            stream.release(step)
+        except Exception as error:
+            end_try(one, brief(error))
+            raise
+        finally:
+            self.begun.remove(one)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,29 @@
+"""How a command asks for a cluster."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from rtdyn.cli import main
+from rtdyn.execute.engine import ClusterOptions
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--slurm-partition", "gpu"), "--slurm-partition is for --executor slurm, and this is serial"),
+        (("--executor", "ray", "--slurm-time", "5"), "--slurm-time is for --executor slurm, and this is ray"),
+        (("--steps-per-task", "2"), "--steps-per-task is for --executor slurm or ray, and this is serial"),
+        (("--executor", "slurm", "--slurm-option", "qos"), "'qos' is not of the form key=value"),
+    ],
+)
+def test_options_that_would_be_passed_over_are_usage_errors(arguments: tuple[str, ...], said: str) -> None:
+    result = CliRunner().invoke(main, ["track", "--model", "tiny", *arguments])
+    assert result.exit_code == 2 and said in result.stderr
+
+
+def test_tasks_with_gpus_use_cuda_wherever_the_command_is_given() -> None:
+    on_gpus, on_cpus = (ClusterOptions("slurm", 1, 1, gpus, None, None, None, 60, (), None) for gpus in (1, 0))
+    assert (on_gpus.device("auto"), on_gpus.device("cpu")) == ("cuda", "cpu")
+    assert (on_cpus.device("auto"), on_cpus.device("cuda")) == ("cpu", "cuda")

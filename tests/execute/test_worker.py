@@ -1,0 +1,89 @@
+"""A task at work: the steps it stores, those it notes as unusable, and the runs it refuses to touch."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rtdyn.checkpoints.stream import alike
+from rtdyn.errors import InputError
+from rtdyn.evaluation import EvaluationOptions
+from rtdyn.execute.ledger import begin_try, end_try, has_left, read_seconds, tries
+from rtdyn.execute.task import Task
+from rtdyn.execute.worker import Worker
+from rtdyn.manifest import new_manifest
+from rtdyn.registry import SuiteSpec, find_suite
+from rtdyn.step import StepOptions
+from rtdyn.store import TASKS, done_steps, open_run, read_run
+from rtdyn.sweep import prepare_sweep
+
+FEW = {"tokens": 3072, "bands": ("0.65:0.95",), "min_targets": 20, "positions_per_rare": 1.0}
+ANALYSED = StepOptions(("ablation",), "kept", "mean_abs", 1.0, 2.0, "auto", "cpu", 0)
+
+
+@pytest.fixture
+def suite(tiny_folder: Path, tmp_path: Path) -> SuiteSpec:
+    """Three steps, of which the middle one is cut short."""
+    suite = tmp_path / "suite"
+    for name in ("step0", "step1", "step4000"):
+        shutil.copytree(tiny_folder / name, suite / name)
+    for name in ("tokenizer.json", "tokenizer_config.json", "token_counts.npy"):
+        shutil.copy(tiny_folder / name, suite)
+    weights = suite / "step1" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    return find_suite(str(suite), {})
+
+
+@pytest.fixture
+def task(suite: SuiteSpec, options: EvaluationOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
+    measured_on = replace(options, corpus="king-james-held-out", **FEW)
+    sweep = prepare_sweep(suite, 4000, measured_on, ANALYSED)
+    run = open_run(tmp_path / "run", new_manifest(suite, sweep.evaluation, sweep.config))
+    (run.path / TASKS).mkdir()
+    monkeypatch.chdir(tmp_path)
+    return Task("a.0", run.path, run.digest, tmp_path, suite, (0, 1, 4000), 4000, measured_on, ANALYSED, 1.0)
+
+
+def test_a_damaged_step_is_noted_as_final_and_the_others_are_stored(task: Task) -> None:
+    Worker(pickle.loads(pickle.dumps(task))).work()
+    assert list(done_steps(read_run(task.run))) == [0, 4000]
+    assert set(read_seconds(task.run)) == {0, 4000} and {"load", "ablation"} <= set(read_seconds(task.run)[0])
+    ((step, (one,)),) = tries(task.run).items()
+    assert step == 1 and one.final and "truncated" in str(one.sentence)
+    before = {file: file.stat().st_mtime_ns for file in task.run.rglob("*.parquet")}
+    Worker(task).work()
+    assert {file: file.stat().st_mtime_ns for file in task.run.rglob("*.parquet")} == before
+
+
+def test_a_step_that_three_workers_died_with_is_left_alone(task: Task) -> None:
+    for _ in range(3):
+        begin_try(task.run, 0, "b.0")
+    Worker(replace(task, steps=(0,))).work()
+    assert done_steps(read_run(task.run)) == {}
+
+
+def test_another_configuration_or_run_is_refused(task: Task, tmp_path: Path) -> None:
+    for wrong in (replace(task, config_digest="0" * 64), replace(task, options=replace(ANALYSED, tolerance=0.5))):
+        with pytest.raises(InputError, match="comes to another configuration than the run"):
+            Worker(wrong).work()
+    with pytest.raises(InputError, match="not an rtdyn run"):
+        Worker(replace(task, run=tmp_path / "elsewhere")).work()
+    assert done_steps(read_run(task.run)) == {} and tries(task.run) == {}
+
+
+def test_told_to_leave_it_takes_back_its_tries(task: Task) -> None:
+    worker = Worker(task)
+    worker.begun.append(begin_try(task.run, 0, task.name))
+    worker.leave("its time was over")
+    assert tries(task.run)[0][0].sentence == "its time was over" and not has_left(task.run, task.name)
+    worker.leave()
+    assert tries(task.run) == {} and has_left(task.run, task.name)
+    end_try(worker.begun[0], None)
+
+
+def test_steps_of_a_folder_are_units_of_their_own(suite: SuiteSpec) -> None:
+    assert alike(suite, (0, 1), {}, False) == [(0,), (1,)]
