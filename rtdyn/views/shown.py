@@ -38,6 +38,21 @@ class Shown:
         return [step for step in self.steps if step not in self.left_out]
 
     @property
+    def last(self) -> int:
+        """The step that stands for the run: the last sound one, or the last where none is."""
+        return (self.sound_steps or self.steps)[-1]
+
+    def spread(self, count: int) -> list[int]:
+        """Up to `count` sound steps, the first and the last among them, that divide the list evenly."""
+        steps = self.sound_steps or self.steps
+        places = {round(i * (len(steps) - 1) / max(count - 1, 1)) for i in range(count)}
+        return [steps[i] for i in sorted(places)]
+
+    def named(self, step: int) -> str:
+        """A step as figures name it, with a mark where trajectories leave it out."""
+        return f"step {step:,}" + (" (left out)" if step in self.left_out else "")
+
+    @property
     def has_trajectories(self) -> bool:
         """Whether there are steps enough for a trajectory."""
         return len(self.sound_steps) >= MIN_STEPS
@@ -49,7 +64,7 @@ class Shown:
 
     @property
     def classes(self) -> list[str]:
-        """Token classes with influences, `rare` and `common` first."""
+        """Token classes with influences, `rare` and `common` first; none in a run of weights alone."""
         found = [c.removeprefix("mean_abs_") for c in self.neurons.columns if c.startswith("mean_abs_")]
         named = [c for c in found if not c.startswith("frozen_")]
         return sorted(named, key=lambda c: (c != RARE, c != COMMON, named.index(c)))

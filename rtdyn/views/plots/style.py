@@ -33,6 +33,10 @@ COLOURS = {
     "plateau": OKABE_ITO["purple"],
     "layer -1": OKABE_ITO["orange"],
     "layer -2": OKABE_ITO["sky"],
+    "matrix in": OKABE_ITO["orange"],
+    "matrix gate": OKABE_ITO["orange"],
+    "matrix up": OKABE_ITO["sky"],
+    "matrix out": OKABE_ITO["black"],
 }
 NULL = "#9a9a9a"
 LINE_STYLES = ("-", (0, (4, 2)), (0, (1, 1.5)))
