@@ -83,7 +83,13 @@ def _by_group(
 
 def _by_layer(metric: str, null: str, group: str | None = None) -> tuple[Line, ...]:
     return tuple(
-        Line(f"layer L−{-k}", Selection("routing", metric, RARE, group, null), "null", f"layer {k}", k)
+        Line(
+            "last layer" if k == -1 else "layer before",
+            Selection("routing", metric, RARE, group, null),
+            "null",
+            f"layer {k}",
+            k,
+        )
         for k in (-2, -1)
     )
 
@@ -113,23 +119,23 @@ PANELS: tuple[Panel, ...] = (
           (Line(RARE, Selection("regimes", "contrast_kappa", RARE, None, _CONTRAST), "null"),)),
     Panel("participation", "Participation ratio", "dimensions", "linear",
           _by_group("dimensionality", "participation_ratio")),
-    Panel("d-eff", "Effective dimensions", "dimensions", "linear", _by_group("dimensionality", "d_eff")),
+    Panel("d-eff", "Effective dimensionality", "components", "linear", _by_group("dimensionality", "d_eff")),
     Panel("q-excess", "Modularity at equal edges", "Q", "symlog", _by_group("modularity", "q_excess")),
     Panel("inside", "Edges inside the group", "share", "linear", _by_group("modularity", "inside_share")),
-    Panel("profile-r", "Attention profiles, rare–common", "Pearson r", "linear", _by_layer("profile_r", "resampling")),
-    Panel("gini", "Gini of attention, rare − common", "difference", "symlog",
+    Panel("profile-r", "Attention profiles", "Pearson r", "linear", _by_layer("profile_r", "resampling")),
+    Panel("gini", "Gini of attention", "rare − common", "symlog",
           _by_layer("gini_difference", "permutation")),
-    Panel("bos", "Attention to key 0, rare − common", "difference", "symlog",
+    Panel("bos", "Attention to key 0", "rare − common", "symlog",
           _by_layer("bos_difference", "permutation")),
     Panel("head-max", "Strongest head on the top", "share of activation", "symlog",
           _by_layer("head_effect_max", "matched", "top")),
     Panel("layer-effect", "All heads on the top", "share of activation", "symlog",
           _by_layer("layer_effect", "matched", "top")),
-    Panel("hill", "Hill α of input weights", "α", "linear", _by_group("heavytail", "hill_alpha_half")),
-    Panel("hill-gate", "Hill α of gate weights", "α", "linear", _by_group("heavytail", "hill_alpha_half_gate")),
-    Panel("hill-up", "Hill α of up weights", "α", "linear", _by_group("heavytail", "hill_alpha_half_up")),
-    Panel("layer-hill", "Hill α of the whole layer", "α", "linear", _of_layer("hill_alpha_tenth", "", "gate", "up")),
-    Panel("layer-ww", "weightwatcher's α of the layer", "α", "linear",
+    Panel("hill", "Hill α of input weights", "", "linear", _by_group("heavytail", "hill_alpha_half")),
+    Panel("hill-gate", "Hill α of gate weights", "", "linear", _by_group("heavytail", "hill_alpha_half_gate")),
+    Panel("hill-up", "Hill α of up weights", "", "linear", _by_group("heavytail", "hill_alpha_half_up")),
+    Panel("layer-hill", "Hill α of the whole layer", "", "linear", _of_layer("hill_alpha_tenth", "", "gate", "up")),
+    Panel("layer-ww", "weightwatcher's α of the layer", "", "linear",
           _of_layer("ww_alpha", "in", "gate", "up", "out")),
     Panel("layer-rank", "Stable rank of the layer", "dimensions", "linear",
           _of_layer("ww_stable_rank", "in", "gate", "up", "out")),

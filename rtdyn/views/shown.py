@@ -13,6 +13,10 @@ from rtdyn.store import CURVE_SCHEMA, Run, read_table
 from rtdyn.trajectories import MIN_STEPS
 
 RARE, COMMON = "rare", "common"
+LABEL = 48
+"""Characters of a label that names settings; a longer one names the run's directory instead."""
+DERIVED = ("suite", "location", "evaluation_set")
+"""Parts of a configuration that follow from others."""
 
 
 @dataclass(frozen=True)
@@ -106,25 +110,24 @@ def show(run: Run, label: str | None = None) -> Shown:
 
 
 def labels(runs: list[Run]) -> list[str]:
-    """A name for each run: its suite, with seed or configuration added where runs share it."""
+    """A name for each run: its suite; where runs share it, the few settings that differ, or else its directory."""
     suites = [str(run.manifest["suite"]) for run in runs]
     if len(set(suites)) == len(suites):
         return suites
     configs = [run.manifest["config"] for run in runs]
     differing = [
         key
-        for key in sorted({key for config in configs for key in config})
-        if key not in ("suite", "location", "evaluation_set") and len({repr(c.get(key)) for c in configs}) > 1
+        for key in dict.fromkeys(key for config in configs for key in config)
+        if key not in DERIVED and len({repr(config.get(key)) for config in configs}) > 1
     ]
     named = [
-        ", ".join([suite, *(f"{key} {_short(config.get(key))}" for key in differing)])
+        ", ".join([suite, *(f"{key} {config.get(key)}" for key in differing)])
         for suite, config in zip(suites, configs, strict=True)
     ]
+    if len(set(named)) == len(named) and max(map(len, named)) <= LABEL:
+        return named
+    folders = [run.path.resolve() for run in runs]
+    are_distinct = len({folder.name for folder in folders}) == len(folders)
     return [
-        f"{name} ({run.path.name})" if named.count(name) > 1 else name for name, run in zip(named, runs, strict=True)
+        f"{suite} ({folder.name if are_distinct else folder})" for suite, folder in zip(suites, folders, strict=True)
     ]
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else f"{text[:8]}…"

@@ -28,7 +28,7 @@ const faint = (colour, alpha) => {
   return `rgba(${r},${g},${b},${alpha})`;
 };
 const GREY = "#8f959b";
-const number = (v) => (v === null || v === undefined ? "undefined" : Number(v).toPrecision(4).replace(/\.?0+(e|$)/, "$1"));
+const number = (v) => (v === null || v === undefined ? "undefined" : Number(v).toPrecision(4).replace(/(\.\d*?)0+(e|$)/, "$1$2").replace(/\.(e|$)/, "$1").replace("-", "−"));
 const thousands = (v) => v.toLocaleString("en-US");
 
 function layout(title, x, y, more) {
@@ -90,7 +90,9 @@ function valueAxis(scale, values) {
   const known = values.filter((v) => v !== null && v !== undefined);
   const wanted = chosen("y") === "as fits" ? scale : chosen("y");
   if (wanted === "log" && known.every((v) => v > 0)) return { map: (v) => v, axis: logAxis(known) };
-  if (wanted !== "symlog") return { map: (v) => v, axis: { nticks: 6 } };
+  const oneSign = known.every((v) => v > 0) || known.every((v) => v < 0);
+  const isNarrow = oneSign && Math.max(...known.map(Math.abs)) < 10 * Math.min(...known.map(Math.abs));
+  if (wanted !== "symlog" || (isNarrow && chosen("y") === "as fits")) return { map: (v) => v, axis: { nticks: 6 } };
   const size = Math.max(...known.map(Math.abs), 1e-300);
   const threshold = size / 10;
   const map = (v) => (v === null || v === undefined ? null : Math.asinh(v / threshold));
@@ -138,9 +140,11 @@ function limits() { // the same at every step, so that the slider moves curves a
   return range;
 }
 
+const DASHES = ["solid", "dot", "dash", "dashdot"];
 function drawPanel(panel) {
   const axis = stepAxis();
-  const found = data.runs.flatMap((run) => (run.series[panel.name] || []).map((one, place) => ({ run, one, place })));
+  const labels = [...new Set(data.runs.flatMap((run) => (run.series[panel.name] || []).map((one) => one.label)))];
+  const found = data.runs.flatMap((run) => (run.series[panel.name] || []).map((one) => ({ run, one, place: labels.indexOf(one.label) })));
   const values = found.flatMap(({ one }) => [...one.value, ...(single ? one.low || [] : []), ...(single ? one.nullLow || [] : [])]);
   const scale = valueAxis(panel.scale, values);
   const traces = [];
@@ -158,7 +162,7 @@ function drawPanel(panel) {
       array: one.value.map((v, i) => (one.high[i] === null || v === null ? 0 : scale.map(one.high[i]) - scale.map(v))),
       arrayminus: one.value.map((v, i) => (one.low[i] === null || v === null ? 0 : scale.map(v) - scale.map(one.low[i]))) } } : {};
     traces.push({ x, y: one.value.map(scale.map), mode: "lines+markers", marker: { size: 3.5, color: shade(colour) }, hoverinfo: "text", text,
-      line: { color: shade(colour), width: 1.5, dash: single || !place ? "solid" : "dot" }, name: plain(single ? one.label : `${run.label}, ${one.label}`), showlegend: true, ...bars });
+      line: { color: shade(colour), width: 1.5, dash: single ? "solid" : DASHES[place] }, name: plain(one.label), showlegend: single, ...bars });
     if (one.leftOut) traces.push({ x: one.leftOut.steps.map((s) => axis.value(run, s)), y: one.leftOut.value.map(scale.map), mode: "markers", hoverinfo: "text", showlegend: false,
       marker: { symbol: "x-thin", size: 7, line: { width: 1.5, color: shade(colour) } }, text: one.leftOut.steps.map((s) => `step ${thousands(s)} is left out: ${plain(run.leftOut[s])}`) });
     if (one.emerged && one.emerged.step !== null) {
@@ -171,9 +175,10 @@ function drawPanel(panel) {
     if (single) one.changes.forEach(([, s]) => shapes.push({ type: "line", xref: "x", yref: "paper", x0: axis.value(run, s), x1: axis.value(run, s), y0: 0, y1: 1,
       line: { color: faint(colour, 0.8), width: 1, dash: "dot" } }));
   });
+  if (!single) labels.forEach((label, place) => traces.push({ x: [null], y: [null], mode: "lines", name: plain(label), showlegend: true, line: { color: css("--quiet"), width: 1.5, dash: DASHES[place] } }));
   if (panel.isP) shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: scale.map(0.05), y1: scale.map(0.05), line: { color: css("--quiet"), width: 1, dash: "dash" } });
   draw(`panel-${panel.name}`, traces, layout(`${panel.title}${panel.unit ? ` (${panel.unit})` : ""}`, axis.axis, scale.axis,
-    { shapes, annotations, showlegend: single && found.length > 1, margin: { l: 44, r: 8, t: 48, b: 34 }, legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: 10 } } }));
+    { shapes, annotations, showlegend: labels.length > 1, margin: { l: 44, r: 8, t: 48, b: 34 }, legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: 10 } } }));
 }
 
 const REGIME_NAMES = { plateau: "plateau", powerlaw: "power law", decay: "rapid decay" };
@@ -335,4 +340,14 @@ function startSlider(slider) {
   nameStep();
 }
 if (byId("step")) startSlider(byId("step"));
-dark.addEventListener("change", () => redraw());
+function nameRuns() {
+  if (single) return;
+  byId("run-names").replaceChildren(...data.runs.map((run) => {
+    const name = document.createElement("span");
+    name.textContent = run.label;
+    name.style.setProperty("--swatch", shade(run.colour));
+    return name;
+  }));
+}
+nameRuns();
+dark.addEventListener("change", () => { nameRuns(); redraw(); });

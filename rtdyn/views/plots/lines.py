@@ -110,7 +110,7 @@ def spectra(runs: Sequence[Shown], at: Sequence[int]) -> Figure | str:
         return "no eigenvalue spectra of groups are stored for the step: the analysis heavytail made none"
     single = len(runs) == 1
     with styled():
-        figure, axes = grid(1, len(panels), 3.4, 2.9, sharey=True)
+        figure, axes = grid(1, len(panels), 3.4 if len(panels) > 1 else 4.2, 2.9, sharey=True)
         for ax, (group, kind) in zip(axes[0], panels, strict=True):
             for index, lines in enumerate(found):
                 own = lines.filter(group=group, kind=kind)

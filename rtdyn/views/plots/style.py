@@ -41,6 +41,7 @@ COLOURS = {
 NULL = "#9a9a9a"
 LINE_STYLES = ("-", (0, (4, 2)), (0, (1, 1.5)))
 DPI = 160
+LONGEST = 64
 _RC: dict[str, Any] = {
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -77,8 +78,9 @@ def grid(rows: int, columns: int, width: float, height: float, **shared: Any) ->
 
 
 def plain(text: str) -> str:
-    """Text from outside, whose dollars are no formula."""
-    return text.replace("$", r"\$")
+    """Text from outside, whose dollars are no formula, in one line of at most LONGEST characters."""
+    line = " ".join(text.split())
+    return (line if len(line) <= LONGEST else line[: LONGEST - 1] + "…").replace("$", r"\$")
 
 
 def run_colour(index: int) -> str:
@@ -103,9 +105,16 @@ def short_step(step: int) -> str:
 
 
 def symlog(axes: Axes, values: np.ndarray) -> None:
-    """A y axis for values of both signs, linear up to the tenth of their largest size."""
-    sizes = np.abs(values[np.isfinite(values)])
-    axes.set_yscale("symlog", linthresh=max(float(sizes.max(initial=0)) / 10, 1e-6), linscale=1)
+    """A y axis for values of both signs, linear up to the power of ten next below half their largest size.
+
+    It stays linear where values of one sign lie within a factor of ten.
+    """
+    known = values[np.isfinite(values)]
+    sizes = np.abs(known)
+    largest = float(sizes.max(initial=0))
+    if largest == 0 or (np.ptp(np.sign(known)) == 0 and largest < 10 * sizes.min()):
+        return
+    axes.set_yscale("symlog", linthresh=10 ** np.floor(np.log10(largest / 2)), linscale=1)
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

@@ -29,16 +29,16 @@ def emergence_panel(runs: Sequence[Shown], found: Sequence[JudgedPanels]) -> Fig
     if not panels:
         return "none of the main metrics is defined at any step"
     with styled():
-        figure, axes = grid(math.ceil(len(panels) / COLUMNS), COLUMNS, 2.6, 1.95)
+        columns = min(COLUMNS, len(panels))
+        figure, axes = grid(math.ceil(len(panels) / columns), columns, 2.6, 1.95)
         for ax, panel in zip(axes.flat, panels, strict=False):
             _panel(ax, panel, [lines.get(panel.name, []) for lines in found])
             step_axis(ax, [s for run in runs for s in run.steps])
         for ax in axes.flat[len(panels) :]:
             ax.set_axis_off()
-        figure.suptitle(
-            ", ".join(plain(run.label) for run in runs) + ": main metrics over training", fontsize=10, weight="bold"
-        )
-        figure.legend(handles=_handles(runs, found), loc="outside lower center", ncols=3)
+        who = f"{plain(runs[0].label)}: main" if len(runs) == 1 else "Main"
+        figure.suptitle(f"{who} metrics over training", fontsize=10, weight="bold")
+        figure.legend(handles=_handles(runs, found), loc="outside lower center", ncols=min(3, len(panels)))
     return figure
 
 
@@ -83,8 +83,8 @@ def draw_line(ax: Axes, judged: Judged, colour: str, style: object, *, bands: bo
         low, high = null_band(s)
         ax.fill_between(s.steps, low, high, color=colour if _coloured(judged) else NULL, alpha=0.18, lw=0)
         ax.plot(s.steps, s.null_mean, color=colour if _coloured(judged) else NULL, lw=0.8, ls="--")
-        ends = np.isfinite(s.ci_low) & np.isfinite(s.ci_high)
-        ax.vlines(s.steps[ends], s.ci_low[ends], s.ci_high[ends], color=colour, lw=0.7, alpha=0.7)
+    ends = np.isfinite(s.ci_low) & np.isfinite(s.ci_high)
+    ax.vlines(s.steps[ends], s.ci_low[ends], s.ci_high[ends], color=colour, lw=0.7, alpha=0.7 if bands else 0.4)
     ax.plot(s.steps[known], s.value[known], color=colour, ls=style, marker="o", ms=1.8 if bands else 0)
     if judged.left_out is not None:
         flawed = judged.left_out
@@ -130,14 +130,16 @@ def _handles(runs: Sequence[Shown], found: Sequence[JudgedPanels]) -> list[Line2
     emerged = any(j.emerged is not None and j.emerged.step is not None for j in every)
     left_out = [Line2D([], [], color="black", ls="", marker="x", ms=4, label="step left out of trajectories")]
     crosses = left_out if any(run.left_out for run in runs) else []
+    interval = Line2D([], [], color="black", marker="|", ms=7, lw=0, label="95 % interval")
     if len(runs) > 1:
         vertical = [Line2D([], [], color="black", lw=0.7, label="vertical: emergence")] if emerged else []
         return [
             *(Line2D([], [], color=run_colour(i), label=plain(run.label)) for i, run in enumerate(runs)),
+            interval,
             *vertical,
             *crosses,
         ]
-    handles: list[Line2D | Patch] = [Line2D([], [], color="black", marker="|", ms=7, lw=0, label="95 % interval")]
+    handles: list[Line2D | Patch] = [interval]
     nulls = sorted({j.line.selection.null for j in every if j.line.selection.null and has_null(j.series)})
     if nulls:
         handles.append(Patch(color=NULL, alpha=0.35, label=f"null ({', '.join(nulls)}): mean (dashed) ± 1.96 sd"))
