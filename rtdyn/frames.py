@@ -88,9 +88,7 @@ class RunFrames:
         at: steps, as for `rtdyn report`. Raises UsageError for a name or step that is not there, naming those that are,
         and InputError where the run holds nothing to draw.
         """
-        # pyplot is what makes a notebook show figures; matplotlib is slow to import
-        import matplotlib.pyplot  # noqa: F401 - for its effect
-
+        # matplotlib is slow to import
         from rtdyn.views.figures import one_figure
         from rtdyn.views.shown import show
 

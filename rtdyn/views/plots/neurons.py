@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from rtdyn.analyses.groups import STABLE
 from rtdyn.analyses.regimes import CENSORED, DECAY, PLATEAU, POWER_LAW
 from rtdyn.views.plots.influence import NO_INFLUENCE
-from rtdyn.views.plots.style import grid, plain, short_step, styled
+from rtdyn.views.plots.style import NotebookFigure, grid, plain, short_step, styled
 from rtdyn.views.shown import RARE, Shown
 
 ROWS = 256
@@ -213,7 +213,7 @@ def neuron_table(shown: Shown, step: int) -> Figure | str:
     rows = [[row[i] for i in filled] for row in every]
     widths = [[0.05, 0.07, 0.17, 0.15, 0.12, 0.16, 0.1, 0.15, 0.13][i] for i in filled]
     with styled():
-        figure = Figure(figsize=(8.8 * sum(widths), 0.45 + 0.21 * (len(rows) + 1)), layout="constrained")
+        figure = NotebookFigure(figsize=(8.8 * sum(widths), 0.45 + 0.21 * (len(rows) + 1)), layout="constrained")
         ax = figure.subplots()
         ax.set_axis_off()
         title = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,19 @@ def styled() -> Iterator[None]:
         yield
 
 
+class NotebookFigure(Figure):
+    """A figure that no window holds, and that a notebook shows whether or not pyplot was imported."""
+
+    def _repr_png_(self) -> bytes:
+        file = BytesIO()
+        with styled():
+            self.savefig(file, format="png")
+        return file.getvalue()
+
+
 def grid(rows: int, columns: int, width: float, height: float, **shared: Any) -> tuple[Figure, np.ndarray]:
-    """A figure that no window holds and its axes (rows, columns); width and height of one, in inches."""
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    """A figure and its axes (rows, columns); width and height of one, in inches."""
+    figure = NotebookFigure(figsize=(width * columns, height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **shared)
 
 
