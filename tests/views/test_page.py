@@ -147,7 +147,8 @@ class TestInABrowser:
     def test_every_chart_is_drawn(self, opened: Browser) -> None:
         count = value(opened, "document.querySelectorAll('.chart').length")
         assert count > 15
-        drawn = "[...document.querySelectorAll('.chart')].filter((c) => c.querySelector('.trace, .hm, .heatmaplayer image')).length"
+        drawn = """[...document.querySelectorAll('.chart')]
+            .filter((chart) => chart.querySelector('.trace, .heatmaplayer image')).length"""
         assert value(opened, drawn) == count
 
     def test_nothing_is_requested_and_nothing_complains(self, opened: Browser) -> None:
@@ -163,7 +164,8 @@ class TestInABrowser:
             document.getElementById('neuron-table').textContent,
             ...['curve-rare', 'attention-chart'].map((id) => document.getElementById(id).data.map((t) => t.y))])"""
         before = json.loads(value(opened, look))
-        move = "document.getElementById('step').value = {}; document.getElementById('step').dispatchEvent(new Event('input'))"
+        slider = "document.getElementById('step')"
+        move = f"{slider}.value = {{}}; {slider}.dispatchEvent(new Event('input'))"
         value(opened, move.format(0))
         opened.wait_for("document.getElementById('table-step').textContent === '0'")
         after = json.loads(value(opened, look))

@@ -198,7 +198,7 @@ def with_error(value: float | None, se: float | None) -> str:
         return NONE
     if se is None or not 0 < se < math.inf:
         return f"{value:.3g}".replace("-", "−")
-    digits = 1 - math.floor(math.log10(1.96 * se))
+    digits = 1 - math.floor(math.log10(float(f"{1.96 * se:.1e}")))
     if not 0 <= digits <= 6:
         return f"{value:.2e} ± {1.96 * se:.1e}".replace("-", "−")
     return f"{value:.{digits}f} ± {1.96 * se:.{digits}f}".replace("-", "−")
