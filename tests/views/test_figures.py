@@ -29,7 +29,7 @@ NEEDS = {"regime-sizes": "regimes", "attention": "routing", "spectra": "heavytai
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic_run(tmp_path_factory.mktemp("runs") / "run", 14, 120, left_out={4: "it repeats step 2"})
+    return synthetic_run(tmp_path_factory.mktemp("runs") / "run", 11, 60, left_out={4: "it repeats step 2"})
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def rtdyn(*args: str | Path) -> Result:
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reported run of every analysis, two of whose steps are left out of trajectories."""
-    run = synthetic_run(tmp_path_factory.mktemp("runs") / "run", 14, 120, left_out={4: "it repeats step 2", 512: "odd"})
+    run = synthetic_run(tmp_path_factory.mktemp("runs") / "run", 6, 60, left_out={4: "it repeats step 2"})
     assert rtdyn("report", run).exit_code == 0
     return run
 
@@ -90,7 +90,6 @@ def test_a_real_run_of_one_analysis_is_drawn_as_far_as_it_goes(
     page = (tmp_path / "run/report" / PAGE).read_text()
     assert "Analyses that were not asked for" in page
     assert "3 of 3 audited steps are sound" in page
-    assert "rtdyn track --model tiny" in page or "not recorded" in page
 
 
 def test_an_unfinished_run_reports_the_steps_it_has(copied: Path) -> None:
@@ -152,7 +151,7 @@ def test_a_step_that_is_not_stored_is_refused_with_those_that_are(copied: Path) 
     done = rtdyn("report", copied, "--at", "0,5")
     assert done.exit_code == 2
     assert "names a step that" in done.output
-    assert "it holds 0, 1, 2, 4" in " ".join(done.output.split())
+    assert "it holds 0, 1, 2, 4, 8, 16" in " ".join(done.output.split())
     assert not (copied / "report").exists()
 
 

@@ -136,5 +136,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
         metadata = {"Software": "rtdyn"} if kind == "png" else {"Creator": "rtdyn", "CreationDate": None}
         with styled():
             replace_file(file, partial(figure.savefig, format=kind, metadata=metadata))
+        # the second file takes the first one's layout, which is most of the time
+        figure.set_layout_engine("none")
         files.append(file)
     return files
