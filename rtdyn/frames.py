@@ -1,11 +1,11 @@
-"""A stored run for a notebook: its tables as polars frames, its trajectories and its scorecard."""
+"""A stored run for a notebook: its tables as polars frames, its trajectories, its scorecard and its figures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -15,6 +15,9 @@ from rtdyn.registry import load_suites
 from rtdyn.soundness import left_out
 from rtdyn.store import Run, done_steps, read_run, table_file
 from rtdyn.trajectories import trajectories
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,6 +81,18 @@ class RunFrames:
     def claims(self) -> pl.DataFrame:
         """The scorecard, a row a claim, layer and criterion. Raises InputError for fewer than three distinct steps."""
         return claim_frame(scorecard(self.run))
+
+    def plot(self, name: str = "emergence", at: Sequence[int] | None = None) -> Figure:
+        """A figure of the run's report, by its file's name: rank-influence, emergence, regime-sizes, neurons and so on.
+
+        at: steps, as for `rtdyn report`. Raises UsageError for a name or step that is not there, naming those that are,
+        and InputError where the run holds nothing to draw.
+        """
+        # matplotlib is slow to import
+        from rtdyn.views.figures import one_figure
+        from rtdyn.views.shown import show
+
+        return one_figure(show(self.run), name, at)
 
     def _scan(self, table: str) -> pl.LazyFrame:
         if not self.steps:

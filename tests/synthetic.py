@@ -49,7 +49,7 @@ def synthetic_run(
     for step in schedule:
         frame = _neurons(step, gain, rng)
         metrics = metric_frame(_metrics(step, frame, rng), step, step * 2**21)
-        tables = StepTables(metrics, frame, empty, curve_table(step, _curves(frame, heads, rng)))
+        tables = StepTables(metrics, frame, empty, curves=curve_table(step, _curves(frame, heads, rng)))
         checkpoint = Checkpoint(step, path, f"step{step}", None, {"model.safetensors": f"{step:064x}"})
         write_step(run, step, checkpoint, tables)
     write_json(path / "manifest.json", manifest | {"checkpoints": {str(s): {} for s in schedule}})

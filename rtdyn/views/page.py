@@ -16,20 +16,24 @@ import jinja2
 import polars as pl
 
 from rtdyn import __version__
+from rtdyn.analyses import ANALYSES
+from rtdyn.analyses.regimes import PLATEAU
 from rtdyn.claims import CELLS, ClaimRow, claim_cells, scorecard
 from rtdyn.errors import InputError
+from rtdyn.frames import RunFrames
 from rtdyn.store import Run, done_steps
 from rtdyn.views.page_data import THINNING, page_data
+from rtdyn.views.plots.influence import NO_INFLUENCE
 from rtdyn.views.plots.neurons import TABLE_COLUMNS
-from rtdyn.views.series_panels import Judged, undefined_lines
+from rtdyn.views.series_panels import JudgedPanels, undefined_lines
 from rtdyn.views.shown import Shown
 from rtdyn.views.summary import CAUTION, summary_rows
 
 
 def page(
-    runs: Sequence[Run],
+    runs: Sequence[RunFrames],
     shown: Sequence[Shown],
-    judged: Sequence[Mapping[str, Sequence[Judged]]],
+    judged: Sequence[JudgedPanels],
     missing: Mapping[str, str],
 ) -> str:
     """The page of one run, or of several that share its charts.
@@ -38,6 +42,7 @@ def page(
     """
     from plotly.offline import get_plotlyjs
 
+    data = page_data(shown, judged)
     assets = files("rtdyn.views") / "assets"
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))
@@ -45,6 +50,7 @@ def page(
         title=", ".join(one.label for one in shown),
         single=len(shown) == 1,
         runs=[_about(run, one) for run, one in zip(runs, shown, strict=True)],
+        has=_sections(data),
         missing=missing,
         caution=CAUTION,
         thinning=THINNING,
@@ -54,7 +60,7 @@ def page(
         style=jinja2.filters.Markup((assets / "page.css").read_text(encoding="utf-8")),
         script=jinja2.filters.Markup((assets / "page.js").read_text(encoding="utf-8")),
         library=jinja2.filters.Markup(get_plotlyjs()),
-        data=jinja2.filters.Markup(inline_json(page_data(shown, judged))),
+        data=jinja2.filters.Markup(inline_json(data)),
     )
 
 
@@ -64,23 +70,35 @@ def inline_json(data: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _about(run: Run, shown: Shown) -> dict[str, Any]:
+def _sections(data: Mapping[str, Any]) -> dict[str, bool]:
+    """The parts that any of the runs holds numbers for."""
+    runs = data["runs"]
+    sizes = [share for run in runs for c in run["regimes"].values() for share in c[PLATEAU]]
+    return {
+        "curves": any(run["influence"] for run in runs),
+        "regimes": any(share is not None for share in sizes),
+        **{part: any(run[part] for run in runs) for part in ("attention", "spectra")},
+    }
+
+
+def _about(opened: RunFrames, shown: Shown) -> dict[str, Any]:
     """One run's tables of text."""
-    last = shown.steps[-1]
-    classes, rows = summary_rows(shown.metrics.filter(pl.col("step") == last))
-    stored = done_steps(run)
-    claims, why_none = _claims(run)
-    manifest = run.manifest
+    run, manifest = opened.run, opened.manifest
+    classes, rows = summary_rows(shown.metrics.filter(pl.col("step") == shown.last))
+    claims, why_none = _claims(run) if shown.classes else ([], NO_INFLUENCE)
+    asked = manifest["config"].get("analyses", [])
     return {
         "label": shown.label,
-        "last": last,
-        "steps": len(shown.steps),
+        "last": shown.last,
+        "span": _span(shown.steps),
         "classes": classes,
         "rows": rows,
         "claims": claims,
         "why_no_claims": why_none,
         "left_out": shown.left_out,
-        "behind": len(stored) - len(manifest["checkpoints"]),
+        "recorded": opened.is_recorded,
+        "audit": _audit(manifest),
+        "not_asked": [name for name in ANALYSES if name not in asked],
         "undefined": undefined_lines(shown) if shown.has_trajectories else {},
         "provenance": _provenance(manifest, str(run.path)),
         "config": {key: json.dumps(value, ensure_ascii=False) for key, value in manifest["config"].items()},
@@ -91,9 +109,43 @@ def _about(run: Run, shown: Shown) -> dict[str, Any]:
                 "revision": record["revision"],
                 "commit": record["commit"] or "—",
                 "digests": ", ".join(f"{name} {digest[:16]}" for name, digest in record["digests"].items()),
+                "note": _note(record),
             }
-            for step, record in stored.items()
+            for step, record in done_steps(run).items()
         ],
+    }
+
+
+def _span(steps: Sequence[int]) -> str:
+    if len(steps) == 1:
+        return f"step {steps[0]:,} stored"
+    return f"{len(steps)} steps stored, {steps[0]:,} to {steps[-1]:,}"
+
+
+def _note(record: Mapping[str, Any]) -> str:
+    copied = f"the same weights as step {record['copy_of']}, whose tables were copied" if "copy_of" in record else ""
+    ranges = "read by ranges, which a digest cannot verify" if record.get("read_by_ranges") else ""
+    return "; ".join(filter(None, (copied, ranges)))
+
+
+def _audit(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the audit before the run found; None where none is recorded."""
+    record = manifest.get("audit")
+    if not record:
+        return None
+    passed_over = record.get("passed_over", {})
+    verdicts = record.get("steps", {})
+    return {
+        "made": record["made"],
+        "audited": len(verdicts),
+        "sound": sum(v["verdict"] == "sound" for v in verdicts.values()),
+        "findings": record.get("findings", []),
+        "unsound": {
+            step: f"{v['verdict']}: {'; '.join(v['reasons'])}" + (", passed over" if step in passed_over else "")
+            for step, v in verdicts.items()
+            if v["verdict"] != "sound"
+        }
+        | {step: f"{why}, passed over" for step, why in passed_over.items() if step not in verdicts},
     }
 
 
@@ -110,15 +162,26 @@ def _claim(row: ClaimRow) -> dict[str, Any]:
 
 
 def _provenance(manifest: Mapping[str, Any], path: str) -> dict[str, str]:
-    evaluation, frequencies = manifest.get("evaluation", {}), manifest.get("frequencies", {})
     return {
         "suite": str(manifest["suite"]),
         "location": str(manifest.get("location", "—")),
         "command": str(manifest.get("command") or "not recorded: the run was not started from the command line"),
         "run directory": path,
         "configuration digest": str(manifest["config_digest"]),
-        "evaluation text": ", ".join(f"{key} {value}" for key, value in evaluation.items()) or "—",
-        "reference counts": ", ".join(f"{key} {value}" for key, value in frequencies.items()) or "—",
-        "versions": ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items()) or "—",
+        "evaluation text": _listed(manifest.get("evaluation", {})) or "none",
+        "reference counts": _listed(manifest.get("frequencies", {})) or "none",
+        "versions": _listed(manifest.get("versions", {})) or "—",
         "report made by": f"rtdyn {__version__}",
     }
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    """Names and values in one line, those of a mapping within it too; what is empty is left out."""
+    parts = [
+        _listed({f"{name} {key}": inner for key, inner in value.items()})
+        if isinstance(value, Mapping)
+        else f"{name.replace('_', ' ')} {value}"
+        for name, value in values.items()
+        if value not in (None, {}, "")
+    ]
+    return ", ".join(filter(None, parts))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from rtdyn.views.plots.neurons import (
 )
 from rtdyn.views.plots.style import COLOURS, run_colour
 from rtdyn.views.plots.trajectories import null_band
-from rtdyn.views.series_panels import PANELS, Judged
+from rtdyn.views.series_panels import PANELS, Judged, JudgedPanels
 from rtdyn.views.shown import COMMON, RARE, Shown
 
 RANKS = 160
@@ -45,7 +45,7 @@ THINNING = (
 )
 
 
-def page_data(runs: Sequence[Shown], judged: Sequence[Mapping[str, Sequence[Judged]]]) -> dict[str, Any]:
+def page_data(runs: Sequence[Shown], judged: Sequence[JudgedPanels]) -> dict[str, Any]:
     """Everything the page's script draws; a run's arrays are in the order of its `steps`.
 
     judged: each run's lines by panel, from `judged_panels`.
@@ -68,12 +68,14 @@ def page_data(runs: Sequence[Shown], judged: Sequence[Mapping[str, Sequence[Judg
     }
 
 
-def _run(run: Shown, judged: Mapping[str, Sequence[Judged]], index: int, single: bool) -> dict[str, Any]:
+def _run(run: Shown, judged: JudgedPanels, index: int, single: bool) -> dict[str, Any]:
+    mapped = single and bool(run.classes)
     tokens = dict(run.metrics.select("step", "tokens_seen").unique("step").iter_rows())
     return {
         "label": run.label,
         "colour": run_colour(index),
         "steps": run.steps,
+        "last": run.last,
         "tokens": [tokens[step] for step in run.steps],
         "leftOut": {str(step): why for step, why in run.left_out.items()},
         "influence": {c: _influence(run, c) for c in (RARE, COMMON) if c in run.classes},
@@ -82,7 +84,7 @@ def _run(run: Shown, judged: Mapping[str, Sequence[Judged]], index: int, single:
         "regimes": {c: _sizes(run, c) for c in (RARE, COMMON) if c in run.classes},
         "attention": _attention(run),
         "spectra": _spectra(run),
-        **({"map": _map(run), "table": [[cells(r) for r in neuron_rows(run, s)] for s in run.steps]} if single else {}),
+        **({"map": _map(run), "table": [[cells(r) for r in neuron_rows(run, s)] for s in run.steps]} if mapped else {}),
     }
 
 
@@ -125,6 +127,7 @@ def _judged(judged: Judged) -> dict[str, Any]:
     return {
         "label": judged.line.label,
         "colour": judged.line.colour,
+        "nullName": judged.line.selection.null,
         **_arrays(judged.series),
         "leftOut": None if flawed is None else {"steps": flawed.steps.tolist(), "value": numbers(flawed.value)},
         "emerged": None
@@ -143,12 +146,13 @@ def _arrays(s: Series) -> dict[str, Any]:
     return {"steps": s.steps.tolist()} | {name: numbers(v) for name, v in arrays.items() if np.isfinite(v).any()}
 
 
-def _sizes(run: Shown, token_class: str) -> dict[str, list[float | None]]:
+def _sizes(run: Shown, token_class: str) -> dict[str, list[Any]]:
     rows = run.metrics.filter(analysis="regimes", token_class=token_class)
-    result = {}
+    result: dict[str, list[Any]] = {}
     for name in (PLATEAU, POWER_LAW, DECAY):
         found = dict(rows.filter(metric=f"{name}_fraction").select("step", "value").iter_rows())
         result[name] = numbers(found.get(step) for step in run.steps)
+    result["raised"] = [bool(run.value(step, "raised", token_class)) for step in run.steps]
     ends = {step: (low, high) for step, low, high in plateau_intervals(run, token_class).iter_rows()}
     for place, end in enumerate(("low", "high")):
         result[end] = numbers(ends[step][place] if step in ends else None for step in run.steps)

@@ -10,11 +10,11 @@ from pathlib import Path
 from rich.console import Console
 
 from rtdyn.errors import InputError, UsageError
+from rtdyn.frames import read_frames
 from rtdyn.registry import parse_steps
-from rtdyn.store import read_run, replace_file
-from rtdyn.views.figures import figures
+from rtdyn.store import replace_file
+from rtdyn.views.figures import CURVE_STEPS, figures
 from rtdyn.views.page import page
-from rtdyn.views.plots.influence import chosen_steps
 from rtdyn.views.plots.style import save
 from rtdyn.views.series_panels import judged_panels
 from rtdyn.views.shown import Shown, labels, show
@@ -31,8 +31,9 @@ def report(paths: Sequence[Path], out: Path | None, at: str | None, open_page: b
     steps that are not stored.
     """
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    runs = [read_run(path) for path in paths]
-    shown = [show(run, label) for run, label in zip(runs, labels(runs), strict=True)]
+    opened = [read_frames(path) for path in paths]
+    names = labels([one.run for one in opened])
+    shown = [show(one.run, name) for one, name in zip(opened, names, strict=True)]
     chosen = [_steps(at, one, path) for one, path in zip(shown, paths, strict=True)]
     folder = out if out is not None else paths[0] / "report" if len(paths) == 1 else COMPARED
     try:
@@ -41,14 +42,15 @@ def report(paths: Sequence[Path], out: Path | None, at: str | None, open_page: b
         raise InputError(f"cannot write to {folder}: {error.strerror}; give another --out") from error
     judged = [judged_panels(one) if one.has_trajectories else {} for one in shown]
     drawn, missing = [], {}
-    for name, figure in figures(shown, judged, chosen):
+    for name, draw in figures(shown, judged, chosen).items():
+        figure = draw()
         if isinstance(figure, str):
             missing[name] = figure
             say(f"{name}: not drawn: {figure}")
         else:
             drawn += save(figure, folder, name)
     file = folder / PAGE
-    text = page(runs, shown, judged, missing)
+    text = page(opened, shown, judged, missing)
     replace_file(file, lambda aside: aside.write_text(text, encoding="utf-8"))
     say(f"{len(drawn) // 2} figures (PNG, PDF) in {folder}")
     say(f"page: {file} ({len(text.encode()) / 1e6:.1f} MB)")
@@ -59,7 +61,7 @@ def report(paths: Sequence[Path], out: Path | None, at: str | None, open_page: b
 
 def _steps(at: str | None, shown: Shown, path: Path) -> list[int]:
     if at is None:
-        return chosen_steps(shown.steps)
+        return shown.spread(CURVE_STEPS)
     try:
         return list(parse_steps(at, tuple(shown.steps)))
     except UsageError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from rtdyn.emergence import (
+    NOT_STORED,
     ChangePoints,
     Emergence,
     Selection,
@@ -36,6 +38,8 @@ class Line:
     colour: str = RARE
     """By meaning: a class, a group, or a layer counted from the end."""
     layer_from_end: int | None = None
+    whole_layer: bool = False
+    """Whether the rows of no group are meant, where groups have rows of the same name."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,10 @@ class Judged:
     changes: ChangePoints | str
 
 
+JudgedPanels = Mapping[str, Sequence[Judged]]
+"""By panel name, its lines."""
+
+
 def _by_class(analysis: str, metric: str, effect: Effect = "none") -> tuple[Line, ...]:
     return tuple(Line(c, Selection(analysis, metric, c), effect, c) for c in (RARE, COMMON))
 
@@ -75,8 +83,24 @@ def _by_group(
 
 def _by_layer(metric: str, null: str, group: str | None = None) -> tuple[Line, ...]:
     return tuple(
-        Line(f"layer L−{-k}", Selection("routing", metric, RARE, group, null), "null", f"layer {k}", k)
+        Line(
+            "last layer" if k == -1 else "layer before",
+            Selection("routing", metric, RARE, group, null),
+            "null",
+            f"layer {k}",
+            k,
+        )
         for k in (-2, -1)
+    )
+
+
+def _of_layer(metric: str, *matrices: str) -> tuple[Line, ...]:
+    """A line for each matrix of the final MLP that a metric names; without a name it is the only one that reads."""
+    return tuple(
+        Line(
+            m or "in", Selection("heavytail", metric + (m and f"_{m}")), colour=f"matrix {m or 'in'}", whole_layer=True
+        )
+        for m in matrices
     )
 
 
@@ -87,7 +111,7 @@ PANELS: tuple[Panel, ...] = (
     Panel("influence-share", "Share of the top 1 %", "of all influence", "linear",
           _by_class("ablation", "influence_top_share")),
     Panel("excess", "Excess of the top", "log units", "linear", _by_class("regimes", "excess", "above 0")),
-    Panel("shape-p", "Largest shape p", "p", "log", _by_class("regimes", "shape_p_value", "value is p")),
+    Panel("shape-p", "Largest shape p", "", "log", _by_class("regimes", "shape_p_value", "value is p")),
     Panel("contrast-excess", "Excess among pseudo-classes", "log units", "linear",
           (Line(RARE, Selection("regimes", "contrast_excess", RARE, None, _CONTRAST), "null"),)),
     Panel("kappa", "Power-law exponent κ", "", "linear", _by_class("regimes", "kappa")),
@@ -95,19 +119,26 @@ PANELS: tuple[Panel, ...] = (
           (Line(RARE, Selection("regimes", "contrast_kappa", RARE, None, _CONTRAST), "null"),)),
     Panel("participation", "Participation ratio", "dimensions", "linear",
           _by_group("dimensionality", "participation_ratio")),
-    Panel("d-eff", "Effective dimensions", "dimensions", "linear", _by_group("dimensionality", "d_eff")),
+    Panel("d-eff", "Effective dimensionality", "components", "linear", _by_group("dimensionality", "d_eff")),
     Panel("q-excess", "Modularity at equal edges", "Q", "symlog", _by_group("modularity", "q_excess")),
     Panel("inside", "Edges inside the group", "share", "linear", _by_group("modularity", "inside_share")),
-    Panel("profile-r", "Attention profiles, rare–common", "Pearson r", "linear", _by_layer("profile_r", "resampling")),
-    Panel("gini", "Gini of attention, rare − common", "difference", "symlog",
+    Panel("profile-r", "Attention profiles", "Pearson r", "linear", _by_layer("profile_r", "resampling")),
+    Panel("gini", "Gini of attention", "rare − common", "symlog",
           _by_layer("gini_difference", "permutation")),
-    Panel("bos", "Attention to key 0, rare − common", "difference", "symlog",
+    Panel("bos", "Attention to key 0", "rare − common", "symlog",
           _by_layer("bos_difference", "permutation")),
     Panel("head-max", "Strongest head on the top", "share of activation", "symlog",
           _by_layer("head_effect_max", "matched", "top")),
     Panel("layer-effect", "All heads on the top", "share of activation", "symlog",
           _by_layer("layer_effect", "matched", "top")),
-    Panel("hill", "Hill α of input weights", "α", "linear", _by_group("heavytail", "hill_alpha_half")),
+    Panel("hill", "Hill α of input weights", "", "linear", _by_group("heavytail", "hill_alpha_half")),
+    Panel("hill-gate", "Hill α of gate weights", "", "linear", _by_group("heavytail", "hill_alpha_half_gate")),
+    Panel("hill-up", "Hill α of up weights", "", "linear", _by_group("heavytail", "hill_alpha_half_up")),
+    Panel("layer-hill", "Hill α of the whole layer", "", "linear", _of_layer("hill_alpha_tenth", "", "gate", "up")),
+    Panel("layer-ww", "weightwatcher's α of the layer", "", "linear",
+          _of_layer("ww_alpha", "in", "gate", "up", "out")),
+    Panel("layer-rank", "Stable rank of the layer", "dimensions", "linear",
+          _of_layer("ww_stable_rank", "in", "gate", "up", "out")),
     Panel("mediation", "Mediated by frequency", "share of influence", "linear",
           _by_group("mediation", "mediation")),
     Panel("null-space", "Output in the null space", "share", "linear", _by_group("mediation", "null_space_share")),
@@ -128,14 +159,15 @@ def judged_panels(shown: Shown, panels: tuple[Panel, ...] = PANELS) -> dict[str,
 
 
 def undefined_lines(shown: Shown, panels: tuple[Panel, ...] = PANELS) -> dict[str, str]:
-    """Lines without any value, by panel and label, with the reason of the last sound step."""
+    """Lines that were measured and have no value, by panel and label, with the reason of the last sound step."""
     reasons = {}
     for panel in panels:
         for line in panel.lines:
             found = _series(shown, line, shown.sound_steps)
-            if isinstance(found, str) or np.isnan(found.value).all():
-                why = found if isinstance(found, str) else found.reasons[-1]
-                reasons[f"{panel.title}, {line.label}"] = why
+            if isinstance(found, str):
+                reasons[f"{panel.title}, {line.label}"] = found
+            elif np.isnan(found.value).all() and set(found.reasons) != {NOT_STORED}:
+                reasons[f"{panel.title}, {line.label}"] = found.reasons[-1]
     return reasons
 
 
@@ -163,8 +195,11 @@ def _series(shown: Shown, line: Line, steps: list[int]) -> Series | str:
         selection = Selection(
             selection.analysis, selection.metric, selection.token_class, selection.group, selection.null, layer + offset
         )
+    rows = shown.metrics.filter(pl.col("step").is_in(steps))
+    if line.whole_layer:
+        rows = rows.filter(pl.col("analysis").ne(selection.analysis) | pl.col("group").is_null())
     try:
-        return series(shown.metrics.filter(pl.col("step").is_in(steps)), selection)
+        return series(rows, selection)
     except InputError as error:
         return str(error)
 

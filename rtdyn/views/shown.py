@@ -13,6 +13,10 @@ from rtdyn.store import CURVE_SCHEMA, Run, read_table
 from rtdyn.trajectories import MIN_STEPS
 
 RARE, COMMON = "rare", "common"
+LABEL = 48
+"""Characters of a label that names settings; a longer one names the run's directory instead."""
+DERIVED = ("suite", "location", "evaluation_set")
+"""Parts of a configuration that follow from others."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,21 @@ class Shown:
         return [step for step in self.steps if step not in self.left_out]
 
     @property
+    def last(self) -> int:
+        """The step that stands for the run: the last sound one, or the last where none is."""
+        return (self.sound_steps or self.steps)[-1]
+
+    def spread(self, count: int) -> list[int]:
+        """Up to `count` sound steps, the first and the last among them, that divide the list evenly."""
+        steps = self.sound_steps or self.steps
+        places = {round(i * (len(steps) - 1) / max(count - 1, 1)) for i in range(count)}
+        return [steps[i] for i in sorted(places)]
+
+    def named(self, step: int) -> str:
+        """A step as figures name it, with a mark where trajectories leave it out."""
+        return f"step {step:,}" + (" (left out)" if step in self.left_out else "")
+
+    @property
     def has_trajectories(self) -> bool:
         """Whether there are steps enough for a trajectory."""
         return len(self.sound_steps) >= MIN_STEPS
@@ -49,7 +68,7 @@ class Shown:
 
     @property
     def classes(self) -> list[str]:
-        """Token classes with influences, `rare` and `common` first."""
+        """Token classes with influences, `rare` and `common` first; none in a run of weights alone."""
         found = [c.removeprefix("mean_abs_") for c in self.neurons.columns if c.startswith("mean_abs_")]
         named = [c for c in found if not c.startswith("frozen_")]
         return sorted(named, key=lambda c: (c != RARE, c != COMMON, named.index(c)))
@@ -91,25 +110,24 @@ def show(run: Run, label: str | None = None) -> Shown:
 
 
 def labels(runs: list[Run]) -> list[str]:
-    """A name for each run: its suite, with seed or configuration added where runs share it."""
+    """A name for each run: its suite; where runs share it, the few settings that differ, or else its directory."""
     suites = [str(run.manifest["suite"]) for run in runs]
     if len(set(suites)) == len(suites):
         return suites
     configs = [run.manifest["config"] for run in runs]
     differing = [
         key
-        for key in sorted({key for config in configs for key in config})
-        if key not in ("suite", "location", "evaluation_set") and len({repr(c.get(key)) for c in configs}) > 1
+        for key in dict.fromkeys(key for config in configs for key in config)
+        if key not in DERIVED and len({repr(config.get(key)) for config in configs}) > 1
     ]
     named = [
-        ", ".join([suite, *(f"{key} {_short(config.get(key))}" for key in differing)])
+        ", ".join([suite, *(f"{key} {config.get(key)}" for key in differing)])
         for suite, config in zip(suites, configs, strict=True)
     ]
+    if len(set(named)) == len(named) and max(map(len, named)) <= LABEL:
+        return named
+    folders = [run.path.resolve() for run in runs]
+    are_distinct = len({folder.name for folder in folders}) == len(folders)
     return [
-        f"{name} ({run.path.name})" if named.count(name) > 1 else name for name, run in zip(named, runs, strict=True)
+        f"{suite} ({folder.name if are_distinct else folder})" for suite, folder in zip(suites, folders, strict=True)
     ]
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else f"{text[:8]}…"

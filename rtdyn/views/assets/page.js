@@ -16,7 +16,7 @@ const choices = {
 };
 const state = Object.fromEntries(Object.keys(choices).map((key) => [key, 0]));
 const chosen = (key) => choices[key].values[state[key]];
-let step = allSteps[allSteps.length - 1];
+let step = Math.max(...data.runs.map((run) => run.last));
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -28,7 +28,7 @@ const faint = (colour, alpha) => {
   return `rgba(${r},${g},${b},${alpha})`;
 };
 const GREY = "#8f959b";
-const number = (v) => (v === null || v === undefined ? "undefined" : Number(v).toPrecision(4).replace(/\.?0+(e|$)/, "$1"));
+const number = (v) => (v === null || v === undefined ? "undefined" : Number(v).toPrecision(4).replace(/(\.\d*?)0+(e|$)/, "$1$2").replace(/\.(e|$)/, "$1").replace("-", "−"));
 const thousands = (v) => v.toLocaleString("en-US");
 
 function layout(title, x, y, more) {
@@ -90,7 +90,9 @@ function valueAxis(scale, values) {
   const known = values.filter((v) => v !== null && v !== undefined);
   const wanted = chosen("y") === "as fits" ? scale : chosen("y");
   if (wanted === "log" && known.every((v) => v > 0)) return { map: (v) => v, axis: logAxis(known) };
-  if (wanted !== "symlog") return { map: (v) => v, axis: { nticks: 6 } };
+  const oneSign = known.every((v) => v > 0) || known.every((v) => v < 0);
+  const isNarrow = oneSign && Math.max(...known.map(Math.abs)) < 10 * Math.min(...known.map(Math.abs));
+  if (wanted !== "symlog" || (isNarrow && chosen("y") === "as fits")) return { map: (v) => v, axis: { nticks: 6 } };
   const size = Math.max(...known.map(Math.abs), 1e-300);
   const threshold = size / 10;
   const map = (v) => (v === null || v === undefined ? null : Math.asinh(v / threshold));
@@ -138,9 +140,11 @@ function limits() { // the same at every step, so that the slider moves curves a
   return range;
 }
 
+const DASHES = ["solid", "dot", "dash", "dashdot"];
 function drawPanel(panel) {
   const axis = stepAxis();
-  const found = data.runs.flatMap((run) => (run.series[panel.name] || []).map((one, place) => ({ run, one, place })));
+  const labels = [...new Set(data.runs.flatMap((run) => (run.series[panel.name] || []).map((one) => one.label)))];
+  const found = data.runs.flatMap((run) => (run.series[panel.name] || []).map((one) => ({ run, one, place: labels.indexOf(one.label) })));
   const values = found.flatMap(({ one }) => [...one.value, ...(single ? one.low || [] : []), ...(single ? one.nullLow || [] : [])]);
   const scale = valueAxis(panel.scale, values);
   const traces = [];
@@ -153,12 +157,12 @@ function drawPanel(panel) {
     if (single && one.nullMean) traces.push(line(x, one.nullMean.map(scale.map), shade(colour), { line: { color: shade(colour), width: 1, dash: "dash" } }));
     const text = one.steps.map((s, i) => `${plain(run.label)}, ${plain(one.label)}<br>step ${thousands(s)}: ${number(one.value[i])}`
       + (one.low && one.low[i] !== null ? `<br>95 %: ${number(one.low[i])} to ${number(one.high[i])}` : "")
-      + (one.nullMean && one.nullMean[i] !== null ? `<br>null ${number(one.nullMean[i])}` : "") + (one.p && one.p[i] !== null ? `, p ${number(one.p[i])}` : ""));
+      + (one.nullMean && one.nullMean[i] !== null ? `<br>null${one.nullName ? ` (${one.nullName})` : ""} ${number(one.nullMean[i])}` : "") + (one.p && one.p[i] !== null ? `, p ${number(one.p[i])}` : ""));
     const bars = single && one.low ? { error_y: { type: "data", symmetric: false, color: faint(colour, 0.6), thickness: 1, width: 0,
       array: one.value.map((v, i) => (one.high[i] === null || v === null ? 0 : scale.map(one.high[i]) - scale.map(v))),
       arrayminus: one.value.map((v, i) => (one.low[i] === null || v === null ? 0 : scale.map(v) - scale.map(one.low[i]))) } } : {};
     traces.push({ x, y: one.value.map(scale.map), mode: "lines+markers", marker: { size: 3.5, color: shade(colour) }, hoverinfo: "text", text,
-      line: { color: shade(colour), width: 1.5, dash: single || !place ? "solid" : "dot" }, name: plain(single ? one.label : `${run.label}, ${one.label}`), showlegend: true, ...bars });
+      line: { color: shade(colour), width: 1.5, dash: single ? "solid" : DASHES[place] }, name: plain(one.label), showlegend: single, ...bars });
     if (one.leftOut) traces.push({ x: one.leftOut.steps.map((s) => axis.value(run, s)), y: one.leftOut.value.map(scale.map), mode: "markers", hoverinfo: "text", showlegend: false,
       marker: { symbol: "x-thin", size: 7, line: { width: 1.5, color: shade(colour) } }, text: one.leftOut.steps.map((s) => `step ${thousands(s)} is left out: ${plain(run.leftOut[s])}`) });
     if (one.emerged && one.emerged.step !== null) {
@@ -171,9 +175,10 @@ function drawPanel(panel) {
     if (single) one.changes.forEach(([, s]) => shapes.push({ type: "line", xref: "x", yref: "paper", x0: axis.value(run, s), x1: axis.value(run, s), y0: 0, y1: 1,
       line: { color: faint(colour, 0.8), width: 1, dash: "dot" } }));
   });
+  if (!single) labels.forEach((label, place) => traces.push({ x: [null], y: [null], mode: "lines", name: plain(label), showlegend: true, line: { color: css("--quiet"), width: 1.5, dash: DASHES[place] } }));
   if (panel.isP) shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: scale.map(0.05), y1: scale.map(0.05), line: { color: css("--quiet"), width: 1, dash: "dash" } });
   draw(`panel-${panel.name}`, traces, layout(`${panel.title}${panel.unit ? ` (${panel.unit})` : ""}`, axis.axis, scale.axis,
-    { shapes, annotations, showlegend: single && found.length > 1, margin: { l: 44, r: 8, t: 30, b: 34 }, legend: { orientation: "v", x: 0.02, y: 0.98, bgcolor: css("--veil"), font: { size: 9 } } }));
+    { shapes, annotations, showlegend: labels.length > 1, margin: { l: 44, r: 8, t: 48, b: 34 }, legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: 10 } } }));
 }
 
 const REGIME_NAMES = { plateau: "plateau", powerlaw: "power law", decay: "rapid decay" };
@@ -183,10 +188,11 @@ function drawSizes() {
     const traces = data.runs.flatMap((run) => Object.entries(run.regimes[name] || {}).filter(([key, v]) => key in REGIME_NAMES && v.some((x) => x !== null)).map(([regime, share], i) => {
       const colour = shade(single ? SEGMENTS[regime] : run.colour);
       const ends = run.regimes[name];
-      return { x: run.steps.map((s) => axis.value(run, s)), y: share, mode: "lines+markers", marker: { size: 4, color: colour, symbol: run.steps.map((s) => (s in run.leftOut ? "x" : "circle")) },
+      return { x: run.steps.map((s) => axis.value(run, s)), y: share, mode: "lines+markers", marker: { size: run.steps.map((s, k) => (i || !ends.raised[k] ? 4 : 8)), color: colour, symbol: run.steps.map((s, k) => (s in run.leftOut ? "x-thin-open" : i || ends.raised[k] ? "circle" : "circle-open")) },
         line: { color: colour, width: 1.6, dash: ["solid", "dash", "dot"][i] }, name: plain(single ? REGIME_NAMES[regime] : `${run.label}, ${REGIME_NAMES[regime]}`), hoverinfo: "text",
         text: run.steps.map((s, k) => `${plain(run.label)}, ${REGIME_NAMES[regime]}<br>step ${thousands(s)}: ${share[k] === null ? "undefined" : (100 * share[k]).toFixed(1) + " %"}`
-          + (i || ends.low[k] === null ? "" : `<br>last rank, 95 %: ${(100 * ends.low[k]).toFixed(1)} to ${(100 * ends.high[k]).toFixed(1)} %`)),
+          + (i || ends.low[k] === null ? "" : `<br>last rank, 95 %: ${(100 * ends.low[k]).toFixed(1)} to ${(100 * ends.high[k]).toFixed(1)} %`)
+          + (i || share[k] === null ? "" : `<br>${ends.raised[k] ? "raised" : "flattening"} top`)),
         ...(i || !single ? {} : { error_y: { type: "data", symmetric: false, color: faint(SEGMENTS.plateau, 0.6), thickness: 1, width: 0,
           array: share.map((v, k) => (v === null || ends.high[k] === null ? 0 : ends.high[k] - v)), arrayminus: share.map((v, k) => (v === null || ends.low[k] === null ? 0 : v - ends.low[k])) } }) };
     }));
@@ -197,7 +203,6 @@ function drawSizes() {
 
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 function drawMap() {
-  if (!single) return;
   const run = data.runs[0];
   const { neurons, total, low, high, levels, regimes } = run.map;
   const regime = chosen("map") === "regime";
@@ -220,7 +225,7 @@ function drawMap() {
 }
 
 function drawTable() {
-  if (!single) return;
+  if (!byId("neuron-table")) return;
   const run = data.runs[0];
   byId("table-step").textContent = thousands(step);
   byId("neuron-table").replaceChildren(...run.table[run.steps.indexOf(step)].map((row) => {
@@ -231,7 +236,7 @@ function drawTable() {
 }
 
 function fill(id, names) {
-  byId(id).replaceChildren(...names.map((name) => { const option = document.createElement("option"); option.value = option.textContent = name; return option; }));
+  if (byId(id)) byId(id).replaceChildren(...names.map((name) => { const option = document.createElement("option"); option.value = option.textContent = name; return option; }));
 }
 const headName = (one) => `layer ${one.layer}, head ${one.head}`;
 const groupName = (one) => one.group + (one.matrix ? `, ${one.matrix}` : "");
@@ -278,7 +283,7 @@ const wait = new IntersectionObserver((entries) => entries.forEach((entry) => {
   chart.drawn = true;
   chart.draw();
 }), { rootMargin: "300px" });
-function add(id, drawIt, keys) { charts.set(id, { draw: drawIt, keys, drawn: false }); wait.observe(byId(id)); }
+function add(id, drawIt, keys) { if (!byId(id)) return; charts.set(id, { draw: drawIt, keys, drawn: false }); wait.observe(byId(id)); }
 function redraw(key) {
   const done = new Set();
   charts.forEach((chart) => {
@@ -300,7 +305,8 @@ panels.forEach((panel) => {
   add(div.id, () => drawPanel(panel), ["x", "y"]);
 });
 add("sizes-rare", drawSizes, ["x"]);
-if (single) { add("map", drawMap, ["map"]); drawTable(); }
+add("map", drawMap, ["map"]);
+drawTable();
 add("attention-chart", drawAttention, ["step", "attention-y", "head"]);
 add("spectra-chart", drawSpectra, ["step", "group"]);
 document.querySelectorAll("[data-toggle]").forEach((button) => {
@@ -311,21 +317,37 @@ document.querySelectorAll("[data-toggle]").forEach((button) => {
     redraw(key);
   });
 });
-for (const id of ["head", "group"]) byId(id).addEventListener("change", () => redraw(id));
-const slider = byId("step");
-slider.max = allSteps.length - 1;
-slider.value = allSteps.length - 1;
-function moved() {
-  step = allSteps[Number(slider.value)];
-  byId("step-name").textContent = thousands(step);
-  drawTable();
-  redraw("step");
+for (const id of ["head", "group"]) if (byId(id)) byId(id).addEventListener("change", () => redraw(id));
+function nameStep() {
+  const flawed = data.runs.some((run) => step in run.leftOut);
+  byId("step-name").textContent = thousands(step) + (flawed ? " ✕" : "");
 }
 let queued = false;
-slider.addEventListener("input", () => {
-  if (queued) return;
-  queued = true;
-  requestAnimationFrame(() => { queued = false; moved(); });
-});
-byId("step-name").textContent = thousands(step);
-dark.addEventListener("change", () => redraw());
+function startSlider(slider) {
+  slider.max = allSteps.length - 1;
+  slider.value = allSteps.indexOf(step);
+  slider.addEventListener("input", () => {
+    if (queued) return;
+    queued = true;
+    requestAnimationFrame(() => {
+      queued = false;
+      step = allSteps[Number(slider.value)];
+      nameStep();
+      drawTable();
+      redraw("step");
+    });
+  });
+  nameStep();
+}
+if (byId("step")) startSlider(byId("step"));
+function nameRuns() {
+  if (single) return;
+  byId("run-names").replaceChildren(...data.runs.map((run) => {
+    const name = document.createElement("span");
+    name.textContent = run.label;
+    name.style.setProperty("--swatch", shade(run.colour));
+    return name;
+  }));
+}
+nameRuns();
+dark.addEventListener("change", () => { nameRuns(); redraw(); });

@@ -16,13 +16,9 @@ from rtdyn.curve_tables import PSEUDO_INFLUENCE
 from rtdyn.views.plots.style import COLOURS, LINE_STYLES, NULL, OKABE_ITO, grid, plain, run_colour, step_axis, styled
 from rtdyn.views.shown import COMMON, RARE, Shown
 
+NO_INFLUENCE = "the run holds no influences: its weights alone were analysed"
+REGIME_NAMES = {PLATEAU: "plateau", POWER_LAW: "power law", DECAY: "rapid decay"}
 SEGMENT_COLOURS = {PLATEAU: OKABE_ITO["purple"], POWER_LAW: OKABE_ITO["black"], DECAY: OKABE_ITO["green"]}
-
-
-def chosen_steps(steps: Sequence[int], count: int = 4) -> list[int]:
-    """The first step, the last, and those between that divide the list evenly."""
-    places = np.unique(np.linspace(0, len(steps) - 1, min(count, len(steps))).round().astype(int))
-    return [steps[i] for i in places]
 
 
 def ranked_influence(shown: Shown, step: int, token_class: str) -> pl.DataFrame:
@@ -69,28 +65,42 @@ def verdict(shown: Shown, step: int, token_class: str) -> str:
     return ("raised top" if raised else "flattening top") + ("" if p is None else f", shape p {p:.2g}")
 
 
-def rank_influence(shown: Shown, steps: Sequence[int]) -> Figure:
-    """A column a step, rare above common: ranked influence, its regimes, and for rare the band of pseudo-classes."""
+def rank_influence(shown: Shown, steps: Sequence[int]) -> Figure | str:
+    """A column a step, rare above common: ranked influence, its regimes, and for rare the band of pseudo-classes.
+
+    Of a run of weights alone, why there is none.
+    """
     classes = [c for c in (RARE, COMMON) if c in shown.classes]
+    if not classes:
+        return NO_INFLUENCE
     with styled():
         figure, axes = grid(len(classes), len(steps), 2.3, 2.25, sharex=True, sharey=True)
         for row, token_class in zip(axes, classes, strict=True):
             for ax, step in zip(row, steps, strict=True):
                 _curve(ax, shown, step, token_class)
-                ax.set_title(f"{token_class}, step {step:,}\n{verdict(shown, step, token_class)}", fontsize=7.5)
+                ax.set_title(f"{token_class}, {shown.named(step)}\n{verdict(shown, step, token_class)}", fontsize=7.5)
             row[0].set_ylabel("influence (nats)")
         for ax in axes[-1]:
             ax.set_xlabel("rank")
         axes[0, 0].set_ylim(*_limits(shown, steps, classes))
         figure.suptitle(f"{plain(shown.label)}: influence of each neuron by rank", fontsize=9, fontweight="bold")
-        handles = [
-            *(Line2D([], [], color=COLOURS[c], label=f"{c} ± 1.96 se") for c in classes),
-            *(Line2D([], [], color=colour, lw=1, label=f"fitted {name}") for name, colour in SEGMENT_COLOURS.items()),
-            Line2D([], [], color=NULL, ls="", marker=".", label="censored"),
-            Patch(color=NULL, alpha=0.4, label="95 % of pseudo-classes of common targets"),
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=4)
+        figure.legend(handles=_handles(shown, steps, classes), loc="outside lower center", ncols=4)
     return figure
+
+
+def _handles(shown: Shown, steps: Sequence[int], classes: Sequence[str]) -> list[Line2D | Patch]:
+    """What is drawn at any of the steps, and nothing else."""
+    handles: list[Line2D | Patch] = [Line2D([], [], color=COLOURS[c], label=f"{c} ± 1.96 se") for c in classes]
+    if any(fitted_segments(shown, step, c) for step in steps for c in classes):
+        handles += [
+            Line2D([], [], color=colour, lw=1, label=f"fitted {REGIME_NAMES[name]}")
+            for name, colour in SEGMENT_COLOURS.items()
+        ]
+    if any((ranked_influence(shown, step, c)["regime"] == CENSORED).any() for step in steps for c in classes):
+        handles.append(Line2D([], [], color=NULL, ls="", marker=".", label="censored: no influence beyond its error"))
+    if shown.curves.filter(pl.col("step").is_in(list(steps)), kind=PSEUDO_INFLUENCE).height:
+        handles.append(Patch(color=NULL, alpha=0.4, label="95 % of pseudo-classes of common targets"))
+    return handles
 
 
 def _limits(shown: Shown, steps: Sequence[int], classes: Sequence[str]) -> tuple[float, float]:
@@ -130,9 +140,11 @@ def _pseudo_band(ax: Axes, shown: Shown, step: int) -> None:
         ax.fill_between(band["x"], band["low"], band["high"], color=NULL, alpha=0.4, lw=0)
 
 
-def compare_rank_influence(runs: Sequence[Shown], at: Sequence[int]) -> Figure:
-    """Ranked influence of several runs, a colour each, rare beside common; `at` is each run's step."""
+def compare_rank_influence(runs: Sequence[Shown], at: Sequence[int]) -> Figure | str:
+    """Ranked influence of several runs, a colour each, rare beside common; `at` is each run's step. Or why none."""
     classes = [c for c in (RARE, COMMON) if any(c in run.classes for run in runs)]
+    if not classes:
+        return NO_INFLUENCE
     with styled():
         figure, axes = grid(1, len(classes), 3.6, 3.0, sharex=True, sharey=True)
         for ax, token_class in zip(axes[0], classes, strict=True):
@@ -140,26 +152,32 @@ def compare_rank_influence(runs: Sequence[Shown], at: Sequence[int]) -> Figure:
                 if token_class not in run.classes:
                     continue
                 found = ranked_influence(run, step, token_class).filter(pl.col("influence") > 0)
-                ax.plot(
-                    found["rank"],
-                    found["influence"],
-                    color=run_colour(index),
-                    label=f"{plain(run.label)}, step {step:,}",
-                )
+                ax.plot(found["rank"], found["influence"], color=run_colour(index))
                 for ends, fitted in fitted_segments(run, step, token_class).values():
                     ax.plot(ends, fitted, color="black", lw=0.6)
             ax.set(xscale="log", yscale="log", title=token_class, xlabel="rank")
-        limits = [
-            _limits(run, [step], [c for c in classes if c in run.classes]) for run, step in zip(runs, at, strict=True)
-        ]
+        measured = [(index, run, step) for index, (run, step) in enumerate(zip(runs, at, strict=True)) if run.classes]
+        limits = [_limits(run, [step], [c for c in classes if c in run.classes]) for _, run, step in measured]
         axes[0, 0].set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
         axes[0, 0].set_ylabel("influence (nats)")
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        figure.suptitle("Influence of each neuron by rank", fontsize=9, fontweight="bold")
+        handles = [
+            Line2D([], [], color=run_colour(i), label=f"{plain(run.label)}, {run.named(step)}")
+            for i, run, step in measured
+        ]
+        if any(fitted_segments(run, step, c) for _, run, step in measured for c in classes):
+            handles.append(Line2D([], [], color="black", lw=0.6, label="fitted regimes"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 
-def regime_sizes(runs: Sequence[Shown]) -> Figure:
-    """Share of neurons in each regime over training, an axis a class; several runs share the axes, a colour each."""
+def regime_sizes(runs: Sequence[Shown]) -> Figure | str:
+    """Share of neurons in each regime over training, an axis a class; several runs share the axes, a colour each.
+
+    Without the analysis `regimes`, why there is none.
+    """
+    if not any("regime" in run.neurons.columns for run in runs):
+        return "no regimes are stored: the analysis regimes was not asked for"
     classes = [c for c in (RARE, COMMON) if any(c in run.classes for run in runs)]
     single = len(runs) == 1
     with styled():
@@ -170,24 +188,25 @@ def regime_sizes(runs: Sequence[Shown]) -> Figure:
             step_axis(ax, [s for run in runs for s in run.steps])
             ax.set(title=token_class, ylim=(0, 1))
         axes[0, 0].set_ylabel("share of neurons")
+        who = f"{plain(runs[0].label)}: " if single else ""
+        figure.suptitle(f"{who}regimes of the rank–influence curve", fontsize=9, fontweight="bold")
         styles = dict(zip((PLATEAU, POWER_LAW, DECAY), LINE_STYLES, strict=True))
         handles = [
-            Line2D([], [], color=SEGMENT_COLOURS[n] if single else "black", ls=style, label=_REGIME_LABELS[n])
+            Line2D([], [], color=SEGMENT_COLOURS[n] if single else "black", ls=style, label=REGIME_NAMES[n])
             for n, style in styles.items()
         ]
-        if single:
+        purple = SEGMENT_COLOURS[PLATEAU] if single else "black"
+        handles.append(Line2D([], [], color=purple, ls="", marker="o", ms=4, label="plateau whose top is raised"))
+        if any(plateau_intervals(run, c).height for run in runs for c in classes):
+            handles.append(
+                Line2D([], [], color=purple, ls="", marker="|", ms=7, label="95 % interval of the plateau's last rank")
+            )
+        if any(run.left_out for run in runs):
             handles.append(Line2D([], [], color="black", ls="", marker="x", ms=4, label="step left out"))
-        else:
+        if not single:
             handles += [Line2D([], [], color=run_colour(i), label=plain(run.label)) for i, run in enumerate(runs)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
-
-
-_REGIME_LABELS = {
-    PLATEAU: "plateau, with r1's 95 % interval (filled marker: raised)",
-    POWER_LAW: "power law",
-    DECAY: "rapid decay",
-}
 
 
 def plateau_intervals(run: Shown, token_class: str) -> pl.DataFrame:
@@ -211,4 +230,4 @@ def _sizes(ax: Axes, run: Shown, token_class: str, colour: str | None) -> None:
             ends = plateau_intervals(run, token_class).filter(~pl.col("step").is_in(list(run.left_out)))
             ax.vlines(ends["step"], ends["low"], ends["high"], color=own, lw=0.7, alpha=0.7)
             up = sound.filter(pl.col("step").is_in([s for s, value in raised.items() if value]))
-            ax.plot(up["step"], up["value"], color=own, ls="", marker="o", ms=3)
+            ax.plot(up["step"], up["value"], color=own, ls="", marker="o", ms=4)

@@ -30,7 +30,7 @@ def attention_profiles(shown: Shown, step: int) -> Figure | str:
     """A row a layer, an axis a head: attention by distance of the key, with the band of common draws; or why none."""
     profiles = shown.curves.filter(step=step, kind=ATTENTION)
     if not profiles.height:
-        return f"no attention profiles are stored for step {step}"
+        return f"no attention profiles are stored for step {step}: the analysis routing made none"
     layers = profiles["layer"].unique().sort().to_list()
     heads = {layer: drawn_heads(profiles, layer) for layer in layers}
     with styled():
@@ -47,7 +47,7 @@ def attention_profiles(shown: Shown, step: int) -> Figure | str:
         total = profiles.filter(layer=layers[0])["head"].n_unique()
         which = "" if total <= HEADS else f", the {HEADS} of {total} heads that differ most"
         figure.suptitle(
-            f"{plain(shown.label)}, step {step:,}: attention by distance{which}", fontsize=9, fontweight="bold"
+            f"{plain(shown.label)}, {shown.named(step)}: attention by distance{which}", fontsize=9, fontweight="bold"
         )
         handles = [
             *(Line2D([], [], color=COLOURS[c], label=f"{c} targets") for c in (RARE, COMMON)),
@@ -70,25 +70,29 @@ def compare_attention(runs: Sequence[Shown], at: Sequence[int]) -> Figure | str:
     """Profiles of several runs, a colour each, mean over a layer's heads; rare solid, common dashed; or why none."""
     found = [run.curves.filter(step=step, kind=ATTENTION) for run, step in zip(runs, at, strict=True)]
     if not any(f.height for f in found):
-        return "no run has stored attention profiles at its step"
+        return "no run holds attention profiles at its step: the analysis routing made none"
     with styled():
         figure, axes = grid(1, 2, 3.6, 2.8, sharex=True, sharey=True)
-        for index, (run, profiles) in enumerate(zip(runs, found, strict=True)):
-            layers = profiles["layer"].unique().sort().to_list()
-            for ax, layer in zip(axes[0], layers, strict=False):
+        for index, profiles in enumerate(found):
+            layers = profiles["layer"].unique().sort(descending=True).to_list()
+            for ax, layer in zip(axes[0][::-1], layers, strict=False):
                 for token_class, style in ((RARE, "-"), (COMMON, "--")):
                     mean = (
                         profiles.filter(layer=layer, token_class=token_class)
                         .group_by("x").agg(pl.col("value").mean()).sort("x")
                     )  # fmt: skip
-                    label = plain(run.label) if token_class == RARE and layer == layers[0] else None
-                    ax.plot(mean["x"], mean["value"], color=run_colour(index), ls=style, label=label)
+                    ax.plot(mean["x"], mean["value"], color=run_colour(index), ls=style)
         for ax, title in zip(axes[0], ("layer before the last", "last layer"), strict=True):
             ax.set(yscale="log", title=title, xlabel="keys back")
         axes[0, 0].set_ylabel("mean attention over heads")
-        handles, names = axes[0, 0].get_legend_handles_labels()
-        handles += [Line2D([], [], color="black", ls=style) for style in ("-", "--")]
-        figure.legend(handles, [*names, "rare", "common"], loc="outside lower center", ncols=4)
+        figure.suptitle("Attention by distance", fontsize=9, fontweight="bold")
+        handles = [
+            Line2D([], [], color=run_colour(i), label=f"{plain(run.label)}, {run.named(step)}")
+            for i, (run, step, profiles) in enumerate(zip(runs, at, found, strict=True))
+            if profiles.height
+        ]
+        handles += [Line2D([], [], color="black", ls=s, label=c) for c, s in ((RARE, "-"), (COMMON, "--"))]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -103,10 +107,10 @@ def spectra(runs: Sequence[Shown], at: Sequence[int]) -> Figure | str:
     ]
     panels = sorted({pair for f in found for pair in f.select("group", "kind").iter_rows()})
     if not panels:
-        return "no eigenvalue spectra are stored for the step"
+        return "no eigenvalue spectra of groups are stored for the step: the analysis heavytail made none"
     single = len(runs) == 1
     with styled():
-        figure, axes = grid(1, len(panels), 3.4, 2.9, sharey=True)
+        figure, axes = grid(1, len(panels), 3.4 if len(panels) > 1 else 4.2, 2.9, sharey=True)
         for ax, (group, kind) in zip(axes[0], panels, strict=True):
             for index, lines in enumerate(found):
                 own = lines.filter(group=group, kind=kind)
@@ -117,7 +121,7 @@ def spectra(runs: Sequence[Shown], at: Sequence[int]) -> Figure | str:
                 group + (f", {matrix}" if matrix else "") + (_hill(runs[0], at[0], group, matrix) if single else "")
             )
         axes[0, 0].set_ylabel("eigenvalue")
-        names = [f"{plain(run.label)}, step {step:,}" for run, step in zip(runs, at, strict=True)]
+        names = [f"{plain(run.label)}, {run.named(step)}" for run, step in zip(runs, at, strict=True)]
         if single:
             figure.suptitle(f"{names[0]}: spectra of the input weights", fontsize=9, fontweight="bold")
             handles: list[Line2D | Patch] = [

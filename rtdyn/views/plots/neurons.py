@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from matplotlib.figure import Figure
 
 from rtdyn.analyses.groups import STABLE
 from rtdyn.analyses.regimes import CENSORED, DECAY, PLATEAU, POWER_LAW
-from rtdyn.views.plots.style import grid, plain, short_step, styled
+from rtdyn.views.plots.influence import NO_INFLUENCE
+from rtdyn.views.plots.style import NotebookFigure, grid, plain, short_step, styled
 from rtdyn.views.shown import RARE, Shown
 
 ROWS = 256
@@ -28,8 +30,9 @@ REGIMES = (
     ("censored", "#ffffff"),
 )
 """What a neuron is at a step, with its colour in the map."""
-TABLE_COLUMNS = ("rank", "neuron", "influence on rare (nats)", "on common", "rank on common", "Δ rare", "regime",
-                 "in plateau (bootstrap)", "mediated")  # fmt: skip
+TABLE_COLUMNS = ("rank", "neuron", "influence on rare (nats)", "on common (nats)", "rank on common", "Δ rare (nats)",
+                 "regime", "in plateau (bootstrap)", "mediated share")  # fmt: skip
+NONE = "—"
 
 
 def heat_map_neurons(shown: Shown, rows: int = ROWS) -> list[int]:
@@ -76,8 +79,14 @@ def _pivot(shown: Shown, neurons: Sequence[int], value: pl.Expr) -> np.ndarray:
     return result
 
 
-def heat_map(runs: Sequence[Shown]) -> Figure:
-    """Influence on rare and regime of the neurons that came highest, over all steps; a row of axes a run."""
+def heat_map(runs: Sequence[Shown]) -> Figure | str:
+    """Influence on rare and regime of the neurons that came highest, over all steps; a row of axes a run.
+
+    Runs of weights alone are passed over; where there is no other, why there is no figure.
+    """
+    runs = [run for run in runs if run.classes]
+    if not runs:
+        return NO_INFLUENCE
     with styled():
         matrices = [(run, heat_map_neurons(run)) for run in runs]
         with_regimes = any("regime" in run.neurons.columns for run in runs)
@@ -106,9 +115,10 @@ def _regimes(figure: Figure, ax: Axes, regimes: np.ndarray, run: Shown) -> None:
     colours = ListedColormap([colour for _, colour in REGIMES])
     norm = BoundaryNorm(np.arange(-0.5, len(REGIMES)), len(REGIMES))
     image = ax.imshow(regimes, aspect="auto", interpolation="nearest", cmap=colours, norm=norm)
+    ax.set_facecolor("black")
     _step_columns(ax, run)
     ax.set_yticklabels([])
-    ax.set_title("regime of the rare curve")
+    ax.set_title("regime of the rare curve" + (" (black: no fit)" if np.isnan(regimes).any() else ""))
     ax.set_xlabel("step")
     bar = figure.colorbar(image, ax=ax, pad=0.02, ticks=range(len(REGIMES)))
     bar.set_ticklabels([name for name, _ in REGIMES])
@@ -169,40 +179,49 @@ def neuron_rows(shown: Shown, step: int, rows: int = TABLE_ROWS) -> list[dict[st
 def cells(row: dict[str, Any]) -> list[str]:
     """One neuron as text, in the order of TABLE_COLUMNS; a dash where there is no number."""
 
-    def pair(value: tuple[float, float] | None) -> str:
-        return "—" if value is None or value[0] is None else f"{value[0]:.3g}" + _plus_minus(value[1])
-
-    def share(value: float | None, se: float | None = None) -> str:
-        return "—" if value is None else f"{value:.0%}" + ("" if se is None else f" ± {1.96 * se:.0%}")
-
     return [
         str(row["rank"]),
         str(row["neuron"]),
-        pair(row["influence"]),
-        pair(row["common"]),
-        "—" if row["rank_common"] is None else str(row["rank_common"]),
-        pair(row["delta"]),
-        row["regime"] or "—",
-        share(row["stable_share"]),
-        share(*row["mediation"]),
+        with_error(*row["influence"]),
+        NONE if row["common"] is None else with_error(*row["common"]),
+        NONE if row["rank_common"] is None else str(row["rank_common"]),
+        with_error(*row["delta"]),
+        {POWER_LAW: "power law", DECAY: "rapid decay", None: NONE}.get(row["regime"], row["regime"]),
+        NONE if row["stable_share"] is None else f"{row['stable_share']:.0%}",
+        with_error(*row["mediation"]),
     ]
 
 
-def _plus_minus(se: float | None) -> str:
-    return "" if se is None else f" ± {1.96 * se:.2g}"
+def with_error(value: float | None, se: float | None) -> str:
+    """A number ± 1.96 standard errors, both to the second significant digit of the latter."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    if se is None or not 0 < se < math.inf:
+        return f"{value:.3g}".replace("-", "−")
+    digits = 1 - math.floor(math.log10(float(f"{1.96 * se:.1e}")))
+    if not 0 <= digits <= 6:
+        return f"{value:.2e} ± {1.96 * se:.1e}".replace("-", "−")
+    return f"{value:.{digits}f} ± {1.96 * se:.{digits}f}".replace("-", "−")
 
 
-def neuron_table(shown: Shown, step: int) -> Figure:
-    """The most influential neurons at a step, as a table; ± is 1.96 standard errors."""
-    rows = [cells(row) for row in neuron_rows(shown, step)]
+def neuron_table(shown: Shown, step: int) -> Figure | str:
+    """The most influential neurons at a step, as a table; ± is 1.96 standard errors. Or why there is none."""
+    if not shown.classes:
+        return NO_INFLUENCE
+    every = [cells(row) for row in neuron_rows(shown, step)]
+    filled = [i for i in range(len(TABLE_COLUMNS)) if any(row[i] != NONE for row in every)]
+    rows = [[row[i] for i in filled] for row in every]
+    widths = [[0.05, 0.07, 0.17, 0.15, 0.12, 0.16, 0.1, 0.15, 0.13][i] for i in filled]
     with styled():
-        figure = Figure(figsize=(9.2, 0.45 + 0.21 * (len(rows) + 1)), layout="constrained")
+        figure = NotebookFigure(figsize=(8.8 * sum(widths), 0.45 + 0.21 * (len(rows) + 1)), layout="constrained")
         ax = figure.subplots()
         ax.set_axis_off()
-        title = f"{plain(shown.label)}, step {step:,}: the {len(rows)} neurons with most influence on rare targets"
+        title = (
+            f"{plain(shown.label)}, {shown.named(step)}: the {len(rows)} neurons with most influence on rare targets"
+        )
         ax.set_title(f"{title} (± 1.96 se)")
-        table = ax.table(cellText=rows, colLabels=list(TABLE_COLUMNS), loc="upper center", cellLoc="right",
-                         colWidths=[0.05, 0.07, 0.16, 0.15, 0.11, 0.16, 0.09, 0.14, 0.11])  # fmt: skip
+        table = ax.table(cellText=rows, colLabels=[TABLE_COLUMNS[i] for i in filled], loc="upper center",
+                         cellLoc="right", colLoc="right", colWidths=[w / sum(widths) for w in widths])  # fmt: skip
         table.auto_set_font_size(False)
         table.set_fontsize(7)
         for (line, _), cell in table.get_celld().items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,15 @@ COLOURS = {
     "plateau": OKABE_ITO["purple"],
     "layer -1": OKABE_ITO["orange"],
     "layer -2": OKABE_ITO["sky"],
+    "matrix in": OKABE_ITO["orange"],
+    "matrix gate": OKABE_ITO["orange"],
+    "matrix up": OKABE_ITO["sky"],
+    "matrix out": OKABE_ITO["black"],
 }
 NULL = "#9a9a9a"
 LINE_STYLES = ("-", (0, (4, 2)), (0, (1, 1.5)))
 DPI = 160
+LONGEST = 64
 _RC: dict[str, Any] = {
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -66,15 +72,26 @@ def styled() -> Iterator[None]:
         yield
 
 
+class NotebookFigure(Figure):
+    """A figure that no window holds, and that a notebook shows whether or not pyplot was imported."""
+
+    def _repr_png_(self) -> bytes:
+        file = BytesIO()
+        with styled():
+            self.savefig(file, format="png")
+        return file.getvalue()
+
+
 def grid(rows: int, columns: int, width: float, height: float, **shared: Any) -> tuple[Figure, np.ndarray]:
-    """A figure that no window holds and its axes (rows, columns); width and height of one, in inches."""
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    """A figure and its axes (rows, columns); width and height of one, in inches."""
+    figure = NotebookFigure(figsize=(width * columns, height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **shared)
 
 
 def plain(text: str) -> str:
-    """Text from outside, whose dollars are no formula."""
-    return text.replace("$", r"\$")
+    """Text from outside, whose dollars are no formula, in one line of at most LONGEST characters."""
+    line = " ".join(text.split())
+    return (line if len(line) <= LONGEST else line[: LONGEST - 1] + "…").replace("$", r"\$")
 
 
 def run_colour(index: int) -> str:
@@ -99,9 +116,16 @@ def short_step(step: int) -> str:
 
 
 def symlog(axes: Axes, values: np.ndarray) -> None:
-    """A y axis for values of both signs, linear up to the tenth of their largest size."""
-    sizes = np.abs(values[np.isfinite(values)])
-    axes.set_yscale("symlog", linthresh=max(float(sizes.max(initial=0)) / 10, 1e-6), linscale=1)
+    """A y axis for values of both signs, linear up to the power of ten next below half their largest size.
+
+    It stays linear where values of one sign lie within a factor of ten.
+    """
+    known = values[np.isfinite(values)]
+    sizes = np.abs(known)
+    largest = float(sizes.max(initial=0))
+    if largest == 0 or (np.ptp(np.sign(known)) == 0 and largest < 10 * sizes.min()):
+        return
+    axes.set_yscale("symlog", linthresh=10 ** np.floor(np.log10(largest / 2)), linscale=1)
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
@@ -112,5 +136,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
         metadata = {"Software": "rtdyn"} if kind == "png" else {"Creator": "rtdyn", "CreationDate": None}
         with styled():
             replace_file(file, partial(figure.savefig, format=kind, metadata=metadata))
+        # the second file takes the first one's layout, which is most of the time
+        figure.set_layout_engine("none")
         files.append(file)
     return files

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,13 +14,13 @@ from matplotlib.patches import Patch
 from rtdyn.emergence import ALPHA, Emergence, Series
 from rtdyn.normal import NORMAL_95
 from rtdyn.views.plots.style import COLOURS, LINE_STYLES, NULL, grid, plain, run_colour, step_axis, styled, symlog
-from rtdyn.views.series_panels import PANELS, Judged, Panel
+from rtdyn.views.series_panels import PANELS, Judged, JudgedPanels, Panel
 from rtdyn.views.shown import Shown
 
 COLUMNS = 4
 
 
-def emergence_panel(runs: Sequence[Shown], found: Sequence[Mapping[str, Sequence[Judged]]]) -> Figure | str:
+def emergence_panel(runs: Sequence[Shown], found: Sequence[JudgedPanels]) -> Figure | str:
     """A small axis a metric, or why there is none; several runs share the axes, a colour each.
 
     found: each run's lines by panel, from `judged_panels`.
@@ -29,25 +29,26 @@ def emergence_panel(runs: Sequence[Shown], found: Sequence[Mapping[str, Sequence
     if not panels:
         return "none of the main metrics is defined at any step"
     with styled():
-        figure, axes = grid(math.ceil(len(panels) / COLUMNS), COLUMNS, 2.6, 1.95)
+        columns = min(COLUMNS, len(panels))
+        figure, axes = grid(math.ceil(len(panels) / columns), columns, 2.6, 1.95)
         for ax, panel in zip(axes.flat, panels, strict=False):
             _panel(ax, panel, [lines.get(panel.name, []) for lines in found])
             step_axis(ax, [s for run in runs for s in run.steps])
         for ax in axes.flat[len(panels) :]:
             ax.set_axis_off()
-        figure.suptitle(
-            ", ".join(plain(run.label) for run in runs) + ": main metrics over training", fontsize=10, weight="bold"
-        )
-        figure.legend(handles=_handles(runs), loc="outside lower center", ncols=6)
+        who = f"{plain(runs[0].label)}: main" if len(runs) == 1 else "Main"
+        figure.suptitle(f"{who} metrics over training", fontsize=10, weight="bold")
+        figure.legend(handles=_handles(runs, found), loc="outside lower center", ncols=min(3, len(panels)))
     return figure
 
 
 def _panel(ax: Axes, panel: Panel, found: Sequence[Sequence[Judged]]) -> None:
     single = len(found) == 1
     values = np.concatenate([j.series.value for lines in found for j in lines])
+    drawn = [line for line in panel.lines if any(j.line == line for lines in found for j in lines)]
     for index, lines in enumerate(found):
         for judged in lines:
-            place = panel.lines.index(judged.line)
+            place = drawn.index(judged.line)
             colour = COLOURS[judged.line.colour] if single else run_colour(index)
             draw_line(ax, judged, colour, "-" if single else LINE_STYLES[place], bands=single)
             if single:
@@ -65,15 +66,12 @@ def _panel(ax: Axes, panel: Panel, found: Sequence[Sequence[Judged]]) -> None:
         ax.axhline(0, color="black", lw=0.5)
     ax.set_title(panel.title)
     ax.set_ylabel(panel.unit)
-    shown = {j.line.label: COLOURS[j.line.colour] for lines in found for j in lines}
-    if single:
-        handles = [Line2D([], [], color=colour, label=label) for label, colour in shown.items()]
-    else:
-        handles = [
-            Line2D([], [], color="black", ls=LINE_STYLES[i], label=line.label)
-            for i, line in enumerate(panel.lines)
-            if line.label in shown
-        ]
+    handles = [
+        Line2D([], [], color=COLOURS[line.colour], label=line.label)
+        if single
+        else Line2D([], [], color="black", ls=style, label=line.label)
+        for line, style in zip(drawn, LINE_STYLES, strict=False)
+    ]
     ax.legend(handles=handles, loc="best", handlelength=1.4, borderpad=0.1, labelspacing=0.2)
 
 
@@ -85,8 +83,8 @@ def draw_line(ax: Axes, judged: Judged, colour: str, style: object, *, bands: bo
         low, high = null_band(s)
         ax.fill_between(s.steps, low, high, color=colour if _coloured(judged) else NULL, alpha=0.18, lw=0)
         ax.plot(s.steps, s.null_mean, color=colour if _coloured(judged) else NULL, lw=0.8, ls="--")
-        ends = np.isfinite(s.ci_low) & np.isfinite(s.ci_high)
-        ax.vlines(s.steps[ends], s.ci_low[ends], s.ci_high[ends], color=colour, lw=0.7, alpha=0.7)
+    ends = np.isfinite(s.ci_low) & np.isfinite(s.ci_high)
+    ax.vlines(s.steps[ends], s.ci_low[ends], s.ci_high[ends], color=colour, lw=0.7, alpha=0.7 if bands else 0.4)
     ax.plot(s.steps[known], s.value[known], color=colour, ls=style, marker="o", ms=1.8 if bands else 0)
     if judged.left_out is not None:
         flawed = judged.left_out
@@ -96,6 +94,11 @@ def draw_line(ax: Axes, judged: Judged, colour: str, style: object, *, bands: bo
 def _coloured(judged: Judged) -> bool:
     """Whether the null takes its line's colour: where each line of a panel has a null of its own."""
     return judged.line.effect == "null"
+
+
+def has_null(s: Series) -> bool:
+    """Whether a null is stored for any of the steps."""
+    return bool(np.isfinite(s.null_mean).any())
 
 
 def null_band(s: Series) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +115,7 @@ def _marks(ax: Axes, judged: Judged, colour: str, place: int) -> None:
                 color=colour, clip_on=False)  # fmt: skip
     if not isinstance(judged.changes, str):
         for step in judged.changes.steps:
-            ax.plot([step], [0.02 + 0.05 * place], transform=ax.get_xaxis_transform(), marker="|", ms=7, mew=1.6,
+            ax.plot([step], [0.045 + 0.06 * place], transform=ax.get_xaxis_transform(), marker="|", ms=7, mew=1.6,
                     color=colour, clip_on=False)  # fmt: skip
 
 
@@ -121,17 +124,29 @@ def _after(emerged: Emergence) -> int:
     return emerged.step if emerged.after is None else emerged.after
 
 
-def _handles(runs: Sequence[Shown]) -> list[Line2D | Patch]:
+def _handles(runs: Sequence[Shown], found: Sequence[JudgedPanels]) -> list[Line2D | Patch]:
+    """What is drawn in any of the axes, and nothing else."""
+    every = [judged for lines in found for panel in lines.values() for judged in panel]
+    emerged = any(j.emerged is not None and j.emerged.step is not None for j in every)
+    left_out = [Line2D([], [], color="black", ls="", marker="x", ms=4, label="step left out of trajectories")]
+    crosses = left_out if any(run.left_out for run in runs) else []
+    interval = Line2D([], [], color="black", marker="|", ms=7, lw=0, label="95 % interval")
     if len(runs) > 1:
+        vertical = [Line2D([], [], color="black", lw=0.7, label="vertical: emergence")] if emerged else []
         return [
             *(Line2D([], [], color=run_colour(i), label=plain(run.label)) for i, run in enumerate(runs)),
-            Line2D([], [], color="black", lw=0.7, label="vertical: emergence"),
-            Line2D([], [], color="black", ls="", marker="x", ms=4, label="step left out"),
+            interval,
+            *vertical,
+            *crosses,
         ]
-    return [
-        Line2D([], [], color="black", marker="|", ms=7, lw=0, label="95 % interval"),
-        Patch(color=NULL, alpha=0.35, label="null mean ± 1.96 sd (dashed: mean)"),
-        Line2D([], [], color="black", ls="", marker="v", ms=5, label="emerged, within the shaded steps"),
-        Line2D([], [], color="black", ls="", marker="|", ms=5, mew=1.6, label="change point (foot of the axis)"),
-        Line2D([], [], color="black", ls="", marker="x", ms=4, label="step left out"),
-    ]
+    handles: list[Line2D | Patch] = [interval]
+    nulls = sorted({j.line.selection.null for j in every if j.line.selection.null and has_null(j.series)})
+    if nulls:
+        handles.append(Patch(color=NULL, alpha=0.35, label=f"null ({', '.join(nulls)}): mean (dashed) ± 1.96 sd"))
+    if emerged:
+        handles.append(Line2D([], [], color="black", ls="", marker="v", ms=5, label="emerged, within the shaded steps"))
+    if any(not isinstance(j.changes, str) and j.changes.steps for j in every):
+        handles.append(
+            Line2D([], [], color="black", ls="", marker="|", ms=5, mew=1.6, label="change point (foot of the axis)")
+        )
+    return [*handles, *crosses]
