@@ -91,7 +91,21 @@ def _settings(
     wrong = next((text for text, (key, equals, _) in zip(value, pairs, strict=True) if not key or not equals), None)
     if wrong is not None:
         raise click.BadParameter(f"{wrong!r} is not of the form key=value")
+    for key, _, _ in pairs:
+        instead = _SLURM_OWN.get(key.replace("_", "-"))
+        if instead is not None:
+            raise click.BadParameter(f"{key!r} is rtdyn's own to set; {instead}")
     return tuple((key, setting) for key, _, setting in pairs)
+
+
+_SLURM_OWN = {
+    "time": "use --slurm-time",
+    "cpus-per-task": "use --task-cpus",
+    **dict.fromkeys(
+        ("job-name", "array", "output", "error", "open-mode", "signal"), "its jobs are watched by it, so leave it out"
+    ),
+}
+"""Options of sbatch that the watch over the jobs depends on, with what to do instead."""
 
 
 def _check_executor(executor: str) -> None:
