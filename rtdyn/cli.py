@@ -389,7 +389,8 @@ def plan(
     from rtdyn.sweep import device_here
     from rtdyn.views.plan import plan_record, print_plan
 
-    options["device"] = device = device_here(options["device"])
+    device = device_here(options["device"])
+    options |= {"device": device, "task_memory_gib": None}
     measured_on = EvaluationOptions(**{f.name: options[f.name] for f in fields(EvaluationOptions)})
     analysed = StepOptions(**{f.name: options[f.name] for f in fields(StepOptions)})
     assumptions = Assumptions(link_mbit, gpu_tflops or None, available_bytes(device))
