@@ -91,7 +91,21 @@ def _settings(
     wrong = next((text for text, (key, equals, _) in zip(value, pairs, strict=True) if not key or not equals), None)
     if wrong is not None:
         raise click.BadParameter(f"{wrong!r} is not of the form key=value")
+    for key, _, _ in pairs:
+        instead = _SLURM_OWN.get(key.replace("_", "-"))
+        if instead is not None:
+            raise click.BadParameter(f"{key!r} is rtdyn's own to set; {instead}")
     return tuple((key, setting) for key, _, setting in pairs)
+
+
+_SLURM_OWN = {
+    "time": "use --slurm-time",
+    "cpus-per-task": "use --task-cpus",
+    **dict.fromkeys(
+        ("job-name", "array", "output", "error", "open-mode", "signal"), "its jobs are watched by it, so leave it out"
+    ),
+}
+"""Options of sbatch that the watch over the jobs depends on, with what to do instead."""
 
 
 def _check_executor(executor: str) -> None:
@@ -375,7 +389,8 @@ def plan(
     from rtdyn.sweep import device_here
     from rtdyn.views.plan import plan_record, print_plan
 
-    options["device"] = device = device_here(options["device"])
+    device = device_here(options["device"])
+    options |= {"device": device, "task_memory_gib": None}
     measured_on = EvaluationOptions(**{f.name: options[f.name] for f in fields(EvaluationOptions)})
     analysed = StepOptions(**{f.name: options[f.name] for f in fields(StepOptions)})
     assumptions = Assumptions(link_mbit, gpu_tflops or None, available_bytes(device))

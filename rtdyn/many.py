@@ -18,7 +18,7 @@ from rtdyn.store import Run, config_digest
 
 Track = Callable[[SuiteSpec, Path | None], Run]
 """Tracks a suite into a directory, its default one if None."""
-_HOW = ("memory_gib", "stream_layers", "device")
+_HOW = ("memory_gib", "stream_layers", "device", "task_memory_gib")
 """Settings of how a run is made, not of what."""
 
 

@@ -30,6 +30,13 @@ def available_bytes(device: str) -> int:
     return int(min(room))
 
 
+def left_of(most: int) -> int:
+    """Bytes that this process, which may take `most` of RAM, can still take."""
+    import psutil
+
+    return max(0, most - psutil.Process().memory_info().rss)
+
+
 def return_freed() -> None:
     """Has the C library give freed memory back to the system, where it can: glibc keeps blocks of up to 32 MiB."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None

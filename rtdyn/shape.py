@@ -81,7 +81,7 @@ def model_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     blocks = [sum(p.numel() for p in block.parameters()) for block in parts.stack]
     outside = parts.readout.unembedding.numel() + sum(p.numel() for p in parts.final_norm.parameters())
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
-    context = next(int(config[k]) for k in ("max_position_embeddings", "n_positions") if k in config)
+    context = int(model.config.max_position_embeddings)
     number = BYTES_OF.get(str(config.get("dtype", config.get("torch_dtype", "float32"))), 4)
     masks = len(parts.stack) * context**2 if family in OLD_MASKS else 0
     return ModelShape(

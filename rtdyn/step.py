@@ -59,6 +59,13 @@ class StepOptions:
     stream_layers: str
     device: str
     seed: int
+    task_memory_gib: float | None = None
+    """What a cluster's task was given."""
+
+    @property
+    def most_bytes(self) -> int | None:
+        """Memory that the process may take, None for what there is."""
+        return None if self.task_memory_gib is None else int(self.task_memory_gib * 2**30)
 
     @property
     def memory_bytes(self) -> int:
@@ -79,7 +86,7 @@ def analyse_step(
     """
     stage("load")
     _check_same_suite(checkpoint, evaluation)
-    model = open_model(checkpoint, options.device, options.stream_layers, options.memory_bytes)
+    model = open_model(checkpoint, options.device, options.stream_layers, options.memory_bytes, options.most_bytes)
     logits = model.get_output_embeddings().weight.shape[0]
     if logits != evaluation.n_logits:
         raise InputError(

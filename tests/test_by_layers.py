@@ -261,3 +261,5 @@ def test_auto_goes_by_layers_where_weights_and_arrays_exceed_what_is_available(
     assert isinstance(open_model(checkpoint, "cpu", "auto", 1001), LayeredModel)
     assert not isinstance(open_model(checkpoint, "cpu", "never", 1001), LayeredModel)
     assert isinstance(open_model(checkpoint, "cpu", "always", 1000), LayeredModel)
+    assert isinstance(open_model(checkpoint, "cpu", "auto", 1000, most_bytes=1000), LayeredModel)
+    assert not isinstance(open_model(checkpoint, "cpu", "auto", 1000, most_bytes=2**50), LayeredModel)

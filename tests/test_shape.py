@@ -66,6 +66,11 @@ def test_gated_mlps_and_norms_behind_them_are_counted(family: str, directions: i
     assert shape.matrices == 3 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 96)
 
 
+def test_settings_that_a_config_leaves_out_are_the_familys_own() -> None:
+    settings = {"hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4}
+    assert model_shape({"model_type": "llama", "vocab_size": 100, **settings}, "mine").context == 2048
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

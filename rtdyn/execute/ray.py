@@ -109,6 +109,7 @@ def ray(options: ClusterOptions, run: Path, say: Callable[[str], None]) -> Engin
 
 def _connect(client: Any, address: str | None) -> tuple[str, bool]:
     """Which cluster it is, and whether it outlives this process."""
+    client.shutdown()  # from the suite before, in a command over several
     host, _, port = (address or "").rpartition(":")
     if port.isdigit() and "/" not in host:
         try:

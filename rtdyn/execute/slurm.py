@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import shutil
 import signal
@@ -24,8 +25,10 @@ from rtdyn.execute.task import Task, thread_variables
 
 TIMEOUTS = 1000
 """How often submitit may requeue a task whose time is over: what stores no step is given up before, as a try."""
-SECONDS_TO_LEAVE = 90
-"""How long before the end of its time a task is told."""
+LEAVING = 90
+"""Seconds before the end of its time that a task is told; of short jobs a quarter."""
+EARLY = 90
+"""Seconds before that: Slurm may tell a minute early, and a task begins somewhat after its job."""
 ANSWER = 60.0
 """Seconds that Slurm's own commands may take."""
 _STUCK = re.compile("launch.failed", re.IGNORECASE)
@@ -57,10 +60,15 @@ class SlurmTask:
 
         if self.worker is None:  # it had not begun
             return DelayedSubmission(SlurmTask(self.task, self.minutes))
-        over = time.monotonic() - self.began > self.minutes * 60 - 2 * SECONDS_TO_LEAVE
+        over = time.monotonic() - self.began > self.minutes * 60 - seconds_to_leave(self.minutes) - EARLY
         wasted = over and not self.worker.stored
         self.worker.leave(f"its time of {self.minutes} minutes was over (--slurm-time)" if wasted else None)
         return DelayedSubmission(SlurmTask(self.task, self.minutes))
+
+
+def seconds_to_leave(minutes: int) -> int:
+    """How long before the end of a job of so many minutes its task is told."""
+    return min(LEAVING, 15 * minutes)
 
 
 def slurm(options: ClusterOptions, run: Path) -> Engine:
@@ -77,22 +85,26 @@ def slurm(options: ClusterOptions, run: Path) -> Engine:
         raise InputError(f"--executor slurm: Slurm does not answer ({error}); try again when it does") from None
     limit = _MOST.search(configuration)
     name = re.search(r"ClusterName\s*=\s*(\S+)", configuration)
+    most_at_once = int(limit[1]) - 1 if limit else 1000
     logs = run / LOGS
 
     def submit(common: str, tasks: Sequence[Task]) -> None:
         executor = submitit.SlurmExecutor(logs / common, max_num_timeout=TIMEOUTS)
-        executor.update_parameters(**_parameters(options, common))
+        executor.update_parameters(**job_parameters(options, common, most_at_once))
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # sbatch's errors come in the exception too
                 executor.submit_array([SlurmTask(task, options.slurm_time) for task in tasks])
         except Exception as error:  # submitit's own, and whatever writing its files raises
-            raise InputError(f"Slurm takes no task: {_refusal(error)}; change the --slurm options") from error
+            raise InputError(
+                f"Slurm takes no task: {_refusal(error)}; change the --slurm options, or where it limits the number of "
+                "jobs give a larger --steps-per-task"
+            ) from error
 
     return Engine(
         "slurm",
         f"Slurm ({name[1]})" if name else "Slurm",
         True,
-        int(limit[1]) - 1 if limit else 1000,
+        most_at_once,
         submit,
         lambda names: _queue(names).keys(),
         _withdraw,
@@ -100,8 +112,8 @@ def slurm(options: ClusterOptions, run: Path) -> Engine:
     )
 
 
-def _parameters(options: ClusterOptions, name: str) -> dict[str, Any]:
-    """Of submitit; an option of the user's goes to sbatch as it is and comes last."""
+def job_parameters(options: ClusterOptions, name: str, tasks: int) -> dict[str, Any]:
+    """Of submitit, for an array of at most so many tasks; an option of the user's goes to sbatch as it is."""
     cpus = options.task_cpus
     wanted = {
         "partition": options.slurm_partition,
@@ -115,7 +127,8 @@ def _parameters(options: ClusterOptions, name: str) -> dict[str, Any]:
         "cpus_per_task": cpus,
         "srun_args": [f"--cpus-per-task={cpus}"],  # since 22.05 srun no longer takes it from sbatch
         "setup": [f"export {variable}={value}" for variable, value in thread_variables(cpus).items()],
-        "signal_delay_s": SECONDS_TO_LEAVE,
+        "signal_delay_s": seconds_to_leave(options.slurm_time),
+        "array_parallelism": tasks,  # as many at once as the cluster runs: submitit's default is 256
         "additional_parameters": {"requeue": True, **dict(options.slurm_option)},
         **{key: value for key, value in wanted.items() if value is not None},
     }
@@ -127,7 +140,8 @@ def _queue(names: Collection[str]) -> Mapping[str, str]:
     commons = sorted({name.rpartition(".")[0] for name in names})
     for begin in range(0, len(commons), 100):  # a command line is finite
         wanted = f"--name={','.join(commons[begin : begin + 100])}"
-        for line in _ask("squeue", "--noheader", "--array", wanted, "--format=%i|%j|%K|%r|%t").splitlines():
+        # --all: jobs in hidden partitions too
+        for line in _ask("squeue", "--all", "--noheader", "--array", wanted, "--format=%i|%j|%K|%r|%t").splitlines():
             job, common, index, reason, state = line.split("|")
             name = f"{common}.{index if index.isdigit() else 0}"  # an array of one is a plain job
             if state == "PD" and _STUCK.search(reason):
@@ -144,9 +158,10 @@ def _withdraw(names: Collection[str]) -> None:
 
 
 def _ask(*command: str) -> str:
-    """The output of one of Slurm's commands. Raises SilentError."""
+    """The output of one of Slurm's commands, whatever filters the user has set for them. Raises SilentError."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SCANCEL_"))}
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER)
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=ANSWER)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SilentError(brief(error)) from error
     if ended.returncode:

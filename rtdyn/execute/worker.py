@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from rtdyn.checkpoints.retry import may_pass
 from rtdyn.checkpoints.stream import Stream, open_stream
 from rtdyn.errors import InputError, brief
 from rtdyn.execute.ledger import Try, begin_try, end_try, given_up, leave, tries, write_seconds
@@ -36,9 +37,9 @@ class Worker:
     def work(self) -> None:
         """Stores every step of the task that is not stored yet.
 
-        A step that cannot be used is noted and the others go on; any other error is noted with the step in work and
-        raised, since the process may be spoilt. Raises InputError before the first step if this machine does not come
-        to the run's configuration.
+        A step that cannot be used is noted and the others go on, for good unless it is this machine's disk or network
+        that failed; any other error is noted with the step in work and raised, since the process may be spoilt. Raises
+        InputError before the first step if this machine does not come to the run's configuration.
         """
         task = self.task
         os.chdir(task.folder)
@@ -76,15 +77,22 @@ class Worker:
             yield
             end_try(one, None)
         except InputError as error:
-            end_try(one, str(error), final=True)
+            final = not _may_be_this_machines(error)
+            end_try(one, str(error), final)
             for repeat in stream.repeats.get(step, ()):
-                end_try(begin_try(self.task.run, repeat.step, self.task.name), str(error), final=True)
+                end_try(begin_try(self.task.run, repeat.step, self.task.name), str(error), final)
             stream.release(step)
         except Exception as error:
             end_try(one, brief(error))
             raise
         finally:
             self.begun.remove(one)
+
+
+def _may_be_this_machines(error: InputError) -> bool:
+    """Whether a disk or the network kept a step from being had, so that another machine may have it."""
+    cause = error.__cause__
+    return cause is not None and (isinstance(cause, OSError) or may_pass(cause))
 
 
 def _say(text: str) -> None:

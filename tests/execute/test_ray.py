@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from loopback import ray_nodes
 from loopback.sweeps import CHEAP, STEPS, TINY, Sweep, logged, same_tables, until
+
+from rtdyn.store import done_steps, read_run
 
 REASON = ray_nodes.why_not()
 needs_ray = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -39,6 +42,17 @@ def test_driver_and_node_killed_a_sweep_comes_to_the_tables_of_a_serial_one(
     same_tables(sweep.out, here)
     assert logged(sweep.out) == list(STEPS)
     assert not (sweep.out / "tasks").exists() and not (sweep.out / "workers").exists()
+
+
+@needs_ray
+def test_the_suites_of_one_command_go_to_the_cluster_one_after_another(
+    nodes: ray_nodes.RayNodes, tiny_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "copy")
+    models = ("--model", "tiny", "--model", str(tmp_path / "copy"), "--steps", "1", "--corpus", "king-james-held-out")
+    ended = Sweep(tmp_path / "out", (*models, "--executor", "ray", "--ray-address", nodes.address), {}).run()
+    assert ended.returncode == 0, ended.stderr
+    assert [list(done_steps(read_run(tmp_path / "out" / name))) for name in ("tiny", "copy")] == [[1], [1]]
 
 
 @needs_ray

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import HTTPError
 
-from rtdyn.checkpoints.stream import alike
+from rtdyn.checkpoints.plan import Repeat
+from rtdyn.checkpoints.stream import Stream, alike
 from rtdyn.errors import InputError
 from rtdyn.evaluation import EvaluationOptions
 from rtdyn.execute.ledger import begin_try, end_try, has_left, read_seconds, tries
@@ -57,6 +59,28 @@ def test_a_damaged_step_is_noted_as_final_and_the_others_are_stored(task: Task) 
     before = {file: file.stat().st_mtime_ns for file in task.run.rglob("*.parquet")}
     Worker(task).work()
     assert {file: file.stat().st_mtime_ns for file in task.run.rglob("*.parquet")} == before
+
+
+@pytest.mark.parametrize(
+    ("cause", "final"),
+    [
+        (None, True),
+        (ValueError("no weights"), True),
+        (OSError(28, "No space left on device"), False),
+        (HTTPError("unreachable"), False),
+    ],
+)
+def test_what_a_machines_disk_or_network_did_is_for_another_to_try(
+    task: Task, cause: Exception | None, final: bool
+) -> None:
+    repeats = {0: (Repeat(4000, "step4000", "c"),)}
+    worker, stream = Worker(task), Stream((0,), lambda step, tell: pytest.fail("not asked for"), repeats=repeats)
+    with worker._trying(0, stream):
+        raise InputError("it cannot be had") from cause
+    assert {step: [(one.sentence, one.final) for one in known] for step, known in tries(task.run).items()} == {
+        step: [("it cannot be had", final)] for step in (0, 4000)
+    }
+    assert worker.begun == []
 
 
 def test_a_step_that_three_workers_died_with_is_left_alone(task: Task) -> None:
