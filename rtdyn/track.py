@@ -17,9 +17,9 @@ from rtdyn.errors import InputError
 from rtdyn.evaluation import Evaluation, EvaluationOptions, prepare
 from rtdyn.execute.serial import run_serial
 from rtdyn.frequency import class_errors
-from rtdyn.manifest import new_manifest, run_config
+from rtdyn.manifest import new_manifest, run_config, schedule
 from rtdyn.registry import SuiteSpec
-from rtdyn.soundness import audit_before, joined, left_out
+from rtdyn.soundness import audit_before, joined, left_out, moved_steps
 from rtdyn.step import StepOptions, analyse_step
 from rtdyn.store import (
     Run,
@@ -58,7 +58,15 @@ def track(
     """
     say = partial(_say, console)
     options = replace(options, device=_device(options.device))
-    steps, audited = audit_before(suite, steps, on_defect, say)
+    asked = steps
+    said: list[str] = []
+
+    def say_once(text: str) -> None:
+        if text not in said:
+            said.append(text)
+            say(text)
+
+    steps, audited = audit_before(suite, asked, on_defect, say_once)
     weights_only = set(options.analyses) <= set(WEIGHTS_ONLY)
     evaluation = None if weights_only else prepare(suite, steps[-1], measured_on, say)
     model_config = read_config(find_config(suite, steps[-1])) if evaluation is None else evaluation.model_config
@@ -77,6 +85,10 @@ def track(
         _say_setup(console, suite, evaluation, run)
         stored = done_steps(run)
         check_stored(suite, run, stored)
+        if beside := [s for s in stored if s in suite.steps and s not in asked]:
+            steps, audited = audit_before(suite, asked, on_defect, say_once, beside)
+        for step in moved_steps(audited, stored):
+            say(f"step {step} is another on the Hub now; its tables and verdict stay (another --out analyses it anew)")
         run = _record_checkpoints(run, suite, audited)
         missing = [s for s in steps if s not in stored]
         if stored:
@@ -187,12 +199,13 @@ def _sweep(
 
 def _record_checkpoints(run: Run, suite: SuiteSpec, audited: dict[str, Any]) -> Run:
     """The manifest with what every stored step was made from, and which of them trajectories leave out."""
-    stored, record = done_steps(run), joined(run.manifest.get("audit"), audited)
+    stored = done_steps(run)
     manifest = {
         **run.manifest,
         "checkpoints": {str(step): record for step, record in stored.items()},
-        "audit": record,
-        "left_out": {str(s): why for s, why in left_out(run, stored, record, suite.steps[-1], suite).items()},
+        "audit": joined(run.manifest.get("audit"), audited, stored),
+        "schedule": schedule(suite),
     }
+    manifest["left_out"] = left_out(Run(run.path, manifest), stored)
     write_json(run.path / "manifest.json", manifest)
     return Run(run.path, manifest)

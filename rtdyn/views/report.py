@@ -11,7 +11,8 @@ from rich.console import Console
 
 from rtdyn.errors import InputError, UsageError
 from rtdyn.registry import parse_steps
-from rtdyn.store import read_run, replace_file
+from rtdyn.soundness import read_judged
+from rtdyn.store import replace_file
 from rtdyn.views.figures import figures
 from rtdyn.views.page import page
 from rtdyn.views.plots.influence import chosen_steps
@@ -31,7 +32,7 @@ def report(paths: Sequence[Path], out: Path | None, at: str | None, open_page: b
     steps that are not stored.
     """
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    runs = [read_run(path) for path in paths]
+    runs = [read_judged(path) for path in paths]
     shown = [show(run, label) for run, label in zip(runs, labels(runs), strict=True)]
     chosen = [_steps(at, one, path) for one, path in zip(shown, paths, strict=True)]
     folder = out if out is not None else paths[0] / "report" if len(paths) == 1 else COMPARED
