@@ -190,8 +190,8 @@ class _Downloads:
     def _fetch(self, plan: StepPlan) -> Checkpoint:
         """The step's folder: its small files, and links to its weights in the user's cache or in the room."""
         folder = self.room.folder / plan.folder
-        folder.mkdir()
         try:
+            folder.mkdir()
             for name, data in plan.small.items():
                 if name == CONFIG or not plan.tensors:
                     (folder / name).write_bytes(data)
