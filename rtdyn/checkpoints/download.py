@@ -35,6 +35,11 @@ class Line:
     arrived: Callable[[int], None] = lambda _: None
     """Told the bytes that came, and negative ones where a file begins anew."""
 
+    def pause(self, seconds: float) -> None:
+        """Waits before another try. Raises StoppedError."""
+        if self.stop.wait(seconds):
+            raise StoppedError
+
 
 def read(revision: Revision, file: RemoteFile, start: int, stop: int, line: Line) -> Iterator[bytes]:
     """Bytes start to stop of a file; after a cut connection it goes on where it was.
@@ -59,8 +64,7 @@ def read(revision: Revision, file: RemoteFile, start: int, stop: int, line: Line
             seconds = delay(error, tried, line.patience)
             if seconds is None:
                 raise explained(error, f"{revision.what}: {file.name}") or error from error
-            if line.stop.wait(seconds):
-                raise StoppedError from error
+            line.pause(seconds)
 
 
 def read_small(revision: Revision, file: RemoteFile, line: Line) -> bytes:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
+ASKED_AT_ONCE = 8
+"""Requests for metadata to a Hub."""
+SHORT = 0.2
 _TOO_MANY, _REQUEST_TIMEOUT, _SERVER_ERROR = 429, 408, 500
 
 
@@ -57,6 +63,28 @@ def retrying(call: Callable[[], T], patience: Patience, pause: Callable[[float],
             if seconds is None:
                 raise
             pause(seconds)
+
+
+def ask_each(ask: Callable[[K], T], about: Iterable[K], stop: threading.Event) -> dict[K, T]:
+    """What each question of a Hub is answered, a few asked at a time; the first failure is raised.
+
+    stop: set where this ends early, by Ctrl-C too, to end pauses between tries.
+    """
+    pool = ThreadPoolExecutor(ASKED_AT_ONCE)
+    answers = {one: pool.submit(ask, one) for one in about}
+    found = {}
+    try:
+        for one, answer in answers.items():
+            # short waits: polars' handler of SIGINT lets a lock's wait go on, so Ctrl-C would not end a long one
+            while not answer.done():
+                wait([answer], SHORT)
+            found[one] = answer.result()
+        return found
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _passing(error: BaseException) -> bool:
