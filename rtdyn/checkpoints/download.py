@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from rtdyn.checkpoints.hub import DOWNLOADS, Digest, RemoteFile, Revision, differs, digest_of, read_range
-from rtdyn.checkpoints.retry import CONTENT, Patience, delay
+from rtdyn.checkpoints.retry import CONTENT, SHORT, Patience, delay
 from rtdyn.errors import InputError
 from rtdyn.hub_errors import explained
 
@@ -37,8 +38,11 @@ class Line:
 
     def pause(self, seconds: float) -> None:
         """Waits before another try. Raises StoppedError."""
-        if self.stop.wait(seconds):
-            raise StoppedError
+        until = time.monotonic() + seconds
+        while not self.stop.wait(min(SHORT, max(0.0, until - time.monotonic()))):
+            if time.monotonic() >= until:
+                return
+        raise StoppedError
 
 
 def read(revision: Revision, file: RemoteFile, start: int, stop: int, line: Line) -> Iterator[bytes]:

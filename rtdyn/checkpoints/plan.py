@@ -11,7 +11,7 @@ from typing import Any
 from rtdyn.checkpoints.checkpoint import CONFIG, weight_files
 from rtdyn.checkpoints.download import Line, read_small
 from rtdyn.checkpoints.hub import RemoteFile, Revision, check_cached, checked, in_cache, resolve
-from rtdyn.checkpoints.retry import ask_each
+from rtdyn.checkpoints.retry import each_answer
 from rtdyn.checkpoints.tensors import TensorRange, mlp_tensors, remote_tensors
 from rtdyn.errors import InputError
 from rtdyn.families import final_mlp
@@ -93,10 +93,10 @@ def plan_sweep(
             return error
 
     # the first alone, so that small files that all have in common are asked for once
-    planned = ask_each(one, steps[:1], line.stop) | ask_each(one, steps[1:], line.stop)
+    planned = dict(zip(steps, [*map(one, steps[:1]), *each_answer(one, steps[1:], line.stop)], strict=True))
     known = [p.digests() for p in planned.values() if isinstance(p, StepPlan)]
     alike = [s for s, record in stored.items() if s in suite.steps and record["digests"] in known]
-    done = {s: p for s, p in ask_each(one, alike, line.stop).items() if isinstance(p, StepPlan)}
+    done = {s: p for s, p in zip(alike, each_answer(one, alike, line.stop), strict=True) if isinstance(p, StepPlan)}
     owner = {plan.model(): step for step, plan in done.items() if plan.digests() == stored[step]["digests"]}
     repeats: dict[int, list[Repeat]] = {}
     fetched: dict[int, StepPlan | InputError] = {}

@@ -6,16 +6,17 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
-K = TypeVar("K", bound=Hashable)
+K = TypeVar("K")
 T = TypeVar("T")
 ASKED_AT_ONCE = 8
-"""Requests for metadata to a Hub."""
+"""Requests to a Hub."""
 SHORT = 0.2
+"""Seconds of one wait for a lock: polars' handler of SIGINT lets a wait go on, so Ctrl-C would not end a long one."""
 _TOO_MANY, _REQUEST_TIMEOUT, _SERVER_ERROR = 429, 408, 500
 
 
@@ -65,21 +66,17 @@ def retrying(call: Callable[[], T], patience: Patience, pause: Callable[[float],
             pause(seconds)
 
 
-def ask_each(ask: Callable[[K], T], about: Iterable[K], stop: threading.Event) -> dict[K, T]:
-    """What each question of a Hub is answered, a few asked at a time; the first failure is raised.
+def each_answer(ask: Callable[[K], T], about: Sequence[K], stop: threading.Event) -> Iterator[T]:
+    """What each question of a Hub is answered, in their order, a few asked at a time; the first failure is raised.
 
     stop: set where this ends early, by Ctrl-C too, to end pauses between tries.
     """
     pool = ThreadPoolExecutor(ASKED_AT_ONCE)
-    answers = {one: pool.submit(ask, one) for one in about}
-    found = {}
     try:
-        for one, answer in answers.items():
-            # short waits: polars' handler of SIGINT lets a lock's wait go on, so Ctrl-C would not end a long one
+        for answer in [pool.submit(ask, one) for one in about]:
             while not answer.done():
                 wait([answer], SHORT)
-            found[one] = answer.result()
-        return found
+            yield answer.result()
     except BaseException:
         stop.set()
         raise

@@ -9,7 +9,7 @@ from rtdyn.checkpoints.download import Line
 from rtdyn.checkpoints.hub_metadata import hub_branches, hub_is_offline, hub_listing
 from rtdyn.checkpoints.listing import Listing
 from rtdyn.checkpoints.local import local_branches, local_listings
-from rtdyn.checkpoints.retry import ask_each
+from rtdyn.checkpoints.retry import each_answer
 from rtdyn.checkpoints.sharing import MAIN
 from rtdyn.errors import InputError
 from rtdyn.registry import SuiteSpec
@@ -51,4 +51,6 @@ def _survey(suite: SuiteSpec, steps: Iterable[int], branches: Iterable[str], *, 
 def hub_listings(suite: SuiteSpec, names: Iterable[str]) -> dict[str, Listing | None]:
     """What each branch holds, asked for a few at a time. Raises InputError for the first that cannot be had."""
     line = Line()
-    return ask_each(lambda name: hub_listing(suite, name, line.pause), names, line.stop)
+    names = list(dict.fromkeys(names))
+    found = each_answer(lambda name: hub_listing(suite, name, line.pause), names, line.stop)
+    return dict(zip(names, found, strict=True))
