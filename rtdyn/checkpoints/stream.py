@@ -217,7 +217,8 @@ class _Downloads:
 def check_stored(suite: SuiteSpec, run: Run, stored: Mapping[int, Mapping[str, Any]]) -> None:
     """Raises InputError if the weights of a stored step of a folder suite have changed since it was analysed.
 
-    Only weight files changed since their results were written are hashed. A Hub revision is fixed by the commit that is stored.
+    Only weight files that were touched since their results were written are hashed. A Hub revision is fixed by the
+    commit that is stored.
     """
     for step, record in stored.items():
         if suite.repo is None and step in suite.steps:
