@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from rtdyn.baseline import COLUMNS, Baseline, Kind, Rule, baseline_of, read_baseline, write_baseline
 from rtdyn.errors import InputError
-from rtdyn.store import read_run
+from rtdyn.soundness import read_judged
 from rtdyn.tolerances import DEFAULT_RULES
 
 FREE_SETTINGS = ("rtdyn", "location")
@@ -187,7 +187,7 @@ def check(run: Path, file: Path, update: bool) -> Comparison:
     if either cannot be used or they do not compare.
     """
     old = None if update and not file.exists() else read_baseline(file)
-    now = baseline_of(read_run(run), DEFAULT_RULES if old is None else old.rules)
+    now = baseline_of(read_judged(run), DEFAULT_RULES if old is None else old.rules)
     if update:
         write_baseline(file, now)
     return compare(now if update or old is None else old, now)

@@ -39,7 +39,8 @@ from rtdyn.emergence import (
     trend,
 )
 from rtdyn.errors import InputError
-from rtdyn.store import Run, read_run, replace_file
+from rtdyn.soundness import read_judged
+from rtdyn.store import Run, replace_file
 from rtdyn.trajectories import trajectories
 
 SUPPORTED, CONTRADICTED, UNDETERMINED = "supported", "contradicted", "undetermined"
@@ -608,7 +609,7 @@ def claims(path: Path, machine: bool, console: Console) -> list[ClaimRow]:
     machine: print a list for machines instead. Raises InputError if there is no run, fewer than three distinct steps,
     or no place to write.
     """
-    run = read_run(path)
+    run = read_judged(path)
     rows = scorecard(run)
     if machine:
         sys.stdout.write(json.dumps(as_json(rows), allow_nan=False) + "\n")

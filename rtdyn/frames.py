@@ -11,9 +11,8 @@ import polars as pl
 
 from rtdyn.claims import claim_frame, scorecard
 from rtdyn.errors import InputError
-from rtdyn.registry import load_suites
-from rtdyn.soundness import left_out
-from rtdyn.store import Run, done_steps, read_run, table_file
+from rtdyn.soundness import read_judged
+from rtdyn.store import Run, done_steps, table_file
 from rtdyn.trajectories import trajectories
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class RunFrames:
     @property
     def left_out(self) -> Mapping[int, str]:
         """Stored steps that are no observations of their own, each with the reason."""
-        return {int(step): why for step, why in self.manifest["left_out"].items()}
+        return {int(step): why for step, why in self.manifest["left_out"].items() if int(step) in self.steps}
 
     @property
     def metrics(self) -> pl.LazyFrame:
@@ -102,17 +101,7 @@ class RunFrames:
 
 def read_frames(path: Path) -> RunFrames:
     """The run at `path`. Raises InputError if there is none or its store schema is not this version's."""
-    run = read_run(path)
+    run = read_judged(path)
     stored = done_steps(run)
     recorded = run.manifest.get("checkpoints", {}).keys() == {str(step) for step in stored}
-    if not recorded:
-        run = Run(path, {**run.manifest, "left_out": _left_out(run, stored)})
     return RunFrames(run, tuple(stored), recorded)
-
-
-def _left_out(run: Run, stored: Mapping[int, Mapping[str, Any]]) -> dict[str, str]:
-    """What `rtdyn track` would record of these steps; defects only of suites that rtdyn knows by name."""
-    suite = load_suites().get(run.manifest["suite"])
-    last = suite.steps[-1] if suite is not None else max(stored, default=0)
-    audited = run.manifest.get("audit") or {"steps": {}}
-    return {str(s): why for s, why in left_out(run, stored, audited, last, suite).items()}

@@ -10,15 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from functools import partial
+from http.client import OK
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
+from rtdyn.checkpoints.download import Line
+from rtdyn.checkpoints.hub import Digest, RemoteFile
+from rtdyn.checkpoints.retry import CONTENT, METADATA, each_answer, retrying
 from rtdyn.errors import InputError, UsageError
 from rtdyn.hub_errors import reach
 from rtdyn.registry import HUB_SCHEME, near_matches
@@ -26,24 +30,11 @@ from rtdyn.store import write_json
 
 FORMS = (".parquet", ".jsonl", ".jsonl.gz", ".json.gz", ".txt", ".txt.gz", ".bin")
 """Suffixes that can be read: rows, lines of JSON, plain text, and shards of token ids."""
-REQUESTS_AT_ONCE = 8
 _CHUNK = 4 << 20
-_SHA256_DIGITS = 64
 _ADDRESS = re.compile(
     r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?(?:/(?P<path>.*))?"
 )
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class DatasetFile:
-    """A file of a data set as the Hub lists it."""
-
-    name: str
-    size: int
-    """Bytes."""
-    digest: str
-    """SHA-256 of a file in LFS, else the SHA-1 that git gives its content."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +46,8 @@ class HubDataset:
     commit: str
     form: str
     """The suffix of all files, one of FORMS."""
-    files: tuple[DatasetFile, ...]
-    index: DatasetFile | None
+    files: tuple[RemoteFile, ...]
+    index: RemoteFile | None
     """Of token shards: the only `.idx` file beside them, which names their number type."""
     folder: Path
     """Where what is read of it is kept, in Hugging Face's folder of assets."""
@@ -100,19 +91,21 @@ def resolve(address: str) -> HubDataset:
             "index": index and asdict(index),
         }
         write_json(folder / "source.json", {"address": address, **kept})
-    kept["files"] = tuple(DatasetFile(**f) for f in kept["files"])
-    kept["index"] = DatasetFile(**kept["index"]) if kept["index"] else None
+    kept["files"] = tuple(RemoteFile(**f) for f in kept["files"])
+    kept["index"] = RemoteFile(**kept["index"]) if kept["index"] else None
     return HubDataset(address=address, folder=folder, **kept)
 
 
-def read_range(dataset: HubDataset, file: DatasetFile, start: int, stop: int) -> bytes:
+def read_range(
+    dataset: HubDataset, file: RemoteFile, start: int, stop: int, pause: Callable[[float], object] = time.sleep
+) -> bytes:
     """Bytes start <= i < stop of a file; if they are the whole file, its digest is checked.
 
-    Rate limits (Retry-After), server errors and cut connections are tried again by huggingface_hub.
+    Asked again after rate limits (Retry-After), server errors and cut connections; `pause` waits some seconds before.
     Raises InputError if the Hub cannot be reached, or answers with other bytes than were asked for.
     """
-    from huggingface_hub import constants, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+    from huggingface_hub import constants, get_session, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
     if start >= stop:
         return b""
@@ -120,52 +113,52 @@ def read_range(dataset: HubDataset, file: DatasetFile, start: int, stop: int) ->
 
     def ask() -> bytes:
         url = hf_hub_url(dataset.repo, file.name, repo_type="dataset", revision=dataset.commit)
-        headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}"}
-        answer = http_backoff("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
-        hf_raise_for_status(answer)
-        return answer.content
+        headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as answer:
+            if answer.status_code == OK and stop - start < file.size:
+                raise refusal("the whole file")  # which memory may not hold
+            answer.read()
+            hf_raise_for_status(answer)
+            return bytes(answer.content)
 
-    data = _reach(ask, what)
-    if len(data) != stop - start:
-        raise InputError(
-            f"{what}: asked for {stop - start:,} bytes from {start:,}, got {len(data):,}; "
+    def refusal(got: str) -> InputError:
+        return InputError(
+            f"{what}: asked for {stop - start:,} bytes from {start:,}, got {got}; "
             "run the command again, or set HF_ENDPOINT to a server that answers ranges"
         )
+
+    data = _reach(lambda: retrying(ask, CONTENT, pause), what)
+    if len(data) != stop - start:
+        raise refusal(f"{len(data):,}")
     if stop - start == file.size:
-        _check_digest(dataset, file, _hasher(file, data))
+        digest = Digest(file)
+        digest.update(data)
+        _check_digest(dataset, digest)
     return data
 
 
-def read_ranges(dataset: HubDataset, ranges: list[tuple[DatasetFile, int, int]]) -> Iterator[bytes]:
+def read_ranges(dataset: HubDataset, ranges: Sequence[tuple[RemoteFile, int, int]]) -> Iterator[bytes]:
     """`read_range` of each, in their order, several requests at once."""
-    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        try:
-            yield from pool.map(lambda r: read_range(dataset, *r), ranges)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    line = Line()
+    return each_answer(lambda r: read_range(dataset, *r, line.pause), ranges, line.stop)
 
 
-def read_whole(dataset: HubDataset, file: DatasetFile) -> Iterator[bytes]:
+def read_whole(dataset: HubDataset, file: RemoteFile) -> Iterator[bytes]:
     """A file from its beginning, in pieces; its digest is checked after the last."""
-    hasher = _hasher(file)
+    digest = Digest(file)
     for start in range(0, file.size, _CHUNK):
         data = read_range(dataset, file, start, min(start + _CHUNK, file.size))
-        hasher.update(data)
+        digest.update(data)
         yield data
-    _check_digest(dataset, file, hasher)
+    _check_digest(dataset, digest)
 
 
-def _hasher(file: DatasetFile, data: bytes = b"") -> Any:
-    if len(file.digest) == _SHA256_DIGITS:
-        return hashlib.sha256(data)
-    return hashlib.sha1(b"blob %d\0" % file.size + data)
-
-
-def _check_digest(dataset: HubDataset, file: DatasetFile, hasher: Any) -> None:
-    """Raises InputError unless `hasher` has met the bytes whose digest the Hub publishes."""
-    if hasher.hexdigest() != file.digest:
+def _check_digest(dataset: HubDataset, digest: Digest) -> None:
+    """Raises InputError unless `digest` has met the bytes whose digest the Hub publishes."""
+    if not digest.matches:
         raise InputError(
-            f"{dataset.what}: {file.name} differs from the digest the Hub publishes; run the command again"
+            f"{dataset.what}: {digest.file.name} differs from the digest the Hub publishes; run the command again"
         )
 
 
@@ -184,22 +177,15 @@ def _read_source(folder: Path) -> dict[str, Any] | None:
 
 def _commit(repo: str, revision: str, what: str) -> str:
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff, validate_repo_id
 
     def ask() -> str:
-        validate_repo_id(repo)
-        # HfApi.dataset_info asks the same, but does not try again
-        url = f"{HfApi().endpoint}/api/datasets/{repo}/revision/{quote(revision, safe='')}"
-        answer = http_backoff(
-            "GET", url, params={"expand": "sha"}, headers=build_hf_headers(), timeout=constants.HF_HUB_ETAG_TIMEOUT
-        )
-        hf_raise_for_status(answer)
-        return str(answer.json()["sha"])
+        timeout = constants.HF_HUB_ETAG_TIMEOUT
+        return str(HfApi().dataset_info(repo, revision=revision, expand=["sha"], timeout=timeout).sha)
 
-    return _reach(ask, what)
+    return _reach(lambda: retrying(ask, METADATA), what)
 
 
-def _list(repo: str, commit: str, path: str, address: str) -> list[DatasetFile]:
+def _list(repo: str, commit: str, path: str, address: str) -> list[RemoteFile]:
     """The files that `path` means: one, those in a folder and below, or those that fit a pattern."""
     parts = PurePosixPath(path).parts
     plain = next((i for i, part in enumerate(parts) if re.search(r"[*?\[]", part)), len(parts))
@@ -221,11 +207,12 @@ def _tree(repo: str, commit: str, folder: str, recursive: bool, address: str) ->
     from huggingface_hub import HfApi
 
     list_tree = partial(HfApi().list_repo_tree, repo, folder or None, repo_type="dataset", revision=commit)
-    return _reach(lambda: list(list_tree(recursive=recursive)), address)
+    return _reach(lambda: retrying(lambda: list(list_tree(recursive=recursive)), METADATA), address)
 
 
-def _dataset_file(entry: Any) -> DatasetFile:
-    return DatasetFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id)
+def _dataset_file(entry: Any) -> RemoteFile:
+    in_lfs = entry.lfs is not None
+    return RemoteFile(entry.path, entry.size, entry.lfs.sha256 if in_lfs else None, None if in_lfs else entry.blob_id)
 
 
 def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
@@ -238,8 +225,8 @@ def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 
 def _one_form(
-    files: list[DatasetFile], repo: str, commit: str, address: str
-) -> tuple[str, list[DatasetFile], DatasetFile | None]:
+    files: list[RemoteFile], repo: str, commit: str, address: str
+) -> tuple[str, list[RemoteFile], RemoteFile | None]:
     """The form that all readable files share, those files, and the index of token shards."""
     forms = {form: [f for f in files if f.name.endswith(form)] for form in FORMS}
     found = [form for form, members in forms.items() if members]

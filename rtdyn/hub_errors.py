@@ -9,7 +9,8 @@ from typing import TypeVar
 from rtdyn.errors import InputError, brief
 
 T = TypeVar("T")
-_QUERY = re.compile(r"\?[^\s'\")]+")
+_SECRET = re.compile(r"\?[^\s'\")]+|(?<=://)[^/@\s]+@")
+"""In addresses: a query, which may be signed, and a user with a password."""
 LEAVE_OUT = "leave the step out of --steps"
 CORRECT_SUITE = "correct the suites file"
 
@@ -56,5 +57,5 @@ def _brief(error: Exception) -> str:
     """The error in one line; a client may quote headers and signed addresses in it."""
     from huggingface_hub import get_token
 
-    text, token = _QUERY.sub("", brief(error)), get_token()
+    text, token = _SECRET.sub("", brief(error)), get_token()
     return text.replace(token, "***") if token else text

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from rtdyn.checkpoints.hub import RemoteFile
 from rtdyn.corpus import Documents, digest_documents, parse_lines
 from rtdyn.errors import InputError, brief
-from rtdyn.hub_datasets import DatasetFile, HubDataset, read_range, read_whole
+from rtdyn.hub_datasets import HubDataset, read_range, read_whole
 from rtdyn.store import replace_file
 
 EVALUATION_STRETCH = 64 << 10
@@ -70,7 +71,7 @@ def text_blocks(dataset: HubDataset, text_field: str, seed: int, stretch: int, s
             yield TextBlock(texts, place, len(data))
 
 
-def _whole_lines(dataset: HubDataset, file: DatasetFile, start: int, stop: int) -> bytes:
+def _whole_lines(dataset: HubDataset, file: RemoteFile, start: int, stop: int) -> bytes:
     """The lines that begin at start <= byte < stop, whole."""
     data = read_range(dataset, file, max(start - 1, 0), stop)
     if start > 0:
@@ -97,7 +98,7 @@ def _parse(data: bytes, text_field: str, what: str, form: str) -> tuple[str, ...
     return tuple(t for t in texts if t.strip())
 
 
-def _gzip_blocks(dataset: HubDataset, file: DatasetFile, text_field: str, stretch: int) -> Iterator[TextBlock]:
+def _gzip_blocks(dataset: HubDataset, file: RemoteFile, text_field: str, stretch: int) -> Iterator[TextBlock]:
     """A file in gzip from its beginning, in stretches of whole lines; its members follow one another."""
     what = f"{dataset.address}: {file.name}"
     unzip, rest, read, lines = zlib.decompressobj(_GZIP), b"", 0, 1
@@ -130,7 +131,7 @@ def _pieces(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
 class _RangeFile(io.RawIOBase):
     """A file on the Hub that Parquet's reader may seek in."""
 
-    def __init__(self, dataset: HubDataset, file: DatasetFile) -> None:
+    def __init__(self, dataset: HubDataset, file: RemoteFile) -> None:
         self.read_at = partial(read_range, dataset, file)
         self.size = file.size
         self.position = 0
@@ -171,7 +172,7 @@ def _row_groups(dataset: HubDataset, text_field: str, rng: np.random.Generator, 
             yield _row_group(dataset, dataset.files[i], reader, group, text_field)
 
 
-def _open_parquet(dataset: HubDataset, file: DatasetFile, text_field: str) -> Any:
+def _open_parquet(dataset: HubDataset, file: RemoteFile, text_field: str) -> Any:
     import pyarrow
     import pyarrow.parquet
 
@@ -191,7 +192,7 @@ def _open_parquet(dataset: HubDataset, file: DatasetFile, text_field: str) -> An
     return reader
 
 
-def _row_group(dataset: HubDataset, file: DatasetFile, reader: Any, group: int, text_field: str) -> TextBlock:
+def _row_group(dataset: HubDataset, file: RemoteFile, reader: Any, group: int, text_field: str) -> TextBlock:
     import pyarrow
 
     place = f"{file.name}, row group {group}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -58,9 +59,19 @@ def new_manifest(suite: SuiteSpec, evaluation: Evaluation | None, config: dict[s
         "config_digest": digest,
         "wandb_id": f"{re.sub('[^A-Za-z0-9._-]', '-', suite.name)}-{digest[:12]}",
         **({} if evaluation is None else _measured_on(evaluation)),
+        "schedule": schedule(suite),
         "versions": {"rtdyn": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}},
         "checkpoints": {},
         "left_out": {},
+    }
+
+
+def schedule(suite: SuiteSpec) -> dict[str, Any]:
+    """What of the suite decides which stored steps are observations of their own."""
+    return {
+        "last_step": suite.steps[-1],
+        "steps_are_updates": suite.tokens_per_step is not None,
+        "defects": [asdict(defect) for defect in suite.defects],
     }
 
 

@@ -191,8 +191,10 @@ def locked(path: Path) -> Iterator[None]:
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise InputError(f"another process is writing to {path}; wait for it or give another --out") from None
+        except OSError as error:
+            raise InputError(f"cannot lock {path}: {error.strerror}; give an --out where files can be") from error
         if not (path / TASKS).is_dir():
             clear_aside(path)
         yield
@@ -232,7 +234,6 @@ def _write(run: Run, step: int, record: dict[str, Any], tables: StepTables) -> N
     for table in TABLES:
         frame: pl.DataFrame = getattr(tables, table)
         file = table_file(run, table, step)
-        file.parent.mkdir(exist_ok=True)
         replace_file(file, partial(frame.write_parquet, metadata=metadata))
 
 
@@ -297,6 +298,7 @@ def replace_file(file: Path, write: Callable[[Path], Any]) -> None:
     """Writes beside `file`, flushes, renames over it, and flushes the folder. Raises InputError if it cannot."""
     aside = None
     try:
+        file.parent.mkdir(exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=ASIDE)
         os.close(descriptor)
         aside = Path(name)

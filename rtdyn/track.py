@@ -21,9 +21,9 @@ from rtdyn.execute.ledger import read_seconds
 from rtdyn.execute.serial import run_serial
 from rtdyn.execute.task import Task
 from rtdyn.frequency import class_errors
-from rtdyn.manifest import new_manifest
+from rtdyn.manifest import new_manifest, schedule
 from rtdyn.registry import SuiteSpec
-from rtdyn.soundness import audit_before, joined, left_out
+from rtdyn.soundness import audit_before, joined, left_out, moved_steps
 from rtdyn.step import StepOptions
 from rtdyn.store import (
     Run,
@@ -65,9 +65,17 @@ def track(
     else is done for steps that a cluster's workers could not analyse.
     """
     say = partial(_say, console)
+    asked = steps
+    said: list[str] = []
+
+    def say_once(text: str) -> None:
+        if text not in said:
+            said.append(text)
+            say(text)
+
     here = cluster.executor == "serial"
     options = replace(options, device=device_here(options.device) if here else cluster.device(options.device))
-    steps, audited = audit_before(suite, steps, on_defect, say)
+    steps, audited = audit_before(suite, asked, on_defect, say_once)
     sweep = prepare_sweep(suite, steps[-1], measured_on, options, say)
     manifest = {**new_manifest(suite, sweep.evaluation, sweep.config), "command": command}
     path = out if out is not None else Path("runs") / f"{suite.name}-{manifest['config_digest'][:8]}"
@@ -81,6 +89,10 @@ def track(
         _say_setup(console, suite, sweep.evaluation, run)
         stored = done_steps(run)
         check_stored(suite, run, stored)
+        if beside := [s for s in stored if s in suite.steps and s not in asked]:
+            steps, audited = audit_before(suite, asked, on_defect, say_once, beside)
+        for step in moved_steps(audited, stored):
+            say(f"step {step} is another on the Hub now; its tables and verdict stay (another --out analyses it anew)")
         run = _record_checkpoints(run, suite, audited)
         missing = [s for s in steps if s not in stored]
         if stored:
@@ -222,12 +234,13 @@ def _run_elsewhere(
 
 def _record_checkpoints(run: Run, suite: SuiteSpec, audited: dict[str, Any]) -> Run:
     """The manifest with what every stored step was made from, and which of them trajectories leave out."""
-    stored, record = done_steps(run), joined(run.manifest.get("audit"), audited)
+    stored = done_steps(run)
     manifest = {
         **run.manifest,
         "checkpoints": {str(step): record for step, record in stored.items()},
-        "audit": record,
-        "left_out": {str(s): why for s, why in left_out(run, stored, record, suite.steps[-1], suite).items()},
+        "audit": joined(run.manifest.get("audit"), audited, stored),
+        "schedule": schedule(suite),
     }
+    manifest["left_out"] = left_out(Run(run.path, manifest), stored)
     write_json(run.path / "manifest.json", manifest)
     return Run(run.path, manifest)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from loopback.hub import LoopbackHub
+from loopback.place import copy_step, workplace
+from safetensors.torch import load_file, save_file
 from test_track import refused, rtdyn
 
+import rtdyn as package
 from rtdyn.registry import PACKAGE
-from rtdyn.soundness import joined
-from rtdyn.store import done_steps, read_fingerprints, read_run
+from rtdyn.soundness import joined, read_judged
+from rtdyn.store import TABLES, done_steps, read_fingerprints, read_run, table_file
 from rtdyn.trajectories import trajectories
 
 TINY = PACKAGE / "data" / "tiny"
@@ -65,6 +70,14 @@ def test_unsound_steps_are_said_passed_over_or_left_out_and_recorded(planted: Pa
     assert read_run(out).manifest["left_out"] == run.manifest["left_out"]
     assert set(read_run(out).manifest["audit"]["steps"]) == set(map(str, PLANTED))
 
+    cut_off = {key: value for key, value in run.manifest.items() if key != "checkpoints"}
+    (out / "manifest.json").write_text(json.dumps({**cut_off, "left_out": {}}))
+    assert read_judged(out).manifest["left_out"] == run.manifest["left_out"]
+    for step in (4, 8, 16, 64, 512):
+        for table in TABLES:
+            table_file(run, table, step).unlink()
+    assert list(package.open_run(out).left_out) == [2]
+
 
 def test_skip_passes_over_every_unsound_step(planted: Path, tmp_path: Path) -> None:
     result = rtdyn(*track(planted, tmp_path / "run", "--on-defect", "skip", "--steps", "0,1,2,4"))
@@ -84,6 +97,41 @@ def test_fail_refuses_before_anything_starts(planted: Path, tmp_path: Path) -> N
 def test_an_audit_of_other_steps_keeps_what_was_found_before() -> None:
     earlier = {"made": "a", "steps": {"10": {"verdict": "sound"}, "2": {"verdict": "missing"}}, "findings": ["x"]}
     now = {"made": "b", "steps": {"2": {"verdict": "sound"}}, "findings": []}
-    found = joined(earlier, now)
+    found = joined(earlier, now, {})
     assert list(found["steps"]) == ["2", "10"] and found["steps"]["2"] == {"verdict": "sound"}
-    assert found["made"] == "b" and joined(None, now)["steps"] == now["steps"]
+    assert found["made"] == "b" and joined(None, now, {})["steps"] == now["steps"]
+
+
+def test_a_verdict_is_that_of_the_weights_that_were_analysed(tmp_path: Path) -> None:
+    suite = tmp_path / "suite"
+    for step in (2, 8):
+        copy_step(step, suite)
+    for step in (4, 16):  # with one shard in common
+        folder, whole = copy_step(step, suite, weights=False), load_file(TINY / f"step{step}" / "model.safetensors")
+        halves = {"a.safetensors": sorted(whole)[::2], "b.safetensors": sorted(whole)[1::2]}
+        for name, tensors in halves.items():
+            source = whole if name == "a.safetensors" else load_file(TINY / "step4" / "model.safetensors")
+            save_file({tensor: source[tensor] for tensor in tensors}, folder / name)
+        index = {tensor: name for name, tensors in halves.items() for tensor in tensors}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    out = tmp_path / "run"
+    with LoopbackHub(suite) as hub:
+        place = workplace(tmp_path, hub.url)
+        command = ["track", "--model", "broken", "--suites", str(tmp_path / "suites.yaml"), "--out", str(out)]
+        command += ["--analyses", "heavytail", "--wandb", "disabled", "--steps"]
+        fewer = [*command, "8,16"]
+        first, again, skipping = place.track_each([*command, "4,8,16"], fewer, [*fewer, "--on-defect", "skip"])
+        for ended in (first, again, skipping):
+            assert ended.code == 0, ended.stderr
+        before = read_run(out).manifest["left_out"]
+        assert list(before) == ["4", "16"] and "b.safetensors" in before["16"]
+        assert "step 4 is kept in the tables and left out" in first.stdout
+        assert "step 16 was passed over: it holds in b.safetensors the same bytes as step 4" in skipping.stdout
+        hub.branches["step16"], hub.hidden = hub.branches["step2"], {"step4"}
+        (moved,) = place.track_each([*command, "2,4,8,16"])
+    assert moved.code == 0, moved.stderr
+    for step in (4, 16):
+        assert f"step {step} is another on the Hub now; its tables and verdict stay" in moved.stdout
+    assert "step 8 is another" not in moved.stdout
+    assert read_run(out).manifest["left_out"] == before
+    assert list(done_steps(read_run(out))) == [2, 4, 8, 16]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from rtdyn.checkpoints.hub import DOWNLOADS, Digest, RemoteFile, Revision, differs, digest_of, read_range
-from rtdyn.checkpoints.retry import CONTENT, Patience, delay
+from rtdyn.checkpoints.retry import CONTENT, SHORT, Patience, delay
 from rtdyn.errors import InputError
 from rtdyn.hub_errors import explained
 
@@ -34,6 +35,14 @@ class Line:
     patience: Patience = CONTENT
     arrived: Callable[[int], None] = lambda _: None
     """Told the bytes that came, and negative ones where a file begins anew."""
+
+    def pause(self, seconds: float) -> None:
+        """Waits before another try. Raises StoppedError."""
+        until = time.monotonic() + seconds
+        while not self.stop.wait(min(SHORT, max(0.0, until - time.monotonic()))):
+            if time.monotonic() >= until:
+                return
+        raise StoppedError
 
 
 def read(revision: Revision, file: RemoteFile, start: int, stop: int, line: Line) -> Iterator[bytes]:
@@ -59,8 +68,7 @@ def read(revision: Revision, file: RemoteFile, start: int, stop: int, line: Line
             seconds = delay(error, tried, line.patience)
             if seconds is None:
                 raise explained(error, f"{revision.what}: {file.name}") or error from error
-            if line.stop.wait(seconds):
-                raise StoppedError from error
+            line.pause(seconds)
 
 
 def read_small(revision: Revision, file: RemoteFile, line: Line) -> bytes:

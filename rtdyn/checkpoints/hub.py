@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -84,20 +85,28 @@ def digest_of(path: Path, file: RemoteFile) -> Digest:
     return digest
 
 
-def resolve(suite: SuiteSpec, branch: str) -> Revision:
+def model_info(repo: str, branch: str) -> Any:
+    """The client's description of a branch, with its files' sizes and digests. Raises what the client raises."""
+    from huggingface_hub import HfApi, constants
+
+    # the library's own default is to wait for an answer for ever
+    return HfApi().model_info(repo, revision=branch, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+
+
+def resolve(suite: SuiteSpec, branch: str, pause: Callable[[float], object] = time.sleep) -> Revision:
     """The commit that `branch` stands for and what it holds, asked again after 429, 5xx and cut connections.
 
-    Raises InputError in one sentence, also for file names that would lead out of a folder.
+    pause: waits some seconds before another try. Raises InputError in one sentence, also for file names that would
+    lead out of a folder.
     """
-    from huggingface_hub import HfApi, constants, errors
+    from huggingface_hub import errors
 
     assert suite.repo is not None
     repo, what = suite.repo, f"{suite.repo}, revision {branch}"
 
     def ask() -> Revision:
         try:
-            # the library's own default is to wait for an answer for ever
-            info = HfApi().model_info(repo, revision=branch, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+            info = model_info(repo, branch)
         except errors.OfflineModeIsEnabled:
             cached = _cached(repo, branch, f"{what} (the cached part, as HF_HUB_OFFLINE is set)")
             if cached is None:
@@ -106,7 +115,7 @@ def resolve(suite: SuiteSpec, branch: str) -> Revision:
         files = {s.rfilename: _described(s) for s in info.siblings or []}
         return Revision(repo, branch, what, str(info.sha), files)
 
-    revision = reach(lambda: retrying(ask, METADATA), what)
+    revision = reach(lambda: retrying(ask, METADATA, pause), what)
     if not _SHA1.fullmatch(revision.commit):
         raise InputError(f"{what}: the Hub gives no commit for it; check HF_ENDPOINT")
     for name in revision.files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from rtdyn.checkpoints.hub import model_info
 from rtdyn.checkpoints.listing import FileInfo, Listing
 from rtdyn.checkpoints.retry import METADATA, retrying
 from rtdyn.hub_errors import reach
@@ -29,13 +30,13 @@ def hub_listing(suite: SuiteSpec, branch: str, pause: Callable[[float], object])
 
     Raises InputError if the Hub cannot be reached or refuses the repository.
     """
-    from huggingface_hub import HfApi, constants, errors
+    from huggingface_hub import errors
 
     repo = _repo(suite)
 
     def ask() -> Listing | None:
         try:
-            info = HfApi().model_info(repo, revision=branch, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+            info = model_info(repo, branch)
         except errors.RevisionNotFoundError:
             return None
         files = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from rtdyn.checkpoints.checkpoint import CONFIG
 
 _FORMATS = (("model", "safetensors"), ("pytorch_model", "bin"))
 """Stem and suffix of each format's files, the one first that is loaded first."""
-_SHARD = re.compile(r"(model|pytorch_model)-\d+-of-\d+\.(?P<suffix>safetensors|bin)")
+_SHARD = re.compile(r"(model|pytorch_model)-\d+-of-(?P<count>\d+)\.(?P<suffix>safetensors|bin)")
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Weights:
 
 
 def is_weights(name: str) -> bool:
-    """Whether a file of this name holds weights, or some of them."""
-    return bool(_SHARD.fullmatch(name)) or name in [f"{stem}.{suffix}" for stem, suffix in _FORMATS]
+    """Whether a file of this name holds weights, or some of them; optimisers' states are `.bin` files too."""
+    return bool(_SHARD.fullmatch(name)) or name.endswith(".safetensors") or name == "pytorch_model.bin"
 
 
 def weights_in(listing: Listing) -> tuple[Weights, ...]:
@@ -83,10 +84,23 @@ def _copies(listing: Listing) -> list[Weights | str]:
         if single in listing.files:
             copies.append(Weights(suffix, {single: listing.files[single]}))
         if f"{single}.index.json" in listing.files:
-            shards = [f for f in sorted(listing.files) if (m := _SHARD.fullmatch(f)) and m["suffix"] == suffix]
-            count = int(shards[0].rpartition("-")[2].partition(".")[0]) if shards else 0
-            if shards and len(shards) == count:
-                copies.append(Weights(f"{suffix}, {count} shards", {f: listing.files[f] for f in shards}))
-            else:
-                copies.append(f"it holds {len(shards)} of {count or 'the'} {suffix} shards")
+            copies.append(_shards(listing, suffix))
     return copies
+
+
+def _shards(listing: Listing, suffix: str) -> Weights | str:
+    """The files that an index of this format names, or what they lack; the index itself is not read.
+
+    Shards say in their names how many there are. Those of other names are taken to be whole: only loading can tell.
+    """
+    numbered: dict[int, list[str]] = defaultdict(list)
+    for name in sorted(listing.files):
+        if (shard := _SHARD.fullmatch(name)) and shard["suffix"] == suffix:
+            numbered[int(shard["count"])].append(name)
+    whole = [names for count, names in numbered.items() if len(names) == count]
+    loose = [name for name in sorted(listing.files) if name.endswith(f".{suffix}")]
+    if not whole and (numbered or not loose):
+        count, names = next(iter(numbered.items()), (0, []))
+        return f"it holds {len(names)} of {count or 'the'} {suffix} shards"
+    names = whole[0] if whole else loose
+    return Weights(f"{suffix}, {len(names)} shards", {name: listing.files[name] for name in names})

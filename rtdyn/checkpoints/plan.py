@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from rtdyn.checkpoints.checkpoint import CONFIG, weight_files
 from rtdyn.checkpoints.download import Line, read_small
 from rtdyn.checkpoints.hub import RemoteFile, Revision, check_cached, checked, in_cache, resolve
+from rtdyn.checkpoints.retry import each_answer
 from rtdyn.checkpoints.tensors import TensorRange, mlp_tensors, remote_tensors
 from rtdyn.errors import InputError
 from rtdyn.families import final_mlp
 from rtdyn.registry import SuiteSpec
 
-ASKED_AT_ONCE = 8
 _PROVENANCE = ("_name_or_path", "transformers_version")
 """Settings of a config.json that say where it came from and do not change the model."""
 
@@ -93,13 +92,11 @@ def plan_sweep(
         except InputError as error:
             return error
 
-    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-        # the first alone, so that small files that all have in common are asked for once
-        planned = {step: one(step) for step in steps[:1]}
-        planned.update(zip(steps[1:], pool.map(one, steps[1:]), strict=True))
-        known = [p.digests() for p in planned.values() if isinstance(p, StepPlan)]
-        alike = [s for s, record in stored.items() if s in suite.steps and record["digests"] in known]
-        done = {s: p for s, p in zip(alike, pool.map(one, alike), strict=True) if isinstance(p, StepPlan)}
+    # the first alone, so that small files that all have in common are asked for once
+    planned = dict(zip(steps, [*map(one, steps[:1]), *each_answer(one, steps[1:], line.stop)], strict=True))
+    known = [p.digests() for p in planned.values() if isinstance(p, StepPlan)]
+    alike = [s for s, record in stored.items() if s in suite.steps and record["digests"] in known]
+    done = {s: p for s, p in zip(alike, each_answer(one, alike, line.stop), strict=True) if isinstance(p, StepPlan)}
     owner = {plan.model(): step for step, plan in done.items() if plan.digests() == stored[step]["digests"]}
     repeats: dict[int, list[Repeat]] = {}
     fetched: dict[int, StepPlan | InputError] = {}
@@ -115,7 +112,7 @@ def plan_sweep(
 
 
 def _plan(suite: SuiteSpec, step: int, weights_only: bool, small: dict[str, bytes], line: Line) -> StepPlan:
-    revision = resolve(suite, suite.revision_of(step))
+    revision = resolve(suite, suite.revision_of(step), line.pause)
 
     def content(name: str) -> bytes:
         file = checked(revision, name)
@@ -143,7 +140,8 @@ def _plan(suite: SuiteSpec, step: int, weights_only: bool, small: dict[str, byte
     absent = [file for file in files if in_cache(revision, file) is None]
     own = {file.etag: file.size for file in absent}
     tensors: tuple[TensorRange, ...] = ()
-    if weights_only and absent and absent[0].name.endswith(".safetensors"):
+    # without published digests a step could not be told from another once its ranges are read
+    if weights_only and absent and absent[0].name.endswith(".safetensors") and all(file.sha256 for file in files):
         tensors = remote_tensors(revision, _holding(mlp_tensors(mlp), files, names, parsed), mlp_tensors(mlp), line)
         own = {}
     folder = sum(map(len, texts.values())) + sum(t.stop - t.start for t in tensors)

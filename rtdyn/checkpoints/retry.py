@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
+K = TypeVar("K")
 T = TypeVar("T")
+ASKED_AT_ONCE = 8
+"""Requests to a Hub."""
+SHORT = 0.2
+"""Seconds of one wait for a lock: polars' handler of SIGINT lets a wait go on, so Ctrl-C would not end a long one."""
 _TOO_MANY, _REQUEST_TIMEOUT, _SERVER_ERROR = 429, 408, 500
 
 
@@ -57,6 +64,24 @@ def retrying(call: Callable[[], T], patience: Patience, pause: Callable[[float],
             if seconds is None:
                 raise
             pause(seconds)
+
+
+def each_answer(ask: Callable[[K], T], about: Sequence[K], stop: threading.Event) -> Iterator[T]:
+    """What each question of a Hub is answered, in their order, a few asked at a time; the first failure is raised.
+
+    stop: set where this ends early, by Ctrl-C too, to end pauses between tries.
+    """
+    pool = ThreadPoolExecutor(ASKED_AT_ONCE)
+    try:
+        for answer in [pool.submit(ask, one) for one in about]:
+            while not answer.done():
+                wait([answer], SHORT)
+            yield answer.result()
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def may_pass(error: BaseException) -> bool:

@@ -89,26 +89,41 @@ class Room:
 def open_room(repo: str, budget: int) -> Room:
     """The place for a repository's files: the first that no other process holds, so that a killed run's is found again.
 
-    Raises InputError if it cannot be written.
+    Further places, of runs that went on at the same time, are cleared if none holds them any more. Raises InputError
+    if it cannot be written or locked.
     """
     from huggingface_hub import constants
 
     root = Path(constants.HF_HOME) / "rtdyn"
-    number = 0
-    while True:
-        number += 1
-        folder = root / (repo.replace("/", "--") + (f".{number}" if number > 1 else ""))
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            lock = folder.with_name(f"{folder.name}.lock").open("w")
-        except OSError as error:
-            raise InputError(
-                f"cannot write to {root} ({error.strerror}); set HF_HOME to a folder that can be"
-            ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            continue
+    name = repo.replace("/", "--")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        number, folder = 1, root / name
+        while (lock := _lock(folder)) is None:
+            number += 1
+            folder = root / f"{name}--{number}"  # no repository's name holds two dashes
         folder.mkdir(exist_ok=True)
-        return Room(folder, budget, lock)
+        for other in root.glob(f"{name}--*"):
+            if other != folder and other.is_dir() and (its_lock := _lock(other)) is not None:
+                shutil.rmtree(other)
+                its_lock.close()
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {root}, or lock files there ({error.strerror}); set HF_HOME to a folder where both can "
+            "be done, and HF_HUB_CACHE to that of files you have"
+        ) from error
+    return Room(folder, budget, lock)
+
+
+def _lock(folder: Path) -> TextIO | None:
+    """The lock of a place, None if another process holds it."""
+    lock = folder.with_name(f"{folder.name}.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    except OSError:  # a file system without locks
+        lock.close()
+        raise
+    return lock

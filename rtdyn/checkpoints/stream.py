@@ -205,8 +205,8 @@ class _Downloads:
     def _fetch(self, plan: StepPlan) -> Checkpoint:
         """The step's folder: its small files, and links to its weights in the user's cache or in the room."""
         folder = self.room.folder / plan.folder
-        folder.mkdir()
         try:
+            folder.mkdir()
             for name, data in plan.small.items():
                 if name == CONFIG or not plan.tensors:
                     (folder / name).write_bytes(data)
@@ -232,14 +232,16 @@ class _Downloads:
 def check_stored(suite: SuiteSpec, run: Run, stored: Mapping[int, Mapping[str, Any]]) -> None:
     """Raises InputError if the weights of a stored step of a folder suite have changed since it was analysed.
 
-    Only weight files newer than their results are hashed. A Hub revision is fixed by the commit that is stored.
+    Only weight files that were touched since their results were written are hashed. A Hub revision is fixed by the
+    commit that is stored.
     """
     for step, record in stored.items():
         if suite.repo is None and step in suite.steps:
             folder, analysed = step_folder(suite, step), table_file(run, TABLES[0], step).stat().st_mtime
             for name, digest in record["digests"].items():
                 file = folder / name
-                if not file.is_file() or (file.stat().st_mtime > analysed and sha256_of(file) != digest):
+                # ctime, as a copy may keep the mtime of what it was copied from
+                if not file.is_file() or (file.stat().st_ctime > analysed and sha256_of(file) != digest):
                     raise InputError(f"{file} is not what step {step} in {run.path} was made from; give another --out")
 
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from threading import Event
 
 from rtdyn.checkpoints.audit import Audit, audit
+from rtdyn.checkpoints.download import Line
 from rtdyn.checkpoints.hub_metadata import hub_branches, hub_is_offline, hub_listing
 from rtdyn.checkpoints.listing import Listing
 from rtdyn.checkpoints.local import local_branches, local_listings
+from rtdyn.checkpoints.retry import each_answer
 from rtdyn.checkpoints.sharing import MAIN
 from rtdyn.errors import InputError
 from rtdyn.registry import SuiteSpec
-
-WORKERS = 8
-"""Requests to a Hub at one time."""
 
 
 def can_survey(suite: SuiteSpec) -> bool:
@@ -53,16 +50,7 @@ def _survey(suite: SuiteSpec, steps: Iterable[int], branches: Iterable[str], *, 
 
 def hub_listings(suite: SuiteSpec, names: Iterable[str]) -> dict[str, Listing | None]:
     """What each branch holds, asked for a few at a time. Raises InputError for the first that cannot be had."""
+    line = Line()
     names = list(dict.fromkeys(names))
-    stopped = Event()
-
-    def pause(seconds: float) -> None:
-        if stopped.wait(seconds):
-            raise CancelledError
-
-    pool = ThreadPoolExecutor(WORKERS)
-    try:
-        return dict(zip(names, pool.map(lambda name: hub_listing(suite, name, pause), names), strict=True))
-    finally:
-        stopped.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+    found = each_answer(lambda name: hub_listing(suite, name, line.pause), names, line.stop)
+    return dict(zip(names, found, strict=True))

@@ -198,6 +198,16 @@ def test_branches_without_weights_and_branches_that_are_not_there(tmp_path: Path
     assert repaired.verdicts() == {} and repaired.found["known_defects"][0]["status"] == "gone"
 
 
+def test_shards_of_any_name_and_beside_those_of_an_older_cut_are_no_missing_weights(tmp_path: Path) -> None:
+    named = sharded("a", "b", stem="model", suffix="safetensors")
+    renamed = {name.replace("model-0", "part-0"): file for name, file in named.items()}
+    beside = {**sharded("s", "t"), "pytorch_model-00001-of-00003.bin": (1000, "u")}
+    ended = run(tmp_path, own(step1=renamed, step2=beside), *suites_file(tmp_path, "", ALL))
+    assert ended.verdicts() == {}
+    assert (ended.step(1)["format"], ended.step(2)["format"]) == ("safetensors, 2 shards", "bin, 2 shards")
+    assert set(ended.step(1)["digests"]) == {"part-00001-of-00002.safetensors", "part-00002-of-00002.safetensors"}
+
+
 def test_three_branches_with_the_same_shards(tmp_path: Path) -> None:
     """allenai/OLMo issue 915: OLMo-2 in a suites file of one's own, in safetensors shards."""
     steps = tuple(range(0, 20000, 1000))

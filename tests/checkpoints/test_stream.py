@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -262,3 +263,24 @@ def test_two_runs_over_one_repository_keep_to_places_of_their_own(suite: Path, t
     assert_whole(outcome, [1, 8])
     assert_whole(json.loads(out)[0], [1, 8])
     assert sum(files_of(place).values()) == 0
+
+
+def test_files_without_published_digests_are_read_whole_and_told_apart(suite: Path, tmp_path: Path) -> None:
+    with LoopbackHub(suite) as hub:
+        for step in (1, 8):
+            published = hub.branches[f"step{step}"]
+            published[WEIGHTS] = dataclasses.replace(published[WEIGHTS], sha256=None)
+        (outcome,) = workplace(tmp_path, hub.url).sweep("broken", [1, 8], weights_only=True)
+    assert_whole(outcome, [1, 8])
+    assert outcome["steps"]["1"]["digests"] != outcome["steps"]["8"]["digests"]
+
+
+def test_ctrl_c_ends_a_wait_for_a_busy_hub(suite: Path, tmp_path: Path) -> None:
+    with LoopbackHub(suite) as hub:
+        hub.faults = [Fault("GET step8", status=429, retry_after=300)]
+        process = workplace(tmp_path, hub.url).start_sweep("broken", [1, 8])
+        until(lambda: any(r.target == "step8" for r in hub.requests))
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=100)
+    assert b"KeyboardInterrupt" in err
