@@ -116,7 +116,8 @@ def read_judged(path: Path) -> Run:
     """
     run = read_run(path)
     stored = done_steps(run)
-    if run.manifest.get("checkpoints", {}).keys() == {str(step) for step in stored}:
+    recorded = run.manifest.get("checkpoints", {}).keys() == {str(step) for step in stored}
+    if recorded or "schedule" not in run.manifest:  # older manifests do not say what it takes
         return run
     return Run(path, {**run.manifest, "left_out": left_out(run, stored)})
 
