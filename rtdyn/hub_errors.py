@@ -11,6 +11,7 @@ from rtdyn.errors import InputError, brief
 T = TypeVar("T")
 _SECRET = re.compile(r"\?[^\s'\")]+|(?<=://)[^/@\s]+@")
 """In addresses: a query, which may be signed, and a user with a password."""
+_UNAUTHORISED = 401
 LEAVE_OUT = "leave the step out of --steps"
 CORRECT_SUITE = "correct the suites file"
 
@@ -50,6 +51,10 @@ def explained(
             for kind in (errors.HTTPError, EOFError, OSError, RuntimeError, ValueError, KeyError)
         ),
     )
+    if getattr(getattr(error, "response", None), "status_code", None) == _UNAUTHORISED and not isinstance(
+        error, errors.RepositoryNotFoundError
+    ):
+        return InputError(f"{what} needs another HF_TOKEN: the Hub does not accept this one, or none is set")
     return next((InputError(what + sentence) for kind, sentence in sentences if isinstance(error, kind)), None)
 
 

@@ -246,10 +246,8 @@ class Malicious:
 
 AT_A_STEP = {
     "malicious": ("1,512", "cannot be loaded"),
-    "no weights": ("2,512", "revision step2 holds no weights"),
     "wrong bytes": ("4,512", "model.safetensors came 3 times with other bytes than the digest the Hub publishes"),
     "shard outside": ("16,512", "names a shard outside its folder"),
-    "no revision": ("8,512", "revision step8: the Hub has no such revision"),
 }
 AT_ONCE = {
     "unknown": "the Hub knows no such repository",
@@ -285,6 +283,7 @@ def refusals(tmp_path_factory: pytest.TempPathFactory, closed_url: str) -> Itera
         copy_step(step, suite)
     outside = copy_step(16, suite, weights=False) / "model.safetensors.index.json"
     outside.write_text(json.dumps({"weight_map": {"embed_out.weight": "../../../secret.safetensors"}}))
+    shutil.copy(TINY / "step16" / "model.safetensors", outside.with_name("model-00001-of-00001.safetensors"))
     with LoopbackHub(suite, hidden={"step8"}) as hub:
         hub.faults = [Fault("GET step4/model.safetensors", times=3, wrong_bytes=True)]
         place = workplace(folder, hub.url)
@@ -307,6 +306,17 @@ def test_a_step_that_cannot_be_used_is_refused_and_leaves_nothing(name: str, ref
     left = [path.name for path in (refusals.place.folder / name).rglob("*") if path.is_file()]
     assert sorted(left) == [".lock", "manifest.json"]
     assert not refusals.marker.exists()
+
+
+def test_a_step_that_is_not_there_is_passed_over_and_said(refusals: Refusals) -> None:
+    ended = refusals.ended["passed over"]
+    assert ended.code == 0, ended.stderr
+    assert "step 2 was passed over: it holds no weights" in ended.stdout
+    assert "step 8 was passed over: there is no revision step8" in ended.stdout
+    assert set(read_run(refusals.place.folder / "apart" / "run").manifest["checkpoints"]) == {"512"}
+    failing = refusals.ended["failing"]
+    assert_refused(failing, "step 2: it holds no weights (and 1 more steps are not sound)")
+    assert not (refusals.place.folder / "apart" / "failing").exists()
 
 
 @pytest.mark.parametrize("name", AT_ONCE)
@@ -365,7 +375,7 @@ def test_no_token_and_no_signed_address_is_ever_shown_or_stored(suite: Path, tmp
     assert_refused(refused, "model.safetensors cannot be downloaded (HfHubHTTPError: 403")
     assert done.code == 0, done.stderr
     assert sent == {None}
-    assert_refused(unknown, "HF_TOKEN may not read it")
+    assert_refused(unknown, "needs another HF_TOKEN")
     texts = [end.stderr + end.stdout for end in (refused, done, unknown)]
     for file in (tmp_path / "run").rglob("*"):
         if file.is_file():
