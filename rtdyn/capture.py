@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from rtdyn.families import Anatomy, anatomy
 from rtdyn.positions import MeasuredPositions
 
 LOGIT_CHUNK_BYTES = 128 * 2**20
+MOMENT_CHUNK_BYTES = 32 * 2**20
+"""Of the activations that are float64 at a time."""
 
 
 @dataclass(frozen=True)
@@ -95,29 +98,36 @@ def capture(
     run = by_layers if isinstance(model, LayeredModel) else _whole
     parts, last_hidden_states = run(model, [windows[rows] for rows in batches], 2 if attention else 1)
     device = parts.output_rows.device
-    moments = _Moments(parts.output_rows.shape[0], device)
-    residuals, activations, losses, patterns, streams = [], [], [], [], []
+    n, neurons = int(measured.sum()), parts.output_rows.shape[0]
+    width = parts.readout.unembedding.shape[1]
+    moments = _Moments(neurons, device)
+    residuals, activations = _Rows((n, width), device), _Rows((n, neurons), device)
+    patterns = streams = None
+    if attention:
+        patterns = _Rows((n, len(parts.attentions), parts.blocks[-1].heads, length), device)
+        streams = _Rows((n_windows, length, width), device)
+    losses = []
     with torch.inference_mode(), _recorded(parts, attention) as seen:
         for rows, hidden in zip(batches, last_hidden_states, strict=True):
             keep, take = kept[rows].to(device), measured[rows].to(device)
-            residuals.append(seen["residual"][take])
-            activations.append(seen["activations"][take])
+            residuals.add(seen["residual"][take])
+            activations.add(seen["activations"][take])
             moments.add(seen["activations"].flatten(0, 1) if mean_over == "all" else seen["activations"][keep])
             losses.append(_losses(hidden[keep], targets[rows].to(device)[keep], parts))
-            if attention:
-                patterns.append(torch.stack([a.transpose(1, 2)[take] for a in seen["attentions"]], dim=1))
-                streams.append(seen["stream"])
+            if patterns is not None and streams is not None:
+                patterns.add(torch.stack([a.transpose(1, 2)[take] for a in seen["attentions"]], dim=1))
+                streams.add(seen["stream"])
             seen.clear()
     captured = Capture(
         positions=positions,
-        residual=torch.cat(residuals),
-        activations=torch.cat(activations),
+        residual=residuals.array,
+        activations=activations.array,
         moments=moments.result(),
         loss=torch.cat(losses).cpu(),
         kept_flat=np.flatnonzero(evaluation.kept.ravel()),
-        attention=torch.cat(patterns) if attention else None,
+        attention=None if patterns is None else patterns.array,
         anatomy=parts,
-        stream=torch.cat(streams) if attention else None,
+        stream=None if streams is None else streams.array,
     )
     for name, values in (
         ("residual stream", captured.residual),
@@ -125,7 +135,7 @@ def capture(
         ("losses", captured.loss),
         ("activations", captured.moments.variance),
     ):
-        if not torch.isfinite(values).all():
+        if not all(map(math.isfinite, values.aminmax())):  # without an array as large
             raise InputError(
                 f"the final layer's {name} overflow to infinity or NaN; this checkpoint cannot be measured"
             )
@@ -191,6 +201,18 @@ def _losses(hidden: Tensor, targets: Tensor, parts: Anatomy) -> Tensor:
     )
 
 
+class _Rows:
+    """A float32 array that batches fill from its first row on: put together at the end, it would be held twice."""
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+        self.array = torch.empty(shape, device=device)
+        self.filled = 0
+
+    def add(self, rows: Tensor) -> None:
+        self.array[self.filled : self.filled + len(rows)] = rows
+        self.filled += len(rows)
+
+
 class _Moments:
     """Mean and variance of columns over batches, in float64 by the pairwise update of Chan et al. (1979)."""
 
@@ -205,14 +227,16 @@ class _Moments:
     def add(self, rows: Tensor) -> None:
         if len(rows) == 0:
             return
-        values = rows.double()
-        mean = values.mean(0)
-        shift = mean - self.mean
         total = self.n + len(rows)
-        self.squares += (values - mean).square().sum(0) + shift.square() * (self.n * len(rows) / total)
-        self.mean += shift * (len(rows) / total)
+        for some in torch.arange(rows.shape[1]).split(max(1, MOMENT_CHUNK_BYTES // (8 * len(rows)))):
+            columns = slice(int(some[0]), int(some[-1]) + 1)
+            values = rows[:, columns].double()
+            mean = values.mean(0)
+            shift = mean - self.mean[columns]
+            self.squares[columns] += (values - mean).square_().sum(0) + shift.square() * (self.n * len(rows) / total)
+            self.mean[columns] += shift * (len(rows) / total)
         self.n = total
-        self.positive += (values > 0).sum(0)
+        self.positive += (rows > 0).sum(0)
         self.minimum = torch.minimum(self.minimum, rows.amin(0))
         self.maximum = torch.maximum(self.maximum, rows.amax(0))
 

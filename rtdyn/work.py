@@ -42,6 +42,7 @@ UNEMBEDDING_PASSES = 2
 BATCH_TOKENS = 4096
 """Tokens of the capture's batch."""
 LOGIT_CHUNK_BYTES = 2**27
+"""Of the capture's logits, and as much of their logarithmic probabilities."""
 BYTES_A_NEURON, BYTES_A_STEP = 1000, 60_000
 """Of a step's files and W&B's: what 512 neurons take in a run of the bundled suite with all analyses."""
 
@@ -160,7 +161,7 @@ def memory(shape: ModelShape, sample: Sample, memory_bytes: int, *, routing: boo
     batch = tokens * (4 * d + 2 * shape.neurons + 2 * shape.heads * w)
     stay = (2 if routing else 1) * shape.block + shape.logits * d
     weights = max(shape.embedding, shape.block, stay) if layered else shape.parameters
-    return Memory(4 * weights, 4 * kept, 4 * batch + LOGIT_CHUNK_BYTES, memory_bytes)
+    return Memory(4 * weights, 4 * kept, 4 * batch + 2 * LOGIT_CHUNK_BYTES, memory_bytes)
 
 
 def run_bytes(shape: ModelShape, steps: int, analyses: Sequence[str]) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPTNeoXForCausalLM
 
 from rtdyn.capture import Capture, capture
@@ -110,6 +112,28 @@ def test_the_stream_that_enters_the_last_two_blocks_is_kept_with_attention(
     with torch.no_grad():
         entering = trained(windows, output_hidden_states=True).hidden_states[-3]
     torch.testing.assert_close(one.stream[5:7], entering, atol=1e-5, rtol=1e-5)
+
+
+class LargeArrays(TorchDispatchMode):
+    """Counts the arrays of at least so many numbers that are made while it is on; views are none."""
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.numbers, self.kept = numbers, {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.numel() >= self.numbers:
+            self.kept[result.untyped_storage().data_ptr()] = result
+        return result
+
+
+def test_what_is_returned_is_not_held_twice_on_the_way(trained: GPTNeoXForCausalLM, evaluation: Evaluation) -> None:
+    flat = np.flatnonzero(evaluation.text.kept.ravel())
+    everything = replace(evaluation.positions, flat=flat, classes=())
+    with LargeArrays(len(flat) * 512) as made:
+        one = capture(trained, evaluation.text, everything, batch_tokens=1024)
+    assert [array.shape for array in made.kept.values()] == [one.activations.shape]
 
 
 def test_the_hooks_are_gone_afterwards(trained: GPTNeoXForCausalLM, evaluation: Evaluation) -> None:
