@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores, and so do the commands they run
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("WANDB_HTTP_TIMEOUT", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
