@@ -42,12 +42,8 @@ def fingerprint(model: Any) -> Fingerprint:
     }
     if whole.config.tie_word_embeddings:
         return fingerprint_of(matrices)
-    if layered is not None:
-        layered.fill(embedding)
-    found = fingerprint_of({**matrices, "embedding": embedding.weight, "unembedding": matrices["embedding"]})
-    if layered is not None:
-        layered.drop(embedding)
-    return found
+    rows = embedding.weight if layered is None else layered.stored_weight(embedding)
+    return fingerprint_of({**matrices, "embedding": rows, "unembedding": matrices["embedding"]})
 
 
 def fingerprint_of(matrices: Mapping[str, Any]) -> Fingerprint:
@@ -62,7 +58,7 @@ def _sums(matrix: Any) -> np.ndarray:
     rng = np.random.default_rng(matrix.numel())
     places = torch.from_numpy(rng.integers(0, matrix.numel(), SAMPLE)).to(matrix.device)
     signs = rng.integers(0, 2, SAMPLE) * 2.0 - 1.0
-    entries = matrix.detach().reshape(-1)[places].double().cpu().numpy()
+    entries = matrix.detach().reshape(-1)[places].float().double().cpu().numpy()
     sums = (entries * signs).reshape(-1, NUMBERS).sum(0) / math.sqrt(SAMPLE / NUMBERS)
     return np.concatenate([[math.sqrt(np.mean(entries**2))], sums]).astype(np.float32)
 

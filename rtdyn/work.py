@@ -158,7 +158,9 @@ def memory(shape: ModelShape, sample: Sample, memory_bytes: int, *, routing: boo
     n, d, w = sample.positions, shape.width, sample.window
     kept = n * (d + shape.neurons) + (n * 2 * shape.heads * w + sample.tokens * d if routing else 0)
     tokens = min(sample.tokens, max(BATCH_TOKENS, w))
-    batch = tokens * (4 * d + 2 * shape.neurons + 2 * shape.heads * w)
+    # scores of a layer before and after their softmax, and with routing those kept of the layer before
+    scores = (3 if routing else 2) * shape.heads * w
+    batch = tokens * (4 * d + 2 * shape.neurons + scores)
     stay = (2 if routing else 1) * shape.block + shape.logits * d
     weights = max(shape.embedding, shape.block, stay) if layered else shape.parameters
     return Memory(4 * weights, 4 * kept, 4 * batch + 2 * LOGIT_CHUNK_BYTES, memory_bytes)
