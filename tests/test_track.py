@@ -278,11 +278,13 @@ def test_further_bands_and_presets(tmp_path: Path) -> None:
 
 
 def test_the_whole_suite_runs_twice_to_the_same_tables_and_its_claims_are_judged(tmp_path: Path) -> None:
-    steps = ("track", "--model", "tiny", "--steps", "0,512,4000", "--wandb", "disabled", "--tokens", "20000")
-    for out in ("one", "two"):
-        result = rtdyn(*steps, "--min-targets", "40", "--out", tmp_path / out)
+    few = ("--wandb", "disabled", "--tokens", "20000", "--min-targets", "40")
+    for out, steps in (("one", "0,512,4000"), ("two", "512")):
+        result = rtdyn("track", "--model", "tiny", "--steps", steps, *few, "--out", tmp_path / out)
         assert result.exit_code == 0, result.stderr
-    same_tables(tmp_path / "one", tmp_path / "two")
+    for table in TABLES:
+        first, second = (read_table(read_run(tmp_path / out), table).filter(step=512) for out in ("one", "two"))
+        assert first.equals(second) and len(first), table
     metrics = read_table(read_run(tmp_path / "one"), "metrics")
     assert {"capture", "groups", *ANALYSES} == set(metrics["analysis"])
     assert metrics.filter(pl.col("value").is_nan() | pl.col("p_value").is_nan()).is_empty()
