@@ -13,11 +13,13 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
+
+from loopback.listening import Listening
 
 LFS = (".safetensors", ".bin", ".h5")
 _REFS = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/refs")
@@ -121,29 +123,24 @@ class LoopbackHub:
         self._lock = threading.Lock()
         self._met: dict[Fault, int] = {}
         self._closing = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
+        self._server = Listening(partial(_Handler, self))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._closing.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.close()
 
     @property
     def url(self) -> str:
         """For HF_ENDPOINT; once the hub is closed, nothing listens there."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return self._server.url
 
     @property
     def cdn_url(self) -> str:
         """The same server by another name, so that clients take it for another."""
-        return f"http://localhost:{self._server.server_port}"
+        return self._server.url.replace("127.0.0.1", "localhost")
 
     def commit(self, branch: str) -> str:
         """The commit a branch stands for: 40 hex digits that change with its content."""

@@ -10,10 +10,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
+
+from loopback.listening import Listening
 
 REPO = "loopback/suite"
 _API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/(?:refs|revision/(?P<revision>.+))")
@@ -54,23 +56,18 @@ class MetadataHub:
     def __enter__(self) -> Self:
         self._open = 0
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
+        self._server = Listening(partial(_Handler, self))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.close()
 
     @property
     def url(self) -> str:
         """For HF_ENDPOINT."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return self._server.url
 
     def answer(self, path: str) -> tuple[int, dict[str, str], Any]:
         """Status, headers and content for a request."""
