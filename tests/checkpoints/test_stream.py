@@ -71,7 +71,7 @@ def test_the_disk_stays_within_its_budget_and_is_empty_afterwards(suite: Path, t
     budget = size(1) + size(8) + 10_000
     with LoopbackHub(suite, bandwidth=4e6) as hub:
         place = workplace(tmp_path, hub.url)
-        process = place.start_sweep("broken", [1, 8, 512], cache_gb=budget / 1e9)
+        process = place.start_sweep("broken", [1, 8, 512], cache_gb=budget / 1e9, linger=1.0)
         peak = 0
         while process.poll() is None:
             peak = max(peak, sum(files_of(place).values()))

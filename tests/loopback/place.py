@@ -60,6 +60,7 @@ def sweep(steps):
                         assert time.monotonic() < deadline
                     ahead[step] = True
                     continue
+                time.sleep(settings["linger"])
                 stream.release(step)
             repeats = {of: [r.step for r in which] for of, which in stream.repeats.items()}
             got = {"steps": got, "repeats": repeats, "ahead": ahead}
@@ -152,7 +153,7 @@ class Machine:
         )
 
     def _stream_settings(self, model: str, sweeps: Any, settings: dict[str, Any]) -> str:
-        given = {"tries": 5, "cache_gb": 20.0, "weights_only": False, "hold": False, **settings}
+        given = {"tries": 5, "cache_gb": 20.0, "weights_only": False, "hold": False, "linger": 0.0, **settings}
         return json.dumps({**given, "suites": str(self.folder / "suites.yaml"), "model": model, "sweeps": sweeps})
 
     def python(self, arguments: list[str], **env: str) -> subprocess.CompletedProcess[str]:
