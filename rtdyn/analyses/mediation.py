@@ -21,11 +21,9 @@ direction drawn at random.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -35,7 +33,8 @@ from torch import Tensor
 from rtdyn.analyses import fused
 from rtdyn.analyses.ablation import MEMORY_BYTES, TOLERANCE, ClassInfluence, clustered_se
 from rtdyn.analyses.certified import DOUBLE_ROUNDING, EPSILON, SUM_ROUNDING, Z_ROUNDING, delta_blocks
-from rtdyn.analyses.fused import ROWS, TYPES
+from rtdyn.analyses.fused import ROWS
+from rtdyn.analyses.kernels.tilted_sums import tilted_sums
 from rtdyn.analyses.logit_shift import (
     NeuronBlock,
     PositionBlock,
@@ -504,11 +503,10 @@ def vocabulary_sums(
 
         # whole arrays, since a loop over the types is only vectorised where the compiler knows them to be contiguous
         arrays = [v.numpy() for v in (p, first, second, m, q, a.float().contiguous(), t.float().contiguous())]
-        kernel = _kernel()
 
         def run(start: int) -> None:
             for part, out in zip(parts, sums.numpy(), strict=True):
-                kernel(*arrays, halvings, out, start, min(start + ROWS, len(t)), part.start, part.stop)
+                tilted_sums(*arrays, halvings, out, start, min(start + ROWS, len(t)), part.start, part.stop)
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             list(pool.map(run, range(0, len(p), ROWS)))
@@ -521,83 +519,6 @@ def vocabulary_sums(
                 terms = ((p, h), (p, z * tilt), (first, h), (second, h))
                 out[at, of] = torch.stack([(w[at, part] * v[:, part]).sum(1) for w, v in terms], dim=1)
     return sums.permute(3, 0, 1, 2)
-
-
-@cache
-def _kernel() -> Callable[..., None]:
-    """The compiled loop over types, neurons and positions; it releases the GIL."""
-    import numba
-
-    number = np.float32
-    # Taylor series of (e^x − 1 − x)/x² up to x⁷, right to 1e-9 of itself for |x| ≤ 1/2
-    c0, c1, c2, c3 = number(1 / 2), number(1 / 6), number(1 / 24), number(1 / 120)
-    c4, c5, c6, c7 = number(1 / 720), number(1 / 5040), number(1 / 40320), number(1 / 362880)
-
-    @numba.njit(nogil=True, fastmath={"contract"}, error_model="numpy")
-    def excess(x: Any, h: Any, halvings: int) -> None:
-        """h = e^z − 1 − z and x = z from x = z/2^halvings: e^2x − 1 − 2x = (e^x − 1)² + 2(e^x − 1 − x)."""
-        for v in range(len(x)):
-            y = x[v]
-            h[v] = y * y * (c0 + y * (c1 + y * (c2 + y * (c3 + y * (c4 + y * (c5 + y * (c6 + y * c7)))))))
-        for _ in range(halvings):
-            for v in range(len(x)):
-                tilt = h[v] + x[v]
-                h[v] = tilt * tilt + number(2) * h[v]
-                x[v] *= number(2)
-
-    # only here may the compiler reorder additions: sums must be split into lanes
-    @numba.njit(nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")
-    def add(x: Any, h: Any, p: Any, first: Any, second: Any, out: Any) -> None:
-        s0, s1, s2, s3 = number(0), number(0), number(0), number(0)
-        for v in range(len(x)):
-            s0 += p[v] * h[v]
-            s1 += p[v] * (x[v] * (h[v] + x[v]))
-            s2 += first[v] * h[v]
-            s3 += second[v] * h[v]
-        out[0] += s0
-        out[1] += s1
-        out[2] += s2
-        out[3] += s3
-
-    @numba.njit(nogil=True, error_model="numpy")
-    def kernel(
-        p: Any,
-        first: Any,
-        second: Any,
-        m: Any,
-        q: Any,
-        a: Any,
-        t: Any,
-        halvings: Any,
-        sums: Any,
-        from_row: int,
-        to_row: int,
-        from_type: int,
-        to_type: int,
-    ) -> None:
-        x_buffer, h_buffer = np.empty(TYPES, np.float32), np.empty(TYPES, np.float32)
-        for start in range(from_type, to_type, TYPES):
-            stop = min(to_type, start + TYPES)
-            x, h = x_buffer[: stop - start], h_buffer[: stop - start]
-            for i in range(len(q)):
-                q_i = q[i, start:stop]
-                for n in range(from_row, to_row):
-                    times = halvings[n, i]
-                    if times < 0:
-                        continue
-                    scale = number(0.5) ** times
-                    m_n, a_n, t_n = m[0, n, start:stop], a[0, n, i] * scale, t[n, i] * scale
-                    for v in range(len(x)):
-                        x[v] = a_n * m_n[v] + t_n * q_i[v]
-                    for direction in range(1, len(m)):
-                        m_n, a_n = m[direction, n, start:stop], a[direction, n, i] * scale
-                        for v in range(len(x)):
-                            x[v] += a_n * m_n[v]
-                    excess(x, h, times)
-                    add(x, h, p[n, start:stop], first[n, start:stop], second[n, start:stop], sums[n, i])
-
-    compiled: Callable[..., None] = kernel
-    return compiled
 
 
 @dataclass(frozen=True)

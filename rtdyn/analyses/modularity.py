@@ -12,12 +12,12 @@ Louvain is compiled here: networkx takes fifty times as long, and igraph is unde
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from rtdyn.analyses.kernels import graphs
 
 THRESHOLD = 0.3
 """|r| from which two neurons are joined; None, as in the preset `paper-code`, joins all whose r is not 0."""
@@ -124,7 +124,7 @@ def _standardised(columns: Tensor) -> Tensor:
 def edge_counts(r: np.ndarray, sets: np.ndarray, *, threshold: float | None = THRESHOLD) -> np.ndarray:
     """int64 (s,): edges inside each set of sets (s, n), neurons of r (F, F)."""
     sets = _checked(r, sets)
-    return _kernels().inside(r, sets, _least(threshold))[1].astype(np.int64)
+    return graphs.inside(r, sets, _least(threshold))[1].astype(np.int64)
 
 
 def equal_edges(counts: np.ndarray) -> int:
@@ -216,8 +216,8 @@ def segregation(r: np.ndarray, sets: np.ndarray, *, threshold: float | None = TH
     """
     sets = _checked(r, sets)
     least = _least(threshold)
-    totals = _kernels().totals(r, least)
-    inside = _kernels().inside(r, sets, least)
+    totals = graphs.totals(r, least)
+    inside = graphs.inside(r, sets, least)
     strength, degree = totals[0][sets].sum(1), totals[1][sets].sum(1)
     total = totals[0].sum()
     _, bad = _segregation_limits(r, sets, totals, inside)
@@ -233,8 +233,8 @@ def segregation_reason(r: np.ndarray, members: np.ndarray, *, threshold: float |
     """Why `segregation` is undefined for `members` (n,); None where it is not."""
     sets = _checked(r, members[None])
     least = _least(threshold)
-    inside = _kernels().inside(r, sets, least)
-    return _segregation_limits(r, sets, _kernels().totals(r, least), inside)[0]
+    inside = graphs.inside(r, sets, least)
+    return _segregation_limits(r, sets, graphs.totals(r, least), inside)[0]
 
 
 def _segregation_limits(
@@ -265,8 +265,8 @@ def mean_correlation(r: np.ndarray, sets: np.ndarray) -> MeanCorrelation:
     sets = _checked(r, sets)
     varying = ~np.isnan(r.diagonal())
     nodes = varying[sets].sum(1).astype(np.float64)
-    within_sum = _kernels().inside(r, sets, _least(None))[2]
-    across_sum = _kernels().totals(r, _least(None))[2][sets].sum(1) - 2 * within_sum
+    within_sum = graphs.inside(r, sets, _least(None))[2]
+    across_sum = graphs.totals(r, _least(None))[2][sets].sum(1) - 2 * within_sum
     pairs, across_pairs = nodes * (nodes - 1) / 2, nodes * (varying.sum() - nodes)
     undefined = np.full(len(sets), np.nan)
     return MeanCorrelation(
@@ -354,7 +354,7 @@ def _ordered(ends: np.ndarray, weights: np.ndarray, nodes: int) -> _Graph:
 
 def _louvain(graph: _Graph, restarts: int, rng: np.random.Generator) -> tuple[float, np.ndarray]:
     """The largest Q of `restarts` runs of Louvain, and the community of each node, int64 (nodes,)."""
-    value, community = _kernels().best(graph.nodes, graph.ends, graph.weights, restarts, rng)
+    value, community = graphs.best(graph.nodes, graph.ends, graph.weights, restarts, rng)
     return float(value), community
 
 
@@ -392,209 +392,9 @@ def _rewired(graph: _Graph, attempts: int, rng: np.random.Generator) -> tuple[_G
     dense = 2 * len(graph.ends) > len(pairs)
     # a swap takes two edges and two pairs that are none: proposals start from the rarer, so fewer are refused
     chosen = pairs[~adjacent[pairs[:, 0], pairs[:, 1]]] if dense else graph.ends.copy()
-    made = int(_kernels().swap(chosen, ~adjacent if dense else adjacent, attempts, rng))
+    made = int(graphs.swap(chosen, ~adjacent if dense else adjacent, attempts, rng))
     if dense:
         adjacent[...] = True
         adjacent[chosen[:, 0], chosen[:, 1]] = adjacent[chosen[:, 1], chosen[:, 0]] = False
         chosen = pairs[adjacent[pairs[:, 0], pairs[:, 1]]]
     return _Graph(graph.nodes, chosen, rng.permutation(graph.weights)), made
-
-
-@dataclass(frozen=True)
-class _Kernels:
-    """Compiled loops."""
-
-    totals: Any
-    inside: Any
-    best: Any
-    swap: Any
-
-
-@cache
-def _kernels() -> _Kernels:
-    import numba
-
-    @numba.njit(nogil=True)
-    def totals(r: Any, threshold: float) -> Any:
-        """(3, F): each neuron's strength, number of edges and sum of r with all others."""
-        out = np.zeros((3, len(r)))
-        for i in range(len(r)):
-            for j in range(len(r)):
-                value = np.float64(r[i, j])
-                if j == i or np.isnan(value):
-                    continue
-                out[2, i] += value
-                if abs(value) >= threshold:
-                    out[0, i] += abs(value)
-                    out[1, i] += 1
-        return out
-
-    @numba.njit(nogil=True)
-    def inside(r: Any, sets: Any, threshold: float) -> Any:
-        """(3, s): weight, number of edges and sum of r over each set's pairs."""
-        out = np.zeros((3, len(sets)))
-        for k in range(len(sets)):
-            for a in range(sets.shape[1]):
-                row = r[sets[k, a]]
-                for b in range(a + 1, sets.shape[1]):
-                    value = np.float64(row[sets[k, b]])
-                    if np.isnan(value):
-                        continue
-                    out[2, k] += value
-                    if abs(value) >= threshold:
-                        out[0, k] += abs(value)
-                        out[1, k] += 1
-        return out
-
-    @numba.njit(nogil=True)
-    def neighbours(nodes: int, ends: Any, weights: Any) -> Any:
-        """Each node's neighbours and weights, one after the other, and where each node's begin."""
-        start = np.zeros(nodes + 1, np.int64)
-        for e in range(len(ends)):
-            start[ends[e, 0] + 1] += 1
-            start[ends[e, 1] + 1] += 1
-        for u in range(nodes):
-            start[u + 1] += start[u]
-        free = start[:-1].copy()
-        neighbour, weight = np.empty(start[nodes], np.int64), np.empty(start[nodes])
-        for e in range(len(ends)):
-            for side in range(2):
-                u, v = ends[e, side], ends[e, 1 - side]
-                neighbour[free[u]], weight[free[u]] = v, weights[e]
-                free[u] += 1
-        return start, neighbour, weight
-
-    @numba.njit(nogil=True)
-    def move(start: Any, neighbour: Any, weight: Any, strength: Any, total: float, order: Any) -> Any:
-        """Communities after moving nodes one by one, each to where Q gains most, until none gains."""
-        nodes = len(strength)
-        community = np.arange(nodes)
-        held = strength.copy()
-        towards, touched = np.zeros(nodes), np.empty(nodes, np.int64)
-        moved = True
-        while moved:
-            moved = False
-            for u in order:
-                own, count = community[u], 0
-                for e in range(start[u], start[u + 1]):
-                    c = community[neighbour[e]]
-                    if towards[c] == 0:
-                        touched[count] = c
-                        count += 1
-                    towards[c] += weight[e]
-                held[own] -= strength[u]
-                best, most = own, towards[own] - held[own] * strength[u] / total
-                for k in range(count):
-                    c = touched[k]
-                    gain = towards[c] - held[c] * strength[u] / total
-                    # a gain within round-off could go to and fro for ever
-                    if gain > most + 1e-13 * total:
-                        best, most = c, gain
-                    towards[c] = 0
-                held[best] += strength[u]
-                if best != own:
-                    community[u] = best
-                    moved = True
-        return community
-
-    @numba.njit(nogil=True)
-    def renamed(community: Any) -> Any:
-        """Communities numbered from 0 by their first node, and how many there are."""
-        name, count = np.full(len(community), -1), 0
-        out = np.empty_like(community)
-        for u in range(len(community)):
-            if name[community[u]] < 0:
-                name[community[u]] = count
-                count += 1
-            out[u] = name[community[u]]
-        return out, count
-
-    @numba.njit(nogil=True)
-    def merged(start: Any, neighbour: Any, weight: Any, community: Any, count: int) -> Any:
-        """The graph whose nodes are the communities, without the weights inside them."""
-        nodes_start = np.zeros(count + 2, np.int64)
-        for u in range(len(community)):
-            nodes_start[community[u] + 2] += 1
-        for c in range(count):
-            nodes_start[c + 2] += nodes_start[c + 1]
-        by_community = np.empty_like(community)
-        for u in range(len(community)):
-            by_community[nodes_start[community[u] + 1]] = u
-            nodes_start[community[u] + 1] += 1
-        new_start = np.zeros(count + 1, np.int64)
-        new_neighbour, new_weight = np.empty_like(neighbour), np.empty_like(weight)
-        towards, touched = np.zeros(count), np.empty(count, np.int64)
-        filled = 0
-        for c in range(count):
-            found = 0
-            for u in by_community[nodes_start[c] : nodes_start[c + 1]]:
-                for e in range(start[u], start[u + 1]):
-                    other = community[neighbour[e]]
-                    if other == c:
-                        continue
-                    if towards[other] == 0:
-                        touched[found] = other
-                        found += 1
-                    towards[other] += weight[e]
-            for k in range(found):
-                new_neighbour[filled], new_weight[filled] = touched[k], towards[touched[k]]
-                towards[touched[k]] = 0
-                filled += 1
-            new_start[c + 1] = filled
-        return new_start, new_neighbour[:filled], new_weight[:filled]
-
-    @numba.njit(nogil=True)
-    def shuffled(count: int, rng: Any) -> Any:
-        """0 to count − 1 in random order; numba's own permutation takes seconds to compile."""
-        order = np.arange(count)
-        for last in range(count - 1, 0, -1):
-            other = int(rng.random() * (last + 1))
-            order[last], order[other] = order[other], order[last]
-        return order
-
-    @numba.njit(nogil=True)
-    def best(nodes: int, ends: Any, weights: Any, restarts: int, rng: Any) -> Any:
-        """Largest modularity of `restarts` runs, and its partition."""
-        first = neighbours(nodes, ends, weights)
-        first_strength = np.zeros(nodes)
-        for u in range(nodes):
-            for e in range(first[0][u], first[0][u + 1]):
-                first_strength[u] += first[2][e]
-        total = first_strength.sum()
-        best_value, best_community = -np.inf, np.arange(nodes)
-        for _ in range(restarts):
-            community = np.arange(nodes)
-            (start, neighbour, weight), strength = first, first_strength
-            while True:
-                level, count = renamed(move(start, neighbour, weight, strength, total, shuffled(len(strength), rng)))
-                if count == len(strength):
-                    break
-                for u in range(nodes):
-                    community[u] = level[community[u]]
-                held = np.zeros(count)
-                for u in range(len(strength)):
-                    held[level[u]] += strength[u]
-                start, neighbour, weight = merged(start, neighbour, weight, level, count)
-                strength = held
-            crossing = weight.sum()
-            value = 1 - crossing / total - np.square(strength / total).sum()
-            if value > best_value:
-                best_value, best_community = value, community
-        return best_value, best_community
-
-    @numba.njit(nogil=True)
-    def swap(pairs: Any, adjacent: Any, attempts: int, rng: Any) -> int:
-        """Exchanges ends of random pairs in place; the number of proposals that made neither loop nor double."""
-        made, count = 0, len(pairs)
-        for _ in range(attempts if count > 1 else 0):
-            x, y, side = int(rng.random() * count), int(rng.random() * count), int(rng.random() * 2)
-            a, b, c, d = pairs[x, 0], pairs[x, 1], pairs[y, side], pairs[y, 1 - side]
-            if x == y or a == d or b == c or adjacent[a, d] or adjacent[b, c]:
-                continue
-            adjacent[a, b] = adjacent[b, a] = adjacent[c, d] = adjacent[d, c] = False
-            adjacent[a, d] = adjacent[d, a] = adjacent[b, c] = adjacent[c, b] = True
-            pairs[x, 0], pairs[x, 1], pairs[y, 0], pairs[y, 1] = a, d, c, b
-            made += 1
-        return made
-
-    return _Kernels(totals, inside, best, swap)

@@ -1,0 +1,201 @@
+"""Loops over graphs of correlations: sums over edges, Louvain's partition, and swaps that keep the degrees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rtdyn.analyses.kernels.compiled import compiled
+
+
+@compiled()
+def totals(r: Any, threshold: float) -> Any:
+    """(3, F): each neuron's strength, number of edges and sum of r with all others."""
+    out = np.zeros((3, len(r)))
+    for i in range(len(r)):
+        for j in range(len(r)):
+            value = np.float64(r[i, j])
+            if j == i or np.isnan(value):
+                continue
+            out[2, i] += value
+            if abs(value) >= threshold:
+                out[0, i] += abs(value)
+                out[1, i] += 1
+    return out
+
+
+@compiled()
+def inside(r: Any, sets: Any, threshold: float) -> Any:
+    """(3, s): weight, number of edges and sum of r over each set's pairs."""
+    out = np.zeros((3, len(sets)))
+    for k in range(len(sets)):
+        for a in range(sets.shape[1]):
+            row = r[sets[k, a]]
+            for b in range(a + 1, sets.shape[1]):
+                value = np.float64(row[sets[k, b]])
+                if np.isnan(value):
+                    continue
+                out[2, k] += value
+                if abs(value) >= threshold:
+                    out[0, k] += abs(value)
+                    out[1, k] += 1
+    return out
+
+
+@compiled()
+def neighbours(nodes: int, ends: Any, weights: Any) -> Any:
+    """Each node's neighbours and weights, one after the other, and where each node's begin."""
+    start = np.zeros(nodes + 1, np.int64)
+    for e in range(len(ends)):
+        start[ends[e, 0] + 1] += 1
+        start[ends[e, 1] + 1] += 1
+    for u in range(nodes):
+        start[u + 1] += start[u]
+    free = start[:-1].copy()
+    neighbour, weight = np.empty(start[nodes], np.int64), np.empty(start[nodes])
+    for e in range(len(ends)):
+        for side in range(2):
+            u, v = ends[e, side], ends[e, 1 - side]
+            neighbour[free[u]], weight[free[u]] = v, weights[e]
+            free[u] += 1
+    return start, neighbour, weight
+
+
+@compiled()
+def move(start: Any, neighbour: Any, weight: Any, strength: Any, total: float, order: Any) -> Any:
+    """Communities after moving nodes one by one, each to where Q gains most, until none gains."""
+    nodes = len(strength)
+    community = np.arange(nodes)
+    held = strength.copy()
+    towards, touched = np.zeros(nodes), np.empty(nodes, np.int64)
+    moved = True
+    while moved:
+        moved = False
+        for u in order:
+            own, count = community[u], 0
+            for e in range(start[u], start[u + 1]):
+                c = community[neighbour[e]]
+                if towards[c] == 0:
+                    touched[count] = c
+                    count += 1
+                towards[c] += weight[e]
+            held[own] -= strength[u]
+            best, most = own, towards[own] - held[own] * strength[u] / total
+            for k in range(count):
+                c = touched[k]
+                gain = towards[c] - held[c] * strength[u] / total
+                # a gain within round-off could go to and fro for ever
+                if gain > most + 1e-13 * total:
+                    best, most = c, gain
+                towards[c] = 0
+            held[best] += strength[u]
+            if best != own:
+                community[u] = best
+                moved = True
+    return community
+
+
+@compiled()
+def renamed(community: Any) -> Any:
+    """Communities numbered from 0 by their first node, and how many there are."""
+    name, count = np.full(len(community), -1), 0
+    out = np.empty_like(community)
+    for u in range(len(community)):
+        if name[community[u]] < 0:
+            name[community[u]] = count
+            count += 1
+        out[u] = name[community[u]]
+    return out, count
+
+
+@compiled()
+def merged(start: Any, neighbour: Any, weight: Any, community: Any, count: int) -> Any:
+    """The graph whose nodes are the communities, without the weights inside them."""
+    nodes_start = np.zeros(count + 2, np.int64)
+    for u in range(len(community)):
+        nodes_start[community[u] + 2] += 1
+    for c in range(count):
+        nodes_start[c + 2] += nodes_start[c + 1]
+    by_community = np.empty_like(community)
+    for u in range(len(community)):
+        by_community[nodes_start[community[u] + 1]] = u
+        nodes_start[community[u] + 1] += 1
+    new_start = np.zeros(count + 1, np.int64)
+    new_neighbour, new_weight = np.empty_like(neighbour), np.empty_like(weight)
+    towards, touched = np.zeros(count), np.empty(count, np.int64)
+    filled = 0
+    for c in range(count):
+        found = 0
+        for u in by_community[nodes_start[c] : nodes_start[c + 1]]:
+            for e in range(start[u], start[u + 1]):
+                other = community[neighbour[e]]
+                if other == c:
+                    continue
+                if towards[other] == 0:
+                    touched[found] = other
+                    found += 1
+                towards[other] += weight[e]
+        for k in range(found):
+            new_neighbour[filled], new_weight[filled] = touched[k], towards[touched[k]]
+            towards[touched[k]] = 0
+            filled += 1
+        new_start[c + 1] = filled
+    return new_start, new_neighbour[:filled], new_weight[:filled]
+
+
+@compiled()
+def shuffled(count: int, rng: Any) -> Any:
+    """0 to count − 1 in random order; numba's own permutation takes seconds to compile."""
+    order = np.arange(count)
+    for last in range(count - 1, 0, -1):
+        other = int(rng.random() * (last + 1))
+        order[last], order[other] = order[other], order[last]
+    return order
+
+
+@compiled()
+def best(nodes: int, ends: Any, weights: Any, restarts: int, rng: Any) -> Any:
+    """Largest modularity of `restarts` runs, and its partition."""
+    first = neighbours(nodes, ends, weights)
+    first_strength = np.zeros(nodes)
+    for u in range(nodes):
+        for e in range(first[0][u], first[0][u + 1]):
+            first_strength[u] += first[2][e]
+    total = first_strength.sum()
+    best_value, best_community = -np.inf, np.arange(nodes)
+    for _ in range(restarts):
+        community = np.arange(nodes)
+        (start, neighbour, weight), strength = first, first_strength
+        while True:
+            level, count = renamed(move(start, neighbour, weight, strength, total, shuffled(len(strength), rng)))
+            if count == len(strength):
+                break
+            for u in range(nodes):
+                community[u] = level[community[u]]
+            held = np.zeros(count)
+            for u in range(len(strength)):
+                held[level[u]] += strength[u]
+            start, neighbour, weight = merged(start, neighbour, weight, level, count)
+            strength = held
+        crossing = weight.sum()
+        value = 1 - crossing / total - np.square(strength / total).sum()
+        if value > best_value:
+            best_value, best_community = value, community
+    return best_value, best_community
+
+
+@compiled()
+def swap(pairs: Any, adjacent: Any, attempts: int, rng: Any) -> int:
+    """Exchanges ends of random pairs in place; the number of proposals that made neither loop nor double."""
+    made, count = 0, len(pairs)
+    for _ in range(attempts if count > 1 else 0):
+        x, y, side = int(rng.random() * count), int(rng.random() * count), int(rng.random() * 2)
+        a, b, c, d = pairs[x, 0], pairs[x, 1], pairs[y, side], pairs[y, 1 - side]
+        if x == y or a == d or b == c or adjacent[a, d] or adjacent[b, c]:
+            continue
+        adjacent[a, b] = adjacent[b, a] = adjacent[c, d] = adjacent[d, c] = False
+        adjacent[a, d] = adjacent[d, a] = adjacent[b, c] = adjacent[c, b] = True
+        pairs[x, 0], pairs[x, 1], pairs[y, 0], pairs[y, 1] = a, d, c, b
+        made += 1
+    return made
