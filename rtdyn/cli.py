@@ -109,13 +109,17 @@ _SLURM_OWN = {
 
 
 def _check_executor(executor: str) -> None:
-    """Refuses options of another executor, which would be passed over in silence."""
+    """Refuses options of another executor, which would be passed over in silence, and CUDA without GPUs."""
     context = click.get_current_context()
     for name, executors in _OPTIONS_OF.items():
         given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
         if given and executor not in executors:
             option = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{option} is for --executor {' or '.join(executors)}, and this is {executor}")
+    asked = context.params
+    by_name = any(key.startswith(("gpu", "gres", "tres")) for key, _ in asked["slurm_option"])
+    if executor != "serial" and asked["device"] == "cuda" and not asked["task_gpus"] and not by_name:
+        raise click.UsageError("--device cuda, and tasks without a GPU; give --task-gpus 1")
 
 
 _OPTIONS_OF = {

@@ -14,6 +14,7 @@ from pathlib import Path
 from rtdyn.errors import InputError
 from rtdyn.execute.engine import ClusterOptions, Engine, SilentError
 from rtdyn.execute.ledger import (
+    CANCELLED,
     Given,
     begin_try,
     close_ledger,
@@ -21,6 +22,8 @@ from rtdyn.execute.ledger import (
     forget_seconds,
     given_up,
     has_left,
+    note_cancelled,
+    often_cancelled,
     read_given,
     read_seconds,
     tries,
@@ -164,15 +167,20 @@ class Driver:
         for step in sorted(self.waiting & known.keys()):
             final = [one for one in known[step] if one.final]
             if (final or step not in in_work) and given_up(known[step]) and step_record(self.run, step) is None:
-                self.waiting.discard(step)
                 sentence = (final or known[step])[-1].sentence or SILENT
-                self.failed[step] = (
-                    sentence if final else f"{len(known[step])} workers failed, the last with: {sentence}"
+                self._give_up(
+                    step, sentence if final else f"{len(known[step])} workers failed, the last with: {sentence}"
                 )
-                self.say(f"step {step} is given up: {self.failed[step]}")
+        for step in sorted(often_cancelled(self.run.path) & self.waiting - in_work):
+            self._give_up(step, f"{CANCELLED} tasks were cancelled at it")
         at_work = {one.task for step in known for one in known[step] if one.sentence is None}
         self.watched(len(self.given), len(at_work & self.given.keys()))
         return bool(ended)
+
+    def _give_up(self, step: int, reason: str) -> None:
+        self.waiting.discard(step)
+        self.failed[step] = reason
+        self.say(f"step {step} is given up: {reason}")
 
     def _take_note(self, name: str) -> None:
         """Fills in what a worker that has ended could not say: which steps it died with, or that it began none."""
@@ -184,6 +192,8 @@ class Driver:
         for one in theirs:
             if one.sentence is None:
                 end_try(one, sentence if one.step in lacking and not left else None)
+        if lacking and left:
+            note_cancelled(self.run.path, next(s for s in self.given[name] if s in lacking), name)
         if lacking and not theirs and not left:
             for step in lacking:
                 end_try(begin_try(self.run.path, step, name), sentence)

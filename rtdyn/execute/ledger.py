@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import uuid
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from rtdyn.store import TASKS, clear_aside, write_json
 
 TRIES = 3
 """Workers that a step may cost before it is given up."""
+CANCELLED = 10
+"""Tasks that may be cancelled while a step is in work, before it is given up."""
 _GIVEN = "given.json"
 
 
@@ -105,6 +108,22 @@ def leave(run: Path, task: str) -> None:
 def has_left(run: Path, task: str) -> bool:
     """Whether the task's worker was told to stop."""
     return (run / TASKS / f"{task}.left").is_file()
+
+
+def come_back(run: Path, task: str) -> None:
+    """The task that was told to stop was requeued and is at work once more."""
+    (run / TASKS / f"{task}.left").unlink(missing_ok=True)
+
+
+def note_cancelled(run: Path, step: int, task: str) -> None:
+    """A task was told to stop at this step and did not come back."""
+    (run / TASKS / f"step={step:06d}.{task}.cancelled").touch()
+
+
+def often_cancelled(run: Path) -> set[int]:
+    """Steps that are given up since so many of their tasks were cancelled."""
+    counts = Counter(_step_of(file) for file in (run / TASKS).glob("step=*.cancelled"))
+    return {step for step, count in counts.items() if count >= CANCELLED}
 
 
 def tries(run: Path) -> dict[int, list[Try]]:

@@ -16,7 +16,7 @@ from rtdyn.errors import InputError
 from rtdyn.execute import driver as driving
 from rtdyn.execute.driver import Driver, earlier_tasks
 from rtdyn.execute.engine import Engine, SilentError
-from rtdyn.execute.ledger import begin_try, end_try, leave, read_given, tries, write_seconds
+from rtdyn.execute.ledger import CANCELLED, begin_try, end_try, leave, read_given, tries, write_seconds
 from rtdyn.execute.task import Task, grouped
 from rtdyn.store import (
     ASIDE,
@@ -196,6 +196,13 @@ def test_the_next_command_tries_again_what_was_given_up(run: Run) -> None:
 def test_being_told_to_leave_is_no_fault_of_the_step(run: Run) -> None:
     cluster = Cluster(run, {1: [be_preempted] * 5})
     assert drive(cluster)["failed"] == {} and cluster.begun[1] == 6
+
+
+def test_a_step_whose_tasks_are_cancelled_again_and_again_is_given_up_and_the_rest_goes_on(run: Run) -> None:
+    cluster = Cluster(run, {1: [be_preempted] * 99})
+    outcome = drive(cluster, per_task=2)
+    assert outcome["failed"] == {1: f"{CANCELLED} tasks were cancelled at it"} and cluster.begun[1] == CANCELLED
+    assert sorted(step for step, _ in outcome["told"]) == [0, 2, 4]
 
 
 def test_tasks_that_begin_nothing_are_tries_of_all_their_steps(run: Run) -> None:

@@ -19,6 +19,7 @@ from rtdyn.execute.slurm import job_parameters, seconds_to_leave
         (("--executor", "slurm", "--slurm-option", "qos"), "'qos' is not of the form key=value"),
         (("--executor", "slurm", "--slurm-option", "time=10"), "'time' is rtdyn's own to set; use --slurm-time"),
         (("--executor", "slurm", "--slurm-option", "--job_name=mine"), "'job_name' is rtdyn's own to set"),
+        (("--executor", "ray", "--device", "cuda"), "--device cuda, and tasks without a GPU; give --task-gpus 1"),
     ],
 )
 def test_options_that_would_be_passed_over_are_usage_errors(arguments: tuple[str, ...], said: str) -> None:
