@@ -95,9 +95,7 @@ def modularity_metrics(
     whole = ("segregation_q", "inside_share", "inside_weight_share", "correlation_within", "correlation_across")
     return [
         *_group_metrics("modularity", groups, partial(_same, whole_layer), whole, no_rest, layer),
-        *_group_metrics(
-            "modularity", groups, communities, ("q_excess",), no_communities, layer, torch.get_num_threads()
-        ),
+        *_group_metrics("modularity", groups, communities, ("q_excess",), no_communities, layer),
         *_unmatched_modularity(r, groups, seed, layer),
     ]
 
@@ -280,7 +278,6 @@ def _group_metrics(
     metrics: tuple[str, ...],
     reasons: Reasons,
     layer: int,
-    threads: int = 1,
 ) -> list[Metric]:
     """Every metric of every group beside its nulls; groups are by name, or why there is none.
 
@@ -300,11 +297,7 @@ def _group_metrics(
             rows += with_nulls(analysis, metric, name, values[metric], (low, high), layer)
         return rows
 
-    # torch is an order of magnitude slower in a thread that is not the main one: only for statistics that do without
-    if threads == 1:
-        return [row for name in groups for row in of_group(name)]
-    with ThreadPoolExecutor(threads) as pool:
-        return [row for rows in pool.map(of_group, groups) for row in rows]
+    return [row for name in groups for row in of_group(name)]
 
 
 def _undefined(name: str, group: Group, reasons: Reasons) -> dict[str, str]:

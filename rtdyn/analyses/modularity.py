@@ -11,6 +11,7 @@ Louvain is compiled here: networkx takes fifty times as long, and igraph is unde
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +77,7 @@ class Rewired:
 
 @dataclass(frozen=True)
 class _Graph:
-    """A graph whose nodes all have an edge; `_ordered` says how they are numbered."""
+    """A graph whose nodes all have an edge, numbered by falling strength."""
 
     nodes: int
     ends: np.ndarray
@@ -151,14 +152,15 @@ def group_modularity(
 
     r: (F, F) of `correlation`. edges: take each set's strongest `edges` pairs, whatever the threshold (ties at the last
     by neuron), as any comparison of sets must. A set's value depends on its own graph and the seed only. Takes up
-    to 60·n² bytes. Raises ValueError for sets that are no sets of neurons.
+    to 60·n² bytes a thread, of which torch's number is used. Raises ValueError for sets that are no sets of neurons.
     """
-    result = np.full(len(sets), np.nan)
-    for k, members in enumerate(_checked(r, sets)):
+
+    def one(members: np.ndarray) -> float:
         graph = _graph(r, members, threshold, edges)
-        if not isinstance(graph, str):
-            result[k] = _louvain(graph, restarts, np.random.default_rng(seed))[0]
-    return result
+        return np.nan if isinstance(graph, str) else _louvain(graph, restarts, np.random.default_rng(seed))[0]
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return np.fromiter(pool.map(one, _checked(r, sets)), np.float64, len(sets))
 
 
 def rewired_z(
@@ -311,45 +313,16 @@ def _least(threshold: float | None) -> float:
 
 def _graph(r: np.ndarray, members: np.ndarray, threshold: float | None, edges: int | None) -> _Graph | str:
     """The graph of `members` (n,), or why it is too small."""
-    between = np.abs(r[np.ix_(members, members)].astype(np.float64))
-    nodes = len(members) - int(np.isnan(between.diagonal()).sum())
+    nodes = len(members) - int(np.isnan(r[members, members]).sum())
     if nodes < MIN_NODES:
         return _few_nodes(nodes)
-    ends = np.stack(np.triu_indices(len(members), 1), axis=1)
-    weights = np.nan_to_num(between[ends[:, 0], ends[:, 1]])
-    if edges is None:
-        kept = np.flatnonzero(weights >= _least(threshold))
-    else:
-        available = int((weights > 0).sum())
-        if available < edges:
-            return f"only {available} pairs of the group's neurons are correlated, fewer than the {edges} compared"
-        kept = _strongest(weights, edges)
-    if len(kept) < MIN_EDGES:
-        return f"only {len(kept)} edges in the group's graph"
-    return _ordered(ends[kept], weights[kept], len(members))
-
-
-def _strongest(weights: np.ndarray, count: int) -> np.ndarray:
-    """Ascending indices of the `count` largest, ties by index."""
-    if count <= 0:
-        return np.empty(0, dtype=np.int64)
-    least = np.partition(weights, len(weights) - count)[len(weights) - count]
-    above = np.flatnonzero(weights > least)
-    return np.sort(np.append(above, np.flatnonzero(weights == least)[: count - len(above)]))
-
-
-def _ordered(ends: np.ndarray, weights: np.ndarray, nodes: int) -> _Graph:
-    """The graph with its nodes renamed by falling strength, those without edges left out.
-
-    So Q does not depend on the order of the neurons, which the order of Louvain's moves would otherwise follow.
-    """
-    strength = np.bincount(ends.ravel(), np.repeat(weights, 2), nodes)
-    linked = int((strength > 0).sum())
-    name = np.empty(nodes, dtype=np.int64)
-    name[np.argsort(-strength, kind="stable")] = np.arange(nodes)
-    renamed = np.sort(name[ends], axis=1)
-    order = np.lexsort((renamed[:, 1], renamed[:, 0]))
-    return _Graph(linked, renamed[order], weights[order])
+    least, most = (_least(threshold), len(members) ** 2) if edges is None else (_least(None), edges)
+    nodes, available, ends, weights = graphs.linked(r, members, least, most)
+    if edges is not None and available < edges:
+        return f"only {available} pairs of the group's neurons are correlated, fewer than the {edges} compared"
+    if len(ends) < MIN_EDGES:
+        return f"only {len(ends)} edges in the group's graph"
+    return _Graph(nodes, ends, weights)
 
 
 def _louvain(graph: _Graph, restarts: int, rng: np.random.Generator) -> tuple[float, np.ndarray]:

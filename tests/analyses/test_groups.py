@@ -114,7 +114,7 @@ def test_selected_sets_follow_the_groups_own_rule(whole: tuple[Capture, Influenc
         for draw, mine in enumerate(sets[half]):
             assert set(mine) == set(np.argsort(-means[half, draw], kind="stable")[:32])
     assert 0 < group.own_share < 1 and group.overlap == 0.1
-    small = (members[0][:0], members[1])
+    small = (members[0][:1], members[1])
     empty = with_nulls(PLATEAU, small, regimes, None, 0.1, matching_cells(one), rng, draws=30)
     assert empty.sets[SELECTED] == "there are no pseudo-classes"
 

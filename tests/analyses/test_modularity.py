@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from rtdyn.analyses.kernels import graphs
 from rtdyn.analyses.modularity import (
     MIN_EDGES,
     SWAPS_PER_EDGE,
@@ -21,7 +22,6 @@ from rtdyn.analyses.modularity import (
     _Graph,
     _graph,
     _louvain,
-    _ordered,
     _rewired,
     correlation,
     edge_counts,
@@ -190,11 +190,43 @@ def test_louvain_reaches_the_optimum_of_small_graphs() -> None:
         w = np.abs(w - np.eye(7, dtype=np.float32)).astype(np.float64)
         k, total = w.sum(1), w.sum()
         optimum = ((w / total - np.outer(k, k) / total**2) * same).sum((1, 2)).max()
-        i, j = np.nonzero(np.triu(w))
-        value, _ = _louvain(_ordered(np.stack([i, j], 1), w[i, j], 7), 10, np.random.default_rng(0))
+        nodes, _, ends, weights = graphs.linked(w, np.arange(7), 0.1, 49)
+        value, _ = _louvain(_Graph(nodes, ends, weights), 10, np.random.default_rng(0))
         assert value <= optimum + 1e-12
         reached += value > optimum - 1e-12
     assert reached >= 38
+
+
+@pytest.mark.parametrize("density", [0.04, 0.3, 0.9])
+def test_moving_ends_where_no_move_to_a_neighbour_gains(density: float) -> None:
+    rng = np.random.default_rng(11)
+    for _ in range(5):
+        graph = built(random_graph(rng, 90, density))
+        start, neighbour, weight = graphs.neighbours(graph.nodes, graph.ends, graph.weights)
+        w = np.zeros((graph.nodes, graph.nodes))
+        w[graph.ends[:, 0], graph.ends[:, 1]] = graph.weights
+        w += w.T
+        k, total = w.sum(1), w.sum()
+        found = graphs.move(start, neighbour, weight, k, total, rng.permutation(graph.nodes))
+        member = found[:, None] == np.unique(found)
+        towards, held = w @ member, k @ member
+        # Q's gain, times half the total, of a node that joins a community it is not in
+        gain = towards - k[:, None] * (held - k[:, None] * member) / total
+        assert (gain[member][:, None] >= np.where(towards > 0, gain, -np.inf) - 1e-9).all()
+        assert 1 < member.shape[1] < graph.nodes
+
+
+@pytest.mark.parametrize("density", [0.04, 0.3, 0.9])
+def test_louvain_is_no_worse_than_networkxs(density: float) -> None:
+    rng = np.random.default_rng(12)
+    for _ in range(3):
+        r = random_graph(rng, 90, density)
+        there = as_networkx(r, np.arange(90), 0.3)
+        theirs = max(
+            nx.community.modularity(there, nx.community.louvain_communities(there, seed=seed)) for seed in range(10)
+        )
+        value = group_modularity(r, everyone(r))[0]
+        assert value > 0.98 * theirs > 0
 
 
 @given(st.integers(0, 2**31), st.sampled_from([0.3, None]))

@@ -44,6 +44,50 @@ def inside(r: Any, sets: Any, threshold: float) -> Any:
 
 
 @compiled()
+def linked(r: Any, members: Any, least: float, most: int) -> Any:
+    """The graph of `members` (n,): edges of |r| ≥ `least`, the `most` strongest of them, ties at the last by pair.
+
+    Returns the number of nodes with an edge, of |r| ≥ `least`, and those kept, int64 (E, 2) and float64 (E,). Nodes
+    are numbered by falling strength, so Q does not depend on the order of the neurons, which Louvain's would follow.
+    """
+    n = len(members)
+    weight = np.empty(n * (n - 1) // 2)
+    pair, available = 0, 0
+    for a in range(n):
+        row = r[members[a]]
+        for b in range(a + 1, n):
+            value = abs(np.float64(row[members[b]]))
+            weight[pair] = value if value >= least else 0.0  # nan is not
+            available += weight[pair] > 0
+            pair += 1
+    kept = min(available, most)
+    cut = np.inf if kept == 0 else least if kept == available else np.partition(weight, pair - kept)[pair - kept]
+    ties = kept - (weight > cut).sum()
+    strength, between = np.zeros(n), np.zeros((n, n))
+    pair = 0
+    for a in range(n):
+        for b in range(a + 1, n):
+            value = weight[pair]
+            pair += 1
+            if value < cut or (value == cut and ties == 0):
+                continue
+            ties -= value == cut
+            strength[a] += value
+            strength[b] += value
+            between[a, b] = between[b, a] = value
+    order = np.argsort(-strength, kind="mergesort")
+    ends, weights = np.empty((kept, 2), np.int64), np.empty(kept)
+    edge = 0
+    for i in range(n):
+        row = between[order[i]]
+        for j in range(i + 1, n):
+            if row[order[j]] > 0:
+                ends[edge, 0], ends[edge, 1], weights[edge] = i, j, row[order[j]]
+                edge += 1
+    return (strength > 0).sum(), available, ends, weights
+
+
+@compiled()
 def neighbours(nodes: int, ends: Any, weights: Any) -> Any:
     """Each node's neighbours and weights, one after the other, and where each node's begin."""
     start = np.zeros(nodes + 1, np.int64)
@@ -63,40 +107,6 @@ def neighbours(nodes: int, ends: Any, weights: Any) -> Any:
 
 
 @compiled()
-def move(start: Any, neighbour: Any, weight: Any, strength: Any, total: float, order: Any) -> Any:
-    """Communities after moving nodes one by one, each to where Q gains most, until none gains."""
-    nodes = len(strength)
-    community = np.arange(nodes)
-    held = strength.copy()
-    towards, touched = np.zeros(nodes), np.empty(nodes, np.int64)
-    moved = True
-    while moved:
-        moved = False
-        for u in order:
-            own, count = community[u], 0
-            for e in range(start[u], start[u + 1]):
-                c = community[neighbour[e]]
-                if towards[c] == 0:
-                    touched[count] = c
-                    count += 1
-                towards[c] += weight[e]
-            held[own] -= strength[u]
-            best, most = own, towards[own] - held[own] * strength[u] / total
-            for k in range(count):
-                c = touched[k]
-                gain = towards[c] - held[c] * strength[u] / total
-                # a gain within round-off could go to and fro for ever
-                if gain > most + 1e-13 * total:
-                    best, most = c, gain
-                towards[c] = 0
-            held[best] += strength[u]
-            if best != own:
-                community[u] = best
-                moved = True
-    return community
-
-
-@compiled()
 def renamed(community: Any) -> Any:
     """Communities numbered from 0 by their first node, and how many there are."""
     name, count = np.full(len(community), -1), 0
@@ -107,6 +117,80 @@ def renamed(community: Any) -> Any:
             count += 1
         out[u] = name[community[u]]
     return out, count
+
+
+@compiled()
+def sweep(
+    start: Any, neighbour: Any, weight: Any, strength: Any, total: float, order: Any, community: Any, held: Any
+) -> bool:
+    """Moves each node in turn to the neighbouring community where Q gains most; whether any moved."""
+    towards, touched = np.zeros(len(strength)), np.empty(len(strength) + 1, np.int64)
+    moved = False
+    for u in order:
+        own, count = community[u], 0
+        for e in range(start[u], start[u + 1]):
+            c = community[neighbour[e]]
+            touched[count] = c
+            count += towards[c] == 0  # a branch would often be foreseen wrongly
+            towards[c] += weight[e]
+        held[own] -= strength[u]
+        best, most = own, towards[own] - held[own] * strength[u] / total
+        for k in range(count):
+            c = touched[k]
+            gain = towards[c] - held[c] * strength[u] / total
+            # a gain within round-off could go to and fro for ever
+            if gain > most + 1e-13 * total:
+                best, most = c, gain
+            towards[c] = 0
+        held[best] += strength[u]
+        if best != own:
+            community[u] = best
+            moved = True
+    return moved
+
+
+@compiled()
+def settle(
+    start: Any, neighbour: Any, weight: Any, strength: Any, total: float, order: Any, community: Any, count: int
+) -> None:
+    """Sweeps until no node moves, for graphs dense enough that each node's weight towards each community is kept."""
+    held, towards = np.zeros(count), np.zeros((len(strength), count))
+    for u in range(len(strength)):
+        held[community[u]] += strength[u]
+        for e in range(start[u], start[u + 1]):
+            towards[u, community[neighbour[e]]] += weight[e]
+    moved = True
+    while moved:
+        moved = False
+        for u in order:
+            own, share = community[u], strength[u] / total
+            best, most = own, towards[u, own] - (held[own] - strength[u]) * share
+            for c in range(count):
+                gain = towards[u, c] - held[c] * share
+                if c != own and gain > most + 1e-13 * total:
+                    best, most = c, gain
+            if best != own:
+                moved = True
+                community[u] = best
+                held[own] -= strength[u]
+                held[best] += strength[u]
+                for e in range(start[u], start[u + 1]):
+                    towards[neighbour[e], own] -= weight[e]
+                    towards[neighbour[e], best] += weight[e]
+
+
+@compiled()
+def move(start: Any, neighbour: Any, weight: Any, strength: Any, total: float, order: Any) -> Any:
+    """Communities after moving nodes one by one, each to where Q gains most, until none gains."""
+    community, held = np.arange(len(strength)), strength.copy()
+    moved = sweep(start, neighbour, weight, strength, total, order, community, held)
+    few, count = renamed(community)
+    if moved and len(neighbour) > len(strength) * count:
+        settle(start, neighbour, weight, strength, total, order, few, count)
+        return few
+    while moved:
+        moved = sweep(start, neighbour, weight, strength, total, order, community, held)
+    return community
 
 
 @compiled()
@@ -123,7 +207,7 @@ def merged(start: Any, neighbour: Any, weight: Any, community: Any, count: int) 
         nodes_start[community[u] + 1] += 1
     new_start = np.zeros(count + 1, np.int64)
     new_neighbour, new_weight = np.empty_like(neighbour), np.empty_like(weight)
-    towards, touched = np.zeros(count), np.empty(count, np.int64)
+    towards, touched = np.zeros(count), np.empty(count + 1, np.int64)
     filled = 0
     for c in range(count):
         found = 0
@@ -132,9 +216,8 @@ def merged(start: Any, neighbour: Any, weight: Any, community: Any, count: int) 
                 other = community[neighbour[e]]
                 if other == c:
                     continue
-                if towards[other] == 0:
-                    touched[found] = other
-                    found += 1
+                touched[found] = other
+                found += towards[other] == 0
                 towards[other] += weight[e]
         for k in range(found):
             new_neighbour[filled], new_weight[filled] = touched[k], towards[touched[k]]
