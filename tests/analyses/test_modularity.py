@@ -219,14 +219,14 @@ def test_moving_ends_where_no_move_to_a_neighbour_gains(density: float) -> None:
 @pytest.mark.parametrize("density", [0.04, 0.3, 0.9])
 def test_louvain_is_no_worse_than_networkxs(density: float) -> None:
     rng = np.random.default_rng(12)
-    for _ in range(3):
+    ours, theirs = [], []
+    for _ in range(6):
         r = random_graph(rng, 90, density)
         there = as_networkx(r, np.arange(90), 0.3)
-        theirs = max(
-            nx.community.modularity(there, nx.community.louvain_communities(there, seed=seed)) for seed in range(10)
-        )
-        value = group_modularity(r, everyone(r))[0]
-        assert value > 0.98 * theirs > 0
+        found = [nx.community.louvain_communities(there, seed=seed) for seed in range(10)]
+        ours.append(group_modularity(r, everyone(r))[0])
+        theirs.append(max(nx.community.modularity(there, one) for one in found))
+    assert np.mean(ours) > np.mean(theirs) - 0.002 and np.min(np.subtract(ours, theirs)) > -0.01
 
 
 @given(st.integers(0, 2**31), st.sampled_from([0.3, None]))
