@@ -112,19 +112,24 @@ def track(
                 run = _record_checkpoints(run, suite, audited)
             finally:
                 view.finish()
-    for step, reason in audited["passed_over"].items():
-        say(f"step {step} was passed over: {reason}")
-    for step, reason in run.manifest["left_out"].items():
-        if step in run.manifest["checkpoints"]:
-            say(f"step {step} is kept in the tables and left out of trajectories: {reason}")
-    if done_steps(run):
-        print_summary(run, console)
-    seconds = ", ".join(f"{stage} {total:.1f} s" for stage, total in seconds_by_stage(run.path).items())
-    say(f"Time by stage, over all stored steps: {seconds}")
+    _say_end(console, run, audited)
     if given_up:
         faults = "; ".join(f"step {step}: {why.rstrip('.')}" for step, why in sorted(given_up.items()))
         raise InputError(f"{len(given_up)} of {len(steps)} steps could not be analysed: {faults}")
     return run
+
+
+def _say_end(console: Console, run: Run, audited: Mapping[str, Any]) -> None:
+    """Which steps were left out and why, the closing table, and the time by stage."""
+    for step, reason in audited["passed_over"].items():
+        _say(console, f"step {step} was passed over: {reason}")
+    for step, reason in run.manifest["left_out"].items():
+        if step in run.manifest["checkpoints"]:
+            _say(console, f"step {step} is kept in the tables and left out of trajectories: {reason}")
+    if done_steps(run):
+        print_summary(run, console)
+    seconds = ", ".join(f"{stage} {total:.1f} s" for stage, total in seconds_by_stage(run.path).items())
+    _say(console, f"Time by stage, over all stored steps: {seconds}")
 
 
 def _say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None, run: Run) -> None:

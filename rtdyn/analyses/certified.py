@@ -180,8 +180,13 @@ def _pairs(at: PositionBlock, of: NeuronBlock, a: Tensor, t: Tensor, lane: int) 
         variance=variance.clamp_(min=0),
         variance_error=variance_error,
         spread=spread * (1 + 4 * EPSILON),
-        largest=(t.abs() * of.q_largest + (a.abs() * at.m_largest).sum(0)) * (1 + 4 * EPSILON),
+        largest=largest_shift(at, of, a, t),
     )
+
+
+def largest_shift(at: PositionBlock, of: NeuronBlock, a: Tensor, t: Tensor) -> Tensor:
+    """(n, f): no less than |z| of any type, float32's round-off of q and m included. a, t: of `coefficients`."""
+    return (t.abs() * of.q_largest + (a.abs() * at.m_largest).sum(0)) * (1 + 4 * EPSILON)
 
 
 @cache

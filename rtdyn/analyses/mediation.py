@@ -32,7 +32,7 @@ from torch import Tensor
 
 from rtdyn.analyses import fused
 from rtdyn.analyses.ablation import MEMORY_BYTES, TOLERANCE, ClassInfluence, clustered_se
-from rtdyn.analyses.certified import DOUBLE_ROUNDING, EPSILON, SUM_ROUNDING, Z_ROUNDING, delta_blocks
+from rtdyn.analyses.certified import DOUBLE_ROUNDING, EPSILON, SUM_ROUNDING, Z_ROUNDING, delta_blocks, largest_shift
 from rtdyn.analyses.fused import ROWS
 from rtdyn.analyses.kernels.tilted_sums import tilted_sums
 from rtdyn.analyses.logit_shift import (
@@ -406,7 +406,7 @@ def _changes(
         along = torch.stack([(factor * row).sum(1, keepdim=True) for factor in at.factors])
         return (a * along).sum(0) + t * (row @ of.scaled.T)
 
-    largest = (t.abs() * of.q_largest + (a.abs() * at.m_largest).sum(0)) * (1 + 4 * EPSILON)
+    largest = largest_shift(at, of, a, t)
     mean = t * (at.row @ of.scaled.T)
     sums = vocabulary_sums(
         at.p, surprise.of_entropy.weights, surprise.of_kl.weights, at.m, of.q, a, t, largest, surprise.known
