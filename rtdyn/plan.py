@@ -35,6 +35,7 @@ from rtdyn.work import (
     mediation_work,
     memory,
     run_bytes,
+    runs_by_layers,
     total_work,
 )
 
@@ -140,8 +141,10 @@ def plan_suite(
     fetched = traffic(suite, left, found, shape, weights_only)
     sample = None if weights_only else _sample(suite, left[-1], measured_on, hub.reachable, say)
     stages = _stages(shape, sample, options)
-    needed = 4 * shape.parameters + options.memory_bytes
-    layered = {"always": True, "never": False, "auto": needed > assumptions.available_bytes}[options.stream_layers]
+    routing, room = "routing" in options.analyses, assumptions.available_bytes
+    layered = sample is not None and runs_by_layers(
+        options.stream_layers, shape, sample, options.memory_bytes, routing=routing, room=room
+    )
     further, notes = further_seconds(shape.neurons, options.analyses, weights_only)
     if record["passed_over"]:
         notes = (*notes, f"{len(record['passed_over'])} steps are passed over, missing or unsound (`rtdyn audit`)")
@@ -163,8 +166,8 @@ def plan_suite(
         further_seconds=further,
         memory=None
         if sample is None
-        else memory(shape, sample, options.memory_bytes, routing="routing" in options.analyses, layered=layered),
-        layered=layered and not weights_only,
+        else memory(shape, sample, options.memory_bytes, routing=routing, layered=layered),
+        layered=layered,
         cache_bytes=0 if suite.repo is None else min(fetched.bytes, max(int(cache_gb * GB), fetched.largest)),
         run_bytes=run_bytes(shape, fetched.steps, options.analyses),
         download_seconds=fetched.bytes * 8 / (assumptions.link_mbit * 1e6),

@@ -25,10 +25,13 @@ from rtdyn.evaluation import Evaluation
 from rtdyn.fingerprint import encode, fingerprint
 from rtdyn.group_tables import dimensionality_metrics, heavytail_metrics, matching_metrics, modularity_metrics
 from rtdyn.mediation_tables import mediation_results
+from rtdyn.memory import available_bytes, left_of
 from rtdyn.routing_tables import halved_groups, routing_metrics
+from rtdyn.shape import model_shape
 from rtdyn.store import Metric, StepTables, metric_frame
 from rtdyn.tables import ablation_metrics, loss_metrics, neuron_table, regime_metrics, window_table
 from rtdyn.tokenizer import tokenizer_digest
+from rtdyn.work import Sample, runs_by_layers
 
 ROUTING = 100
 """Apart from the groups' own random streams."""
@@ -86,7 +89,8 @@ def analyse_step(
     """
     stage("load")
     _check_same_suite(checkpoint, evaluation)
-    model = open_model(checkpoint, options.device, options.stream_layers, options.memory_bytes, options.most_bytes)
+    by_layers = _runs_by_layers(checkpoint, evaluation, options)
+    model = open_model(checkpoint, options.device, by_layers, options.memory_bytes)
     logits = model.get_output_embeddings().weight.shape[0]
     if logits != evaluation.n_logits:
         raise InputError(
@@ -137,6 +141,19 @@ def analyse_step(
         fingerprint=encode(fingerprint(model)),
         curves=curve_table(checkpoint.step, lines),
     )
+
+
+def _runs_by_layers(checkpoint: Checkpoint, evaluation: Evaluation, options: StepOptions) -> bool:
+    """Whether the step is run one layer at a time, by --stream-layers and the memory that is to be had now."""
+    if options.stream_layers != "auto":
+        return options.stream_layers == "always"
+    room = available_bytes(options.device)
+    if options.most_bytes is not None:
+        room = min(room, left_of(options.most_bytes))
+    windows = evaluation.text.windows
+    sample = Sample(windows.size, windows.shape[1], len(evaluation.positions.flat), None)
+    shape = model_shape(read_config(checkpoint.folder), str(checkpoint.folder))
+    return runs_by_layers("auto", shape, sample, options.memory_bytes, routing="routing" in options.analyses, room=room)
 
 
 def _group_analyses(

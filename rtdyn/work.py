@@ -167,6 +167,14 @@ def memory(shape: ModelShape, sample: Sample, memory_bytes: int, *, routing: boo
     return Memory(4 * weights, 4 * kept, 4 * batch + 2 * LOGIT_CHUNK_BYTES, memory_bytes)
 
 
+def runs_by_layers(
+    choice: str, shape: ModelShape, sample: Sample, memory_bytes: int, *, routing: bool, room: int
+) -> bool:
+    """What --stream-layers means for a model: `always`, `never`, or `auto`, where a step held whole exceeds `room`."""
+    whole = memory(shape, sample, memory_bytes, routing=routing, layered=False).total
+    return {"always": True, "never": False, "auto": whole > room}[choice]
+
+
 def run_bytes(shape: ModelShape, steps: int, analyses: Sequence[str]) -> int:
     """The run directory on the disk, estimated."""
     if "ablation" not in analyses:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,18 @@ import transformers
 from safetensors.torch import load_file, save_file
 from test_families import GATED, SHAPE, random_model, text
 
+from rtdyn import step
 from rtdyn.capture import Capture, capture
-from rtdyn.checkpoints import layered
-from rtdyn.checkpoints.checkpoint import Checkpoint, load_model, weight_files
+from rtdyn.checkpoints.checkpoint import Checkpoint, load_model, read_config, weight_files
 from rtdyn.checkpoints.layered import LayeredModel, open_model
+from rtdyn.checkpoints.local import fetch_local
 from rtdyn.errors import InputError
+from rtdyn.evaluation import Evaluation
 from rtdyn.fingerprint import fingerprint
+from rtdyn.registry import SuiteSpec
+from rtdyn.shape import model_shape
+from rtdyn.step import StepOptions
+from rtdyn.work import Sample, memory
 
 LAYERS = {"num_hidden_layers": 4}
 CONFIGS: dict[str, Any] = {
@@ -66,7 +72,7 @@ def saved_as_bin(folder: Path) -> Checkpoint:
 
 
 def by_layers(checkpoint: Checkpoint, memory_bytes: int = LARGE) -> LayeredModel:
-    model = open_model(checkpoint, "cpu", "always", memory_bytes)
+    model = open_model(checkpoint, "cpu", True, memory_bytes)
     assert isinstance(model, LayeredModel)
     return model
 
@@ -263,16 +269,23 @@ def test_hidden_states_that_the_disk_cannot_hold_are_refused(tmp_path: Path) -> 
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_auto_goes_by_layers_where_weights_and_arrays_exceed_what_is_available(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_auto_goes_by_layers_where_a_step_exceeds_what_is_available(
+    tiny: SuiteSpec, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = random_model(CONFIGS["llama-tied"])
-    size = 4 * sum(p.numel() for p in model.parameters())
-    checkpoint = saved(model, tmp_path, torch.bfloat16)
-    monkeypatch.setattr(layered, "available_bytes", lambda device: size + 1000)
-    assert not isinstance(open_model(checkpoint, "cpu", "auto", 1000), LayeredModel)
-    assert isinstance(open_model(checkpoint, "cpu", "auto", 1001), LayeredModel)
-    assert not isinstance(open_model(checkpoint, "cpu", "never", 1001), LayeredModel)
-    assert isinstance(open_model(checkpoint, "cpu", "always", 1000), LayeredModel)
-    assert isinstance(open_model(checkpoint, "cpu", "auto", 1000, most_bytes=1000), LayeredModel)
-    assert not isinstance(open_model(checkpoint, "cpu", "auto", 1000, most_bytes=2**50), LayeredModel)
+    checkpoint = fetch_local(tiny, 4000)
+    windows = evaluation.text.windows
+    sample = Sample(windows.size, windows.shape[1], len(evaluation.positions.flat), None)
+    options = StepOptions(("ablation",), "kept", "mean_abs", 1e-5, 1.0, "auto", "cpu", 0)
+    shape = model_shape(read_config(checkpoint.folder), "here")
+    needed = memory(shape, sample, options.memory_bytes, routing=False, layered=False)
+    assert needed.weights == 4 * sum(p.numel() for p in load_model(checkpoint, "cpu").parameters())
+
+    def by_layers_with(room: int, **changes: Any) -> bool:
+        monkeypatch.setattr(step, "available_bytes", lambda device: room)
+        return step._runs_by_layers(checkpoint, evaluation, replace(options, **changes))
+
+    assert not by_layers_with(needed.total)
+    assert by_layers_with(needed.total - 1)
+    assert by_layers_with(needed.total, analyses=("ablation", "routing")), "which keeps attention too"
+    assert not by_layers_with(0, stream_layers="never") and by_layers_with(2**50, stream_layers="always")
+    assert by_layers_with(2**50, task_memory_gib=0.125) and not by_layers_with(2**50, task_memory_gib=100.0)

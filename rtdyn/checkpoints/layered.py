@@ -30,7 +30,7 @@ from rtdyn.checkpoints.checkpoint import (
 from rtdyn.checkpoints.weights import Stored, read_tensors, stored_tensors
 from rtdyn.errors import InputError
 from rtdyn.families import anatomy
-from rtdyn.memory import available_bytes, left_of, return_freed
+from rtdyn.memory import return_freed
 
 FLOAT32_BYTES = 4
 
@@ -91,23 +91,15 @@ class LayeredModel:
         return_freed()
 
 
-def open_model(
-    checkpoint: Checkpoint, device: str, stream_layers: str, memory_bytes: int, most_bytes: int | None = None
-) -> Any:
-    """The checkpoint as transformers' own model, or as a LayeredModel.
+def open_model(checkpoint: Checkpoint, device: str, by_layers: bool, memory_bytes: int) -> Any:
+    """The checkpoint as transformers' own model, or as a LayeredModel, whose hidden states may take `memory_bytes`.
 
-    stream_layers: `always` or `never` by layers, or `auto`: by layers where the float32 weights and `memory_bytes`
-    together exceed the memory that is available. most_bytes: what the process may take of RAM, where others that do
-    the same share the machine. Raises InputError for weights that cannot be used.
+    Raises InputError for weights that cannot be used.
     """
     check_files(checkpoint)
-    if stream_layers == "never":
+    if not by_layers:
         return load_model(checkpoint, device)
     skeleton = _skeleton(checkpoint, device)
-    needed = FLOAT32_BYTES * sum(p.numel() for p in skeleton.parameters()) + memory_bytes
-    room = available_bytes(device) if most_bytes is None else min(available_bytes(device), left_of(most_bytes))
-    if stream_layers == "auto" and needed <= room:
-        return load_model(checkpoint, device)
     return LayeredModel(skeleton, checkpoint.folder, _places(checkpoint, skeleton), device, memory_bytes)
 
 
