@@ -220,7 +220,7 @@ _SLURM_OWN = {
 
 
 def check_executor(executor: str) -> None:
-    """Refuses options of another executor, which would be passed over in silence, and CUDA without GPUs."""
+    """Refuses options of another executor, which would be passed over in silence, and CUDA where Ray gives no GPU."""
     context = click.get_current_context()
     for name, executors in _OPTIONS_OF.items():
         given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
@@ -228,8 +228,7 @@ def check_executor(executor: str) -> None:
             option = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{option} is for --executor {' or '.join(executors)}, and this is {executor}")
     asked = context.params
-    by_name = any(key.startswith(("gpu", "gres", "tres")) for key, _ in asked["slurm_option"])
-    if executor != "serial" and asked["device"] == "cuda" and not asked["task_gpus"] and not by_name:
+    if executor == "ray" and asked["device"] == "cuda" and not asked["task_gpus"]:
         raise click.UsageError("--device cuda, and tasks without a GPU; give --task-gpus 1")
 
 

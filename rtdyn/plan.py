@@ -6,13 +6,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rtdyn.analyses import WEIGHTS_ONLY
 from rtdyn.checkpoints.audit import Audit
-from rtdyn.checkpoints.checkpoint import read_config
 from rtdyn.checkpoints.hub_metadata import hub_is_offline
 from rtdyn.checkpoints.retry import may_pass
 from rtdyn.checkpoints.stream import GB, find_config
@@ -22,7 +20,7 @@ from rtdyn.errors import InputError
 from rtdyn.evaluation import MIN_TOKENS, RARE_TARGETS, EvaluationOptions, prepare
 from rtdyn.hub_datasets import is_hub
 from rtdyn.registry import SuiteSpec
-from rtdyn.shape import ModelShape, model_shape
+from rtdyn.shape import ModelShape, checkpoint_shape, model_shape
 from rtdyn.soundness import steps_to_run
 from rtdyn.step import StepOptions
 from rtdyn.work import (
@@ -135,8 +133,7 @@ def plan_suite(
     """
     found = hub.audit(suite, steps)
     left, record = steps_to_run(suite, steps, found, on_defect, lambda text: None)
-    config, shape_source = _config(suite, left[-1], hub.reachable)
-    shape = model_shape(config, shape_source)
+    shape, shape_source = _shape(suite, left[-1], hub.reachable)
     weights_only = set(options.analyses) <= set(WEIGHTS_ONLY)
     fetched = traffic(suite, left, found, shape, weights_only)
     sample = None if weights_only else _sample(suite, left[-1], measured_on, hub.reachable, say)
@@ -177,10 +174,11 @@ def plan_suite(
     )
 
 
-def _config(suite: SuiteSpec, step: int, hub_reachable: bool) -> tuple[Mapping[str, Any], str]:
-    """Settings of a config.json, and where they are from: published, or of the suites file, or of the user's cache."""
+def _shape(suite: SuiteSpec, step: int, hub_reachable: bool) -> tuple[ModelShape, str]:
+    """The model's shape, and where it is from: published, or of the suites file, or of the user's cache."""
     if suite.shape and suite.repo is not None and not hub_reachable:
-        return dict(suite.shape), f"the shape of {suite.name} in the suites file"
+        source = f"the shape of {suite.name} in the suites file"
+        return model_shape(dict(suite.shape), source), source
     try:
         folder = find_config(suite, step)
     except InputError as error:
@@ -190,7 +188,8 @@ def _config(suite: SuiteSpec, step: int, hub_reachable: bool) -> tuple[Mapping[s
             f"the shape of {suite.name} is not known: the Hub cannot be asked for its config.json; check the network "
             "and HF_HUB_OFFLINE, or give the suite a `shape` in --suites FILE"
         ) from error
-    return read_config(folder), f"{suite.location}, {suite.revision_of(step)}"
+    source = f"{suite.location}, {suite.revision_of(step)}"
+    return checkpoint_shape(folder, source), source
 
 
 def _sample(

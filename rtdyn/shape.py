@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from rtdyn.checkpoints.checkpoint import read_config
 from rtdyn.errors import InputError, brief
 from rtdyn.families import anatomy, check_family
 
@@ -49,6 +51,12 @@ class ModelShape:
     def file_bytes(self) -> int:
         """Bytes of a checkpoint's weights, estimated."""
         return self.number_bytes * self.parameters + self.masks
+
+
+def checkpoint_shape(folder: Path, where: str) -> ModelShape:
+    """The shape of the model whose config.json lies in `folder`; what raises InputError says `where` it is from."""
+    # `parameters` is the suites file's word; in a config.json it may be anybody's, of any type
+    return model_shape({k: v for k, v in read_config(folder).items() if k != "parameters"}, where)
 
 
 def model_shape(config: Mapping[str, Any], where: str) -> ModelShape:

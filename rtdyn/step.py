@@ -27,7 +27,7 @@ from rtdyn.group_tables import dimensionality_metrics, heavytail_metrics, matchi
 from rtdyn.mediation_tables import mediation_results
 from rtdyn.memory import available_bytes, left_of
 from rtdyn.routing_tables import halved_groups, routing_metrics
-from rtdyn.shape import model_shape
+from rtdyn.shape import checkpoint_shape
 from rtdyn.store import Metric, StepTables, metric_frame
 from rtdyn.tables import ablation_metrics, loss_metrics, neuron_table, regime_metrics, window_table
 from rtdyn.tokenizer import tokenizer_digest
@@ -152,7 +152,7 @@ def _runs_by_layers(checkpoint: Checkpoint, evaluation: Evaluation, options: Ste
         room = min(room, left_of(options.most_bytes))
     windows = evaluation.text.windows
     sample = Sample(windows.size, windows.shape[1], len(evaluation.positions.flat), None)
-    shape = model_shape(read_config(checkpoint.folder), str(checkpoint.folder))
+    shape = checkpoint_shape(checkpoint.folder, str(checkpoint.folder))
     return runs_by_layers("auto", shape, sample, options.memory_bytes, routing="routing" in options.analyses, room=room)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from rtdyn.errors import InputError
 from rtdyn.registry import load_suites
-from rtdyn.shape import model_shape
+from rtdyn.shape import checkpoint_shape, model_shape
 
 PYTHIA = {
     "14m": (6, 128, 50304, 14067712, 1189888),
@@ -85,3 +88,10 @@ def test_settings_that_do_not_fit_are_refused(changes: dict[str, object], words:
     with pytest.raises(InputError, match=words) as caught:
         model_shape(config, "mine")
     assert "\n" not in str(caught.value) and str(caught.value).startswith("mine")
+
+
+def test_what_a_config_says_of_its_parameters_is_not_held_against_it(tiny_folder: Path, tmp_path: Path) -> None:
+    config = json.loads((tiny_folder / "step0" / "config.json").read_text())
+    for parameters in (7, "7B"):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "parameters": parameters}))
+        assert checkpoint_shape(tmp_path, "here") == model_shape(config, "here")

@@ -316,13 +316,15 @@ def _graph(r: np.ndarray, members: np.ndarray, threshold: float | None, edges: i
     nodes = len(members) - int(np.isnan(r[members, members]).sum())
     if nodes < MIN_NODES:
         return _few_nodes(nodes)
-    least, most = (_least(threshold), len(members) ** 2) if edges is None else (_least(None), edges)
-    nodes, available, ends, weights = graphs.linked(r, members, least, most)
+    weight = graphs.pair_weights(r, members, _least(threshold if edges is None else None))
+    available = int(np.count_nonzero(weight))
     if edges is not None and available < edges:
         return f"only {available} pairs of the group's neurons are correlated, fewer than the {edges} compared"
-    if len(ends) < MIN_EDGES:
-        return f"only {len(ends)} edges in the group's graph"
-    return _Graph(nodes, ends, weights)
+    kept = available if edges is None else edges
+    if kept < MIN_EDGES:
+        return f"only {kept} edges in the group's graph"
+    cut = np.partition(weight, len(weight) - kept)[len(weight) - kept]
+    return _Graph(*graphs.linked(weight, len(members), cut, kept - np.count_nonzero(weight > cut)))
 
 
 def _louvain(graph: _Graph, restarts: int, rng: np.random.Generator) -> tuple[float, np.ndarray]:

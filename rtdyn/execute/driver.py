@@ -17,13 +17,14 @@ from rtdyn.execute.ledger import (
     CANCELLED,
     Given,
     begin_try,
+    cancellations,
     close_ledger,
     end_try,
     forget_seconds,
     given_up,
     has_left,
+    left_at,
     note_cancelled,
-    often_cancelled,
     read_given,
     read_seconds,
     tries,
@@ -171,8 +172,9 @@ class Driver:
                 self._give_up(
                     step, sentence if final else f"{len(known[step])} workers failed, the last with: {sentence}"
                 )
-        for step in sorted(often_cancelled(self.run.path) & self.waiting - in_work):
-            self._give_up(step, f"{CANCELLED} tasks were cancelled at it")
+        for step, count in sorted(cancellations(self.run.path).items()):
+            if count >= CANCELLED and step in self.waiting - in_work and step_record(self.run, step) is None:
+                self._give_up(step, f"{count} of its tasks were cancelled")
         at_work = {one.task for step in known for one in known[step] if one.sentence is None}
         self.watched(len(self.given), len(at_work & self.given.keys()))
         return bool(ended)
@@ -193,14 +195,17 @@ class Driver:
             if one.sentence is None:
                 end_try(one, sentence if one.step in lacking and not left else None)
         if lacking and left:
-            note_cancelled(self.run.path, next(s for s in self.given[name] if s in lacking), name)
+            at = left_at(self.run.path, name)
+            first = at if at in lacking else next(s for s in self.given[name] if s in lacking)
+            for step in next((unit for unit in self.units if first in unit), (first,)):
+                note_cancelled(self.run.path, step, name)
         if lacking and not theirs and not left:
             for step in lacking:
                 end_try(begin_try(self.run.path, step, name), sentence)
 
     def _submit(self) -> None:
         """Gives the cluster every step that is neither stored nor with a task, suspects in tasks of their own."""
-        in_work, known = self._in_work(), tries(self.run.path)
+        in_work, known = self._in_work(), tries(self.run.path).keys() | cancellations(self.run.path).keys()
         left = [tuple(step for step in unit if step in self.waiting - in_work) for unit in self.units]
         suspect = [unit for unit in left if unit and any(step in known for step in unit)]
         others = [unit for unit in left if unit and unit not in suspect]

@@ -100,14 +100,20 @@ def _write(one: Try) -> None:
     write_json(one.file, record)
 
 
-def leave(run: Path, task: str) -> None:
-    """A worker was told to stop: that it stores no more is not its steps' fault."""
-    (run / TASKS / f"{task}.left").touch()
+def leave(run: Path, task: str, step: int | None) -> None:
+    """A worker was told to stop, with this step in work: that it stores no more is not its steps' fault."""
+    write_json(run / TASKS / f"{task}.left", {"step": step})
 
 
 def has_left(run: Path, task: str) -> bool:
     """Whether the task's worker was told to stop."""
     return (run / TASKS / f"{task}.left").is_file()
+
+
+def left_at(run: Path, task: str) -> int | None:
+    """The step that a worker had in work when it was told to stop."""
+    step: int | None = json.loads((run / TASKS / f"{task}.left").read_text(encoding="utf-8"))["step"]
+    return step
 
 
 def come_back(run: Path, task: str) -> None:
@@ -116,14 +122,13 @@ def come_back(run: Path, task: str) -> None:
 
 
 def note_cancelled(run: Path, step: int, task: str) -> None:
-    """A task was told to stop at this step and did not come back."""
+    """A task that had this step in work, or no step yet and this one first, was told to stop and did not come back."""
     (run / TASKS / f"step={step:06d}.{task}.cancelled").touch()
 
 
-def often_cancelled(run: Path) -> set[int]:
-    """Steps that are given up since so many of their tasks were cancelled."""
-    counts = Counter(_step_of(file) for file in (run / TASKS).glob("step=*.cancelled"))
-    return {step for step, count in counts.items() if count >= CANCELLED}
+def cancellations(run: Path) -> Counter[int]:
+    """How many tasks were cancelled so, by step."""
+    return Counter(_step_of(file) for file in (run / TASKS).glob("step=*.cancelled"))
 
 
 def tries(run: Path) -> dict[int, list[Try]]:

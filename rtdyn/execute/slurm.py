@@ -21,6 +21,7 @@ from typing import Any
 
 from rtdyn.errors import InputError, brief
 from rtdyn.execute.engine import LOGS, ClusterOptions, Engine, SilentError
+from rtdyn.execute.ledger import come_back
 from rtdyn.execute.task import Task, thread_variables
 
 TIMEOUTS = 1000
@@ -49,6 +50,7 @@ class SlurmTask:
         """Runs the task in this process."""
         from rtdyn.execute.worker import Worker
 
+        come_back(self.task.run, self.task.name)
         self.began, self.worker = time.monotonic(), Worker(self.task)
         # Slurm's first word to a job that it preempts or cancels; what comes next is a requeue, or the end
         signal.signal(signal.SIGTERM, lambda number, frame: self.worker.leave())

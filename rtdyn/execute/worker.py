@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from rtdyn.checkpoints.retry import may_pass
 from rtdyn.checkpoints.stream import Stream, open_stream
 from rtdyn.errors import InputError, brief
-from rtdyn.execute.ledger import Try, begin_try, come_back, end_try, given_up, leave, tries, write_seconds
+from rtdyn.execute.ledger import Try, begin_try, end_try, given_up, leave, tries, write_seconds
 from rtdyn.execute.serial import run_serial
 from rtdyn.execute.task import Task
 from rtdyn.store import StepTables, config_digest, done_steps, read_run, step_record
@@ -32,7 +32,7 @@ class Worker:
         for one in self.begun:
             end_try(one, sentence)
         if sentence is None:
-            leave(self.task.run, self.task.name)
+            leave(self.task.run, self.task.name, self.begun[-1].step if self.begun else None)
 
     def work(self) -> None:
         """Stores every step of the task that is not stored yet.
@@ -44,7 +44,6 @@ class Worker:
         task = self.task
         os.chdir(task.folder)
         run = read_run(task.run)
-        come_back(task.run, task.name)
         known = tries(task.run)
         left = [s for s in task.steps if step_record(run, s) is None and not given_up(known.get(s, ()))]
         if not left:

@@ -78,7 +78,7 @@ def refuse(run: Run, task: Task, step: int) -> bool:
 
 def be_preempted(run: Run, task: Task, step: int) -> bool:
     end_try(begin_try(run.path, step, task.name), None)
-    leave(run.path, task.name)
+    leave(run.path, task.name, step)
     return False
 
 
@@ -200,9 +200,27 @@ def test_being_told_to_leave_is_no_fault_of_the_step(run: Run) -> None:
 
 def test_a_step_whose_tasks_are_cancelled_again_and_again_is_given_up_and_the_rest_goes_on(run: Run) -> None:
     cluster = Cluster(run, {1: [be_preempted] * 99})
-    outcome = drive(cluster, per_task=2)
-    assert outcome["failed"] == {1: f"{CANCELLED} tasks were cancelled at it"} and cluster.begun[1] == CANCELLED
+    outcome = drive(cluster, per_task=4)
+    assert outcome["failed"] == {1: f"{CANCELLED} of its tasks were cancelled"} and cluster.begun[1] == CANCELLED
     assert sorted(step for step, _ in outcome["told"]) == [0, 2, 4]
+    assert sum(4 in steps for steps in cluster.submitted) == 2, "once with the step, then without it"
+
+
+def test_steps_of_the_same_weights_are_given_up_together_where_their_tasks_are_cancelled(run: Run) -> None:
+    cluster = Cluster(run, {0: [be_preempted] * 99})
+    outcome = drive(cluster, units=[(0, 1, 2), (4,)])
+    assert outcome["failed"] == dict.fromkeys((0, 1, 2), f"{CANCELLED} of its tasks were cancelled")
+    assert len(cluster.submitted) == CANCELLED + 1
+
+
+def test_a_step_that_failed_before_is_not_blamed_for_the_cancelled_one(run: Run) -> None:
+    def be_out_of_reach(run: Run, task: Task, step: int) -> bool:
+        end_try(begin_try(run.path, step, task.name), "no network")
+        return True
+
+    cluster = Cluster(run, {0: [be_out_of_reach], 1: [be_preempted] * 99})
+    outcome = drive(cluster, per_task=2)
+    assert list(outcome["failed"]) == [1] and cluster.begun[0] == 2
 
 
 def test_tasks_that_begin_nothing_are_tries_of_all_their_steps(run: Run) -> None:

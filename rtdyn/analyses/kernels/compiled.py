@@ -1,26 +1,16 @@
-"""How the inner loops are compiled: once a machine and version, kept beside the source or in the user's cache.
+"""How the inner loops are compiled: in each process anew.
 
-What a loop takes from another file is compiled in and would outlive a change there, so loops that call each other and
-their constants share one file, whose change makes the kept code void.
+numba's cache on the disk is left alone: when several processes fill it at once, or one is cut off while it writes, it
+may hand a loop the code of another signature, processor or version (numba 0.68).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numba
 
 
-def compiled(*fastmath: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def compiled(*fastmath: str) -> Any:
     """numba's njit without the GIL, with IEEE division and the liberties that LLVM may take with floats."""
-
-    def decorate(loop: Callable[..., Any]) -> Callable[..., Any]:
-        compiling: Any = partial(numba.njit, nogil=True, error_model="numpy", fastmath=set(fastmath))
-        try:
-            return compiling(cache=True)(loop)
-        except RuntimeError:  # neither the package's folder nor the user's cache can be written: compiled each time
-            return compiling()(loop)
-
-    return decorate
+    return numba.njit(nogil=True, error_model="numpy", fastmath=set(fastmath))

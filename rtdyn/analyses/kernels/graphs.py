@@ -44,47 +44,57 @@ def inside(r: Any, sets: Any, threshold: float) -> Any:
 
 
 @compiled()
-def linked(r: Any, members: Any, least: float, most: int) -> Any:
-    """The graph of `members` (n,): edges of |r| ≥ `least`, the `most` strongest of them, ties at the last by pair.
-
-    Returns the number of nodes with an edge, of |r| ≥ `least`, and those kept, int64 (E, 2) and float64 (E,). Nodes
-    are numbered by falling strength, so Q does not depend on the order of the neurons, which Louvain's would follow.
-    """
-    n = len(members)
-    weight = np.empty(n * (n - 1) // 2)
-    pair, available = 0, 0
-    for a in range(n):
-        row = r[members[a]]
-        for b in range(a + 1, n):
-            value = abs(np.float64(row[members[b]]))
-            weight[pair] = value if value >= least else 0.0  # nan is not
-            available += weight[pair] > 0
-            pair += 1
-    kept = min(available, most)
-    cut = np.inf if kept == 0 else least if kept == available else np.partition(weight, pair - kept)[pair - kept]
-    ties = kept - (weight > cut).sum()
-    strength, between = np.zeros(n), np.zeros((n, n))
+def pair_weights(r: Any, members: Any, least: float) -> Any:
+    """|r| of every two of `members` (n,), row by row, 0 where undefined or under `least`; float64 (n(n − 1)/2,)."""
+    out = np.zeros(len(members) * (len(members) - 1) // 2)
     pair = 0
-    for a in range(n):
-        for b in range(a + 1, n):
+    for a in range(len(members)):
+        row = r[members[a]]
+        for b in range(a + 1, len(members)):
+            value = abs(np.float64(row[members[b]]))
+            if value >= least:
+                out[pair] = value
+            pair += 1
+    return out
+
+
+@compiled()
+def linked(weight: Any, nodes: int, cut: float, ties: int) -> Any:
+    """The graph whose edges are the pairs of a weight above `cut`, and the first `ties` of those that have it.
+
+    weight: of `pair_weights`. Returns the number of nodes with an edge, and the edges, int64 (E, 2) and float64 (E,).
+    Nodes are numbered by falling strength, so Q does not depend on the order of the neurons, which Louvain's would
+    follow.
+    """
+    strength, between = np.zeros(nodes), np.zeros((nodes, nodes))
+    pair, edges = 0, 0
+    for a in range(nodes):
+        for b in range(a + 1, nodes):
             value = weight[pair]
             pair += 1
-            if value < cut or (value == cut and ties == 0):
+            if value < cut or value == 0 or (value == cut and ties == 0):
                 continue
             ties -= value == cut
+            edges += 1
             strength[a] += value
             strength[b] += value
             between[a, b] = between[b, a] = value
-    order = np.argsort(-strength, kind="mergesort")
-    ends, weights = np.empty((kept, 2), np.int64), np.empty(kept)
+    order = np.arange(nodes)
+    for i in range(nodes):  # numba's own sort takes seconds to compile
+        u, j = order[i], i
+        while j > 0 and strength[order[j - 1]] < strength[u]:
+            order[j] = order[j - 1]
+            j -= 1
+        order[j] = u
+    ends, weights = np.empty((edges, 2), np.int64), np.empty(edges)
     edge = 0
-    for i in range(n):
+    for i in range(nodes):
         row = between[order[i]]
-        for j in range(i + 1, n):
+        for j in range(i + 1, nodes):
             if row[order[j]] > 0:
                 ends[edge, 0], ends[edge, 1], weights[edge] = i, j, row[order[j]]
                 edge += 1
-    return (strength > 0).sum(), available, ends, weights
+    return (strength > 0).sum(), ends, weights
 
 
 @compiled()
