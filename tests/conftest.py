@@ -24,6 +24,13 @@ from rtdyn.evaluation import Evaluation, EvaluationOptions, prepare
 from rtdyn.registry import SuiteSpec, find_suite, load_suites
 
 EARLY, MIDDLE, LATE = 1, 512, 4000
+LONGEST = ("test_track", "test_wandb", "test_ray", "test_slurm", "test_hub", "test_stream", "test_hub_datasets")
+"""Files that take longest: begun first, so that neither of two processes waits for the other at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts the tests by file as LONGEST has them, the others after these in their order."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
