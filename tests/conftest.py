@@ -25,7 +25,7 @@ from rtdyn.registry import SuiteSpec, find_suite, load_suites
 
 EARLY, MIDDLE, LATE = 1, 512, 4000
 LONGEST = ("test_track", "test_wandb", "test_ray", "test_slurm", "test_hub", "test_stream", "test_hub_datasets")
-"""Files that take longest: begun first, so that neither of two processes waits for the other at the end."""
+"""Files that take longest: begun first, so that no process waits for another at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -48,10 +49,10 @@ def refused(result: Result, code: int, *words: str) -> None:
         assert word in lines[0]
 
 
-def same_tables(one: Path, other: Path) -> None:
+def same_tables(one: Path, other: Path, steps: Sequence[int] = (0, 64, 1000, 4000)) -> None:
     for table in TABLES:
-        left, right = read_table(read_run(one), table), read_table(read_run(other), table)
-        assert left.equals(right), table
+        left = read_table(read_run(one), table).filter(pl.col("step").is_in(steps))
+        assert left.equals(read_table(read_run(other), table)), table
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +187,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_tables(whole: Path, tmp_pat
 
 def test_ctrl_c_ends_with_130_and_can_be_resumed(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "interrupted"
-    arguments = command("track", "--model", "tiny", "--steps", "0,64,1000,4000", "--out", out, *CHEAP)
+    arguments = command("track", "--model", "tiny", "--steps", "64,4000", "--out", out, *CHEAP)
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not list(out.glob("windows/step=*.parquet")):
         time.sleep(0.02)
@@ -195,7 +196,7 @@ def test_ctrl_c_ends_with_130_and_can_be_resumed(whole: Path, tmp_path: Path) ->
     assert process.returncode == 130 and "Traceback" not in stderr
     assert "interrupted" in stderr and "same command" in stderr
     assert subprocess.run(arguments, capture_output=True, timeout=280).returncode == 0
-    same_tables(whole, out)
+    same_tables(whole, out, (64, 4000))
 
 
 def test_another_configuration_in_the_same_place_is_refused(whole: Path) -> None:
