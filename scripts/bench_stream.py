@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +109,16 @@ class Sampler:
     def __init__(self, place: Machine) -> None:
         self.place, self.peak = place, 0
         self.ended = threading.Event()
-        self.thread = threading.Thread(target=self._look)
 
     def __enter__(self) -> Sampler:
-        self.thread.start()
+        self.pool = ThreadPoolExecutor(1)
+        self.looking = self.pool.submit(self._look)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.ended.set()
-        self.thread.join()
+        self.pool.shutdown()
+        self.looking.result()
 
     def _look(self) -> None:
         while not self.ended.wait(0.01):

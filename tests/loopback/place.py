@@ -183,12 +183,13 @@ class Machine:
 
 
 def files_of(place: Machine) -> dict[Path, int]:
-    """What the stream keeps on the disk: bytes by file; a file that goes meanwhile counts as gone."""
+    """What the stream keeps on the disk: bytes by file; what goes meanwhile, a folder too, counts as gone."""
     sizes = {}
-    for path in (place.folder / "hf" / "rtdyn").rglob("*"):
-        with suppress(FileNotFoundError):
-            if not path.is_symlink() and path.is_file():
-                sizes[path] = path.stat().st_size
+    for folder, _, names in os.walk(place.folder / "hf" / "rtdyn"):
+        for path in (Path(folder, name) for name in names):
+            with suppress(FileNotFoundError):
+                if not path.is_symlink():
+                    sizes[path] = path.stat().st_size
     return sizes
 
 
