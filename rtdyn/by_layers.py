@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rtdyn.checkpoints.layered import FLOAT32_BYTES, LayeredModel
+from rtdyn.checkpoints.layered import LayeredModel
 from rtdyn.errors import InputError
 from rtdyn.families import Anatomy, anatomy
 
+FLOAT32_BYTES = 4
 _Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """By position, after the hidden states, and by name."""
 

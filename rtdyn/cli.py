@@ -14,7 +14,16 @@ from typing import Any, TypeVar
 import click
 
 from rtdyn import __version__
-from rtdyn.options import FiniteRange, analysis_options, check_executor, cluster_options, models_option, suites_option
+from rtdyn.options import (
+    FiniteRange,
+    analysis_options,
+    check_executor,
+    cluster_options,
+    model_option,
+    models_option,
+    steps_option,
+    suites_option,
+)
 
 FINDING, INTERRUPTED = 1, 130
 T = TypeVar("T")
@@ -194,7 +203,7 @@ def claims(run: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--model", required=True, help="A suite's name, its Hub repository, or a folder of step*/ folders.")
+@model_option
 @click.option("--json", "as_json", is_flag=True, help="Print an object for machines.")
 @click.option("--strict", is_flag=True, help="Exit 1 if any step is not sound.")
 @suites_option
@@ -304,8 +313,8 @@ def models(as_json: bool, suites: Path | None) -> None:
 
 
 @main.command()
-@click.option("--model", required=True, help="A suite's name, its Hub repository, or a folder of step*/ folders.")
-@click.option("--steps", default="all", show_default=True, help="all, log, last, 0,1,512, 1000:143000:1000, or a mix.")
+@model_option
+@steps_option
 @click.option("--json", "as_json", is_flag=True, help="Print a list for machines.")
 @suites_option
 @_refuse_clearly

@@ -38,6 +38,20 @@ def suites_option(command: Command) -> Command:
     )(command)
 
 
+def model_option(command: Command) -> Command:
+    """Adds --model, for one suite."""
+    return click.option(
+        "--model", required=True, help="A suite's name, its Hub repository, or a folder of step*/ folders."
+    )(command)
+
+
+def steps_option(command: Command) -> Command:
+    """Adds --steps."""
+    return click.option(
+        "--steps", default="all", show_default=True, help="all, log, last, 0,1,512, 1000:143000:1000, or a mix."
+    )(command)
+
+
 def models_option(command: Command) -> Command:
     """Adds --model, for one or several suites."""
     return click.option(
@@ -65,9 +79,7 @@ def _chosen_analyses(context: click.Context, parameter: click.Parameter, value: 
 def analysis_options(command: Command) -> Command:
     """Adds --steps, what decides a step's tables, and how they are computed."""
     options = (
-        click.option(
-            "--steps", default="all", show_default=True, help="all, log, last, 0,1,512, 1000:143000:1000, or a mix."
-        ),
+        steps_option,
         click.option(
             "--corpus",
             help="Evaluation text: a .txt, .jsonl or .parquet file, or hf://datasets/OWNER/NAME/PATH.  "

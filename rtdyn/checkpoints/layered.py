@@ -32,8 +32,6 @@ from rtdyn.errors import InputError
 from rtdyn.families import anatomy
 from rtdyn.memory import return_freed
 
-FLOAT32_BYTES = 4
-
 
 @dataclass(frozen=True)
 class LayeredModel:
