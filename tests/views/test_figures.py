@@ -19,6 +19,7 @@ from rtdyn.curve_tables import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
 from rtdyn.errors import InputError, UsageError
 from rtdyn.store import Run, read_run
 from rtdyn.views.figures import figures
+from rtdyn.views.plots.influence import rank_influence
 from rtdyn.views.plots.neurons import with_error
 from rtdyn.views.series_panels import judged_panels
 from rtdyn.views.shown import Shown, labels, show
@@ -94,6 +95,16 @@ def test_a_legend_names_nothing_that_is_not_drawn(shown: Shown) -> None:
     assert "left out" not in text_of(panel)
     assert "fitted" not in text_of(curves)
     assert "pseudo-classes" not in text_of(curves)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_the_legend_of_the_curves_lies_inside_the_figure(shown: Shown, steps: int) -> None:
+    figure = rank_influence(shown, shown.spread(steps))
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
 
 
 def test_a_step_that_is_left_out_is_named_as_such_and_never_chosen(shown: Shown) -> None:

@@ -74,7 +74,8 @@ def rank_influence(shown: Shown, steps: Sequence[int]) -> Figure | str:
     if not classes:
         return NO_INFLUENCE
     with styled():
-        figure, axes = grid(len(classes), len(steps), 2.3, 2.25, sharex=True, sharey=True)
+        width = max(2.3, 2.6 / len(steps))  # of one column as wide as the legend
+        figure, axes = grid(len(classes), len(steps), width, 2.25, sharex=True, sharey=True)
         for row, token_class in zip(axes, classes, strict=True):
             for ax, step in zip(row, steps, strict=True):
                 _curve(ax, shown, step, token_class)
@@ -84,7 +85,7 @@ def rank_influence(shown: Shown, steps: Sequence[int]) -> Figure | str:
             ax.set_xlabel("rank")
         axes[0, 0].set_ylim(*_limits(shown, steps, classes))
         figure.suptitle(f"{plain(shown.label)}: influence of each neuron by rank", fontsize=9, fontweight="bold")
-        figure.legend(handles=_handles(shown, steps, classes), loc="outside lower center", ncols=4)
+        figure.legend(handles=_handles(shown, steps, classes), loc="outside lower center", ncols=min(4, len(steps)))
     return figure
 
 
