@@ -27,6 +27,9 @@ from rtdyn.store import TABLES, done_steps, read_run, read_table
 
 SMALL = ("--rare", "0.65:0.95", "--tokens", "8192", "--positions-per-rare", "1", "--wandb", "disabled")
 CHEAP = (*SMALL, "--analyses", "ablation,regimes")
+BASELINE = Path(__file__).parent / "baselines" / "tiny.json"
+OF_BASELINE = ("--tokens", "20000", "--min-targets", "40", "--wandb", "disabled")
+"""The options that BASELINE was made with: all analyses, on text enough for nearly all of their numbers."""
 
 
 def command(*args: str | Path) -> list[str]:
@@ -62,6 +65,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = rtdyn("track", "--model", "tiny", "--steps", "0,64,1000,4000", "--out", out, *CHEAP)
     assert result.exit_code == 0, result.stderr
     assert "step 4000" in result.stdout and str(out) in result.stdout.replace("\n", "")
+    return out
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All analyses at an early, a middle and a late step."""
+    out = tmp_path_factory.mktemp("complete") / "run"
+    result = rtdyn("track", "--model", "tiny", "--steps", "0,512,4000", *OF_BASELINE, "--out", out)
+    assert result.exit_code == 0, result.stderr
     return out
 
 
@@ -131,8 +143,8 @@ def test_the_whole_suite_on_other_families(family: str, tmp_path: Path, tiny_fol
     assert alpha["metric"].n_unique() == (1 if family == "gpt2" else 2)
 
 
-def test_the_bundled_suite_gives_the_committed_numbers(whole: Path) -> None:
-    result = rtdyn("check", whole, "--baseline", Path(__file__).parent / "baselines" / "tiny.json", "--show", "0")
+def test_the_bundled_suite_gives_the_committed_numbers(complete: Path) -> None:
+    result = rtdyn("check", complete, "--baseline", BASELINE, "--show", "0")
     assert result.exit_code == 0, result.stdout
 
 
@@ -278,15 +290,16 @@ def test_further_bands_and_presets(tmp_path: Path) -> None:
     assert set(fixed["value"].drop_nulls()) == {33.0}
 
 
-def test_the_whole_suite_runs_twice_to_the_same_tables_and_its_claims_are_judged(tmp_path: Path) -> None:
-    few = ("--wandb", "disabled", "--tokens", "20000", "--min-targets", "40")
-    for out, steps in (("one", "0,512,4000"), ("two", "512")):
-        result = rtdyn("track", "--model", "tiny", "--steps", steps, *few, "--out", tmp_path / out)
-        assert result.exit_code == 0, result.stderr
+def test_the_whole_suite_runs_twice_to_the_same_tables_and_its_claims_are_judged(
+    complete: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "run"
+    result = rtdyn("track", "--model", "tiny", "--steps", "512", *OF_BASELINE, "--out", again)
+    assert result.exit_code == 0, result.stderr
     for table in TABLES:
-        first, second = (read_table(read_run(tmp_path / out), table).filter(step=512) for out in ("one", "two"))
+        first, second = (read_table(read_run(out), table).filter(step=512) for out in (complete, again))
         assert first.equals(second) and len(first), table
-    metrics = read_table(read_run(tmp_path / "one"), "metrics")
+    metrics = read_table(read_run(complete), "metrics")
     assert {"capture", "groups", *ANALYSES} == set(metrics["analysis"])
     assert metrics.filter(pl.col("value").is_nan() | pl.col("p_value").is_nan()).is_empty()
     for name in ("d_eff", "q_excess", "segregation_q", "hill_alpha_half", "layer_effect", "mediation"):
@@ -297,13 +310,13 @@ def test_the_whole_suite_runs_twice_to_the_same_tables_and_its_claims_are_judged
         (pl.col("metric") == "layer_effect") & (pl.col("layer") == 2) & (pl.col("group") == "top")
     )
     assert structural["reason"].str.starts_with("structural").all() and structural["value"].is_null().all()
-    claims = rtdyn("claims", tmp_path / "one", "--json")
+    claims = rtdyn("claims", complete, "--json")
     assert claims.exit_code == 0, claims.stderr
     rows = json.loads(claims.stdout)
     assert {row["verdict"] for row in rows} <= {"supported", "contradicted", "undetermined"} and len(rows) >= 12
     assert all(row["reason"] for row in rows if row["verdict"] != "supported")
-    assert pl.read_parquet(tmp_path / "one" / "claims.parquet").height >= len(rows)
-    stages = [json.loads(line)["seconds"] for line in (tmp_path / "one" / "log.jsonl").read_text().splitlines()]
+    assert pl.read_parquet(complete / "claims.parquet").height >= len(rows)
+    stages = [json.loads(line)["seconds"] for line in (complete / "log.jsonl").read_text().splitlines()]
     assert len(stages) == 3 and all(set(ANALYSES) <= set(one) for one in stages)
 
 
