@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rtdyn.frames import RunFrames
+from rtdyn.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from rtdyn.views.notebook import RunFrames
+
+
+__all__ = ["__version__", "open_run"]
 
 
 def open_run(path: str | Path) -> RunFrames:
@@ -17,6 +20,6 @@ def open_run(path: str | Path) -> RunFrames:
     Raises rtdyn.errors.InputError if there is no run or its store schema is not this version's.
     """
     # a plain `import rtdyn` loads neither polars nor PyTorch
-    from rtdyn.frames import read_frames
+    from rtdyn.views.notebook import read_frames
 
     return read_frames(Path(path))

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from rtdyn import __version__
-from rtdyn.options import (
+from rtdyn.cli_options import (
     FiniteRange,
     analysis_options,
     check_executor,
@@ -89,16 +89,18 @@ def track(
     check_executor(options["executor"])
     from rich.console import Console
 
-    from rtdyn.registry import SuiteSpec, find_suites, load_suites, parse_steps
+    from rtdyn.suites.find import find_suites, load_suites
+    from rtdyn.suites.steps import parse_steps
+    from rtdyn.suites.suite import SuiteSpec
 
     found, several = find_suites(models, load_suites(suites))
     chosen = {suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "") for suite in found}
-    from rtdyn.evaluation import EvaluationOptions
     from rtdyn.execute.engine import ClusterOptions
     from rtdyn.many import group_of, raise_failures, track_many
-    from rtdyn.step import StepOptions
+    from rtdyn.sweep.options import StepOptions
+    from rtdyn.text.evaluation import EvaluationOptions
     from rtdyn.track import track as run_track
-    from rtdyn.views.side_by_side import print_side_by_side
+    from rtdyn.views.terminal.side_by_side import print_side_by_side
 
     measured_on = _picked(EvaluationOptions, options)
     analysed = _picked(StepOptions, options)
@@ -157,17 +159,18 @@ def plan(
     """Say what `rtdyn track` with the same options would cost: downloads, operations, memory, disk, hours."""
     from rich.console import Console
 
-    from rtdyn.registry import find_suites, load_suites, parse_steps
+    from rtdyn.suites.find import find_suites, load_suites
+    from rtdyn.suites.steps import parse_steps
 
     found, several = find_suites(models, load_suites(suites))
     chosen = {suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "") for suite in found}
-    from rtdyn.calibration import seconds_on
-    from rtdyn.evaluation import EvaluationOptions
-    from rtdyn.memory import available_bytes
-    from rtdyn.plan import Assumptions, HubAsker, plan_suite
-    from rtdyn.step import StepOptions
-    from rtdyn.sweep import device_here
-    from rtdyn.views.plan import plan_record, print_plan
+    from rtdyn.capture.free_memory import available_bytes
+    from rtdyn.cost.machine import seconds_on
+    from rtdyn.cost.plan import Assumptions, HubAsker, plan_suite
+    from rtdyn.sweep.options import StepOptions
+    from rtdyn.sweep.sweep import device_here
+    from rtdyn.text.evaluation import EvaluationOptions
+    from rtdyn.views.terminal.cost import plan_record, print_plan
 
     device = device_here(options["device"])
     options |= {"device": device, "task_memory_gib": None}
@@ -197,7 +200,7 @@ def claims(run: Path, as_json: bool) -> None:
     """The scorecard: what a run's trajectories say of each published claim."""
     from rich.console import Console
 
-    from rtdyn.claims import claims as judge
+    from rtdyn.views.terminal.scorecard import claims as judge
 
     judge(run, as_json, Console())
 
@@ -212,9 +215,9 @@ def audit(model: str, as_json: bool, strict: bool, suites: Path | None) -> None:
     """Say which steps of a suite are missing, repeated or suspect, from metadata, before any download."""
     from rich.console import Console
 
-    from rtdyn.checkpoints.survey import audit_suite
-    from rtdyn.registry import find_suite, load_suites
-    from rtdyn.views.audit import audit_record, print_audit
+    from rtdyn.audit.survey import audit_suite
+    from rtdyn.suites.find import find_suite, load_suites
+    from rtdyn.views.terminal.audit import audit_record, print_audit
 
     found = audit_suite(find_suite(model, load_suites(suites)))
     if as_json:
@@ -237,8 +240,8 @@ def check(run: Path, baseline: Path, update: bool, junit: Path | None, github: b
     """Hold a run against a committed baseline; exit 1 if a number moved beyond its tolerance."""
     from rich.console import Console
 
-    from rtdyn.check import check as hold
-    from rtdyn.views.findings import github_annotations, print_comparison, write_junit
+    from rtdyn.judge.check import check as hold
+    from rtdyn.views.terminal.findings import github_annotations, print_comparison, write_junit
 
     found = hold(run, baseline, update)
     if update:
@@ -257,7 +260,7 @@ def check(run: Path, baseline: Path, update: bool, junit: Path | None, github: b
 @_refuse_clearly
 def sync(run: Path) -> None:
     """Send a stored run to Weights & Biases: what it lacks after an offline or failed run, and no step twice."""
-    from rtdyn.views.wandb import sync as send
+    from rtdyn.views.wandb.mirror import sync as send
 
     send(run, click.echo)
 
@@ -274,7 +277,7 @@ def report(runs: tuple[Path, ...], out: Path | None, at: str | None, open_page: 
     """Draw a run: figures (PNG, PDF) and one HTML page that needs no network. Several runs share the plots."""
     from rich.console import Console
 
-    from rtdyn.views.report import report as draw
+    from rtdyn.views.report.report import report as draw
 
     draw(runs, out, at, open_page, Console())
 
@@ -285,7 +288,7 @@ def report(runs: tuple[Path, ...], out: Path | None, at: str | None, open_page: 
 @_refuse_clearly
 def models(as_json: bool, suites: Path | None) -> None:
     """List the suites that are known by name."""
-    from rtdyn.registry import load_suites
+    from rtdyn.suites.find import load_suites
 
     known = load_suites(suites).values()
     if as_json:
@@ -320,7 +323,8 @@ def models(as_json: bool, suites: Path | None) -> None:
 @_refuse_clearly
 def steps(model: str, steps: str, as_json: bool, suites: Path | None) -> None:
     """List a suite's steps, its tokens seen, and what is known to be wrong with them."""
-    from rtdyn.registry import find_suite, load_suites, parse_steps
+    from rtdyn.suites.find import find_suite, load_suites
+    from rtdyn.suites.steps import parse_steps
 
     suite = find_suite(model, load_suites(suites))
     rows: list[dict[str, Any]] = [

@@ -11,10 +11,10 @@ from pathlib import Path
 from rich.console import Console
 
 from rtdyn.errors import InputError, RtdynError
-from rtdyn.evaluation import EvaluationOptions
-from rtdyn.registry import SuiteSpec
-from rtdyn.step import StepOptions
-from rtdyn.store import Run, config_digest
+from rtdyn.store.run import Run, config_digest
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.sweep.options import StepOptions
+from rtdyn.text.evaluation import EvaluationOptions
 
 Track = Callable[[SuiteSpec, Path | None], Run]
 """Tracks a suite into a directory, its default one if None."""

@@ -12,34 +12,29 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from rtdyn.checkpoints.stream import alike, check_stored, open_stream
+from rtdyn.audit.before_a_run import audit_before, joined, moved_steps
+from rtdyn.checkpoints.stream import alike, open_stream
 from rtdyn.errors import InputError
-from rtdyn.evaluation import Evaluation, EvaluationOptions
 from rtdyn.execute.driver import Driver, earlier_tasks, open_engine
 from rtdyn.execute.engine import ClusterOptions, Engine
 from rtdyn.execute.ledger import read_seconds
 from rtdyn.execute.serial import run_serial
 from rtdyn.execute.task import Task
-from rtdyn.frequency import class_errors
-from rtdyn.manifest import new_manifest, schedule
-from rtdyn.registry import SuiteSpec
-from rtdyn.soundness import audit_before, joined, left_out, moved_steps
-from rtdyn.step import StepOptions
-from rtdyn.store import (
-    Run,
-    StepTables,
-    done_steps,
-    locked,
-    open_run,
-    step_record,
-    table_file,
-    write_json,
-)
-from rtdyn.sweep import Sweep, device_here, prepare_sweep
-from rtdyn.timing import StageClock, log_seconds, logged_steps, seconds_by_stage
-from rtdyn.views.progress import progress
-from rtdyn.views.summary import print_summary, step_line
-from rtdyn.views.wandb import choose_mode, start_wandb
+from rtdyn.files import write_json
+from rtdyn.judge.observations import left_out
+from rtdyn.store.run import Run, done_steps, locked, open_run, step_record, table_file
+from rtdyn.store.schema import StepTables
+from rtdyn.store.stage_log import StageClock, log_seconds, logged_steps, seconds_by_stage
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.sweep.manifest import new_manifest, schedule
+from rtdyn.sweep.options import StepOptions
+from rtdyn.sweep.stored_weights import check_stored
+from rtdyn.sweep.sweep import Sweep, device_here, prepare_sweep
+from rtdyn.text.evaluation import Evaluation, EvaluationOptions
+from rtdyn.text.token_classes import class_errors
+from rtdyn.views.terminal.progress import progress
+from rtdyn.views.terminal.summary import print_summary, step_line
+from rtdyn.views.wandb.mirror import choose_mode, start_wandb
 
 
 def track(

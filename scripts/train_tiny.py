@@ -26,7 +26,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from rtdyn.kingjames import held_out_chapters, training_chapters
+from rtdyn.text.king_james import held_out_chapters, training_chapters
 
 EOS = "<|endoftext|>"
 OVERLAP_WORDS = 10

@@ -17,14 +17,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 import transformers
 
-from rtdyn.capture import Capture, capture
+from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.checkpoints.local import fetch_local
-from rtdyn.evaluation import Evaluation, EvaluationOptions, prepare
-from rtdyn.registry import SuiteSpec, find_suite, load_suites
+from rtdyn.suites.find import find_suite, load_suites
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.text.evaluation import Evaluation, EvaluationOptions, prepare
 
 EARLY, MIDDLE, LATE = 1, 512, 4000
-LONGEST = ("test_track", "test_wandb", "test_ray", "test_slurm", "test_hub", "test_stream", "test_hub_datasets")
+LONGEST = ("test_track", "test_mirror", "test_ray", "test_slurm", "test_repository", "test_stream", "test_datasets")
 """Files that take longest: begun first, so that no process waits for another at the end."""
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rtdyn.checkpoints.safetensors_files import check_safetensors
 from rtdyn.errors import InputError, brief
-from rtdyn.families import OLD_BUFFERS, check_family
+from rtdyn.hub.names import CONFIG
+from rtdyn.model.families import OLD_BUFFERS, check_family
 
-CONFIG = "config.json"
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
+
+
 KEY_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
+
+
 _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -81,36 +85,6 @@ def sha256_of(file: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def check_safetensors(file: Path) -> None:
-    """Raises InputError if a safetensors file is shorter or longer than its own header says."""
-    with file.open("rb") as handle:
-
-        def read(start: int, stop: int) -> bytes:
-            handle.seek(start)
-            return handle.read(stop - start)
-
-        safetensors_header(read, file.stat().st_size, str(file))
-
-
-def safetensors_header(read: Callable[[int, int], bytes], size: int, what: str) -> tuple[dict[str, Any], int]:
-    """The header of a safetensors file by tensor, and where the data begin that its `data_offsets` count from.
-
-    read(start, stop) gives bytes of the file. Raises InputError if it is damaged or another length than it says.
-    """
-    prefix = read(0, min(8, size))
-    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-    if 8 + length > size:
-        raise InputError(f"{what} is truncated or not a safetensors file ({size:,} bytes); download it again")
-    try:
-        header = {n: t for n, t in json.loads(read(8, 8 + length)).items() if n != "__metadata__"}
-        end = max((t["data_offsets"][1] for t in header.values()), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-        raise InputError(f"{what} has a damaged safetensors header; download it again") from None
-    if 8 + length + end != size:
-        raise InputError(f"{what} is truncated: {size:,} bytes of {8 + length + end:,}; download it again")
-    return header, 8 + length
 
 
 def check_files(checkpoint: Checkpoint) -> None:

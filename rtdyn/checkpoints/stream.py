@@ -7,26 +7,31 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from rtdyn.checkpoints.checkpoint import CONFIG, Checkpoint, sha256_of
-from rtdyn.checkpoints.download import Line, StoppedError, download
-from rtdyn.checkpoints.hub import check_cached, hub_config_folder, hub_tokenizer_folder, in_cache
-from rtdyn.checkpoints.local import fetch_local, step_folder, tokenizer_folder
-from rtdyn.checkpoints.plan import Repeat, StepPlan, SweepPlan, plan_sweep
-from rtdyn.checkpoints.retry import CONTENT, Patience
-from rtdyn.checkpoints.room import Room, open_room
+from rtdyn.checkpoints.checkpoint import Checkpoint, sha256_of
+from rtdyn.checkpoints.disk import Room, open_room
+from rtdyn.checkpoints.fetch_plan import Repeat, StepPlan, SweepPlan, plan_sweep
+from rtdyn.checkpoints.local import fetch_local
 from rtdyn.checkpoints.tensors import PARTIAL, write_partial
 from rtdyn.errors import InputError
-from rtdyn.registry import SuiteSpec
-from rtdyn.store import TABLES, Run, table_file
+from rtdyn.hub.download import Line, StoppedError, download
+from rtdyn.hub.names import CONFIG
+from rtdyn.hub.repository import check_cached, in_cache
+from rtdyn.hub.retry import CONTENT, Patience
+from rtdyn.suites.suite import SuiteSpec
 
 GB = 10**9
+
+
 MOST_OF_DISK = 0.95
 """Share of the free disk that may be used: the run directory may lie there too."""
+
+
 LEAVING_SECONDS = 2.0
 """How long the end of a stream waits for a connection that is silent; it ends by itself then."""
+
+
 Tell = Callable[[str], None]
 
 
@@ -227,29 +232,3 @@ class _Downloads:
         for name in plan.small.keys() - {CONFIG}:
             digests[name] = sha256_of(folder / name)
         return Checkpoint(plan.step, folder, revision.branch, revision.commit, digests)
-
-
-def check_stored(suite: SuiteSpec, run: Run, stored: Mapping[int, Mapping[str, Any]]) -> None:
-    """Raises InputError if the weights of a stored step of a folder suite have changed since it was analysed.
-
-    Only weight files that were touched since their results were written are hashed. A Hub revision is fixed by the
-    commit that is stored.
-    """
-    for step, record in stored.items():
-        if suite.repo is None and step in suite.steps:
-            folder, analysed = step_folder(suite, step), table_file(run, TABLES[0], step).stat().st_mtime
-            for name, digest in record["digests"].items():
-                file = folder / name
-                # ctime, as a copy may keep the mtime of what it was copied from
-                if not file.is_file() or (file.stat().st_ctime > analysed and sha256_of(file) != digest):
-                    raise InputError(f"{file} is not what step {step} in {run.path} was made from; give another --out")
-
-
-def find_tokenizer(suite: SuiteSpec, step: int) -> Path:
-    """The folder with the suite's tokenizer, taken from `step` where steps carry their own."""
-    return hub_tokenizer_folder(suite, step) if suite.repo is not None else tokenizer_folder(suite, step)
-
-
-def find_config(suite: SuiteSpec, step: int) -> Path:
-    """A folder with the config.json of `step`; no weights are fetched for it."""
-    return hub_config_folder(suite, step) if suite.repo is not None else step_folder(suite, step)

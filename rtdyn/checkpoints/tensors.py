@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Collection, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
-from rtdyn.checkpoints.checkpoint import CONFIG, check_safetensors, read_json, safetensors_header, weight_files
-from rtdyn.checkpoints.download import Line, read
-from rtdyn.checkpoints.hub import RemoteFile, Revision
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from rtdyn.checkpoints.checkpoint import Checkpoint, read_json, weight_files
+from rtdyn.checkpoints.safetensors_files import check_safetensors, safetensors_header
 from rtdyn.errors import InputError, brief
-from rtdyn.families import FinalMlp, final_mlp, stored_name
+from rtdyn.hub.download import Line, read
+from rtdyn.hub.names import CONFIG
+from rtdyn.hub.repository import RemoteFile, Revision
+from rtdyn.model.families import FinalMlp, final_mlp, stored_name
 
 PARTIAL = "model.safetensors"
 """The file that the tensors read by ranges are put into."""
@@ -143,3 +152,52 @@ def _read(folder: Path, wanted: Sequence[str]) -> dict[str, Any]:
         raise
     except Exception as error:  # the libraries raise nearly any type on damaged weights
         raise InputError(f"the weights in {folder} cannot be loaded ({brief(error)})") from error
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor lies."""
+
+    file: Path
+    name: str
+    """In the file."""
+    shape: tuple[int, ...]
+
+
+def stored_tensors(checkpoint: Checkpoint) -> dict[str, Stored]:
+    """Every tensor of the checkpoint by its name, from the files' headers alone.
+
+    Raises whatever safetensors or torch raise for files they cannot read.
+    """
+    found: dict[str, Stored] = {}
+    for file in (checkpoint.folder / name for name in checkpoint.digests):
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as handle:
+                found |= {n: Stored(file, n, tuple(handle.get_slice(n).get_shape())) for n in handle.keys()}  # noqa: SIM118 -- not a mapping
+        elif file.suffix == ".bin":
+            state = torch.load(file, map_location="meta", weights_only=True)
+            found |= {n: Stored(file, n, tuple(tensor.shape)) for n, tensor in state.items()}
+    return found
+
+
+def read_tensors(wanted: Iterable[Stored]) -> Iterator[tuple[Stored, Tensor]]:
+    """Each of the tensors with its values, as they are stored, on the CPU; a file is open while its own are read.
+
+    Raises whatever safetensors or torch raise for files they cannot read.
+    """
+    for file, own in groupby(sorted(wanted, key=lambda one: one.file), key=lambda one: one.file):
+        with _opened(file) as tensor:
+            for one in own:
+                yield one, tensor(one.name)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Callable[[str], Tensor]]:
+    """Gives a file's tensors by name, each read from disk when it is first used."""
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as handle:
+            yield handle.get_tensor
+    else:
+        # files older than torch 1.6 are no archives and have to be read whole
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        yield state.__getitem__

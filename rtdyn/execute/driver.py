@@ -31,7 +31,7 @@ from rtdyn.execute.ledger import (
     write_given,
 )
 from rtdyn.execute.task import Task, grouped
-from rtdyn.store import Run, step_record
+from rtdyn.store.run import Run, step_record
 
 LOOK = 0.5
 """Seconds between two looks at the run directory."""

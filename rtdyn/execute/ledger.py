@@ -20,7 +20,8 @@ from pathlib import Path
 
 from rtdyn.errors import InputError
 from rtdyn.execute.engine import LOGS
-from rtdyn.store import TASKS, clear_aside, write_json
+from rtdyn.files import clear_aside, write_json
+from rtdyn.store.run import TASKS
 
 TRIES = 3
 """Workers that a step may cost before it is given up."""

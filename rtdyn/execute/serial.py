@@ -6,9 +6,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from rtdyn.checkpoints.stream import Stream
-from rtdyn.store import Run, StepTables, write_copy, write_step
-from rtdyn.sweep import Sweep
-from rtdyn.timing import StageClock
+from rtdyn.store.run import Run, write_copy, write_step
+from rtdyn.store.schema import StepTables
+from rtdyn.store.stage_log import StageClock
+from rtdyn.sweep.sweep import Sweep
 
 
 def run_serial(

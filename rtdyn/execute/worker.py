@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from rtdyn.checkpoints.retry import may_pass
 from rtdyn.checkpoints.stream import Stream, open_stream
 from rtdyn.errors import InputError, brief
 from rtdyn.execute.ledger import Try, begin_try, end_try, given_up, leave, tries, write_seconds
 from rtdyn.execute.serial import run_serial
 from rtdyn.execute.task import Task
-from rtdyn.store import StepTables, config_digest, done_steps, read_run, step_record
-from rtdyn.sweep import device_here, prepare_sweep
-from rtdyn.timing import StageClock
+from rtdyn.hub.retry import may_pass
+from rtdyn.store.run import config_digest, done_steps, read_run, step_record
+from rtdyn.store.schema import StepTables
+from rtdyn.store.stage_log import StageClock
+from rtdyn.sweep.sweep import device_here, prepare_sweep
 
 
 @dataclass

@@ -25,7 +25,8 @@ from polars.testing import assert_frame_equal
 from safetensors.torch import load_file, save_file
 
 from rtdyn.cli import main
-from rtdyn.store import TABLES, done_steps, read_run, read_table
+from rtdyn.store.run import done_steps, read_run, read_table
+from rtdyn.store.schema import TABLES
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = "model.safetensors"
@@ -218,7 +219,7 @@ def test_weights_alone_are_read_by_ranges_and_give_the_numbers_of_whole_files(su
 
 @pytest.mark.parametrize("level", [("stream", "12"), ("track", "2")], ids=lambda level: level[0])
 def test_runs_under_random_faults_end_whole_or_in_a_sentence(level: tuple[str, str]) -> None:
-    arguments = ("scripts/fault_schedules.py", "--level", level[0], "--n", level[1], "--seed", "7", "--json")
+    arguments = ("scripts/trials/fault_schedules.py", "--level", level[0], "--n", level[1], "--seed", "7", "--json")
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,

@@ -18,20 +18,9 @@ from rtdyn.execute.driver import Driver, earlier_tasks
 from rtdyn.execute.engine import Engine, SilentError
 from rtdyn.execute.ledger import CANCELLED, begin_try, end_try, leave, read_given, tries, write_seconds
 from rtdyn.execute.task import Task, grouped
-from rtdyn.store import (
-    ASIDE,
-    SCHEMA_VERSION,
-    TASKS,
-    Metric,
-    Run,
-    StepTables,
-    config_digest,
-    locked,
-    metric_frame,
-    open_run,
-    step_record,
-    write_step,
-)
+from rtdyn.files import ASIDE
+from rtdyn.store.run import SCHEMA_VERSION, TASKS, Run, config_digest, locked, open_run, step_record, write_step
+from rtdyn.store.schema import Metric, StepTables, metric_frame
 
 STEPS = (0, 1, 2, 4)
 Behaviour = Callable[[Run, Task, int], bool]

@@ -13,7 +13,7 @@ import pytest
 from loopback import ray_nodes
 from loopback.sweeps import CHEAP, STEPS, TINY, Sweep, logged, same_tables, until
 
-from rtdyn.store import done_steps, read_run
+from rtdyn.store.run import done_steps, read_run
 
 REASON = ray_nodes.why_not()
 needs_ray = pytest.mark.skipif(REASON is not None, reason=str(REASON))

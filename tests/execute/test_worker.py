@@ -10,18 +10,19 @@ from pathlib import Path
 import pytest
 from huggingface_hub.errors import HTTPError
 
-from rtdyn.checkpoints.plan import Repeat
+from rtdyn.checkpoints.fetch_plan import Repeat
 from rtdyn.checkpoints.stream import Stream, alike
 from rtdyn.errors import InputError
-from rtdyn.evaluation import EvaluationOptions
 from rtdyn.execute.ledger import begin_try, end_try, has_left, read_seconds, tries
 from rtdyn.execute.task import Task
 from rtdyn.execute.worker import Worker
-from rtdyn.manifest import new_manifest
-from rtdyn.registry import SuiteSpec, find_suite
-from rtdyn.step import StepOptions
-from rtdyn.store import TASKS, done_steps, open_run, read_run
-from rtdyn.sweep import prepare_sweep
+from rtdyn.store.run import TASKS, done_steps, open_run, read_run
+from rtdyn.suites.find import find_suite
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.sweep.manifest import new_manifest
+from rtdyn.sweep.options import StepOptions
+from rtdyn.sweep.sweep import prepare_sweep
+from rtdyn.text.evaluation import EvaluationOptions
 
 FEW = {"tokens": 3072, "bands": ("0.65:0.95",), "min_targets": 20, "positions_per_rare": 1.0}
 ANALYSED = StepOptions(("ablation",), "kept", "mean_abs", 1.0, 2.0, "auto", "cpu", 0)

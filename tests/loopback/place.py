@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rtdyn.registry import PACKAGE
+from rtdyn.suites.suite import PACKAGE
 
 TINY = PACKAGE / "data" / "tiny"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rtdyn.store import TABLES, TASKS, done_steps, read_run, read_table
+from rtdyn.store.run import TASKS, done_steps, read_run, read_table
+from rtdyn.store.schema import TABLES
 
 STEPS = (0, 1, 512, 4000)
 CHEAP = (

@@ -1,0 +1,1 @@
+"""Groups of neurons: how they are chosen, held against nulls and measured."""

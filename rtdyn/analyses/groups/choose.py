@@ -1,0 +1,227 @@
+"""Groups of neurons chosen on one half of the windows and measured on the other (METHODS §4).
+
+Choosing neurons by influence alone changes their statistics even in an untrained model, so no group is measured on
+the windows it was chosen on; every number is the mean over both ways. Each group has its nulls (`nulls.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from rtdyn.analyses.groups.nulls import DRAWS, LARGE, LARGE_DRAWS, MATCHED, RANDOM, SELECTED, permuted_sets
+from rtdyn.analyses.influence.ablation import ClassInfluence, Influence, PseudoInfluence
+from rtdyn.analyses.regimes.evidence import bootstrap
+from rtdyn.analyses.regimes.fit import DECAY, POWER_LAW, Regimes, fit_regimes
+from rtdyn.analyses.statistics import CLEAR_SE, clustered_se
+
+TOP_SHARE = 0.01
+
+
+MIN_TOP = 32
+
+
+STABLE = 0.5
+"""Plateau neurons are members in more than this share of the bootstrap."""
+
+
+PLATEAU, TOP, BOOST, SUPPRESS = "plateau", "top", "boost", "suppress"
+
+
+GROUPS = (PLATEAU, TOP, BOOST, SUPPRESS, POWER_LAW, DECAY)
+
+
+@dataclass(frozen=True)
+class HalfInfluence:
+    """Influence of each neuron on one class over one half of the windows, as ClassInfluence has it; (F,)."""
+
+    ranking: np.ndarray
+    """The influence that ranks neurons: mean |Δ|, or |mean Δ|."""
+    ranking_se: np.ndarray
+    mean: np.ndarray
+    mean_se: np.ndarray
+    error_bound: np.ndarray
+
+    def uncertainty(self) -> np.ndarray:
+        """What `ranking` must exceed not to be censored."""
+        return CLEAR_SE * self.ranking_se + self.error_bound
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group as each half chose it, with the sets of its nulls."""
+
+    name: str
+    members: tuple[np.ndarray, np.ndarray]
+    """int64, ascending: chosen on half 0 and on half 1."""
+    sets: Mapping[str, tuple[np.ndarray, np.ndarray] | str]
+    """By null: sets (s, n) for each half's group, or why there are none."""
+    own_share: float
+    """Share of a matched set that are the group's own members, on average: near 1, the null can show nothing."""
+    overlap: float
+    """Positions that pseudo-classes share, by which the selected null is widened (`pseudo_classes.contrast`)."""
+
+
+def top_size(neurons: int) -> int:
+    """Members of `top`."""
+    return min(neurons, max(MIN_TOP, math.ceil(TOP_SHARE * neurons)))
+
+
+def window_halves(documents: np.ndarray) -> np.ndarray:
+    """int64 (windows,): 0 or 1. documents (windows,); each goes whole to the half that has fewer windows so far."""
+    halves = np.empty(len(documents), dtype=np.int64)
+    sizes = [0, 0]
+    for document in dict.fromkeys(documents.tolist()):
+        mine = documents == document
+        half = int(sizes[1] < sizes[0])
+        halves[mine] = half
+        sizes[half] += int(mine.sum())
+    return halves
+
+
+def half_influence(c: ClassInfluence, halves: np.ndarray, half: int, rank_by: str = "mean_abs") -> HalfInfluence | str:
+    """A class's influence over one half of the windows, or why there is none. halves: (windows,), by window id."""
+    own = halves[c.window_ids.cpu().numpy()] == half
+    if own.sum() < 2:
+        return f"half of the windows hold {int(own.sum())} with positions of the class"
+    counts = c.window_n[own]
+    n = counts.sum()
+    abs_sums, sums = c.window_abs_sum[own], c.window_sum[own]
+    mean, mean_se = sums.sum(0) / n, clustered_se(sums, counts)
+    ranking, ranking_se = (
+        (mean.abs(), mean_se) if rank_by == "abs_mean" else (abs_sums.sum(0) / n, clustered_se(abs_sums, counts))
+    )
+    values = (ranking, ranking_se, mean, mean_se, c.error_bound * (c.n / n))
+    return HalfInfluence(*(v.cpu().numpy() for v in values))
+
+
+def half_regimes(influence: HalfInfluence) -> Regimes:
+    """The fit of a half's curve."""
+    return fit_regimes(influence.ranking, influence.uncertainty())
+
+
+def choose(influence: HalfInfluence, regimes: Regimes, stable: np.ndarray) -> dict[str, np.ndarray]:
+    """Members of each group by one half's influence. stable: bool (F,), the plateau's stable members."""
+    clear = np.abs(influence.mean) > CLEAR_SE * influence.mean_se + influence.error_bound
+    flags = {
+        PLATEAU: stable,
+        TOP: regimes.rank <= top_size(len(stable)),
+        BOOST: clear & (influence.mean > 0),
+        SUPPRESS: clear & (influence.mean < 0),
+        POWER_LAW: regimes.label == POWER_LAW,
+        DECAY: regimes.label == DECAY,
+    }
+    return {name: np.flatnonzero(flag) for name, flag in flags.items()}
+
+
+def with_nulls(
+    name: str,
+    members: tuple[np.ndarray, np.ndarray],
+    regimes: tuple[Regimes, Regimes],
+    pseudo: PseudoInfluence | None,
+    overlap: float,
+    cell: np.ndarray,
+    rng: np.random.Generator,
+    draws: int = DRAWS,
+    rank_by: str = "mean_abs",
+) -> Group:
+    """The group with its random, matched and selected sets.
+
+    cell: `nulls.matching_cells`. overlap: `pseudo_classes.overlap`.
+    """
+    if max(map(len, members)) > LARGE:
+        draws = min(draws, LARGE_DRAWS)
+    matched = permuted_sets(members, cell, draws, rng)
+    selected = [_selected(name, own, regimes[half], pseudo, half, rank_by) for half, own in enumerate(members)]
+    sets: dict[str, tuple[np.ndarray, np.ndarray] | str] = {
+        RANDOM: permuted_sets(members, np.zeros_like(cell), draws, rng),
+        MATCHED: matched,
+    }
+    first, second = selected
+    if isinstance(first, str) or isinstance(second, str):
+        sets[SELECTED] = first if isinstance(first, str) else str(second)
+    else:
+        sets[SELECTED] = (first, second)
+    own = [np.isin(found, mine).mean() for found, mine in zip(matched, members, strict=True)]
+    return Group(name, members, sets, float(np.mean(own)), overlap)
+
+
+def _selected(
+    name: str, members: np.ndarray, regimes: Regimes, pseudo: PseudoInfluence | None, half: int, rank_by: str
+) -> np.ndarray | str:
+    """What the group's rule picks for each pseudo-class, at the group's size: by rank of influence, or of its sign."""
+    if pseudo is None:
+        return "there are no pseudo-classes"
+    n = pseudo.n[half].cpu().numpy()[:, None]
+    if (n == 0).any():
+        return "a pseudo-class has no position in half of the windows"
+    signed = pseudo.sum[half].cpu().numpy() / n
+    if name in (BOOST, SUPPRESS):
+        score = signed if name == BOOST else -signed
+    else:
+        score = np.abs(signed) if rank_by == "abs_mean" else pseudo.abs_sum[half].cpu().numpy() / n
+    order = np.argsort(-score, axis=1, kind="stable")
+    first = 0 if name in (PLATEAU, TOP, BOOST, SUPPRESS) else int(regimes.rank[members].min(initial=1)) - 1
+    return np.sort(order[:, first : first + len(members)], axis=1)
+
+
+def split_groups(
+    result: Influence,
+    documents: np.ndarray,
+    cell: np.ndarray,
+    overlap: float,
+    seed: int,
+    rank_by: str = "mean_abs",
+    draws: int = DRAWS,
+) -> dict[str, Group | str]:
+    """Every group with its nulls, chosen by the influence on `rare`, or why there is none.
+
+    documents: (windows,), each window's document. cell: `nulls.matching_cells`. overlap: `pseudo_classes.overlap`.
+    """
+    halves, rare = window_halves(documents), result.classes["rare"]
+    chosen, fits, reasons = [], [], {}
+    for half in (0, 1):
+        own = half_influence(rare, halves, half, rank_by)
+        if isinstance(own, str):
+            return dict.fromkeys(GROUPS, own)
+        stable, reason = _stable(rare, halves, half, documents, own, rank_by, seed)
+        if reason:
+            reasons[PLATEAU] = reason
+        fits.append(half_regimes(own))
+        chosen.append(choose(own, fits[-1], stable))
+    groups: dict[str, Group | str] = {}
+    for number, name in enumerate(GROUPS):
+        members = (chosen[0][name], chosen[1][name])
+        if name in reasons:
+            groups[name] = reasons[name]
+        elif min(map(len, members)) == 0:
+            groups[name] = f"no {name} neuron on one half of the windows"
+        else:
+            rng = np.random.default_rng([seed, number])
+            groups[name] = with_nulls(
+                name, members, (fits[0], fits[1]), result.pseudo, overlap, cell, rng, draws, rank_by
+            )
+    return groups
+
+
+def _stable(
+    c: ClassInfluence,
+    halves: np.ndarray,
+    half: int,
+    documents: np.ndarray,
+    influence: HalfInfluence,
+    rank_by: str,
+    seed: int,
+) -> tuple[np.ndarray, str]:
+    """Which neurons are in the plateau in more than half of one half's bootstrap, or why that is unknown."""
+    ids = c.window_ids.cpu().numpy()
+    own = halves[ids] == half
+    sums = c.window_sum if rank_by == "abs_mean" else c.window_abs_sum
+    found = bootstrap(
+        sums.cpu().numpy()[own], c.window_n.cpu().numpy()[own], ids[own], documents, influence.uncertainty(), seed=seed
+    )
+    none = np.zeros(len(influence.mean), dtype=bool)
+    return (none, found) if isinstance(found, str) else (found.stable_share > STABLE, "")

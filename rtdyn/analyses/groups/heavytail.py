@@ -1,0 +1,179 @@
+"""Heavy tails of a group's input weights (METHODS §8; arXiv:2509.21163, eq. 10; Martin & Mahoney).
+
+The group matrix W̃ holds its n neurons' input rows, each centred and scaled to unit variance over the d inputs;
+C = W̃W̃ᵀ/d has eigenvalues λ₁ ≥ … ≥ λ_n and trace n. Hill's estimate of the tail exponent, P(λ > x) ∝ x^−α, is
+  α = [(1/k) Σ_{j≤k} ln(λ_j/λ_{k+1})]^{−1},   95 % interval α·χ²_{2k; 0.025, 0.975}/(2k)
+exact for a Pareto tail at a k fixed beforehand. Rows that do not vary leave the group. weightwatcher stands beside
+it: its alpha is the exponent of the density of uncentred squared singular values, so that alpha − 1 compares with α.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rtdyn.analyses.groups import heavytail
+from rtdyn.analyses.groups.dimensionality import eigenvalues, standardised
+from rtdyn.analyses.groups.measure import HIGH, LOW, _too_large
+
+TENTH, HALF, LEAST_KS = "tenth", "half", "least-ks"
+
+
+RULES = (TENTH, HALF, LEAST_KS)
+
+
+MIN_K = 5
+
+
+CONFIDENCE = 0.95
+
+
+EQUAL = 1e-10
+"""Logarithms of eigenvalue ratios under this are round-off."""
+
+
+ALPHA, ALPHA_WEIGHTED, STABLE_RANK, ENTROPY = "alpha", "alpha_weighted", "stable_rank", "entropy"
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """Eigenvalues of the group matrices of sets of neurons."""
+
+    eigenvalues: np.ndarray
+    """float64 (s, n), descending; those that are 0 but for round-off are exactly 0."""
+    live: np.ndarray
+    """int64 (s,): rows that vary, the n of k = ⌊f·n⌋."""
+
+
+@dataclass(frozen=True)
+class Hill:
+    """Hill's α of each set, NaN where `undefined` gives a reason."""
+
+    alpha: np.ndarray
+    """float64 (s,): lower is heavier."""
+    k: np.ndarray
+    """int64 (s,): eigenvalues in the tail; 0 where no k is allowed."""
+    low: np.ndarray
+    """float64 (s,): 95 % interval, exact for a Pareto tail at a fixed k; with `least-ks`, which looks for its k among
+    the same eigenvalues, it covers in about 92 % of Pareto samples."""
+    high: np.ndarray
+
+
+def spectra(rows: Tensor, sets: np.ndarray) -> Spectra:
+    """Eigenvalues of C for each set. rows: (F, d) input weights. sets: int64 (s, n), distinct within a set."""
+    z, live = standardised(rows.T)
+    values = eigenvalues(z, sets)
+    zero = max(sets.shape[1], rows.shape[1]) * np.finfo(np.float64).eps * values.max(axis=1, initial=0, keepdims=True)
+    return Spectra(np.where(values > zero, values, 0.0), live[sets].sum(1))
+
+
+def hill(rows: Tensor, sets: np.ndarray, rule: str = TENTH, *, min_k: int = MIN_K) -> Hill:
+    """Hill's α of each set's input rows.
+
+    rows: (F, d). sets: int64 (s, n). rule and min_k: as `hill_of_spectra` has them.
+    """
+    return hill_of_spectra(spectra(rows, sets), rule, min_k=min_k)
+
+
+def hill_of_spectra(given: Spectra, rule: str = TENTH, *, min_k: int = MIN_K) -> Hill:
+    """Hill's α of each set.
+
+    rule: `tenth` or `half`, k = max(1, ⌊n·f⌋) of the rows that vary, or `least-ks`, the k ≥ min_k at which the
+    k largest eigenvalues are nearest the Pareto distribution fitted to them, by the Kolmogorov–Smirnov distance.
+    min_k: NaN under it; 1 gives the papers' figure. Raises ValueError for another rule.
+    """
+    from scipy.stats import chi2
+
+    values = given.eigenvalues
+    logs = np.log(np.where(values > 0, values, np.nan))
+    k = _least_ks(logs, min_k) if rule == LEAST_KS else _fixed_k(given.live, rule)
+    inverse = _mean_log_excess(logs, k)
+    defined = (k >= min_k) & (inverse > EQUAL)
+    alpha = np.full(len(values), np.nan)
+    alpha[defined] = 1 / inverse[defined]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = (alpha * chi2.ppf(q, 2 * np.maximum(k, 1)) / (2 * np.maximum(k, 1)) for q in (tail, 1 - tail))
+    return Hill(alpha, k, low, high)
+
+
+def undefined(given: Spectra, rule: str = TENTH, *, min_k: int = MIN_K) -> list[str | None]:
+    """Why each set has no α, or None where it has one."""
+    found = hill_of_spectra(given, rule, min_k=min_k)
+    return [
+        None if np.isfinite(alpha) else _reason(values, int(live), int(k), rule, min_k)
+        for alpha, values, live, k in zip(found.alpha, given.eigenvalues, given.live, found.k, strict=True)
+    ]
+
+
+def _reason(values: np.ndarray, live: int, k: int, rule: str, min_k: int) -> str:
+    positive = int((values > 0).sum())
+    if rule != LEAST_KS and k < min_k:
+        return f"a tail of {k} eigenvalues of {live} neurons, under {min_k}"
+    least = max(1, min_k) if rule == LEAST_KS else k
+    if positive <= least:
+        return f"{positive} eigenvalues above 0, under the {least + 1} that a tail of {least} needs"
+    return "the largest eigenvalues are equal"
+
+
+def _fixed_k(live: np.ndarray, rule: str) -> np.ndarray:
+    parts = {TENTH: 10, HALF: 2}
+    if rule not in parts:
+        raise ValueError(f"no rule {rule!r} for the tail, only {', '.join(RULES)}")
+    return np.where(live > 0, np.maximum(1, live // parts[rule]), 0)
+
+
+def _mean_log_excess(logs: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """(1/k) Σ_{j≤k} ln(λ_j/λ_{k+1}), NaN where λ_{k+1} is not there. logs: (s, n) descending, NaN for ln 0. k: (s,)."""
+    padded = np.pad(logs, ((0, 0), (0, 1)), constant_values=np.nan)
+    base = np.take_along_axis(padded, np.minimum(k, logs.shape[1])[:, None], axis=1)
+    inside = np.arange(logs.shape[1]) < k[:, None]
+    return np.where(inside, logs - base, 0).sum(1) / np.maximum(k, 1)
+
+
+def _least_ks(logs: np.ndarray, min_k: int) -> np.ndarray:
+    """The k of least distance, the larger of equals; 0 where none is allowed. logs: (s, n) descending."""
+    best = np.full(len(logs), np.inf)
+    chosen = np.zeros(len(logs), dtype=np.int64)
+    for k in range(max(1, min_k), logs.shape[1]):
+        inverse = _mean_log_excess(logs, np.full(len(logs), k))
+        some = np.flatnonzero(inverse > EQUAL)
+        if not len(some):
+            continue
+        excess = logs[some, :k] - logs[some, k, None]
+        above = np.exp(-excess / inverse[some, None])  # the fitted share of the tail above each eigenvalue
+        index = np.arange(k)
+        distance = np.maximum((above - index / k).max(1), ((index + 1) / k - above).max(1))
+        nearer = distance <= best[some]
+        best[some[nearer]], chosen[some[nearer]] = distance[nearer], k
+    return chosen
+
+
+LARGEST_SPECTRUM = 1024
+"""Neurons of a group whose weights' eigenvalues are computed, hundreds of times for its nulls."""
+
+
+def _hill(weights: torch.Tensor, names: Mapping[str, str], half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
+    found = heavytail.spectra(weights, sets)
+    values: dict[str, np.ndarray] = {}
+    for rule, name in names.items():
+        hill = heavytail.hill_of_spectra(found, rule, min_k=_least(rule))
+        values |= {name: hill.alpha, name + LOW: hill.low, name + HIGH: hill.high}
+    return values
+
+
+def _no_hill(
+    weights: torch.Tensor, names: Mapping[str, str], group: str, half: int, members: np.ndarray
+) -> Mapping[str, str | None]:
+    if len(members) > LARGEST_SPECTRUM:
+        return dict.fromkeys(names.values(), _too_large(members, LARGEST_SPECTRUM))
+    found = heavytail.spectra(weights, members[None])
+    return {name: heavytail.undefined(found, rule, min_k=_least(rule))[0] for rule, name in names.items()}
+
+
+def _least(rule: str) -> int:
+    """The shortest tail: the papers' figure has one of three for 32 neurons."""
+    return 1 if rule == heavytail.TENTH else heavytail.MIN_K

@@ -1,0 +1,1 @@
+"""Mean-ablation influence of every neuron, each with a proven bound."""

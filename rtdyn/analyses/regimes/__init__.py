@@ -1,0 +1,1 @@
+"""The regimes of the rank-influence curve, and the evidence for them."""

@@ -1,0 +1,53 @@
+"""Statistics of the rare class's curve among those of pseudo-classes (METHODS §3(d))."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from rtdyn.analyses.regimes.evidence import shape_statistic
+from rtdyn.analyses.regimes.fit import fit_curves, ranked
+from rtdyn.analyses.statistics import Comparison, compare
+
+MAX_OVERLAP = 0.2
+"""Share of positions that two pseudo-classes may have in common; beyond it clusters are imitated too poorly."""
+
+
+CURVE_STATISTICS = ("excess", "kappa", "r1", "plateau_fraction", "shape_statistic")
+
+
+def curve_statistics(influence: np.ndarray, uncertainty: np.ndarray | float = 0.0) -> dict[str, np.ndarray]:
+    """CURVE_STATISTICS of each of k curves, (k,), NaN where a curve has no fit.
+
+    influence: (k, F) ≥ 0. Nothing but zeros is censored by default, so that rare and pseudo-classes are held to the
+    same rule where the latter have no standard errors; else uncertainty is (F,) or (k, F).
+    """
+    bounds = np.broadcast_to(uncertainty, influence.shape)
+    result = {name: np.full(len(influence), np.nan) for name in CURVE_STATISTICS}
+    for row, fit in enumerate(fit_curves(influence, bounds)):
+        if isinstance(fit, str):
+            continue
+        _, ranks, log_a = ranked(influence[row], bounds[row])
+        members = int(np.searchsorted(ranks, fit.r1, side="right"))
+        values = fit.excess, fit.kappa, fit.r1, members / influence.shape[1], shape_statistic(log_a, fit)
+        for name, value in zip(CURVE_STATISTICS, values, strict=True):
+            result[name][row] = value
+    return result
+
+
+def contrast(rare: float, pseudo: np.ndarray, shared: float = 0.0) -> Comparison | str:
+    """The rare class's statistic among those of the pseudo-classes (draws,), NaN left out, or why it has no place.
+
+    shared: the pseudo-classes' `overlap`. The null's mean is that of the pseudo-classes, its deviation is widened;
+    p = min(1, 2·(1 + the smaller tail)/(draws + 1)). A value equal to the rare one stays equal to it.
+    """
+    if not math.isfinite(rare):
+        return "the rare class has no value"
+    if shared > MAX_OVERLAP:
+        return f"pseudo-classes share {shared:.0%} of their positions, over {MAX_OVERLAP:.0%}"
+    finite = pseudo[np.isfinite(pseudo)]
+    if len(finite) == 0:
+        return "no pseudo-class has a value"
+    widened = finite.mean() + (finite - finite.mean()) * math.sqrt((1 + shared) / (1 - shared))
+    return compare(rare, np.where(finite == rare, finite, widened))

@@ -1,0 +1,1 @@
+"""Attention routing: where rare and common targets attend."""

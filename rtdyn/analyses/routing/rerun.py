@@ -1,0 +1,223 @@
+"""The model's last layers run again with the attention of single heads changed at one query."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rtdyn.capture.forward_pass import Capture
+from rtdyn.model.families import Anatomy, Block
+
+BATCH_TOKENS = 4096
+"""Tokens run together, at most, for the heads' means."""
+
+
+class _Cache:
+    """Stands where a block expects its cache: puts earlier keys and values before the new ones, and keeps the new."""
+
+    def __init__(self, earlier: _Cache | None = None) -> None:
+        self.earlier = earlier
+        self.keys, self.values = torch.empty(0), torch.empty(0)
+
+    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = keys, values
+        if self.earlier is None:
+            return keys, values
+        return torch.cat([self.earlier.keys, keys], dim=2), torch.cat([self.earlier.values, values], dim=2)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One run of a block over (batch, positions)."""
+
+    stream: Tensor
+    """(batch, positions, d): what leaves it."""
+    heads: Tensor
+    """(batch, positions, H, head size): the heads' outputs, before any replacement."""
+    activations: Tensor | None
+    """(batch, positions, F), for the final block."""
+
+
+@dataclass(frozen=True)
+class _Clean:
+    """One window as it is: what enters each of the blocks, and the heads' outputs there."""
+
+    streams: tuple[Tensor, ...]
+    """(T, d) each."""
+    heads: tuple[Tensor, ...]
+    """(T, H, head size) each."""
+    cache: _Cache
+    """Keys and values of the final block."""
+
+
+def _run(
+    parts: Anatomy,
+    block: Block,
+    hidden: Tensor,
+    ids: Tensor,
+    mask: Tensor | None = None,
+    heads: Tensor | None = None,
+    cache: _Cache | None = None,
+) -> _Pass:
+    """Runs the block over hidden (batch, positions, d) at position ids; `heads` replaces its heads' outputs."""
+    seen: dict[str, Tensor] = {}
+
+    def on_heads(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor] | None:
+        seen["heads"] = inputs[0]
+        return None if heads is None else (heads.flatten(-2).contiguous(),)
+
+    def on_activations(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen["activations"] = inputs[0]
+
+    handles = [
+        block.attention_output.register_forward_pre_hook(on_heads),
+        parts.mlp_output.register_forward_pre_hook(on_activations),
+    ]
+    arguments: dict[str, Any] = {"attention_mask": mask}
+    if parts.rotary is not None:
+        arguments["position_embeddings"] = parts.rotary(hidden, position_ids=ids)
+    if cache is not None:
+        arguments[block.cache_name] = cache
+    try:
+        output = block.module(hidden, **arguments)
+    finally:
+        for handle in handles:
+            handle.remove()
+    stream = output[0] if isinstance(output, tuple) else output
+    return _Pass(stream, seen["heads"].unflatten(-1, (block.heads, block.head_size)), seen.get("activations"))
+
+
+def _mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """(1, 1, queries, keys), to be added to the attention's logits: the least number where not allowed."""
+    return torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype)[None, None]
+
+
+def _causal(stream: Tensor) -> tuple[Tensor, Tensor]:
+    """Position ids and mask of whole windows (batch, T, d)."""
+    ids = torch.arange(stream.shape[1], device=stream.device)
+    return ids[None], _mask(ids <= ids[:, None], stream.dtype)
+
+
+def _clean_pass(parts: Anatomy, stream: Tensor) -> _Clean:
+    """One window (1, T, d) through the last blocks, the final one only where something of it is needed."""
+    ids, mask = _causal(stream)
+    streams, heads, cache = [], [], _Cache()
+    for i, block in enumerate(parts.blocks):
+        streams.append(stream[0])
+        if i == len(parts.blocks) - 1 and parts.parallel_residual:
+            break
+        passed = _run(parts, block, stream, ids, mask, cache=cache)
+        heads.append(passed.heads[0])
+        stream = passed.stream
+    return _Clean(tuple(streams), tuple(heads), cache)
+
+
+def _mean_heads(captured: Capture, memory_bytes: int) -> list[Tensor]:
+    """Each block's (H, head size): mean output of its heads over the kept positions of all windows."""
+    parts, stream = captured.anatomy, captured.stream
+    assert stream is not None
+    n_windows, length, _ = stream.shape
+    kept = torch.zeros(n_windows * length, dtype=torch.bool)
+    kept[torch.from_numpy(captured.kept_flat)] = True
+    kept = kept.view(n_windows, length).to(stream.device)
+    ids, mask = _causal(stream)
+    # a final block whose attention has no effect needs no mean
+    blocks = parts.blocks[:-1] if parts.parallel_residual else parts.blocks
+    sums = [torch.zeros(b.heads, b.head_size, dtype=torch.float64, device=stream.device) for b in blocks]
+    tokens = min(BATCH_TOKENS, memory_bytes // max(_position_bytes(parts, b, length) for b in parts.blocks))
+    for some in torch.arange(n_windows, device=stream.device).split(max(1, tokens // length)):
+        hidden = stream[some]
+        for own, block in zip(sums, blocks, strict=True):
+            passed = _run(parts, block, hidden, ids, mask)
+            own += passed.heads[kept[some]].sum(0, dtype=torch.float64)
+            hidden = passed.stream
+    return [(own / len(captured.kept_flat)).to(stream.dtype) for own in sums]
+
+
+def _position_bytes(parts: Anatomy, block: Block, keys: int) -> int:
+    """What a position of a run takes: about sixteen numbers of each width, six of each neuron, three of each key."""
+    neurons, width = parts.output_rows.shape
+    return 4 * (16 * width + 6 * neurons + 3 * block.heads * keys)
+
+
+def _ablated(
+    parts: Anatomy,
+    clean: _Clean,
+    which: int,
+    query: np.ndarray,
+    method: str,
+    at: str,
+    means: list[Tensor] | None,
+    memory_bytes: int,
+) -> Iterator[tuple[slice, Tensor]]:
+    """Activations (positions, 1 + H + 1, F) at some of the window's positions `query`: as they are, then ablated.
+
+    which: of the blocks, the one whose heads are ablated.
+    """
+    block, final = parts.blocks[which], parts.blocks[-1]
+    at_query = torch.from_numpy(query).to(clean.streams[which].device)
+    length = len(clean.streams[which])
+    if which == len(parts.blocks) - 1 and parts.parallel_residual:
+        # nothing to measure but |a| itself: the final MLP's input is the block's
+        passed = _run(parts, final, clean.streams[which][at_query][:, None], at_query[:, None])
+        assert passed.activations is not None
+        yield slice(0, len(query)), passed.activations
+        return
+    variants = block.heads + 2
+    replacement = _replacement(clean.heads[which], method, None if means is None else means[which])
+    per_position = _position_bytes(parts, block, 2 * length)
+    if at == "all" and block is not final and not parts.parallel_residual:
+        ids, mask = _causal(clean.streams[which][None])
+        found = []
+        changed = _variants(clean.heads[which], replacement).transpose(0, 1)
+        for some in changed.split(max(1, memory_bytes // (per_position * length))):
+            hidden = clean.streams[which].expand(len(some), -1, -1)
+            hidden = _run(parts, block, hidden, ids, mask, heads=some).stream
+            activations = _run(parts, final, hidden, ids, mask).activations
+            assert activations is not None
+            found.append(activations[:, at_query])
+        yield slice(0, len(query)), torch.cat(found).transpose(0, 1)
+        return
+    together = max(1, min(length, memory_bytes // per_position) // variants)
+    for start in range(0, len(query), together):
+        some = at_query[start : start + together]
+        ids = some.repeat_interleave(variants)
+        changed = _variants(clean.heads[which][some], replacement).flatten(0, 1)
+        # the heads' outputs are given, so that each position may run alone, as a sequence of its own
+        hidden = clean.streams[which][ids][:, None]
+        passed = _run(parts, block, hidden, ids[:, None], heads=changed[:, None])
+        if block is not final:
+            passed = _continue(parts, final, passed.stream[:, 0], ids, clean.cache)
+        assert passed.activations is not None
+        yield slice(start, start + len(some)), passed.activations.reshape(len(some), variants, -1)
+
+
+def _continue(parts: Anatomy, final: Block, stream: Tensor, ids: Tensor, cache: _Cache) -> _Pass:
+    """The final block over changed positions (n, d), each seeing the clean keys before it and its own."""
+    if parts.parallel_residual:
+        return _run(parts, final, stream[:, None], ids[:, None])
+    earlier = torch.arange(cache.keys.shape[2], device=ids.device) < ids[:, None]
+    itself = torch.eye(len(ids), dtype=torch.bool, device=ids.device)
+    mask = _mask(torch.cat([earlier, itself], dim=1), stream.dtype)
+    return _run(parts, final, stream[None], ids[None], mask, cache=_Cache(cache))
+
+
+def _replacement(heads: Tensor, method: str, mean: Tensor | None) -> Tensor:
+    """(H, head size): what stands in for each head's output; heads (T, H, head size) are the window's."""
+    if method == "zero":
+        return torch.zeros_like(heads[0])
+    # the first query can see no key but key 0, so that its output is the value there
+    return heads[0] if mean is None else mean
+
+
+def _variants(heads: Tensor, replacement: Tensor) -> Tensor:
+    """(n, 1 + H + 1, H, head size): heads (n, H, head size) as they are, with each one replaced, and with all."""
+    count = heads.shape[1]
+    one = torch.eye(count, dtype=torch.bool, device=heads.device)
+    flags = torch.cat([torch.zeros_like(one[:1]), one, torch.ones_like(one[:1])])
+    return torch.where(flags[:, :, None], replacement, heads[:, None])

@@ -1,0 +1,1 @@
+"""Is a checkpoint what its name says?"""

@@ -1,0 +1,246 @@
+"""One forward pass of a checkpoint over the evaluation set, keeping what the analyses need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rtdyn.capture.by_layers import by_layers
+from rtdyn.capture.layered_model import LayeredModel
+from rtdyn.errors import InputError
+from rtdyn.model.families import Anatomy, anatomy
+from rtdyn.text.positions import MeasuredPositions
+from rtdyn.text.windows import EvaluationSet
+
+LOGIT_CHUNK_BYTES = 128 * 2**20
+MOMENT_CHUNK_BYTES = 32 * 2**20
+"""Of the activations that are float64 at a time."""
+
+
+@dataclass(frozen=True)
+class NeuronMoments:
+    """Post-activations of the final MLP's neurons over the positions that the mean is taken over."""
+
+    n: int
+    mean: Tensor
+    """float64 (F,): the ā that ablation puts in place."""
+    variance: Tensor
+    """float64 (F,), population variance."""
+    minimum: Tensor
+    """(F,)."""
+    maximum: Tensor
+    """(F,)."""
+    positive: Tensor
+    """float64 (F,): share of positions with a positive activation."""
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What one checkpoint shows on the evaluation set; N measured positions, F neurons, width d."""
+
+    positions: MeasuredPositions
+    residual: Tensor
+    """float32 (N, d): the last residual stream, before the final norm."""
+    activations: Tensor
+    """float32 (N, F): the final MLP's post-activations."""
+    moments: NeuronMoments
+    loss: Tensor
+    """float32 (kept,): loss in nats at every kept position, in the order of `kept_flat`."""
+    kept_flat: np.ndarray
+    """int64 (kept,): indices of the kept positions into the flattened windows."""
+    attention: Tensor | None
+    """float32 (N, layers, heads, T): attention of each measured query to every key in the last two layers
+    (L-2 first), where it was asked for."""
+    anatomy: Anatomy
+    stream: Tensor | None = None
+    """float32 (windows, T, d): the residual stream that enters the first of `anatomy.blocks`, at every position of
+    every window, where attention was asked for."""
+
+    @property
+    def measured_loss(self) -> Tensor:
+        """float32 (N,): loss at the measured positions."""
+        return self.loss[torch.from_numpy(np.searchsorted(self.kept_flat, self.positions.flat))]
+
+
+def capture(
+    model: Any,
+    evaluation: EvaluationSet,
+    positions: MeasuredPositions,
+    *,
+    mean_over: str = "kept",
+    attention: bool = False,
+    batch_tokens: int = 4096,
+) -> Capture:
+    """Runs `model` once over the windows, in batches of about `batch_tokens` tokens.
+
+    model: transformers' own, or a LayeredModel, of which the last two layers stay in memory, without attention one.
+    mean_over: `kept`, or `all` for the mean over every position of every window. attention: keep the last two
+    layers' attention, and the stream that enters them. Memory beyond the model: one batch's hidden states and the
+    arrays that are returned, (N, d + F) and with attention (N, 2·heads·T) and (windows·T, d), on the model's device.
+    Raises InputError for token ids the model has no row for, and for activations that overflow.
+    """
+    _check_ids(evaluation, model.get_output_embeddings().weight.shape[0])
+    n_windows, length = evaluation.windows.shape
+    windows = torch.from_numpy(evaluation.windows.astype(np.int64))
+    kept = torch.from_numpy(evaluation.kept)
+    measured = torch.zeros(n_windows * length, dtype=torch.bool)
+    measured[torch.from_numpy(positions.flat)] = True
+    measured = measured.view(n_windows, length)
+    targets = torch.from_numpy(evaluation.targets.astype(np.int64))
+    batches = torch.arange(n_windows).split(max(1, batch_tokens // length))
+    run = by_layers if isinstance(model, LayeredModel) else _whole
+    parts, last_hidden_states = run(model, [windows[rows] for rows in batches], 2 if attention else 1)
+    device = parts.output_rows.device
+    n, neurons = int(measured.sum()), parts.output_rows.shape[0]
+    width = parts.readout.unembedding.shape[1]
+    moments = _Moments(neurons, device)
+    residuals, activations = _Rows((n, width), device), _Rows((n, neurons), device)
+    patterns = streams = None
+    if attention:
+        patterns = _Rows((n, len(parts.attentions), parts.blocks[-1].heads, length), device)
+        streams = _Rows((n_windows, length, width), device)
+    losses = []
+    with torch.inference_mode(), _recorded(parts, attention) as seen:
+        for rows, hidden in zip(batches, last_hidden_states, strict=True):
+            keep, take = kept[rows].to(device), measured[rows].to(device)
+            residuals.add(seen["residual"][take])
+            activations.add(seen["activations"][take])
+            moments.add(seen["activations"].flatten(0, 1) if mean_over == "all" else seen["activations"][keep])
+            losses.append(_losses(hidden[keep], targets[rows].to(device)[keep], parts))
+            if patterns is not None and streams is not None:
+                patterns.add(torch.stack([a.transpose(1, 2)[take] for a in seen["attentions"]], dim=1))
+                streams.add(seen["stream"])
+            seen.clear()
+    captured = Capture(
+        positions=positions,
+        residual=residuals.array,
+        activations=activations.array,
+        moments=moments.result(),
+        loss=torch.cat(losses).cpu(),
+        kept_flat=np.flatnonzero(evaluation.kept.ravel()),
+        attention=None if patterns is None else patterns.array,
+        anatomy=parts,
+        stream=None if streams is None else streams.array,
+    )
+    for name, values in (
+        ("residual stream", captured.residual),
+        ("activations", captured.activations),
+        ("losses", captured.loss),
+        ("activations", captured.moments.variance),
+    ):
+        if not all(map(math.isfinite, values.aminmax())):  # without an array as large
+            raise InputError(
+                f"the final layer's {name} overflow to infinity or NaN; this checkpoint cannot be measured"
+            )
+    return captured
+
+
+def _whole(model: Any, batches: Sequence[Tensor], stay: int) -> tuple[Anatomy, Iterator[Tensor]]:
+    """As `by_layers`, of a model that is in memory, where all of it stays."""
+    parts = anatomy(model)
+    device = parts.output_rows.device
+    return parts, (parts.backbone(batch.to(device), use_cache=False).last_hidden_state for batch in batches)
+
+
+def _check_ids(evaluation: EvaluationSet, rows: int) -> None:
+    largest = int(evaluation.windows.max())
+    if largest >= rows:
+        raise InputError(
+            f"the evaluation text holds token id {largest} but the model has {rows:,} rows; "
+            "the tokenizer belongs to another model"
+        )
+
+
+@contextmanager
+def _recorded(parts: Anatomy, attention: bool) -> Iterator[dict[str, Any]]:
+    """Hooks that leave each forward pass's final residual, activations and attention in a dictionary."""
+    seen: dict[str, Any] = {}
+
+    def keep_input(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen[name] = inputs[0]
+
+        return hook
+
+    def keep_weights(module: nn.Module, inputs: Any, output: tuple[Tensor, ...]) -> None:
+        seen.setdefault("attentions", []).append(output[1])
+
+    handles = [
+        parts.final_norm.register_forward_pre_hook(keep_input("residual")),
+        parts.mlp_output.register_forward_pre_hook(keep_input("activations")),
+        *(m.register_forward_hook(keep_weights) for m in (parts.attentions if attention else ())),
+        *(b.module.register_forward_pre_hook(keep_input("stream")) for b in (parts.blocks[:1] if attention else ())),
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _losses(hidden: Tensor, targets: Tensor, parts: Anatomy) -> Tensor:
+    """Loss in nats of each row, in chunks so that the logits stay small."""
+    unembedding, bias = parts.readout.unembedding, parts.readout.bias
+    rows = max(1, LOGIT_CHUNK_BYTES // (unembedding.shape[0] * 4))
+    return (
+        torch.cat(
+            [
+                nn.functional.cross_entropy(nn.functional.linear(h, unembedding, bias), t, reduction="none")
+                for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
+            ]
+        )
+        if len(hidden)
+        else hidden.new_empty(0)
+    )
+
+
+class _Rows:
+    """A float32 array that batches fill from its first row on: put together at the end, it would be held twice."""
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+        self.array = torch.empty(shape, device=device)
+        self.filled = 0
+
+    def add(self, rows: Tensor) -> None:
+        self.array[self.filled : self.filled + len(rows)] = rows
+        self.filled += len(rows)
+
+
+class _Moments:
+    """Mean and variance of columns over batches, in float64 by the pairwise update of Chan et al. (1979)."""
+
+    def __init__(self, neurons: int, device: torch.device) -> None:
+        self.n = 0
+        self.mean = torch.zeros(neurons, dtype=torch.float64, device=device)
+        self.squares = torch.zeros_like(self.mean)
+        self.positive = torch.zeros_like(self.mean)
+        self.minimum = torch.full((neurons,), torch.inf, device=device)
+        self.maximum = -self.minimum
+
+    def add(self, rows: Tensor) -> None:
+        if len(rows) == 0:
+            return
+        total = self.n + len(rows)
+        for some in torch.arange(rows.shape[1]).split(max(1, MOMENT_CHUNK_BYTES // (8 * len(rows)))):
+            columns = slice(int(some[0]), int(some[-1]) + 1)
+            values = rows[:, columns].double()
+            mean = values.mean(0)
+            shift = mean - self.mean[columns]
+            self.squares[columns] += (values - mean).square_().sum(0) + shift.square() * (self.n * len(rows) / total)
+            self.mean[columns] += shift * (len(rows) / total)
+        self.n = total
+        self.positive += (rows > 0).sum(0)
+        self.minimum = torch.minimum(self.minimum, rows.amin(0))
+        self.maximum = torch.maximum(self.maximum, rows.amax(0))
+
+    def result(self) -> NeuronMoments:
+        return NeuronMoments(
+            self.n, self.mean, self.squares / self.n, self.minimum, self.maximum, self.positive / self.n
+        )

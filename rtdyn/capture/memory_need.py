@@ -1,0 +1,65 @@
+"""Memory that one step needs, and whether its model has to be run by layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rtdyn.model.sizes import ModelShape
+
+BATCH_TOKENS = 4096
+"""Tokens of the capture's batch."""
+
+
+LOGIT_CHUNK_BYTES = 2**27
+"""Of the capture's logits, and as much of their logarithmic probabilities."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What every step is measured on."""
+
+    tokens: int
+    window: int
+    positions: int
+    """N, measured."""
+    assumed: str | None
+    """Why these are no counts; None if they are."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a step takes, by what for."""
+
+    weights: int
+    """float32: all, or of a model that runs layer by layer the most at one time."""
+    capture: int
+    batch: int
+    """Of one batch's forward pass."""
+    blocks: int
+    """At most, by --memory-gib; hidden states of a model that runs layer by layer among them."""
+
+    @property
+    def total(self) -> int:
+        """All of it: at most so much beside the interpreter and its libraries."""
+        return self.weights + self.capture + self.batch + self.blocks
+
+
+def memory(shape: ModelShape, sample: Sample, memory_bytes: int, *, routing: bool, layered: bool) -> Memory:
+    """What a step holds at most. routing: attention is kept too."""
+    n, d, w = sample.positions, shape.width, sample.window
+    kept = n * (d + shape.neurons) + (n * 2 * shape.heads * w + sample.tokens * d if routing else 0)
+    tokens = min(sample.tokens, max(BATCH_TOKENS, w))
+    # scores of a layer before and after their softmax, and with routing those kept of the layer before
+    scores = (3 if routing else 2) * shape.heads * w
+    batch = tokens * (4 * d + 2 * shape.neurons + scores)
+    stay = (2 if routing else 1) * shape.block + shape.logits * d
+    weights = max(shape.embedding, shape.block, stay) if layered else shape.parameters
+    return Memory(4 * weights, 4 * kept, 4 * batch + 2 * LOGIT_CHUNK_BYTES, memory_bytes)
+
+
+def runs_by_layers(
+    choice: str, shape: ModelShape, sample: Sample, memory_bytes: int, *, routing: bool, room: int
+) -> bool:
+    """What --stream-layers means for a model: `always`, `never`, or `auto`, where a step held whole exceeds `room`."""
+    whole = memory(shape, sample, memory_bytes, routing=routing, layered=False).total
+    return {"always": True, "never": False, "auto": whole > room}[choice]

@@ -1,0 +1,129 @@
+"""The stream's own place on the disk: files by digest, folders of steps, at most so many bytes, cleared behind it.
+
+It lies under HF_HOME and holds only what rtdyn downloaded itself; the user's own cache is never written to or deleted
+from by it. A killed run leaves whole files and parts of files, which the next run over the same repository goes on
+with or clears.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from rtdyn.errors import InputError
+from rtdyn.hub.download import PART, StoppedError
+
+
+@dataclass
+class Room:
+    """A folder held by this process alone, and which steps keep which of its files."""
+
+    folder: Path
+    budget: int
+    """Bytes; a single step may exceed it."""
+    lock: TextIO
+    kept: dict[int, Mapping[str, int]] = field(default_factory=dict)
+    """By step: its files or folder, with their bytes."""
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def clear_but(self, wanted: Collection[str]) -> int:
+        """Deletes what an earlier run left, but for files (or parts of them) wanted; returns the bytes that stay."""
+        stay = 0
+        for child in self.folder.iterdir():
+            if child.is_dir() and not child.is_symlink():
+                shutil.rmtree(child)
+            elif child.name.removesuffix(PART) in wanted:
+                stay += child.stat().st_size
+            else:
+                child.unlink()
+        return stay
+
+    def take(self, step: int, files: Mapping[str, int], stop: threading.Event) -> None:
+        """Waits until the step's files fit beside those of the steps in work. Raises StoppedError."""
+        with self.changed:
+            while not self._fits(files):
+                if stop.is_set():
+                    raise StoppedError
+                self.changed.wait(0.2)
+            self.kept[step] = files
+
+    def _fits(self, files: Mapping[str, int]) -> bool:
+        held = {name: size for others in self.kept.values() for name, size in others.items()}
+        return not self.kept or sum({**held, **files}.values()) <= self.budget
+
+    def give(self, step: int) -> None:
+        """Deletes the step's files, but for those that another step keeps."""
+        with self.changed:
+            files = self.kept.pop(step, {})
+            for name in files:
+                if not any(name in others for others in self.kept.values()):
+                    self._delete(self.folder / name)
+            self.changed.notify_all()
+
+    @staticmethod
+    def _delete(path: Path) -> None:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def close(self) -> int:
+        """Lets go of the folder; what is left in it, in bytes, is the next run's."""
+        left = 0
+        for child in self.folder.iterdir():
+            if child.is_dir():
+                shutil.rmtree(child)
+            else:
+                left += child.stat().st_size
+        if not left:
+            shutil.rmtree(self.folder)
+        self.lock.close()
+        return left
+
+
+def open_room(repo: str, budget: int) -> Room:
+    """The place for a repository's files: the first that no other process holds, so that a killed run's is found again.
+
+    Further places, of runs that went on at the same time, are cleared if none holds them any more. Raises InputError
+    if it cannot be written or locked.
+    """
+    from huggingface_hub import constants
+
+    root = Path(constants.HF_HOME) / "rtdyn"
+    name = repo.replace("/", "--")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        number, folder = 1, root / name
+        while (lock := _lock(folder)) is None:
+            number += 1
+            folder = root / f"{name}--{number}"  # no repository's name holds two dashes
+        folder.mkdir(exist_ok=True)
+        for other in root.glob(f"{name}--*"):
+            if other != folder and other.is_dir() and (its_lock := _lock(other)) is not None:
+                shutil.rmtree(other)
+                its_lock.close()
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {root}, or lock files there ({error.strerror}); set HF_HOME to a folder where both can "
+            "be done, and HF_HUB_CACHE to that of files you have"
+        ) from error
+    return Room(folder, budget, lock)
+
+
+def _lock(folder: Path) -> TextIO | None:
+    """The lock of a place, None if another process holds it."""
+    lock = folder.with_name(f"{folder.name}.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    except OSError:  # a file system without locks
+        lock.close()
+        raise
+    return lock

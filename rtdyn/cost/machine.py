@@ -1,0 +1,109 @@
+"""How fast this machine is at what a step consists of, in a few seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rtdyn.analyses.influence.certified import product_precision
+from rtdyn.analyses.influence.fused import exponential_excess
+from rtdyn.cost.operations import Work
+from rtdyn.model.sizes import ModelShape
+
+SECONDS = 0.6
+"""For each measurement. Its best repetition counts, and each is of milliseconds, so that other work on the machine
+counts little."""
+REPEATS = 3
+ROWS = {"cpu": 128, "cuda": 8192}
+"""Of the products that are timed, a thread's."""
+WIDTH, COLUMNS = 512, 512
+"""Most of these products; larger ones run little faster."""
+PASSED = 2**18
+PAIRS = (64, 128)
+"""Positions and neurons."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """A second's worth of each kind of `Work`."""
+
+    float32: float
+    float64: float
+    narrow: float
+    exact: float
+    passed: float
+    loaded: float
+
+    def seconds(self, work: Work) -> float:
+        """How long the work takes, one kind after another."""
+        return (
+            work.float32 / self.float32
+            + work.float64 / self.float64
+            + work.narrow / self.narrow
+            + work.exact / self.exact
+            + work.passed / self.passed
+            + work.loaded / self.loaded
+        )
+
+
+def seconds_on(device: str) -> Callable[[ModelShape, Work], float]:
+    """How long work on a model takes on this device, calibrated once for models that are timed alike."""
+    known: dict[tuple[int, int], Rates] = {}
+
+    def seconds(shape: ModelShape, work: Work) -> float:
+        key = _timed(shape)
+        if key not in known:
+            known[key] = calibrate(shape, device)
+        return known[key].seconds(work)
+
+    return seconds
+
+
+def calibrate(shape: ModelShape, device: str) -> Rates:
+    """The rates at this model's width and vocabulary, or as much of them as takes some milliseconds."""
+    d, v = _timed(shape)
+    rows = ROWS[device] * (torch.get_num_threads() if device == "cpu" else 1)
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(*size, generator=generator).to(device, dtype)
+
+    def products(inner: int, columns: int, dtype: torch.dtype) -> float:
+        left, right = normal(rows, inner, dtype=dtype), normal(columns, inner, dtype=dtype)
+        return 2.0 * rows * inner * columns / _best(lambda: left @ right.T, device)
+
+    numbers, half = normal(PASSED, dtype=torch.float64), normal(PASSED, dtype=torch.float16)
+    n, few = PAIRS
+    p, m, q = (normal(rows, v).div_(v) for rows in (n, n, few))
+    row, neuron = (torch.arange(n * few, device=device) // few, torch.arange(n * few, device=device) % few)
+    t = torch.full((n * few,), 0.01, dtype=torch.float64, device=device)
+    return Rates(
+        float32=products(d, min(4 * d, COLUMNS), torch.float32),
+        float64=products(d, v, torch.float64),
+        narrow=products(v, COLUMNS, product_precision(device)),
+        exact=n * few * v / _best(lambda: exponential_excess(p, m[None], q, t[None], t, row, neuron), device),
+        passed=PASSED / _best(numbers.exp, device),
+        loaded=PASSED / _best(lambda: half.float().aminmax(), device),
+    )
+
+
+def _timed(shape: ModelShape) -> tuple[int, int]:
+    """Width and types of what is timed for a model."""
+    return min(shape.width, WIDTH), min(shape.logits, COLUMNS)
+
+
+def _best(call: Callable[[], object], device: str) -> float:
+    """Least seconds of a call, the first not counted, over at least REPEATS of them and SECONDS."""
+    call()
+    best, began, times = float("inf"), time.perf_counter(), 0
+    while times < REPEATS or time.perf_counter() - began < SECONDS:
+        start = time.perf_counter()
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best, times = min(best, time.perf_counter() - start), times + 1
+    return best

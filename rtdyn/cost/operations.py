@@ -1,0 +1,142 @@
+"""How much one step is to compute and to hold: closed forms in the sizes of the model and of what it is measured on.
+
+With T tokens in windows of w, N measured positions, V logits, width d, F neurons, D directions, P numbers in the
+blocks' matrices, a multiplication and an addition counted apart:
+
+    capture    2PT + 4·L·w·d·T (scores and values of every pair of positions in a window) + 2·T·V·d      float32
+    ablation   2(D+1)·N·V·d of the positions and 2·F·V·d of the neurons, once a block of positions        float64
+               2D·N·V·d (E_p[m u]) float32, and 2·N·F·V (E_p q²), bfloat16 where the processor has it
+               N·F·V·(share summed exactly), a term each
+    mediation  the ablation once more; its part of the positions again with 3·N·K·V terms, for K neurons whose changes
+               of confidence are summed; 2·V·d² + 9·d³ float64 (the unembedding's singular directions)
+
+Beside the products, arrays of the vocabulary's length are gone through: PASSES times for a position, fewer for a
+neuron; where a network is small, that is what takes the time. The counts of passes were fitted to runs of the
+bundled suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rtdyn.analyses.groups.choose import MIN_TOP, TOP_SHARE
+from rtdyn.analyses.influence.certified import PAIR_BYTES
+from rtdyn.analyses.influence.logit_shift import sizes_of
+from rtdyn.capture.memory_need import Sample
+from rtdyn.model.sizes import ModelShape
+
+EXACT_SHARE = 0.06
+"""Pairs summed over the whole vocabulary at the default tolerance: 4.8 % to 6.7 %, by bench_ablation.py."""
+
+
+POSITION_PASSES, NEURON_PASSES = 20, 6
+"""How often the ablation goes through an array of V numbers for a position, and for a neuron in a block of positions:
+logits, p, m and its averages; q, its range and its square."""
+
+
+PAIR_PASSES = 250
+"""What a pair of position and neuron takes beside its sums over the vocabulary: moments, bounds, and being sorted."""
+
+
+LOSS_PASSES, SCORE_PASSES, HIDDEN_PASSES = 3, 4, 16
+"""The same of the capture: for a position's logits, its scores in a head, its hidden state in a layer."""
+
+
+CONFIDENCE_TERMS = 3
+"""Cost of a pair's four sums of changes of confidence, in units of one exact sum."""
+
+
+CONFIDENCE_GROUPS = 6
+"""Neurons whose changes of confidence are computed, in units of the group `top`: both halves', with their pools."""
+
+
+UNEMBEDDING_PASSES = 2
+"""The same for the unembedding, made float64 anew for every few positions where it is too large to be held so."""
+
+
+BYTES_A_NEURON, BYTES_A_STEP = 1000, 60_000
+"""Of a step's files and W&B's: what 512 neurons take in a run of the bundled suite with all analyses."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations, by what bounds their speed; they add up."""
+
+    float32: float = 0.0
+    """Floating point operations of float32 products."""
+    float64: float = 0.0
+    narrow: float = 0.0
+    """Of products in bfloat16, or float32 where the processor has none."""
+    exact: float = 0.0
+    """Terms of sums over the vocabulary, each with its exponential."""
+    passed: float = 0.0
+    """Numbers that arrays are gone through for, an exponential in float64 each."""
+    loaded: float = 0.0
+    """Parameters made float32 and checked."""
+
+    @property
+    def flops(self) -> float:
+        """All floating point operations of products."""
+        return self.float32 + self.float64 + self.narrow
+
+
+def total_work(works: Iterable[Work]) -> Work:
+    """All of it together."""
+    parts = [vars(work) for work in works]
+    return Work(**{kind: sum(part[kind] for part in parts) for kind in vars(Work())})
+
+
+def load_work(shape: ModelShape) -> Work:
+    """A checkpoint's weights, read and made float32."""
+    return Work(loaded=shape.parameters)
+
+
+def capture_work(shape: ModelShape, sample: Sample) -> Work:
+    """One forward pass, with the loss at every position."""
+    attention = 4 * shape.layers * sample.window * shape.width
+    unembedding = 2 * shape.logits * shape.width
+    hidden, scores = HIDDEN_PASSES * shape.width, SCORE_PASSES * shape.heads * sample.window
+    passed = sample.tokens * (LOSS_PASSES * shape.logits + shape.layers * (hidden + scores))
+    return Work(float32=sample.tokens * (2.0 * shape.matrices + attention + unembedding), passed=passed)
+
+
+def ablation_work(shape: ModelShape, sample: Sample, memory_bytes: int) -> Work:
+    """The influence of every neuron at every measured position."""
+    n, f, v, d, directions = sample.positions, shape.neurons, shape.logits, shape.width, shape.directions
+    sizes = sizes_of(n, f, v, d, directions, memory_bytes, PAIR_BYTES)
+    blocks = -(-n // sizes.positions)
+    again = 0 if sizes.held else -(-n // sizes.softmax_rows) + blocks * -(-f // sizes.neurons)
+    return Work(
+        float32=2.0 * directions * n * v * d,
+        float64=2.0 * (directions + 1) * n * v * d + 2.0 * blocks * f * v * d + 12.0 * n * f * d,
+        narrow=2.0 * n * f * v,
+        exact=EXACT_SHARE * n * f * v,
+        passed=float(
+            POSITION_PASSES * n * v
+            + NEURON_PASSES * blocks * f * v
+            + UNEMBEDDING_PASSES * again * v * d
+            + PAIR_PASSES * n * f
+        ),
+    )
+
+
+def mediation_work(shape: ModelShape, sample: Sample, memory_bytes: int) -> Work:
+    """The influence once more with the unigram direction frozen, changes of confidence, and the null space."""
+    n, v, d, directions = sample.positions, shape.logits, shape.width, shape.directions
+    neurons = min(shape.neurons, CONFIDENCE_GROUPS * max(MIN_TOP, int(TOP_SHARE * shape.neurons)))
+    confidence = Work(
+        float32=2.0 * directions * n * v * d,
+        float64=2.0 * (directions + 1) * n * v * d + 2.0 * neurons * v * d,
+        exact=float(CONFIDENCE_TERMS * n * neurons * v),
+        passed=float(POSITION_PASSES * n * v),
+    )
+    singular = Work(float64=2.0 * v * d**2 + 9.0 * d**3)
+    return total_work([ablation_work(shape, sample, memory_bytes), confidence, singular])
+
+
+def run_bytes(shape: ModelShape, steps: int, analyses: Sequence[str]) -> int:
+    """The run directory on the disk, estimated."""
+    if "ablation" not in analyses:
+        return steps * BYTES_A_STEP
+    return steps * (BYTES_A_STEP + BYTES_A_NEURON * shape.neurons)

@@ -1,0 +1,243 @@
+"""What a sweep will cost, before anything starts: bytes, operations, memory, disk and hours of each suite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from rtdyn.analyses import WEIGHTS_ONLY
+from rtdyn.audit.before_a_run import steps_to_run
+from rtdyn.audit.survey import audit_steps
+from rtdyn.audit.verdicts import Audit
+from rtdyn.capture.memory_need import Memory, Sample, memory, runs_by_layers
+from rtdyn.checkpoints.locate import checkpoint_shape, find_config
+from rtdyn.checkpoints.stream import GB
+from rtdyn.cost.downloads import Traffic, traffic
+from rtdyn.cost.operations import Work, ablation_work, capture_work, load_work, mediation_work, run_bytes, total_work
+from rtdyn.errors import InputError
+from rtdyn.hub.datasets import is_hub
+from rtdyn.hub.repository import hub_is_offline
+from rtdyn.hub.retry import may_pass
+from rtdyn.model.sizes import ModelShape, model_shape
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.sweep.options import StepOptions
+from rtdyn.text.evaluation import MIN_TOKENS, RARE_TARGETS, EvaluationOptions, prepare
+
+TOKENS_A_RARE_TARGET = 17_408 / 200
+"""Of the King James Bible in Pythia's tokens, the rare band by the Pile's counts."""
+SECONDS_AN_HOUR = 3600.0
+FURTHER = Path(__file__).parents[1] / "data" / "stage_seconds.json"
+"""Processor seconds of the analyses whose work no closed form gives, by neurons, from stage_seconds.py."""
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What the hours depend on beside the suites."""
+
+    link_mbit: float
+    gpu_tflops: tuple[float, float] | None
+    """Sustained float32 and float64 of one GPU, 10^12 operations a second."""
+    available_bytes: int
+    """Memory that can be had on this machine."""
+
+
+@dataclass(frozen=True)
+class SuitePlan:
+    """The cost of one suite."""
+
+    suite: SuiteSpec
+    shape: ModelShape
+    shape_source: str
+    sample: Sample | None
+    """None for weights alone."""
+    traffic: Traffic
+    stages: Mapping[str, Work]
+    """Of one step, by stage."""
+    stage_seconds: Mapping[str, float] | None
+    """Of one step, by stage, on this machine; None without a calibration."""
+    further_seconds: Mapping[str, float]
+    """Of one step, by analysis, as measured elsewhere."""
+    memory: Memory | None
+    layered: bool
+    """Whether --stream-layers would run it layer by layer here."""
+    cache_bytes: int
+    run_bytes: int
+    download_seconds: float
+    compute_seconds: float | None
+    """None without a calibration."""
+    gpu_seconds: float | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def total_seconds(self) -> float | None:
+        """Downloads and analyses overlap: the longer of both."""
+        return None if self.compute_seconds is None else max(self.download_seconds, self.compute_seconds)
+
+    @property
+    def gpu_total_seconds(self) -> float | None:
+        """The same with the products on the GPU."""
+        return None if self.gpu_seconds is None else max(self.download_seconds, self.gpu_seconds)
+
+
+class HubAsker:
+    """Asks the Hub for audits until it once cannot be reached, and not again then."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.reachable = not hub_is_offline()
+
+    def audit(self, suite: SuiteSpec, steps: Sequence[int]) -> Audit | None:
+        """The audit of the steps; None where the Hub cannot be asked. Raises InputError for what else is wrong."""
+        if suite.repo is not None and not self.reachable:
+            return None
+        try:
+            return audit_steps(suite, steps)
+        except InputError as error:
+            if suite.repo is None or error.__cause__ is None or not may_pass(error.__cause__):
+                raise
+            self.reachable = False
+            self.say(f"the Hub cannot be reached, so sizes are estimated ({error})")
+            return None
+
+
+def plan_suite(
+    suite: SuiteSpec,
+    steps: Sequence[int],
+    measured_on: EvaluationOptions,
+    options: StepOptions,
+    on_defect: str,
+    cache_gb: float,
+    assumptions: Assumptions,
+    hub: HubAsker,
+    seconds_of: Callable[[ModelShape, Work], float] | None,
+    say: Callable[[str], None],
+) -> SuitePlan:
+    """The cost of a suite's steps with these settings.
+
+    seconds_of: how long this machine takes for work on a model; None without a calibration. Raises InputError where
+    `rtdyn track` would before it starts, and for a suite whose shape cannot be known.
+    """
+    found = hub.audit(suite, steps)
+    left, record = steps_to_run(suite, steps, found, on_defect, lambda text: None)
+    shape, shape_source = _shape(suite, left[-1], hub.reachable)
+    weights_only = set(options.analyses) <= set(WEIGHTS_ONLY)
+    fetched = traffic(suite, left, found, shape, weights_only)
+    sample = None if weights_only else _sample(suite, left[-1], measured_on, hub.reachable, say)
+    stages = _stages(shape, sample, options)
+    routing, room = "routing" in options.analyses, assumptions.available_bytes
+    layered = sample is not None and runs_by_layers(
+        options.stream_layers, shape, sample, options.memory_bytes, routing=routing, room=room
+    )
+    further, notes = further_seconds(shape.neurons, options.analyses, weights_only)
+    if record["passed_over"]:
+        notes = (*notes, f"{len(record['passed_over'])} steps are passed over, missing or unsound (`rtdyn audit`)")
+    whole = total_work(stages.values())
+    seconds = None if seconds_of is None else {stage: seconds_of(shape, work) for stage, work in stages.items()}
+    on_gpu = None
+    if assumptions.gpu_tflops is not None:
+        single, double = (1e12 * rate for rate in assumptions.gpu_tflops)
+        products = (whole.float32 + whole.narrow) / single + whole.float64 / double
+        on_gpu = fetched.analysed * (products + sum(further.values()))
+    return SuitePlan(
+        suite=suite,
+        shape=shape,
+        shape_source=shape_source,
+        sample=sample,
+        traffic=fetched,
+        stages=stages,
+        stage_seconds=seconds,
+        further_seconds=further,
+        memory=None
+        if sample is None
+        else memory(shape, sample, options.memory_bytes, routing=routing, layered=layered),
+        layered=layered,
+        cache_bytes=0 if suite.repo is None else min(fetched.bytes, max(int(cache_gb * GB), fetched.largest)),
+        run_bytes=run_bytes(shape, fetched.steps, options.analyses),
+        download_seconds=fetched.bytes * 8 / (assumptions.link_mbit * 1e6),
+        compute_seconds=None if seconds is None else fetched.analysed * (sum(seconds.values()) + sum(further.values())),
+        gpu_seconds=on_gpu,
+        notes=notes,
+    )
+
+
+def _shape(suite: SuiteSpec, step: int, hub_reachable: bool) -> tuple[ModelShape, str]:
+    """The model's shape, and where it is from: published, or of the suites file, or of the user's cache."""
+    if suite.shape and suite.repo is not None and not hub_reachable:
+        source = f"the shape of {suite.name} in the suites file"
+        return model_shape(dict(suite.shape), source), source
+    try:
+        folder = find_config(suite, step)
+    except InputError as error:
+        if suite.repo is None or hub_reachable:
+            raise
+        raise InputError(
+            f"the shape of {suite.name} is not known: the Hub cannot be asked for its config.json; check the network "
+            "and HF_HUB_OFFLINE, or give the suite a `shape` in --suites FILE"
+        ) from error
+    source = f"{suite.location}, {suite.revision_of(step)}"
+    return checkpoint_shape(folder, source), source
+
+
+def _sample(
+    suite: SuiteSpec, step: int, options: EvaluationOptions, hub_reachable: bool, say: Callable[[str], None]
+) -> Sample:
+    """What the steps are measured on: counted where nothing large is fetched for it, else assumed."""
+    sources = (options.corpus or suite.corpus, options.frequencies or suite.frequencies)
+    here = suite.repo is None or hub_reachable
+    if here and not any(is_hub(source) for source in sources):
+        made = prepare(suite, step, options, say)
+        return Sample(int(made.text.windows.size), options.window, len(made.positions.flat), None)
+    return assumed_sample(options)
+
+
+def assumed_sample(options: EvaluationOptions) -> Sample:
+    """As much text as 200 rare targets take of the King James Bible, and every class's most positions."""
+    wanted = options.tokens or max(MIN_TOKENS, RARE_TARGETS * TOKENS_A_RARE_TARGET)
+    tokens = int(-(-wanted // options.window)) * options.window
+    rare = tokens / TOKENS_A_RARE_TARGET
+    positions = round(min(tokens, rare + len(options.bands) * options.positions_per_rare * rare))
+    return Sample(tokens, options.window, positions, "text and frequencies are not here yet")
+
+
+def _stages(shape: ModelShape, sample: Sample | None, options: StepOptions) -> dict[str, Work]:
+    if sample is None:
+        return {}
+    stages = {
+        "load": load_work(shape),
+        "capture": capture_work(shape, sample),
+        "ablation": ablation_work(shape, sample, options.memory_bytes),
+    }
+    if "mediation" in options.analyses:
+        stages["mediation"] = mediation_work(shape, sample, options.memory_bytes)
+    return stages
+
+
+def further_seconds(
+    neurons: int, analyses: Sequence[str], weights_only: bool
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Processor seconds of each further analysis at this many neurons, and what is to be said of them.
+
+    Between the sizes that were measured, the logarithm is linear in that of the number of neurons; beyond them too.
+    weights_only: of heavytail alone, which takes no more than it does with its groups.
+    """
+    table = json.loads(FURTHER.read_text(encoding="utf-8"))
+    sizes = [int(size) for size in table["neurons"]]
+    stages = ["heavytail"] if weights_only else [s for s in table["seconds"] if s in analyses or s == "groups"]
+    if not weights_only and not set(analyses) - {"ablation", "regimes"}:
+        stages = [s for s in stages if s != "groups"]
+    found = {stage: _interpolated(neurons, sizes, table["seconds"][stage]) for stage in stages}
+    outside = found and not sizes[0] <= neurons <= sizes[-1]
+    note = f"further analyses were measured from {sizes[0]:,} to {sizes[-1]:,} neurons; {neurons:,} is beyond"
+    return found, (note,) if outside else ()
+
+
+def _interpolated(x: float, at: Sequence[int], values: Sequence[float]) -> float:
+    """Linear between logarithms, beyond the ends with the slope of the last two."""
+    log_at, log_values = np.log(at), np.log(values)
+    i = int(np.clip(np.searchsorted(at, x) - 1, 0, len(at) - 2))
+    slope = (log_values[i + 1] - log_values[i]) / (log_at[i + 1] - log_at[i])
+    return float(np.exp(log_values[i] + slope * (np.log(x) - log_at[i])))

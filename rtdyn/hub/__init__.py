@@ -1,0 +1,1 @@
+"""The Hub: repositories, downloads, data sets, and what goes wrong with them."""

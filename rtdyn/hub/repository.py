@@ -1,0 +1,287 @@
+"""The Hugging Face Hub: what a revision holds, its small files, and ranges of its large ones.
+
+HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are the client library's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from rtdyn.errors import InputError
+from rtdyn.hub.errors import reach
+from rtdyn.hub.names import CONFIG, TOKENIZER_FILES
+from rtdyn.hub.retry import METADATA, retrying
+from rtdyn.suites.suite import SuiteSpec
+
+_SHA1, _SHA256 = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}")
+
+
+DOWNLOADS = 3
+"""How often a file is downloaded whose bytes differ from the published digest."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a revision, as the Hub describes it."""
+
+    name: str
+    size: int
+    sha256: str | None
+    """Of files in LFS."""
+    blob_id: str | None
+    """Git's SHA-1 of the others."""
+
+    @property
+    def etag(self) -> str:
+        """The digest that names the content, in the client's cache too."""
+        digest = self.sha256 or self.blob_id
+        assert digest is not None
+        return digest
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A branch as it stands on the Hub, or as much of it as the cache holds where HF_HUB_OFFLINE is set."""
+
+    repo: str
+    branch: str
+    what: str
+    """How to name it to the user."""
+    commit: str
+    files: dict[str, RemoteFile]
+
+
+class Digest:
+    """Sums a file's bytes: SHA-256, and Git's blob SHA-1 for a file that the Hub knows by that."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        self.file = file
+        self.sha256 = hashlib.sha256()
+        self.blob = None if file.sha256 else hashlib.sha1(b"blob %d\0" % file.size)
+
+    def update(self, data: bytes) -> None:
+        """Takes the next bytes."""
+        self.sha256.update(data)
+        if self.blob is not None:
+            self.blob.update(data)
+
+    @property
+    def matches(self) -> bool:
+        """Whether the bytes so far are those the Hub describes."""
+        return (self.sha256 if self.blob is None else self.blob).hexdigest() == self.file.etag
+
+
+def digest_of(path: Path, file: RemoteFile) -> Digest:
+    """The digest of a file on disk, to be held against what the Hub says of `file`."""
+    digest = Digest(file)
+    with path.open("rb") as handle:
+        while data := handle.read(1 << 20):
+            digest.update(data)
+    return digest
+
+
+def model_info(repo: str, branch: str) -> Any:
+    """The client's description of a branch, with its files' sizes and digests. Raises what the client raises."""
+    from huggingface_hub import HfApi, constants
+
+    # the library's own default is to wait for an answer for ever
+    return HfApi().model_info(repo, revision=branch, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+
+
+def resolve(suite: SuiteSpec, branch: str, pause: Callable[[float], object] = time.sleep) -> Revision:
+    """The commit that `branch` stands for and what it holds, asked again after 429, 5xx and cut connections.
+
+    pause: waits some seconds before another try. Raises InputError in one sentence, also for file names that would
+    lead out of a folder.
+    """
+    from huggingface_hub import errors
+
+    assert suite.repo is not None
+    repo, what = suite.repo, f"{suite.repo}, revision {branch}"
+
+    def ask() -> Revision:
+        try:
+            info = model_info(repo, branch)
+        except errors.OfflineModeIsEnabled:
+            cached = _cached(repo, branch, f"{what} (the cached part, as HF_HUB_OFFLINE is set)")
+            if cached is None:
+                raise
+            return cached
+        files = {s.rfilename: _described(s) for s in info.siblings or []}
+        return Revision(repo, branch, what, str(info.sha), files)
+
+    revision = reach(lambda: retrying(ask, METADATA, pause), what)
+    if not _SHA1.fullmatch(revision.commit):
+        raise InputError(f"{what}: the Hub gives no commit for it; check HF_ENDPOINT")
+    for name in revision.files:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+            raise InputError(f"{what} lists a file {name!r} outside its folder; do not use this repository")
+    return revision
+
+
+def _described(sibling: Any) -> RemoteFile:
+    """A file of the Hub's answer; a digest that is none is left out."""
+    sha256 = str(sibling.lfs.sha256) if sibling.lfs else ""
+    blob_id = str(sibling.blob_id or "")
+    size = sibling.size if isinstance(sibling.size, int) and sibling.size >= 0 else -1
+    return RemoteFile(
+        sibling.rfilename,
+        size,
+        sha256 if _SHA256.fullmatch(sha256) else None,
+        blob_id if not sibling.lfs and _SHA1.fullmatch(blob_id) else None,
+    )
+
+
+def checked(revision: Revision, name: str) -> RemoteFile:
+    """A file of the revision that can be verified. Raises InputError if it is not there, or nothing describes it."""
+    file = revision.files.get(name)
+    if file is None:
+        raise InputError(f"{revision.what} has no {name}; leave the step out of --steps")
+    if file.size < 0 or (file.sha256 or file.blob_id) is None:
+        raise InputError(
+            f"{revision.what}: no digest or size is known of {name}, so it cannot be verified; check HF_ENDPOINT"
+        )
+    return file
+
+
+def _cached(repo: str, branch: str, what: str) -> Revision | None:
+    """What the cache holds of a branch, None if nothing."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in (CONFIG, *TOKENIZER_FILES):
+        file = try_to_load_from_cache(repo, name, revision=branch)
+        if isinstance(file, str):
+            folder = Path(file).parent
+            files = {f.name: _described_by_link(f) for f in folder.iterdir() if f.is_file()}
+            return Revision(repo, branch, what, folder.name, files)
+    return None
+
+
+def _described_by_link(link: Path) -> RemoteFile:
+    """A cached file: the cache links it to a blob named by the digest the Hub gave."""
+    blob = link.readlink().name if link.is_symlink() else ""
+    return RemoteFile(
+        link.name,
+        link.stat().st_size,
+        blob if _SHA256.fullmatch(blob) else None,
+        blob if _SHA1.fullmatch(blob) else None,
+    )
+
+
+def in_cache(revision: Revision, file: RemoteFile) -> Path | None:
+    """The file in the user's own Hugging Face cache, in this revision or as another's blob, None if it is not there."""
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.file_download import repo_folder_name
+
+    found = try_to_load_from_cache(revision.repo, file.name, revision=revision.commit)
+    folder = repo_folder_name(repo_id=revision.repo, repo_type="model")
+    blob = Path(constants.HF_HUB_CACHE) / folder / "blobs" / file.etag
+    return Path(found) if isinstance(found, str) else blob if blob.is_file() else None
+
+
+def check_cached(path: Path, revision: Revision, file: RemoteFile) -> Digest:
+    """The digest of a file the user has. Raises InputError if it is not what the Hub describes."""
+    digest = digest_of(path, file)
+    if not digest.matches:
+        raise InputError(
+            f"{revision.what}: {file.name} differs from the digest the Hub publishes; "
+            f"delete {path.resolve()} and run the command again"
+        )
+    return digest
+
+
+def read_range(revision: Revision, file: RemoteFile, start: int, stop: int) -> Iterator[bytes]:
+    """Bytes start to stop of a file as they arrive, over one request; it may end early, by an error or without one.
+
+    Raises what the client raises.
+    """
+    from huggingface_hub import constants, get_session, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+    url = hf_hub_url(revision.repo, file.name, revision=revision.commit)
+    headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as answer:
+        if answer.is_error:
+            answer.read()
+        hf_raise_for_status(answer)
+        ours = f"bytes {start}-"
+        if answer.status_code == 206 and not answer.headers.get("content-range", ours).startswith(ours):
+            return
+        skip = 0 if answer.status_code == 206 else start  # a server without ranges sends the whole
+        left = stop - start
+        for chunk in answer.iter_raw():
+            data = chunk[skip : skip + left]
+            skip -= min(skip, len(chunk))
+            left -= len(data)
+            if data:
+                yield data
+            if not left:
+                return
+
+
+def _snapshot(revision: Revision, names: Sequence[str]) -> Path:
+    """The folder of the revision in the user's cache, with these small files in it, verified."""
+    # asked for by branch, the cache notes which commit the branch stands for; HF_HUB_OFFLINE needs that
+    _to_cache(revision, checked(revision, names[0]), revision.branch)
+    first, *_ = [_to_cache(revision, checked(revision, name), revision.commit) for name in names]
+    return first.parent
+
+
+def _to_cache(revision: Revision, file: RemoteFile, at: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    what = f"{revision.what}: {file.name}"
+    theirs = in_cache(revision, file) is not None
+    for _ in range(DOWNLOADS):
+        path = Path(
+            reach(lambda: retrying(lambda: hf_hub_download(revision.repo, file.name, revision=at), METADATA), what)
+        )
+        if theirs:
+            check_cached(path, revision, file)
+            return path
+        if digest_of(path, file).matches:
+            return path
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
+    raise differs(revision, file)
+
+
+def differs(revision: Revision, file: RemoteFile) -> InputError:
+    """The refusal of a file that came wrong each time."""
+    return InputError(
+        f"{revision.what}: {file.name} came {DOWNLOADS} times with other bytes than the digest the Hub publishes; "
+        "check the network and run the command again"
+    )
+
+
+def hub_branches(suite: SuiteSpec) -> tuple[str, ...]:
+    """Every branch of the suite's repository. Raises InputError if the Hub cannot be reached or refuses it."""
+    from huggingface_hub import HfApi, constants, get_session
+
+    repo = _repo(suite)
+
+    def ask() -> tuple[str, ...]:
+        # this call takes no limit of its own, and the library's default is to wait for ever
+        get_session().timeout = constants.HF_HUB_ETAG_TIMEOUT
+        return tuple(ref.name for ref in HfApi().list_repo_refs(repo).branches)
+
+    return reach(lambda: retrying(ask, METADATA), f"{repo}, its branches")
+
+
+def hub_is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids to ask the Hub."""
+    from huggingface_hub import is_offline_mode
+
+    return bool(is_offline_mode())
+
+
+def _repo(suite: SuiteSpec) -> str:
+    assert suite.repo is not None
+    return suite.repo

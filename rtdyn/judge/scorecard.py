@@ -1,0 +1,297 @@
+"""The scorecard: each claim of the Distributed Specialization paper against what a run stored (METHODS §10).
+
+A claim is decided by criteria, each a region for a statistic at the last sound step. An effect (95 %): supported if
+the 95 % interval lies inside the region, contradicted if it lies outside, else undetermined. An absence, or a published
+figure with a margin (90 %): supported if the 90 % interval lies inside the equivalence margin, which is two one-sided
+tests at 5 %, contradicted if the 95 % interval lies outside. The store holds 95 % intervals; each side shrinks by
+1.645/1.960 about the value to give 90 %. A difference from a null has the interval ±1.96 null sd. Gates are criteria
+that have to be supported before a claim is (or before it is contradicted). A p-value above 0.05 decides nothing.
+Levels hold for each criterion by itself; they are not corrected for the number of claims.
+All thresholds, margins and texts are in the table CLAIMS.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import polars as pl
+
+from rtdyn.errors import InputError
+from rtdyn.intervals import NORMAL_95
+from rtdyn.judge.change_points import trend
+from rtdyn.judge.claims import CLAIMS, Claim, Criterion
+from rtdyn.judge.emergence import ALPHA, Emergence, beyond_p, emergence, interval_90
+from rtdyn.judge.series import Selection, Series, series
+from rtdyn.judge.trajectories import trajectories
+from rtdyn.names import PLATEAU, TOP
+from rtdyn.store.run import Run
+
+SUPPORTED, CONTRADICTED, UNDETERMINED = "supported", "contradicted", "undetermined"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One criterion at the last sound step."""
+
+    statistic: str
+    role: str
+    kind: str
+    metric: str
+    token_class: str | None
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    """95 %."""
+    null: str | None
+    null_mean: float | None
+    null_sd: float | None
+    p_value: float | None
+    margin_low: float | None
+    margin_high: float | None
+    level: float | None
+    """Of the interval that has to lie inside the margin for support; None where no interval is asked for."""
+    verdict: str
+    reason: str
+    """Why the verdict is not `supported`; empty if it is."""
+
+
+@dataclass(frozen=True)
+class ClaimRow:
+    """One claim at the last sound step, for one layer where the claim is by layer."""
+
+    claim: str
+    text: str
+    source: str
+    step: int
+    layer: int | None
+    matrix: str | None
+    """Input matrix, where the MLP has several."""
+    group: str | None
+    """The group that is shown; `top` is a stand-in where the plateau has no value."""
+    verdict: str
+    reason: str
+    """Why the verdict is not `supported`; empty if it is."""
+    emerged: int | None
+    """First step from which all that support needs is significant and stays so."""
+    emerged_after: int | None
+    """The sound checkpoint before it."""
+    emergence_reason: str
+    checks: tuple[Check, ...]
+    """The claim's criteria; the first is the statistic of the claim."""
+
+
+def scorecard(run: Run, claims: tuple[Claim, ...] = CLAIMS) -> list[ClaimRow]:
+    """A row a claim, and layer or input matrix where it has several, in the order of the table.
+
+    A metric that was not asked for or is undefined leaves its claim undetermined, with the reason. Raises InputError
+    if the run holds fewer than three distinct steps.
+    """
+    metrics = trajectories(run)
+    last = metrics.filter(pl.col("step") == metrics["step"].max())
+    final = last["layer"].max()
+    rows = []
+    for claim in claims:
+        for offset in claim.layers or (None,):
+            layer = None if offset is None or not isinstance(final, int) else final + 1 + offset
+            rows += [_claim_row(claim, metrics, layer, matrix) for matrix in _matrices(claim, metrics)]
+    return rows
+
+
+def _matrices(claim: Claim, metrics: pl.DataFrame) -> list[str | None]:
+    """The input matrices that the store tells apart; None where there is one."""
+    stored = metrics.filter(analysis=claim.criteria[0].analysis)["metric"]
+    return [m for m in claim.matrices if f"{claim.criteria[0].metric}_{m}" in stored] or [None]
+
+
+def _claim_row(claim: Claim, metrics: pl.DataFrame, layer: int | None, matrix: str | None) -> ClaimRow:
+    step = int(metrics["step"].to_numpy().max())
+    criteria = claim.criteria
+    if matrix is not None:
+        criteria = tuple(
+            replace(c, metric=f"{c.metric}_{matrix}", statistic=f"{c.statistic}, {matrix}") for c in criteria
+        )
+    group = criteria[0].group
+    row = partial(ClaimRow, claim.name, claim.text, claim.source, step, layer, matrix)
+    checks, p = _evaluate(criteria, metrics, layer)
+    verdict, reason = _combined(checks)
+    if group == PLATEAU and checks[0].value is None:
+        stand_in = tuple(replace(c, group=TOP) for c in criteria)
+        top_checks, _ = _evaluate(stand_in, metrics, layer)
+        if top_checks[0].value is not None:
+            why = (
+                f"undefined for the plateau ({checks[0].reason}); shown is the top 1 % (at least 32 neurons), which "
+                f"would be {_combined(top_checks)[0]}"
+            )
+            return row(TOP, UNDETERMINED, why, None, None, "the plateau has no value at the last step", top_checks)
+    found = _emergence(metrics, p)
+    return row(group, verdict, reason, found.step, found.after, found.reason, checks)
+
+
+def _evaluate(
+    criteria: tuple[Criterion, ...], metrics: pl.DataFrame, layer: int | None
+) -> tuple[tuple[Check, ...], np.ndarray | str]:
+    """The criteria's checks, and the p-value of the claim at each step (k,), or why it has none."""
+    readings = [_reading(c, metrics, layer) for c in criteria]
+    checks = tuple(_check(c, r) for c, r in zip(criteria, readings, strict=True))
+    if any(c.kind in ("trend", "relative trend") for c in criteria):
+        return checks, "a trend belongs to no step"
+    # each has to be significant: the intersection-union test
+    needed = [_p_values(c, r) for c, r in zip(criteria, readings, strict=True) if c.role != "for contradiction"]
+    return checks, np.max(np.stack(needed), axis=0)
+
+
+def _emergence(metrics: pl.DataFrame, p: np.ndarray | str) -> Emergence:
+    if isinstance(p, str):
+        return Emergence(None, None, p, np.array([]))
+    return emergence(metrics["step"].unique().sort().to_numpy(), p)
+
+
+def _combined(checks: tuple[Check, ...]) -> tuple[str, str]:
+    """The claim's verdict: all that decide and their gates for support, any that decides and its gates against."""
+    decisive = [c for c in checks if c.role == "decides"]
+    against = [c for c in decisive if c.verdict == CONTRADICTED]
+    gate = "for contradiction" if against else "for support"
+    closed = [c for c in checks if c.role in (gate, "for either") and c.verdict != SUPPORTED]
+    if against:
+        reason = _reasons(against)
+        return (UNDETERMINED, f"{reason}, but {_reasons(closed)}") if closed else (CONTRADICTED, reason)
+    missing = [c for c in decisive if c.verdict != SUPPORTED] + closed
+    return (UNDETERMINED, _reasons(missing)) if missing else (SUPPORTED, "")
+
+
+def _reasons(checks: list[Check]) -> str:
+    return "; ".join(dict.fromkeys(f"{c.statistic}: {c.reason}" for c in checks))
+
+
+def _reading(c: Criterion, metrics: pl.DataFrame, layer: int | None) -> Series:
+    """The criterion's statistic over the sound steps, with what it is derived from worked in."""
+    own = _stored(c, c.metric, metrics, layer)
+    if c.plus is not None:
+        other = _stored(c, c.plus, metrics, layer)
+        reasons = tuple(a or b for a, b in zip(own.reasons, other.reasons, strict=True))
+        return replace(own, value=own.value + other.value, reasons=reasons)
+    if c.kind == "difference":
+        half = NORMAL_95 * np.where(own.null_sd > 0, own.null_sd, math.nan)
+        value = own.value - own.null_mean
+        return replace(own, value=value, ci_low=value - half, ci_high=value + half)
+    if c.interval_of is not None:
+        other = _stored(c, c.interval_of, metrics, layer)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = np.where(other.value != 0, own.value / other.value, math.nan)
+        low, high = (
+            np.where(np.isnan(mine), scale * theirs, mine)
+            for mine, theirs in ((own.ci_low, other.ci_low), (own.ci_high, other.ci_high))
+        )
+        return replace(own, ci_low=low, ci_high=high)
+    return own
+
+
+def _stored(c: Criterion, metric: str, metrics: pl.DataFrame, layer: int | None) -> Series:
+    """The metric's series; undefined throughout, with the reason, where the store has none or contradicts itself."""
+    selection = Selection(c.analysis, metric, c.token_class, c.group, None if c.kind == "p" else c.null, layer)
+    reason = "" if c.analysis in metrics["analysis"] else f"the analysis {c.analysis} was not asked for"
+    try:
+        found = series(metrics, selection)
+    except InputError as error:
+        # one claim is left undetermined then, not the scorecard unprinted
+        reason = str(error)
+        found = series(metrics.with_columns(analysis=pl.lit("", pl.String)), selection)
+    if reason:
+        return replace(found, reasons=(reason,) * len(found.steps))
+    return replace(found, p_value=found.value) if c.kind == "p" else found
+
+
+def _check(c: Criterion, r: Series) -> Check:
+    """The criterion's verdict at the last step."""
+    value, low, high = (float(x[-1]) for x in (r.value, r.ci_low, r.ci_high))
+    null_mean, null_sd, p = (float(x[-1]) for x in (r.null_mean, r.null_sd, r.p_value))
+    reason = r.reasons[-1]
+    if c.kind in ("trend", "relative trend"):
+        value, low, high, p, reason = _trend(c, r)
+    if not reason and math.isnan(value):
+        reason = r.null_reasons[-1] or "undefined"
+    level = None if c.kind in ("null", "p", "point") else 0.9 if c.absence else 0.95
+    if reason:
+        verdict = UNDETERMINED
+    elif level is not None:
+        verdict, reason = _by_interval(c, value, low, high)
+    else:
+        verdict, reason = _by_test(c, value, null_mean, p, r.null_reasons[-1])
+    return Check(
+        c.statistic, c.role, c.kind, c.metric, c.token_class, _stated(value), _stated(low), _stated(high), c.null,
+        _stated(null_mean), _stated(null_sd), _stated(p),
+        c.low if c.kind != "null" else None, c.high if c.kind != "null" else None, level, verdict, reason,
+    )  # fmt: skip
+
+
+def _stated(number: float) -> float | None:
+    return None if math.isnan(number) else number
+
+
+def _trend(c: Criterion, r: Series) -> tuple[float, float, float, float, str]:
+    """Slope, interval, no p-value, and why there is no slope."""
+    base = r.value / r.null_mean if c.kind == "relative trend" else r.value
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.where(base > 0, np.log(base), math.nan)
+    found = r.reasons[-1] or trend(r.steps, logs)
+    if isinstance(found, str):
+        return math.nan, math.nan, math.nan, math.nan, found
+    return found.slope, found.low, found.high, math.nan, ""
+
+
+def _bounds(c: Criterion) -> tuple[float, float]:
+    return -math.inf if c.low is None else c.low, math.inf if c.high is None else c.high
+
+
+def _by_interval(c: Criterion, value: float, low: float, high: float) -> tuple[str, str]:
+    if math.isnan(low) or math.isnan(high):
+        return UNDETERMINED, "no interval is stored" if c.kind != "difference" else "its null does not vary"
+    least, most = _bounds(c)
+    inner_low, inner_high = low, high
+    if c.absence:
+        narrow = interval_90(*(np.array([x]) for x in (value, low, high)))
+        inner_low, inner_high = float(narrow[0][0]), float(narrow[1][0])
+    if least < inner_low and inner_high < most:
+        return SUPPORTED, ""
+    if low > most or high < least:
+        return CONTRADICTED, f"the 95 % interval lies {'above' if low > most else 'below'} {_region(c)}"
+    return UNDETERMINED, f"the {90 if c.absence else 95} % interval reaches beyond {_region(c)}"
+
+
+def _region(c: Criterion) -> str:
+    if c.low is not None and c.high is not None:
+        return f"{c.low:.3g} to {c.high:.3g}"
+    return f"{c.low if c.low is not None else c.high:.3g}"
+
+
+def _by_test(c: Criterion, value: float, null_mean: float, p: float, why_no_null: str) -> tuple[str, str]:
+    least, most = _bounds(c)
+    if c.kind == "point":
+        return (SUPPORTED, "") if least < value < most else (UNDETERMINED, f"{value:.3g} is not below {_region(c)}")
+    if math.isnan(p):
+        return UNDETERMINED, why_no_null or f"no p-value against its null ({c.null}) is stored"
+    if p > ALPHA:
+        return UNDETERMINED, f"p = {p:.3g} against {c.null}"
+    if c.kind == "p" or least < value - null_mean < most:
+        return SUPPORTED, ""
+    if value == null_mean:
+        return UNDETERMINED, f"equal to the mean of {c.null}"
+    return CONTRADICTED, f"{'above' if value > null_mean else 'below'} {c.null} (p = {p:.3g})"
+
+
+def _p_values(c: Criterion, r: Series) -> np.ndarray:
+    """The criterion's p-value (k,) that it is supported at each step: ≤ 0.05 just where it is; NaN where undefined."""
+    least, most = _bounds(c)
+    undefined = np.isnan(r.value)
+    if c.kind == "point":
+        return np.where(undefined, math.nan, np.where((least < r.value) & (r.value < most), 0.0, 1.0))
+    if c.kind in ("null", "p"):
+        above = r.value - r.null_mean
+        inside = np.isfinite(r.p_value) if c.kind == "p" else (least < above) & (above < most)
+        return np.where(undefined | np.isnan(r.p_value), math.nan, np.where(inside, r.p_value, 1.0))
+    sides = [beyond_p(r.value, r.ci_low, r.ci_high, bound, side)
+             for bound, side in ((c.low, 1), (c.high, -1)) if bound is not None]  # fmt: skip
+    return np.minimum(1.0, np.max(np.stack(sides), axis=0) * (1 if c.absence else 2))

@@ -1,0 +1,104 @@
+"""The sizes of a model, from its config.json alone: transformers' own model without weights, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rtdyn.errors import InputError, brief
+from rtdyn.model.families import anatomy, check_family
+
+BYTES_OF = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+"""Bytes of a number in a checkpoint's files, by the config.json's dtype."""
+
+
+OLD_MASKS = ("gpt_neox", "gpt2")
+"""Families whose files of older transformers hold each layer's attention mask too, a byte a pair of positions."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What a model's cost depends on."""
+
+    layers: int
+    width: int
+    """d, of the residual stream."""
+    neurons: int
+    """F, of the final MLP."""
+    inputs: int
+    """Matrices that each neuron reads by: 1, of a gated MLP 2."""
+    heads: int
+    """Of the last layer."""
+    logits: int
+    """V, rows of the unembedding."""
+    context: int
+    directions: int
+    """D, in which ablation moves the logits at a position: 1, or 2 where a norm follows the MLP."""
+    parameters: int
+    matrices: int
+    """Numbers in all blocks' weight matrices; each is multiplied and added once for every token."""
+    block: int
+    """Parameters of the largest block."""
+    embedding: int
+    """Parameters before the first block."""
+    number_bytes: int
+    """Of a number in a checkpoint's files."""
+    masks: int
+    """Bytes of attention masks in such files."""
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of a checkpoint's weights, estimated."""
+        return self.number_bytes * self.parameters + self.masks
+
+
+def model_shape(config: Mapping[str, Any], where: str) -> ModelShape:
+    """The shape of the model that a config.json describes.
+
+    config: its settings, and `parameters` where they are known. Raises InputError for a family that is not supported,
+    settings that make no model, and another number of parameters than is given.
+    """
+    import torch
+    import transformers
+
+    family = str(config.get("model_type"))
+    check_family(family, where)
+    settings = {k: v for k, v in config.items() if k not in ("model_type", "parameters", "transformers_version")}
+    settings.setdefault("tie_word_embeddings", family == "gpt2")
+    auto: Any = transformers.AutoModelForCausalLM
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        with torch.device("meta"):
+            made = transformers.AutoConfig.for_model(family, **settings)
+            model = auto.from_config(made, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False)
+        parts = anatomy(model)
+    except Exception as error:  # the library raises nearly any type on settings that make no model
+        raise InputError(f"{where}: its settings make no model ({brief(error)}); correct them") from error
+    parameters = sum(p.numel() for p in model.parameters())
+    given = config.get("parameters", parameters)
+    if given != parameters:
+        raise InputError(f"{where}: its settings make {parameters:,} parameters, not {given:,}; correct them")
+    rows, width = parts.readout.unembedding.shape
+    blocks = [sum(p.numel() for p in block.parameters()) for block in parts.stack]
+    outside = parts.readout.unembedding.numel() + sum(p.numel() for p in parts.final_norm.parameters())
+    tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    context = int(model.config.max_position_embeddings)
+    number = BYTES_OF.get(str(config.get("dtype", config.get("torch_dtype", "float32"))), 4)
+    masks = len(parts.stack) * context**2 if family in OLD_MASKS else 0
+    return ModelShape(
+        layers=len(parts.stack),
+        width=width,
+        neurons=len(parts.output_rows),
+        inputs=len(parts.input_rows),
+        heads=parts.blocks[-1].heads,
+        logits=rows,
+        context=context,
+        directions=1 if parts.post_norm is None else 2,
+        parameters=parameters,
+        matrices=sum(p.numel() for block in parts.stack for p in block.parameters() if p.dim() > 1),
+        block=max(blocks),
+        embedding=parameters - sum(blocks) - outside + (parts.readout.unembedding.numel() if tied else 0),
+        number_bytes=number,
+        masks=masks,
+    )

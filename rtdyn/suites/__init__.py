@@ -1,0 +1,1 @@
+"""Suites of checkpoints: the listed ones and folders."""

@@ -1,0 +1,101 @@
+"""Suites by name: `checkpoints.yaml`, a user's own file in the same form, or a folder of `step*/`.
+
+A suite is one model's training run as a series of checkpoints. Everything here is text and numbers:
+nothing is downloaded and no weights are opened.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rtdyn.errors import InputError, UsageError
+from rtdyn.suites.steps import _steps_in, near_matches
+from rtdyn.suites.suite import PACKAGE, SuiteSpec
+from rtdyn.suites.suites_file import _read_file, _read_schedules, _read_shapes
+
+
+def load_suites(extra: Path | None = None) -> dict[str, SuiteSpec]:
+    """Every suite of the shipped file, and those of a user's file, which may replace them.
+
+    Raises InputError that names the file and the entry when either is malformed.
+    """
+    shipped = next(p for p in (PACKAGE / "checkpoints.yaml", PACKAGE.parent / "checkpoints.yaml") if p.is_file())
+    suites = _read_file(shipped, PACKAGE, {}, {})
+    if extra is not None:
+        suites.update(_read_file(extra, extra.parent, _read_schedules(shipped), _read_shapes(shipped)))
+    return suites
+
+
+def find_suite(model: str, suites: Mapping[str, SuiteSpec]) -> SuiteSpec:
+    """The suite called `model`: a registered name, its Hub repository, or a folder of `step*/` folders."""
+    for suite in suites.values():
+        if model in (suite.name, suite.repo):
+            return suite
+    folder = Path(model)
+    if folder.is_dir():
+        return _folder_suite(folder)
+    known = [*suites, *(s.repo for s in suites.values() if s.repo)]
+    raise UsageError(
+        f"no suite or folder is called {model!r}{near_matches(model, known)} (`rtdyn models` lists the suites)"
+    )
+
+
+def find_suites(models: Sequence[str], suites: Mapping[str, SuiteSpec]) -> tuple[tuple[SuiteSpec, ...], bool]:
+    """The suites that `models` name, each once in the order given, and whether several were asked for.
+
+    Beside what `find_suite` takes, a pattern of `*`, `?` and `[...]` means every registered suite whose name or
+    repository it matches, or, matched against paths, every folder that holds `step*/` folders. Several were asked for
+    where there are several, and by any pattern, whatever it matches today. Raises UsageError for a pattern that
+    matches nothing.
+    """
+    found: dict[SuiteSpec, None] = {}
+    patterns = [m for m in models if glob.has_magic(m) and not Path(m).is_dir()]
+    for model in models:
+        found.update(dict.fromkeys(_matching(model, suites) if model in patterns else [find_suite(model, suites)]))
+    return tuple(found), len(found) > 1 or bool(patterns)
+
+
+def _matching(pattern: str, suites: Mapping[str, SuiteSpec]) -> list[SuiteSpec]:
+    named = [s for s in suites.values() if any(fnmatch.fnmatchcase(n, pattern) for n in (s.name, s.repo) if n)]
+    if named:
+        return named
+    paths = sorted(glob.glob(pattern))  # noqa: PTH207 -- Path.glob takes no absolute pattern
+    folders = [Path(path) for path in paths if Path(path).is_dir()]
+    holding = [_folder_suite(folder) for folder in folders if _steps_in(folder)]
+    if folders and not holding:
+        raise UsageError(
+            f"none of the {len(folders)} folders that match {pattern!r} holds step*/ folders; "
+            "a pattern names the folders of suites, not those of their steps"
+        )
+    if not holding:
+        known = [*suites, *(s.repo for s in suites.values() if s.repo)]
+        raise UsageError(
+            f"no suite or folder matches {pattern!r}{near_matches(pattern, known)} (`rtdyn models` lists the suites)"
+        )
+    return holding
+
+
+def _folder_suite(folder: Path) -> SuiteSpec:
+    steps = _steps_in(folder)
+    if not steps:
+        raise InputError(
+            f"{folder} holds no step*/ folders; a suite is a folder of step<N>/ folders, "
+            "each with config.json and weights"
+        )
+    counts = next((n for n in ("token_counts.npy", "token_counts.parquet") if (folder / n).is_file()), "corpus")
+    return SuiteSpec(
+        name=folder.resolve().name,
+        steps=tuple(steps),
+        revision="step{step}",
+        path=folder.resolve(),
+        repo=None,
+        tokens_per_step=None,
+        family=None,
+        corpus="king-james",
+        frequencies=counts,
+        note="a folder of checkpoints",
+        defects=(),
+    )

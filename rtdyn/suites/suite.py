@@ -1,0 +1,67 @@
+"""A suite of checkpoints: where it lies, its steps, and what is known to be wrong with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+
+
+Shape = tuple[tuple[str, int | str], ...]
+"""Settings of a config.json by name, with `parameters`."""
+
+
+@dataclass(frozen=True)
+class Defect:
+    """What is known to be wrong with some published steps of a suite, and who says so."""
+
+    steps: tuple[int, ...]
+    kind: str
+    note: str
+    source: str
+    belongs_to: int | None
+    whole: bool = True
+    """Whether all of the weights are concerned, not single shards."""
+
+    @property
+    def same_weights(self) -> bool:
+        """Whether the steps all hold the same bytes."""
+        return self.whole and self.kind in ("duplicate", "final-weights")
+
+
+@dataclass(frozen=True)
+class SuiteSpec:
+    """One training run: where its checkpoints are and what their steps mean."""
+
+    name: str
+    steps: tuple[int, ...]
+    revision: str
+    path: Path | None
+    repo: str | None
+    tokens_per_step: int | None
+    family: str | None
+    corpus: str
+    frequencies: str
+    note: str
+    defects: tuple[Defect, ...]
+    shape: Shape = ()
+    """As the suites file gives it; empty where it does not."""
+
+    @property
+    def is_bundled(self) -> bool:
+        """Whether its files lie inside the package."""
+        return self.path is not None and self.path.is_relative_to(PACKAGE)
+
+    @property
+    def location(self) -> str:
+        """Where the checkpoints come from, as a user would write it."""
+        return self.repo if self.repo is not None else str(self.path)
+
+    def revision_of(self, step: int) -> str:
+        """The branch or folder that holds `step`."""
+        return self.revision.format(step=step)
+
+    def tokens_seen(self, step: int) -> int | None:
+        """Training tokens consumed before `step`'s weights were saved, if the suite says."""
+        return None if self.tokens_per_step is None else step * self.tokens_per_step

@@ -1,0 +1,1 @@
+"""One checkpoint analysed alike everywhere."""

@@ -1,0 +1,121 @@
+"""What a run directory says of itself: what its tables depend on, and what they were measured on."""
+
+from __future__ import annotations
+
+import platform
+import re
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from rtdyn import __version__
+from rtdyn.store.run import SCHEMA_VERSION, config_digest
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.sweep.options import StepOptions
+from rtdyn.text.evaluation import Evaluation, EvaluationOptions
+from rtdyn.text.token_classes import class_errors
+
+
+def run_config(
+    suite: SuiteSpec, evaluation: Evaluation | None, measured_on: EvaluationOptions, options: StepOptions
+) -> dict[str, Any]:
+    """Everything the tables depend on, by the names of the command line where they have one."""
+    config = {
+        "suite": suite.name,
+        "location": suite.name if suite.is_bundled else suite.location,
+        "rtdyn": __version__,
+        "analyses": list(options.analyses),
+    }
+    if evaluation is None:
+        return config
+    return {
+        **config,
+        "corpus": evaluation.corpus_sha256,
+        "frequencies": evaluation.counts.sha256,
+        "evaluation_set": evaluation.text.sha256,
+        "rare": list(measured_on.bands),
+        "window": measured_on.window,
+        "bos": measured_on.bos,
+        "class_by": measured_on.class_by,
+        "mean_over": options.mean_over,
+        "rank_by": options.rank_by,
+        "min_targets": measured_on.min_targets,
+        "positions_per_rare": measured_on.positions_per_rare,
+        "tolerance": options.tolerance,
+        "device": options.device,
+        "seed": measured_on.seed,
+    }
+
+
+def new_manifest(suite: SuiteSpec, evaluation: Evaluation | None, config: dict[str, Any]) -> dict[str, Any]:
+    """manifest.json of a run that has no step yet. evaluation: None of a run of weights alone."""
+    digest = config_digest(config)
+    packages = ("torch", "transformers", "tokenizers", "numpy", "polars", "safetensors")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "suite": suite.name,
+        "location": suite.location,
+        "config": config,
+        "config_digest": digest,
+        "wandb_id": f"{re.sub('[^A-Za-z0-9._-]', '-', suite.name)}-{digest[:12]}",
+        **({} if evaluation is None else _measured_on(evaluation)),
+        "schedule": schedule(suite),
+        "versions": {"rtdyn": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}},
+        "checkpoints": {},
+        "left_out": {},
+    }
+
+
+def schedule(suite: SuiteSpec) -> dict[str, Any]:
+    """What of the suite decides which stored steps are observations of their own."""
+    return {
+        "last_step": suite.steps[-1],
+        "steps_are_updates": suite.tokens_per_step is not None,
+        "defects": [asdict(defect) for defect in suite.defects],
+    }
+
+
+def _measured_on(evaluation: Evaluation) -> dict[str, Any]:
+    positions = {c.name: c for c in evaluation.positions.classes}
+    return {
+        "evaluation": {
+            "corpus": evaluation.corpus_name,
+            "corpus_sha256": evaluation.corpus_sha256,
+            "corpus_provenance": dict(evaluation.corpus_provenance),
+            "windows": len(evaluation.text.windows),
+            "tokens": int(evaluation.text.windows.size),
+            "kept_positions": int(evaluation.text.kept.sum()),
+            "sha256": evaluation.text.sha256,
+        },
+        "frequencies": {
+            "source": evaluation.counts.source,
+            "sha256": evaluation.counts.sha256,
+            "types": len(evaluation.counts.counts),
+            "logits": evaluation.n_logits,
+            "bands_end_at_rank": evaluation.classes.end_rank,
+            "bands_end_reason": evaluation.classes.end_reason,
+            **_sample(evaluation),
+        },
+        "classes": {
+            c.name: {
+                "band": c.band,
+                "ranks": [c.first + 1, c.last],
+                "types": int(c.types.sum()),
+                "positions": positions[c.name].available,
+                "measured": len(positions[c.name].measured),
+            }
+            for c in evaluation.classes.classes
+        },
+    }
+
+
+def _sample(evaluation: Evaluation) -> dict[str, Any]:
+    """Of counts from a sample: where it was drawn, and how sure the frequencies of each class's types are."""
+    sampled = evaluation.counts.sampled
+    if sampled is None:
+        return {}
+    errors = class_errors(sampled, evaluation.classes)
+    return {
+        "provenance": dict(sampled.provenance),
+        "median_relative_se": {name: {"value": value, "reason": reason} for name, (value, reason) in errors.items()},
+    }

@@ -1,0 +1,75 @@
+"""What every step of a run is analysed with: the same in the process that begins the run and on any other machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rtdyn.analyses import WEIGHTS_ONLY
+from rtdyn.checkpoints.checkpoint import Checkpoint, read_config
+from rtdyn.checkpoints.locate import find_config
+from rtdyn.errors import InputError
+from rtdyn.store.schema import StepTables
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.sweep.manifest import run_config
+from rtdyn.sweep.options import StepOptions
+from rtdyn.sweep.step import analyse_step
+from rtdyn.sweep.weights_only import analyse_weights
+from rtdyn.text.evaluation import Evaluation, EvaluationOptions, prepare
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A suite, what its steps are measured on, and how they are analysed."""
+
+    suite: SuiteSpec
+    evaluation: Evaluation | None
+    """None if the final layer's weights alone are read."""
+    model_config: dict[str, Any]
+    """The reference step's config.json."""
+    config: dict[str, Any]
+    """Everything the tables depend on; its digest names the run."""
+    options: StepOptions
+
+    @property
+    def weights_only(self) -> bool:
+        """Whether only the final MLP's tensors are needed."""
+        return self.evaluation is None
+
+    def analyse(self, checkpoint: Checkpoint, stage: Callable[[str], None]) -> StepTables:
+        """One step's tables; `stage` is told what begins. Raises InputError for weights that cannot be used."""
+        seen = self.suite.tokens_seen(checkpoint.step)
+        if self.evaluation is None:
+            return analyse_weights(checkpoint, seen, self.model_config, stage)
+        return analyse_step(checkpoint, seen, self.evaluation, self.options, stage)
+
+
+def prepare_sweep(
+    suite: SuiteSpec,
+    reference: int,
+    measured_on: EvaluationOptions,
+    options: StepOptions,
+    say: Callable[[str], None] = lambda text: None,
+) -> Sweep:
+    """Reads text, counts and the configuration of the step `reference`; the same wherever it is done.
+
+    Raises InputError in one sentence for any source that cannot be used.
+    """
+    if set(options.analyses) <= set(WEIGHTS_ONLY):
+        evaluation, model_config = None, read_config(find_config(suite, reference))
+    else:
+        evaluation = prepare(suite, reference, measured_on, say)
+        model_config = evaluation.model_config
+    config = run_config(suite, evaluation, measured_on, options)
+    return Sweep(suite, evaluation, model_config, config, options)
+
+
+def device_here(asked: str) -> str:
+    """`cpu` or `cuda` for this process. Raises InputError for `cuda` where there is none."""
+    import torch
+
+    available = torch.cuda.is_available()
+    if asked == "cuda" and not available:
+        raise InputError("--device cuda: this machine or this PyTorch build has no CUDA device; use --device cpu")
+    return ("cuda" if available else "cpu") if asked == "auto" else asked

@@ -1,0 +1,1 @@
+"""Results as rows; nothing is computed here."""

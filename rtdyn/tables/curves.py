@@ -1,0 +1,144 @@
+"""The rows of curves/: numbers that are looked at as lines, each with the band of its null.
+
+kind `pseudo_influence`: x a rank, value, low and high the ranked influence of pseudo-classes of common positions there,
+their geometric mean and the band that holds 95 % of them, rank by rank; deviations from the mean, in logarithms, are
+widened by the positions that pseudo-classes share, as `pseudo_classes.contrast` does.
+`attention`: x the keys back from the query, 0 the query itself, value the class's mean attention there; low and high,
+for common targets, hold 95 % of draws of as many common queries. `attention_first`: the same for key 0, x = 0.
+`eigenvalue`, or `eigenvalue_<matrix>` for a gated MLP: x from 1, value the x-th largest eigenvalue of a group's input
+weights (`analyses.heavytail`), chosen on `half` of the windows; low and high hold 95 % of matched sets; fit, in the
+upper half, is the Pareto tail λ_{k+1}·((k + 1)/x)^{1/α} with Hill's α of the rule `half`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from rtdyn.analyses.groups import heavytail
+from rtdyn.analyses.groups.choose import PLATEAU, TOP, Group
+from rtdyn.analyses.groups.heavytail import LARGEST_SPECTRUM
+from rtdyn.analyses.groups.nulls import MATCHED
+from rtdyn.analyses.influence.ablation import PseudoInfluence
+from rtdyn.analyses.routing.profiles import Profiles
+from rtdyn.analyses.routing.routing import Routing
+from rtdyn.store.schema import CURVE_SCHEMA
+from rtdyn.tables.influence import PRIMARY
+
+PSEUDO_INFLUENCE, ATTENTION, ATTENTION_FIRST, EIGENVALUE = (
+    "pseudo_influence",
+    "attention",
+    "attention_first",
+    "eigenvalue",
+)
+SPECTRUM_GROUPS = (PLATEAU, TOP)
+BAND = (0.025, 0.975)
+BAND_DRAWS = 99
+"""Matched sets whose spectra make a band."""
+RANKS = 97
+"""Ranks, evenly spaced in log rank, at which the pseudo-classes' influence is kept."""
+
+Columns = Mapping[str, Any]
+"""Columns of some rows of curves/, arrays of equal length or single values."""
+
+
+def curve_table(step: int, parts: Sequence[Columns]) -> pl.DataFrame:
+    """All lines of a step; what is not a finite number is null."""
+    frames = [
+        pl.DataFrame({"step": step, **part}).select(
+            (pl.col(name) if name in part or name == "step" else pl.lit(None)).cast(dtype).alias(name)
+            for name, dtype in CURVE_SCHEMA.items()
+        )
+        for part in parts
+    ]
+    numbers = pl.col(pl.Float64)
+    return pl.concat([pl.DataFrame(schema=CURVE_SCHEMA), *frames]).with_columns(
+        pl.when(numbers.is_finite()).then(numbers).otherwise(None)
+    )
+
+
+def pseudo_influence_curve(pseudo: PseudoInfluence, shared: float, rank_by: str, layer: int) -> Columns:
+    """The ranked influence of pseudo-classes; shared: `pseudo_classes.overlap`. Ranks where one has none are null."""
+    n = pseudo.n.sum(0)[:, None]
+    influence = pseudo.sum.sum(0).abs() / n if rank_by == "abs_mean" else pseudo.abs_sum.sum(0) / n
+    ranked = -np.sort(-influence.double().cpu().numpy(), axis=1)
+    ranks = np.unique(np.geomspace(1, ranked.shape[1], RANKS).round().astype(np.int64))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(ranked[:, ranks - 1])
+        mean = logs.mean(0)
+        widening = math.sqrt((1 + shared) / (1 - shared))
+        low, high = mean + widening * (np.quantile(logs, BAND, axis=0) - mean)
+    return {
+        "kind": PSEUDO_INFLUENCE,
+        "layer": layer,
+        "x": ranks,
+        "value": np.exp(mean),
+        "low": np.exp(low),
+        "high": np.exp(high),
+    }
+
+
+def attention_curves(found: Routing, common: str = "common") -> list[Columns]:
+    """Mean attention of both classes by head and by distance of the key."""
+    parts: list[Columns] = []
+    for profile in found.profiles:
+        if profile.reason:
+            continue
+        nothing = np.full_like(profile.rare, np.nan)
+        parts += _profile_parts(profile, PRIMARY, profile.rare, nothing, nothing)
+        parts += _profile_parts(profile, common, profile.common, profile.common_low, profile.common_high)
+    return parts
+
+
+def _profile_parts(
+    profile: Profiles, token_class: str, mean: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> list[Columns]:
+    parts: list[Columns] = []
+    for kind, keys in ((ATTENTION_FIRST, slice(0, 1)), (ATTENTION, slice(1, None))):
+        heads, width = mean[:, keys].shape
+        parts.append(
+            {
+                "kind": kind,
+                "token_class": token_class,
+                "layer": profile.layer,
+                "head": np.repeat(np.arange(heads), width),
+                "x": np.tile(np.arange(width), heads),
+                **{name: v[:, keys].ravel() for name, v in (("value", mean), ("low", low), ("high", high))},
+            }
+        )
+    return parts
+
+
+def eigenvalue_curves(
+    matrices: Mapping[str, torch.Tensor], groups: Mapping[str, Group | str], layer: int
+) -> list[Columns]:
+    """Eigenvalues of the plateau's and the top's input weights beside those of matched sets. matrices: (F, d) each."""
+    parts: list[Columns] = []
+    for matrix, weights in matrices.items():
+        kind = EIGENVALUE if len(matrices) == 1 else f"{EIGENVALUE}_{matrix}"
+        for name in SPECTRUM_GROUPS:
+            group = groups[name]
+            if isinstance(group, str):
+                continue
+            matched = group.sets[MATCHED]
+            for half, members in enumerate(group.members):
+                if len(members) <= LARGEST_SPECTRUM and not isinstance(matched, str):
+                    lines = _spectrum(weights, members, matched[half][:BAND_DRAWS])
+                    parts.append({"kind": kind, "group": name, "half": half, "layer": layer, **lines})
+    return parts
+
+
+def _spectrum(weights: torch.Tensor, members: np.ndarray, matched: np.ndarray) -> dict[str, np.ndarray]:
+    own = heavytail.spectra(weights, members[None])
+    low, high = np.quantile(heavytail.spectra(weights, matched).eigenvalues, BAND, axis=0)
+    values, rank = own.eigenvalues[0], np.arange(1, len(members) + 1)
+    hill = heavytail.hill_of_spectra(own, heavytail.HALF)
+    fit, k = np.full(len(values), np.nan), int(hill.k[0])
+    if np.isfinite(hill.alpha[0]):
+        fit[: k + 1] = values[k] * ((k + 1) / rank[: k + 1]) ** (1 / hill.alpha[0])
+    return {"x": rank, "value": values, "low": low, "high": high, "fit": fit}

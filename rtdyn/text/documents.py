@@ -1,0 +1,140 @@
+"""Evaluation text: documents, read from the bundled book or a user's file, and packed into windows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from rtdyn.errors import InputError
+from rtdyn.text import king_james
+from rtdyn.text.tokenizer import Tokenizer
+
+NOT_TEXT = (".json", ".csv", ".tsv", ".gz", ".zst", ".bz2", ".xz", ".zip", ".npy", ".pdf", ".html")
+"""Suffixes whose content would be measured as if its syntax were text."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Texts in their order, with the digest of what was read."""
+
+    texts: tuple[str, ...]
+    name: str
+    sha256: str
+
+
+def read_documents(corpus: str, text_field: str = "text") -> Documents:
+    """Documents of a built-in text's name, or of a `.jsonl`, `.parquet` or plain text file.
+
+    Plain text is one document; the other forms hold one a row, in the column `text_field`.
+    Raises InputError if the file is missing, empty, binary, or has no such column.
+    """
+    if corpus == "king-james":
+        return _documents(king_james.chapters(), corpus)
+    if corpus == "king-james-held-out":
+        return _documents(king_james.held_out_chapters(), corpus)
+    file = Path(corpus)
+    if not file.is_file():
+        kind = "a folder, not a file" if file.is_dir() else "not there"
+        raise InputError(f"the corpus {corpus} is {kind}; give --corpus a text, .jsonl or .parquet file")
+    suffix = file.suffix.lower()
+    if suffix in NOT_TEXT:
+        raise InputError(f"the corpus {corpus} is a {suffix} file; give plain text, .jsonl or .parquet")
+    readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    texts = [t for t in readers.get(suffix, _read_text)(file, text_field) if t.strip()]
+    if not texts:
+        raise InputError(f"the corpus {corpus} holds no text")
+    return _documents(texts, str(file))
+
+
+def _documents(texts: list[str], name: str) -> Documents:
+    return Documents(tuple(texts), name, digest_documents(texts))
+
+
+def digest_documents(texts: Iterable[str]) -> str:
+    """SHA-256 of texts in their order."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(len(text).to_bytes(8, "little") + text.encode("utf-8", errors="surrogatepass"))
+    return digest.hexdigest()
+
+
+def _decode(file: Path) -> str:
+    try:
+        data = file.read_bytes()
+        text = data.decode("utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read the corpus {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"the corpus {file} is not UTF-8 text (byte {error.start}); convert it or name another"
+        ) from None
+    if "\x00" in text:
+        raise InputError(f"the corpus {file} looks binary (it holds a zero byte); give a text, .jsonl or .parquet file")
+    return text
+
+
+def _read_text(file: Path, text_field: str) -> list[str]:
+    return [_decode(file)]
+
+
+def _read_jsonl(file: Path, text_field: str) -> list[str]:
+    return parse_lines(_decode(file), text_field, str(file))
+
+
+def parse_lines(text: str, text_field: str, source: str) -> list[str]:
+    """The texts of lines of JSON; `source` names them in the InputError that a line without text raises."""
+    texts = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{source}, line {number}: not JSON ({error.msg})") from None
+        if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
+            raise InputError(
+                f"{source}, line {number}: no text under {text_field!r}; name the column with --text-field"
+            )
+        if any("\ud800" <= character <= "\udfff" for character in row[text_field]):
+            raise InputError(f"{source}, line {number}: holds half of a surrogate pair, which is no text")
+        texts.append(row[text_field])
+    return texts
+
+
+def _read_parquet(file: Path, text_field: str) -> list[str]:
+    try:
+        frame = pl.read_parquet(file)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise InputError(f"the corpus {file} is not a readable Parquet file ({error})") from None
+    if text_field not in frame.columns or frame[text_field].dtype != pl.String:
+        raise InputError(
+            f"{file} has no text column {text_field!r} (its columns: {', '.join(frame.columns)}); "
+            "name it with --text-field"
+        )
+    return frame[text_field].drop_nulls().to_list()
+
+
+def encode(documents: Documents, tokenizer: Tokenizer, seed: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Token ids of each document with its place in the corpus, documents in random order by `seed`."""
+    yield from _encode(documents.texts, tokenizer, np.random.default_rng(seed))
+
+
+def encode_blocks(blocks: Iterable[Sequence[str]], tokenizer: Tokenizer, seed: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The same of documents that come in blocks: blocks in their order, a block's documents in random order."""
+    rng, first = np.random.default_rng(seed), 0
+    for texts in blocks:
+        yield from ((first + i, ids) for i, ids in _encode(texts, tokenizer, rng))
+        first += len(texts)
+
+
+def _encode(texts: Sequence[str], tokenizer: Tokenizer, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
+    order = rng.permutation(len(texts))
+    for some in np.array_split(order, max(1, len(order) // 64)):
+        encoded = tokenizer.encode([texts[i] for i in some]) if len(some) else []
+        yield from zip(map(int, some), encoded, strict=True)

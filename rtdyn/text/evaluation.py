@@ -1,0 +1,184 @@
+"""What a run measures on: windows of text, token classes, and the positions of each class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rtdyn.checkpoints.checkpoint import read_config
+from rtdyn.checkpoints.locate import find_config, find_tokenizer
+from rtdyn.errors import InputError
+from rtdyn.hub.datasets import is_hub, resolve
+from rtdyn.hub.names import CONFIG
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.text.documents import encode, encode_blocks, read_documents
+from rtdyn.text.hub_counts import count_dataset
+from rtdyn.text.hub_documents import HubText
+from rtdyn.text.positions import MeasuredPositions, measure
+from rtdyn.text.pseudo_classes import pseudo_classes
+from rtdyn.text.token_classes import TokenClasses, classify
+from rtdyn.text.token_counts import TokenCounts, count_tokens, read_counts
+from rtdyn.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_digest, tokenizer_files_digest
+from rtdyn.text.windows import EvaluationSet, pack
+
+RARE_TARGETS = 200
+MIN_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Settings of the evaluation set, by the names of the command line."""
+
+    corpus: str | None
+    text_field: str
+    frequencies: str | None
+    frequency_tokens: int
+    bands: tuple[str, ...]
+    tokens: int | None
+    window: int
+    bos: str
+    class_by: str
+    min_targets: int
+    positions_per_rare: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What every step is measured on, and how it came about."""
+
+    text: EvaluationSet
+    counts: TokenCounts
+    classes: TokenClasses
+    positions: MeasuredPositions
+    corpus_sha256: str
+    corpus_name: str
+    corpus_provenance: Mapping[str, Any]
+    """What was read of a data set on the Hub; empty for a file."""
+    n_logits: int
+    model_config: dict[str, Any]
+    """The reference step's config.json."""
+    tokenizer_sha256: str | None
+    """Digest of its tokenizer.json, if it has one."""
+    seed: int
+
+    @cached_property
+    def pseudo_classes(self) -> np.ndarray | str:
+        """bool (draws, N): positions of each pseudo-class, the same at every step, or why there are none."""
+        return pseudo_classes(self.positions, seed=self.seed)
+
+
+def prepare(
+    suite: SuiteSpec, step: int, options: EvaluationOptions, say: Callable[[str], None] = lambda text: None
+) -> Evaluation:
+    """Evaluation windows, token classes and measured positions of a run; tokenizer and config are `step`'s.
+
+    `say` is told of what takes long.
+    """
+    tokenizer_folder = find_tokenizer(suite, step)
+    tokenizer = load_tokenizer(tokenizer_folder)
+    config_folder = find_config(suite, step)
+    model_config = read_config(config_folder)
+    n_logits = _whole_number(model_config, ("vocab_size",), config_folder)
+    context = _whole_number(model_config, ("max_position_embeddings", "n_positions"), config_folder)
+    if options.window > context:
+        raise InputError(f"--window {options.window} exceeds the model's context of {context} tokens")
+    bos = _bos(options.bos, tokenizer, model_config)
+    eos = tokenizer.eos if tokenizer.eos is not None else model_config.get("eos_token_id")
+    corpus = options.corpus or suite.corpus
+    on_hub = HubText(resolve(corpus), options.text_field, options.seed, say) if is_hub(corpus) else None
+    encoded: Iterable[tuple[int, np.ndarray]]
+    if on_hub is not None:
+        encoded = encode_blocks(on_hub, tokenizer, options.seed)
+    else:
+        documents = read_documents(corpus, options.text_field)
+        encoded = encode(documents, tokenizer, options.seed)
+    source = options.frequencies or suite.frequencies
+    # a data set is not read whole, so its own counts are those of a sample, as of any other
+    source = corpus if source == "corpus" and on_hub is not None else source
+    if is_hub(source):
+        counts = _hub_counts(source, tokenizer, tokenizer_files_digest(tokenizer_folder), options, say)
+    elif source == "corpus":
+        encoded = list(encoded)
+        counts = count_tokens(np.concatenate([ids for _, ids in encoded]), tokenizer.size, documents.name)
+    else:
+        counts = read_counts(_counts_file(source, suite, options))
+    classes = classify(counts, options.bands, n_logits)
+    text = pack(encoded, options.window, bos, eos, _Enough(classes, options))
+    if on_hub is not None:
+        documents = on_hub.finish()
+    positions = measure(text, classes, options.class_by, options.positions_per_rare, options.min_targets, options.seed)
+    return Evaluation(
+        text,
+        counts,
+        classes,
+        positions,
+        documents.sha256,
+        documents.name,
+        on_hub.provenance if on_hub is not None else {},
+        n_logits,
+        model_config,
+        tokenizer_digest(tokenizer_folder),
+        options.seed,
+    )
+
+
+def _whole_number(config: dict[str, Any], keys: tuple[str, ...], folder: Path) -> int:
+    value = next((config[key] for key in keys if key in config), None)
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"{folder / CONFIG} gives no usable {' or '.join(keys)}; correct it")
+    return value
+
+
+def _counts_file(source: str, suite: SuiteSpec, options: EvaluationOptions) -> Path:
+    if options.frequencies is None and suite.path is not None:
+        return suite.path / source
+    return Path(source)
+
+
+def _hub_counts(
+    source: str,
+    tokenizer: Tokenizer,
+    tokenizer_sha256: str,
+    options: EvaluationOptions,
+    say: Callable[[str], None],
+) -> TokenCounts:
+    try:
+        dataset = resolve(source)
+        tokens, field = options.frequency_tokens, options.text_field
+        return count_dataset(dataset, tokenizer, tokenizer_sha256, field, tokens, options.seed, say)
+    except InputError as error:
+        if options.frequencies is not None:
+            raise
+        raise InputError(f"{error}; or give --frequencies a file of counts, or `corpus`") from error
+
+
+def _bos(choice: str, tokenizer: Tokenizer, model_config: dict[str, Any]) -> int | None:
+    if choice == "none":
+        return None
+    bos = tokenizer.bos if tokenizer.bos is not None else model_config.get("bos_token_id")
+    if bos is None:
+        raise InputError("the tokenizer names no BOS token; give --bos none")
+    return int(bos)
+
+
+class _Enough:
+    """Told each window, says when the evaluation text is long enough: `--tokens`, or 200 rare targets."""
+
+    def __init__(self, classes: TokenClasses, options: EvaluationOptions) -> None:
+        self.rare = classes.named("rare").types
+        self.tokens = options.tokens
+        self.by_target = options.class_by == "target"
+        self.found = 0
+
+    def __call__(self, tokens: int, window: np.ndarray, kept: np.ndarray) -> bool:
+        if self.tokens is not None:
+            return tokens >= self.tokens
+        members = np.append(window[1:], 0) if self.by_target else window
+        self.found += int(self.rare[members[kept]].sum())
+        return self.found >= RARE_TARGETS and tokens >= MIN_TOKENS

@@ -1,0 +1,274 @@
+"""Text of a Hub data set, block by block in random order, reading only the bytes that are asked for.
+
+A block is a row group of a Parquet file, or a stretch of lines of plain files. Files in gzip can be read from their
+beginning only, so their blocks come in order, file after file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rtdyn.errors import InputError, brief
+from rtdyn.files import replace_file
+from rtdyn.hub.datasets import HubDataset, read_range, read_whole
+from rtdyn.hub.repository import RemoteFile
+from rtdyn.text.documents import Documents, digest_documents, parse_lines
+
+EVALUATION_STRETCH = 64 << 10
+"""Bytes of a block of a plain file that evaluation text is read from: small, so that a few come from many places."""
+COUNTING_STRETCH = 1 << 20
+"""Bytes of a block of a plain file whose tokens are counted."""
+FILES_AT_ONCE = 16
+"""Parquet files whose row groups are drawn from together; each costs its footer."""
+SAID_FROM = 64 << 20
+_LINE_TAIL = 64 << 10
+_GZIP = 31
+"""zlib's number for a stream with a gzip header."""
+
+
+@dataclass(frozen=True)
+class TextBlock:
+    """Documents that lie side by side in a data set."""
+
+    texts: tuple[str, ...]
+    place: str
+    """File, and bytes or row group."""
+    size: int
+    """Bytes of it in the file, compressed where that is."""
+
+
+def text_blocks(dataset: HubDataset, text_field: str, seed: int, stretch: int, skip: int = 0) -> Iterator[TextBlock]:
+    """Every block of a data set, none twice, in the random order of `seed`; the first `skip` are not read.
+
+    Raises InputError for text that cannot be read, or a column that is not there.
+    """
+    rng = np.random.default_rng(seed)
+    if dataset.form == ".parquet":
+        yield from _row_groups(dataset, text_field, rng, skip)
+    elif dataset.form.endswith(".gz"):
+        order = rng.permutation(len(dataset.files))
+        files = (dataset.files[i] for i in order)
+        blocks = (block for file in files for block in _gzip_blocks(dataset, file, text_field, stretch))
+        yield from (block for i, block in enumerate(blocks) if i >= skip)
+    else:
+        spans = [(f, start) for f in dataset.files for start in range(0, f.size, stretch)]
+        for i in rng.permutation(len(spans))[skip:]:
+            file, start = spans[i]
+            stop = min(start + stretch, file.size)
+            data = _whole_lines(dataset, file, start, stop)
+            place = f"{file.name}, lines from byte {start:,}"
+            texts = _parse(data, text_field, f"{dataset.address}: {place}", dataset.form)
+            yield TextBlock(texts, place, len(data))
+
+
+def _whole_lines(dataset: HubDataset, file: RemoteFile, start: int, stop: int) -> bytes:
+    """The lines that begin at start <= byte < stop, whole."""
+    data = read_range(dataset, file, max(start - 1, 0), stop)
+    if start > 0:
+        _, newline, data = data.partition(b"\n")
+        if not newline:
+            return b""
+    position = stop
+    while data and not data.endswith(b"\n") and position < file.size:
+        more = read_range(dataset, file, position, min(position + _LINE_TAIL, file.size))
+        position += len(more)
+        line, newline, _ = more.partition(b"\n")
+        data += line + newline
+    return data
+
+
+def _parse(data: bytes, text_field: str, what: str, form: str) -> tuple[str, ...]:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{what} is not UTF-8 text (byte {error.start}); name another file") from None
+    if "\x00" in text:
+        raise InputError(f"{what} looks binary (it holds a zero byte); name another file")
+    texts = parse_lines(text, text_field, what) if form.startswith(".json") else [text]
+    return tuple(t for t in texts if t.strip())
+
+
+def _gzip_blocks(dataset: HubDataset, file: RemoteFile, text_field: str, stretch: int) -> Iterator[TextBlock]:
+    """A file in gzip from its beginning, in stretches of whole lines; its members follow one another."""
+    what = f"{dataset.address}: {file.name}"
+    unzip, rest, read, lines = zlib.decompressobj(_GZIP), b"", 0, 1
+    # small pieces, so that not much more is read than is used
+    for piece in _pieces(read_whole(dataset, file), stretch):
+        read += len(piece)
+        try:
+            while piece:
+                if unzip.eof:
+                    unzip = zlib.decompressobj(_GZIP)
+                rest += unzip.decompress(piece)
+                piece = unzip.unused_data
+        except zlib.error as error:
+            raise InputError(f"{what} is not a readable gzip file ({error}); name another file") from None
+        whole, _, tail = rest.rpartition(b"\n")
+        if len(whole) >= stretch:
+            yield TextBlock(_parse(whole, text_field, f"{what}, from line {lines}", dataset.form), file.name, read)
+            lines, rest, read = lines + whole.count(b"\n") + 1, tail, 0
+    if not unzip.eof:
+        raise InputError(f"{what} ends inside its gzip stream; name another file")
+    if rest.strip():
+        yield TextBlock(_parse(rest, text_field, f"{what}, from line {lines}", dataset.form), file.name, read)
+
+
+def _pieces(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    for chunk in chunks:
+        yield from (chunk[i : i + size] for i in range(0, len(chunk), size))
+
+
+class _RangeFile(io.RawIOBase):
+    """A file on the Hub that Parquet's reader may seek in."""
+
+    def __init__(self, dataset: HubDataset, file: RemoteFile) -> None:
+        self.read_at = partial(read_range, dataset, file)
+        self.size = file.size
+        self.position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read_at(self.position, min(self.position + len(buffer), self.size))
+        buffer[: len(data)] = data
+        self.position += len(data)
+        return len(data)
+
+
+def _row_groups(dataset: HubDataset, text_field: str, rng: np.random.Generator, skip: int) -> Iterator[TextBlock]:
+    """Row groups in random order among those of FILES_AT_ONCE files, which are drawn by size."""
+    # exponential times over size rank files as drawing by size without replacement does
+    times = rng.exponential(size=len(dataset.files)) / [f.size for f in dataset.files]
+    order = np.argsort(times)
+    for batch in (order[i : i + FILES_AT_ONCE] for i in range(0, len(order), FILES_AT_ONCE)):
+        opened = [_open_parquet(dataset, dataset.files[i], text_field) for i in batch]
+        groups = [(i, k, g) for i, k in zip(batch, opened, strict=True) for g in range(k.num_row_groups)]
+        for j in rng.permutation(len(groups)):
+            if skip > 0:
+                skip -= 1
+                continue
+            i, reader, group = groups[j]
+            yield _row_group(dataset, dataset.files[i], reader, group, text_field)
+
+
+def _open_parquet(dataset: HubDataset, file: RemoteFile, text_field: str) -> Any:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        reader = pyarrow.parquet.ParquetFile(_RangeFile(dataset, file), pre_buffer=False)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(
+            f"{dataset.address}: {file.name} is not a readable Parquet file ({brief(error)}); name another"
+        ) from None
+    schema = reader.schema_arrow
+    kinds = (pyarrow.string(), pyarrow.large_string())
+    if text_field not in schema.names or schema.field(text_field).type not in kinds:
+        raise InputError(
+            f"{dataset.address}: {file.name} has no text column {text_field!r} "
+            f"(its columns: {', '.join(schema.names)}); name it with --text-field"
+        )
+    return reader
+
+
+def _row_group(dataset: HubDataset, file: RemoteFile, reader: Any, group: int, text_field: str) -> TextBlock:
+    import pyarrow
+
+    place = f"{file.name}, row group {group}"
+    try:
+        rows = reader.read_row_group(group, columns=[text_field], use_threads=False).column(text_field).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{dataset.address}: {place} cannot be read ({brief(error)}); run the command again") from None
+    metadata = reader.metadata.row_group(group)
+    columns = [metadata.column(i) for i in range(metadata.num_columns)]
+    size = sum(c.total_compressed_size for c in columns if c.path_in_schema == text_field)
+    return TextBlock(tuple(t for t in rows if t and t.strip()), place, size)
+
+
+class HubText:
+    """Evaluation text of a data set, read as far as it is asked for; iterating gives the blocks.
+
+    What was read is kept beside the data set's other files, so that a second run reads no network. `say` is told
+    how much was read, at every doubling from SAID_FROM bytes on. Raises InputError for shards of token ids.
+    """
+
+    def __init__(self, dataset: HubDataset, text_field: str, seed: int, say: Callable[[str], None]) -> None:
+        if dataset.form == ".bin":
+            raise InputError(f"{dataset.what} holds token ids and no text; give --corpus text")
+        self.dataset = dataset
+        self.say = say
+        self.stream = partial(text_blocks, dataset, text_field, seed, EVALUATION_STRETCH)
+        self.file = dataset.folder / f"text-{seed}-{hashlib.sha256(text_field.encode()).hexdigest()[:16]}.parquet"
+        self.used: list[TextBlock] = []
+        self.kept: list[TextBlock] = []
+
+    def __iter__(self) -> Iterator[Sequence[str]]:
+        self.kept, read, limit = _read_kept(self.file), 0, SAID_FROM
+        for block in self.kept:
+            self.used.append(block)
+            yield block.texts
+        for block in self.stream(skip=len(self.kept)):
+            self.used.append(block)
+            read += block.size
+            if len(self.used).bit_count() == 1:
+                self._keep()
+            if read >= limit:
+                self.say(f"{read:,} bytes of text read from {self.dataset.what}")
+                limit *= 2
+            yield block.texts
+
+    def finish(self) -> Documents:
+        """Keeps what was read, and gives it. Raises InputError if that is nothing."""
+        self._keep()
+        texts = tuple(text for block in self.used for text in block.texts)
+        if not texts:
+            raise InputError(f"{self.dataset.what} holds no text")
+        return Documents(texts, self.dataset.what, digest_documents(texts))
+
+    def _keep(self) -> None:
+        if len(self.used) > len(self.kept):
+            schema: dict[str, Any] = {"texts": pl.List(pl.String), "place": pl.String, "size": pl.Int64}
+            replace_file(self.file, pl.DataFrame([asdict(b) for b in self.used], schema=schema).write_parquet)
+            self.kept = list(self.used)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the text is from, for the manifest."""
+        return {
+            "address": self.dataset.address,
+            "repo": self.dataset.repo,
+            "commit": self.dataset.commit,
+            "documents": sum(len(b.texts) for b in self.used),
+            "bytes": sum(b.size for b in self.used),
+            "read": [b.place for b in self.used],
+            "kept_in": str(self.file),
+        }
+
+
+def _read_kept(file: Path) -> list[TextBlock]:
+    try:
+        frame = pl.read_parquet(file)
+    except (OSError, pl.exceptions.PolarsError):
+        return []
+    return [TextBlock(tuple(row["texts"]), row["place"], row["size"]) for row in frame.iter_rows(named=True)]

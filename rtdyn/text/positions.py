@@ -1,0 +1,85 @@
+"""Which positions of the evaluation set each token class is measured on (METHODS §1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from zlib import crc32
+
+import numpy as np
+
+from rtdyn.errors import InputError
+from rtdyn.text.token_classes import TokenClasses
+from rtdyn.text.windows import EvaluationSet
+
+
+@dataclass(frozen=True)
+class ClassPositions:
+    """One class's positions: how many there are, and those drawn to be measured."""
+
+    name: str
+    available: int
+    measured: np.ndarray
+    """int64 (n,), ascending: indices into the flattened windows."""
+
+
+@dataclass(frozen=True)
+class MeasuredPositions:
+    """The union of all classes' measured positions; every per-position array of a capture has this order."""
+
+    flat: np.ndarray
+    """int64 (N,), ascending: indices into the flattened windows."""
+    window: np.ndarray
+    """int64 (N,)."""
+    query: np.ndarray
+    """int64 (N,): index within the window."""
+    target: np.ndarray
+    """int64 (N,): id of the next token."""
+    classes: tuple[ClassPositions, ...]
+
+    def members(self, name: str) -> np.ndarray:
+        """bool (N,): which positions the class `name` is measured on."""
+        chosen = next(c for c in self.classes if c.name == name)
+        return np.isin(self.flat, chosen.measured)
+
+
+def measure(
+    evaluation: EvaluationSet,
+    classes: TokenClasses,
+    class_by: str,
+    positions_per_rare: float,
+    min_targets: int,
+    seed: int,
+) -> MeasuredPositions:
+    """Each class's kept positions, at most `positions_per_rare` times the rare ones, drawn by `seed`.
+
+    class_by: `target`, or `query` for the query's own token. Raises InputError for a class with fewer than
+    `min_targets` positions.
+    """
+    length = evaluation.windows.shape[1]
+    targets = evaluation.targets.ravel()
+    tokens = targets if class_by == "target" else evaluation.windows.ravel()
+    kept = np.flatnonzero(evaluation.kept.ravel())
+    by_class = {c.name: kept[c.types[tokens[kept]]] for c in classes.classes}
+    for name, found in by_class.items():
+        if len(found) < min_targets:
+            raise InputError(
+                f"the class {name!r} has only {len(found)} positions in {evaluation.windows.size:,} evaluation tokens, "
+                f"under the {min_targets} of --min-targets; give more text (--corpus, --tokens), a wider band (--rare) "
+                "or a lower --min-targets"
+            )
+        if len(np.unique(found // length)) < 2:
+            raise InputError(
+                f"all positions of the class {name!r} lie in one window, which leaves no standard error; "
+                "give more text (--corpus, --tokens) or a smaller --window"
+            )
+    cap = int(positions_per_rare * len(by_class["rare"]))
+    drawn = tuple(ClassPositions(n, len(found), _draw(n, found, cap, seed)) for n, found in by_class.items())
+    flat = np.unique(np.concatenate([c.measured for c in drawn]))
+    return MeasuredPositions(flat, flat // length, flat % length, targets[flat].astype(np.int64), drawn)
+
+
+def _draw(name: str, found: np.ndarray, cap: int, seed: int) -> np.ndarray:
+    if name == "rare" or len(found) <= cap:
+        return found
+    rng = np.random.default_rng([seed, crc32(name.encode())])
+    return np.sort(rng.choice(found, size=cap, replace=False))

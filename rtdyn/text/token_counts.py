@@ -1,0 +1,99 @@
+"""How often each token occurs in a reference corpus."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from rtdyn.errors import InputError
+
+MAX_TYPES = 10_000_000
+"""Largest vocabulary a counts file may describe."""
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Occurrences of each token type in a reference corpus."""
+
+    counts: np.ndarray
+    """int64 (types,), as counted; the analyses use counts + 1."""
+    source: str
+    sha256: str
+    sampled: SampledCounts | None = None
+    """Of counts made from a sample of a corpus."""
+
+
+@dataclass(frozen=True)
+class SampledCounts:
+    """What a sample of a corpus leaves unknown of its counts, and where it was drawn."""
+
+    relative_se: np.ndarray | None
+    """float64 (types,): standard error of each type's frequency over that frequency; inf for a type not met."""
+    se_reason: str | None
+    """Why there are no standard errors."""
+    provenance: Mapping[str, Any]
+
+
+def read_counts(file: Path) -> TokenCounts:
+    """Counts from a `.npy` vector, or a Parquet file with `count` and optionally `token_id` columns.
+
+    Raises InputError if the file is missing, of another form, or holds negative or equal counts.
+    """
+    if not file.is_file():
+        raise InputError(f"no counts file at {file}; give --frequencies a .npy or .parquet file, or `corpus`")
+    try:
+        if file.suffix == ".npy":
+            values = np.load(file, allow_pickle=False)
+        elif file.suffix == ".parquet":
+            values = _parquet_counts(file)
+        else:
+            raise InputError(f"{file} is neither .npy nor .parquet; counts are read from those")
+    except (OSError, ValueError, EOFError, pl.exceptions.PolarsError) as error:
+        raise InputError(f"the counts file {file} cannot be read ({error}); write it anew") from error
+    return _checked(values, str(file))
+
+
+def count_tokens(ids: np.ndarray, n_types: int, source: str) -> TokenCounts:
+    """Counts of the token ids of a corpus itself, for `--frequencies corpus`."""
+    return _checked(np.bincount(ids, minlength=n_types), source)
+
+
+def sampled_counts(values: np.ndarray, source: str, sampled: SampledCounts) -> TokenCounts:
+    """Counts of a sample, checked as those of a file are."""
+    return replace(_checked(values, source), sampled=sampled)
+
+
+def _parquet_counts(file: Path) -> np.ndarray:
+    frame = pl.read_parquet(file)
+    if "count" not in frame.columns:
+        raise InputError(f"{file} has no column `count` (its columns: {', '.join(frame.columns)})")
+    if "token_id" not in frame.columns:
+        return frame["count"].to_numpy()
+    if not (frame["token_id"].dtype.is_integer() and frame["count"].dtype.is_numeric()):
+        raise InputError(f"{file}: token_id must hold whole numbers and count numbers")
+    ids = frame["token_id"].to_numpy()
+    if len(ids) == 0 or ids.min() < 0 or ids.max() >= MAX_TYPES or len(np.unique(ids)) != len(ids):
+        raise InputError(f"{file}: token_id must hold each id once, from 0 up to {MAX_TYPES - 1:,}")
+    values = np.zeros(int(ids.max()) + 1, dtype=np.int64)
+    values[ids] = frame["count"].to_numpy()
+    return values
+
+
+def _checked(values: np.ndarray, source: str) -> TokenCounts:
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.size == 0:
+        raise InputError(f"the counts in {source} must be one vector that holds a count for each token id")
+    real = np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)
+    if not real or np.any(values != np.floor(values)) or np.any(np.abs(values.astype(np.float64)) >= 2**62):
+        raise InputError(f"the counts in {source} must be whole numbers below 2^62")
+    if values.min() < 0:
+        raise InputError(f"the counts in {source} hold a negative number (id {int(values.argmin())})")
+    if values.min() == values.max():
+        raise InputError(f"the counts in {source} are all equal, so no type is rare; give real counts")
+    counts = values.astype(np.int64)
+    return TokenCounts(counts, source, hashlib.sha256(counts.astype("<i8").tobytes()).hexdigest())

@@ -1,0 +1,57 @@
+"""A suite's own tokenizer, as the analyses use it: text to ids, ids to text, and its special ids."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rtdyn.errors import InputError
+from rtdyn.hub.names import TOKENIZER_FILES
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A loaded tokenizer and the ids that begin and end its documents."""
+
+    backend: Any
+    size: int
+    """Ids run from 0 to size - 1; a model may have more logits, which are padding."""
+    bos: int | None
+    eos: int | None
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        """int64 ids of each text, without special tokens."""
+        encoded = self.backend(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return [np.asarray(ids, dtype=np.int64) for ids in encoded]
+
+
+def tokenizer_digest(folder: Path) -> str | None:
+    """SHA-256 of the folder's tokenizer.json, or None if it has none."""
+    file = folder / TOKENIZER_FILES[0]
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+
+
+def tokenizer_files_digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of all of the folder's tokenizer files."""
+    digest = hashlib.sha256()
+    for file in (folder / name for name in TOKENIZER_FILES):
+        if file.is_file():
+            digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer in `folder`; code beside it is never run. Raises InputError if there is none."""
+    import transformers
+
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise InputError(f"{folder} holds no tokenizer (tokenizer.json); put the suite's own beside its step folders")
+    try:
+        backend = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # the library raises nearly any type on a damaged file
+        raise InputError(f"the tokenizer in {folder} cannot be loaded ({type(error).__name__}: {error})") from error
+    return Tokenizer(backend, len(backend), backend.bos_token_id, backend.eos_token_id)

@@ -1,0 +1,70 @@
+"""Every figure of a report, by file name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from matplotlib.figure import Figure
+
+from rtdyn.errors import InputError, UsageError
+from rtdyn.views.report.panels import JudgedPanels, judged_panels
+from rtdyn.views.report.plots.influence import compare_rank_influence, rank_influence, regime_sizes
+from rtdyn.views.report.plots.lines import attention_profiles, compare_attention, spectra
+from rtdyn.views.report.plots.neurons import heat_map, neuron_table
+from rtdyn.views.report.plots.trajectories import emergence_panel
+from rtdyn.views.report.run_tables import Shown
+
+TOO_FEW = "fewer than three distinct steps are stored; a trajectory needs more"
+CURVE_STEPS = 4
+"""Steps whose rank–influence curves are drawn, unless they are named."""
+Drawing = Callable[[], Figure | str]
+"""Draws a figure, or says why there is none."""
+
+
+def figures(runs: Sequence[Shown], judged: Sequence[JudgedPanels], at: Sequence[Sequence[int]]) -> dict[str, Drawing]:
+    """Each figure by name, not drawn yet.
+
+    judged: each run's lines, from `judged_panels`. at: each run's steps; what shows one step shows the last of them.
+    One run gets its own figures, several share theirs, a colour each.
+    """
+    last = [steps[-1] for steps in at]
+
+    def emergence() -> Figure | str:
+        return emergence_panel(runs, judged) if all(run.has_trajectories for run in runs) else TOO_FEW
+
+    shared: dict[str, Drawing] = {
+        "emergence": emergence,
+        "regime-sizes": lambda: regime_sizes(runs),
+        "neurons": lambda: heat_map(runs),
+        "spectra": lambda: spectra(runs, last),
+    }
+    if len(runs) > 1:
+        return {
+            "rank-influence": lambda: compare_rank_influence(runs, last),
+            **shared,
+            "attention": lambda: compare_attention(runs, last),
+        }
+    return {
+        "rank-influence": lambda: rank_influence(runs[0], at[0]),
+        **shared,
+        "attention": lambda: attention_profiles(runs[0], last[0]),
+        "neuron-table": lambda: neuron_table(runs[0], last[0]),
+    }
+
+
+def one_figure(shown: Shown, name: str, at: Sequence[int] | None) -> Figure:
+    """The figure of a run's report that has this name; at: stored steps, by default those of a report.
+
+    Raises UsageError for a name or step that is not there, InputError where the run holds nothing to draw.
+    """
+    absent = sorted({*(at or ())} - {*shown.steps})
+    if absent:
+        raise UsageError(f"step {absent[0]} is not stored; the run holds {', '.join(map(str, shown.steps))}")
+    judged = judged_panels(shown) if name == "emergence" and shown.has_trajectories else {}
+    known = figures([shown], [judged], [list(at) if at else shown.spread(CURVE_STEPS)])
+    if name not in known:
+        raise UsageError(f"no figure is called {name!r}; there are {', '.join(known)}")
+    figure = known[name]()
+    if isinstance(figure, str):
+        raise InputError(f"{name} cannot be drawn: {figure}")
+    return figure

@@ -1,0 +1,188 @@
+"""The page of a report: one HTML file with its charts' data, script and library in it, and nothing to load.
+
+plotly.js draws the charts: among the libraries that a Python package carries for offline use it has log axes, heat
+maps, touch and hover values, and takes new colours at any time, so that a page can follow the reader's light or dark
+theme. Its 4.8 MB are most of the page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import polars as pl
+
+from rtdyn import __version__
+from rtdyn.analyses import ANALYSES
+from rtdyn.analyses.regimes.fit import PLATEAU
+from rtdyn.errors import InputError
+from rtdyn.judge.scorecard import ClaimRow, scorecard
+from rtdyn.store.run import Run, done_steps
+from rtdyn.views.notebook import RunFrames
+from rtdyn.views.report.page_data import THINNING, page_data
+from rtdyn.views.report.panels import JudgedPanels, undefined_lines
+from rtdyn.views.report.plots.influence import NO_INFLUENCE
+from rtdyn.views.report.plots.neurons import TABLE_COLUMNS
+from rtdyn.views.report.run_tables import Shown
+from rtdyn.views.terminal.scorecard import CELLS, claim_cells
+from rtdyn.views.terminal.summary import CAUTION, summary_rows
+
+
+def page(
+    runs: Sequence[RunFrames],
+    shown: Sequence[Shown],
+    judged: Sequence[JudgedPanels],
+    missing: Mapping[str, str],
+) -> str:
+    """The page of one run, or of several that share its charts.
+
+    judged: each run's lines, from `judged_panels`. missing: figures that were not drawn, with reasons.
+    """
+    from plotly.offline import get_plotlyjs
+
+    data = page_data(shown, judged)
+    assets = files("rtdyn.views.report") / "assets"
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))
+    return template.render(
+        title=", ".join(one.label for one in shown),
+        single=len(shown) == 1,
+        runs=[_about(run, one) for run, one in zip(runs, shown, strict=True)],
+        has=_sections(data),
+        missing=missing,
+        caution=CAUTION,
+        thinning=THINNING,
+        claim_headers=CELLS,
+        neuron_headers=TABLE_COLUMNS,
+        version=__version__,
+        style=jinja2.filters.Markup((assets / "page.css").read_text(encoding="utf-8")),
+        script=jinja2.filters.Markup((assets / "page.js").read_text(encoding="utf-8")),
+        library=jinja2.filters.Markup(get_plotlyjs()),
+        data=jinja2.filters.Markup(inline_json(data)),
+    )
+
+
+def inline_json(data: Any) -> str:
+    """JSON that no text in it can end the script element of."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _sections(data: Mapping[str, Any]) -> dict[str, bool]:
+    """The parts that any of the runs holds numbers for."""
+    runs = data["runs"]
+    sizes = [share for run in runs for c in run["regimes"].values() for share in c[PLATEAU]]
+    return {
+        "curves": any(run["influence"] for run in runs),
+        "regimes": any(share is not None for share in sizes),
+        **{part: any(run[part] for run in runs) for part in ("attention", "spectra")},
+    }
+
+
+def _about(opened: RunFrames, shown: Shown) -> dict[str, Any]:
+    """One run's tables of text."""
+    run, manifest = opened.run, opened.manifest
+    classes, rows = summary_rows(shown.metrics.filter(pl.col("step") == shown.last))
+    claims, why_none = _claims(run) if shown.classes else ([], NO_INFLUENCE)
+    asked = manifest["config"].get("analyses", [])
+    return {
+        "label": shown.label,
+        "last": shown.last,
+        "span": _span(shown.steps),
+        "classes": classes,
+        "rows": rows,
+        "claims": claims,
+        "why_no_claims": why_none,
+        "left_out": shown.left_out,
+        "recorded": opened.is_recorded,
+        "audit": _audit(manifest),
+        "not_asked": [name for name in ANALYSES if name not in asked],
+        "undefined": undefined_lines(shown) if shown.has_trajectories else {},
+        "provenance": _provenance(manifest, str(run.path)),
+        "config": {key: json.dumps(value, ensure_ascii=False) for key, value in manifest["config"].items()},
+        "token_classes": manifest.get("classes", {}),
+        "checkpoints": [
+            {
+                "step": step,
+                "revision": record["revision"],
+                "commit": record["commit"] or "—",
+                "digests": ", ".join(f"{name} {digest[:16]}" for name, digest in record["digests"].items()),
+                "note": _note(record),
+            }
+            for step, record in done_steps(run).items()
+        ],
+    }
+
+
+def _span(steps: Sequence[int]) -> str:
+    if len(steps) == 1:
+        return f"step {steps[0]:,} stored"
+    return f"{len(steps)} steps stored, {steps[0]:,} to {steps[-1]:,}"
+
+
+def _note(record: Mapping[str, Any]) -> str:
+    copied = f"the same weights as step {record['copy_of']}, whose tables were copied" if "copy_of" in record else ""
+    ranges = "read by ranges, which a digest cannot verify" if record.get("read_by_ranges") else ""
+    return "; ".join(filter(None, (copied, ranges)))
+
+
+def _audit(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the audit before the run found; None where none is recorded."""
+    record = manifest.get("audit")
+    if not record:
+        return None
+    passed_over = record.get("passed_over", {})
+    verdicts = record.get("steps", {})
+    return {
+        "made": record["made"],
+        "audited": len(verdicts),
+        "sound": sum(v["verdict"] == "sound" for v in verdicts.values()),
+        "findings": record.get("findings", []),
+        "unsound": {
+            step: f"{v['verdict']}: {'; '.join(v['reasons'])}" + (", passed over" if step in passed_over else "")
+            for step, v in verdicts.items()
+            if v["verdict"] != "sound"
+        }
+        | {step: f"{why}, passed over" for step, why in passed_over.items() if step not in verdicts},
+    }
+
+
+def _claims(run: Run) -> tuple[list[dict[str, Any]], str]:
+    """The scorecard's rows, or why there are none."""
+    try:
+        return [_claim(row) for row in scorecard(run)], ""
+    except InputError as error:
+        return [], str(error)
+
+
+def _claim(row: ClaimRow) -> dict[str, Any]:
+    return {"cells": claim_cells(row), "text": row.text, "source": row.source, "reason": row.reason, "at": row.step}
+
+
+def _provenance(manifest: Mapping[str, Any], path: str) -> dict[str, str]:
+    return {
+        "suite": str(manifest["suite"]),
+        "location": str(manifest.get("location", "—")),
+        "command": str(manifest.get("command") or "not recorded: the run was not started from the command line"),
+        "run directory": path,
+        "configuration digest": str(manifest["config_digest"]),
+        "evaluation text": _listed(manifest.get("evaluation", {})) or "none",
+        "reference counts": _listed(manifest.get("frequencies", {})) or "none",
+        "versions": _listed(manifest.get("versions", {})) or "—",
+        "report made by": f"rtdyn {__version__}",
+    }
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    """Names and values in one line, those of a mapping within it too; what is empty is left out."""
+    parts = [
+        _listed({f"{name} {key}": inner for key, inner in value.items()})
+        if isinstance(value, Mapping)
+        else f"{name.replace('_', ' ')} {value}"
+        for name, value in values.items()
+        if value not in (None, {}, "")
+    ]
+    return ", ".join(filter(None, parts))

@@ -1,0 +1,219 @@
+"""The main metrics over training, with what is judged of each: emergence and change points, from the store alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from rtdyn.errors import InputError
+from rtdyn.judge.change_points import ChangePoints, change_points
+from rtdyn.judge.emergence import Emergence, emergence, emergence_of_intervals
+from rtdyn.judge.series import NOT_STORED, Selection, Series, series
+from rtdyn.views.report.run_tables import COMMON, RARE, Shown
+
+Scale = Literal["linear", "log", "symlog"]
+Effect = Literal["null", "value is p", "above 0", "none"]
+"""What emerges: a value that differs from its null, a p-value of its own, an interval above 0, nothing."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series of a panel."""
+
+    label: str
+    selection: Selection
+    effect: Effect = "none"
+    colour: str = RARE
+    """By meaning: a class, a group, or a layer counted from the end."""
+    layer_from_end: int | None = None
+    whole_layer: bool = False
+    """Whether the rows of no group are meant, where groups have rows of the same name."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One metric's place in the emergence panel."""
+
+    name: str
+    title: str
+    unit: str
+    scale: Scale
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One line with its series."""
+
+    line: Line
+    series: Series
+    """Over the sound steps."""
+    left_out: Series | None
+    """Over the steps that trajectories leave out; None where there are none."""
+    emerged: Emergence | None
+    """None where no effect is looked for."""
+    changes: ChangePoints | str
+
+
+JudgedPanels = Mapping[str, Sequence[Judged]]
+"""By panel name, its lines."""
+
+
+def _by_class(analysis: str, metric: str, effect: Effect = "none") -> tuple[Line, ...]:
+    return tuple(Line(c, Selection(analysis, metric, c), effect, c) for c in (RARE, COMMON))
+
+
+def _by_group(
+    analysis: str, metric: str, null: str = "matched", groups: tuple[str, ...] = ("top", "plateau")
+) -> tuple[Line, ...]:
+    return tuple(Line(g, Selection(analysis, metric, RARE, g, null), "null", g) for g in groups)
+
+
+def _by_layer(metric: str, null: str, group: str | None = None) -> tuple[Line, ...]:
+    return tuple(
+        Line(
+            "last layer" if k == -1 else "layer before",
+            Selection("routing", metric, RARE, group, null),
+            "null",
+            f"layer {k}",
+            k,
+        )
+        for k in (-2, -1)
+    )
+
+
+def _of_layer(metric: str, *matrices: str) -> tuple[Line, ...]:
+    """A line for each matrix of the final MLP that a metric names; without a name it is the only one that reads."""
+    return tuple(
+        Line(
+            m or "in", Selection("heavytail", metric + (m and f"_{m}")), colour=f"matrix {m or 'in'}", whole_layer=True
+        )
+        for m in matrices
+    )
+
+
+_CONTRAST = "pseudo-class"
+PANELS: tuple[Panel, ...] = (
+    Panel("loss", "Loss", "nats", "linear", (*_by_class("capture", "loss"),)),
+    Panel("influence-max", "Largest influence", "nats", "log", _by_class("ablation", "influence_max")),
+    Panel("influence-share", "Share of the top 1 %", "of all influence", "linear",
+          _by_class("ablation", "influence_top_share")),
+    Panel("excess", "Excess of the top", "log units", "linear", _by_class("regimes", "excess", "above 0")),
+    Panel("shape-p", "Largest shape p", "", "log", _by_class("regimes", "shape_p_value", "value is p")),
+    Panel("contrast-excess", "Excess among pseudo-classes", "log units", "linear",
+          (Line(RARE, Selection("regimes", "contrast_excess", RARE, None, _CONTRAST), "null"),)),
+    Panel("kappa", "Power-law exponent κ", "", "linear", _by_class("regimes", "kappa")),
+    Panel("contrast-kappa", "κ among pseudo-classes", "", "linear",
+          (Line(RARE, Selection("regimes", "contrast_kappa", RARE, None, _CONTRAST), "null"),)),
+    Panel("participation", "Participation ratio", "dimensions", "linear",
+          _by_group("dimensionality", "participation_ratio")),
+    Panel("d-eff", "Effective dimensionality", "components", "linear", _by_group("dimensionality", "d_eff")),
+    Panel("q-excess", "Modularity at equal edges", "Q", "symlog", _by_group("modularity", "q_excess")),
+    Panel("inside", "Edges inside the group", "share", "linear", _by_group("modularity", "inside_share")),
+    Panel("profile-r", "Attention profiles", "Pearson r", "linear", _by_layer("profile_r", "resampling")),
+    Panel("gini", "Gini of attention", "rare − common", "symlog",
+          _by_layer("gini_difference", "permutation")),
+    Panel("bos", "Attention to key 0", "rare − common", "symlog",
+          _by_layer("bos_difference", "permutation")),
+    Panel("head-max", "Strongest head on the top", "share of activation", "symlog",
+          _by_layer("head_effect_max", "matched", "top")),
+    Panel("layer-effect", "All heads on the top", "share of activation", "symlog",
+          _by_layer("layer_effect", "matched", "top")),
+    Panel("hill", "Hill α of input weights", "", "linear", _by_group("heavytail", "hill_alpha_half")),
+    Panel("hill-gate", "Hill α of gate weights", "", "linear", _by_group("heavytail", "hill_alpha_half_gate")),
+    Panel("hill-up", "Hill α of up weights", "", "linear", _by_group("heavytail", "hill_alpha_half_up")),
+    Panel("layer-hill", "Hill α of the whole layer", "", "linear", _of_layer("hill_alpha_tenth", "", "gate", "up")),
+    Panel("layer-ww", "weightwatcher's α, layer", "", "linear",
+          _of_layer("ww_alpha", "in", "gate", "up", "out")),
+    Panel("layer-rank", "Stable rank of the layer", "dimensions", "linear",
+          _of_layer("ww_stable_rank", "in", "gate", "up", "out")),
+    Panel("mediation", "Mediated by frequency", "share of influence", "linear",
+          _by_group("mediation", "mediation")),
+    Panel("null-space", "Output in the null space", "share", "linear", _by_group("mediation", "null_space_share")),
+)  # fmt: skip
+
+
+def judged_panels(shown: Shown, panels: tuple[Panel, ...] = PANELS) -> dict[str, list[Judged]]:
+    """By panel name, the lines that have a value at some sound step; a panel without any is left out.
+
+    Raises InputError if the run holds fewer than three sound steps.
+    """
+    result = {}
+    for panel in panels:
+        lines = [judged for line in panel.lines if (judged := judge(shown, line)) is not None]
+        if lines:
+            result[panel.name] = lines
+    return result
+
+
+def undefined_lines(shown: Shown, panels: tuple[Panel, ...] = PANELS) -> dict[str, str]:
+    """Lines that were measured and have no value, by panel and label, with the reason of the last sound step."""
+    reasons = {}
+    for panel in panels:
+        for line in panel.lines:
+            found = _series(shown, line, shown.sound_steps)
+            if isinstance(found, str):
+                reasons[f"{panel.title}, {line.label}"] = found
+            elif np.isnan(found.value).all() and set(found.reasons) != {NOT_STORED}:
+                reasons[f"{panel.title}, {line.label}"] = found.reasons[-1]
+    return reasons
+
+
+def judge(shown: Shown, line: Line) -> Judged | None:
+    """A line's series with its emergence and change points; None where it has no value at any sound step."""
+    found = _series(shown, line, shown.sound_steps)
+    if isinstance(found, str) or np.isnan(found.value).all():
+        return None
+    flawed = _series(shown, line, shown.steps)
+    return Judged(
+        line,
+        found,
+        _only(flawed, set(shown.left_out)) if shown.left_out and not isinstance(flawed, str) else None,
+        _emergence(line.effect, found),
+        change_points(found.steps, found.value),
+    )
+
+
+def _series(shown: Shown, line: Line, steps: list[int]) -> Series | str:
+    """The line over `steps`, or why its rows cannot be read as one series."""
+    selection = line.selection
+    layer = shown.layer
+    if layer is not None and selection.analysis != "capture":
+        offset = 0 if line.layer_from_end is None else line.layer_from_end + 1
+        selection = Selection(
+            selection.analysis, selection.metric, selection.token_class, selection.group, selection.null, layer + offset
+        )
+    rows = shown.metrics.filter(pl.col("step").is_in(steps))
+    if line.whole_layer:
+        rows = rows.filter(pl.col("analysis").ne(selection.analysis) | pl.col("group").is_null())
+    try:
+        return series(rows, selection)
+    except InputError as error:
+        return str(error)
+
+
+def _only(whole: Series, steps: set[int]) -> Series:
+    kept = np.isin(whole.steps, list(steps))
+    arrays: dict[str, Any] = {
+        name: getattr(whole, name)[kept]
+        for name in ("steps", "tokens_seen", "value", "ci_low", "ci_high", "null_mean", "null_sd", "p_value", "n")
+    }
+    reasons: dict[str, Any] = {
+        name: tuple(r for r, k in zip(getattr(whole, name), kept, strict=True) if k)
+        for name in ("reasons", "null_reasons")
+    }
+    return Series(**arrays, **reasons)
+
+
+def _emergence(effect: Effect, found: Series) -> Emergence | None:
+    if effect == "null":
+        return emergence(found.steps, found.p_value)
+    if effect == "value is p":
+        return emergence(found.steps, found.value)
+    if effect == "above 0":
+        return emergence_of_intervals(found.steps, found.value, found.ci_low, found.ci_high, side=1)
+    return None

@@ -1,0 +1,244 @@
+"""Rank–influence curves with their fitted regimes, and the regimes' sizes over training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from rtdyn.analyses.regimes.fit import CENSORED, DECAY, PLATEAU, POWER_LAW
+from rtdyn.tables.curves import PSEUDO_INFLUENCE
+from rtdyn.views.report.plots.style import (
+    COLOURS,
+    LINE_STYLES,
+    NULL,
+    OKABE_ITO,
+    grid,
+    plain,
+    run_colour,
+    step_axis,
+    styled,
+)
+from rtdyn.views.report.run_tables import COMMON, RARE, Shown
+
+NO_INFLUENCE = "the run holds no influences: its weights alone were analysed"
+REGIME_NAMES = {PLATEAU: "plateau", POWER_LAW: "power law", DECAY: "rapid decay"}
+SEGMENT_COLOURS = {PLATEAU: OKABE_ITO["purple"], POWER_LAW: OKABE_ITO["black"], DECAY: OKABE_ITO["green"]}
+
+
+def ranked_influence(shown: Shown, step: int, token_class: str) -> pl.DataFrame:
+    """rank from 1, influence, se and regime of each neuron at a step, the most influential first."""
+    suffix = "" if token_class == RARE else f"_{token_class}"
+    regime = pl.col(f"regime{suffix}") if f"regime{suffix}" in shown.neurons.columns else pl.lit(None, pl.String)
+    return (
+        shown.neurons.filter(step=step)
+        .select(
+            "neuron",
+            shown.influence(token_class).alias("influence"),
+            shown.influence_se(token_class).alias("se"),
+            regime.alias("regime"),
+        )
+        .sort("influence", "neuron", descending=[True, False])
+        .with_row_index("rank", offset=1)
+    )
+
+
+def fitted_segments(shown: Shown, step: int, token_class: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By regime, ranks and fitted influence at the ends of its line; empty where the fit is undefined."""
+    names = ("r1", "r2", "last", "kappa", "beta", "plateau_slope", "plateau_intercept", "decay_slope")
+    found = {name: shown.value(step, name, token_class) for name in names}
+    fit = {name: value for name, value in found.items() if value is not None}
+    if len(fit) < len(names):
+        return {}
+    r1, r2, last = fit["r1"], fit["r2"], fit["last"]
+    ends = {PLATEAU: np.array([1.0, r1]), POWER_LAW: np.array([r1, r2]), DECAY: np.array([r2, last])}
+    level = fit["beta"] - fit["kappa"] * np.log(r2)
+    lines = {
+        PLATEAU: fit["plateau_intercept"] + fit["plateau_slope"] * np.log(ends[PLATEAU]),
+        POWER_LAW: fit["beta"] - fit["kappa"] * np.log(ends[POWER_LAW]),
+        DECAY: level + fit["decay_slope"] * np.log(ends[DECAY] / r2),
+    }
+    return {name: (ends[name], np.exp(lines[name])) for name in ends}
+
+
+def verdict(shown: Shown, step: int, token_class: str) -> str:
+    """What the top of the curve is, with its shape p."""
+    raised = shown.value(step, "raised", token_class)
+    if raised is None:
+        return "no fit"
+    p = shown.value(step, "shape_p_value", token_class)
+    return ("raised top" if raised else "flattening top") + ("" if p is None else f", shape p {p:.2g}")
+
+
+def rank_influence(shown: Shown, steps: Sequence[int]) -> Figure | str:
+    """A column a step, rare above common: ranked influence, its regimes, and for rare the band of pseudo-classes.
+
+    Of a run of weights alone, why there is none.
+    """
+    classes = [c for c in (RARE, COMMON) if c in shown.classes]
+    if not classes:
+        return NO_INFLUENCE
+    with styled():
+        width = max(2.3, 2.6 / len(steps))  # of one column as wide as the legend
+        figure, axes = grid(len(classes), len(steps), width, 2.25, sharex=True, sharey=True)
+        for row, token_class in zip(axes, classes, strict=True):
+            for ax, step in zip(row, steps, strict=True):
+                _curve(ax, shown, step, token_class)
+                ax.set_title(f"{token_class}, {shown.named(step)}\n{verdict(shown, step, token_class)}", fontsize=7.5)
+            row[0].set_ylabel("influence (nats)")
+        for ax in axes[-1]:
+            ax.set_xlabel("rank")
+        axes[0, 0].set_ylim(*_limits(shown, steps, classes))
+        figure.suptitle(f"{plain(shown.label)}: influence of each neuron by rank", fontsize=9, fontweight="bold")
+        figure.legend(handles=_handles(shown, steps, classes), loc="outside lower center", ncols=min(4, len(steps)))
+    return figure
+
+
+def _handles(shown: Shown, steps: Sequence[int], classes: Sequence[str]) -> list[Line2D | Patch]:
+    """What is drawn at any of the steps, and nothing else."""
+    handles: list[Line2D | Patch] = [Line2D([], [], color=COLOURS[c], label=f"{c} ± 1.96 se") for c in classes]
+    if any(fitted_segments(shown, step, c) for step in steps for c in classes):
+        handles += [
+            Line2D([], [], color=colour, lw=1, label=f"fitted {REGIME_NAMES[name]}")
+            for name, colour in SEGMENT_COLOURS.items()
+        ]
+    if any((ranked_influence(shown, step, c)["regime"] == CENSORED).any() for step in steps for c in classes):
+        handles.append(Line2D([], [], color=NULL, ls="", marker=".", label="censored: no influence beyond its error"))
+    if shown.curves.filter(pl.col("step").is_in(list(steps)), kind=PSEUDO_INFLUENCE).height:
+        handles.append(Patch(color=NULL, alpha=0.4, label="95 % of pseudo-classes of common targets"))
+    return handles
+
+
+def _limits(shown: Shown, steps: Sequence[int], classes: Sequence[str]) -> tuple[float, float]:
+    """From the half percent smallest influence, below which few neurons would fill the picture, to the largest."""
+    at = shown.neurons.filter(pl.col("step").is_in(list(steps)))
+    values = np.concatenate([at.select(shown.influence(c)).to_series().to_numpy() for c in classes])
+    positive = values[values > 0]
+    if not len(positive):
+        return 1e-9, 1.0
+    return float(np.quantile(positive, 0.005)) / 2, float(positive.max()) * 2
+
+
+def _curve(ax: Axes, shown: Shown, step: int, token_class: str) -> None:
+    found = ranked_influence(shown, step, token_class).filter(pl.col("influence") > 0)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    if token_class == RARE:
+        _pseudo_band(ax, shown, step)
+    rank, influence, se = (found[c].to_numpy() for c in ("rank", "influence", "se"))
+    colour = COLOURS.get(token_class, OKABE_ITO["black"])
+    floor = influence.min(initial=1) / 10
+    ax.fill_between(
+        rank, np.maximum(influence - 1.96 * se, floor), influence + 1.96 * se, color=colour, alpha=0.2, lw=0
+    )
+    ax.plot(rank, influence, color=colour, lw=1.6)
+    hidden = found.filter(regime=CENSORED)
+    ax.plot(hidden["rank"], hidden["influence"], ls="", marker=".", ms=1.5, color=NULL)
+    for name, (ends, fitted) in fitted_segments(shown, step, token_class).items():
+        ax.plot(ends, fitted, color=SEGMENT_COLOURS[name], lw=0.9)
+        if name != PLATEAU:
+            ax.axvline(ends[0], color="black", lw=0.5, ls=":")
+
+
+def _pseudo_band(ax: Axes, shown: Shown, step: int) -> None:
+    band = shown.curves.filter(step=step, kind=PSEUDO_INFLUENCE).drop_nulls("low")
+    if band.height:
+        ax.fill_between(band["x"], band["low"], band["high"], color=NULL, alpha=0.4, lw=0)
+
+
+def compare_rank_influence(runs: Sequence[Shown], at: Sequence[int]) -> Figure | str:
+    """Ranked influence of several runs, a colour each, rare beside common; `at` is each run's step. Or why none."""
+    classes = [c for c in (RARE, COMMON) if any(c in run.classes for run in runs)]
+    if not classes:
+        return NO_INFLUENCE
+    with styled():
+        figure, axes = grid(1, len(classes), 3.6, 3.0, sharex=True, sharey=True)
+        for ax, token_class in zip(axes[0], classes, strict=True):
+            for index, (run, step) in enumerate(zip(runs, at, strict=True)):
+                if token_class not in run.classes:
+                    continue
+                found = ranked_influence(run, step, token_class).filter(pl.col("influence") > 0)
+                ax.plot(found["rank"], found["influence"], color=run_colour(index))
+                for ends, fitted in fitted_segments(run, step, token_class).values():
+                    ax.plot(ends, fitted, color="black", lw=0.6)
+            ax.set(xscale="log", yscale="log", title=token_class, xlabel="rank")
+        measured = [(index, run, step) for index, (run, step) in enumerate(zip(runs, at, strict=True)) if run.classes]
+        limits = [_limits(run, [step], [c for c in classes if c in run.classes]) for _, run, step in measured]
+        axes[0, 0].set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+        axes[0, 0].set_ylabel("influence (nats)")
+        figure.suptitle("Influence of each neuron by rank", fontsize=9, fontweight="bold")
+        handles = [
+            Line2D([], [], color=run_colour(i), label=f"{plain(run.label)}, {run.named(step)}")
+            for i, run, step in measured
+        ]
+        if any(fitted_segments(run, step, c) for _, run, step in measured for c in classes):
+            handles.append(Line2D([], [], color="black", lw=0.6, label="fitted regimes"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def regime_sizes(runs: Sequence[Shown]) -> Figure | str:
+    """Share of neurons in each regime over training, an axis a class; several runs share the axes, a colour each.
+
+    Without the analysis `regimes`, why there is none.
+    """
+    if not any("regime" in run.neurons.columns for run in runs):
+        return "no regimes are stored: the analysis regimes was not asked for"
+    classes = [c for c in (RARE, COMMON) if any(c in run.classes for run in runs)]
+    single = len(runs) == 1
+    with styled():
+        figure, axes = grid(1, len(classes), 3.6, 2.7, sharex=True, sharey=True)
+        for ax, token_class in zip(axes[0], classes, strict=True):
+            for index, run in enumerate(runs):
+                _sizes(ax, run, token_class, None if single else run_colour(index))
+            step_axis(ax, [s for run in runs for s in run.steps])
+            ax.set(title=token_class, ylim=(0, 1))
+        axes[0, 0].set_ylabel("share of neurons")
+        who = f"{plain(runs[0].label)}: " if single else ""
+        figure.suptitle(f"{who}regimes of the rank–influence curve", fontsize=9, fontweight="bold")
+        styles = dict(zip((PLATEAU, POWER_LAW, DECAY), LINE_STYLES, strict=True))
+        handles = [
+            Line2D([], [], color=SEGMENT_COLOURS[n] if single else "black", ls=style, label=REGIME_NAMES[n])
+            for n, style in styles.items()
+        ]
+        purple = SEGMENT_COLOURS[PLATEAU] if single else "black"
+        handles.append(Line2D([], [], color=purple, ls="", marker="o", ms=4, label="plateau whose top is raised"))
+        if any(plateau_intervals(run, c).height for run in runs for c in classes):
+            handles.append(
+                Line2D([], [], color=purple, ls="", marker="|", ms=7, label="95 % interval of the plateau's last rank")
+            )
+        if any(run.left_out for run in runs):
+            handles.append(Line2D([], [], color="black", ls="", marker="x", ms=4, label="step left out"))
+        if not single:
+            handles += [Line2D([], [], color=run_colour(i), label=plain(run.label)) for i, run in enumerate(runs)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure
+
+
+def plateau_intervals(run: Shown, token_class: str) -> pl.DataFrame:
+    """step, low and high: the 95 % interval of the plateau's last rank, as a share of all neurons."""
+    rows = run.metrics.filter(analysis="regimes", metric="r1", token_class=token_class).drop_nulls("ci_low")
+    count = run.neurons["neuron"].n_unique()
+    return rows.sort("step").select("step", low=pl.col("ci_low") / count, high=pl.col("ci_high") / count)
+
+
+def _sizes(ax: Axes, run: Shown, token_class: str, colour: str | None) -> None:
+    rows = run.metrics.filter(analysis="regimes", token_class=token_class).sort("step")
+    raised = dict(rows.filter(metric="raised").select("step", "value").iter_rows())
+    for name, style in zip((PLATEAU, POWER_LAW, DECAY), LINE_STYLES, strict=True):
+        found = rows.filter(metric=f"{name}_fraction").drop_nulls("value")
+        own = colour or SEGMENT_COLOURS[name]
+        sound = found.filter(~pl.col("step").is_in(list(run.left_out)))
+        flawed = found.filter(pl.col("step").is_in(list(run.left_out)))
+        ax.plot(sound["step"], sound["value"], color=own, ls=style)
+        ax.plot(flawed["step"], flawed["value"], color=own, ls="", marker="x", ms=4)
+        if name == PLATEAU:
+            ends = plateau_intervals(run, token_class).filter(~pl.col("step").is_in(list(run.left_out)))
+            ax.vlines(ends["step"], ends["low"], ends["high"], color=own, lw=0.7, alpha=0.7)
+            up = sound.filter(pl.col("step").is_in([s for s, value in raised.items() if value]))
+            ax.plot(up["step"], up["value"], color=own, ls="", marker="o", ms=4)

@@ -1,0 +1,157 @@
+"""Attention profiles of rare against common targets, and eigenvalue spectra of the groups' input weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from rtdyn.tables.curves import ATTENTION, EIGENVALUE
+from rtdyn.views.report.plots.style import COLOURS, LINE_STYLES, NULL, grid, plain, run_colour, styled
+from rtdyn.views.report.run_tables import COMMON, RARE, Shown
+
+HEADS = 8
+"""Heads a layer that are drawn, at most."""
+_HALF_STYLES = ("-", LINE_STYLES[1])
+
+
+def drawn_heads(profiles: pl.DataFrame, layer: int, most: int = HEADS) -> list[int]:
+    """The layer's heads whose profiles differ most between the classes, by largest difference, in their own order."""
+    wide = profiles.filter(layer=layer).pivot("token_class", index=["head", "x"], values="value")
+    apart = wide.group_by("head").agg((pl.col(RARE) - pl.col(COMMON)).abs().max().alias("apart"))
+    return sorted(apart.sort("apart", "head", descending=[True, False]).head(most)["head"].to_list())
+
+
+def attention_profiles(shown: Shown, step: int) -> Figure | str:
+    """A row a layer, an axis a head: attention by distance of the key, with the band of common draws; or why none."""
+    profiles = shown.curves.filter(step=step, kind=ATTENTION)
+    if not profiles.height:
+        return f"no attention profiles are stored for step {step}: the analysis routing made none"
+    layers = profiles["layer"].unique().sort().to_list()
+    heads = {layer: drawn_heads(profiles, layer) for layer in layers}
+    with styled():
+        figure, axes = grid(len(layers), max(map(len, heads.values())), 1.75, 1.75, sharex=True, sharey=True)
+        for row, layer in zip(axes, layers, strict=True):
+            for ax in row[len(heads[layer]) :]:
+                ax.set_axis_off()
+            for ax, head in zip(row, heads[layer], strict=False):
+                _profile(ax, profiles.filter(layer=layer, head=head))
+                ax.set_title(f"layer {layer}, head {head}")
+            row[0].set_ylabel("mean attention")
+        for ax in axes[-1]:
+            ax.set_xlabel("keys back")
+        total = profiles.filter(layer=layers[0])["head"].n_unique()
+        which = "" if total <= HEADS else f", the {HEADS} of {total} heads that differ most"
+        figure.suptitle(
+            f"{plain(shown.label)}, {shown.named(step)}: attention by distance{which}", fontsize=9, fontweight="bold"
+        )
+        handles = [
+            *(Line2D([], [], color=COLOURS[c], label=f"{c} targets") for c in (RARE, COMMON)),
+            Patch(color=NULL, alpha=0.4, label="95 % of draws of as many common targets"),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _profile(ax: Axes, rows: pl.DataFrame) -> None:
+    ax.set_yscale("log")
+    for token_class in (COMMON, RARE):
+        own = rows.filter(token_class=token_class).sort("x")
+        band = own.drop_nulls("low")
+        ax.fill_between(band["x"], band["low"], band["high"], color=NULL, alpha=0.4, lw=0)
+        ax.plot(own["x"], own["value"], color=COLOURS[token_class], lw=1.1)
+
+
+def compare_attention(runs: Sequence[Shown], at: Sequence[int]) -> Figure | str:
+    """Profiles of several runs, a colour each, mean over a layer's heads; rare solid, common dashed; or why none."""
+    found = [run.curves.filter(step=step, kind=ATTENTION) for run, step in zip(runs, at, strict=True)]
+    if not any(f.height for f in found):
+        return "no run holds attention profiles at its step: the analysis routing made none"
+    with styled():
+        figure, axes = grid(1, 2, 3.6, 2.8, sharex=True, sharey=True)
+        for index, profiles in enumerate(found):
+            layers = profiles["layer"].unique().sort(descending=True).to_list()
+            for ax, layer in zip(axes[0][::-1], layers, strict=False):
+                for token_class, style in ((RARE, "-"), (COMMON, "--")):
+                    mean = (
+                        profiles.filter(layer=layer, token_class=token_class)
+                        .group_by("x").agg(pl.col("value").mean()).sort("x")
+                    )  # fmt: skip
+                    ax.plot(mean["x"], mean["value"], color=run_colour(index), ls=style)
+        for ax, title in zip(axes[0], ("layer before the last", "last layer"), strict=True):
+            ax.set(yscale="log", title=title, xlabel="keys back")
+        axes[0, 0].set_ylabel("mean attention over heads")
+        figure.suptitle("Attention by distance", fontsize=9, fontweight="bold")
+        handles = [
+            Line2D([], [], color=run_colour(i), label=f"{plain(run.label)}, {run.named(step)}")
+            for i, (run, step, profiles) in enumerate(zip(runs, at, found, strict=True))
+            if profiles.height
+        ]
+        handles += [Line2D([], [], color="black", ls=s, label=c) for c, s in ((RARE, "-"), (COMMON, "--"))]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def spectra(runs: Sequence[Shown], at: Sequence[int]) -> Figure | str:
+    """Eigenvalues by rank, an axis a group and input matrix, with Hill's fit and the band of matched sets; or why none.
+
+    Several runs share the axes, a colour each and no bands.
+    """
+    found = [
+        run.curves.filter(pl.col("step") == step, pl.col("kind").str.starts_with(EIGENVALUE))
+        for run, step in zip(runs, at, strict=True)
+    ]
+    panels = sorted({pair for f in found for pair in f.select("group", "kind").iter_rows()})
+    if not panels:
+        return "no eigenvalue spectra of groups are stored for the step: the analysis heavytail made none"
+    single = len(runs) == 1
+    with styled():
+        figure, axes = grid(1, len(panels), 3.4 if len(panels) > 1 else 4.2, 2.9, sharey=True)
+        for ax, (group, kind) in zip(axes[0], panels, strict=True):
+            for index, lines in enumerate(found):
+                own = lines.filter(group=group, kind=kind)
+                _spectrum(ax, own, COLOURS[group] if single else run_colour(index), bands=single)
+            matrix = kind.removeprefix(EIGENVALUE).removeprefix("_")
+            ax.set(xscale="log", yscale="log", xlabel="rank of the eigenvalue")
+            ax.set_title(
+                group + (f", {matrix}" if matrix else "") + (_hill(runs[0], at[0], group, matrix) if single else "")
+            )
+        axes[0, 0].set_ylabel("eigenvalue")
+        names = [f"{plain(run.label)}, {run.named(step)}" for run, step in zip(runs, at, strict=True)]
+        if single:
+            figure.suptitle(f"{names[0]}: spectra of the input weights", fontsize=9, fontweight="bold")
+            handles: list[Line2D | Patch] = [
+                *(Line2D([], [], color="black", ls=_HALF_STYLES[h], label=f"chosen on half {h + 1}") for h in (0, 1)),
+                Line2D([], [], color="black", lw=0.8, label="Pareto tail with Hill's α (straight)"),
+                Patch(color=NULL, alpha=0.4, label="95 % of matched sets"),
+            ]
+        else:
+            handles = [Line2D([], [], color=run_colour(i), label=name) for i, name in enumerate(names)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _spectrum(ax: Axes, rows: pl.DataFrame, colour: str, *, bands: bool) -> None:
+    for half in rows["half"].unique().sort():
+        own = rows.filter(half=half).sort("x").with_columns(pl.col("value", "low", "high").replace(0.0, None))
+        if bands:
+            band = own.drop_nulls(["low", "high"])
+            ax.fill_between(band["x"], band["low"], band["high"], color=NULL, alpha=0.25, lw=0)
+            tail = own.drop_nulls("fit")
+            ax.plot(tail["x"], tail["fit"], color="black", lw=0.8)
+        ax.plot(own["x"], own["value"], color=colour, ls=_HALF_STYLES[half], lw=1.2)
+
+
+def _hill(shown: Shown, step: int, group: str, matrix: str) -> str:
+    name = "hill_alpha_half" + (f"_{matrix}" if matrix else "")
+    rows = shown.metrics.filter(step=step, analysis="heavytail", metric=name, group=group)
+    one = rows.filter(null="matched")
+    if not one.height or one["value"][0] is None:
+        return ": α undefined"
+    row = one.row(0, named=True)
+    against = "" if row["null_mean"] is None else f", matched {row['null_mean']:.2g} ± {1.96 * row['null_sd']:.1g}"
+    return f": α {row['value']:.2g}{against}"

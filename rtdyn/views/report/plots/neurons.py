@@ -1,0 +1,232 @@
+"""Neurons over training: who is influential and in which regime, and a table of the most influential ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+
+from rtdyn.analyses.groups.choose import STABLE
+from rtdyn.analyses.regimes.fit import CENSORED, DECAY, PLATEAU, POWER_LAW
+from rtdyn.views.report.plots.influence import NO_INFLUENCE
+from rtdyn.views.report.plots.style import NotebookFigure, grid, plain, short_step, styled
+from rtdyn.views.report.run_tables import RARE, Shown
+
+ROWS = 256
+"""Neurons in the heat map, at most."""
+TABLE_ROWS = 20
+REGIMES = (
+    ("stable plateau", "#7a0177"),
+    ("raised plateau", "#CC79A7"),
+    ("flattening top", "#e3c9d9"),
+    ("power law", "#9ecae1"),
+    ("rapid decay", "#dedede"),
+    ("censored", "#ffffff"),
+)
+"""What a neuron is at a step, with its colour in the map."""
+TABLE_COLUMNS = ("rank", "neuron", "influence on rare (nats)", "on common (nats)", "rank on common", "Δ rare (nats)",
+                 "regime", "in plateau (bootstrap)", "mediated share")  # fmt: skip
+NONE = "—"
+
+
+def heat_map_neurons(shown: Shown, rows: int = ROWS) -> list[int]:
+    """Those neurons that came highest at any step, `rows` at most, in order of their influence at the last step."""
+    ranked = shown.neurons.with_columns(
+        shown.influence(RARE).rank("ordinal", descending=True).over("step").alias("place")
+    )
+    best = ranked.group_by("neuron").agg(pl.col("place").min(), pl.col("place").sort_by("step").last().alias("now"))
+    return best.sort("place", "neuron").head(rows).sort("now")["neuron"].to_list()
+
+
+def influence_matrix(shown: Shown, neurons: Sequence[int]) -> np.ndarray:
+    """float64 (neurons, steps): influence on rare, NaN where it is 0."""
+    found = _pivot(shown, neurons, shown.influence(RARE))
+    return np.where(found > 0, found, np.nan)
+
+
+def regime_matrix(shown: Shown, neurons: Sequence[int]) -> np.ndarray | None:
+    """float64 (neurons, steps): index into REGIMES, NaN where the fit is undefined; None without the analysis."""
+    if "regime" not in shown.neurons.columns:
+        return None
+    raised = [s for s in shown.steps if shown.value(s, "raised", RARE)]
+    code = {POWER_LAW: 3, DECAY: 4, CENSORED: 5}
+    regime = (
+        pl.when(pl.col("stable_share") > STABLE)
+        .then(0)
+        .when(pl.col("regime") == PLATEAU)
+        .then(pl.when(pl.col("step").is_in(raised)).then(1).otherwise(2))
+        .otherwise(pl.col("regime").replace_strict(code, default=None, return_dtype=pl.Int32))
+    )
+    return _pivot(shown, neurons, regime)
+
+
+def _pivot(shown: Shown, neurons: Sequence[int], value: pl.Expr) -> np.ndarray:
+    steps = shown.steps
+    own = shown.neurons.filter(pl.col("neuron").is_in(list(neurons))).select(
+        "step", "neuron", value.cast(pl.Float64).alias("value")
+    )
+    result = np.full((len(neurons), len(steps)), np.nan)
+    place, column = ({v: i for i, v in enumerate(values)} for values in (neurons, steps))
+    rows = [place[n] for n in own["neuron"]]
+    columns = [column[s] for s in own["step"]]
+    result[rows, columns] = own["value"].fill_null(float("nan")).to_numpy()
+    return result
+
+
+def heat_map(runs: Sequence[Shown]) -> Figure | str:
+    """Influence on rare and regime of the neurons that came highest, over all steps; a row of axes a run.
+
+    Runs of weights alone are passed over; where there is no other, why there is no figure.
+    """
+    runs = [run for run in runs if run.classes]
+    if not runs:
+        return NO_INFLUENCE
+    with styled():
+        matrices = [(run, heat_map_neurons(run)) for run in runs]
+        with_regimes = any("regime" in run.neurons.columns for run in runs)
+        figure, axes = grid(len(runs), 1 + with_regimes, 4.4, 4.2)
+        for row, (run, neurons) in zip(axes, matrices, strict=True):
+            logs = np.log10(influence_matrix(run, neurons))
+            image = row[0].imshow(logs, aspect="auto", interpolation="nearest", cmap="cividis")
+            _step_columns(row[0], run)
+            total = run.neurons["neuron"].n_unique()
+            row[0].set_xlabel("step")
+            row[0].set_ylabel(
+                f"the {len(neurons)} of {total:,} neurons that ranked highest\nat any step, by influence at the last"
+            )
+            row[0].set_title(f"{plain(run.label)}: influence on rare targets")
+            bar = figure.colorbar(image, ax=row[0], pad=0.02)
+            bar.set_label("log₁₀ nats")
+            regimes = regime_matrix(run, neurons)
+            if with_regimes and regimes is not None:
+                _regimes(figure, row[1], regimes, run)
+            elif with_regimes:
+                row[1].set_axis_off()
+    return figure
+
+
+def _regimes(figure: Figure, ax: Axes, regimes: np.ndarray, run: Shown) -> None:
+    colours = ListedColormap([colour for _, colour in REGIMES])
+    norm = BoundaryNorm(np.arange(-0.5, len(REGIMES)), len(REGIMES))
+    image = ax.imshow(regimes, aspect="auto", interpolation="nearest", cmap=colours, norm=norm)
+    ax.set_facecolor("black")
+    _step_columns(ax, run)
+    ax.set_yticklabels([])
+    ax.set_title("regime of the rare curve" + (" (black: no fit)" if np.isnan(regimes).any() else ""))
+    ax.set_xlabel("step")
+    bar = figure.colorbar(image, ax=ax, pad=0.02, ticks=range(len(REGIMES)))
+    bar.set_ticklabels([name for name, _ in REGIMES])
+    bar.ax.tick_params(length=0)
+    bar.ax.invert_yaxis()
+
+
+def _step_columns(ax: Axes, run: Shown) -> None:
+    """A column a step, whatever its distance; steps left out carry a cross."""
+    steps = run.steps
+    every = max(1, -(-len(steps) // 9))
+    places = list(range(0, len(steps), every))
+    ax.set_xticks(places, [short_step(steps[i]) for i in places])
+    ax.grid(visible=False)
+    flawed = [i for i, step in enumerate(steps) if step in run.left_out]
+    if flawed:
+        ax.plot(flawed, [1.01] * len(flawed), transform=ax.get_xaxis_transform(), color="black", ls="", marker="x",
+                ms=3.5, clip_on=False)  # fmt: skip
+
+
+def neuron_rows(shown: Shown, step: int, rows: int = TABLE_ROWS) -> list[dict[str, Any]]:
+    """The most influential neurons on rare at a step, by TABLE_COLUMNS; None where the store has no number."""
+    frame = shown.neurons.filter(step=step)
+    common = "common" if "common" in shown.classes else None
+    flattening = "" if shown.value(step, "raised", RARE) else "flattening"
+    frame = frame.with_columns(
+        shown.influence(RARE).alias("_influence"),
+        shown.influence_se(RARE).alias("_se"),
+        shown.influence(RARE).rank("ordinal", descending=True).alias("_rank"),
+        *(
+            [
+                shown.influence(common).alias("_common"),
+                shown.influence_se(common).alias("_common_se"),
+                shown.influence(common).rank("ordinal", descending=True).alias("_common_rank"),
+            ]
+            if common
+            else []
+        ),
+    ).sort("_rank")
+    result = []
+    for row in frame.head(rows).to_dicts():
+        result.append(
+            {
+                "rank": row["_rank"],
+                "neuron": row["neuron"],
+                "influence": (row["_influence"], row["_se"]),
+                "common": (row["_common"], row["_common_se"]) if common else None,
+                "rank_common": row.get("_common_rank"),
+                "delta": (row[f"delta_{RARE}"], row[f"se_{RARE}"]),
+                "regime": flattening if row.get("regime") == PLATEAU and flattening else row.get("regime"),
+                "stable_share": row.get("stable_share"),
+                "mediation": (row.get(f"mediation_{RARE}"), row.get(f"se_mediation_{RARE}")),
+            }
+        )
+    return result
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """One neuron as text, in the order of TABLE_COLUMNS; a dash where there is no number."""
+
+    return [
+        str(row["rank"]),
+        str(row["neuron"]),
+        with_error(*row["influence"]),
+        NONE if row["common"] is None else with_error(*row["common"]),
+        NONE if row["rank_common"] is None else str(row["rank_common"]),
+        with_error(*row["delta"]),
+        {POWER_LAW: "power law", DECAY: "rapid decay", None: NONE}.get(row["regime"], row["regime"]),
+        NONE if row["stable_share"] is None else f"{row['stable_share']:.0%}",
+        with_error(*row["mediation"]),
+    ]
+
+
+def with_error(value: float | None, se: float | None) -> str:
+    """A number ± 1.96 standard errors, both to the second significant digit of the latter."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    if se is None or not 0 < se < math.inf:
+        return f"{value:.3g}".replace("-", "−")
+    digits = 1 - math.floor(math.log10(float(f"{1.96 * se:.1e}")))
+    if not 0 <= digits <= 6:
+        return f"{value:.2e} ± {1.96 * se:.1e}".replace("-", "−")
+    return f"{value:.{digits}f} ± {1.96 * se:.{digits}f}".replace("-", "−")
+
+
+def neuron_table(shown: Shown, step: int) -> Figure | str:
+    """The most influential neurons at a step, as a table; ± is 1.96 standard errors. Or why there is none."""
+    if not shown.classes:
+        return NO_INFLUENCE
+    every = [cells(row) for row in neuron_rows(shown, step)]
+    filled = [i for i in range(len(TABLE_COLUMNS)) if any(row[i] != NONE for row in every)]
+    rows = [[row[i] for i in filled] for row in every]
+    widths = [[0.05, 0.07, 0.17, 0.15, 0.12, 0.16, 0.1, 0.15, 0.13][i] for i in filled]
+    with styled():
+        figure = NotebookFigure(figsize=(8.8 * sum(widths), 0.45 + 0.21 * (len(rows) + 1)), layout="constrained")
+        ax = figure.subplots()
+        ax.set_axis_off()
+        title = (
+            f"{plain(shown.label)}, {shown.named(step)}: the {len(rows)} neurons with most influence on rare targets"
+        )
+        ax.set_title(f"{title} (± 1.96 se)")
+        table = ax.table(cellText=rows, colLabels=[TABLE_COLUMNS[i] for i in filled], loc="upper center",
+                         cellLoc="right", colLoc="right", colWidths=[w / sum(widths) for w in widths])  # fmt: skip
+        table.auto_set_font_size(False)
+        table.set_fontsize(7)
+        for (line, _), cell in table.get_celld().items():
+            cell.set_linewidth(0)
+            cell.set_facecolor("#f1f1f1" if line % 2 == 0 and line else "none")
+            if line == 0:
+                cell.set_text_props(weight="bold")
+    return figure

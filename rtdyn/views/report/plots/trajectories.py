@@ -1,0 +1,163 @@
+"""The emergence panel: every main metric over training, with interval, null band, emergence and change points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from rtdyn.intervals import NORMAL_95
+from rtdyn.judge.emergence import ALPHA, Emergence
+from rtdyn.judge.series import Series
+from rtdyn.views.report.panels import PANELS, Judged, JudgedPanels, Panel
+from rtdyn.views.report.plots.style import (
+    COLOURS,
+    LINE_STYLES,
+    NULL,
+    grid,
+    plain,
+    run_colour,
+    step_axis,
+    styled,
+    symlog,
+)
+from rtdyn.views.report.run_tables import Shown
+
+COLUMNS = 4
+
+
+def emergence_panel(runs: Sequence[Shown], found: Sequence[JudgedPanels]) -> Figure | str:
+    """A small axis a metric, or why there is none; several runs share the axes, a colour each.
+
+    found: each run's lines by panel, from `judged_panels`.
+    """
+    panels = [panel for panel in PANELS if any(panel.name in lines for lines in found)]
+    if not panels:
+        return "none of the main metrics is defined at any step"
+    with styled():
+        columns = min(COLUMNS, len(panels))
+        figure, axes = grid(math.ceil(len(panels) / columns), columns, 2.6, 1.95)
+        for ax, panel in zip(axes.flat, panels, strict=False):
+            _panel(ax, panel, [lines.get(panel.name, []) for lines in found])
+            step_axis(ax, [s for run in runs for s in run.steps])
+        for ax in axes.flat[len(panels) :]:
+            ax.set_axis_off()
+        who = f"{plain(runs[0].label)}: main" if len(runs) == 1 else "Main"
+        figure.suptitle(f"{who} metrics over training", fontsize=10, weight="bold")
+        figure.legend(handles=_handles(runs, found), loc="outside lower center", ncols=min(3, len(panels)))
+    return figure
+
+
+def _panel(ax: Axes, panel: Panel, found: Sequence[Sequence[Judged]]) -> None:
+    single = len(found) == 1
+    values = np.concatenate([j.series.value for lines in found for j in lines])
+    drawn = [line for line in panel.lines if any(j.line == line for lines in found for j in lines)]
+    for index, lines in enumerate(found):
+        for judged in lines:
+            place = drawn.index(judged.line)
+            colour = COLOURS[judged.line.colour] if single else run_colour(index)
+            draw_line(ax, judged, colour, "-" if single else LINE_STYLES[place], bands=single)
+            if single:
+                _marks(ax, judged, colour, place)
+            elif judged.emerged is not None and judged.emerged.step is not None:
+                ax.axvline(judged.emerged.step, color=colour, lw=0.7, ls=LINE_STYLES[place])
+    if panel.scale == "log" and np.nanmin(values) > 0:
+        ax.set_yscale("log")
+    elif panel.scale == "symlog":
+        symlog(ax, values)
+        ax.axhline(0, color="black", lw=0.5)
+    if panel.lines[0].effect == "value is p":
+        ax.axhline(ALPHA, color="black", lw=0.6, ls="--")
+    if panel.lines[0].effect == "above 0":
+        ax.axhline(0, color="black", lw=0.5)
+    ax.set_title(panel.title)
+    ax.set_ylabel(panel.unit)
+    handles = [
+        Line2D([], [], color=COLOURS[line.colour], label=line.label)
+        if single
+        else Line2D([], [], color="black", ls=style, label=line.label)
+        for line, style in zip(drawn, LINE_STYLES, strict=False)
+    ]
+    ax.legend(handles=handles, loc="best", handlelength=1.4, borderpad=0.1, labelspacing=0.2)
+
+
+def draw_line(ax: Axes, judged: Judged, colour: str, style: object, *, bands: bool = True) -> None:
+    """A series with its 95 % interval, the band of its null, and the steps that are left out."""
+    s = judged.series
+    known = np.isfinite(s.value)
+    if bands:
+        low, high = null_band(s)
+        ax.fill_between(s.steps, low, high, color=colour if _coloured(judged) else NULL, alpha=0.18, lw=0)
+        ax.plot(s.steps, s.null_mean, color=colour if _coloured(judged) else NULL, lw=0.8, ls="--")
+    ends = np.isfinite(s.ci_low) & np.isfinite(s.ci_high)
+    ax.vlines(s.steps[ends], s.ci_low[ends], s.ci_high[ends], color=colour, lw=0.7, alpha=0.7 if bands else 0.4)
+    ax.plot(s.steps[known], s.value[known], color=colour, ls=style, marker="o", ms=1.8 if bands else 0)
+    if judged.left_out is not None:
+        flawed = judged.left_out
+        ax.plot(flawed.steps, flawed.value, color=colour, ls="", marker="x", ms=4)
+
+
+def _coloured(judged: Judged) -> bool:
+    """Whether the null takes its line's colour: where each line of a panel has a null of its own."""
+    return judged.line.effect == "null"
+
+
+def has_null(s: Series) -> bool:
+    """Whether a null is stored for any of the steps."""
+    return bool(np.isfinite(s.null_mean).any())
+
+
+def null_band(s: Series) -> tuple[np.ndarray, np.ndarray]:
+    """Null mean ± 1.96 null standard deviations (k,), NaN where the store has none."""
+    return s.null_mean - NORMAL_95 * s.null_sd, s.null_mean + NORMAL_95 * s.null_sd
+
+
+def _marks(ax: Axes, judged: Judged, colour: str, place: int) -> None:
+    """Emergence at the top of the axis, change points at its bottom."""
+    emerged = judged.emerged
+    if emerged is not None and emerged.step is not None:
+        ax.axvspan(_after(emerged), emerged.step, color=colour, alpha=0.12, lw=0)
+        ax.plot([emerged.step], [0.985 - 0.07 * place], transform=ax.get_xaxis_transform(), marker="v", ms=5,
+                color=colour, clip_on=False)  # fmt: skip
+    if not isinstance(judged.changes, str):
+        for step in judged.changes.steps:
+            ax.plot([step], [0.045 + 0.06 * place], transform=ax.get_xaxis_transform(), marker="|", ms=7, mew=1.6,
+                    color=colour, clip_on=False)  # fmt: skip
+
+
+def _after(emerged: Emergence) -> int:
+    assert emerged.step is not None
+    return emerged.step if emerged.after is None else emerged.after
+
+
+def _handles(runs: Sequence[Shown], found: Sequence[JudgedPanels]) -> list[Line2D | Patch]:
+    """What is drawn in any of the axes, and nothing else."""
+    every = [judged for lines in found for panel in lines.values() for judged in panel]
+    emerged = any(j.emerged is not None and j.emerged.step is not None for j in every)
+    left_out = [Line2D([], [], color="black", ls="", marker="x", ms=4, label="step left out of trajectories")]
+    crosses = left_out if any(run.left_out for run in runs) else []
+    interval = Line2D([], [], color="black", marker="|", ms=7, lw=0, label="95 % interval")
+    if len(runs) > 1:
+        vertical = [Line2D([], [], color="black", lw=0.7, label="vertical: emergence")] if emerged else []
+        return [
+            *(Line2D([], [], color=run_colour(i), label=plain(run.label)) for i, run in enumerate(runs)),
+            interval,
+            *vertical,
+            *crosses,
+        ]
+    handles: list[Line2D | Patch] = [interval]
+    nulls = sorted({j.line.selection.null for j in every if j.line.selection.null and has_null(j.series)})
+    if nulls:
+        handles.append(Patch(color=NULL, alpha=0.35, label=f"null ({', '.join(nulls)}): mean (dashed) ± 1.96 sd"))
+    if emerged:
+        handles.append(Line2D([], [], color="black", ls="", marker="v", ms=5, label="emerged, within the shaded steps"))
+    if any(not isinstance(j.changes, str) and j.changes.steps for j in every):
+        handles.append(
+            Line2D([], [], color="black", ls="", marker="|", ms=5, mew=1.6, label="change point (foot of the axis)")
+        )
+    return [*handles, *crosses]

@@ -1,0 +1,97 @@
+"""An audit for readers and for machines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rtdyn.audit.verdicts import Audit, KnownDefect, StepVerdict
+
+
+def audit_record(found: Audit) -> dict[str, Any]:
+    """The audit as JSON holds it."""
+    return {
+        "model": found.model,
+        "location": found.location,
+        "steps": [step_record(verdict) for verdict in found.steps],
+        "shared": [
+            {
+                "steps": list(group.steps),
+                "files": None if group.files is None else list(group.files),
+                "equals_main": group.equals_main,
+                "belongs_to": group.belongs_to,
+            }
+            for group in found.shared
+        ],
+        "known_defects": [
+            {
+                "kind": known.defect.kind,
+                "note": known.defect.note,
+                "source": known.defect.source,
+                "status": known.status,
+                "met": list(known.met),
+                "gone": list(known.gone),
+                "unseen": list(known.unseen),
+            }
+            for known in found.known
+        ],
+        "unexpected": list(found.unexpected),
+        "findings": list(found.findings),
+        "defects": len(found.unsound),
+        "summary": found.summary,
+    }
+
+
+def step_record(verdict: StepVerdict) -> dict[str, Any]:
+    """One step's verdict as JSON holds it."""
+    weights = verdict.weights
+    return {
+        "step": verdict.step,
+        "verdict": verdict.verdict,
+        "reasons": list(verdict.reasons),
+        "notes": list(verdict.notes),
+        "duplicates_of": list(verdict.duplicates_of),
+        "belongs_to": verdict.belongs_to,
+        "equals_main": verdict.equals_main,
+        "revision": verdict.revision,
+        "commit": verdict.commit,
+        "format": weights.layout if weights else None,
+        "size": weights.size if weights else None,
+        "digests": weights.digests if weights else {},
+    }
+
+
+def print_audit(found: Audit, console: Console) -> None:
+    """A table with a row a step, then what concerns the suite, then the summary in one line."""
+    table = Table(title=escape(f"{found.model}: {found.location}"), title_justify="left")
+    for name, justify in (("step", "right"), ("verdict", "left"), ("format", "left"), ("MB", "right")):
+        table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
+    table.add_column("digest", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for verdict in found.steps:
+        weights = verdict.weights
+        digests = list(weights.digests.values()) if weights else []
+        table.add_row(
+            str(verdict.step),
+            verdict.verdict,
+            weights.layout if weights else "",
+            f"{weights.size / 1e6:,.1f}" if weights else "",
+            digests[0][:12] if digests else "",
+            escape("; ".join((*verdict.reasons, *verdict.notes))),
+        )
+    console.print(table)
+    lines = [*found.findings, *(_known_line(known) for known in found.known), found.summary]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _known_line(known: KnownDefect) -> str:
+    counts = ", ".join(
+        f"{len(steps)} {word}"
+        for word, steps in (("met", known.met), ("gone", known.gone), ("not visible in metadata", known.unseen))
+        if steps
+    )
+    return f"known defect, {known.defect.note}: {counts or 'none of its steps is there'} ({known.defect.source})"

@@ -1,0 +1,103 @@
+"""The scorecard in the terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rtdyn.judge.observations import read_judged
+from rtdyn.judge.scorecard import CONTRADICTED, SUPPORTED, Check, ClaimRow, scorecard
+from rtdyn.judge.scorecard_frame import as_json, store_claims
+
+CELLS = ("claim", "statistic", "value", "null", "region", "verdict", "emerged")
+
+
+def claim_cells(row: ClaimRow) -> dict[str, str]:
+    """The row as it is shown, by CELLS."""
+    shown = row.checks[0]
+    # where the statistic has no null of its own, a gate's is what speaks for it
+    null = _null(next((c for c in (shown, *row.checks) if c.p_value is not None), shown))
+    statistic = shown.statistic + (f" ({row.group})" if row.group else "")
+    cells = (_label(row), statistic, _value(shown), null, _margin(shown), row.verdict, _emerged(row))
+    return dict(zip(CELLS, cells, strict=True))
+
+
+def print_claims(rows: list[ClaimRow], console: Console) -> None:
+    """The scorecard as a table, and below it why verdicts are not `supported`."""
+    title = f"Claims at step {rows[0].step}, intervals 95 %" if rows else "No claims"
+    table = Table(title=title, title_justify="left", show_lines=True)
+    table.add_column("claim and statistic")
+    table.add_column("value, null and region")
+    table.add_column("verdict", no_wrap=True)
+    for row in rows:
+        style = {SUPPORTED: "green", CONTRADICTED: "red"}.get(row.verdict, "yellow")
+        shown = claim_cells(row)
+        lines = {"value": "", "null": "null: ", "region": "claimed: "}
+        table.add_row(
+            f"[bold]{escape(shown['claim'])}[/bold]\n{escape(shown['statistic'])}",
+            escape("\n".join(said + shown[cell] for cell, said in lines.items() if shown[cell])),
+            f"[{style}]{row.verdict}[/{style}]" + (f"\n{shown['emerged']}" if row.emerged is not None else ""),
+        )
+    console.print(table)
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    for row in rows:
+        say(f"{_label(row)}: {row.text} ({row.source}).{f' {row.verdict}: {row.reason}' if row.reason else ''}")
+
+
+def _label(row: ClaimRow) -> str:
+    layer = "" if row.layer is None else f", layer {row.layer}"
+    return row.claim + layer + ("" if row.matrix is None else f", {row.matrix}")
+
+
+def _value(check: Check) -> str:
+    if check.value is None:
+        return "undefined"
+    interval = "" if check.ci_low is None or check.ci_high is None else f" ({check.ci_low:.3g} to {check.ci_high:.3g})"
+    return f"{check.value:.3g}{interval}"
+
+
+def _null(check: Check) -> str:
+    parts = [check.null or ""]
+    if check.null_mean is not None:
+        sd = "" if check.null_sd is None else f" ± {check.null_sd:.2g}"
+        parts.append(f"{check.null_mean:.3g}{sd}")
+    if check.p_value is not None:
+        parts.append(f"p {check.p_value:.2g}")
+    return " ".join(p for p in parts if p) if len(parts) > 1 else ""
+
+
+def _margin(check: Check) -> str:
+    if check.margin_low is not None and check.margin_high is not None:
+        return f"{check.margin_low:.3g} to {check.margin_high:.3g}"
+    if check.margin_low is not None:
+        return f"> {check.margin_low:.3g}"
+    return "" if check.margin_high is None else f"< {check.margin_high:.3g}"
+
+
+def _emerged(row: ClaimRow) -> str:
+    if row.emerged is None:
+        return ""
+    after = "" if row.emerged_after is None else f"\n(after {row.emerged_after})"
+    return f"since {row.emerged}{after}"
+
+
+def claims(path: Path, machine: bool, console: Console) -> list[ClaimRow]:
+    """`rtdyn claims RUN [--json]`: prints the scorecard of the run at `path`, then stores it beside the tables.
+
+    machine: print a list for machines instead. Raises InputError if there is no run, fewer than three distinct steps,
+    or no place to write.
+    """
+    run = read_judged(path)
+    rows = scorecard(run)
+    if machine:
+        sys.stdout.write(json.dumps(as_json(rows), allow_nan=False) + "\n")
+    else:
+        print_claims(rows, console)
+    store_claims(run, rows)
+    return rows

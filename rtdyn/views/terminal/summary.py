@@ -1,0 +1,150 @@
+"""The closing table: what the last step shows, and where everything lies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rtdyn.store.run import Run, done_steps, table_file
+
+_ROWS = (
+    ("positions", "ablation", "influence_mean", "n"),
+    ("loss (nats)", "capture", "loss", "value"),
+    ("mean influence (nats)", "ablation", "influence_mean", "value"),
+    ("largest influence (nats)", "ablation", "influence_max", "value"),
+    ("error bound of any neuron", "ablation", "error_bound_max", "value"),
+    ("plateau: ranks 1 to", "regimes", "r1", "value"),
+    ("power law: ranks to", "regimes", "r2", "value"),
+    ("power-law exponent κ", "regimes", "kappa", "value"),
+    ("excess of the top (log units)", "regimes", "excess", "value"),
+    ("largest shape p", "regimes", "shape_p_value", "value"),
+    ("stable plateau neurons", "regimes", "stable_plateau_size", "value"),
+    ("censored neurons", "regimes", "censored", "value"),
+)
+CAUTION = (
+    "A shape alone is no evidence: random numbers show one too, with the shape p given. Classes are measured on "
+    "different numbers of positions; their censored neurons do not compare."
+)
+
+
+_LAYER_ROWS = (
+    ("Hill α of the input rows", "hill_alpha_tenth"),
+    ("weightwatcher α, input", "ww_alpha"),
+    ("weightwatcher α, output", "ww_alpha_out"),
+)
+"""Of a run of weights alone; a gated MLP has several input matrices."""
+
+
+_MAIN = (
+    ("loss", "capture", "loss", "all"),
+    ("rare loss", "capture", "loss", "rare"),
+    ("rare influence", "ablation", "influence_mean", "rare"),
+    ("rare excess", "regimes", "excess", "rare"),
+    ("shape p", "regimes", "shape_p_value", "rare"),
+)
+"""Where suites stand side by side."""
+
+
+def step_line(metrics: pl.DataFrame) -> str:
+    """One step in one line: losses and the shape of the rare curve, or the layer's heavy tails."""
+    if _is_weights_only(metrics):
+        return ", ".join(f"{label} {value}" for label, value in _layer_cells(metrics))
+    loss = {c: _cell(metrics, "capture", "loss", c, "value") for c in ("all", "rare")}
+    return f"loss {loss['all']} (rare {loss['rare']}), rare curve: {_shape(metrics, 'rare')}"
+
+
+def print_summary(run: Run, console: Console) -> None:
+    """The main numbers of the last stored step, a column a class, and the run directory."""
+    steps = list(done_steps(run))
+    metrics = pl.read_parquet(table_file(run, "metrics", steps[-1]))
+    classes, rows = summary_rows(metrics)
+    title = escape(f"{run.manifest['suite']}, step {steps[-1]}, {len(steps)} steps stored")
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in classes:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    said = [f"Everything is in {run.path}; `rtdyn report {run.path}` draws it"]
+    if not _is_weights_only(metrics):
+        said = [CAUTION, f"{said[0]}, `rtdyn claims {run.path}` judges the published claims"]
+    for text in said:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _is_weights_only(metrics: pl.DataFrame) -> bool:
+    return metrics.filter(pl.col("analysis") == "capture").is_empty()
+
+
+def _layer_cells(metrics: pl.DataFrame) -> list[tuple[str, str]]:
+    """The layer's heavy tails, by label; `gate` and `up` name the matrices of a gated MLP."""
+    whole = metrics.filter((pl.col("analysis") == "heavytail") & pl.col("group").is_null())
+    cells = []
+    for label, metric in _LAYER_ROWS:
+        for row in whole.iter_rows(named=True):
+            matrix = row["metric"].removeprefix(metric).removeprefix("_")
+            if row["metric"].startswith(metric) and matrix in ("", "in", "gate", "up"):
+                name = label if matrix in ("", "in") else f"{label} ({matrix})"
+                cells.append((name, _value(row, "value")))
+    return cells
+
+
+def main_cells(metrics: pl.DataFrame) -> dict[str, str]:
+    """One step's main numbers, by what they are called beside those of other suites; those not asked for are absent."""
+    if _is_weights_only(metrics):
+        return dict(_layer_cells(metrics))
+    rows = {label: _row(metrics, *named) for label, *named in _MAIN}
+    cells = {label: _value(row, "value") for label, row in rows.items() if row is not None}
+    return {**cells, "rare shape": _shape(metrics, "rare")}
+
+
+def summary_rows(metrics: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """The token classes of one step's metrics, and rows of a label and a cell for each class.
+
+    Of a run of weights alone there is one column, `layer`.
+    """
+    if _is_weights_only(metrics):
+        return ["layer"], [list(cell) for cell in _layer_cells(metrics)]
+    ablation = metrics.filter(pl.col("analysis") == "ablation")
+    classes = ablation["token_class"].drop_nulls().unique(maintain_order=True).to_list()
+    rows = [
+        [label, *(_cell(metrics, analysis, metric, c, column) for c in classes)]
+        for label, analysis, metric, column in _ROWS
+    ]
+    return classes, [*rows, ["shape", *(_shape(metrics, c) for c in classes)]]
+
+
+def _row(metrics: pl.DataFrame, analysis: str, metric: str, token_class: str) -> dict[str, Any] | None:
+    wanted = (pl.col("analysis") == analysis) & (pl.col("metric") == metric) & (pl.col("token_class") == token_class)
+    found = metrics.filter(wanted)
+    return found.row(0, named=True) if len(found) else None
+
+
+def _cell(metrics: pl.DataFrame, analysis: str, metric: str, token_class: str, column: str) -> str:
+    row = _row(metrics, analysis, metric, token_class)
+    if row is None:
+        return "not asked for"
+    return _value(row, column)
+
+
+def _value(row: dict[str, Any], column: str) -> str:
+    if row[column] is None:
+        return "undefined"
+    text = f"{row[column]:.4g}"
+    if column == "value" and row["ci_low"] is not None and row["ci_high"] is not None:
+        text += f" ± {(row['ci_high'] - row['ci_low']) / 2:.2g}"
+    return text
+
+
+def _shape(metrics: pl.DataFrame, token_class: str) -> str:
+    row = _row(metrics, "regimes", "raised", token_class)
+    if row is None:
+        return "not asked for"
+    if row["value"] is None:
+        return f"undefined ({row['reason']})"
+    return "raised top" if row["value"] else "flattening top"

@@ -1,0 +1,246 @@
+"""The run as Weights & Biases shows it. The store is the truth: whatever fails here is said once and passed over."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from rtdyn.errors import InputError, brief
+from rtdyn.files import write_json
+from rtdyn.store.run import Run, done_steps, locked, read_run, table_file
+from rtdyn.views.wandb.rows import BAND, heads, place, prefixes, scalars, top_neurons
+
+TIMEOUTS = {"init_timeout": 20.0, "finish_timeout": 30.0}
+"""Seconds that the client waits for its server to answer at the start, and to take what is left at the end.
+
+Its own default for the end is to wait without limit. WANDB_INIT_TIMEOUT and WANDB_FINISH_TIMEOUT come first.
+"""
+SYNC_SECONDS = 600.0
+"""The same for the end of `rtdyn sync`, which nothing waits for but the upload itself."""
+REQUEST_SECONDS = 10
+"""Seconds of the client's own requests; it makes one for each table, while the run waits. WANDB_HTTP_TIMEOUT first."""
+SLOW = 8.0
+"""Seconds that sending a step may take before W&B is given up: a server that is gone costs each step a request."""
+HELD = 20.0
+"""Seconds for which the client may have a row in memory only: it writes and uploads every 15."""
+ROWS_READ = 100_000
+"""Rows of a run's history that are asked for: more than any run has, so that the server samples none away."""
+READ_ATTEMPTS, READ_PAUSE = 5, 2.0
+"""How often, and after how many seconds, a server is asked again whose history lags behind its own count of rows."""
+_LOGGED = "logged.json"
+
+
+@dataclass
+class WandbView:
+    """A W&B run that mirrors the store, or nothing once something failed or it was disabled."""
+
+    run: Run
+    notice: Callable[[str], None]
+    backend: Any = None
+    sent: dict[int, float] = field(default_factory=dict)
+    """When each step was given to the client; long ago those that the server, or `logged.json` if offline, has."""
+    failed: bool = False
+
+    def log_step(self, step: int) -> None:
+        """Sends a stored step, once."""
+        if self.backend is not None and step not in self.sent:
+            self._guard(lambda: self._send(step))
+
+    def finish(self) -> None:
+        """Sends the store's files as an artifact and flushes what was sent."""
+        if self.backend is not None and self.sent:
+            self._guard(self._log_files)
+        if self.backend is not None:
+            self._guard(self._finish)
+
+    def _send(self, step: int) -> None:
+        wandb = _client()
+        metrics = pl.read_parquet(table_file(self.run, "metrics", step))
+        row: dict[str, Any] = scalars(metrics)
+        tables = {
+            "top_neurons": top_neurons(pl.read_parquet(table_file(self.run, "neurons", step))),
+            "attention_heads": heads(metrics),
+        }
+        for key, frame in tables.items():
+            if len(frame):
+                row[key] = wandb.Table(columns=frame.columns, data=[list(r) for r in frame.iter_rows()])
+        # an offline run counts its rows from 0 again when it is resumed, and rows of one run must differ in number
+        began = time.monotonic()
+        self.backend.log(row, step=max(len(self.sent), self.backend.starting_step, self.backend.step), commit=True)
+        self.sent[step] = time.monotonic()
+        self._record(HELD)
+        if self.sent[step] - began > SLOW:
+            raise TimeoutError(f"sending step {step} took {self.sent[step] - began:.0f} seconds")
+
+    def _log_files(self) -> None:
+        """The run's files as one artifact; W&B makes no new version of it while their content is the same."""
+        artifact = _client().Artifact(f"{self.run.manifest['wandb_id']}-store", type="rtdyn-run")
+        for step in done_steps(self.run):
+            for table in ("metrics", "neurons"):
+                file = table_file(self.run, table, step)
+                artifact.add_file(str(file), f"{table}/{file.name}", policy="immutable", skip_cache=True)
+        artifact.add_file(str(self.run.path / "manifest.json"), skip_cache=True)
+        self.backend.log_artifact(artifact)
+
+    def _finish(self) -> None:
+        try:
+            self.backend.finish()
+        except TimeoutError:  # of the upload: on disk it is complete
+            self._record(0.0)
+            raise
+        self._record(0.0)
+
+    def _record(self, held: float) -> None:
+        """Notes the steps that were sent `held` seconds ago; a killed run sends the later ones again."""
+        before = time.monotonic() - held
+        logged = sorted(step for step, at in self.sent.items() if at <= before)
+        write_json(self.run.path / "wandb" / _LOGGED, logged)
+
+    def _guard(self, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except Exception as error:  # the client raises many types; none may cost the run
+            self.backend, self.failed = None, True
+            what = brief(error).rstrip(".")
+            self.notice(
+                f"W&B stopped: {what}. Everything is in {self.run.path}; "
+                f"`rtdyn sync {self.run.path}` sends W&B what it lacks."
+            )
+
+
+def choose_mode(asked: str | None) -> str:
+    """`--wandb` if given, else the mode of WANDB_MODE or the client's settings, else offline if it has no key."""
+    if asked is not None:
+        return asked
+    try:
+        wandb = _client()
+        mode = wandb.setup().settings.mode
+        if mode == "disabled":
+            return "disabled"
+        if mode in ("offline", "dryrun"):
+            return "offline"
+        if os.environ.get("WANDB_MODE") or wandb.login(prompt=False, verify=False):
+            return "online"
+        return "offline"
+    except Exception:  # what is wrong here, such as a malformed key, is wrong again in wandb.init, and said there
+        return "online"
+
+
+def _client() -> Any:
+    """The wandb module, set up before its import to print nothing and to report no errors of its own.
+
+    Its error reports go to the server too, and hold up the end of a run by ten seconds where that does not answer.
+    """
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(REQUEST_SECONDS))
+    import wandb
+
+    return wandb
+
+
+def start_wandb(run: Run, mode: str, notice: Callable[[str], None], finish_seconds: float | None = None) -> WandbView:
+    """Begins or resumes the store's W&B run and sends the steps it lacks.
+
+    finish_seconds: how long the upload may take at the end; that of TIMEOUTS if not given.
+    """
+    view = WandbView(run, notice)
+    if mode == "disabled":
+        return view
+    limits = TIMEOUTS if finish_seconds is None else {**TIMEOUTS, "finish_timeout": finish_seconds}
+    view._guard(lambda: _begin(view, mode, limits))
+    for step in done_steps(run):
+        view.log_step(step)
+    return view
+
+
+def _begin(view: WandbView, mode: str, limits: Mapping[str, float]) -> None:
+    wandb = _client()
+    manifest = view.run.manifest
+    folder = view.run.path / "wandb"
+    folder.mkdir(exist_ok=True)
+    wandb.setup(wandb.Settings(mode=mode))  # over WANDB_MODE, with which the client would look for no key
+    if mode == "online" and not wandb.login(prompt=False, verify=False):
+        raise wandb.errors.UsageError("there is no API key; `wandb login` stores one")  # init would ask, unseen
+    stands = place(manifest)
+    chosen = {"WANDB_RUN_GROUP": ("group", stands.group), "WANDB_TAGS": ("tags", stands.tags)}
+    backend = wandb.init(
+        project=os.environ.get("WANDB_PROJECT", "rtdyn"),
+        name=manifest["suite"],
+        job_type=os.environ.get("WANDB_JOB_TYPE", "track"),
+        id=manifest["wandb_id"],
+        resume="allow",
+        reinit="create_new",  # by default a run that the process has open would be returned, and finished by this one
+        dir=str(view.run.path),
+        mode=mode,
+        config={
+            **manifest["config"],
+            "family": stands.family,
+            "size": stands.size,
+            "config_digest": manifest["config_digest"],
+            **{key: manifest[key] for key in ("evaluation", "classes") if key in manifest},
+            "versions": manifest["versions"],
+        },
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            x_disable_stats=True,
+            finish_timeout_raises=True,
+            **{name: seconds for name, seconds in limits.items() if f"WANDB_{name.upper()}" not in os.environ},
+        ),
+        **{name: value for variable, (name, value) in chosen.items() if variable not in os.environ},
+    )
+    view.backend = backend
+    backend.define_metric("step", hidden=True)
+    backend.define_metric("tokens_seen", step_metric="step")
+    for prefix in prefixes(manifest["config"]["analyses"]):
+        backend.define_metric(f"{prefix}/*", step_metric="step")
+    backend.define_metric(f"{BAND}/*", step_metric="step", hidden=True)
+    view.sent = dict.fromkeys(_steps_on_server(backend) if mode == "online" else _noted(folder / _LOGGED), -math.inf)
+
+
+def _noted(file: Path) -> list[int]:
+    """The steps that files of the client hold which were written offline, or online before."""
+    return list(json.loads(file.read_text())) if file.is_file() else []
+
+
+def _steps_on_server(backend: Any) -> list[int]:
+    """The steps that the run has on the server, whoever sent them. Raises RuntimeError while it shows fewer rows."""
+    if backend.starting_step == 0:
+        return []
+    run = _client().Api(timeout=int(TIMEOUTS["init_timeout"])).run(f"{backend.entity}/{backend.project}/{backend.id}")
+    for attempt in range(READ_ATTEMPTS):
+        if attempt:
+            time.sleep(READ_PAUSE)
+        rows = run.history(samples=ROWS_READ, keys=["step"], pandas=False)
+        if max((row["_step"] for row in rows), default=-1) + 1 >= backend.starting_step:
+            return sorted({int(row["step"]) for row in rows})
+    raise RuntimeError(f"the server counts {backend.starting_step} rows and shows {len(rows)}; try again in a minute")
+
+
+def sync(path: Path, notice: Callable[[str], None]) -> None:
+    """`rtdyn sync`: brings the W&B run of the store at `path` up to it, however much W&B has of it already.
+
+    Raises InputError if there is no finished step, another process writes to the store, or W&B did not take it all.
+    """
+    run = read_run(path)
+    steps = done_steps(run)
+    if not steps:
+        raise InputError(f"{path} holds no finished step yet; nothing to send")
+    said: list[str] = []
+    with locked(path):
+        view = start_wandb(run, "online", said.append, SYNC_SECONDS)
+        had = sum(at == -math.inf for at in view.sent.values())
+        url = getattr(view.backend, "url", None)
+        view.finish()
+    if view.failed:
+        raise InputError(said[-1])
+    notice(f"{len(view.sent) - had} of {len(steps)} steps sent, {had} were there already: {url}")

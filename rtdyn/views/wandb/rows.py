@@ -1,0 +1,110 @@
+"""What a stored step and a run look like in Weights & Biases: keys, tables, grouping. Nothing here loads the client.
+
+The rule for keys: every number that all models of a family have is a line under its name (`metric_name`), the same in
+each of them; its interval and its nulls are lines under `band/`, which charts can show with it and which get no charts
+of their own. Heads differ between models and are many: they are rows of a table a step, with their nulls. So the
+number of keys depends on the analyses, classes and groups, not on the size of the model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from rtdyn.intervals import NORMAL_95
+from rtdyn.store.metric_names import final_layer, metric_name
+from rtdyn.store.run import config_digest
+from rtdyn.store.schema import METRIC_SCHEMA
+
+TOP_NEURONS = 50
+"""Neurons in a step's table, the most influential on `rare`."""
+BAND = "band"
+_HEAD_COLUMNS = [c for c in METRIC_SCHEMA if c not in ("step", "tokens_seen", "analysis", "status")]
+_SIZE = re.compile(r"(?:^|-)(?P<size>[0-9]+(?:\.[0-9]+)?[mb])(?=-|$)", re.IGNORECASE)
+_OF_THE_MODEL = ("suite", "location", "frequencies", "evaluation_set", "device", "rtdyn")
+"""Settings that models of one family may differ in: digests over padded vocabularies, and where a run was made."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run stands among others."""
+
+    family: str
+    """The suite's name without the model's size: `pythia-deduped` for pythia-1.4b-deduped."""
+    size: str | None
+    group: str
+    """Runs of one command over several suites, or of one family and one configuration."""
+    tags: tuple[str, ...]
+
+
+def place(manifest: Mapping[str, Any]) -> Place:
+    """The W&B group and tags of a run."""
+    name, config = manifest["suite"], manifest["config"]
+    found = _SIZE.search(name)
+    family = (name[: found.start()] + name[found.end() :]).strip("-") if found else name
+    size = found["size"] if found else None
+    shared = {key: value for key, value in config.items() if key not in _OF_THE_MODEL}
+    tags = (family, *([size] if size else []), *([config["device"]] if "device" in config else []))
+    # W&B takes groups of up to 128 characters and tags of up to 64
+    return Place(
+        family or name,
+        size,
+        manifest.get("group") or f"{(family or name)[:100]}-{config_digest(shared)[:8]}",
+        tuple(tag[:64] for tag in dict.fromkeys(tags) if tag),
+    )
+
+
+def scalars(metrics: pl.DataFrame) -> dict[str, float]:
+    """A step's lines: each defined number that is not a head's, with its interval and nulls under `band/`.
+
+    metrics: one step's rows of metrics/.
+    """
+    rows = metrics.to_dicts()
+    final = final_layer(rows)
+    values: dict[str, float] = {"step": rows[0]["step"]}
+    if rows[0]["tokens_seen"] is not None:
+        values["tokens_seen"] = rows[0]["tokens_seen"]
+    for row in rows:
+        if row["status"] == "ok" and row["head"] is None:
+            name = metric_name(row, final)
+            values[name] = row["value"]
+            values |= {f"{BAND}/{name}/{key}": number for key, number in _band(row) if number is not None}
+    return values
+
+
+def _band(row: Mapping[str, Any]) -> Iterable[tuple[str, float | None]]:
+    """A row's interval, and its null's mean, 95 % band and p under the null's name."""
+    yield "ci_low", row["ci_low"]
+    yield "ci_high", row["ci_high"]
+    null = "" if row["null"] is None else f"{row['null']}/"
+    mean, sd = row["null_mean"], row["null_sd"]
+    yield f"{null}mean", mean
+    if mean is not None and sd is not None:
+        yield f"{null}low", mean - NORMAL_95 * sd
+        yield f"{null}high", mean + NORMAL_95 * sd
+    yield f"{null}p", row["p_value"]
+
+
+def prefixes(analyses: Iterable[str]) -> tuple[str, ...]:
+    """First parts of the names that a run with these analyses may log."""
+    return ("capture", "groups", *analyses)
+
+
+def top_neurons(neurons: pl.DataFrame) -> pl.DataFrame:
+    """A step's most influential neurons with all that the store knows of them, by rank; none of weights alone.
+
+    Without the regimes there is no rank; they go by mean |Δ| of the first class then.
+    """
+    if "rank" in neurons.columns:
+        return neurons.sort("rank").head(TOP_NEURONS)
+    influence = [name for name in neurons.columns if name.startswith("mean_abs_")]
+    return neurons.sort(influence[0], descending=True).head(TOP_NEURONS) if influence else neurons.clear()
+
+
+def heads(metrics: pl.DataFrame) -> pl.DataFrame:
+    """A step's rows that belong to single attention heads, undefined ones with their reason."""
+    return metrics.filter(pl.col("head").is_not_null()).select("step", *_HEAD_COLUMNS)

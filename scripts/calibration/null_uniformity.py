@@ -1,0 +1,79 @@
+"""Are p-values uniform in models that have learned nothing? The bundled architecture, newly initialised many times.
+
+    python scripts/calibration/null_uniformity.py --models 20
+
+Prints, for the group `top` and each null, the Kolmogorov–Smirnov p of uniformity over the models and the share of
+p ≤ 0.05. Choosing neurons by influence alone makes `random` differ from the group even here; `selected` must not.
+d_eff takes few values, and ties count in both tails: its p-values are conservative and cannot be uniform.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from rtdyn.analyses.groups.choose import TOP, split_groups, window_halves
+from rtdyn.analyses.groups.nulls import matching_cells
+from rtdyn.analyses.influence.ablation import influence
+from rtdyn.capture.forward_pass import capture
+from rtdyn.checkpoints.checkpoint import load_model
+from rtdyn.checkpoints.local import fetch_local
+from rtdyn.store.schema import Metric
+from rtdyn.suites.find import find_suite, load_suites
+from rtdyn.tables.groups import dimensionality_metrics
+from rtdyn.tables.heavytail import heavytail_metrics
+from rtdyn.text.evaluation import EvaluationOptions, prepare
+from rtdyn.text.pseudo_classes import overlap, pseudo_classes
+
+
+def initialised(config: Any, seed: int) -> Any:
+    """The architecture with new random weights."""
+    import transformers
+
+    torch.manual_seed(seed)
+    auto: Any = transformers.AutoModelForCausalLM
+    return auto.from_config(config, attn_implementation="eager").eval().requires_grad_(False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=int, default=20)
+    args = parser.parse_args()
+    from scipy.stats import kstest
+
+    suite = find_suite("tiny", load_suites())
+    options = EvaluationOptions(None, "text", None, 1, ("paper-text",), None, 256, "prepend", "target", 50, 10.0, 0)
+    evaluation = prepare(suite, suite.steps[-1], options)
+    config = load_model(fetch_local(suite, suite.steps[0]), "cpu").config
+    documents, positions = evaluation.text.documents, evaluation.positions
+    halves = window_halves(documents)
+    p_values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for seed in range(args.models):
+        one = capture(initialised(config, seed), evaluation.text, positions)
+        members = pseudo_classes(positions, seed=seed)
+        if isinstance(members, str):
+            raise SystemExit(members)
+        half = torch.from_numpy(halves[positions.window])
+        nowhere = torch.full((evaluation.n_logits,), -1)
+        result = influence(one, nowhere, 1, pseudo_classes=torch.from_numpy(members), half=half)
+        groups = split_groups(result, documents, matching_cells(one), overlap(members), seed)
+        top = {TOP: groups[TOP]}
+        rows: list[Metric] = [
+            *dimensionality_metrics(one, halves, top, 2),
+            *heavytail_metrics(one, top, 2, weightwatcher=False),
+        ]
+        for row in rows:
+            if row.null is not None and row.p_value is not None:
+                p_values[row.metric, row.null].append(row.p_value)
+    for (metric, null), found in sorted(p_values.items()):
+        p = np.array(found)
+        uniform = float(kstest(p, "uniform").pvalue)
+        print(f"{metric:24} {null:10} n {len(p):3}  p ≤ 0.05: {np.mean(p <= 0.05):5.2f}  KS p {uniform:.3f}")
+
+
+if __name__ == "__main__":
+    main()

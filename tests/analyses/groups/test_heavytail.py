@@ -1,0 +1,421 @@
+"""Heavy tails: Pareto samples of known exponent, planted spectra, SciPy's KS distance, and weightwatcher itself."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import random
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest, chi2, kstest, pareto
+from support.random_sets import random_sets
+from torch import nn
+
+from rtdyn.analyses.groups.heavytail import (
+    ALPHA,
+    ALPHA_WEIGHTED,
+    ENTROPY,
+    HALF,
+    LEAST_KS,
+    RULES,
+    STABLE_RANK,
+    TENTH,
+    Hill,
+    Spectra,
+    hill,
+    hill_of_spectra,
+    spectra,
+    undefined,
+)
+from rtdyn.analyses.groups.weightwatcher import WEIGHTWATCHER_METRICS, weightwatcher_metrics
+from rtdyn.analyses.statistics import compare
+from rtdyn.capture.forward_pass import Capture
+from rtdyn.checkpoints.checkpoint import load_model
+from rtdyn.checkpoints.local import fetch_local
+from rtdyn.suites.suite import SuiteSpec
+
+
+def gaussian(neurons: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((neurons, width)))
+
+
+def by_hand(rows: np.ndarray, k: int) -> float:
+    """Hill's α from the definition, one eigenvalue at a time."""
+    scaled = (rows - rows.mean(1, keepdims=True)) / rows.std(1, keepdims=True)
+    values = sorted(np.linalg.eigvalsh(scaled @ scaled.T / rows.shape[1]), reverse=True)
+    return 1 / (sum(np.log(values[j] / values[k]) for j in range(k)) / k)
+
+
+def with_spectrum(values: np.ndarray, width: int, seed: int = 0) -> torch.Tensor:
+    """Rows of mean 0 with exactly these singular values."""
+    rng = np.random.default_rng(seed)
+    left = np.linalg.qr(rng.standard_normal((len(values), len(values))))[0]
+    noise = rng.standard_normal((width, len(values)))
+    right = np.linalg.qr(noise - noise.mean(0))[0]
+    return torch.from_numpy(left * values @ right.T)
+
+
+# Hill's α
+
+
+def hill_of_eigenvalues(values: np.ndarray, rule: str = TENTH) -> Hill:
+    """Of eigenvalues (s, n) ≥ 0 in any order, all of whose n count."""
+    return hill_of_spectra(Spectra(-np.sort(-values, axis=1), np.full(len(values), values.shape[1])), rule)
+
+
+@pytest.mark.parametrize("alpha", [0.7, 1.5, 2.0, 4.0])
+@pytest.mark.parametrize("n", [50, 200])
+@pytest.mark.parametrize("rule", [TENTH, HALF])
+def test_the_interval_covers_the_true_exponent_95_times_in_100(alpha: float, n: int, rule: str) -> None:
+    draws = 1500
+    values = pareto.rvs(alpha, scale=3.0, size=(draws, n), random_state=np.random.default_rng([n, int(10 * alpha)]))
+    found = hill_of_eigenvalues(values, rule)
+    assert (found.k == (n // 10 if rule == TENTH else n // 2)).all() and np.isfinite(found.alpha).all()
+    covered = (found.low <= alpha) & (alpha <= found.high)
+    # 16 binomial tests, each at the 0.01 % level
+    assert binomtest(int(covered.sum()), draws, 0.95).pvalue > 1e-4
+    assert binomtest(int((alpha < found.low).sum()), draws, 0.025).pvalue > 1e-4
+    assert kstest(chi2.cdf(2 * found.k * alpha / found.alpha, 2 * found.k), "uniform").pvalue > 1e-4
+
+
+def test_least_ks_is_near_the_exponent_but_its_interval_is_too_short() -> None:
+    values = pareto.rvs(1.5, size=(400, 200), random_state=np.random.default_rng(0))
+    found = hill_of_eigenvalues(values, LEAST_KS)
+    assert np.median(found.alpha) == pytest.approx(1.5, abs=0.1)
+    assert 0.6 < ((found.low <= 1.5) & (found.high >= 1.5)).mean() < 0.95
+
+
+def test_least_ks_finds_where_a_planted_tail_begins() -> None:
+    rng = np.random.default_rng(0)
+    tail = pareto.rvs(2.0, scale=10.0, size=(60, 100), random_state=rng)
+    body = rng.uniform(0.0, 10.0, size=(60, 60))
+    found = hill_of_eigenvalues(np.concatenate([body, tail], axis=1), LEAST_KS)
+    assert 85 <= np.median(found.k) <= 105 and found.k.max() <= 115
+    assert np.median(found.alpha) == pytest.approx(2.0, abs=0.2)
+
+
+def test_least_ks_is_the_minimum_of_scipys_distance() -> None:
+    values = np.random.default_rng(2).lognormal(size=(6, 40))
+    found = hill_of_eigenvalues(values, LEAST_KS)
+    for own, k, alpha in zip(np.sort(values)[:, ::-1], found.k, found.alpha, strict=True):
+        distances = {}
+        for tail in range(5, 40):
+            shape = tail / np.log(own[:tail] / own[tail]).sum()
+            distances[tail] = kstest(own[:tail] / own[tail], pareto(shape).cdf).statistic
+        assert k == min(distances, key=distances.__getitem__)
+        assert alpha == pytest.approx(k / np.log(own[:k] / own[k]).sum())
+
+
+def test_exact_powers_give_the_closed_form() -> None:
+    # λ_j = j^(−1/α): Σ_{j≤k} ln(λ_j/λ_{k+1}) = (k ln(k+1) − ln k!)/α
+    for alpha in (0.5, 1.8):
+        values = np.arange(1.0, 101) ** (-1 / alpha)
+        k = np.arange(1, 11)
+        expected = alpha * 10 / (10 * np.log(11) - np.log(k).sum())
+        found = hill_of_eigenvalues(values[None], TENTH)
+        assert found.alpha[0] == pytest.approx(expected) and found.k[0] == 10
+        assert found.low[0] == pytest.approx(expected * chi2.ppf(0.025, 20) / 20)
+        assert found.high[0] == pytest.approx(expected * chi2.ppf(0.975, 20) / 20)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    power=st.floats(0.2, 5.0),
+    scale=st.floats(1e-6, 1e6),
+)
+def test_alpha_ignores_scale_and_order_and_divides_by_powers(rule: str, seed: int, power: float, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.pareto(2.0, size=(1, 60)) + 1
+    first = hill_of_eigenvalues(values, rule)
+    second = hill_of_eigenvalues(rng.permuted(scale * values**power, axis=1), rule)
+    assert second.alpha == pytest.approx(first.alpha / power)
+    assert (second.k == first.k).all() and first.low < first.alpha < first.high
+
+
+# Group matrices
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), neurons=st.integers(12, 40), width=st.integers(16, 60), size=st.integers(12, 40))
+def test_agrees_with_the_definition_row_by_row(seed: int, neurons: int, width: int, size: int) -> None:
+    size = min(size, neurons)
+    rng = np.random.default_rng(seed)
+    scale, offset = torch.from_numpy(rng.lognormal(size=(2, neurons, 1)))
+    rows = gaussian(neurons, width, seed) * scale + offset
+    sets = rng.random((3, neurons)).argsort(1)[:, :size]
+    found = hill(rows, sets, HALF)
+    for own, alpha in zip(sets, found.alpha, strict=True):
+        if size // 2 < width - 1:
+            assert alpha == pytest.approx(by_hand(rows[own].numpy(), size // 2))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), rule=st.sampled_from(RULES))
+def test_each_rows_scale_and_offset_and_all_orders_do_not_matter(seed: int, rule: str) -> None:
+    rng = np.random.default_rng(seed)
+    rows = gaussian(30, 50, seed)
+    changed = rows * torch.from_numpy(rng.lognormal(size=(30, 1)) * rng.choice([-1, 1], (30, 1))) + rng.normal()
+    changed = changed[:, torch.from_numpy(rng.permutation(50))]
+    own = rng.permutation(30)[:20]
+    first = hill(rows, own[None], rule, min_k=1)
+    second = hill(changed, rng.permutation(own)[None], rule, min_k=1)
+    assert first.alpha == pytest.approx(second.alpha) and first.k == second.k
+
+
+@pytest.mark.parametrize(("neurons", "width"), [(20, 50), (50, 20), (20, 20)])
+def test_the_trace_is_n_and_eigenvalues_beyond_the_rank_are_exactly_0(neurons: int, width: int) -> None:
+    found = spectra(gaussian(neurons, width) + 5, np.arange(neurons)[None])
+    assert found.eigenvalues.sum() == pytest.approx(neurons)
+    # centring costs one dimension
+    assert (found.eigenvalues[0] > 0).sum() == min(neurons, width - 1)
+    assert found.live[0] == neurons
+
+
+def test_a_tail_beyond_the_rank_is_undefined() -> None:
+    given_spectra = spectra(gaussian(60, 20), np.arange(60)[None])
+    assert np.isnan(hill_of_spectra(given_spectra, HALF).alpha[0])
+    assert undefined(given_spectra, HALF) == ["19 eigenvalues above 0, under the 31 that a tail of 30 needs"]
+    assert np.isfinite(hill_of_spectra(given_spectra, TENTH).alpha[0])
+    least = hill_of_spectra(given_spectra, LEAST_KS)
+    assert np.isfinite(least.alpha[0]) and least.k[0] <= 18
+    copies = gaussian(4, 30).repeat(10, 1)
+    for rule in RULES:
+        assert np.isnan(hill(copies, np.arange(40)[None], rule, min_k=4).alpha[0])
+    assert undefined(spectra(copies, np.arange(40)[None]), LEAST_KS) == [
+        "4 eigenvalues above 0, under the 6 that a tail of 5 needs"
+    ]
+
+
+def test_constant_rows_leave_the_group() -> None:
+    rows = gaussian(70, 90)
+    rows[60:] = torch.linspace(-1, 1, 10, dtype=torch.float64)[:, None]
+    for rule in RULES:
+        both = hill(rows, np.arange(70)[None], rule)
+        without = hill(rows, np.arange(60)[None], rule)
+        assert both.alpha == pytest.approx(without.alpha) and both.k == without.k
+    assert spectra(rows, np.arange(70)[None]).live[0] == 60
+    nothing = spectra(rows, np.arange(60, 70)[None])
+    assert nothing.live[0] == 0
+    assert undefined(nothing, TENTH) == ["a tail of 0 eigenvalues of 0 neurons, under 5"]
+
+
+def test_small_groups_and_equal_eigenvalues_are_undefined() -> None:
+    rows = gaussian(60, 80)
+    for n, defined, authors in ((49, False, True), (50, True, True), (2, False, True), (1, False, False)):
+        sets = np.arange(n)[None]
+        assert np.isfinite(hill(rows, sets, TENTH).alpha[0]) == defined
+        loose = hill(rows, sets, TENTH, min_k=1)
+        assert loose.k[0] == max(1, n // 10) and np.isfinite(loose.alpha[0]) == authors
+        assert np.isfinite(loose.low[0]) == np.isfinite(loose.high[0]) == authors
+    assert undefined(spectra(rows, np.arange(49)[None]), TENTH) == ["a tail of 4 eigenvalues of 49 neurons, under 5"]
+    assert undefined(spectra(rows, np.arange(50)[None]), TENTH) == [None]
+    noise = gaussian(40, 20).numpy()
+    orthogonal = np.linalg.qr(noise - noise.mean(0))[0].T
+    flat = spectra(torch.from_numpy(orthogonal), np.arange(20)[None])
+    assert flat.eigenvalues[0] == pytest.approx(1)
+    for rule in (HALF, LEAST_KS):
+        assert undefined(flat, rule) == ["the largest eigenvalues are equal"]
+        assert np.isnan(hill_of_spectra(flat, rule).alpha[0])
+
+
+def test_no_sets_and_no_neurons() -> None:
+    rows = gaussian(10, 20)
+    for rule in RULES:
+        assert hill(rows, np.empty((0, 5), dtype=np.int64), rule).alpha.shape == (0,)
+        assert np.isnan(hill(rows, np.empty((2, 0), dtype=np.int64), rule).alpha).all()
+    with pytest.raises(ValueError, match="no rule 'third'"):
+        hill(rows, np.arange(10)[None], "third")
+
+
+def test_the_tenth_is_the_floor_of_the_papers_product() -> None:
+    n = np.arange(1, 30_000)
+    assert (n // 10 == (n * 0.1).astype(int)).all() and (n // 2 == (n * 0.5).astype(int)).all()
+
+
+def test_p_values_are_uniform_for_rows_that_are_exchangeable() -> None:
+    # KS at n = 150 and the 0.1 % level, for each rule
+    rng = np.random.default_rng(0)
+    p_values: dict[str, list[float]] = {rule: [] for rule in RULES}
+    for _ in range(150):
+        rows = torch.from_numpy(rng.standard_normal((40, 24)))
+        sets = random_sets(np.arange(12), 40, 199, rng)
+        assert not isinstance(sets, str)
+        for rule in RULES:
+            own = hill(rows, np.arange(12)[None], rule, min_k=1)
+            against = compare(float(own.alpha[0]), hill(rows, sets, rule, min_k=1).alpha)
+            assert not isinstance(against, str)
+            p_values[rule].append(against.p_value)
+    for rule in RULES:
+        assert kstest(p_values[rule], "uniform").pvalue > 0.001, rule
+
+
+def test_a_planted_heavy_group_stands_out_of_its_null() -> None:
+    rng = np.random.default_rng(0)
+    rows = gaussian(200, 64)
+    rows[:60] += 3 * torch.from_numpy(rng.standard_normal((60, 3)) * [3, 1, 0.5]) @ gaussian(3, 64, 1)
+    sets = random_sets(np.arange(60), 200, 199, rng)
+    assert not isinstance(sets, str)
+    own = float(hill(rows, np.arange(60)[None], TENTH).alpha[0])
+    against = compare(own, hill(rows, sets, TENTH).alpha)
+    assert not isinstance(against, str)
+    assert own < against.null_mean and against.p_value == pytest.approx(2 / 200)
+
+
+# weightwatcher
+
+
+def direct(*matrices: torch.Tensor) -> list[dict[str, float]]:
+    """weightwatcher's table for a model of these layers, called as its users call it."""
+    import weightwatcher
+
+    layers = [nn.Linear(m.shape[1], m.shape[0], bias=False) for m in matrices]
+    with torch.no_grad():
+        for layer, matrix in zip(layers, matrices, strict=True):
+            layer.weight.copy_(matrix)
+    return weightwatcher.WeightWatcher(model=nn.Sequential(*layers)).analyze().to_dict("records")
+
+
+@pytest.mark.parametrize("shape", [(64, 40), (40, 64), (12, 96), (8, 9), (8, 8), (96, 96)])
+def test_the_metrics_are_weightwatchers_own(shape: tuple[int, int]) -> None:
+    matrix = gaussian(*shape).float() * 0.3
+    found = weightwatcher_metrics(matrix)
+    (expected,) = direct(matrix)
+    assert found == {name: expected[name] for name in WEIGHTWATCHER_METRICS}
+    squares = np.linalg.svd(matrix.double().numpy(), compute_uv=False) ** 2
+    share = squares / squares.sum()
+    assert found[STABLE_RANK] == pytest.approx(1 / share.max(), rel=1e-5)
+    assert found[ENTROPY] == pytest.approx(-(share * np.log(share)).sum() / np.log(len(share)), rel=1e-5)
+    assert found[ALPHA_WEIGHTED] == pytest.approx(found[ALPHA] * np.log10(squares.max()), rel=1e-5)
+
+
+def test_one_call_for_several_layers_gives_the_same_and_leaves_small_ones_out() -> None:
+    matrices = [gaussian(30, 40, seed).float() for seed in range(3)] + [gaussian(7, 40).float()]
+    table = direct(*matrices)
+    assert len(table) == 3
+    for matrix, row in zip(matrices, table, strict=False):
+        assert weightwatcher_metrics(matrix) == {name: row[name] for name in WEIGHTWATCHER_METRICS}
+    assert weightwatcher_metrics(matrices[3]) == dict.fromkeys(WEIGHTWATCHER_METRICS, "7 singular values, under 8")
+
+
+def test_its_alpha_is_a_density_exponent() -> None:
+    # singular values whose squares have P(λ > x) = x^−1.5, so a density exponent of 2.5
+    squares = (1 - (np.arange(300) + 0.5) / 300) ** (-1 / 1.5)
+    found = weightwatcher_metrics(with_spectrum(np.sqrt(squares), 320))
+    assert found[ALPHA] == pytest.approx(2.5, abs=0.1)
+    assert hill_of_eigenvalues(squares[None], HALF).alpha[0] == pytest.approx(1.5, abs=0.1)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_order_transposition_and_random_state_do_not_matter(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    matrix = gaussian(24, 33, seed).float()
+    first = weightwatcher_metrics(matrix)
+    np.random.seed(seed)
+    shuffled = matrix[torch.from_numpy(rng.permutation(24))][:, torch.from_numpy(rng.permutation(33))]
+    for other in (shuffled, matrix.T, -matrix):
+        assert weightwatcher_metrics(other) == pytest.approx(first, rel=1e-4)
+
+
+def test_it_leaves_no_trace(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    weightwatcher_metrics(gaussian(10, 10))
+
+    def state() -> tuple[object, ...]:
+        loggers = [logging.getLogger(name) for name in (None, "weightwatcher", "matplotlib")]
+        return (
+            [(one.level, one.handlers[:], one.disabled) for one in loggers],
+            logging.root.manager.disable,
+            warnings.filters[:],
+            torch.random.get_rng_state().tolist(),
+            random.getstate(),
+            [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
+            torch.cuda.is_available,
+        )
+
+    before = state()
+    # fewer than 20 eigenvalues make it print, a failed fit makes it log
+    weightwatcher_metrics(gaussian(10, 30))
+    weightwatcher_metrics(torch.ones(30, 30))
+    assert state() == before
+    assert capfd.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir())
+
+
+FIRST_IMPORT = """
+import logging, warnings
+import torch
+import rtdyn.analyses.heavytail as h
+torch.cuda.is_available = sight = lambda: True
+filters, handlers = warnings.filters[:], logging.getLogger().handlers[:]
+found = h.weightwatcher_metrics(torch.linspace(-1, 1, 400).reshape(20, 20).sin() + torch.eye(20))
+assert torch.cuda.is_available is sight
+assert warnings.filters == filters and logging.getLogger().handlers == handlers == []
+assert logging.getLogger().level == logging.WARNING
+assert logging.getLogger("matplotlib").level == logging.NOTSET
+print(repr(found))
+"""
+
+
+def test_its_first_import_is_silent_and_a_gpu_in_sight_does_not_change_the_numbers() -> None:
+    run = subprocess.run([sys.executable, "-c", FIRST_IMPORT], capture_output=True, text=True, check=False, timeout=120)
+    assert run.returncode == 0 and run.stderr == "", run.stderr
+    matrix = torch.linspace(-1, 1, 400).reshape(20, 20).sin() + torch.eye(20)
+    assert ast.literal_eval(run.stdout) == weightwatcher_metrics(matrix)
+
+
+def test_it_refuses_a_weightwatcher_that_rounds_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    import weightwatcher.RMT_Util
+
+    # what its import defines where torch sees a GPU
+    monkeypatch.setattr(weightwatcher.RMT_Util, "torch_T_to_np", lambda t: t.to("cpu").half().numpy())
+    (reason,) = set(weightwatcher_metrics(gaussian(20, 20)).values())
+    assert reason == "weightwatcher was imported with a GPU in sight and rounds weights to half precision"
+
+
+def test_degenerate_matrices_have_reasons() -> None:
+    zero = weightwatcher_metrics(torch.zeros(20, 20))
+    assert zero == dict.fromkeys(WEIGHTWATCHER_METRICS, "the matrix is zero")
+    broken = torch.ones(20, 20)
+    broken[3, 4] = torch.nan
+    assert weightwatcher_metrics(broken)[ALPHA] == "the matrix holds values that are not finite"
+    rank_one = weightwatcher_metrics(torch.outer(torch.arange(1.0, 21), torch.arange(1.0, 21)))
+    assert rank_one[ALPHA] == rank_one[ALPHA_WEIGHTED] == "1 eigenvalues above 1e-05, under 8"
+    assert rank_one[STABLE_RANK] == pytest.approx(1)
+    assert weightwatcher_metrics(torch.eye(20))[ALPHA] == "the power law could not be fitted"
+    rotation = torch.linalg.qr(gaussian(30, 30))[0]
+    turned = weightwatcher_metrics(rotation)
+    assert isinstance(turned[ALPHA], str) and turned[STABLE_RANK] == pytest.approx(30, rel=1e-5)
+    assert turned[ENTROPY] == pytest.approx(1, rel=1e-5)
+    tiny = weightwatcher_metrics(gaussian(20, 30) * 1e-5)
+    assert isinstance(tiny[ALPHA], str) and isinstance(tiny[STABLE_RANK], float)
+    for values in (zero, rank_one, turned, tiny):
+        assert all(isinstance(v, str) or np.isfinite(v) for v in values.values())
+
+
+# Trained checkpoints
+
+
+@pytest.mark.parametrize("step", [1, 512, 4000])
+def test_trained_checkpoints(captured: Callable[[int], Capture], tiny: SuiteSpec, step: int) -> None:
+    model = load_model(fetch_local(tiny, step), "cpu")
+    rows = model.gpt_neox.layers[-1].mlp.dense_h_to_4h.weight
+    assert len(rows) == captured(step).activations.shape[1]
+    sets = np.random.default_rng(step).random((3, len(rows))).argsort(1)[:, :82]
+    for rule, k in ((TENTH, 8), (HALF, 41)):
+        for own, alpha in zip(sets, hill(rows, sets, rule).alpha, strict=True):
+            assert alpha == pytest.approx(by_hand(rows[own].detach().double().numpy(), k))
+    assert np.isfinite(hill(rows, sets, LEAST_KS).alpha).all()
+    (expected,) = direct(rows.detach())
+    assert weightwatcher_metrics(rows) == {name: expected[name] for name in WEIGHTWATCHER_METRICS}

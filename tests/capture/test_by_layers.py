@@ -1,0 +1,291 @@
+"""A model run layer by layer against the same model run whole."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from model.test_families import GATED, SHAPE, random_model, text
+from safetensors.torch import load_file, save_file
+
+from rtdyn.capture.fingerprint_of_model import fingerprint
+from rtdyn.capture.forward_pass import Capture, capture
+from rtdyn.capture.layered_model import LayeredModel, open_model
+from rtdyn.capture.memory_need import Sample, memory
+from rtdyn.checkpoints.checkpoint import Checkpoint, load_model, read_config, weight_files
+from rtdyn.checkpoints.local import fetch_local
+from rtdyn.errors import InputError
+from rtdyn.model.sizes import model_shape
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.sweep import step
+from rtdyn.sweep.options import StepOptions
+from rtdyn.text.evaluation import Evaluation
+
+LAYERS = {"num_hidden_layers": 4}
+CONFIGS: dict[str, Any] = {
+    "gpt_neox": transformers.GPTNeoXConfig(hidden_size=24, intermediate_size=40, num_attention_heads=4,
+                                           max_position_embeddings=32, **SHAPE, **LAYERS),
+    "gpt_neox-sequential": transformers.GPTNeoXConfig(hidden_size=24, intermediate_size=40, num_attention_heads=4,
+                                                      max_position_embeddings=32, use_parallel_residual=False,
+                                                      **SHAPE, **LAYERS),
+    "gpt2": transformers.GPT2Config(n_embd=24, n_inner=40, n_layer=4, n_head=4, n_positions=32, **SHAPE),
+    "llama": transformers.LlamaConfig(num_key_value_heads=2, tie_word_embeddings=False, **{**GATED, **LAYERS}),
+    "llama-tied": transformers.LlamaConfig(num_key_value_heads=2, tie_word_embeddings=True, **{**GATED, **LAYERS}),
+    "olmo": transformers.OlmoConfig(tie_word_embeddings=False, **{**GATED, **LAYERS}),
+    "olmo2": transformers.Olmo2Config(num_key_value_heads=2, tie_word_embeddings=False, **{**GATED, **LAYERS}),
+}  # fmt: skip
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+LARGE = 2**30
+
+
+def saved(model: Any, folder: Path, dtype: torch.dtype = torch.float32, shard: str = "20KB") -> Checkpoint:
+    model.to(dtype).save_pretrained(folder, max_shard_size=shard)
+    return checkpoint_in(folder)
+
+
+def checkpoint_in(folder: Path) -> Checkpoint:
+    names = {file.name for file in folder.iterdir()}
+    files = weight_files(names, lambda name: json.loads((folder / name).read_text()), str(folder))
+    return Checkpoint(0, folder, "step0", None, dict.fromkeys(files, ""))
+
+
+def saved_as_bin(folder: Path) -> Checkpoint:
+    """The folder's safetensors as two `.bin` shards."""
+    whole: dict[str, torch.Tensor] = load_model(checkpoint_in(folder), "cpu").state_dict()
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    names = sorted(whole)
+    shards = {"pytorch_model-1.bin": names[::2], "pytorch_model-2.bin": names[1::2]}
+    for shard, own in shards.items():
+        torch.save({name: whole[name].clone() for name in own}, folder / shard)
+    weight_map = {name: shard for shard, own in shards.items() for name in own}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return checkpoint_in(folder)
+
+
+def by_layers(checkpoint: Checkpoint, memory_bytes: int = LARGE) -> LayeredModel:
+    model = open_model(checkpoint, "cpu", True, memory_bytes)
+    assert isinstance(model, LayeredModel)
+    return model
+
+
+def captures(checkpoint: Checkpoint, attention: bool = True, memory_bytes: int = LARGE) -> tuple[Capture, Capture]:
+    evaluation, positions = text()
+    models = load_model(checkpoint, "cpu"), by_layers(checkpoint, memory_bytes)
+    whole, by_layers_ = (capture(m, evaluation, positions, attention=attention, batch_tokens=32) for m in models)
+    return by_layers_, whole
+
+
+def assert_same(one: Any, other: Any, path: str = "") -> int:
+    """Every tensor of two dataclasses, float32 round-off apart; returns how many there are."""
+    if isinstance(one, torch.Tensor):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5, msg=lambda m: f"{path}: {m}")
+        return 1
+    if isinstance(one, np.ndarray):
+        assert np.array_equal(one, other), path
+        return 1
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        return sum(assert_same(one[k], other[k], f"{path}.{k}") for k in one)
+    if hasattr(one, "__dataclass_fields__"):
+        named = [(f.name, getattr(one, f.name), getattr(other, f.name)) for f in fields(one)]
+        return sum(assert_same(a, b, f"{path}.{name}") for name, a, b in named)
+    assert (one is None) == (other is None), path
+    return 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_all_that_is_captured_is_what_the_whole_model_gives(family: str, dtype: str, tmp_path: Path) -> None:
+    checkpoint = saved(random_model(CONFIGS[family]), tmp_path, DTYPES[dtype])
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    ours, whole = captures(checkpoint)
+    assert ours.attention is not None and ours.stream is not None
+    assert assert_same(ours, whole) >= 20
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama-tied"])
+def test_hidden_states_in_a_file_change_nothing(family: str, tmp_path: Path) -> None:
+    assert assert_same(*captures(saved(random_model(CONFIGS[family]), tmp_path), memory_bytes=0)) >= 20
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama-tied"])
+def test_bin_shards_are_read_as_safetensors_are(family: str, tmp_path: Path) -> None:
+    saved(random_model(CONFIGS[family]), tmp_path)
+    assert assert_same(*captures(saved_as_bin(tmp_path))) >= 20
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("attention", [False, True])
+def test_models_of_few_layers_are_run_too(layers: int, attention: bool, tmp_path: Path) -> None:
+    config = transformers.GPTNeoXConfig(**{**CONFIGS["gpt_neox"].to_dict(), "num_hidden_layers": layers})
+    assert assert_same(*captures(saved(random_model(config), tmp_path), attention)) >= 12
+
+
+def renamed(checkpoint: Checkpoint, rename: Callable[[str], str], more: dict[str, torch.Tensor]) -> Checkpoint:
+    """The same tensors under other names, in one file."""
+    stored = {n: t for file in checkpoint.folder.glob("*.safetensors") for n, t in load_file(file).items()}
+    for file in checkpoint.folder.glob("*.safetensors*"):
+        file.unlink()
+    save_file({**{rename(n): t for n, t in stored.items()}, **more}, checkpoint.folder / "model.safetensors")
+    return checkpoint_in(checkpoint.folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "rename", "buffer"),
+    [
+        ("gpt_neox", lambda name: name.replace("lm_head", "embed_out"), "gpt_neox.layers.0.attention.masked_bias"),
+        ("gpt_neox", lambda name: name, "gpt_neox.layers.1.attention.rotary_emb.inv_freq"),
+        ("gpt2", lambda name: name.removeprefix("transformer."), "h.0.attn.bias"),
+    ],
+    ids=["embed_out", "inv_freq", "without-prefix"],
+)
+def test_names_and_constants_of_old_checkpoints_are_known(
+    family: str, rename: Callable[[str], str], buffer: str, tmp_path: Path
+) -> None:
+    checkpoint = saved(random_model(CONFIGS[family]), tmp_path)
+    checkpoint = renamed(checkpoint, rename, {buffer: torch.ones(3)})
+    assert assert_same(*captures(checkpoint)) >= 20
+
+
+def test_one_block_at_a_time_is_in_memory_and_then_the_last(tmp_path: Path) -> None:
+    model = by_layers(saved(random_model(CONFIGS["llama-tied"]), tmp_path))
+    seen: list[set[str]] = []
+
+    def filled() -> set[str]:
+        names = {n for n, p in model.skeleton.named_parameters(remove_duplicate=False) if p.device.type != "meta"}
+        return {".".join(name.split(".")[1:3]) for name in names}
+
+    for block in model.skeleton.model.layers:
+        block.register_forward_pre_hook(lambda module, inputs: seen.append(filled()))
+    evaluation, positions = text()
+    capture(model, evaluation, positions, batch_tokens=10**6)
+    last = {"layers.3", "norm.weight", "weight"}
+    assert seen == [{"embed_tokens.weight"}, {"layers.0"}, {"layers.1"}, {"layers.2"}, last]
+    assert filled() == last
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama-tied", "olmo2"])
+def test_the_fingerprint_is_the_whole_models_and_fills_no_more(family: str, dtype: str, tmp_path: Path) -> None:
+    checkpoint = saved(random_model(CONFIGS[family]), tmp_path, DTYPES[dtype])
+    model = by_layers(checkpoint)
+    capture(model, *text())
+    filled = {n for n, p in model.skeleton.named_parameters() if p.device.type != "meta"}
+    ours, whole = fingerprint(model), fingerprint(load_model(checkpoint, "cpu"))
+    assert filled == {n for n, p in model.skeleton.named_parameters() if p.device.type != "meta"}
+    assert ours.keys() == whole.keys() and all(np.array_equal(ours[name], whole[name]) for name in whole)
+
+
+def drop_tensor(stored: dict[str, torch.Tensor]) -> None:
+    del stored["model.layers.1.mlp.up_proj.weight"]
+
+
+def add_tensor(stored: dict[str, torch.Tensor]) -> None:
+    stored["model.layers.1.mlp.other.weight"] = torch.ones(2)
+
+
+def poison(value: float) -> Callable[[dict[str, torch.Tensor]], None]:
+    def change(stored: dict[str, torch.Tensor]) -> None:
+        stored["model.layers.2.self_attn.q_proj.weight"][1, 2] = value
+
+    return change
+
+
+def unlike(stored: dict[str, torch.Tensor]) -> None:
+    stored["model.layers.1.mlp.up_proj.weight"] = torch.ones(40, 23)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (drop_tensor, "missing keys model.layers.1.mlp.up_proj.weight"),
+        (add_tensor, "unexpected keys model.layers.1.mlp.other.weight"),
+        (poison(float("nan")), r"NaN or infinite values \(in model.layers.2.self_attn.q_proj.weight\)"),
+        (poison(float("-inf")), r"NaN or infinite values \(in model.layers.2.self_attn.q_proj.weight\)"),
+    ],
+    ids=["missing", "unexpected", "nan", "inf"],
+)
+def test_damaged_weights_are_refused_in_the_same_words(
+    damage: Callable[[dict[str, torch.Tensor]], None], words: str, tmp_path: Path
+) -> None:
+    checkpoint = saved(random_model(CONFIGS["llama"]), tmp_path, torch.float16, "1GB")
+    stored = load_file(tmp_path / "model.safetensors")
+    damage(stored)
+    save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=words) as whole:
+        load_model(checkpoint, "cpu")
+    with pytest.raises(InputError) as ours:
+        capture(by_layers(checkpoint), *text())
+    assert str(ours.value) == str(whole.value)
+
+
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    checkpoint = saved(random_model(CONFIGS["llama"]), tmp_path, shard="1GB")
+    stored = load_file(tmp_path / "model.safetensors")
+    unlike(stored)
+    save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"mismatched keys model.layers.1.mlp.up_proj.weight"):
+        by_layers(checkpoint)
+
+
+@pytest.mark.parametrize("cut", [1000, 10**9])
+def test_truncated_files_are_refused(cut: int, tmp_path: Path) -> None:
+    checkpoint = saved(random_model(CONFIGS["llama"]), tmp_path, shard="1GB")
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-cut])
+    with pytest.raises(InputError, match="truncated") as ours:
+        by_layers(checkpoint)
+    with pytest.raises(InputError) as whole:
+        load_model(checkpoint, "cpu")
+    assert str(ours.value) == str(whole.value)
+
+
+def test_a_truncated_bin_file_is_refused(tmp_path: Path) -> None:
+    saved(random_model(CONFIGS["llama"]), tmp_path)
+    checkpoint = saved_as_bin(tmp_path)
+    file = tmp_path / "pytorch_model-2.bin"
+    file.write_bytes(file.read_bytes()[:-500])
+    with pytest.raises(InputError, match="cannot be loaded"):
+        by_layers(checkpoint)
+
+
+def test_hidden_states_that_the_disk_cannot_hold_are_refused(tmp_path: Path) -> None:
+    model = by_layers(saved(random_model(CONFIGS["gpt2"]), tmp_path), memory_bytes=0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(InputError, match=r"GiB of hidden states do not fit into .*TMPDIR"):
+            capture(model, *text(), batch_tokens=16)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_auto_goes_by_layers_where_a_step_exceeds_what_is_available(
+    tiny: SuiteSpec, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = fetch_local(tiny, 4000)
+    windows = evaluation.text.windows
+    sample = Sample(windows.size, windows.shape[1], len(evaluation.positions.flat), None)
+    options = StepOptions(("ablation",), "kept", "mean_abs", 1e-5, 1.0, "auto", "cpu", 0)
+    shape = model_shape(read_config(checkpoint.folder), "here")
+    needed = memory(shape, sample, options.memory_bytes, routing=False, layered=False)
+    assert needed.weights == 4 * sum(p.numel() for p in load_model(checkpoint, "cpu").parameters())
+
+    def by_layers_with(room: int, **changes: Any) -> bool:
+        monkeypatch.setattr(step, "available_bytes", lambda device: room)
+        return step._runs_by_layers(checkpoint, evaluation, replace(options, **changes))
+
+    assert not by_layers_with(needed.total)
+    assert by_layers_with(needed.total - 1)
+    assert by_layers_with(needed.total, analyses=("ablation", "routing")), "which keeps attention too"
+    assert not by_layers_with(0, stream_layers="never") and by_layers_with(2**50, stream_layers="always")
+    assert by_layers_with(2**50, task_memory_gib=0.125) and not by_layers_with(2**50, task_memory_gib=100.0)

@@ -1,0 +1,47 @@
+"""The stream's place on the disk: found again, cleared behind other runs, refused where it cannot be locked."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from rtdyn.checkpoints.disk import open_room
+from rtdyn.errors import InputError
+
+REPO = "owner/model"
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
+    return tmp_path / "rtdyn"
+
+
+def test_places_that_killed_runs_left_are_cleared_and_those_in_use_are_not(root: Path) -> None:
+    first, second = open_room(REPO, 10), open_room(REPO, 10)
+    (second.folder / "part").write_bytes(b"x")
+    neighbour = root / "owner--model.2"
+    neighbour.mkdir()
+    third = open_room(REPO, 10)
+    assert len({first.folder, second.folder, third.folder}) == 3
+    assert (second.folder / "part").exists() and neighbour.is_dir()
+    for room in (first, third):
+        room.close()
+    second.lock.close()  # as a kill does
+    again = open_room(REPO, 10)
+    assert again.folder == first.folder and not second.folder.exists() and neighbour.is_dir()
+    again.close()
+
+
+def test_a_file_system_without_locks_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with pytest.raises(InputError, match=r"lock files there .*; set HF_HOME to a folder where both can be done"):
+        open_room(REPO, 10)
+    assert [file.name for file in root.iterdir()] == ["owner--model.lock"]

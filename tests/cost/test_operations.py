@@ -1,0 +1,86 @@
+"""Operations and bytes of a step against closed forms, and against what the code itself allocates."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from rtdyn.analyses.influence.certified import PAIR_BYTES
+from rtdyn.analyses.influence.logit_shift import block_sizes, sizes_of
+from rtdyn.capture.memory_need import Sample, memory
+from rtdyn.cost.operations import EXACT_SHARE, Work, ablation_work, capture_work, mediation_work, run_bytes, total_work
+from rtdyn.model.sizes import ModelShape, model_shape
+from rtdyn.suites.find import load_suites
+
+GIB = 2**30
+SAMPLE = Sample(tokens=4096, window=256, positions=512, assumed=None)
+
+
+@pytest.fixture(scope="module")
+def shape() -> ModelShape:
+    return model_shape(dict(load_suites()["pythia-410m"].shape), "pythia-410m")
+
+
+def test_the_forward_pass_is_two_operations_a_weight_and_the_attention(shape: ModelShape) -> None:
+    work = capture_work(shape, SAMPLE)
+    blocks = 2 * 12 * 24 * 1024**2
+    attention = 24 * 2 * 2 * 256 * 1024
+    assert work.float32 == work.flops == 4096 * (blocks + attention + 2 * 50304 * 1024)
+    assert capture_work(shape, replace(SAMPLE, tokens=8192)).flops == 2 * work.flops
+
+
+def test_the_ablation_is_linear_in_positions_and_in_neurons_beside_the_vocabulary(shape: ModelShape) -> None:
+    n, f, v, d = 512, 4096, 50304, 1024
+    work = ablation_work(shape, SAMPLE, 8 * GIB)
+    assert sizes_of(n, f, v, d, 1, 8 * GIB, PAIR_BYTES).positions == n  # one block: q is computed once
+    assert work.float64 == 2 * 2 * n * v * d + 2 * f * v * d + 12 * n * f * d
+    assert work.float32 == 2 * n * v * d and work.narrow == 2 * n * f * v
+    assert work.exact == EXACT_SHARE * n * f * v
+    small = ablation_work(shape, SAMPLE, GIB // 4)
+    blocks = -(-n // sizes_of(n, f, v, d, 1, GIB // 4, PAIR_BYTES).positions)
+    assert blocks > 1 and small.float64 - work.float64 == (blocks - 1) * 2 * f * v * d
+    two = ablation_work(replace(shape, directions=2), SAMPLE, 8 * GIB)
+    assert two.float64 - work.float64 == 2 * n * v * d and two.float32 == 2 * work.float32
+
+
+def test_the_blocks_are_those_of_the_analysis(captured) -> None:
+    found = captured(4000)
+    n, f = found.activations.shape
+    v, d = found.anatomy.readout.unembedding.shape
+    assert block_sizes(found, GIB // 16, PAIR_BYTES) == sizes_of(n, f, v, d, 1, GIB // 16, PAIR_BYTES)
+
+
+def test_mediation_is_more_than_the_ablation_again(shape: ModelShape) -> None:
+    once, again = ablation_work(shape, SAMPLE, GIB), mediation_work(shape, SAMPLE, GIB)
+    assert once.flops < again.flops < 3 * once.flops and again.exact > once.exact and again.narrow == once.narrow
+
+
+def test_work_adds_up() -> None:
+    assert total_work([]) == Work()
+    assert total_work([Work(1, 2, 3, 4, 5, 6), Work(float64=1)]) == Work(1, 3, 3, 4, 5, 6)
+
+
+def test_memory_counts_the_arrays_of_a_capture(captured, tiny_folder) -> None:
+    found = captured(4000)
+    shape = model_shape(json.loads((tiny_folder / "step0" / "config.json").read_text()), "tiny")
+    sample = Sample(13312, 256, len(found.residual), None)
+    held = memory(shape, sample, GIB, routing=False, layered=False)
+    assert held.capture == found.residual.nbytes + found.activations.nbytes
+    assert held.weights == 4 * 901_344 and held.blocks == GIB and held.total > held.weights + held.capture + GIB
+    attention = memory(shape, sample, GIB, routing=True, layered=False).capture - held.capture
+    assert attention == 4 * (len(found.residual) * 2 * shape.heads * 256 + 13312 * shape.width)
+
+
+def test_layer_by_layer_one_block_or_the_vocabulary_is_held() -> None:
+    shape = model_shape(dict(load_suites()["pythia-12b"].shape), "pythia-12b")
+    rows = 50688 * 5120
+    held = memory(shape, SAMPLE, GIB, routing=False, layered=True)
+    assert held.weights == 4 * (shape.block + rows) < memory(shape, SAMPLE, GIB, routing=False, layered=False).weights
+    assert memory(shape, SAMPLE, GIB, routing=True, layered=True).weights == 4 * (2 * shape.block + rows)
+
+
+def test_a_run_directory_grows_with_steps_and_neurons(shape: ModelShape) -> None:
+    assert run_bytes(shape, 10, ("ablation",)) == 10 * run_bytes(shape, 1, ("ablation",))
+    assert run_bytes(shape, 1, ("heavytail",)) < run_bytes(shape, 1, ("ablation",))

@@ -1,0 +1,516 @@
+"""The main job through the command line, as a user types it: runs, resumes, kills, interruptions, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from polars.testing import assert_frame_equal
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, GPTNeoXForCausalLM
+
+from rtdyn.analyses import ANALYSES
+from rtdyn.cli import main
+from rtdyn.store.run import done_steps, read_run, read_table
+from rtdyn.store.schema import TABLES
+from rtdyn.text.king_james import held_out_chapters
+
+SMALL = ("--rare", "0.65:0.95", "--tokens", "8192", "--positions-per-rare", "1", "--wandb", "disabled")
+CHEAP = (*SMALL, "--analyses", "ablation,regimes")
+BASELINE = Path(__file__).parents[1] / "baselines" / "tiny.json"
+OF_BASELINE = ("--tokens", "20000", "--min-targets", "40", "--wandb", "disabled")
+"""The options that BASELINE was made with: all analyses, on text enough for nearly all of their numbers."""
+
+
+def command(*args: str | Path) -> list[str]:
+    return [sys.executable, "-m", "rtdyn.cli", *map(str, args)]
+
+
+def rtdyn(*args: str | Path) -> Result:
+    """The command in this process, so that its imports are paid once; an escaped exception fails the test."""
+    result = CliRunner().invoke(main, [str(a) for a in args])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    return result
+
+
+def refused(result: Result, code: int, *words: str) -> None:
+    """Ended with `code` and one sentence that holds `words`."""
+    assert result.exit_code == code, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("rtdyn: "), result.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+def same_tables(one: Path, other: Path, steps: Sequence[int] = (0, 64, 1000, 4000)) -> None:
+    for table in TABLES:
+        left = read_table(read_run(one), table).filter(pl.col("step").is_in(steps))
+        assert left.equals(read_table(read_run(other), table)), table
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unbroken run of four steps."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    result = rtdyn("track", "--model", "tiny", "--steps", "0,64,1000,4000", "--out", out, *CHEAP)
+    assert result.exit_code == 0, result.stderr
+    assert "step 4000" in result.stdout and str(out) in result.stdout.replace("\n", "")
+    return out
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All analyses at an early, a middle and a late step."""
+    out = tmp_path_factory.mktemp("complete") / "run"
+    result = rtdyn("track", "--model", "tiny", "--steps", "0,512,4000", *OF_BASELINE, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    return out
+
+
+def test_the_run_directory_holds_what_the_design_says(whole: Path) -> None:
+    run = read_run(whole)
+    assert list(done_steps(run)) == [0, 64, 1000, 4000]
+    assert sorted(p.name for p in whole.iterdir() if not p.name.startswith(".")) == sorted(
+        ["log.jsonl", "manifest.json", *TABLES]
+    )
+    manifest = run.manifest
+    assert set(manifest["checkpoints"]) == {"0", "64", "1000", "4000"}
+    assert all(len(c["digests"]["model.safetensors"]) == 64 for c in manifest["checkpoints"].values())
+    assert manifest["config"]["rare"] == ["0.65:0.95"] and manifest["config"]["seed"] == 0
+    assert manifest["classes"]["rare"]["measured"] == manifest["classes"]["rare"]["positions"] >= 50
+    assert {"rtdyn", "torch", "transformers"} <= set(manifest["versions"])
+
+    neurons = read_table(run, "neurons")
+    assert len(neurons) == 4 * 512
+    wanted = {"layer", "neuron", "rank", "regime", "stable_share", "mean_activation", "norm", "rank_common"}
+    wanted |= {f"{x}_{c}" for x in ("delta", "mean_abs", "se", "error_bound") for c in ("rare", "common")}
+    assert wanted <= set(neurons.columns)
+    last = neurons.filter(pl.col("step") == 4000)
+    assert sorted(last["rank"]) == list(range(1, 513))
+    assert last.sort("rank")["mean_abs_rare"].is_sorted(descending=True)
+    assert (last["error_bound_rare"] <= 1e-5).all()
+
+    windows = read_table(run, "windows").filter(pl.col("step") == 4000)
+    sums = windows.filter((pl.col("kind") == "window") & (pl.col("token_class") == "rare")).group_by("neuron")
+    rebuilt = sums.agg((pl.col("sum_abs_delta").sum() / pl.col("n").sum()).alias("mean_abs")).join(last, on="neuron")
+    assert len(rebuilt) >= 32
+    assert ((rebuilt["mean_abs"] - rebuilt["mean_abs_rare"]).abs() < 1e-12).all()
+    assert windows.filter(pl.col("kind") == "decile")["index"].n_unique() == 10
+
+    metrics = read_table(run, "metrics")
+    undefined = metrics.filter(pl.col("status") == "undefined")
+    assert undefined["value"].is_null().all() and undefined["reason"].str.len_chars().min() > 5
+    defined = metrics.filter(pl.col("status") == "ok")
+    assert defined["value"].is_finite().all() and defined["reason"].is_null().all()
+    assert metrics["tokens_seen"].unique().sort().to_list() == [s * 4096 for s in (0, 64, 1000, 4000)]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_the_whole_suite_on_other_families(family: str, tmp_path: Path, tiny_folder: Path) -> None:
+    """Sequential residuals, gated MLPs, grouped queries: all analyses, none crashing."""
+    suite = tmp_path / "suite"
+    names = {"vocab_size": 2560, "bos_token_id": 0, "eos_token_id": 0}
+    shape = {"hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = (
+        GPT2Config(n_embd=32, n_inner=96, n_layer=2, n_head=4, n_positions=64, **names)
+        if family == "gpt2"
+        else AutoConfig.for_model(family, num_key_value_heads=2, max_position_embeddings=64, **shape, **names)
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(suite / "step0")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_folder / name, suite)
+    inputs = ("--corpus", "king-james-held-out", "--frequencies", tiny_folder / "token_counts.npy", "--window", "64")
+    out = tmp_path / "run"
+    result = rtdyn("track", "--model", suite, "--steps", "0", "--out", out, *SMALL, *inputs)
+    assert result.exit_code == 0, result.stderr
+    metrics = read_table(read_run(out), "metrics")
+    assert set(metrics["analysis"]) >= set(ANALYSES)
+    # a sequential block's own attention reaches its MLP, a parallel one's cannot
+    effects = metrics.filter(analysis="routing", metric="layer_effect", group="top", layer=1)
+    assert len(effects) and (effects["status"] == "ok").all()
+    alpha = metrics.filter(analysis="heavytail", group="top").filter(pl.col("metric").str.contains("hill_alpha_half"))
+    assert alpha["metric"].n_unique() == (1 if family == "gpt2" else 2)
+
+
+def test_the_bundled_suite_gives_the_committed_numbers(complete: Path) -> None:
+    result = rtdyn("check", complete, "--baseline", BASELINE, "--show", "0")
+    assert result.exit_code == 0, result.stdout
+
+
+def test_learning_shows(whole: Path) -> None:
+    loss = read_table(read_run(whole), "metrics").filter(
+        (pl.col("metric") == "loss") & (pl.col("token_class") == "all")
+    )
+    assert loss["value"].is_sorted(descending=True)
+    assert loss["value"][0] > 7.7 and loss["value"][-1] < 3.7
+    assert (loss["ci_low"] < loss["value"]).all() and (loss["value"] < loss["ci_high"]).all()
+
+
+def test_the_same_command_again_does_nothing_and_changes_nothing(whole: Path, tmp_path: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in whole.rglob("*.parquet")}
+    result = rtdyn("track", "--model", "tiny", "--steps", "0,64,1000,4000", "--out", whole, *CHEAP)
+    assert result.exit_code == 0 and "4 of 4 steps are stored already" in result.stdout
+    assert {p: p.stat().st_mtime_ns for p in whole.rglob("*.parquet")} == before
+
+
+def test_two_parts_equal_the_whole(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "parts"
+    for steps in ("1000,0", "all"):
+        if steps == "all":
+            steps = "0,64,1000,4000"
+        assert rtdyn("track", "--model", "tiny", "--steps", steps, "--out", out, *CHEAP).exit_code == 0
+    same_tables(whole, out)
+
+
+def test_killed_at_any_moment_it_resumes_to_the_same_tables(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    arguments = command("track", "--model", "tiny", "--steps", "0,64,1000,4000", "--out", out, *CHEAP)
+    kept: list[int] = []
+    for extra_steps, delay in ((0, 0.05), (1, 0.4)):
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        wanted = len(kept) + extra_steps
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if len(list(out.glob("windows/step=*.parquet"))) >= wanted and out.exists():
+                break
+            time.sleep(0.02)
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+        now = list(done_steps(read_run(out))) if (out / "manifest.json").exists() else []
+        assert now[: len(kept)] == kept and len(now) >= wanted
+        kept = now
+    final = subprocess.run(arguments, capture_output=True, text=True, timeout=280)
+    assert final.returncode == 0, final.stderr
+    same_tables(whole, out)
+    assert not list(out.rglob("*.aside"))
+
+
+def test_ctrl_c_ends_with_130_and_can_be_resumed(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "interrupted"
+    arguments = command("track", "--model", "tiny", "--steps", "64,4000", "--out", out, *CHEAP)
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(out.glob("windows/step=*.parquet")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in stderr
+    assert "interrupted" in stderr and "same command" in stderr
+    assert subprocess.run(arguments, capture_output=True, timeout=280).returncode == 0
+    same_tables(whole, out, (64, 4000))
+
+
+def test_another_configuration_in_the_same_place_is_refused(whole: Path) -> None:
+    before = (whole / "manifest.json").read_bytes()
+    result = rtdyn("track", "--model", "tiny", "--steps", "last", "--out", whole, *CHEAP, "--seed", "7")
+    refused(result, 3, "other settings", "seed (0 there, 7 now)", "--out")
+    assert (whole / "manifest.json").read_bytes() == before
+
+
+def test_the_default_place_names_model_and_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        result = rtdyn("track", "--model", "tiny", "--steps", "last", *CHEAP)
+        assert result.exit_code == 0, result.stderr
+    runs = list((tmp_path / "runs").iterdir())
+    assert len(runs) == 1
+    assert runs[0].name == f"tiny-{read_run(runs[0]).digest[:8]}"
+
+
+def test_a_folder_of_steps_gives_the_bundled_numbers(whole: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    suite = tmp_path / "mine"
+    suite.mkdir()
+    for name in ("step0", "step4000", "tokenizer.json", "tokenizer_config.json"):
+        (suite / name).symlink_to(tiny_folder / name)
+    counts = tiny_folder / "token_counts.npy"
+    corpus = tmp_path / "held-out.jsonl"
+    corpus.write_text("\n".join(json.dumps({"text": t}) for t in held_out_chapters()))
+    out = tmp_path / "run"
+    result = rtdyn("track", "--model", suite, "--out", out, *CHEAP, "--corpus", corpus, "--frequencies", counts)
+    assert result.exit_code == 0, result.stderr
+    ours, theirs = (read_table(read_run(p), "neurons").filter(pl.col("step") == 4000) for p in (out, whole))
+    assert ours.equals(theirs)
+
+
+def test_duplicate_weights_are_said_and_recorded(tiny_folder: Path, tmp_path: Path) -> None:
+    suite = tmp_path / "mine"
+    suite.mkdir()
+    for name, source in (("step0", "step0"), ("step10", "step4000"), ("step20", "step4000")):
+        (suite / name).symlink_to(tiny_folder / source)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (suite / name).symlink_to(tiny_folder / name)
+    out = tmp_path / "run"
+    counts = tiny_folder / "token_counts.npy"
+    result = rtdyn("track", "--model", suite, "--out", out, *CHEAP, "--frequencies", counts)
+    assert result.exit_code == 0, result.stderr
+    assert "step 10 is kept in the tables and left out of trajectories" in result.stdout
+    assert read_run(out).manifest["left_out"] == {"10": "it holds the same weights as step 20"}
+
+
+def test_changed_weights_are_not_taken_for_the_stored_ones(tiny_folder: Path, tmp_path: Path) -> None:
+    suite, out = broken_suite(tiny_folder, tmp_path), tmp_path / "run"
+    arguments = ("track", "--model", suite, "--out", out, *CHEAP)
+    assert rtdyn(*arguments).exit_code == 0
+    (suite / "step0" / "model.safetensors").touch()
+    assert rtdyn(*arguments).exit_code == 0
+    changed = Path(shutil.copy(tiny_folder / "step512" / "model.safetensors", suite / "step0"))
+    os.utime(changed, (0, 0))  # as a copy keeps the time of what it was copied from
+    refused(rtdyn(*arguments), 3, "is not what step 0", "--out")
+    other = tmp_path / "other" / "suite"
+    other.parent.mkdir()
+    suite.rename(other)
+    refused(rtdyn("track", "--model", other, "--out", out, *CHEAP), 3, "location")
+
+
+def test_further_bands_and_presets(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = rtdyn(
+        "track", "--model", "tiny", "--steps", "last", "--out", out, "--wandb", "disabled", "--tokens", "16384",
+        "--rare", "paper-text", "--rare", "paper-code", "--rare", "mid=0.3:0.6", "--class-by", "target",
+        "--mean-over", "all", "--rank-by", "abs_mean", "--bos", "none", "--positions-per-rare", "1",
+        "--analyses", "ablation,regimes,dimensionality",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    neurons = read_table(read_run(out), "neurons")
+    for name in ("rare", "paper_code", "mid", "common"):
+        assert f"delta_{name}" in neurons.columns
+    assert neurons.sort("rank")["delta_rare"].abs().is_sorted(descending=True)
+    fixed = read_table(read_run(out), "metrics").filter(pl.col("metric") == "paper_code_r1")
+    assert set(fixed["value"].drop_nulls()) == {33.0}
+
+
+def test_the_whole_suite_runs_twice_to_the_same_tables_and_its_claims_are_judged(
+    complete: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "run"
+    result = rtdyn("track", "--model", "tiny", "--steps", "512", *OF_BASELINE, "--out", again)
+    assert result.exit_code == 0, result.stderr
+    for table in TABLES:
+        first, second = (read_table(read_run(out), table).filter(step=512) for out in (complete, again))
+        assert first.equals(second) and len(first), table
+    metrics = read_table(read_run(complete), "metrics")
+    assert {"capture", "groups", *ANALYSES} == set(metrics["analysis"])
+    assert metrics.filter(pl.col("value").is_nan() | pl.col("p_value").is_nan()).is_empty()
+    for name in ("d_eff", "q_excess", "segregation_q", "hill_alpha_half", "layer_effect", "mediation"):
+        of_top = metrics.filter((pl.col("metric") == name) & (pl.col("group") == "top") & pl.col("value").is_not_null())
+        assert set(of_top["null"]) >= {"random", "matched", "selected"}, name
+        assert of_top.filter(pl.col("null") == "matched")["p_value"].is_between(0, 1).all(), name
+    structural = metrics.filter(
+        (pl.col("metric") == "layer_effect") & (pl.col("layer") == 2) & (pl.col("group") == "top")
+    )
+    assert structural["reason"].str.starts_with("structural").all() and structural["value"].is_null().all()
+    claims = rtdyn("claims", complete, "--json")
+    assert claims.exit_code == 0, claims.stderr
+    rows = json.loads(claims.stdout)
+    assert {row["verdict"] for row in rows} <= {"supported", "contradicted", "undetermined"} and len(rows) >= 12
+    assert all(row["reason"] for row in rows if row["verdict"] != "supported")
+    assert pl.read_parquet(complete / "claims.parquet").height >= len(rows)
+    stages = [json.loads(line)["seconds"] for line in (complete / "log.jsonl").read_text().splitlines()]
+    assert len(stages) == 3 and all(set(ANALYSES) <= set(one) for one in stages)
+
+
+def test_influence_without_the_fit(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = rtdyn("track", "--model", "tiny", "--steps", "last", "--out", out, *CHEAP, "--analyses", "ablation")
+    assert result.exit_code == 0 and "not asked for" in result.stdout
+    assert set(read_table(read_run(out), "metrics")["analysis"]) == {"capture", "ablation"}
+
+
+def test_a_model_run_by_layers_gives_the_same_tables(tmp_path: Path) -> None:
+    few = ("--rare", "0.65:0.95", "--tokens", "3072", "--min-targets", "20", "--positions-per-rare", "1")
+    reading_the_model = ("--analyses", "ablation,routing,mediation", "--wandb", "disabled")
+    runs = {}
+    for how in ("always", "never"):
+        out = tmp_path / how
+        arguments = ("--model", "tiny", "--steps", "512", "--out", out, *few, *reading_the_model)
+        result = rtdyn("track", *arguments, "--stream-layers", how)
+        assert result.exit_code == 0, result.stderr
+        runs[how] = read_run(out)
+    for table in TABLES:
+        layered, whole = (read_table(runs[how], table) for how in ("always", "never"))
+        assert_frame_equal(layered, whole, check_exact=False, rel_tol=1e-5, abs_tol=1e-7)
+    assert runs["always"].manifest["config"] == runs["never"].manifest["config"]
+
+
+def broken_suite(tiny_folder: Path, tmp_path: Path) -> Path:
+    suite = tmp_path / "suite"
+    for name in ("step0", "step4000"):
+        shutil.copytree(tiny_folder / name, suite / name)
+    for name in ("tokenizer.json", "tokenizer_config.json", "token_counts.npy"):
+        shutil.copy(tiny_folder / name, suite)
+    return suite
+
+
+def truncate(step: Path) -> None:
+    file = step / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def cut_header(step: Path) -> None:
+    (step / "model.safetensors").write_bytes(b"\x00\x01\x02")
+
+
+def poison(step: Path) -> None:
+    file = step / "model.safetensors"
+    weights = load_file(file)
+    weights["gpt_neox.layers.1.mlp.dense_h_to_4h.weight"][3, 5] = float("nan")
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def drop_config(step: Path) -> None:
+    (step / "config.json").unlink()
+
+
+def other_family(step: Path) -> None:
+    config = json.loads((step / "config.json").read_text())
+    (step / "config.json").write_text(json.dumps({**config, "model_type": "mamba"}))
+
+
+def drop_weights(step: Path) -> None:
+    (step / "model.safetensors").unlink()
+
+
+def drop_tensor(step: Path) -> None:
+    file = step / "model.safetensors"
+    weights = load_file(file)
+    del weights["embed_out.weight"]
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def other_shape(step: Path) -> None:
+    config = json.loads((step / "config.json").read_text())
+    (step / "config.json").write_text(json.dumps({**config, "hidden_size": 192}))
+
+
+def narrower(step: Path) -> None:
+    config = GPTNeoXConfig(
+        vocab_size=2560, hidden_size=48, num_hidden_layers=1, num_attention_heads=2, intermediate_size=300,
+        max_position_embeddings=256, tie_word_embeddings=False,
+    )  # fmt: skip
+    GPTNeoXForCausalLM(config).save_pretrained(step)
+
+
+def swap_tokens(step: Path) -> None:
+    tokenizer = json.loads((step.parent / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (step / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def overflow(step: Path) -> None:
+    file = step / "model.safetensors"
+    weights = {k: v.float() for k, v in load_file(file).items()}
+    weights["gpt_neox.layers.2.mlp.dense_h_to_4h.bias"][:] = 3e38
+    weights["gpt_neox.layers.2.mlp.dense_4h_to_h.weight"][:] = 1e38
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (truncate, ("truncated", "download it again")),
+        (cut_header, ("truncated or not a safetensors file",)),
+        (poison, ("NaN or infinite", "dense_h_to_4h")),
+        (other_family, ("'mamba'", "not supported", "gpt_neox")),
+        (drop_tensor, ("do not fit their config.json",)),
+        (other_shape, ("another shape", "hidden_size 192 instead of 96")),
+        (narrower, ("another shape", "intermediate_size 300 instead of 512")),
+        (swap_tokens, ("another tokenizer",)),
+        (overflow, ("overflow",)),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_a_damaged_checkpoint_is_refused(damage, words: tuple[str, ...], tiny_folder: Path, tmp_path: Path) -> None:
+    suite = broken_suite(tiny_folder, tmp_path)
+    damage(suite / "step0")
+    out = tmp_path / "run"
+    result = rtdyn("track", "--model", suite, "--out", out, *CHEAP)
+    refused(result, 3, *words)
+    assert list(done_steps(read_run(out))) == [] and not list(out.rglob("*.aside"))
+
+
+@pytest.mark.parametrize(("damage", "words"), [(drop_config, "no config.json"), (drop_weights, "no weights")])
+def test_a_checkpoint_that_lacks_files_is_passed_over(damage, words: str, tiny_folder: Path, tmp_path: Path) -> None:
+    suite = broken_suite(tiny_folder, tmp_path)
+    for step in ("step0", "step4000"):
+        damage(suite / step)
+    arguments = ("track", "--model", suite, "--out", tmp_path / "run", *CHEAP)
+    refused(rtdyn(*arguments), 3, "no step asked for of suite is sound")
+    refused(rtdyn(*arguments, "--on-defect", "fail"), 3, f"step 0: it holds {words}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_sources_are_refused_before_anything_is_written(tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    base = ("track", "--model", "tiny", "--steps", "last", "--out", out, *CHEAP)
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "binary.txt").write_bytes(os.urandom(4096))
+    (tmp_path / "short.txt").write_text("In the beginning")
+    torch.save({}, tmp_path / "x.npy")
+    pl.DataFrame({"count": [1] * 2000 + [2] * 2000}).write_parquet(tmp_path / "long.parquet")
+    pl.DataFrame({"count": [-1, 2, 3]}).write_parquet(tmp_path / "negative.parquet")
+    cases = [
+        (("track", "--model", "tinny", "--steps", "all", "--out", out), 2, ("did you mean tiny",)),
+        (("track", "--model", "tiny", "--steps", "3", "--out", out), 2, ("step 3", "nearest are 2 and 4")),
+        ((*base, "--corpus", tmp_path / "none.txt"), 3, ("is not there",)),
+        ((*base, "--corpus", tmp_path / "empty.txt"), 3, ("holds no text",)),
+        ((*base, "--corpus", tmp_path / "binary.txt"), 3, ("not UTF-8",)),
+        ((*base, "--corpus", tmp_path / "short.txt"), 3, ("shorter than one window",)),
+        ((*base, "--frequencies", tmp_path / "long.parquet"), 3, ("4,000 entries", "2,560 logits")),
+        ((*base, "--frequencies", tmp_path / "negative.parquet"), 3, ("negative",)),
+        ((*base, "--frequencies", tmp_path / "x.npy"), 3, ("must be one vector",)),
+        ((*base, "--window", "512"), 3, ("exceeds the model's context of 256",)),
+        ((*base, "--min-targets", "100000"), 3, ("--min-targets",)),
+        ((*base, "--rare", "0.9:0.1"), 2, ("inverted",)),
+        (("track", "--model", tmp_path, "--out", out), 3, ("no step*/ folders",)),
+        ((*base, "--tokens", "256", "--min-targets", "2"), 3, ("one window",)),
+    ]
+    for arguments, code, words in cases:
+        refused(rtdyn(*arguments), code, *words)
+    assert not out.exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    result = rtdyn("track", "--model", "tiny", "--steps", "last", "--out", tmp_path / "file" / "run", *CHEAP)
+    refused(result, 3, "cannot write to", "--out")
+
+
+def test_usage_errors_exit_with_2() -> None:
+    tiny = ("track", "--model", "tiny")
+    wrong = [("--analyses", "regims"), ("--tolerance", "nan"), ("--memory-gib", "inf"), ("--positions-per-rare", "nan")]
+    for arguments in (("track",), ("trakc",), *((*tiny, *w) for w in wrong)):
+        result = rtdyn(*arguments)
+        assert result.exit_code == 2 and "Error" in result.stderr
+
+
+def test_models_and_steps() -> None:
+    models = json.loads(rtdyn("models", "--json").stdout)
+    assert {"tiny", "pythia-1.4b"} <= {m["model"] for m in models}
+    steps = json.loads(rtdyn("steps", "--model", "pythia-2.8b", "--json").stdout)
+    assert len(steps) == 154 and sum(bool(s["defects"]) for s in steps) >= 86
+    assert "tiny" in rtdyn("models").stdout
+    plain = rtdyn("steps", "--model", "tiny", "--steps", "last").stdout
+    assert "step4000" in plain and "16,384,000 tokens" in plain
+
+
+def test_help_imports_nothing_slow() -> None:
+    assert subprocess.run(command("--help"), capture_output=True).returncode == 0
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, rtdyn.cli; print([m for m in ('torch', 'wandb', 'matplotlib', "
+         "'transformers', 'polars', 'numpy') if m in sys.modules])"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert loaded.stdout.strip() == "[]"

@@ -1,0 +1,492 @@
+"""Data sets on a Hub, over real HTTP with the real client, in processes of their own (see test_hub.py)."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import random
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+import pytest
+from loopback.datasets import LoopbackDatasets, Trouble
+
+from rtdyn.store.run import read_run
+from rtdyn.suites.suite import PACKAGE
+from rtdyn.text.documents import read_documents
+from rtdyn.text.tokenizer import load_tokenizer
+
+TINY = PACKAGE / "data" / "tiny"
+BLOCK = 1000
+WORKER = """
+import itertools, json, sys
+from pathlib import Path
+from rtdyn import hub_counts, hub_text
+from rtdyn.errors import RtdynError
+from rtdyn.hub_datasets import resolve
+from rtdyn.tokenizer import Tokenizer, load_tokenizer, tokenizer_files_digest
+
+tiny, hub_counts.BLOCK_TOKENS = Path(sys.argv[1]), int(sys.argv[2])
+
+
+def files(address):
+    dataset = resolve(address)
+    return [dataset.commit, [f.name for f in dataset.files]]
+
+
+def texts(address, stretch=100, blocks=None, seed=0, field="text"):
+    found = hub_text.text_blocks(resolve(address), field, seed, stretch)
+    return [text for block in itertools.islice(found, blocks) for text in block.texts]
+
+
+def evaluation(address, blocks, seed=0):
+    text = hub_text.HubText(resolve(address), "text", seed, print)
+    list(itertools.islice(text, blocks))
+    documents = text.finish()
+    return [documents.texts, documents.sha256, text.provenance]
+
+
+def counts(address, tokens, seeds=(0,), types=None, field="text"):
+    tokenizer = load_tokenizer(tiny) if types is None else Tokenizer(None, types, None, None)
+    digest = tokenizer_files_digest(tiny)
+    results = []
+    for seed in seeds:
+        c = hub_counts.count_dataset(resolve(address), tokenizer, digest, field, tokens, seed, lambda text: None)
+        se = c.sampled.relative_se
+        results.append([c.counts.tolist(), None if se is None else se.tolist(), c.sampled.se_reason,
+                        dict(c.sampled.provenance), c.sha256])
+    return results
+
+
+for line in sys.stdin:
+    name, arguments = json.loads(line)
+    try:
+        outcome = globals()[name](**arguments)
+    except RtdynError as error:
+        outcome = f"{type(error).__name__}: {error}"
+    print(json.dumps(outcome), flush=True)
+"""
+
+
+@dataclass
+class Place:
+    """A home of Hugging Face's caches, and the Hub that its commands ask, in one process while its context is open."""
+
+    home: Path
+    hub: LoopbackDatasets
+    more: dict[str, str] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        self._errors = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(TINY), str(BLOCK)],
+            env=self.environment(**self.more),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._process.communicate(timeout=30)
+        self._errors.close()
+
+    def environment(self, **more: str) -> dict[str, str]:
+        kept = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("HF_", "HUGGING")) and not k.lower().endswith("_proxy")
+        }
+        return {**kept, "HF_ENDPOINT": self.hub.url, "HF_HOME": str(self.home), "OMP_NUM_THREADS": "1", **more}
+
+    def do(self, *operations: tuple[str, dict[str, Any]]) -> list[Any]:
+        """What each operation of WORKER gave: its result, or its refusal."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        outcomes = []
+        for operation in operations:
+            self._process.stdin.write(json.dumps(operation) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+            if not answer:
+                self._errors.seek(0)
+                raise AssertionError(self._errors.read())
+            outcomes.append(json.loads(answer))
+        return outcomes
+
+    def asked(self) -> list[tuple[str, str | None]]:
+        """The requests since the last time, which are forgotten."""
+        requests = list(self.hub.requests)
+        self.hub.requests.clear()
+        return requests
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with LoopbackDatasets() as hub, Place(tmp_path_factory.mktemp("hf"), hub) as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def offline(place: Place) -> Iterator[Place]:
+    """The same home without a network."""
+    with Place(place.home, place.hub, {"HF_HUB_OFFLINE": "1"}) as offline:
+        yield offline
+
+
+@pytest.fixture
+def repo(request: pytest.FixtureRequest) -> str:
+    """A data set of the test's own."""
+    return "o/" + re.sub("[^a-z]+", "-", request.node.name)[:60].strip("-")
+
+
+def lines(texts: list[str]) -> bytes:
+    return b"\n".join(json.dumps({"text": t}).encode() for t in texts)
+
+
+def parquet(texts: list[str], rows: int) -> bytes:
+    buffer = io.BytesIO()
+    pl.DataFrame({"text": texts, "other": [t[::-1] * 20 for t in texts]}).write_parquet(buffer, row_group_size=rows)
+    return buffer.getvalue()
+
+
+def length(asked: str | None) -> int:
+    assert asked is not None
+    start, stop = asked.removeprefix("bytes=").split("-")
+    return int(stop) - int(start) + 1
+
+
+WORDS = ("and", "the", "word", "was", "with", "light", "upon", "waters", "face", "deep", "earth", "heaven", "void")
+
+
+def sentences(n: int, seed: int = 0) -> list[str]:
+    draw = random.Random(seed)
+    return [f"{i}: " + " ".join(draw.choices(WORDS, k=draw.randrange(1, 60))) + " é" for i in range(n)]
+
+
+def test_an_address_means_a_file_a_folder_or_a_pattern(place: Place, repo: str) -> None:
+    one = lines(["a"])
+    commit = place.hub.put(
+        repo, {"README.md": b"#", "a.jsonl": one, "d/b.jsonl": one, "d/e/c.jsonl": one, "d/LICENSE": b"x"}
+    )
+    other = place.hub.put(repo, {"z.jsonl": one}, branch="refs/convert/parquet")
+    base = f"hf://datasets/{repo}"
+    wanted = {
+        f"{base}/a.jsonl": ["a.jsonl"],
+        f"{base}": ["a.jsonl", "d/b.jsonl", "d/e/c.jsonl"],
+        f"{base}/d": ["d/b.jsonl", "d/e/c.jsonl"],
+        f"{base}/d/*.jsonl": ["d/b.jsonl"],
+        f"{base}/**/*.jsonl": ["a.jsonl", "d/b.jsonl", "d/e/c.jsonl"],
+        f"{base}/*/e": [],
+        f"{base}@{commit}/[a-c].jsonl": ["a.jsonl"],
+        f"{base}@refs/convert/parquet/z.jsonl": ["z.jsonl"],
+        f"{base}@refs%2Fconvert%2Fparquet": ["z.jsonl"],
+    }
+    found = place.do(*(("files", {"address": address}) for address in wanted))
+    for (address, names), outcome in zip(wanted.items(), found, strict=True):
+        if names:
+            assert outcome == [other if "refs" in address else commit, names], address
+        else:
+            assert "holds no .parquet" in outcome
+
+
+def test_an_address_that_cannot_be_used_says_why(place: Place, repo: str) -> None:
+    place.hub.put(repo, {"a.jsonl": lines(["a"]), "b.txt": b"b", "c.zst": b"c", "e.jsonl": b"", "f.jsonl": b"\n \n"})
+    refusals = {
+        "hf://datasets/n": "UsageError: cannot read the address",
+        "hf://o/n/a.jsonl": "write hf://datasets/OWNER/NAME",
+        "hf://datasets/o/none/a.jsonl": "the Hub knows no such repository, or HF_TOKEN may not read it",
+        f"hf://datasets/{repo}@gone/a.jsonl": "no such revision; correct the address",
+        f"hf://datasets/{repo}/aa.jsonl": "no such file or folder; did you mean a.jsonl",
+        f"hf://datasets/{repo}/none/x.jsonl": "missing on the Hub; correct the address",
+        f"hf://datasets/{repo}/c.zst": "(it holds c.zst)",
+        f"hf://datasets/{repo}/*": "several forms (.jsonl, .txt); name one",
+        f"hf://datasets/{repo}/e.jsonl": "empty files only",
+        "hf://datasets/o..o/n": "cannot be a Hub repository",
+    }
+    outcomes = place.do(
+        *(("files", {"address": address}) for address in refusals),
+        ("evaluation", {"address": f"hf://datasets/{repo}/f.jsonl", "blocks": 9}),
+        ("counts", {"address": f"hf://datasets/{repo}/f.jsonl", "tokens": 9, "types": 9}),
+        ("texts", {"address": f"hf://datasets/{repo}/a.jsonl", "field": "body"}),
+    )
+    for wanted, outcome in zip([*refusals.values(), *["holds no text"] * 2, "'body'; name"], outcomes, strict=True):
+        assert isinstance(outcome, str) and wanted in outcome and "\n" not in outcome, (wanted, outcome)
+
+
+def test_a_moved_branch_changes_nothing_of_an_address_that_was_read(place: Place, repo: str, tmp_path: Path) -> None:
+    before = place.hub.put(repo, {"a.jsonl": lines(["old text"])})
+    ask = ("evaluation", {"address": f"hf://datasets/{repo}/a.jsonl", "blocks": 9})
+    [first] = place.do(ask)
+    after = place.hub.put(repo, {"a.jsonl": lines(["new text"])})
+    place.asked()
+    [second] = place.do(ask)
+    assert place.asked() == [] and first == second and first[2]["commit"] == before
+    [pinned] = place.do(("texts", {"address": f"hf://datasets/{repo}@{after}/a.jsonl"}))
+    assert pinned == ["new text"]
+    with Place(tmp_path, place.hub) as other:
+        [elsewhere] = other.do(ask)
+    assert elsewhere[2]["commit"] == after and elsewhere[1] != first[1]
+
+
+def test_every_document_comes_once_whatever_the_block(place: Place, repo: str) -> None:
+    texts = [*sentences(40), "x" * 3000, *sentences(3, seed=1)]
+    place.hub.put(
+        repo,
+        {
+            "lines.jsonl": lines(texts),
+            "ended.jsonl": lines(texts) + b"\n\n",
+            "two.jsonl.gz": gzip.compress(lines(texts[:20]) + b"\n") + gzip.compress(lines(texts[20:])),
+            "rows.parquet": parquet(texts, 10),
+        },
+    )
+    names = ("lines.jsonl", "ended.jsonl", "two.jsonl.gz", "rows.parquet")
+    for stretch in (70, 1500, 1 << 20):
+        found = place.do(*(("texts", {"address": f"hf://datasets/{repo}/{n}", "stretch": stretch}) for n in names))
+        for name, outcome in zip(names, found, strict=True):
+            assert isinstance(outcome, list), outcome
+            assert Counter(outcome) == Counter(texts), (name, stretch)
+        assert found[2] == texts
+
+
+def test_blocks_come_in_an_order_that_the_seed_decides(place: Place, repo: str) -> None:
+    texts = sentences(60)
+    place.hub.put(repo, {"a.jsonl": lines(texts), "b.parquet": parquet(texts, 5)})
+    for name in ("a.jsonl", "b.parquet"):
+        ask = [("texts", {"address": f"hf://datasets/{repo}/{name}", "seed": seed}) for seed in (1, 1, 2)]
+        one, same, other = place.do(*ask)
+        assert one == same != other and sorted(one) == sorted(other) == sorted(texts)
+
+
+def test_plain_text_reads_as_the_file_does(place: Place, repo: str, tmp_path: Path) -> None:
+    text = "\n".join(sentences(50))
+    place.hub.put(repo, {"a.txt": text.encode(), "b.txt.gz": gzip.compress(text.encode())})
+    (tmp_path / "a.txt").write_text(text)
+    outcomes = place.do(
+        *(("evaluation", {"address": f"hf://datasets/{repo}/{n}", "blocks": 9}) for n in ("a.txt", "b.txt.gz"))
+    )
+    local = read_documents(str(tmp_path / "a.txt"))
+    assert all(outcome[:2] == [list(local.texts), local.sha256] for outcome in outcomes)
+
+
+def test_only_what_is_asked_for_is_fetched_and_kept(place: Place, offline: Place, repo: str) -> None:
+    texts = sentences(4000)
+    data = parquet(texts, 100)
+    place.hub.put(repo, {"a.parquet": data})
+    ask = {"address": f"hf://datasets/{repo}/a.parquet"}
+    [one] = place.do(("evaluation", {**ask, "blocks": 1}))
+    fetched = sum(length(r) for name, r in place.asked() if name == "a.parquet")
+    assert fetched < len(data) / 5 and len(one[0]) == 100 and len(one[2]["read"]) == 1
+    [two] = place.do(("evaluation", {**ask, "blocks": 2}))
+    assert two[0][:100] == one[0] and len(two[0]) == 200
+    place.asked()
+    again = offline.do(("evaluation", {**ask, "blocks": 1}), ("evaluation", {**ask, "blocks": 2}))
+    assert again == [one, two] and place.asked() == []
+
+
+def shards(blocks: int, types: int, seed: int = 0) -> np.ndarray:
+    """Token ids whose blocks differ as documents do: each prefers some types of its own."""
+    rng = np.random.default_rng(seed)
+    base = 1 / np.arange(1, types + 1)
+    mixed = [rng.choice(types, BLOCK, p=(p := base * rng.gamma(0.5, size=types)) / p.sum()) for _ in range(blocks)]
+    return np.concatenate(mixed)
+
+
+def index(code: int) -> bytes:
+    return struct.pack("<9sQBQQ", b"MMIDIDX\x00\x00", 1, code, 0, 0)
+
+
+def test_planted_counts_of_token_shards_are_exact(place: Place, repo: str) -> None:
+    ids = shards(7, 50)
+    wanted = np.bincount(ids, minlength=60)
+    cut = 3 * BLOCK + 17
+    place.hub.put(repo, {f"s-{i}.bin": part.astype("<u2").tobytes() for i, part in enumerate((ids[:cut], ids[cut:]))})
+    place.hub.put("o/wide", {"s.bin": ids.astype("<i4").tobytes(), "s.idx": index(4)})
+    place.hub.put("o/narrow", {"s.bin": ids.astype("<u2").tobytes(), "s.idx": index(8)})
+    more = {"tokens": 10**6, "types": 60}
+    for [[counts, se, reason, provenance, _]] in place.do(
+        *(("counts", {"address": f"hf://datasets/o/{n}", **more}) for n in (repo.removeprefix("o/"), "wide", "narrow"))
+    ):
+        assert counts == wanted.tolist() and se is None and "whole" in reason
+        assert provenance["whole"] and provenance["tokens"] == len(ids)
+
+
+def test_shards_that_cannot_be_counted_say_why(place: Place, repo: str) -> None:
+    ids = shards(3, 50).astype("<u2")
+    place.hub.put("o/odd", {"s.bin": ids.tobytes() + b"\0"})
+    place.hub.put("o/float", {"s.bin": ids.tobytes(), "s.idx": index(6)})
+    place.hub.put("o/noindex", {"s.bin": ids.tobytes(), "s.idx": b"no index at all...."})
+    place.hub.put(repo, {"s.bin": ids.tobytes()})
+    place.hub.put("o/negative", {"s.bin": (ids.astype("<i4") - 1).tobytes(), "s.idx": index(4)})
+    wanted = {
+        "odd": "no list of uint16",
+        "float": "uint16 or int32",
+        "noindex": "no index of token shards",
+        repo.removeprefix("o/"): "beyond the tokenizer's 10",
+        "negative": "beyond the tokenizer's 10",
+    }
+    [as_text] = place.do(("evaluation", {"address": f"hf://datasets/{repo}", "blocks": 1}))
+    assert "holds token ids and no text" in as_text
+    outcomes = place.do(*(("counts", {"address": f"hf://datasets/o/{n}", "tokens": 9, "types": 10}) for n in wanted))
+    for sentence, outcome in zip(wanted.values(), outcomes, strict=True):
+        assert sentence in outcome
+
+
+def test_sampled_counts_are_unbiased_and_their_errors_honest(place: Place, repo: str) -> None:
+    ids = shards(200, 40)
+    place.hub.put(repo, {"s.bin": ids.astype("<u2").tobytes()})
+    seeds = list(range(40))
+    ask = {"address": f"hf://datasets/{repo}", "tokens": 20 * BLOCK, "types": 40, "seeds": seeds}
+    [results] = place.do(("counts", ask))
+    truth = np.bincount(ids, minlength=40) / len(ids)
+    found = np.array([r[0] for r in results], dtype=float) / (20 * BLOCK)
+    se = found * np.array([r[1] for r in results])
+    assert all(r[3]["blocks"] == 20 and not r[3]["whole"] for r in results)
+    spread = found.std(axis=0, ddof=1)
+    assert np.all(np.abs(found.mean(axis=0) - truth) < 4 * spread / np.sqrt(len(seeds)))
+    # without the correction for a finite corpus, errors are up to 5 % too wide at a tenth of it
+    assert 0.9 < np.median(se.mean(axis=0) / spread) < 1.25
+    assert 0.85 < np.mean(np.abs(found - truth) < 2 * se) < 0.99
+    assert len({r[4] for r in results}) == len(seeds)
+    # multinomial errors, which take tokens for independent, would be far too small
+    assert np.median(spread / np.sqrt(truth * (1 - truth) / (20 * BLOCK))) > 2
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "b.parquet", "c.jsonl.gz", "d.txt"])
+def test_text_is_counted_with_the_models_own_tokenizer(place: Place, repo: str, name: str) -> None:
+    texts = sentences(300)
+    forms = {
+        "a.jsonl": lines(texts),
+        "b.parquet": parquet(texts, 20),
+        "c.jsonl.gz": gzip.compress(lines(texts)),
+        "d.txt": "\n".join(texts).encode(),
+    }
+    place.hub.put(repo, {name: forms[name]})
+    address = f"hf://datasets/{repo}/{name}"
+    [[whole]] = place.do(("counts", {"address": address, "tokens": 10**6}))
+    tokenizer = load_tokenizer(TINY)
+    documents = ["\n".join(texts)] if name == "d.txt" else texts
+    wanted = np.bincount(np.concatenate(tokenizer.encode(documents)), minlength=tokenizer.size)
+    assert whole[0] == wanted.tolist() and whole[3]["whole"]
+    if name == "b.parquet":
+        [[part]] = place.do(("counts", {"address": address, "tokens": 1000}))
+        assert 1000 <= sum(part[0]) < sum(whole[0]) and part[1] is not None and part[3]["blocks"] >= 2
+
+
+def test_kept_counts_need_no_network_and_stopped_ones_go_on(place: Place, offline: Place, repo: str) -> None:
+    ids = shards(100, 40)
+    data = {"s.bin": ids.astype("<u2").tobytes()}
+    place.hub.put(repo, data)
+    ask = {"tokens": 90 * BLOCK, "types": 40}
+    [[unbroken]] = place.do(("counts", {"address": f"hf://datasets/{repo}", **ask}))
+    place.hub.put("o/again", data)
+    place.asked()
+    start = 2 * BLOCK * np.random.default_rng(0).permutation(100)[70]
+    place.hub.troubles = [Trouble(f"again/resolve.* bytes={start}-", status=404)]
+    again = ("counts", {"address": "hf://datasets/o/again", **ask})
+    [stopped] = place.do(again)
+    assert "cannot be downloaded" in stopped or "missing" in stopped
+    place.asked()
+    [[finished]] = place.do(again)
+    fetched = [r for name, r in place.asked() if name == "s.bin"]
+    # what was counted before the last of sixteen savings is not fetched again
+    assert len(fetched) < 45 and finished[0] == unbroken[0] and finished[1] == unbroken[1]
+    place.asked()
+    assert offline.do(again) == [[finished]] and place.asked() == []
+
+
+def test_troubles_on_the_way_change_nothing(place: Place, repo: str) -> None:
+    ids = shards(5, 40)
+    place.hub.put(repo, {"s.bin": ids.astype("<u2").tobytes()})
+    place.hub.troubles = [
+        Trouble("/revision/", status=429, headers={"Retry-After": "0"}),
+        Trouble("/tree/", status=503),
+        Trouble("s.bin", status=429, headers={"Retry-After": "0"}),
+        Trouble("s.bin", cut_after=100),
+        Trouble("s.bin", status=500),
+    ]
+    [[result]] = place.do(("counts", {"address": f"hf://datasets/{repo}", "tokens": 10**6, "types": 40}))
+    assert result[0] == np.bincount(ids, minlength=40).tolist()
+    assert all(trouble.times == 0 for trouble in place.hub.troubles)
+
+
+def test_what_the_hub_refuses_is_a_sentence(place: Place, offline: Place) -> None:
+    for repo in ("gated", "gone", "wrong", "whole"):
+        place.hub.put(f"o/{repo}", {"a.txt": b"some text", "s.bin": b"\1\0" * 3 * BLOCK})
+    place.hub.troubles = [
+        Trouble("o/gated/resolve", times=9, status=403, headers={"X-Error-Code": "GatedRepo"}),
+        Trouble("o/gone/resolve", times=9, status=404, headers={"X-Error-Code": "EntryNotFound"}),
+        Trouble("o/wrong/resolve", times=9, wrong_bytes=True),
+        Trouble("o/whole/resolve", times=9, ignore_range=True),
+    ]
+    outcomes = place.do(
+        ("texts", {"address": "hf://datasets/o/gated/a.txt"}),
+        ("texts", {"address": "hf://datasets/o/gone/a.txt"}),
+        ("texts", {"address": "hf://datasets/o/wrong/a.txt"}),
+        ("counts", {"address": "hf://datasets/o/whole/s.bin", "tokens": 9, "types": 9}),
+    )
+    sentences = ("is gated; accept its terms", "missing on the Hub", "differs from the digest", "asked for 2,000 bytes")
+    for wanted, outcome in zip(sentences, outcomes, strict=True):
+        assert wanted in outcome and "\n" not in outcome
+    [alone] = offline.do(("texts", {"address": "hf://datasets/o/gone/s.txt"}))
+    assert "not in the cache and HF_HUB_OFFLINE is set" in alone
+
+
+def test_a_run_on_a_data_set_resumes_without_a_network_and_says_what_it_read(
+    place: Place, repo: str, tmp_path: Path
+) -> None:
+    texts = [" ".join(sentences(6, seed=i)) for i in range(200)]
+    first = place.hub.put(repo, {"a.parquet": parquet(texts, 20)})
+    address = f"hf://datasets/{repo}/a.parquet"
+    command = [
+        *(
+            sys.executable,
+            "-m",
+            "rtdyn.cli",
+            "track",
+            "--model",
+            "tiny",
+            "--steps",
+            "4000",
+            "--out",
+            str(tmp_path / "run"),
+        ),
+        *("--corpus", address, "--frequencies", "corpus", "--frequency-tokens", "9000", "--rare", "0.005:0.02"),
+        *("--tokens", "2000", "--window", "32", "--min-targets", "10", "--positions-per-rare", "1"),
+        *("--analyses", "ablation", "--tolerance", "0.01", "--wandb", "disabled"),
+    ]
+
+    def track(**env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=place.environment(**env), capture_output=True, text=True, timeout=120)
+
+    done = track()
+    assert done.returncode == 0, done.stderr
+    assert f"evaluation text: {address} (commit {first[:12]})" in done.stdout
+    assert "row groups, drawn at random" in done.stdout and "relative standard error" in done.stdout
+    manifest = read_run(tmp_path / "run").manifest
+    read, counted = manifest["evaluation"]["corpus_provenance"], manifest["frequencies"]["provenance"]
+    assert read["commit"] == counted["commit"] == first and 1 <= len(read["read"]) < 10
+    assert counted["tokens"] >= 9000 and counted["blocks"] >= 2 and not counted["whole"]
+    assert manifest["frequencies"]["median_relative_se"]["common"]["value"] > 0
+    place.hub.put(repo, {"a.parquet": parquet(texts[::-1], 20)})
+    again = track(HF_HUB_OFFLINE="1")
+    assert again.returncode == 0 and "1 of 1 steps are stored already" in again.stdout, again.stderr
+    assert read_run(tmp_path / "run").manifest["config"] == manifest["config"]
+    # the moved branch, where nothing was kept, is another run
+    elsewhere = track(HF_HOME=str(tmp_path / "elsewhere"))
+    assert elsewhere.returncode == 3 and "made with other settings: corpus" in elsewhere.stderr

@@ -1,0 +1,403 @@
+"""The scorecard on planted stores: every verdict of every claim, stand-ins, gaps, and what is written."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from store.test_run import manifest
+
+from rtdyn.capture.forward_pass import Capture
+from rtdyn.checkpoints.checkpoint import Checkpoint
+from rtdyn.errors import InputError
+from rtdyn.judge.claims import CLAIMS
+from rtdyn.judge.scorecard import CONTRADICTED, SUPPORTED, UNDETERMINED, ClaimRow, scorecard
+from rtdyn.judge.scorecard_frame import CLAIM_SCHEMA, as_json, claim_frame
+from rtdyn.store.run import Run, open_run, write_step
+from rtdyn.store.schema import Metric, StepTables, metric_frame
+from rtdyn.tables.influence import loss_metrics
+from rtdyn.views.terminal.scorecard import claims, print_claims
+
+STEPS = (0, 1, 2, 4, 8, 16, 32, 64)
+FINAL = 5
+Change = Callable[[Metric, int], Metric | None]
+
+
+def measured(step: int) -> list[Metric]:
+    """A step on which every claim holds, from step 4 on; before it nothing is shown."""
+    late = step >= 4
+    p = 0.001 if late else 0.5
+    regime = [("rare", "r1", 20.0, 15.0, 25.0), ("rare", "excess", 0.8 * late, 0.5 * late - 0.1, 1.0 * late + 0.1),
+              ("rare", "kappa", 0.5, 0.4, 0.6), ("common", "excess", 0.0, -0.1, 0.1)]  # fmt: skip
+    rows = [Metric("regimes", m, v, token_class=c, layer=FINAL, ci_low=a, ci_high=b) for c, m, v, a, b in regime]
+    rows += [Metric("regimes", "plateau_fraction", 0.01, token_class="rare", layer=FINAL),
+             Metric("regimes", "decay_slope", -3.0, token_class="rare", layer=FINAL),
+             Metric("regimes", "shape_p_value", p, token_class="rare", layer=FINAL, null="shape", p_value=p),
+             Metric("regimes", "shape_p_value", 0.4, token_class="common", layer=FINAL, null="shape", p_value=0.4),
+             Metric("regimes", "contrast_excess", 0.8, token_class="rare", layer=FINAL, null="pseudo-class",
+                    null_mean=0.1, null_sd=0.1, p_value=p)]  # fmt: skip
+    alpha = 3.0 * (step + 1) ** -0.2
+    for group in ("plateau", "top"):
+        for null in ("random", "matched", "selected"):
+            against = {"group": group, "token_class": "rare", "layer": FINAL, "null": null, "p_value": p}
+            rows += [Metric("dimensionality", "d_eff", 20.0, null_mean=26.0, null_sd=1.0, **against),
+                     Metric("modularity", "q_excess", 0.21, null_mean=0.2, null_sd=0.03, **against),
+                     Metric("modularity", "inside_share", 0.1, null_mean=0.1, null_sd=0.02, **against)]  # fmt: skip
+            if null != "selected":
+                rows.append(Metric("heavytail", "hill_alpha_half", alpha, null_mean=3.0, null_sd=0.3,
+                                   ci_low=0.8 * alpha, ci_high=1.2 * alpha, **against))  # fmt: skip
+        for layer in (FINAL - 1, FINAL):
+            at = {"group": group, "layer": layer}
+            rows += [Metric("routing", "head_effect_max", -0.02, ci_low=-0.04, ci_high=0.0, head=3, **at),
+                     Metric("routing", "layer_effect", -0.47, ci_low=-0.5, ci_high=-0.44, **at)]  # fmt: skip
+    for layer in (FINAL - 1, FINAL):
+        rows += [Metric("routing", "profile_r", 0.89, layer=layer, ci_low=0.86, ci_high=0.92, null="resampling",
+                        null_mean=0.99, null_sd=0.002, p_value=0.01),
+                 Metric("routing", "gini_difference", 0.002, layer=layer, ci_low=-0.01, ci_high=0.014,
+                        null="permutation", null_mean=0.0, null_sd=0.005, p_value=0.7)]  # fmt: skip
+    return rows
+
+
+def planted(path: Path, change: Change = lambda row, step: row, steps: tuple[int, ...] = STEPS, **more: Any) -> Run:
+    """A run of `measured` steps, each row changed or, where the change gives None, left out."""
+    run = open_run(path, {**manifest(), "left_out": {}, **more})
+    for step in steps:
+        rows = [new for row in measured(step) if (new := change(row, step)) is not None]
+        empty = pl.DataFrame({"step": [step]})
+        tables = StepTables(metric_frame(rows, step, step * 10), empty, empty)
+        write_step(run, step, Checkpoint(step, run.path, f"step{step}", None, {"m": str(step)}), tables)
+    return run
+
+
+def edit(metric: str, token_class: str | None = None, where: Mapping[str, Any] | None = None, **fields: Any) -> Change:
+    """A change of one metric's fields at every step."""
+
+    def change(row: Metric, step: int) -> Metric:
+        wanted = row.metric == metric and token_class in (None, row.token_class)
+        wanted = wanted and all(getattr(row, k) == v for k, v in (where or {}).items())
+        return replace(row, **fields) if wanted else row
+
+    return change
+
+
+def rows_of(run: Run, claim: str) -> list[ClaimRow]:
+    return [row for row in scorecard(run) if row.claim == claim]
+
+
+def verdict(path: Path, claim: str, change: Change) -> tuple[str, str]:
+    rows = rows_of(planted(path, change), claim)
+    return rows[-1].verdict, rows[-1].reason
+
+
+def test_every_claim_is_supported_where_all_hold(tmp_path: Path) -> None:
+    rows = scorecard(planted(tmp_path / "run"))
+    assert {r.claim for r in rows} == {c.name for c in CLAIMS}
+    assert [(r.claim, r.verdict, r.reason) for r in rows if r.verdict != SUPPORTED] == []
+    assert {r.step for r in rows} == {64}
+    by_layer = [r.layer for r in rows if r.claim == "layer-effect"]
+    assert by_layer == [FINAL - 1, FINAL]
+    emerged = {r.claim: (r.emerged, r.emerged_after) for r in rows}
+    # what rests on the planted p-values or the excess emerges with them, what held all along does at the start
+    for claim in ("three-regimes-rare", "plateau-size", "rare-against-common", "lower-dimensionality"):
+        assert emerged[claim] == (4, 2), claim
+    assert emerged["no-gini-difference"] == emerged["no-plateau-common"] == (0, None)
+    assert emerged["tail-grows"] == (None, None)
+    # α < 2 on its own from step 32 on: 3·33^−0.2·1.2 = 1.79, and 17^−0.2·3.6 = 2.04; too short a run to last
+    assert emerged["heavy-tailed"] == (None, None)
+    slope = next(r for r in rows if r.claim == "tail-grows").checks[0]
+    assert slope.value == pytest.approx(-0.2) and slope.ci_high is not None and slope.ci_high < 0
+
+
+against = CONTRADICTED
+CASES: list[tuple[str, Change, str, str]] = [
+    ("three-regimes-rare", edit("excess", "rare", value=-0.5, ci_low=-0.9, ci_high=-0.1), against, "below 0"),
+    ("three-regimes-rare", edit("excess", "rare", ci_low=-0.05), UNDETERMINED, "reaches beyond 0"),
+    ("three-regimes-rare", edit("shape_p_value", "rare", value=0.2, p_value=0.2), UNDETERMINED, "p = 0.2 against"),
+    ("three-regimes-rare", edit("decay_slope", value=-0.3), UNDETERMINED, "decay slope + κ: 0.2 is not below 0"),
+    ("plateau-size", edit("r1", ci_low=8.0), UNDETERMINED, "reaches beyond 0.005 to 0.02"),
+    ("plateau-size", edit("plateau_fraction", value=0.1), against, "lies above 0.005 to 0.02"),
+    ("plateau-size", edit("plateau_fraction", ci_low=0.001, ci_high=0.003, value=0.002), against, "lies below"),
+    ("no-plateau-common", edit("excess", "common", value=0.2, ci_high=0.4), UNDETERMINED, "90 % interval reaches"),
+    ("no-plateau-common", edit("excess", "common", ci_high=0.25), SUPPORTED, ""),
+    ("no-plateau-common", edit("excess", "common", value=0.6, ci_low=0.4, ci_high=0.8), UNDETERMINED, "but largest"),
+    ("rare-against-common", edit("contrast_excess", p_value=0.06), UNDETERMINED, "p = 0.06 against pseudo-class"),
+    ("rare-against-common", edit("contrast_excess", value=-0.2), against, "below pseudo-class (p = 0.001)"),
+    ("rare-against-common", edit("contrast_excess", value=0.1), UNDETERMINED, "equal to the mean"),
+    ("lower-dimensionality", edit("d_eff", where={"null": "selected"}, p_value=0.3), UNDETERMINED, "against selected"),
+    ("lower-dimensionality", edit("d_eff", where={"null": "random"}, p_value=0.3), SUPPORTED, ""),
+    ("lower-dimensionality", edit("d_eff", where={"null": "matched"}, null_mean=12.0), against, "above matched"),
+    ("no-modular-cluster", edit("q_excess", null_sd=0.08), UNDETERMINED, "90 % interval reaches beyond 0.1"),
+    ("no-modular-cluster", edit("q_excess", value=0.1, null_sd=0.03), SUPPORTED, ""),
+    ("no-modular-cluster", edit("inside_share", value=0.4), against, "share of edges inside"),
+    ("no-modular-cluster", edit("inside_share", null_sd=0.0), UNDETERMINED, "its null does not vary"),
+    ("attention-alike", edit("profile_r", ci_low=0.8), UNDETERMINED, "reaches beyond 0.84 to 0.94"),
+    ("attention-alike", edit("profile_r", value=0.99, ci_low=0.98, ci_high=0.995), against, "lies above"),
+    ("no-gini-difference", edit("gini_difference", ci_high=0.05), UNDETERMINED, "90 % interval"),
+    ("no-gini-difference", edit("gini_difference", value=0.03, ci_low=0.01, ci_high=0.05), UNDETERMINED, "reaches"),
+    ("no-gini-difference", edit("gini_difference", value=-0.1, ci_low=-0.12, ci_high=-0.08), against, "lies below"),
+    ("single-head-small", edit("head_effect_max", ci_low=-0.2), UNDETERMINED, "reaches"),
+    ("single-head-small", edit("head_effect_max", value=-0.3, ci_low=-0.4, ci_high=-0.2), against, "lies below"),
+    ("layer-effect", edit("layer_effect", ci_low=-0.6), UNDETERMINED, "reaches beyond -0.55 to -0.4"),
+    ("layer-effect", edit("layer_effect", value=0.0, ci_low=-0.01, ci_high=0.01), against, "lies above"),
+    ("heavy-tailed", edit("hill_alpha_half", ci_high=2.1), UNDETERMINED, "95 % interval reaches beyond 2"),
+    ("heavy-tailed", edit("hill_alpha_half", p_value=0.5), UNDETERMINED, "p = 0.5 against matched"),
+    ("heavy-tailed", edit("hill_alpha_half", value=4.0, ci_low=3.0, ci_high=5.0), against, "lies above 2"),
+    ("tail-grows", edit("hill_alpha_half", value=3.0), UNDETERMINED, "slope of ln α: the 95 %"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("claim", "change", "expected", "reason"), CASES)
+def test_each_verdict_has_its_planted_case(
+    tmp_path: Path, claim: str, change: Change, expected: str, reason: str
+) -> None:
+    found, why = verdict(tmp_path / "run", claim, change)
+    assert found == expected and reason in why
+
+
+def test_every_claim_has_been_contradicted_and_left_open_in_a_planted_case() -> None:
+    both = {(claim, expected) for claim, _, expected, _ in CASES} | {
+        ("tail-grows", CONTRADICTED),
+        ("no-plateau-common", CONTRADICTED),
+    }
+    for claim in CLAIMS:
+        assert {(claim.name, CONTRADICTED), (claim.name, UNDETERMINED)} <= both, claim.name
+
+
+def test_a_claim_emerges_by_the_level_it_is_judged_at_and_on_its_own_side(tmp_path: Path) -> None:
+    # one-sided p = 0.04 at every step: an equivalence (two tests at 5 %), no effect (95 % interval)
+    reach = 1.959964 / 1.750686
+    within = edit("gini_difference", value=0.002, ci_low=-0.01, ci_high=0.002 + 0.018 * reach)
+    assert [r.emerged for r in rows_of(planted(tmp_path / "a", within), "no-gini-difference")] == [0, 0]
+    beyond = edit("excess", "rare", value=0.5, ci_low=0.5 - 0.5 * reach, ci_high=1.0)
+    row = rows_of(planted(tmp_path / "b", beyond), "three-regimes-rare")[0]
+    assert (row.verdict, row.emerged) == (UNDETERMINED, None)
+
+    def above_at_first(row: Metric, step: int) -> Metric:
+        return replace(row, p_value=0.001, null_mean=26.0 if step >= 8 else 12.0) if row.metric == "d_eff" else row
+
+    row = rows_of(planted(tmp_path / "c", above_at_first), "lower-dimensionality")[0]
+    assert (row.verdict, row.emerged, row.emerged_after) == (SUPPORTED, 8, 4)
+
+
+def test_a_raised_common_top_contradicts_only_with_its_shape_p(tmp_path: Path) -> None:
+    def change(row: Metric, step: int) -> Metric:
+        row = edit("shape_p_value", "common", value=0.001, p_value=0.001)(row, step) or row
+        return edit("excess", "common", value=0.6, ci_low=0.4, ci_high=0.8)(row, step) or row
+
+    found, why = verdict(tmp_path / "run", "no-plateau-common", change)
+    assert found == CONTRADICTED and why == "excess of the top, ln units: the 95 % interval lies above 0.223"
+
+
+def test_a_plateau_of_another_size_counts_only_where_there_is_a_plateau(tmp_path: Path) -> None:
+    def change(row: Metric, step: int) -> Metric:
+        row = edit("plateau_fraction", value=0.1)(row, step) or row
+        return edit("shape_p_value", "rare", value=0.3, p_value=0.3)(row, step) or row
+
+    found, why = verdict(tmp_path / "run", "plateau-size", change)
+    assert found == UNDETERMINED and "lies above" in why and "but largest shape p" in why
+
+
+def test_the_fall_of_alpha_is_not_the_fall_of_every_sets(tmp_path: Path) -> None:
+    def all_fall(row: Metric, step: int) -> Metric:
+        return replace(row, null_mean=row.value) if row.metric == "hill_alpha_half" else row
+
+    found, why = verdict(tmp_path / "all", "tail-grows", all_fall)
+    assert found == UNDETERMINED and why.startswith("slope of ln(α / mean of matched sets)")
+
+    def rises(row: Metric, step: int) -> Metric:
+        return replace(row, value=1.0 + 0.1 * math.log1p(step)) if row.metric == "hill_alpha_half" else row
+
+    assert verdict(tmp_path / "rises", "tail-grows", rises) == (
+        CONTRADICTED, "slope of ln α: the 95 % interval lies above 0",
+    )  # fmt: skip
+    few = rows_of(planted(tmp_path / "few", steps=(0, 1, 2, 4)), "tail-grows")[0]
+    assert few.verdict == UNDETERMINED and "4 defined steps, too few" in few.reason
+
+
+PLATEAU_CLAIMS = ("lower-dimensionality", "no-modular-cluster", "single-head-small", "layer-effect", "heavy-tailed",
+                  "tail-grows")  # fmt: skip
+
+
+def no_plateau(row: Metric, step: int) -> Metric:
+    if row.group != "plateau":
+        return row
+    return replace(row, value=None, null=None, null_mean=None, null_sd=None, p_value=None, ci_low=None, ci_high=None,
+                   reason="no neuron is a member in more than half of the draws")  # fmt: skip
+
+
+def test_without_a_plateau_its_claims_stay_open_beside_the_top(tmp_path: Path) -> None:
+    rows = scorecard(planted(tmp_path / "run", no_plateau))
+    full = scorecard(planted(tmp_path / "full"))
+    for row, whole in zip(rows, full, strict=True):
+        if row.claim not in PLATEAU_CLAIMS:
+            assert row == whole
+            continue
+        assert (row.verdict, row.group, row.emerged) == (UNDETERMINED, "top", None)
+        assert "undefined for the plateau (no neuron is a member in more than half of the draws)" in row.reason
+        assert row.reason.endswith("shown is the top 1 % (at least 32 neurons), which would be supported")
+        assert row.checks[0].value == whole.checks[0].value
+    worse = planted(tmp_path / "worse", lambda r, s: no_plateau(edit("d_eff", null_mean=12.0)(r, s) or r, s))
+    row = rows_of(worse, "lower-dimensionality")[0]
+    assert row.verdict == UNDETERMINED and row.reason.endswith("would be contradicted")
+
+
+def test_an_analysis_not_asked_for_leaves_its_claims_open(tmp_path: Path) -> None:
+    rows = scorecard(planted(tmp_path / "run", lambda row, step: None if row.analysis == "routing" else row))
+    for row in rows:
+        if row.claim in ("attention-alike", "no-gini-difference", "single-head-small", "layer-effect"):
+            assert (row.verdict, row.emerged) == (UNDETERMINED, None)
+            assert "the analysis routing was not asked for" in row.reason and row.group in (None, "plateau")
+            assert row.emergence_reason == "undefined at every step"
+        else:
+            assert row.verdict == SUPPORTED
+
+
+def test_a_structural_zero_is_open_with_its_reason(tmp_path: Path) -> None:
+    def change(row: Metric, step: int) -> Metric:
+        if row.metric in ("head_effect_max", "layer_effect") and row.layer == FINAL:
+            return replace(row, value=None, ci_low=None, ci_high=None, reason="structural")
+        return row
+
+    earlier, final = rows_of(planted(tmp_path / "run", change), "single-head-small")
+    assert earlier.verdict == SUPPORTED
+    assert (final.verdict, final.group, final.checks[0].value) == (UNDETERMINED, "plateau", None)
+    assert final.reason == "largest effect of a head: structural"
+
+
+def test_a_gated_mlps_matrices_are_judged_each_for_itself(tmp_path: Path) -> None:
+    def gated(row: Metric, step: int) -> list[Metric]:
+        if row.metric != "hill_alpha_half":
+            return [row]
+        up = replace(row, metric="hill_alpha_half_up", value=5.0, ci_low=4.0, ci_high=6.0)
+        return [replace(row, metric="hill_alpha_half_gate"), up]
+
+    run = open_run(tmp_path / "run", {**manifest(), "left_out": {}})
+    for step in STEPS:
+        frame = metric_frame([new for row in measured(step) for new in gated(row, step)], step, step)
+        empty = pl.DataFrame({"step": [step]})
+        write_step(run, step, Checkpoint(step, run.path, f"step{step}", None, {}), StepTables(frame, empty, empty))
+    gate, up = rows_of(run, "heavy-tailed")
+    assert (gate.matrix, gate.verdict, up.matrix, up.verdict) == ("gate", SUPPORTED, "up", CONTRADICTED)
+    assert gate.checks[0].metric == "hill_alpha_half_gate" and up.checks[0].value == 5.0
+    assert [r.matrix for r in rows_of(run, "tail-grows")] == ["gate", "up"]
+
+
+def test_what_the_store_lacks_is_said(tmp_path: Path) -> None:
+    no_interval = edit("profile_r", ci_low=None, ci_high=None)
+    assert verdict(tmp_path / "a", "attention-alike", no_interval)[1] == "Pearson r of profiles: no interval is stored"
+    no_null = edit(
+        "d_eff", where={"null": "selected"}, p_value=None, null_mean=None, reason="there are no pseudo-classes"
+    )
+    found = verdict(tmp_path / "b", "lower-dimensionality", no_null)
+    assert found == (UNDETERMINED, "d_eff: there are no pseudo-classes")
+    unstored = verdict(tmp_path / "c", "lower-dimensionality",
+                       lambda r, s: None if r.metric == "d_eff" and r.null == "selected" else r)  # fmt: skip
+    assert unstored == (UNDETERMINED, "d_eff: its null (selected) is not stored")
+
+    def both_layers_as_one(row: Metric, step: int) -> Metric:
+        return replace(row, layer=FINAL, value=row.layer) if row.metric == "gini_difference" else row
+
+    twice = verdict(tmp_path / "d", "no-gini-difference", both_layers_as_one)
+    assert twice[0] == UNDETERMINED and "holds 2 rows of routing/gini_difference with different value" in twice[1]
+    last_only = verdict(tmp_path / "e", "no-gini-difference",
+                        lambda r, s: None if r.metric == "gini_difference" and s == 64 else r)  # fmt: skip
+    assert last_only == (UNDETERMINED, "difference of Gini coefficients: not measured at this step")
+
+
+def test_the_last_sound_step_counts(tmp_path: Path) -> None:
+    change = edit("layer_effect", value=0.0, ci_low=-0.01, ci_high=0.01)
+    run = planted(
+        tmp_path / "run",
+        lambda row, step: change(row, step) if step == 64 else row,
+        left_out={"64": "it holds the same weights as step 0"},
+    )
+    row = rows_of(run, "layer-effect")[0]
+    assert (row.verdict, row.step) == (SUPPORTED, 32)
+    few = planted(tmp_path / "few", steps=(0, 1, 64), left_out={"64": "why"})
+    with pytest.raises(InputError, match="fewer than 3 distinct steps"):
+        scorecard(few)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(-0.2, 0.2), st.floats(0.0005, 0.2), st.floats(0.0005, 0.2))
+def test_a_wider_interval_never_decides_more(
+    tmp_path_factory: pytest.TempPathFactory, value: float, left: float, right: float
+) -> None:
+    def at(scale: float) -> str:
+        ends = {"ci_low": value - scale * left, "ci_high": value + scale * right}
+
+        def change(row: Metric, step: int) -> Metric | None:
+            return replace(row, value=value, **ends) if row.metric == "gini_difference" else None
+
+        run = planted(tmp_path_factory.mktemp("x") / "run", change, steps=(0, 1, 2))
+        return scorecard(run, tuple(c for c in CLAIMS if c.name == "no-gini-difference"))[0].verdict
+
+    narrow, wide = at(1.0), at(2.0)
+    assert wide in (narrow, UNDETERMINED)
+    if narrow == SUPPORTED:
+        assert abs(value) < 0.02
+    if narrow == CONTRADICTED:
+        assert abs(value) > 0.02
+
+
+def test_the_command_prints_and_stores_the_scorecard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = planted(tmp_path / "run", no_plateau)
+    text = io.StringIO()
+    rows = claims(run.path, False, Console(file=text, width=200))
+    shown = text.getvalue()
+    assert rows == scorecard(run)
+    assert "Claims at step 64" in shown and "layer-effect, layer 4" in shown and "supported" in shown
+    assert "0.89 (0.86 to 0.92)" in shown and "null: resampling 0.99 ± 0.002 p 0.01" in shown
+    assert "since 4" in shown and "(after 2)" in shown
+    assert "which would be supported" in shown and "shape p 0.001" in shown
+    stored = pl.read_parquet(run.path / "claims.parquet")
+    assert dict(stored.schema) == CLAIM_SCHEMA and stored.height == sum(len(r.checks) for r in rows)
+    assert pl.read_parquet_metadata(run.path / "claims.parquet")["config_digest"] == run.digest
+    first = stored.filter(pl.col("check") == 0)
+    assert first["verdict"].to_list() == [r.verdict for r in rows]
+    claims(run.path, True, Console(file=io.StringIO()))
+    listed = json.loads(capsys.readouterr().out)
+    assert listed == json.loads(json.dumps(as_json(rows))) and isinstance(listed, list)
+    assert listed[0]["claim"] == "three-regimes-rare" and listed[0]["checks"][0]["margin_low"] == 0.0
+    assert not list(run.path.glob(".*aside"))
+
+
+def test_a_scorecard_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = planted(tmp_path / "run")
+    claims(run.path, False, Console(file=io.StringIO()))
+    before = (run.path / "claims.parquet").read_bytes()
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    with pytest.raises(InputError, match="No space left"):
+        claims(run.path, False, Console(file=io.StringIO()))
+    assert (run.path / "claims.parquet").read_bytes() == before
+    with pytest.raises(InputError, match="not an rtdyn run"):
+        claims(tmp_path, False, Console(file=io.StringIO()))
+    assert claim_frame([]).schema == pl.Schema(CLAIM_SCHEMA)
+    print_claims([], Console(file=io.StringIO()))
+
+
+def test_the_bundled_checkpoints_give_an_open_scorecard_without_the_analyses(
+    captured: Callable[[int], Capture], tmp_path: Path
+) -> None:
+    run = open_run(tmp_path / "run", {**manifest(), "left_out": {}})
+    for step in (1, 512, 4000):
+        frame = metric_frame(loss_metrics(captured(step), 256), step, step)
+        empty = pl.DataFrame({"step": [step]})
+        write_step(run, step, Checkpoint(step, run.path, f"step{step}", None, {}), StepTables(frame, empty, empty))
+    rows = scorecard(run)
+    assert {row.verdict for row in rows} == {UNDETERMINED} and all(row.emerged is None for row in rows)
+    assert all("was not asked for" in row.reason for row in rows)

@@ -1,0 +1,169 @@
+"""Every family against hooks on transformers' own model: capture, closed form and all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from analyses.influence.test_ablation import all_deltas
+from torch import Tensor
+
+from rtdyn.capture.forward_pass import capture
+from rtdyn.checkpoints.tensors import read_final_mlp
+from rtdyn.errors import InputError
+from rtdyn.model.families import FAMILIES, anatomy, check_family
+from rtdyn.text.positions import ClassPositions, MeasuredPositions
+from rtdyn.text.windows import EvaluationSet
+
+SHAPE = {"vocab_size": 71, "attn_implementation": "eager"}
+GATED = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "max_position_embeddings": 32, "pad_token_id": None, **SHAPE}  # fmt: skip
+CONFIGS: dict[str, list[Any]] = {
+    "gpt_neox": [
+        transformers.GPTNeoXConfig(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+                                   max_position_embeddings=32, use_parallel_residual=parallel, **SHAPE)
+        for parallel in (True, False)
+    ],
+    "gpt2": [transformers.GPT2Config(n_embd=24, n_inner=40, n_layer=2, n_head=4, n_positions=32, **SHAPE)],
+    "llama": [
+        transformers.LlamaConfig(num_key_value_heads=2, tie_word_embeddings=tied, **GATED) for tied in (True, False)
+    ],
+    "olmo": [transformers.OlmoConfig(tie_word_embeddings=False, **GATED)],
+    "olmo2": [transformers.Olmo2Config(num_key_value_heads=2, tie_word_embeddings=False, **GATED)],
+}  # fmt: skip
+CASES = [
+    pytest.param(config, id=f"{name}-{i}") for name, configs in CONFIGS.items() for i, config in enumerate(configs)
+]
+
+
+def random_model(config: Any) -> Any:
+    """A model whose weights, norms included, are far from their initial values."""
+    torch.manual_seed(3)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        parameter.copy_(torch.randn_like(parameter) * 0.3 + (1.0 if "norm" in name or "ln_" in name else 0.0))
+    return model
+
+
+def text() -> tuple[EvaluationSet, MeasuredPositions]:
+    windows = np.random.default_rng(0).integers(3, 71, size=(3, 16)).astype(np.int32)
+    kept = np.zeros_like(windows, dtype=bool)
+    kept[:, 3:-1] = True
+    flat = np.flatnonzero(kept.ravel())
+    evaluation = EvaluationSet(windows, np.zeros(3, dtype=np.int32), kept, "")
+    target = evaluation.targets.ravel()[flat].astype(np.int64)
+    return evaluation, MeasuredPositions(
+        flat, flat // 16, flat % 16, target, (ClassPositions("rare", len(flat), flat),)
+    )
+
+
+def hooked_losses(model: Any, evaluation: EvaluationSet, positions: MeasuredPositions, change: Any) -> Tensor:
+    """Loss at the measured positions with the final MLP's activations passed through `change`."""
+    handle = anatomy(model).mlp_output.register_forward_pre_hook(lambda module, inputs: (change(inputs[0].clone()),))
+    logits = model(torch.from_numpy(evaluation.windows.astype(np.int64))).logits
+    handle.remove()
+    chosen = logits[positions.window, positions.query]
+    return torch.nn.functional.cross_entropy(chosen, torch.from_numpy(positions.target), reduction="none")
+
+
+@pytest.mark.parametrize("config", CASES)
+def test_all_deltas_match_hooks_on_the_real_model(config: Any) -> None:
+    model = random_model(config)
+    evaluation, positions = text()
+    captured = capture(model, evaluation, positions)
+    blocks = {tolerance: all_deltas(captured, tolerance) for tolerance in (0.0, 1e-5, 1.0)}
+    model.double()
+    before = hooked_losses(model, evaluation, positions, lambda a: a)
+
+    def ablated(neuron: int) -> Tensor:
+        def change(a: Tensor) -> Tensor:
+            a[..., neuron] = captured.moments.mean[neuron]
+            return a
+
+        return hooked_losses(model, evaluation, positions, change) - before
+
+    expected = torch.stack([ablated(i) for i in range(40)], dim=1)
+    assert expected.abs().max() > 1e-2
+    # the capture itself is a float32 forward pass: its own error comes on top of the certified one
+    assert (blocks[0.0].delta - expected).abs().max() < 2e-5 * (1 + expected.abs().max())
+    for block in blocks.values():
+        slack = 2e-5 * (1 + expected.abs())
+        assert ((block.delta - expected).abs() <= block.half_width + block.rounding + slack).all()
+
+
+@pytest.mark.parametrize("config", CASES)
+def test_readout_rebuilds_the_logits_and_attention_is_seen(config: Any) -> None:
+    model = random_model(config)
+    evaluation, positions = text()
+    captured = capture(model, evaluation, positions, attention=True)
+    logits = model(torch.from_numpy(evaluation.windows.astype(np.int64))).logits[positions.window, positions.query]
+    readout = captured.anatomy.readout
+    r = captured.residual
+    x = r - r.mean(1, keepdim=True) if readout.centred else r
+    normed = readout.gain * x / (x.square().mean(1, keepdim=True) + readout.epsilon).sqrt() + readout.shift
+    torch.testing.assert_close(normed @ readout.unembedding.T, logits, atol=1e-4, rtol=1e-4)
+    assert captured.attention is not None and captured.attention.shape == (len(positions.flat), 2, 4, 16)
+    torch.testing.assert_close(captured.attention.sum(-1), torch.ones(len(positions.flat), 2, 4))
+
+
+@pytest.mark.parametrize("config", CASES)
+def test_input_rows_give_the_activations_and_blocks_are_the_last_two(config: Any) -> None:
+    model = random_model(config)
+    parts = anatomy(model)
+    mlp = next(m for name, m in model.named_modules() if name.endswith(f"{parts.layer}.mlp"))
+    seen: dict[str, Tensor] = {}
+    handles = [
+        mlp.register_forward_pre_hook(lambda module, inputs: seen.update(x=inputs[0])),
+        parts.mlp_output.register_forward_pre_hook(lambda module, inputs: seen.update(a=inputs[0])),
+        *(b.attention_output.register_forward_pre_hook(lambda m, i, k=k: seen.update({f"z{k}": i[0]}))
+          for k, b in enumerate(parts.blocks)),
+    ]  # fmt: skip
+    model(torch.arange(3, 19)[None])
+    for handle in handles:
+        handle.remove()
+    x = seen["x"]
+    if set(parts.input_rows) == {"gate", "up"}:
+        expected = mlp.act_fn(x @ parts.input_rows["gate"].T) * (x @ parts.input_rows["up"].T)
+    else:
+        bias = {"gpt_neox": "dense_h_to_4h", "gpt2": "c_fc"}[config.model_type]
+        expected = mlp.act(x @ parts.input_rows["in"].T + getattr(mlp, bias).bias)
+    assert all(rows.shape == (40, 24) for rows in parts.input_rows.values())
+    torch.testing.assert_close(seen["a"], expected)
+    assert len(parts.blocks) == len(parts.attentions) == 2
+    for k, (block, attention) in enumerate(zip(parts.blocks, parts.attentions, strict=True)):
+        assert attention in block.module.modules() and block.attention_output in attention.modules()
+        assert (block.heads, block.head_size) == (4, 6) and seen[f"z{k}"].shape[-1] == 24
+    assert parts.mlp_output in parts.blocks[-1].module.modules()
+
+
+def test_every_listed_family_is_tested_and_others_are_refused() -> None:
+    assert set(CONFIGS) == set(FAMILIES)
+    for name in ("mamba", "gemma2", "None"):
+        with pytest.raises(InputError, match=f"'{name}', which is not supported"):
+            check_family(name, "here")
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["with head", "without head"])
+@pytest.mark.parametrize("config", CASES)
+def test_the_final_mlp_is_found_in_the_files_as_in_the_model(config: Any, whole: bool, tmp_path: Path) -> None:
+    model = random_model(config)
+    (model if whole else model.base_model).save_pretrained(tmp_path, max_shard_size="8KB")
+    mlp, inputs, output = read_final_mlp(tmp_path)
+    parts = anatomy(model)
+    assert mlp.layer == parts.layer
+    assert torch.equal(output, parts.output_rows)
+    assert inputs.keys() == parts.input_rows.keys()
+    assert all(torch.equal(rows, parts.input_rows[name]) for name, rows in inputs.items())
+
+
+def test_files_without_the_final_mlp_are_refused(tmp_path: Path) -> None:
+    random_model(CONFIGS["gpt2"][0]).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "n_layer": 9}))
+    with pytest.raises(InputError, match=r"holds no transformer\.h\.8\.mlp\.c_fc\.weight"):
+        read_final_mlp(tmp_path)

@@ -1,0 +1,191 @@
+"""Suites, step specifications, and the sentences that a typo earns."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rtdyn.errors import InputError, UsageError
+from rtdyn.suites.find import find_suite, load_suites
+from rtdyn.suites.steps import parse_steps
+
+PYTHIA_STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *range(1000, 143001, 1000))
+
+
+def test_every_pythia_suite_is_there() -> None:
+    suites = load_suites()
+    sizes = ["14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b"]
+    names = {f"pythia-{s}" for s in sizes}
+    names |= {f"pythia-{s}{tail}" for s in sizes[2:] for tail in ("-deduped", "-v0", "-deduped-v0")}
+    names |= {f"pythia-{s}-seed{k}" for s in sizes[:5] for k in range(1, 10)}
+    names |= {f"pythia-160m-{what}-seed{k}" for what in ("data", "weight") for k in (1, 2, 3)}
+    assert names == {name for name in suites if name.startswith("pythia")}
+    for name in names:
+        assert suites[name].repo == f"EleutherAI/{name}"
+        assert suites[name].family == "gpt_neox"
+        assert suites[name].tokens_per_step == 2_097_152
+        assert suites[name].steps == (PYTHIA_STEPS[11:] if name.endswith("-v0") else PYTHIA_STEPS)
+    assert suites["pythia-1.4b"].revision_of(143000) == "step143000"
+    assert suites["pythia-1.4b"].tokens_seen(143000) == 299_892_736_000
+
+
+def test_stanfords_gpt2_runs_have_their_schedule() -> None:
+    runs = [suite for suite in load_suites().values() if suite.family == "gpt2"]
+    assert len(runs) == 10
+    expected = (*range(10, 100, 10), *range(100, 2000, 50), *range(2000, 20000, 100), *range(20000, 400001, 1000))
+    for suite in runs:
+        assert suite.repo == f"stanford-crfm/{suite.name}"
+        assert suite.steps == expected
+        assert suite.revision_of(400000) == "checkpoint-400000"
+        assert suite.tokens_seen(400000) is None
+
+
+def test_known_defects_are_those_of_their_sources() -> None:
+    suites = load_suites()
+    final = [d for d in suites["pythia-2.8b"].defects if d.kind == "final-weights"]
+    assert [len(d.steps) for d in final] == [76, 10]
+    assert not set(final[0].steps) & set(final[1].steps)
+    sound = set(PYTHIA_STEPS) - set(final[0].steps) - set(final[1].steps)
+    assert len(sound) == 154 - 86 and 66000 in sound and 143000 not in sound
+    assert [d.belongs_to for d in suites["pythia-70m"].defects] == [0]
+    assert suites["pythia-410m-seed9"].defects[0].steps == (40000,)
+    for suite in suites.values():
+        for defect in suite.defects:
+            assert set(defect.steps) <= set(suite.steps)
+            assert defect.source.startswith("https://github.com/EleutherAI/pythia/issues/")
+
+
+def test_name_repository_and_folder_find_a_suite(tiny_folder: Path) -> None:
+    suites = load_suites()
+    assert find_suite("EleutherAI/pythia-1.4b", suites) is find_suite("pythia-1.4b", suites)
+    folder = find_suite(str(tiny_folder), suites)
+    assert folder.steps == suites["tiny"].steps and folder.repo is None and folder.tokens_seen(1) is None
+    assert folder.frequencies == "token_counts.npy"
+
+
+def test_an_unknown_model_is_met_with_near_matches() -> None:
+    with pytest.raises(UsageError, match=r"did you mean .*pythia-1\.4b.*rtdyn models"):
+        find_suite("pythia-1.4B", load_suites())
+
+
+def test_a_folder_without_steps_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no step\*/ folders"):
+        find_suite(str(tmp_path), load_suites())
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("all", PYTHIA_STEPS),
+        ("last", (143000,)),
+        ("0,1,512,143000", (0, 1, 512, 143000)),
+        ("1000:143000:1000", PYTHIA_STEPS[11:]),
+        ("1000:9000:4000", (1000, 5000, 9000)),
+        ("1:512", PYTHIA_STEPS[1:11]),
+        ("last, 4, 2000:4000:2000,4", (4, 2000, 4000, 143000)),
+        (
+            "log",
+            (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 4000, 8000, 16000, 33000, 66000, 131000, 143000),
+        ),
+    ],
+)
+def test_step_specifications(spec: str, expected: tuple[int, ...]) -> None:
+    assert parse_steps(spec, PYTHIA_STEPS) == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("3", "nearest are 2 and 4"),
+        ("143001", "not in the suite's schedule"),
+        ("alll", "cannot read 'alll'"),
+        ("", "cannot read ''"),
+        ("1,,2", "cannot read ''"),
+        ("-1", "cannot read"),
+        ("1.5", "cannot read"),
+        ("2000:1000", "holds no step"),
+        ("1000:2000:0", "at least 1"),
+    ],
+)
+def test_wrong_step_specifications_are_refused(spec: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_steps(spec, PYTHIA_STEPS)
+
+
+def write(tmp_path: Path, **changes: object) -> Path:
+    """A user's suites file with one sound suite, changed as asked."""
+    entry = {"path": "here", "revision": "step{step}", "schedule": "short", "family": "gpt_neox"}
+    data = {"schedules": {"short": "0,10:30:10"}, "suites": {"mine": {**entry, **changes}}}
+    file = tmp_path / "suites.yaml"
+    file.write_text(yaml.safe_dump(data))
+    return file
+
+
+def test_a_users_file_adds_suites_relative_to_itself(tmp_path: Path) -> None:
+    suites = load_suites(write(tmp_path))
+    assert suites["mine"].steps == (0, 10, 20, 30) and suites["mine"].path == tmp_path / "here"
+    assert "pythia-70m" in suites
+    assert load_suites(write(tmp_path, schedule="pythia"))["mine"].steps == PYTHIA_STEPS
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"revison": "x"}, "unknown key 'revison'; did you mean revision"),
+        ({"schedule": "pythai"}, "unknown schedule 'pythai'; did you mean pythia"),
+        ({"revision": "main"}, r"must contain \{step\}"),
+        ({"repo": "a/b"}, "either a path or a repo"),
+        ({"tokens_per_step": "many"}, "positive whole number"),
+        ({"corpus": "king-jams"}, "did you mean king-james"),
+        ({"revision": "step{step}-{other}"}, "no other placeholder"),
+        ({"path": 5}, "path must be text"),
+        ({"for": {"size": ["a"]}}, "placeholders"),
+    ],
+)
+def test_a_typo_in_a_suites_file_is_one_sentence(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load_suites(write(tmp_path, **changes))
+    assert "suites.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("suites: [", "not valid YAML"),
+        ("just words", "top level must be a mapping"),
+        ("suite: {}", "did you mean suites"),
+        ("suites: {70: {}}", "must be text"),
+        ("suites: {'a{}': {path: x, revision: 'step{step}', schedule: tiny}}", "placeholder"),
+        ("schedules: {s: '5:1:1'}", "holds no step"),
+        ("schedules: {s: 10:30:10}", "put it in quotes"),
+        ("defects: 5", "must be a list"),
+        ("defects:\n- {suites: tiny, steps: '1', kind: missing, note: n, source: s}", "list of names"),
+        ("defects:\n- {suites: [tiny], steps: '1', kind: 5, note: n, source: s}", "unknown kind 5"),
+        ("schedules: {a: '1-3'}\nsuites: {}", "step list that cannot be read"),
+        ("defects:\n- {suites: [tinny], steps: '1', kind: missing, note: n, source: s}", "matches none"),
+        ("defects:\n- {suites: [tiny], steps: '1', kind: gone, note: n, source: s}", "unknown kind 'gone'"),
+        ("defects:\n- {suites: [tiny], steps: '1', kind: missing}", "lacks note, source"),
+    ],
+)
+def test_a_malformed_suites_file_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "suites.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_suites(file)
+
+
+def test_a_missing_suites_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read the suites file"):
+        load_suites(tmp_path / "none.yaml")
+
+
+def test_pythia_counts_the_data_it_was_trained_on_at_a_fixed_commit() -> None:
+    suites = load_suites()
+    for name, suite in suites.items():
+        if name.startswith("pythia-"):
+            kind = "deduped" if "deduped" in name else "standard"
+            pinned = f"hf://datasets/EleutherAI/pile-{kind}-pythia-preshuffled@[0-9a-f]{{40}}/document-[*].bin"
+            assert re.fullmatch(pinned, suite.frequencies), name

@@ -1,0 +1,165 @@
+"""Rows of groups: numbers are means over both halves, by brute force; a row a null; a reason where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import networkx as nx
+import numpy as np
+import pytest
+
+from rtdyn.analyses.groups.choose import Group, window_halves
+from rtdyn.analyses.groups.nulls import MATCHED, RANDOM, SELECTED
+from rtdyn.capture.forward_pass import Capture
+from rtdyn.store.schema import Metric
+from rtdyn.tables import groups as group_tables
+from rtdyn.tables.groups import dimensionality_metrics, matching_metrics, modularity_metrics
+from rtdyn.tables.heavytail import heavytail_metrics
+
+LAYER = 5
+MEMBERS = (np.arange(0, 14), np.arange(100, 114))
+DRAWS = 19
+
+
+@pytest.fixture(scope="module")
+def one(captured: Callable[[int], Capture]) -> Capture:
+    return captured(64)
+
+
+@pytest.fixture(scope="module")
+def halves(one: Capture) -> np.ndarray:
+    return window_halves(np.arange(one.positions.window.max() + 1))
+
+
+@pytest.fixture(scope="module")
+def groups() -> dict[str, Group | str]:
+    rng = np.random.default_rng(0)
+    drawn = [np.stack([np.sort(rng.choice(512, 14, replace=False)) for _ in range(DRAWS)]) for _ in range(2)]
+    sets = {RANDOM: (drawn[0], drawn[1]), SELECTED: "there are no pseudo-classes"}
+    three = (np.arange(3), np.arange(7, 10))
+    return {
+        "fourteen": Group("fourteen", MEMBERS, sets, 0.25, 0.0),
+        "three": Group("three", three, {MATCHED: tuple(np.repeat(m[None], DRAWS, 0) for m in three)}, 1.0, 0.0),
+        "nobody": "no neuron on one half of the windows",
+    }
+
+
+def activations(one: Capture, halves: np.ndarray, half: int) -> np.ndarray:
+    return one.activations[halves[one.positions.window] == half].double().numpy()
+
+
+def rows_of(rows: list[Metric], metric: str, group: str) -> dict[str | None, Metric]:
+    found = [row for row in rows if (row.metric, row.group) == (metric, group)]
+    assert len({row.null for row in found}) == len(found) > 0
+    assert all(row.layer == LAYER and row.token_class == "rare" for row in found)
+    return {row.null: row for row in found}
+
+
+def assert_beside_nulls(rows: list[Metric], metric: str, value: float, drawn: np.ndarray | None = None) -> None:
+    """Of `fourteen`: the value in each row, its random null with mean and p, and why it has no selected one."""
+    found = rows_of(rows, metric, "fourteen")
+    assert set(found) == {RANDOM, SELECTED}, found
+    for row in found.values():
+        assert row.value == pytest.approx(value, rel=1e-5) and row.n == 14
+    assert found[SELECTED].reason == "there are no pseudo-classes" and found[SELECTED].p_value is None
+    assert found[RANDOM].reason is None and 2 / (DRAWS + 1) <= found[RANDOM].p_value <= 1
+    if drawn is not None:
+        assert found[RANDOM].null_mean == pytest.approx(drawn.mean(), rel=1e-5)
+        assert found[RANDOM].null_sd == pytest.approx(drawn.std(ddof=1), rel=1e-4)
+        least = min((drawn <= value).sum(), (drawn >= value).sum())
+        assert found[RANDOM].p_value == pytest.approx(min(1, 2 * (1 + least) / (DRAWS + 1)))
+
+
+def crossed(statistic: Callable[[int, np.ndarray], float], sets: tuple[np.ndarray, np.ndarray]) -> float:
+    """What each half chose, measured on the other."""
+    return (statistic(1, sets[0]) + statistic(0, sets[1])) / 2
+
+
+def over_draws(statistic: Callable[[int, np.ndarray], float], group: Group | str) -> np.ndarray:
+    assert isinstance(group, Group)
+    first, second = group.sets[RANDOM]
+    assert not isinstance(first, str) and not isinstance(second, str)
+    return np.array([crossed(statistic, pair) for pair in zip(first, second, strict=True)])
+
+
+def test_dimensionality_is_that_of_each_halfs_choice_on_the_other(
+    one: Capture, halves: np.ndarray, groups: dict[str, Group | str]
+) -> None:
+    rows = dimensionality_metrics(one, halves, groups, LAYER)
+
+    def spectrum(half: int, members: np.ndarray) -> np.ndarray:
+        return np.linalg.eigvalsh(np.corrcoef(activations(one, halves, half)[:, members].T))[::-1]
+
+    def participation(half: int, members: np.ndarray) -> float:
+        values = spectrum(half, members)
+        return values.sum() ** 2 / (values**2).sum()
+
+    def d_eff(half: int, members: np.ndarray) -> float:
+        values = spectrum(half, members)
+        return 1 + np.searchsorted(np.cumsum(values), 0.95 * values.sum())
+
+    for metric, statistic in (("participation_ratio", participation), ("d_eff", d_eff)):
+        assert_beside_nulls(rows, metric, crossed(statistic, MEMBERS), over_draws(statistic, groups["fourteen"]))
+    assert rows_of(rows, "d_eff", "nobody")[None].reason == groups["nobody"]
+
+
+def test_correlations_and_communities_are_those_of_numpy_and_networkx(
+    one: Capture, halves: np.ndarray, groups: dict[str, Group | str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = modularity_metrics(one, halves, groups, 0, LAYER)
+    with np.errstate(invalid="ignore"):
+        r = [np.corrcoef(activations(one, halves, half).T) for half in (0, 1)]
+
+    def within(half: int, members: np.ndarray) -> float:
+        return np.nanmean(r[half][np.ix_(members, members)][np.triu_indices(len(members), 1)])
+
+    def segregation(half: int, members: np.ndarray) -> float:
+        weights = np.nan_to_num(np.abs(r[half])) * (np.abs(r[half]) >= 0.3) * (1 - np.eye(512))
+        graph = nx.from_numpy_array(weights)
+        return nx.community.modularity(graph, [set(members), set(range(512)) - set(members)])
+
+    assert_beside_nulls(rows, "correlation_within", crossed(within, MEMBERS), over_draws(within, groups["fourteen"]))
+    assert_beside_nulls(rows, "segregation_q", crossed(segregation, MEMBERS))
+    q = rows_of(rows, "q_excess", "fourteen")[RANDOM]
+    assert q.value is not None and 0 < q.value < 1 and q.null_mean is not None
+    rewired = rows_of(rows, "q_threshold", "fourteen")["rewired"]
+    assert rewired.n == 14 and rewired.p_value is not None and 0.02 <= rewired.p_value <= 1
+    assert rows_of(rows, "q_excess", "three")[None].reason == "only 3 of the group's neurons vary"
+    assert rows_of(rows, "q_paper_code", "nobody")[None].reason == groups["nobody"]
+    for limit in ("LARGEST_GRAPH", "LARGEST_REWIRED"):
+        monkeypatch.setattr(group_tables, limit, 13)
+    rows = modularity_metrics(one, halves, groups, 0, LAYER)
+    for metric in ("q_excess", "q_threshold", "q_paper_code"):
+        assert rows_of(rows, metric, "fourteen")[None].reason == "a group of 14 neurons, over 13"
+
+
+def test_hill_is_that_of_the_weights_whatever_the_half(
+    one: Capture, groups: dict[str, Group | str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = heavytail_metrics(one, groups, LAYER, weightwatcher=False)
+    ((_, weights),) = one.anatomy.input_rows.items()
+
+    def tenth(half: int, members: np.ndarray) -> float:
+        values = np.linalg.eigvalsh(np.corrcoef(weights[members].double().numpy()))[::-1]
+        return 1 / np.log(values[0] / values[1])
+
+    metric = "hill_alpha_tenth"
+    assert_beside_nulls(rows, metric, crossed(tenth, MEMBERS), over_draws(tenth, groups["fourteen"]))
+    layers = {row.metric for row in rows if row.group is None}
+    assert layers == {"hill_alpha_tenth", "hill_alpha_half", "hill_alpha_least_ks"}
+    assert not any(row.metric.startswith("ww") for row in rows)
+    monkeypatch.setattr(group_tables, "LARGEST_SPECTRUM", 13)
+    rows = heavytail_metrics(one, groups, LAYER, weightwatcher=False)
+    assert rows_of(rows, metric, "fourteen")[None].reason == "a group of 14 neurons, over 13"
+
+
+def test_size_and_what_the_matched_sets_share_are_told(groups: dict[str, Group | str]) -> None:
+    rows = matching_metrics(groups, LAYER)
+    assert [(row.group, row.metric, row.value, row.reason) for row in rows] == [
+        ("fourteen", "size", 14, None),
+        ("fourteen", "matched_own_share", 0.25, None),
+        ("three", "size", 3, None),
+        ("three", "matched_own_share", 1.0, None),
+        ("nobody", "size", None, groups["nobody"]),
+        ("nobody", "matched_own_share", None, groups["nobody"]),
+    ]

@@ -1,0 +1,161 @@
+"""Documents, windows, and which positions count."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtdyn.errors import InputError
+from rtdyn.text import king_james
+from rtdyn.text.documents import encode, read_documents
+from rtdyn.text.tokenizer import Tokenizer, load_tokenizer
+from rtdyn.text.windows import EvaluationSet, pack
+
+BOS, EOS = 1, 2
+
+
+def never(tokens: int, window: np.ndarray, kept: np.ndarray) -> bool:
+    return False
+
+
+def packed(lengths: list[int], length: int, bos: int | None = BOS, eos: int | None = EOS) -> EvaluationSet:
+    documents = [(i, np.arange(100 * (i + 1), 100 * (i + 1) + n)) for i, n in enumerate(lengths)]
+    return pack(documents, length, bos, eos, never)
+
+
+def test_windows_join_documents_by_eos_and_begin_with_bos() -> None:
+    packed_set = packed([5, 4], 6)
+    assert packed_set.windows.tolist() == [[1, 100, 101, 102, 103, 104], [1, 2, 200, 201, 202, 203]]
+    assert packed_set.documents.tolist() == [0, 0]
+    assert packed_set.targets.tolist() == [[100, 101, 102, 103, 104, 0], [2, 200, 201, 202, 203, 0]]
+    assert packed([5, 4], 5, bos=None).windows.tolist() == [[100, 101, 102, 103, 104], [2, 200, 201, 202, 203]]
+    assert packed([6, 4], 5, bos=None, eos=None).windows.tolist() == [
+        [100, 101, 102, 103, 104],
+        [105, 200, 201, 202, 203],
+    ]
+
+
+def test_a_window_belongs_to_the_document_it_begins_in() -> None:
+    assert packed([9, 3, 30], 11).documents.tolist() == [0, 1, 2, 2]
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(8, 20), st.booleans())
+def test_packing_loses_only_an_incomplete_tail(lengths: list[int], length: int, with_bos: bool) -> None:
+    total = sum(lengths) + len(lengths)
+    body = length - with_bos
+    if total < body:
+        with pytest.raises(InputError, match="shorter than one window"):
+            packed(lengths, length, BOS if with_bos else None)
+        return
+    result = packed(lengths, length, BOS if with_bos else None)
+    stream = np.concatenate([[*range(100 * (i + 1), 100 * (i + 1) + n), EOS] for i, n in enumerate(lengths)])
+    body_tokens = result.windows[:, 1:] if with_bos else result.windows
+    assert (body_tokens.ravel() == stream[: body_tokens.size]).all()
+    assert 0 <= total - body_tokens.size < body
+
+
+def test_dropped_positions() -> None:
+    packed_set = packed([5, 20], 10)
+    window, kept = packed_set.windows[0], packed_set.kept[0]
+    assert window.tolist() == [1, 100, 101, 102, 103, 104, 2, 200, 201, 202]
+    # queries 0-2, the last, the query whose target is EOS (5), and EOS itself (6) are dropped
+    assert np.flatnonzero(kept).tolist() == [3, 4, 7, 8]
+
+
+def test_windows_stop_when_there_is_enough() -> None:
+    seen: list[int] = []
+
+    def after_two(tokens: int, window: np.ndarray, kept: np.ndarray) -> bool:
+        seen.append(tokens)
+        return tokens >= 20
+
+    assert len(pack([(0, np.arange(3, 500))], 10, BOS, EOS, after_two).windows) == 2
+    assert seen == [10, 20]
+
+
+def test_the_digest_depends_on_every_token() -> None:
+    one, same = packed([30], 10), packed([30], 10)
+    other = pack([(0, np.array([*range(100, 126), 7, 127, 128, 129]))], 10, BOS, EOS, never)
+    assert one.sha256 == same.sha256 != other.sha256
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_folder: Path) -> Tokenizer:
+    return load_tokenizer(tiny_folder)
+
+
+def test_encoding_orders_documents_by_seed_and_loses_none(tokenizer: Tokenizer) -> None:
+    documents = read_documents("king-james-held-out")
+    first = dict(encode(documents, tokenizer, seed=0))
+    second = dict(encode(documents, tokenizer, seed=1))
+    assert list(first) != list(second) and sorted(first) == sorted(second) == list(range(len(documents.texts)))
+    assert all((first[i] == second[i]).all() for i in first)
+    assert tokenizer.backend.decode(first[3]) == documents.texts[3]
+
+
+def test_training_and_held_out_chapters_share_nothing() -> None:
+    whole, held_out, training = king_james.chapters(), king_james.held_out_chapters(), king_james.training_chapters()
+    assert len(whole) == 1189 and len(held_out) == 237 and len(held_out) + len(training) == 1189
+    assert not set(held_out) & set(training)
+    assert held_out[0].startswith("This is the book of the generations of Adam.")
+    assert not any("[" in text for text in whole)
+
+
+def test_texts_are_read_from_all_forms(tmp_path: Path) -> None:
+    texts = ["first text", "second\ntext"]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": t, "n": 1}) for t in texts) + "\n\n")
+    pl.DataFrame({"text": texts}).write_parquet(tmp_path / "a.parquet")
+    pl.DataFrame({"body": texts}).write_parquet(tmp_path / "b.parquet")
+    (tmp_path / "a.txt").write_text(texts[0])
+    assert read_documents(str(tmp_path / "a.jsonl")).texts == tuple(texts)
+    assert read_documents(str(tmp_path / "a.parquet")).texts == tuple(texts)
+    assert read_documents(str(tmp_path / "b.parquet"), "body").texts == tuple(texts)
+    assert read_documents(str(tmp_path / "a.txt")).texts == (texts[0],)
+    digests = {read_documents(str(tmp_path / n)).sha256 for n in ("a.jsonl", "a.parquet")}
+    assert len(digests) == 1 and read_documents(str(tmp_path / "a.txt")).sha256 not in digests
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.txt", b"", "holds no text"),
+        ("blank.txt", b" \n\n", "holds no text"),
+        ("binary.txt", b"abc\x00def", "looks binary"),
+        ("latin.txt", "caf\xe9".encode("latin-1"), r"not UTF-8 text \(byte 3\)"),
+        ("bad.jsonl", b'{"text": "a"}\n{"text": ', "line 2: not JSON"),
+        ("field.jsonl", b'{"body": "a"}\n', "--text-field"),
+        ("list.jsonl", b"[1]\n", "--text-field"),
+        ("half.JSONL", b'{"text": "a\\ud800"}\n', "line 1: holds half of a surrogate"),
+        ("rows.json", b'[{"text": "a"}]', "is a .json file"),
+        ("bad.parquet", b"PAR1....", "not a readable Parquet"),
+    ],
+)
+def test_unusable_texts_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_documents(str(tmp_path / name))
+
+
+def test_missing_and_misnamed_texts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not there"):
+        read_documents(str(tmp_path / "none.txt"))
+    with pytest.raises(InputError, match="a folder"):
+        read_documents(str(tmp_path))
+    pl.DataFrame({"text": [1, 2]}).write_parquet(tmp_path / "n.parquet")
+    with pytest.raises(InputError, match="no text column"):
+        read_documents(str(tmp_path / "n.parquet"))
+
+
+def test_a_missing_or_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no tokenizer"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_tokenizer(tmp_path)

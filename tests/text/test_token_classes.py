@@ -1,0 +1,171 @@
+"""Ranks, bands, the elbow, and counts that cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtdyn.errors import InputError, UsageError
+from rtdyn.text.token_classes import ELBOW_WINDOW, classify, elbow
+from rtdyn.text.token_counts import TokenCounts, count_tokens, read_counts
+
+
+def counts_of(values: list[int] | np.ndarray) -> TokenCounts:
+    return TokenCounts(np.asarray(values, dtype=np.int64), "here", "digest")
+
+
+def test_ranks_descend_with_ties_by_id_and_padding_has_none() -> None:
+    classes = classify(counts_of([5, 9, 5, 0, 7]), ["0.5:1"], n_logits=8)
+    assert classes.rank.tolist() == [3, 1, 4, 5, 2, 0, 0, 0]
+
+
+def test_rare_is_the_least_frequent_fifteen_percent_of_seen_types() -> None:
+    values = np.concatenate([np.arange(1000, 0, -1), np.zeros(100)])
+    classes = classify(counts_of(values), ["paper-text"], n_logits=1200)
+    rare, common = classes.named("rare"), classes.named("common")
+    assert classes.end_rank == 1000 and "last type seen" in classes.end_reason
+    assert (rare.first, rare.last) == (850, 1000)
+    assert np.flatnonzero(rare.types).tolist() == list(range(850, 1000))
+    assert np.flatnonzero(common.types).tolist() == list(range(850))
+
+
+def test_paper_code_and_custom_bands_in_one_pass() -> None:
+    classes = classify(counts_of(np.arange(200, 0, -1)), ["paper-text", "paper-code", "mid=0.3:0.6", "0.5:0.9"], 200)
+    bands = {c.name: (c.first, c.last) for c in classes.classes}
+    assert bands == {
+        "rare": (170, 200), "paper_code": (30, 200), "mid": (60, 120), "band_0_5_0_9": (100, 180), "common": (0, 170),
+    }  # fmt: skip
+    assert classes.classes[0].name == "rare"
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(0, 50), min_size=30, max_size=200).filter(lambda v: len(set(v)) > 1 and sum(v) > 0))
+def test_every_type_is_in_a_class_or_beyond_the_band_and_classes_are_disjoint(values: list[int]) -> None:
+    try:
+        classes = classify(counts_of(values), ["paper-text"], len(values) + 5)
+    except UsageError:
+        assert sum(v > 0 for v in values) < 8
+        return
+    rare, common = classes.named("rare").types, classes.named("common").types
+    assert not (rare & common).any() and not (rare | common)[len(values) :].any()
+    assert (rare | common).sum() == classes.end_rank
+    frequencies = np.pad(values, (0, 5))
+    assert frequencies[rare].max() <= frequencies[common].min()
+
+
+def test_the_elbow_is_where_a_planted_curve_breaks() -> None:
+    ranks = np.arange(1, 50001)
+    log_f = 20 - np.log(ranks) - 30 * np.maximum(0, np.log(ranks / 45000))
+    found = elbow(np.exp(log_f))
+    assert found is not None and abs(found - 45000) <= 100
+
+
+def test_a_smooth_curve_and_a_small_vocabulary_have_no_elbow() -> None:
+    assert elbow(1e6 / np.arange(1, 10001)) is None
+    assert elbow(1e6 / np.arange(1, 5001)) is None
+
+
+def test_the_elbow_slopes_are_those_of_polyfit() -> None:
+    rng = np.random.default_rng(0)
+    f = np.sort(rng.lognormal(3, 2, size=7000))[::-1] * np.where(np.arange(7000) < 5000, 1, 1e-3)
+    x, y = np.log(np.arange(1, 7001)), np.log(f)
+    change = [
+        abs(
+            np.polyfit(x[i : i + ELBOW_WINDOW], y[i : i + ELBOW_WINDOW], 1)[0]
+            - np.polyfit(x[i - ELBOW_WINDOW : i], y[i - ELBOW_WINDOW : i], 1)[0]
+        )
+        for i in range(ELBOW_WINDOW, 7000 - ELBOW_WINDOW + 1)
+    ]
+    lower = [c if ELBOW_WINDOW + i >= 3500 else -1.0 for i, c in enumerate(change)]
+    best = int(np.argmax(lower))
+    expected = ELBOW_WINDOW + best if change[best] > np.mean(change) + 3 * np.std(change) else None
+    assert elbow(f) == expected
+
+
+@pytest.mark.parametrize(
+    ("bands", "message"),
+    [
+        (["0.9:0.5"], "empty or inverted"),
+        (["0.5:0.5"], "empty or inverted"),
+        (["0.5:1.2"], "empty or inverted"),
+        (["rarest"], "cannot read the band"),
+        (["0.5:0.50001"], "would hold no token type"),
+        (["0:0.5"], "'common'.*would hold no token type"),
+        (["x=0.5:0.9"], "first band is the class `rare`"),
+        (["paper-text", "common=0.1:0.2"], "two classes"),
+        (["paper-text", "a=0.1:0.2", "a=0.2:0.3"], "two classes"),
+        (["paper-text", "A b=0.1:0.2"], "lower-case"),
+        (["paper-text", "all=0.1:0.2"], "cannot be called"),
+        (["paper-text", "abs_rare=0.1:0.2"], "cannot be called"),
+        (["\u0660.5:0.9"], "cannot read the band"),
+    ],
+)
+def test_wrong_bands_are_refused(bands: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        classify(counts_of(np.arange(100, 0, -1)), bands, 100)
+
+
+def test_counts_longer_than_the_logits_are_refused() -> None:
+    with pytest.raises(InputError, match="100 entries but the model has 99 logits"):
+        classify(counts_of(np.arange(100, 0, -1)), ["paper-text"], 99)
+
+
+def test_counts_are_read_from_npy_and_parquet(tmp_path: Path) -> None:
+    values = np.array([4, 0, 7, 1])
+    np.save(tmp_path / "a.npy", values)
+    pl.DataFrame({"count": values}).write_parquet(tmp_path / "b.parquet")
+    pl.DataFrame({"token_id": [3, 0, 2], "count": [1, 4, 7]}).write_parquet(tmp_path / "c.parquet")
+    read = [read_counts(tmp_path / n) for n in ("a.npy", "b.parquet", "c.parquet")]
+    assert all(r.counts.tolist() == [4, 0, 7, 1] for r in read)
+    assert len({r.sha256 for r in read}) == 1
+    assert read[0].sha256 != read_counts_of(tmp_path, np.array([4, 0, 7, 2])).sha256
+
+
+def read_counts_of(tmp_path: Path, values: np.ndarray) -> TokenCounts:
+    np.save(tmp_path / "values.npy", values)
+    return read_counts(tmp_path / "values.npy")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([1, -2, 3]), r"negative number \(id 1\)"),
+        (np.array([3, 3, 3]), "all equal"),
+        (np.array([[1, 2], [3, 4]]), "one vector"),
+        (np.array([]), "one vector"),
+        (np.array([1.5, 2.0]), "whole numbers"),
+        (np.array([np.nan, 2.0]), "whole numbers"),
+        (np.array(["a", "b"]), "whole numbers"),
+        (np.array([np.inf, 2.0]), "whole numbers"),
+        (np.array([1j, 2.0]), "whole numbers"),
+        (np.array([2**63 + 1, 2], dtype=np.uint64), "whole numbers"),
+    ],
+)
+def test_unusable_counts_are_refused(tmp_path: Path, values: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_counts_of(tmp_path, values)
+
+
+def test_unreadable_counts_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY")
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1")
+    (tmp_path / "counts.csv").write_text("1,2")
+    pl.DataFrame({"n": [1]}).write_parquet(tmp_path / "other.parquet")
+    pl.DataFrame({"token_id": [1, 1], "count": [1, 2]}).write_parquet(tmp_path / "twice.parquet")
+    pl.DataFrame({"token_id": [1, 10**13], "count": [1, 2]}).write_parquet(tmp_path / "huge.parquet")
+    pl.DataFrame({"token_id": [1.0, 2.0], "count": [1, 2]}).write_parquet(tmp_path / "float.parquet")
+    for name, message in [("cut.npy", "cannot be read"), ("cut.parquet", "cannot be read"), ("counts.csv", "neither"),
+                          ("none.npy", "no counts file"), ("other.parquet", "no column `count`"),
+                          ("twice.parquet", "each id once"), ("huge.parquet", "each id once"),
+                          ("float.parquet", "must hold whole numbers")]:  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            read_counts(tmp_path / name)
+
+
+def test_counting_a_corpus() -> None:
+    assert count_tokens(np.array([1, 1, 3]), 5, "x").counts.tolist() == [0, 2, 0, 1, 0]

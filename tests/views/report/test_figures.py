@@ -1,0 +1,172 @@
+"""Figures of runs: each analysis for itself, steps that are left out, and figures in a notebook."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from support.synthetic import synthetic_run
+
+import rtdyn
+from rtdyn.analyses import ANALYSES
+from rtdyn.errors import InputError, UsageError
+from rtdyn.store.run import Run, read_run
+from rtdyn.tables.curves import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
+from rtdyn.views.report.figures import figures
+from rtdyn.views.report.panels import judged_panels
+from rtdyn.views.report.plots.influence import rank_influence
+from rtdyn.views.report.plots.neurons import with_error
+from rtdyn.views.report.run_tables import Shown, labels, show
+
+CURVES_OF = {"regimes": PSEUDO_INFLUENCE, "routing": ATTENTION, "heavytail": EIGENVALUE}
+NEEDS = {"regime-sizes": "regimes", "attention": "routing", "spectra": "heavytail"}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthetic_run(tmp_path_factory.mktemp("runs") / "run", 11, 60, left_out={4: "it repeats step 2"})
+
+
+@pytest.fixture(scope="module")
+def shown(path: Path) -> Shown:
+    return show(read_run(path))
+
+
+def only(shown: Shown, *analyses: str) -> Shown:
+    """The run as if these analyses alone had been asked for, beside influences."""
+    kinds = [CURVES_OF[name] for name in analyses if name in CURVES_OF]
+    neurons = shown.neurons
+    if "regimes" not in analyses:
+        neurons = neurons.select(c for c in neurons.columns if not c.startswith(("regime", "stable_share")))
+    return replace(
+        shown,
+        metrics=shown.metrics.filter(pl.col("analysis").is_in(["capture", "ablation", *analyses])),
+        neurons=neurons,
+        curves=shown.curves.filter(pl.col("kind").is_in(kinds)),
+    )
+
+
+def text_of(figure: Figure) -> str:
+    return "\n".join(t.get_text() for t in figure.findobj(Text) if isinstance(t, Text))
+
+
+@pytest.mark.parametrize("analysis", ANALYSES)
+def test_each_analysis_alone_is_drawn_or_the_reason_is_given(shown: Shown, analysis: str) -> None:
+    run = only(shown, analysis)
+    for name, draw in figures([run], [judged_panels(run)], [run.spread(2)]).items():
+        found = draw()
+        if name in NEEDS and NEEDS[name] != analysis:
+            assert isinstance(found, str), name
+            assert NEEDS[name] in found
+        else:
+            assert isinstance(found, Figure), (name, found)
+            assert any(axes.has_data() or axes.tables for axes in found.axes), name
+
+
+def test_the_emergence_panel_marks_emergence_change_points_nulls_and_steps_left_out(shown: Shown) -> None:
+    judged = judged_panels(shown)
+    figure = figures([shown], [judged], [shown.spread(4)])["emergence"]()
+    assert isinstance(figure, Figure)
+    text = text_of(figure)
+    for mark in ("emerged", "95 % interval", "null (matched, resampling)", "step left out of trajectories"):
+        assert mark in text, mark
+    emerged = {name for name, lines in judged.items() if any(j.emerged and j.emerged.step is not None for j in lines)}
+    assert {"excess", "participation"} <= emerged
+    for axes, (name, lines) in zip(figure.axes, judged.items(), strict=False):
+        markers = [line.get_marker() for line in axes.lines]
+        assert markers.count("x") == len(lines), name
+        assert markers.count("v") == sum(j.emerged is not None and j.emerged.step is not None for j in lines), name
+        changes = sum(len(j.changes.steps) for j in lines if not isinstance(j.changes, str))
+        assert markers.count("|") == changes, name
+
+
+def test_a_legend_names_nothing_that_is_not_drawn(shown: Shown) -> None:
+    sound = replace(only(shown, "dimensionality"), left_out={})
+    drawn = figures([sound], [judged_panels(sound)], [sound.spread(4)])
+    panel, curves = drawn["emergence"](), drawn["rank-influence"]()
+    assert isinstance(panel, Figure)
+    assert isinstance(curves, Figure)
+    assert "left out" not in text_of(panel)
+    assert "fitted" not in text_of(curves)
+    assert "pseudo-classes" not in text_of(curves)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_the_legend_of_the_curves_lies_inside_the_figure(shown: Shown, steps: int) -> None:
+    figure = rank_influence(shown, shown.spread(steps))
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+
+
+def test_a_step_that_is_left_out_is_named_as_such_and_never_chosen(shown: Shown) -> None:
+    assert set(shown.left_out).isdisjoint(shown.spread(len(shown.steps)))
+    figure = figures([shown], [{}], [[0, 4]])["neuron-table"]()
+    assert isinstance(figure, Figure)
+    assert "step 4 (left out)" in text_of(figure)
+
+
+def test_dollars_in_a_name_are_no_formula(shown: Shown) -> None:
+    run = replace(shown, label="a$b_{$ \\frac <x>")
+    for draw in figures([run], [judged_panels(run)], [[0, 512]]).values():
+        figure = draw()
+        assert isinstance(figure, Figure)
+        figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize(
+    ("value", "se", "text"),
+    [
+        (0.0542, 0.0051, "0.054 ± 0.010"),
+        (-2.04e-5, 0.0037, "−0.0000 ± 0.0073"),
+        (0.5, None, "0.5"),
+        (0.5, 0.0, "0.5"),
+        (float("nan"), 1.0, "—"),
+        (None, 1.0, "—"),
+        (123456.0, 1e5, "1.23e+05 ± 2.0e+05"),
+    ],
+)
+def test_a_number_has_the_digits_that_its_error_leaves(value: float | None, se: float | None, text: str) -> None:
+    assert with_error(value, se) == text
+
+
+def test_runs_of_one_suite_are_named_by_what_differs_or_by_their_directory(tmp_path: Path) -> None:
+    def run(folder: str, **config: object) -> Run:
+        return Run(tmp_path / folder, {"suite": "s", "config": {"suite": "s", **config}})
+
+    assert labels([run("a", seed=0), run("b", seed=1)]) == ["s, seed 0", "s, seed 1"]
+    assert labels([run("a", seed=0), run("b", seed=0)]) == ["s (a)", "s (b)"]
+    assert labels([run("a", corpus="f" * 64), run("b", corpus="0" * 64)]) == ["s (a)", "s (b)"]
+    deep = labels([run("a/run", seed=0), run("b/run", seed=0)])
+    assert len(set(deep)) == 2
+
+
+def test_a_notebook_gets_each_figure_by_name(path: Path) -> None:
+    run = rtdyn.open_run(path)
+    figure = run.plot("regime-sizes")
+    assert isinstance(figure, Figure)
+    assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]  # what IPython looks for
+    assert "step 8" in text_of(run.plot("rank-influence", at=[0, 8]))
+    with pytest.raises(UsageError, match="there are rank-influence, emergence"):
+        run.plot("nothing")
+    with pytest.raises(UsageError, match="step 3 is not stored"):
+        run.plot(at=[3])
+
+
+def test_a_figure_that_cannot_be_drawn_says_why(tmp_path: Path) -> None:
+    run = rtdyn.open_run(synthetic_run(tmp_path / "run", 2, 60))
+    with pytest.raises(InputError, match="fewer than three distinct steps"):
+        run.plot("emergence")
+
+
+def test_opening_a_run_does_not_import_matplotlib(path: Path) -> None:
+    code = f"import rtdyn, sys; rtdyn.open_run({str(path)!r}); sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,234 @@
+"""The page of a report: what it says, what it escapes, and how it behaves in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.browser import Browser, chromium
+from support.synthetic import synthetic_run
+
+from rtdyn.views.notebook import read_frames
+from rtdyn.views.report.page import inline_json
+from rtdyn.views.report.page import page as page_of
+from rtdyn.views.report.page_data import numbers, thinned
+from rtdyn.views.report.panels import judged_panels
+from rtdyn.views.report.run_tables import show
+
+HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=2>'\"&amp;"
+AUDIT = {
+    "made": "2026-01-02T03:04:05+00:00",
+    "steps": {
+        "0": {"verdict": "sound", "reasons": [], "left_out": False},
+        "4": {"verdict": "duplicate", "reasons": ["it holds the weights of step 2"], "left_out": True},
+        "9": {"verdict": "missing", "reasons": ["the branch is not there"], "left_out": False},
+    },
+    "findings": ["3 branches that the schedule does not know"],
+    "passed_over": {"9": "the branch is not there"},
+}
+needs_browser = pytest.mark.skipif(chromium() is None, reason="there is no Chromium or Chrome on this machine")
+
+
+def made(path: Path, **manifest: Any) -> Path:
+    """The page of a synthetic run with this in its manifest."""
+    run = synthetic_run(path, 14, 120, left_out={4: manifest.pop("why", "it repeats step 2")})
+    file = run / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | manifest))
+    return written([run], path / "page.html")
+
+
+def written(paths: list[Path], file: Path) -> Path:
+    """The page alone: its figures take longer."""
+    opened = [read_frames(path) for path in paths]
+    shown = [show(one.run) for one in opened]
+    file.write_text(page_of(opened, shown, [judged_panels(one) for one in shown], {"spectra": "no reason"}))
+    return file
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(
+        tmp_path_factory.mktemp("runs") / "run",
+        audit=AUDIT,
+        command="rtdyn track --model synthetic --steps all",
+        evaluation={"corpus": "some-text", "corpus_sha256": "c0ffee", "corpus_provenance": {"commit": "abc123"}},
+        versions={"torch": "9.8.7"},
+    )
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of a run whose every text was written by an attacker."""
+    verdict = {"verdict": "suspect", "reasons": [HOSTILE], "left_out": True}
+    token_class = {"band": HOSTILE, "ranks": [1, 2], "types": 2, "positions": 3, "measured": 3}
+    return made(
+        tmp_path_factory.mktemp("runs") / "run",
+        suite=HOSTILE,
+        location=HOSTILE,
+        command=HOSTILE,
+        why=HOSTILE,
+        classes={HOSTILE: token_class},
+        evaluation={HOSTILE: {HOSTILE: HOSTILE}},
+        audit={"made": HOSTILE, "steps": {HOSTILE: verdict}, "findings": [HOSTILE], "passed_over": {}},
+    )
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    runs = [synthetic_run(folder / name, 5, 60, suite=name, seed=i) for i, name in enumerate(("one", "two"))]
+    return written(runs, folder / "both.html")
+
+
+def test_the_page_says_where_its_numbers_come_from(page: Path) -> None:
+    text = page.read_text()
+    for said in ("rtdyn track --model synthetic --steps all", "some-text", "commit abc123", "torch 9.8.7", "step4"):
+        assert said in text, said
+
+
+def test_the_audit_and_the_steps_left_out_are_on_the_page(page: Path) -> None:
+    text = page.read_text()
+    assert "Audit of 2026-01-02T03:04:05+00:00: 1 of 3 audited steps are sound" in text
+    assert "<li>step 4, duplicate: it holds the weights of step 2</li>" in text
+    assert "<li>step 9, missing: the branch is not there, passed over</li>" in text
+    assert "<li>3 branches that the schedule does not know</li>" in text
+    assert "<li>step 4: it repeats step 2</li>" in text
+
+
+def test_the_page_holds_nothing_to_load(page: Path) -> None:
+    own = re.sub(r"<script>.*?</script>", "", page.read_text(), flags=re.DOTALL)
+    assert not re.search(r"<link|<script[^>]*\ssrc|<img|@import|url\(|https?://", own)
+    assert "default-src 'none'" in own
+
+
+def test_text_from_outside_is_escaped_everywhere(hostile: Path) -> None:
+    text = hostile.read_text()
+    assert "window.hacked=1" in text
+    assert "<script>window.hacked" not in text
+    assert "<img src=x" not in text
+    assert text.count("</script>") == 3
+
+
+def test_no_text_ends_the_element_that_holds_the_data() -> None:
+    data = {HOSTILE: [HOSTILE, "<!--", "]]>"]}
+    text = inline_json(data)
+    assert not set(text) & set("<>&")
+    assert json.loads(text) == data
+
+
+def test_the_data_never_hold_what_json_lacks() -> None:
+    assert numbers([1.23456, float("nan"), float("inf"), None, 0.0, -1e-9]) == [1.235, None, None, None, 0.0, -1e-9]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        inline_json([float("nan")])
+
+
+@pytest.mark.parametrize(("count", "most"), [(1, 160), (160, 160), (161, 160), (8192, 160), (20480, 64)])
+def test_thinned_ranks_keep_the_first_and_the_last(count: int, most: int) -> None:
+    ranks = thinned(count, most)
+    assert ranks[0] == 1
+    assert ranks[-1] == count
+    assert len(ranks) <= most
+    assert (np.diff(ranks) > 0).all()
+
+
+@pytest.fixture(scope="module", params=[(1180, "light"), (390, "dark")], ids=["desktop", "phone"])
+def opened(request: pytest.FixtureRequest, page: Path) -> Iterator[Browser]:
+    """The page in a browser, every chart drawn."""
+    width, theme = request.param
+    program = chromium()
+    assert program is not None
+    with Browser(program, width, 900, theme) as browser:
+        browser.open(page)
+        browser.draw_all(width)
+        yield browser
+
+
+def value(browser: Browser, expression: str) -> Any:
+    return browser.evaluate(expression)
+
+
+@needs_browser
+class TestInABrowser:
+    def test_every_chart_is_drawn(self, opened: Browser) -> None:
+        count = value(opened, "document.querySelectorAll('.chart').length")
+        assert count > 15
+        drawn = """[...document.querySelectorAll('.chart')]
+            .filter((chart) => chart.querySelector('.trace, .heatmaplayer image')).length"""
+        assert value(opened, drawn) == count
+
+    def test_nothing_is_requested_and_nothing_complains(self, opened: Browser) -> None:
+        assert len(opened.requests) == 1
+        assert opened.requests[0].startswith("file://")
+        assert opened.complaints == []
+
+    def test_the_page_is_not_wider_than_the_window(self, opened: Browser) -> None:
+        assert value(opened, "document.documentElement.scrollWidth <= innerWidth")
+
+    def test_the_slider_moves_the_curves_the_table_and_the_attention(self, opened: Browser) -> None:
+        look = """JSON.stringify([document.getElementById('step-name').textContent,
+            document.getElementById('neuron-table').textContent,
+            ...['curve-rare', 'attention-chart'].map((id) => document.getElementById(id).data.map((t) => t.y))])"""
+        before = json.loads(value(opened, look))
+        slider = "document.getElementById('step')"
+        move = f"{slider}.value = {{}}; {slider}.dispatchEvent(new Event('input'))"
+        value(opened, move.format(0))
+        opened.wait_for("document.getElementById('table-step').textContent === '0'")
+        after = json.loads(value(opened, look))
+        assert all(a != b for a, b in zip(before, after, strict=True))
+        value(opened, move.format(3))
+        opened.wait_for("document.getElementById('step-name').textContent === '4 ✕'")
+
+    @pytest.mark.parametrize(
+        ("toggle", "looked_at"),
+        [
+            ("curve-x", "document.getElementById('curve-rare').layout.xaxis.type"),
+            ("curve-y", "document.getElementById('curve-common').layout.yaxis.type"),
+            ("attention-y", "document.getElementById('attention-chart').layout.yaxis.type"),
+            ("x", "JSON.stringify(document.getElementById('panel-loss').data[0].x)"),
+            ("y", "JSON.stringify(document.getElementById('panel-influence-max').layout.yaxis.type)"),
+            ("map", "JSON.stringify(document.getElementById('map').data[0].z[0])"),
+        ],
+    )
+    def test_a_toggle_changes_its_charts_and_comes_round(self, opened: Browser, toggle: str, looked_at: str) -> None:
+        button = f"document.querySelector('[data-toggle=\"{toggle}\"]')"
+        first, label = value(opened, looked_at), value(opened, f"{button}.textContent")
+        value(opened, f"{button}.click()")
+        assert value(opened, looked_at) != first
+        for _ in range(5):
+            if value(opened, f"{button}.textContent") == label:
+                break
+            value(opened, f"{button}.click()")
+        assert value(opened, f"{button}.textContent") == label
+        assert value(opened, looked_at) == first
+
+    def test_hovering_tells_the_values(self, opened: Browser) -> None:
+        text = value(opened, "document.getElementById('panel-participation').data.find((t) => t.text).text[0]")
+        assert "step 0" in text
+        assert "null (matched) 20" in text
+
+    def test_hostile_text_stays_text(self, hostile: Path) -> None:
+        program = chromium()
+        assert program is not None
+        with Browser(program) as browser:
+            browser.open(hostile)
+            browser.draw_all(1180)
+            assert value(browser, "typeof window.hacked") == "undefined"
+            assert value(browser, "document.querySelector('h1').textContent") == HOSTILE
+            assert value(browser, "document.querySelectorAll('img').length") == 0
+            assert browser.complaints == []
+            assert len(browser.requests) == 1
+
+    def test_compared_runs_share_the_charts(self, compared: Path) -> None:
+        program = chromium()
+        assert program is not None
+        with Browser(program, 390) as browser:
+            browser.open(compared)
+            browser.draw_all(390)
+            assert value(browser, "document.getElementById('run-names').textContent") == "onetwo"
+            assert value(browser, "document.documentElement.scrollWidth <= innerWidth")
+            assert browser.complaints == []

@@ -1,0 +1,613 @@
+"""The W&B view with the real client: what it writes, how it resumes, and what a server that fails costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import polars as pl
+import pytest
+import wandb
+from click.testing import CliRunner
+from loopback.wandb import Server, serving
+from polars.testing import assert_frame_equal
+from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # generated
+
+from rtdyn.cli import main
+from rtdyn.errors import InputError
+from rtdyn.store.metric_names import metric_name
+from rtdyn.store.run import Run, done_steps, locked, read_run, table_file
+from rtdyn.store.schema import TABLES
+from rtdyn.views.wandb.mirror import TIMEOUTS, choose_mode, start_wandb, sync
+from rtdyn.views.wandb.rows import TOP_NEURONS, place
+
+KEY = "0123456789abcdef0123456789abcdefdeadbeef"
+STEPS, LATER = (0, 4000), 1
+OUTAGES = ("refused", "errors", "silent")
+CHEAP = (
+    "--rare",
+    "0.5:0.9",
+    "--tokens",
+    "8192",
+    "--positions-per-rare",
+    "1",
+    "--tolerance",
+    "1",
+    "--analyses",
+    "ablation,regimes",
+)
+WITHOUT_CLIENT = "import sys; sys.modules['wandb'] = None; from rtdyn.cli import main; main()"
+HANGING = """
+import pathlib, sys
+from rtdyn.store import read_run
+from rtdyn.views.wandb import start_wandb
+start_wandb(read_run(pathlib.Path(sys.argv[1])), "offline", sys.exit)
+print("sent", flush=True)
+sys.stdin.read()
+"""
+OUTAGE = """
+import pathlib, sys
+import rtdyn.views.wandb as view_module
+from rtdyn.store import done_steps, read_run
+view_module.SLOW = 1.0
+run = read_run(pathlib.Path(sys.argv[1]))
+view = view_module.start_wandb(run, "online", lambda text: print(text, flush=True))
+print("begun", flush=True)
+sys.stdin.readline()
+view.log_step(list(done_steps(run))[-1])
+view.finish()
+print("ended", flush=True)
+sys.stdin.read()
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one `rtdyn track` left behind."""
+
+    out: Path
+    cwd: Path
+    code: int
+    text: str
+    seconds: float
+
+    @property
+    def mentions(self) -> list[str]:
+        """The lines on either stream that speak of W&B."""
+        return [line for line in self.text.splitlines() if "w&b" in line.lower() or "wandb" in line.lower()]
+
+
+def environment(home: Path, **variables: str) -> dict[str, str]:
+    """This process's environment with another home and nothing of W&B but `variables`."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "XDG", "NETRC"))}
+    return {**kept, "HOME": str(home), "OMP_NUM_THREADS": "1", **variables}
+
+
+class Place:
+    """A run directory with a home and a working directory of its own, and the command run there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.out, self.home, self.cwd = folder / "out", folder / "home", folder / "cwd"
+        self.home.mkdir(parents=True)
+        self.cwd.mkdir()
+
+    def track(self, *options: str, steps: tuple[int, ...] = STEPS, client: bool = True, **env: str) -> Outcome:
+        program = ("-m", "rtdyn.cli") if client else ("-c", WITHOUT_CLIENT)
+        chosen = ("--steps", ",".join(map(str, steps)), "--out", str(self.out))
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, *program, "track", "--model", "tiny", *CHEAP, *chosen, *options],
+            cwd=self.cwd,
+            env=environment(self.home, **env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=280,
+        )
+        return Outcome(self.out, self.cwd, done.returncode, done.stdout, time.monotonic() - began)
+
+
+@contextmanager
+def outage(kind: str) -> Iterator[str]:
+    """The address of a server that is down in the given way."""
+    if kind in ("refused", "silent"):
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))
+            if kind == "silent":
+                bound.listen(64)  # connections are made by the system, and nobody ever reads them
+            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+    else:
+        with serving(**{kind: True}) as server:
+            yield server.url
+
+
+def records(file: Path) -> Iterator[Record]:
+    """The records of a `.wandb` file, which is a LevelDB log under a header of 7 bytes."""
+    data, at, whole = file.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768
+        if left < 7:
+            at += left
+            continue
+        checksum, length, kind = struct.unpack_from("<IHB", data, at)
+        part = data[at + 7 : at + 7 + length]
+        assert zlib.crc32(bytes([kind]) + part) == checksum
+        at += 7 + length
+        whole = part if kind in (1, 2) else whole + part
+        if kind in (1, 4):
+            yield Record.FromString(whole)
+
+
+def sessions(out: Path) -> list[list[Record]]:
+    """The records of each time the run was begun or resumed, in order."""
+    wandb.teardown()  # what this process had is written by then at the latest, as it is when a command ends
+    files = out.glob("wandb/*run-2*/*.wandb")
+    return [list(records(file)) for file in sorted(files, key=lambda file: file.parent.name.partition("run-")[2])]
+
+
+def values(items: Any) -> dict[str, Any]:
+    pairs = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
+    assert len(pairs) == len(items)
+    return pairs
+
+
+def rows(session: list[Record]) -> list[dict[str, Any]]:
+    return [values(record.history.item) for record in session if record.HasField("history")]
+
+
+def logged_steps(session: list[Record]) -> list[int]:
+    return [row["step"] for row in rows(session)]
+
+
+def stored_row(run: Run, step: int) -> dict[str, Any]:
+    """What a step's row must hold, by its table: lines, bands, and the keys of tables."""
+    frame = pl.read_parquet(table_file(run, "metrics", step)).filter(pl.col("status") == "ok")
+    final = frame["layer"].max()
+    row: dict[str, Any] = {"step": step, "tokens_seen": frame["tokens_seen"][0]}
+    for metric in frame.filter(pl.col("head").is_null()).iter_rows(named=True):
+        name = metric_name(metric, final)
+        row[name] = metric["value"]
+        own = f"band/{name}/{metric['null']}" if metric["null"] else f"band/{name}"
+        mean, sd = metric["null_mean"], metric["null_sd"]
+        band = {f"band/{name}/{side}": metric[side] for side in ("ci_low", "ci_high")}
+        band |= {f"{own}/mean": mean, f"{own}/p": metric["p_value"]}
+        if sd is not None:
+            band |= {f"{own}/low": mean - 1.959963984540054 * sd, f"{own}/high": mean + 1.959963984540054 * sd}
+        row |= {key: value for key, value in band.items() if value is not None}
+    return row
+
+
+def without_own(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without the keys that the client adds, and without its table."""
+    return {key: value for key, value in row.items() if not key.startswith(("_", "top_neurons"))}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    """Every command of these tests, run side by side."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def resumed() -> tuple[Outcome, Outcome]:
+        place = Place(folder / "offline")
+        return place.track("--wandb", "offline"), place.track(steps=(*STEPS, LATER))
+
+    with ThreadPoolExecutor(3) as pool, ExitStack() as stack:
+        offline = pool.submit(resumed)
+        others = {"disabled": pool.submit(Place(folder / "disabled").track, "--wandb", "disabled", client=False)}
+        for kind in OUTAGES:
+            url = stack.enter_context(outage(kind))
+            track = partial(Place(folder / kind).track, WANDB_API_KEY=KEY, WANDB_INIT_TIMEOUT="2", WANDB_BASE_URL=url)
+            others[kind] = pool.submit(track)
+        first, second = offline.result()
+        return {"offline": first, "resumed": second, **{name: future.result() for name, future in others.items()}}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty home and a fresh client for tests within this process."""
+    for name in set(os.environ) - set(environment(tmp_path)):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.chdir(tmp_path)
+    wandb.teardown()
+    yield tmp_path
+    wandb.teardown()
+
+
+@pytest.fixture
+def store(outcomes: dict[str, Outcome], tmp_path: Path) -> Run:
+    """A finished run that W&B has not seen."""
+    shutil.copytree(outcomes["disabled"].out, tmp_path / "store")
+    return read_run(tmp_path / "store")
+
+
+def mirror(run: Run, mode: str) -> list[str]:
+    """Brings W&B up to the store, as a resumed command does; returns what it had to say."""
+    said: list[str] = []
+    view = start_wandb(run, mode, said.append)
+    view.finish()
+    return said
+
+
+def test_offline_run_holds_every_stored_metric_once(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["offline"]
+    assert outcome.code == 0, outcome.text
+    run, written = read_run(outcome.out), rows(sessions(outcome.out)[0])
+    assert [row["step"] for row in written] == list(STEPS)
+    for row in written:
+        assert without_own(row) == stored_row(run, row["step"])
+    assert {"capture/loss/all", "capture/loss/rare", "ablation/influence_mean/common"} <= set(written[-1])
+    assert written[-1]["tokens_seen"] > written[0]["tokens_seen"] == 0
+
+
+def test_offline_run_carries_the_manifest(outcomes: dict[str, Outcome]) -> None:
+    run = read_run(outcomes["offline"].out)
+    (begun,) = [record.run for record in sessions(run.path)[0] if record.HasField("run")]
+    assert begun.run_id == run.manifest["wandb_id"]
+    stands = place(run.manifest)
+    assert (begun.project, begun.display_name, begun.job_type) == ("rtdyn", "tiny", "track")
+    assert (begun.run_group, list(begun.tags)) == (stands.group, ["tiny", "cpu"])
+    config = values(begun.config.update)
+    config.pop("_wandb", None)
+    shared = {key: run.manifest[key] for key in ("config_digest", "evaluation", "classes", "versions")}
+    assert config == {**run.manifest["config"], **shared, "family": "tiny", "size": None}
+
+
+def test_step_is_the_step_metric_of_everything(outcomes: dict[str, Outcome]) -> None:
+    for session in sessions(outcomes["offline"].out):
+        defined = [record.metric for record in session if record.HasField("metric")]
+        by_name = {metric.name or metric.glob_name: metric for metric in defined}
+        prefixes = {"capture/*", "groups/*", "ablation/*", "regimes/*", "band/*"}
+        assert set(by_name) == {"step", "tokens_seen", *prefixes}
+        assert {by_name[name].step_metric for name in prefixes | {"tokens_seen"}} == {"step"}
+        assert {name for name in prefixes | {"step"} if by_name[name].options.hidden} == {"band/*", "step"}
+
+
+def test_resuming_sends_only_the_new_steps_to_the_same_run(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["resumed"]
+    assert outcome.code == 0, outcome.text
+    first, second = sessions(outcome.out)
+    assert logged_steps(first) == list(STEPS)
+    assert logged_steps(second) == [LATER]
+    run = read_run(outcome.out)
+    assert without_own(rows(second)[0]) == stored_row(run, LATER)
+    ids = {record.run.run_id for session in (first, second) for record in session if record.HasField("run")}
+    assert ids == {run.manifest["wandb_id"]}
+    numbers = [row["_step"] for session in (first, second) for row in rows(session)]
+    assert numbers == [0, 1, 2], "rows of one number replace each other when both parts are synced"
+
+
+def test_what_a_killed_run_may_have_lost_is_sent_again(home: Path, store: Run) -> None:
+    command = [sys.executable, "-c", HANGING, str(store.path)]
+    with subprocess.Popen(command, env=environment(home), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"sent\n"
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert mirror(store, "offline") == []
+    assert logged_steps(sessions(store.path)[1]) == list(STEPS)
+    assert json.loads((store.path / "wandb" / "logged.json").read_text()) == list(STEPS)
+
+
+def test_step_that_was_not_noted_as_sent_is_sent(home: Path, store: Run) -> None:
+    assert mirror(store, "offline") == []
+    file = store.path / "wandb" / "logged.json"
+    assert json.loads(file.read_text()) == list(STEPS)
+    file.write_text(json.dumps([4000]))
+    assert mirror(store, "offline") == []
+    assert [logged_steps(session) for session in sessions(store.path)] == [list(STEPS), [0]]
+    assert json.loads(file.read_text()) == list(STEPS)
+    assert mirror(store, "offline") == []
+    assert logged_steps(sessions(store.path)[-1]) == []
+
+
+def test_run_that_the_process_has_open_is_left_alone(home: Path, store: Run) -> None:
+    with wandb.init(mode="offline", dir=home) as own:
+        assert mirror(store, "offline") == []
+        own.log({"mine": 1})
+    (theirs,) = sessions(home)
+    assert [set(without_own(row)) for row in rows(theirs)] == [{"mine"}]
+    assert [logged_steps(session) for session in sessions(store.path)] == [list(STEPS)]
+
+
+def test_disabled_never_loads_the_client(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["disabled"]
+    assert outcome.code == 0, outcome.text
+    assert list(done_steps(read_run(outcome.out))) == list(STEPS)
+    assert not (outcome.out / "wandb").exists()
+    assert outcome.mentions == []
+
+
+@pytest.mark.parametrize("kind", OUTAGES)
+def test_server_that_is_down_costs_a_notice(outcomes: dict[str, Outcome], kind: str) -> None:
+    outcome, spared = outcomes[kind], outcomes["disabled"]
+    assert outcome.code == 0, outcome.text
+    assert len(outcome.mentions) == 1, outcome.text
+    assert outcome.mentions[0].startswith("W&B stopped: ")
+    assert len(outcome.text.splitlines()) == len(spared.text.splitlines()) + 1, outcome.text
+    run, reference = read_run(outcome.out), read_run(spared.out)
+    assert list(done_steps(run)) == list(STEPS)
+    for step in STEPS:
+        for table in TABLES:
+            ours, theirs = (pl.read_parquet(table_file(r, table, step)) for r in (run, reference))
+            assert_frame_equal(ours, theirs, check_exact=True)
+    assert outcome.seconds < 2 * spared.seconds + 60
+
+
+@pytest.mark.parametrize("kind", OUTAGES)
+def test_waiting_for_a_server_is_bounded(home: Path, store: Run, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    assert 0 < sum(TIMEOUTS.values()) <= 60
+    monkeypatch.setitem(TIMEOUTS, "init_timeout", 1.0)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with outage(kind) as url:
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        began = time.monotonic()
+        assert len(mirror(store, choose_mode(None))) == 1
+        wandb.teardown()
+        assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("kind", OUTAGES)
+def test_what_a_dead_server_did_not_take_is_sent_next_time(
+    outcomes: dict[str, Outcome], kind: str, home: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(outcomes[kind].out, tmp_path / "store")
+    run = read_run(tmp_path / "store")
+    assert not (run.path / "wandb" / "logged.json").exists()
+    assert mirror(run, "offline") == []
+    assert [logged_steps(session) for session in sessions(run.path)] == [[], list(STEPS)]
+
+
+def test_online_without_a_key_asks_nothing(home: Path, store: Run) -> None:
+    (notice,) = mirror(store, "online")
+    assert "no API key" in notice
+
+
+def test_online_run_resumes_on_the_server(home: Path, store: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    later = [table_file(store, table, 0) for table in TABLES]
+    for file in later:
+        file.rename(file.with_suffix(".later"))
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        assert mirror(store, "online") == []
+        assert [row["step"] for row in server.rows.values()] == [4000]
+        for file in later:
+            file.with_suffix(".later").rename(file)
+        assert mirror(store, "online") == []
+    assert [row["step"] for row in server.rows.values()] == [4000, 0]
+    assert [row["_step"] for row in server.rows.values()] == [0, 1]
+    for row in server.rows.values():
+        assert without_own(row) == stored_row(store, row["step"])
+    assert list(server.runs) == [store.manifest["wandb_id"]]
+    config = json.loads(server.runs[store.manifest["wandb_id"]]["config"])
+    assert {key: config[key]["value"] for key in store.manifest["config"]} == store.manifest["config"]
+    assert server.keys == {KEY}
+
+
+@pytest.fixture
+def online(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server that answers, and a client that has its key."""
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        yield server
+
+
+def synced(run: Run) -> str:
+    said: list[str] = []
+    sync(run.path, said.append)
+    wandb.teardown()
+    (line,) = said
+    return line
+
+
+def whole_history(server: Server, store: Run) -> None:
+    """The server's rows are the store's steps, each once and numbered in the order of arrival."""
+    written = list(server.rows.values())
+    assert sorted(row["step"] for row in written) == list(done_steps(store))
+    assert [row["_step"] for row in written] == list(range(len(written)))
+    for row in written:
+        assert without_own(row) == stored_row(store, row["step"])
+    assert list(server.runs) == [store.manifest["wandb_id"]]
+
+
+def test_sync_sends_an_offline_run_and_no_step_twice(online: Server, store: Run) -> None:
+    assert mirror(store, "offline") == []
+    assert synced(store).startswith("2 of 2 steps sent, 0 were there already: http://")
+    whole_history(online, store)
+    before = {name: set(versions) for name, versions in online.artifacts.items()}
+    assert synced(store).startswith("0 of 2 steps sent, 2 were there already")
+    whole_history(online, store)
+    assert {name: set(versions) for name, versions in online.artifacts.items()} == before
+
+
+def test_sync_finds_what_another_machine_sent(online: Server, store: Run, tmp_path: Path) -> None:
+    shutil.copytree(store.path, tmp_path / "elsewhere")
+    table_file(store, "windows", 0).rename(tmp_path / "later")
+    assert synced(store).startswith("1 of 1 steps sent")
+    assert synced(read_run(tmp_path / "elsewhere")).startswith("1 of 2 steps sent, 1 were there already")
+    assert [row["step"] for row in online.rows.values()] == [4000, 0]
+    whole_history(online, read_run(tmp_path / "elsewhere"))
+
+
+def test_files_arrive_as_one_artifact_whose_bytes_are_those_of_the_store(online: Server, store: Run) -> None:
+    synced(store)
+    (files,) = online.artifacts[f"{store.manifest['wandb_id']}-store"].values()
+    wanted = {"manifest.json", *(f"{t}/step={s:06d}.parquet" for t in ("metrics", "neurons") for s in STEPS)}
+    assert set(files) == wanted
+    assert all(content == (store.path / name).read_bytes() for name, content in files.items())
+
+
+def test_each_step_has_a_table_of_its_top_neurons(online: Server, store: Run) -> None:
+    synced(store)
+    tables = [json.loads(body) for path, body in online.uploads.items() if "media/table/top_neurons" in path]
+    assert len(tables) == len(STEPS)
+    for step, table in zip(STEPS, sorted(tables, key=lambda t: t["data"][0][0]), strict=True):
+        neurons = pl.read_parquet(table_file(store, "neurons", step)).sort("rank")
+        assert table["columns"] == neurons.columns
+        assert [row[neurons.columns.index("rank")] for row in table["data"]] == list(range(1, TOP_NEURONS + 1))
+        assert table["data"][0] == list(neurons.row(0))
+    assert {row["top_neurons"]["nrows"] for row in online.rows.values()} == {TOP_NEURONS}
+
+
+@pytest.mark.parametrize("analyses", ["ablation", "heavytail"])
+def test_a_run_without_ranks_or_without_text_is_sent_too(home: Path, tmp_path: Path, analyses: str) -> None:
+    few = ("--rare", "0.5:0.9", "--tokens", "8192", "--positions-per-rare", "1", "--tolerance", "1")
+    out = ("--analyses", analyses, "--wandb", "offline", "--out", str(tmp_path / "run"))
+    result = CliRunner().invoke(main, ["track", "--model", "tiny", "--steps", "4000", *few, *out])
+    assert result.exit_code == 0 and "W&B stopped" not in result.output, result.output
+    (session,) = sessions(tmp_path / "run")
+    assert logged_steps(session) == [4000]
+
+
+@pytest.mark.parametrize("sent_before", [0, 1])
+def test_an_outage_in_the_middle_is_said_once_and_mended_by_sync(
+    home: Path, store: Run, monkeypatch: pytest.MonkeyPatch, sent_before: int
+) -> None:
+    later = [table_file(store, table, STEPS[1]) for table in TABLES]
+    for file in later:
+        file.rename(file.with_suffix(".later"))
+    with serving(dies=not sent_before) as server:
+        variables = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "WANDB_FINISH_TIMEOUT": "2"}
+        command = [sys.executable, "-c", OUTAGE, str(store.path)]
+        with subprocess.Popen(
+            command, env={**environment(home), **variables}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdin is not None and process.stdout is not None
+            said = list(iter(process.stdout.readline, "begun\n"))
+            server.errors = True
+            for file in later:
+                file.with_suffix(".later").rename(file)
+            print("go on", file=process.stdin, flush=True)
+            said += iter(process.stdout.readline, "ended\n")
+            process.kill()
+    (notice,) = said
+    assert notice.startswith("W&B stopped: ") and f"`rtdyn sync {store.path}`" in notice and KEY not in notice
+    had = len(server.rows)
+    with serving() as revived:
+        revived.runs, revived.rows = server.runs if had else {}, dict(server.rows)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        monkeypatch.setenv("WANDB_BASE_URL", revived.url)
+        assert synced(store).startswith(f"{2 - had} of 2 steps sent")
+        whole_history(revived, store)
+
+
+def test_sync_that_cannot_is_refused_in_one_sentence(home: Path, store: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no API key"):
+        sync(store.path, print)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setitem(TIMEOUTS, "init_timeout", 1.0)
+    with outage("refused") as url:
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        with pytest.raises(InputError, match="W&B stopped") as refusal:
+            sync(store.path, print)
+    assert KEY not in str(refusal.value)
+    with locked(store.path), pytest.raises(InputError, match="another process"):
+        sync(store.path, print)
+    with pytest.raises(InputError, match="not an rtdyn run"):
+        sync(home, print)
+
+
+def test_nothing_is_written_where_the_command_runs(outcomes: dict[str, Outcome]) -> None:
+    assert {name: list(outcome.cwd.iterdir()) for name, outcome in outcomes.items()} == {name: [] for name in outcomes}
+
+
+def test_client_prints_nothing_of_its_own(outcomes: dict[str, Outcome]) -> None:
+    assert outcomes["offline"].mentions == []
+    assert outcomes["resumed"].mentions == []
+
+
+@pytest.mark.parametrize("kind", OUTAGES)
+def test_key_is_neither_printed_nor_stored(outcomes: dict[str, Outcome], kind: str) -> None:
+    assert KEY not in outcomes[kind].text
+    files = [file for file in outcomes[kind].out.rglob("*") if file.is_file()]
+    assert {"manifest.json", "debug.log"} <= {file.name for file in files}
+    assert [file for file in files if KEY.encode() in file.read_bytes()] == []
+
+
+def test_malformed_key_is_said_without_showing_it(home: Path, store: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY[:7])
+    (notice,) = mirror(store, choose_mode(None))
+    assert "WANDB_API_KEY" in notice
+    assert KEY[:7] not in notice
+
+
+@pytest.mark.parametrize(
+    ("variables", "mode"),
+    [
+        ({}, "offline"),
+        ({"WANDB_API_KEY": ""}, "offline"),
+        ({"WANDB_API_KEY": KEY}, "online"),
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "offline"),
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "dryrun"}, "offline"),
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "disabled"}, "disabled"),
+        ({"WANDB_MODE": "online"}, "online"),
+    ],
+)
+def test_mode_follows_environment_and_key(
+    home: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], mode: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert choose_mode(None) == mode
+
+
+@pytest.mark.parametrize("asked", ["online", "offline", "disabled"])
+@pytest.mark.parametrize("set_to", ["online", "disabled"])
+def test_mode_asked_for_wins(home: Path, monkeypatch: pytest.MonkeyPatch, asked: str, set_to: str) -> None:
+    monkeypatch.setenv("WANDB_MODE", set_to)
+    assert choose_mode(asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("machine", "server", "mode"),
+    [
+        (urlsplit(wandb.Settings().base_url).netloc, None, "online"),
+        ("api.wandb.ai", None, "online"),
+        ("api.wandb.ai", "https://wandb.example.org", "offline"),
+        ("wandb.example.org", "https://wandb.example.org", "online"),
+        ("localhost:8080", "http://localhost:8080", "online"),
+        ("localhost:8080", "http://localhost:9090", "offline"),
+    ],
+)
+@pytest.mark.parametrize("where", ["home", "NETRC"])
+@pytest.mark.parametrize("configured", ["environment", "settings"])
+def test_key_of_the_server_is_found_in_netrc(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    server: str | None,
+    mode: str,
+    where: str,
+    configured: str,
+) -> None:
+    file = home / (".netrc" if where == "home" else "keys")
+    file.write_text(f"machine {machine}\n  login user\n  password {KEY}\n")
+    if where == "NETRC":
+        monkeypatch.setenv("NETRC", str(file))
+    if server is not None and configured == "environment":
+        monkeypatch.setenv("WANDB_BASE_URL", server)
+    elif server is not None:
+        settings = home / ".config" / "wandb" / "settings"
+        settings.parent.mkdir(parents=True)
+        settings.write_text(f"[default]\nbase_url = {server}\n")
+    assert choose_mode(None) == mode
