@@ -95,9 +95,9 @@ def track(
 
     found, several = find_suites(models, load_suites(suites))
     chosen = {suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "") for suite in found}
+    from rtdyn.analyses.options import StepOptions
     from rtdyn.execute.engine import ClusterOptions
     from rtdyn.many import group_of, raise_failures, track_many
-    from rtdyn.sweep.options import StepOptions
     from rtdyn.text.evaluation import EvaluationOptions
     from rtdyn.track import track as run_track
     from rtdyn.views.terminal.side_by_side import print_side_by_side
@@ -164,10 +164,10 @@ def plan(
 
     found, several = find_suites(models, load_suites(suites))
     chosen = {suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "") for suite in found}
+    from rtdyn.analyses.options import StepOptions
     from rtdyn.capture.free_memory import available_bytes
     from rtdyn.cost.machine import seconds_on
     from rtdyn.cost.plan import Assumptions, HubAsker, plan_suite
-    from rtdyn.sweep.options import StepOptions
     from rtdyn.sweep.sweep import device_here
     from rtdyn.text.evaluation import EvaluationOptions
     from rtdyn.views.terminal.cost import plan_record, print_plan

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from rtdyn.analyses import ANALYSES, WEIGHTS_ONLY
+from rtdyn.names import ANALYSES, WEIGHTS_ONLY
 
 Command = Callable[..., None]
 

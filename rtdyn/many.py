@@ -10,10 +10,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rtdyn.analyses.options import StepOptions
 from rtdyn.errors import InputError, RtdynError
 from rtdyn.store.run import Run, config_digest
 from rtdyn.suites.suite import SuiteSpec
-from rtdyn.sweep.options import StepOptions
 from rtdyn.text.evaluation import EvaluationOptions
 
 Track = Callable[[SuiteSpec, Path | None], Run]

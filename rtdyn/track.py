@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
+from rtdyn.analyses.options import StepOptions
 from rtdyn.audit.before_a_run import audit_before, joined, moved_steps
 from rtdyn.checkpoints.stream import alike, open_stream
 from rtdyn.errors import InputError
@@ -27,7 +28,6 @@ from rtdyn.store.schema import StepTables
 from rtdyn.store.stage_log import StageClock, log_seconds, logged_steps, seconds_by_stage
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.manifest import new_manifest, schedule
-from rtdyn.sweep.options import StepOptions
 from rtdyn.sweep.stored_weights import check_stored
 from rtdyn.sweep.sweep import Sweep, device_here, prepare_sweep
 from rtdyn.text.evaluation import Evaluation, EvaluationOptions

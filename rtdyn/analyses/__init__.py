@@ -1,7 +1,1 @@
-"""The analyses, in the order they run: each a file of its own, each a pure function of the capture."""
-
-ANALYSES = ("ablation", "regimes", "dimensionality", "modularity", "routing", "heavytail", "mediation")
-GROUPED = ANALYSES[2:]
-"""Those that measure groups of neurons."""
-WEIGHTS_ONLY = ("heavytail",)
-"""Those that give something from weights alone, with no text and no influence."""
+"""The analyses: pure functions of the capture, in the order weights, influence, groups of neurons."""

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rtdyn.undefined import Undefined
+
 
 def _indicator(index: Tensor, size: int) -> Tensor:
     """float64 (size, n): 1 where index equals the row; a product with it sums groups in a fixed order on any device."""
@@ -56,11 +58,11 @@ class Comparison:
         return (value - self.null_mean) / self.null_sd if self.null_sd > 0 else None
 
 
-def compare(value: float, null: np.ndarray) -> Comparison | str:
+def compare(value: float, null: np.ndarray) -> Comparison | Undefined:
     """`value` against null values (s,), NaN among them left out; the reason if fewer than 19 are left."""
     null = null[np.isfinite(null)]
     if len(null) < 19:
-        return f"only {len(null)} sets of the null have a value"
+        return Undefined(f"only {len(null)} sets of the null have a value")
     at_most, at_least = int((null <= value).sum()), int((null >= value).sum())
     p = min(1.0, 2 * (1 + min(at_most, at_least)) / (len(null) + 1))
     return Comparison(float(null.mean()), float(null.std(ddof=1)), p)

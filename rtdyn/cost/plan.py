@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rtdyn.analyses import WEIGHTS_ONLY
+from rtdyn.analyses.options import StepOptions
 from rtdyn.audit.before_a_run import steps_to_run
 from rtdyn.audit.survey import audit_steps
 from rtdyn.audit.verdicts import Audit
@@ -23,8 +23,8 @@ from rtdyn.hub.datasets import is_hub
 from rtdyn.hub.repository import hub_is_offline
 from rtdyn.hub.retry import may_pass
 from rtdyn.model.sizes import ModelShape, model_shape
+from rtdyn.names import WEIGHTS_ONLY
 from rtdyn.suites.suite import SuiteSpec
-from rtdyn.sweep.options import StepOptions
 from rtdyn.text.evaluation import MIN_TOKENS, RARE_TARGETS, EvaluationOptions, prepare
 
 TOKENS_A_RARE_TARGET = 17_408 / 200

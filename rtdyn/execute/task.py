@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # a worker sets its environment before it imports anything large
+    from rtdyn.analyses.options import StepOptions
     from rtdyn.suites.suite import SuiteSpec
-    from rtdyn.sweep.options import StepOptions
     from rtdyn.text.evaluation import EvaluationOptions
 
 

@@ -9,9 +9,9 @@ from importlib.metadata import version
 from typing import Any
 
 from rtdyn import __version__
+from rtdyn.analyses.options import StepOptions
 from rtdyn.store.run import SCHEMA_VERSION, config_digest
 from rtdyn.suites.suite import SuiteSpec
-from rtdyn.sweep.options import StepOptions
 from rtdyn.text.evaluation import Evaluation, EvaluationOptions
 from rtdyn.text.token_classes import class_errors
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
-from rtdyn.analyses import GROUPED
+from rtdyn.analyses.context import Context
 from rtdyn.analyses.groups.choose import split_groups, window_halves
 from rtdyn.analyses.groups.nulls import matching_cells
 from rtdyn.analyses.influence.ablation import Influence, influence
+from rtdyn.analyses.options import StepOptions
 from rtdyn.analyses.regimes.curve import Curve, contrast_of, curve
-from rtdyn.analyses.routing.routing import routing
 from rtdyn.audit.fingerprint import encode
 from rtdyn.capture.fingerprint_of_model import fingerprint
 from rtdyn.capture.forward_pass import Capture, capture
@@ -22,22 +22,17 @@ from rtdyn.capture.memory_need import Sample, runs_by_layers
 from rtdyn.checkpoints.checkpoint import Checkpoint
 from rtdyn.checkpoints.locate import checkpoint_shape
 from rtdyn.errors import InputError
-from rtdyn.store.schema import Metric, StepTables, metric_frame
-from rtdyn.sweep.options import StepOptions
+from rtdyn.names import GROUPED
+from rtdyn.store.schema import StepTables, metric_frame
+from rtdyn.sweep.analyses import GROUP_ANALYSES
 from rtdyn.sweep.same_suite import _check_same_suite
-from rtdyn.tables.curves import Columns, attention_curves, curve_table, eigenvalue_curves, pseudo_influence_curve
-from rtdyn.tables.groups import dimensionality_metrics, matching_metrics, modularity_metrics
-from rtdyn.tables.heavytail import heavytail_metrics
+from rtdyn.tables.curves import curve_table, pseudo_influence_curve
+from rtdyn.tables.groups import matching_metrics
 from rtdyn.tables.influence import ablation_metrics, loss_metrics, neuron_table, window_table
-from rtdyn.tables.mediation import mediation_results
 from rtdyn.tables.regimes import regime_metrics
-from rtdyn.tables.routing import halved_groups, routing_metrics
+from rtdyn.tables.step_rows import StepRows
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.pseudo_classes import overlap
-
-ROUTING = 100
-"""Apart from the groups' own random streams."""
-
 
 DECILES = 10
 
@@ -85,28 +80,31 @@ def analyse_step(
         pseudo_classes=None if isinstance(members, str) else torch.from_numpy(members),
         half=torch.from_numpy(halves[evaluation.positions.window]),
     )
-    rows = [*loss_metrics(captured, evaluation.text.windows.shape[1]), *ablation_metrics(result, layer)]
+    parts = [
+        StepRows([*loss_metrics(captured, evaluation.text.windows.shape[1]), *ablation_metrics(result, layer)]),
+    ]
     curves: dict[str, Curve] = {}
     if "regimes" in options.analyses:
         stage("regimes")
         curves = {name: curve(c, documents, options.rank_by, options.seed) for name, c in result.classes.items()}
-        rows += regime_metrics(curves, contrast_of(result, members, options.rank_by), layer)
-    columns: dict[str, np.ndarray] = {}
-    lines: list[Columns] = []
-    if result.pseudo is not None and not isinstance(members, str):
-        lines.append(pseudo_influence_curve(result.pseudo, overlap(members), options.rank_by, layer))
+        parts.append(StepRows(regime_metrics(curves, contrast_of(result, members, options.rank_by), layer)))
+    shared = 0.0 if isinstance(members, str) else overlap(members)
+    if result.pseudo is not None:
+        parts.append(StepRows([], lines=[pseudo_influence_curve(result.pseudo, shared, options.rank_by, layer)]))
     if set(GROUPED) & set(options.analyses):
-        more, columns, more_lines = _group_analyses(captured, result, members, evaluation, halves, options, stage)
-        rows += more
-        lines += more_lines
+        parts += _group_analyses(captured, result, shared, evaluation, halves, options, stage)
     stage("tables")
     return StepTables(
-        metrics=metric_frame(rows, checkpoint.step, tokens_seen),
-        neurons=neuron_table(checkpoint.step, captured, result, curves, columns),
+        metrics=metric_frame([row for part in parts for row in part.metrics], checkpoint.step, tokens_seen),
+        neurons=neuron_table(checkpoint.step, captured, result, curves, _columns(parts)),
         windows=window_table(checkpoint.step, layer, result, curves),
         fingerprint=encode(fingerprint(model)),
-        curves=curve_table(checkpoint.step, lines),
+        curves=curve_table(checkpoint.step, [line for part in parts for line in part.lines]),
     )
+
+
+def _columns(parts: Sequence[StepRows]) -> dict[str, np.ndarray]:
+    return {name: values for part in parts for name, values in part.columns.items()}
 
 
 def _runs_by_layers(checkpoint: Checkpoint, evaluation: Evaluation, options: StepOptions) -> bool:
@@ -125,45 +123,23 @@ def _runs_by_layers(checkpoint: Checkpoint, evaluation: Evaluation, options: Ste
 def _group_analyses(
     captured: Capture,
     result: Influence,
-    members: np.ndarray | str,
+    shared: float,
     evaluation: Evaluation,
     halves: np.ndarray,
     options: StepOptions,
     stage: Callable[[str], None],
-) -> tuple[list[Metric], dict[str, np.ndarray], list[Columns]]:
-    """Rows of the analyses that measure groups, columns (F,) for every neuron, and lines. members: pseudo-classes."""
-    layer, chosen = captured.anatomy.layer, options.analyses
+) -> list[StepRows]:
+    """What the analyses of groups add to the tables, each in turn. shared: `pseudo_classes.overlap`."""
     stage("groups")
-    shared = 0.0 if isinstance(members, str) else overlap(members)
     cell = matching_cells(captured)
     groups = split_groups(result, evaluation.text.documents, cell, shared, options.seed, options.rank_by)
-    rows = matching_metrics(groups, layer)
-    columns: dict[str, np.ndarray] = {}
-    lines: list[Columns] = []
-    if "dimensionality" in chosen:
-        stage("dimensionality")
-        rows += dimensionality_metrics(captured, halves, groups, layer)
-    if "modularity" in chosen:
-        stage("modularity")
-        rows += modularity_metrics(captured, halves, groups, options.seed, layer)
-    if "routing" in chosen:
-        stage("routing")
-        rng = np.random.default_rng([options.seed, ROUTING])
-        found = routing(captured, halved_groups(groups), rng, part=halves, memory_bytes=options.memory_bytes)
-        rows += routing_metrics(found, groups, halves)
-        lines += attention_curves(found)
-    if "heavytail" in chosen:
-        stage("heavytail")
-        rows += heavytail_metrics(captured, groups, layer)
-        lines += eigenvalue_curves(captured.anatomy.input_rows, groups, layer)
-    if "mediation" in chosen:
-        stage("mediation")
-        counts = evaluation.counts.counts
-        more, columns = mediation_results(
-            captured, result, counts, groups, halves, options.memory_bytes, options.seed, layer
-        )
-        rows += more
-    return rows, columns, lines
+    context = Context(captured, result, evaluation, halves, groups, options)
+    parts = [StepRows(matching_metrics(groups, context.layer))]
+    for name, analyse, rows in GROUP_ANALYSES:
+        if name in options.analyses:
+            stage(name)
+            parts.append(rows(analyse(context), context))
+    return parts
 
 
 def frequency_deciles(rank: np.ndarray) -> np.ndarray:

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rtdyn.analyses import WEIGHTS_ONLY
+from rtdyn.analyses.options import StepOptions
 from rtdyn.checkpoints.checkpoint import Checkpoint, read_config
 from rtdyn.checkpoints.locate import find_config
 from rtdyn.errors import InputError
+from rtdyn.names import WEIGHTS_ONLY
 from rtdyn.store.schema import StepTables
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.manifest import run_config
-from rtdyn.sweep.options import StepOptions
 from rtdyn.sweep.step import analyse_step
 from rtdyn.sweep.weights_only import analyse_weights
 from rtdyn.text.evaluation import Evaluation, EvaluationOptions, prepare

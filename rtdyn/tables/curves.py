@@ -14,21 +14,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 
 from rtdyn.analyses.groups import heavytail
-from rtdyn.analyses.groups.choose import PLATEAU, TOP, Group
+from rtdyn.analyses.groups.choose import Group
 from rtdyn.analyses.groups.heavytail import LARGEST_SPECTRUM
-from rtdyn.analyses.groups.nulls import MATCHED
 from rtdyn.analyses.influence.ablation import PseudoInfluence
 from rtdyn.analyses.routing.profiles import Profiles
 from rtdyn.analyses.routing.routing import Routing
+from rtdyn.names import MATCHED, PLATEAU, RARE, TOP
 from rtdyn.store.schema import CURVE_SCHEMA
-from rtdyn.tables.influence import PRIMARY
+from rtdyn.tables.step_rows import Columns
+from rtdyn.undefined import Undefined
 
 PSEUDO_INFLUENCE, ATTENTION, ATTENTION_FIRST, EIGENVALUE = (
     "pseudo_influence",
@@ -42,9 +42,6 @@ BAND_DRAWS = 99
 """Matched sets whose spectra make a band."""
 RANKS = 97
 """Ranks, evenly spaced in log rank, at which the pseudo-classes' influence is kept."""
-
-Columns = Mapping[str, Any]
-"""Columns of some rows of curves/, arrays of equal length or single values."""
 
 
 def curve_table(step: int, parts: Sequence[Columns]) -> pl.DataFrame:
@@ -90,7 +87,7 @@ def attention_curves(found: Routing, common: str = "common") -> list[Columns]:
         if profile.reason:
             continue
         nothing = np.full_like(profile.rare, np.nan)
-        parts += _profile_parts(profile, PRIMARY, profile.rare, nothing, nothing)
+        parts += _profile_parts(profile, RARE, profile.rare, nothing, nothing)
         parts += _profile_parts(profile, common, profile.common, profile.common_low, profile.common_high)
     return parts
 
@@ -115,7 +112,7 @@ def _profile_parts(
 
 
 def eigenvalue_curves(
-    matrices: Mapping[str, torch.Tensor], groups: Mapping[str, Group | str], layer: int
+    matrices: Mapping[str, torch.Tensor], groups: Mapping[str, Group | Undefined], layer: int
 ) -> list[Columns]:
     """Eigenvalues of the plateau's and the top's input weights beside those of matched sets. matrices: (F, d) each."""
     parts: list[Columns] = []
@@ -123,11 +120,11 @@ def eigenvalue_curves(
         kind = EIGENVALUE if len(matrices) == 1 else f"{EIGENVALUE}_{matrix}"
         for name in SPECTRUM_GROUPS:
             group = groups[name]
-            if isinstance(group, str):
+            if isinstance(group, Undefined):
                 continue
             matched = group.sets[MATCHED]
             for half, members in enumerate(group.members):
-                if len(members) <= LARGEST_SPECTRUM and not isinstance(matched, str):
+                if len(members) <= LARGEST_SPECTRUM and not isinstance(matched, Undefined):
                     lines = _spectrum(weights, members, matched[half][:BAND_DRAWS])
                     parts.append({"kind": kind, "group": name, "half": half, "layer": layer, **lines})
     return parts

@@ -16,12 +16,13 @@ from rtdyn.analyses.groups.measure import HIGH, LOW, GroupValue, Reasons, Statis
 from rtdyn.analyses.groups.modularity import LARGEST_GRAPH, LARGEST_REWIRED, LOUVAIN_DRAWS, REWIRINGS, _equal_edges
 from rtdyn.analyses.statistics import Comparison
 from rtdyn.capture.forward_pass import Capture
+from rtdyn.names import RARE
 from rtdyn.store.schema import Metric
-from rtdyn.tables.influence import PRIMARY
+from rtdyn.undefined import Undefined
 
 
 def dimensionality_metrics(
-    captured: Capture, halves: np.ndarray, groups: Mapping[str, Group | str], layer: int
+    captured: Capture, halves: np.ndarray, groups: Mapping[str, Group | Undefined], layer: int
 ) -> list[Metric]:
     """Effective dimensionality of each group's activations at all measured positions. halves: (windows,)."""
     z = [dimensionality.standardised(captured.activations[rows])[0] for rows in _rows(captured, halves)]
@@ -44,7 +45,7 @@ def dimensionality_metrics(
 
 
 def modularity_metrics(
-    captured: Capture, halves: np.ndarray, groups: Mapping[str, Group | str], seed: int, layer: int
+    captured: Capture, halves: np.ndarray, groups: Mapping[str, Group | Undefined], seed: int, layer: int
 ) -> list[Metric]:
     """Communities inside each group, and the group as a community of the whole layer. halves: (windows,)."""
     r = [modularity.correlation(captured.activations[rows]) for rows in _rows(captured, halves)]
@@ -59,7 +60,7 @@ def modularity_metrics(
             "correlation_across": mean.across,
         }
 
-    edges = {name: _equal_edges(r, group) for name, group in groups.items() if not isinstance(group, str)}
+    edges = {name: _equal_edges(r, group) for name, group in groups.items() if not isinstance(group, Undefined)}
 
     def communities(name: str) -> Statistic:
         def statistic(half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
@@ -87,15 +88,15 @@ def modularity_metrics(
 
 
 def _unmatched_modularity(
-    r: list[np.ndarray], groups: Mapping[str, Group | str], seed: int, layer: int
+    r: list[np.ndarray], groups: Mapping[str, Group | Undefined], seed: int, layer: int
 ) -> list[Metric]:
     """Q of each group's own graph by both presets, which no other density compares with; its null is rewiring."""
 
     def one(preset: str, threshold: float | None, name: str) -> Metric:
         group = groups[name]
-        row = partial(Metric, "modularity", preset, token_class=PRIMARY, group=name, layer=layer)
-        if isinstance(group, str):
-            return row(value=None, reason=group)
+        row = partial(Metric, "modularity", preset, token_class=RARE, group=name, layer=layer)
+        if isinstance(group, Undefined):
+            return row(value=None, reason=group.reason)
         own = [(r[1 - half], members) for half, members in enumerate(group.members)]
         reasons = [
             _too_large(m, LARGEST_REWIRED) or modularity.modularity_reason(there, m, threshold=threshold)
@@ -134,7 +135,7 @@ def _rows(captured: Capture, halves: np.ndarray) -> list[torch.Tensor]:
 
 def _group_metrics(
     analysis: str,
-    groups: Mapping[str, Group | str],
+    groups: Mapping[str, Group | Undefined],
     statistic: Callable[[str], Statistic],
     metrics: tuple[str, ...],
     reasons: Reasons,
@@ -147,10 +148,10 @@ def _group_metrics(
 
     def of_group(name: str) -> list[Metric]:
         group = groups[name]
-        why = dict.fromkeys(metrics, group) if isinstance(group, str) else _undefined(name, group, reasons)
-        row = partial(Metric, analysis, token_class=PRIMARY, group=name, layer=layer, value=None)
+        why = dict.fromkeys(metrics, group.reason) if isinstance(group, Undefined) else _undefined(name, group, reasons)
+        row = partial(Metric, analysis, token_class=RARE, group=name, layer=layer, value=None)
         rows = [row(metric=metric, reason=why[metric]) for metric in metrics if metric in why]
-        if isinstance(group, str) or len(rows) == len(metrics):
+        if isinstance(group, Undefined) or len(rows) == len(metrics):
             return rows
         values = measure(group, statistic(name))
         for metric in (m for m in metrics if m not in why):
@@ -170,7 +171,7 @@ def with_nulls(
     layer: int,
 ) -> list[Metric]:
     """A row for each null of a group's number, which says why where there is none."""
-    row = partial(Metric, analysis, metric, token_class=PRIMARY, group=group, layer=layer, n=value.n)
+    row = partial(Metric, analysis, metric, token_class=RARE, group=group, layer=layer, n=value.n)
     if not math.isfinite(value.value):
         return [row(value=None, reason="it is undefined for the group on one half of the windows")]
     low, high = interval
@@ -180,17 +181,17 @@ def with_nulls(
         if isinstance(against, Comparison):
             rows.append(with_value(null_mean=against.null_mean, null_sd=against.null_sd, p_value=against.p_value))
         else:
-            rows.append(with_value(reason=against))
+            rows.append(with_value(reason=against.reason))
     return rows
 
 
-def matching_metrics(groups: Mapping[str, Group | str], layer: int) -> list[Metric]:
+def matching_metrics(groups: Mapping[str, Group | Undefined], layer: int) -> list[Metric]:
     """Size of each group, and the share of its matched sets that are its own members."""
     rows = []
     for name, group in groups.items():
-        row = partial(Metric, "groups", token_class=PRIMARY, group=name, layer=layer)
-        if isinstance(group, str):
-            rows += [row(metric=metric, value=None, reason=group) for metric in ("size", "matched_own_share")]
+        row = partial(Metric, "groups", token_class=RARE, group=name, layer=layer)
+        if isinstance(group, Undefined):
+            rows += [row(metric=metric, value=None, reason=group.reason) for metric in ("size", "matched_own_share")]
             continue
         rows.append(row(metric="size", value=float(np.mean([len(m) for m in group.members]))))
         rows.append(row(metric="matched_own_share", value=group.own_share))

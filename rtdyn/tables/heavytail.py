@@ -13,13 +13,14 @@ from rtdyn.analyses.groups.choose import Group
 from rtdyn.analyses.groups.heavytail import _hill, _no_hill
 from rtdyn.analyses.groups.weightwatcher import WEIGHTWATCHER_METRICS, weightwatcher_metrics
 from rtdyn.capture.forward_pass import Capture
+from rtdyn.names import RARE
 from rtdyn.store.schema import Metric
 from rtdyn.tables.groups import _group_metrics, _same
-from rtdyn.tables.influence import PRIMARY
+from rtdyn.undefined import Undefined
 
 
 def heavytail_metrics(
-    captured: Capture, groups: Mapping[str, Group | str], layer: int, weightwatcher: bool = True
+    captured: Capture, groups: Mapping[str, Group | Undefined], layer: int, weightwatcher: bool = True
 ) -> list[Metric]:
     """Hill's α of each group's input weights, and weightwatcher's numbers for the layer's and the groups' matrices."""
     rows = []
@@ -71,7 +72,7 @@ def _hill_names(matrices: Mapping[str, torch.Tensor], matrix: str) -> dict[str, 
 def _weightwatcher_rows(
     matrix: str, found: Mapping[str, float | str], layer: int, group: str | None = None
 ) -> list[Metric]:
-    token_class = None if group is None else PRIMARY
+    token_class = None if group is None else RARE
     row = partial(Metric, "heavytail", layer=layer, group=group, token_class=token_class)
     return [
         row(metric=f"ww_{metric}_{matrix}", value=None, reason=value)
@@ -81,12 +82,12 @@ def _weightwatcher_rows(
     ]
 
 
-def _weightwatcher_of_groups(captured: Capture, groups: Mapping[str, Group | str], layer: int) -> list[Metric]:
+def _weightwatcher_of_groups(captured: Capture, groups: Mapping[str, Group | Undefined], layer: int) -> list[Metric]:
     rows = []
     for matrix, weights in captured.anatomy.input_rows.items():
         for name, group in groups.items():
-            if isinstance(group, str):
-                found: dict[str, float | str] = dict.fromkeys(WEIGHTWATCHER_METRICS, group)
+            if isinstance(group, Undefined):
+                found: dict[str, float | str] = dict.fromkeys(WEIGHTWATCHER_METRICS, group.reason)
             else:
                 halves = [weights[torch.from_numpy(members)] for members in group.members]
                 found = _mean_of_halves([weightwatcher_metrics(own) for own in halves])

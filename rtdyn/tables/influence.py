@@ -14,14 +14,11 @@ from torch import Tensor
 from rtdyn.analyses.groups.choose import TOP_SHARE, top_size
 from rtdyn.analyses.influence.ablation import ClassInfluence, Influence
 from rtdyn.analyses.regimes.curve import Curve
-from rtdyn.analyses.regimes.fit import PLATEAU
 from rtdyn.analyses.statistics import CLEAR_SE, clustered_se, jackknife_se
 from rtdyn.capture.forward_pass import Capture
-from rtdyn.intervals import NORMAL_95
+from rtdyn.intervals import normal_interval
+from rtdyn.names import PLATEAU, RARE
 from rtdyn.store.schema import Metric
-
-PRIMARY = "rare"
-"""The class that neurons are ranked by, and groups chosen by."""
 
 
 def loss_metrics(captured: Capture, length: int) -> list[Metric]:
@@ -38,12 +35,8 @@ def _loss_metric(name: str, loss: Tensor, windows: np.ndarray) -> Metric:
     _, index, counts = np.unique(windows, return_inverse=True, return_counts=True)
     sums = torch.from_numpy(np.bincount(index, loss.double().numpy()))[:, None]
     mean = float(loss.double().mean())
-    low, high = _interval(mean, float(clustered_se(sums, torch.from_numpy(counts))[0]))
+    low, high = normal_interval(mean, float(clustered_se(sums, torch.from_numpy(counts))[0]))
     return Metric("capture", "loss", mean, token_class=name, ci_low=low, ci_high=high, n=len(loss))
-
-
-def _interval(value: float, se: float) -> tuple[float | None, float | None]:
-    return (value - NORMAL_95 * se, value + NORMAL_95 * se) if math.isfinite(se) else (None, None)
 
 
 def ablation_metrics(result: Influence, layer: int) -> list[Metric]:
@@ -59,7 +52,7 @@ def ablation_metrics(result: Influence, layer: int) -> list[Metric]:
         values: list[tuple[str, float | None, float | None, float | None]] = []
         for metric, statistic in statistics.items():
             value = float(statistic(c.mean_abs[None]))
-            low, high = _interval(value, jackknife_se(statistic, c.window_abs_sum, c.window_n))
+            low, high = normal_interval(value, jackknife_se(statistic, c.window_abs_sum, c.window_n))
             values.append((metric, value, low, high) if math.isfinite(value) else (metric, None, None, None))
         clear = c.mean.abs() > CLEAR_SE * c.mean_se + c.error_bound
         values += [
@@ -114,7 +107,7 @@ def neuron_table(
         columns[f"se_abs_{name}"] = _numpy(c.mean_abs_se)
         columns[f"error_bound_{name}"] = _numpy(c.error_bound)
     for name, curve in curves.items():
-        suffix = "" if name == PRIMARY else f"_{name}"
+        suffix = "" if name == RARE else f"_{name}"
         label = [one or None for one in curve.regimes.label.tolist()]
         columns[f"rank{suffix}"] = curve.regimes.rank
         columns[f"regime{suffix}"] = pl.Series(label, dtype=pl.String)
@@ -168,7 +161,7 @@ def window_table(step: int, layer: int, result: Influence, curves: Mapping[str, 
 
 def _candidates(result: Influence, curves: Mapping[str, Curve]) -> Tensor:
     """Neurons that are among the most influential on `rare`, or in the plateau of any class's curve."""
-    rare: ClassInfluence = result.classes[PRIMARY]
+    rare: ClassInfluence = result.classes[RARE]
     top = top_size(len(rare.mean_abs))
     chosen = torch.zeros_like(rare.mean_abs, dtype=torch.bool)
     chosen[rare.mean_abs.topk(top).indices] = True

@@ -15,10 +15,11 @@ from rtdyn.analyses.mediation.frozen import FrozenInfluence, frozen_influence, m
 from rtdyn.analyses.mediation.null_space import null_space
 from rtdyn.analyses.statistics import _numpy
 from rtdyn.capture.forward_pass import Capture
-from rtdyn.intervals import NORMAL_95
+from rtdyn.intervals import normal_interval
+from rtdyn.names import RARE
 from rtdyn.store.schema import Metric
 from rtdyn.tables.groups import with_nulls
-from rtdyn.tables.influence import PRIMARY
+from rtdyn.undefined import Undefined
 
 CONFIDENCE_METRICS = ("entropy_change", "kl_change")
 
@@ -27,7 +28,7 @@ def mediation_results(
     captured: Capture,
     result: Influence,
     counts: np.ndarray,
-    groups: Mapping[str, Group | str],
+    groups: Mapping[str, Group | Undefined],
     halves: np.ndarray,
     memory_bytes: int,
     seed: int,
@@ -49,7 +50,7 @@ def mediation_results(
                 f"se_mediation_{name}": _numpy(found.se),
                 f"error_bound_mediation_{name}": _numpy(found.error_bound),
             }
-        rows += _mediation_rows(result, frozen[PRIMARY], groups, halves, layer)
+        rows += _mediation_rows(result, frozen[RARE], groups, halves, layer)
     share = null_space(captured)
     columns["null_space_share"] = _numpy(share.squared_share)
     rows.append(Metric("mediation", "null_space_directions", float(share.k), layer=layer))
@@ -59,14 +60,14 @@ def mediation_results(
 
 
 def _lacking(metric: str, group: str, reason: str, layer: int) -> Metric:
-    return Metric("mediation", metric, None, token_class=PRIMARY, group=group, layer=layer, reason=reason)
+    return Metric("mediation", metric, None, token_class=RARE, group=group, layer=layer, reason=reason)
 
 
 def _mediation_rows(
-    result: Influence, frozen: FrozenInfluence, groups: Mapping[str, Group | str], halves: np.ndarray, layer: int
+    result: Influence, frozen: FrozenInfluence, groups: Mapping[str, Group | Undefined], halves: np.ndarray, layer: int
 ) -> list[Metric]:
     """Share of a group's summed influence that goes through frequency, each half's choice on the other half."""
-    rare = result.classes[PRIMARY]
+    rare = result.classes[RARE]
     half_of = halves[_numpy(rare.window_ids)]
     sums = [
         [_numpy(values)[half_of == half].sum(0) for half in (0, 1)]
@@ -80,18 +81,18 @@ def _mediation_rows(
     return _rows("mediation", groups, statistic, layer)
 
 
-def _null_space_rows(share: np.ndarray, groups: Mapping[str, Group | str], layer: int) -> list[Metric]:
+def _null_space_rows(share: np.ndarray, groups: Mapping[str, Group | Undefined], layer: int) -> list[Metric]:
     def statistic(half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
         return {"null_space_share": share[sets].mean(1)}
 
     return _rows("null_space_share", groups, statistic, layer)
 
 
-def _rows(metric: str, groups: Mapping[str, Group | str], statistic: Statistic, layer: int) -> list[Metric]:
+def _rows(metric: str, groups: Mapping[str, Group | Undefined], statistic: Statistic, layer: int) -> list[Metric]:
     rows = []
     for name, group in groups.items():
-        if isinstance(group, str):
-            rows.append(_lacking(metric, name, group, layer))
+        if isinstance(group, Undefined):
+            rows.append(_lacking(metric, name, group.reason, layer))
         else:
             values = measure(group, statistic)
             rows += with_nulls("mediation", metric, name, values[metric], (None, None), layer)
@@ -101,7 +102,7 @@ def _rows(metric: str, groups: Mapping[str, Group | str], statistic: Statistic, 
 def _confidence_rows(
     captured: Capture,
     counts: np.ndarray,
-    groups: Mapping[str, Group | str],
+    groups: Mapping[str, Group | Undefined],
     halves: np.ndarray,
     memory_bytes: int,
     seed: int,
@@ -109,18 +110,18 @@ def _confidence_rows(
 ) -> tuple[list[Metric], dict[str, np.ndarray]]:
     """Changes of entropy and of KL to the unigram distribution for `plateau` and `top` beside a pool of others."""
     neurons = captured.activations.shape[1]
-    pooled: dict[str, Group | str] = {}
+    pooled: dict[str, Group | Undefined] = {}
     wanted = [np.empty(0, dtype=np.int64)]
     for number, name in enumerate(("plateau", "top")):
         group = groups[name]
         rng = np.random.default_rng([seed, CONFIDENCE + number])
-        chosen = pooled[name] = group if isinstance(group, str) else _pooled(group, neurons, rng)
-        if not isinstance(chosen, str):
-            drawn = [s for s in chosen.sets.values() if not isinstance(s, str)]
+        chosen = pooled[name] = group if isinstance(group, Undefined) else _pooled(group, neurons, rng)
+        if not isinstance(chosen, Undefined):
+            drawn = [s for s in chosen.sets.values() if not isinstance(s, Undefined)]
             wanted += [*chosen.members, *(one.ravel() for pair in drawn for one in pair)]
     needed = np.unique(np.concatenate(wanted))
     if len(needed) == 0:
-        reasons = {name: str(group) for name, group in pooled.items()}
+        reasons = {name: group.reason for name, group in pooled.items() if isinstance(group, Undefined)}
         return [_lacking(m, name, why, layer) for m in CONFIDENCE_METRICS for name, why in reasons.items()], {}
     found = confidence(captured, counts, needed, memory_bytes=memory_bytes)
     columns = {}
@@ -129,12 +130,12 @@ def _confidence_rows(
             column = np.full(neurons, np.nan)
             column[needed] = _numpy(values)
             columns[f"{metric}_{name}"] = column
-    rare = found.classes[PRIMARY]
+    rare = found.classes[RARE]
     rows = []
     for metric, value, se in (("entropy", rare.entropy, rare.entropy_se), ("kl_to_unigram", rare.kl, rare.kl_se)):
-        row = partial(Metric, "mediation", metric, value, token_class=PRIMARY, layer=layer, n=rare.n)
-        known = np.isfinite(se)
-        rows.append(row(ci_low=value - NORMAL_95 * se, ci_high=value + NORMAL_95 * se) if known else row())
+        row = partial(Metric, "mediation", metric, value, token_class=RARE, layer=layer, n=rare.n)
+        low, high = normal_interval(value, se)
+        rows.append(row(ci_low=low, ci_high=high))
     by_half = _by_half(found, rare, halves, neurons)
     for metric in CONFIDENCE_METRICS:
         rows += _rows(metric, pooled, partial(_mean_of_sets, metric, by_half[metric]), layer)

@@ -10,9 +10,10 @@ from rtdyn.analyses.groups.choose import STABLE
 from rtdyn.analyses.regimes.contrast import CURVE_STATISTICS
 from rtdyn.analyses.regimes.curve import Contrast, Curve
 from rtdyn.analyses.regimes.evidence import COMPARISONS, Bootstrap, Interval, Likelihoods, ShapeEvidence
-from rtdyn.analyses.regimes.fit import DECAY, PLATEAU, POWER_LAW, FixedBoundaries, Regimes, ThreeSegments
+from rtdyn.analyses.regimes.fit import FixedBoundaries, Regimes, ThreeSegments
+from rtdyn.names import DECAY, PLATEAU, POWER_LAW, RARE
 from rtdyn.store.schema import Metric
-from rtdyn.tables.influence import PRIMARY
+from rtdyn.undefined import Undefined
 
 _FIT_METRICS = (
     *(f.name for f in fields(ThreeSegments)),
@@ -80,14 +81,14 @@ def _likelihood_rows(found: Likelihoods | str, row: Callable[..., Metric]) -> li
 
 def _contrast_rows(contrast: Contrast | str, layer: int) -> list[Metric]:
     """What the rare class's curve shows beyond pseudo-classes of common positions."""
-    row = partial(Metric, "regimes", token_class=PRIMARY, layer=layer)
+    row = partial(Metric, "regimes", token_class=RARE, layer=layer)
     if isinstance(contrast, str):
         return [row(metric=f"contrast_{name}", value=None, reason=contrast) for name in CURVE_STATISTICS]
     rows = []
     for name, value in contrast.values.items():
         against = contrast.against[name]
-        if isinstance(against, str):
-            rows.append(row(metric=f"contrast_{name}", value=None, reason=against))
+        if isinstance(against, Undefined):
+            rows.append(row(metric=f"contrast_{name}", value=None, reason=against.reason))
         else:
             rows.append(
                 row(

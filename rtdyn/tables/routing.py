@@ -15,28 +15,29 @@ from rtdyn.analyses.routing.head_ablation import AblationSums, HeadAblation, eff
 from rtdyn.analyses.routing.profiles import Correlation
 from rtdyn.analyses.routing.routing import Routing
 from rtdyn.analyses.statistics import Comparison
-from rtdyn.intervals import NORMAL_95
+from rtdyn.intervals import normal_interval
+from rtdyn.names import RARE
 from rtdyn.store.schema import Metric
 from rtdyn.tables.groups import with_nulls
-from rtdyn.tables.influence import PRIMARY
+from rtdyn.undefined import Undefined
 
 SIGNED, SHARE, TOTAL = "signed", "share", "total"
 """Of the activations: (Σ|a'| − |a|)/Σ|a|, Σ|Δa|/Σ|a|, Σ|Δa| (`paper-code`)."""
 
 
-def halved_groups(groups: Mapping[str, Group | str]) -> dict[str, np.ndarray]:
+def halved_groups(groups: Mapping[str, Group | Undefined]) -> dict[str, np.ndarray]:
     """The members that each half chose, by `<name>@<half>`."""
     return {
         f"{name}@{half}": members
         for name, group in groups.items()
-        if not isinstance(group, str)
+        if not isinstance(group, Undefined)
         for half, members in enumerate(group.members)
     }
 
 
-def routing_metrics(found: Routing, groups: Mapping[str, Group | str], halves: np.ndarray) -> list[Metric]:
+def routing_metrics(found: Routing, groups: Mapping[str, Group | Undefined], halves: np.ndarray) -> list[Metric]:
     """Profiles, Gini and attention to key 0 of rare against common, and what heads do to the groups' activations."""
-    rows = [Metric("routing", "matched_positions", float(len(found.matched.rare)), token_class=PRIMARY)]
+    rows = [Metric("routing", "matched_positions", float(len(found.matched.rare)), token_class=RARE)]
     for profile in found.profiles:
         for metric, r in (("profile_r", profile.with_bos), ("profile_r_without_bos", profile.without_bos)):
             rows += _profile_rows(metric, r, profile.reason, profile.layer, profile.n)
@@ -51,7 +52,7 @@ def routing_metrics(found: Routing, groups: Mapping[str, Group | str], halves: n
 
 
 def _profile_rows(metric: str, r: Correlation | None, reason: str, layer: int, n: int) -> list[Metric]:
-    row = partial(Metric, "routing", metric, token_class=PRIMARY, layer=layer, n=n)
+    row = partial(Metric, "routing", metric, token_class=RARE, layer=layer, n=n)
     if r is None or r.mean is None:
         return [row(value=None, reason=reason or "every head's profile is constant")]
     rows = []
@@ -64,9 +65,9 @@ def _profile_rows(metric: str, r: Correlation | None, reason: str, layer: int, n
     return rows
 
 
-def _resampled(row: partial[Metric], null: Comparison | str) -> Metric:
-    if isinstance(null, str):
-        return row(null="resampling", reason=null)
+def _resampled(row: partial[Metric], null: Comparison | Undefined) -> Metric:
+    if isinstance(null, Undefined):
+        return row(null="resampling", reason=null.reason)
     return row(null="resampling", null_mean=null.null_mean, null_sd=null.null_sd, p_value=null.p_value)
 
 
@@ -74,12 +75,12 @@ def _difference_rows(metric: str, d: Difference, layer: int) -> list[Metric]:
     rows = []
     for k, value in enumerate(d.difference.tolist()):
         head = k if k < len(d.difference) - 1 else None
-        row = partial(Metric, "routing", metric, token_class=PRIMARY, layer=layer, head=head, n=d.n)
+        row = partial(Metric, "routing", metric, token_class=RARE, layer=layer, head=head, n=d.n)
         if not math.isfinite(value):
             rows.append(row(value=None, reason=d.reason or "no query has attention to compare"))
             continue
         se, p = float(d.se[k]), float(d.p_value[k])
-        ends = (value - NORMAL_95 * se, value + NORMAL_95 * se) if math.isfinite(se) else (None, None)
+        ends = normal_interval(value, se)
         with_value = partial(row, value=value, ci_low=ends[0], ci_high=ends[1], null="permutation")
         known = math.isfinite(p)
         rows.append(with_value(null_mean=0.0, p_value=p) if known else with_value(reason=d.reason or "no permutation"))
@@ -98,15 +99,15 @@ def _effect_rows(
     token_class: str,
     sums: AblationSums,
     name: str,
-    group: Group | str,
+    group: Group | Undefined,
     halves: np.ndarray,
 ) -> list[Metric]:
     """Effects of each head and of all heads on one group at one class's positions, each half's choice on the other."""
-    suffix = "" if token_class == PRIMARY else f"_{token_class}"
+    suffix = "" if token_class == RARE else f"_{token_class}"
     metrics = (f"head_effect_max{suffix}", f"layer_effect{suffix}")
-    row = partial(Metric, "routing", token_class=PRIMARY, group=name, layer=ablation.layer)
-    reason = group if isinstance(group, str) else ablation.structural
-    if isinstance(group, str) or reason:
+    row = partial(Metric, "routing", token_class=RARE, group=name, layer=ablation.layer)
+    reason = group.reason if isinstance(group, Undefined) else ablation.structural
+    if isinstance(group, Undefined) or reason:
         return [row(metric=metric, value=None, reason=reason) for metric in metrics]
     found = [group_effects(sums, f"{name}@{half}", halves == 1 - half) for half in (0, 1)]
     why = next((f.reason for f in found if f.reason), "")
@@ -129,7 +130,7 @@ def _effect_rows(
     rows = []
     for metric, se in zip(metrics, errors, strict=True):
         value = values[metric].value
-        ends = (value - NORMAL_95 * se, value + NORMAL_95 * se) if math.isfinite(se) else (None, None)
+        ends = normal_interval(value, se)
         rows += with_nulls("routing", metric, name, values[metric], ends, ablation.layer)
     for head in range(len(signed) - 1):
         per_head = {

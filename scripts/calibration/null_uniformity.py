@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from rtdyn.analyses.groups.choose import TOP, split_groups, window_halves
+from rtdyn.analyses.groups.choose import split_groups, window_halves
 from rtdyn.analyses.groups.nulls import matching_cells
 from rtdyn.analyses.influence.ablation import influence
 from rtdyn.capture.forward_pass import capture
 from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.checkpoints.local import fetch_local
+from rtdyn.names import TOP
 from rtdyn.store.schema import Metric
 from rtdyn.suites.find import find_suite, load_suites
 from rtdyn.tables.groups import dimensionality_metrics

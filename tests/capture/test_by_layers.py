@@ -16,6 +16,7 @@ import transformers
 from model.test_families import GATED, SHAPE, random_model, text
 from safetensors.torch import load_file, save_file
 
+from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.fingerprint_of_model import fingerprint
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.capture.layered_model import LayeredModel, open_model
@@ -26,7 +27,6 @@ from rtdyn.errors import InputError
 from rtdyn.model.sizes import model_shape
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep import step
-from rtdyn.sweep.options import StepOptions
 from rtdyn.text.evaluation import Evaluation
 
 LAYERS = {"num_hidden_layers": 4}

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from rtdyn.analyses.options import StepOptions
 from rtdyn.cli import main
 from rtdyn.errors import UsageError
 from rtdyn.many import group_of, labels
@@ -22,7 +23,6 @@ from rtdyn.store.run import done_steps, read_run
 from rtdyn.suites.find import find_suites, load_suites
 from rtdyn.suites.steps import parse_steps
 from rtdyn.suites.suite import SuiteSpec
-from rtdyn.sweep.options import StepOptions
 from rtdyn.text.evaluation import EvaluationOptions
 from rtdyn.views.wandb.rows import place
 

@@ -20,8 +20,8 @@ from polars.testing import assert_frame_equal
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, GPTNeoXForCausalLM
 
-from rtdyn.analyses import ANALYSES
 from rtdyn.cli import main
+from rtdyn.names import ANALYSES
 from rtdyn.store.run import done_steps, read_run, read_table
 from rtdyn.store.schema import TABLES
 from rtdyn.text.king_james import held_out_chapters

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub.errors import HTTPError
 
+from rtdyn.analyses.options import StepOptions
 from rtdyn.checkpoints.fetch_plan import Repeat
 from rtdyn.checkpoints.stream import Stream, alike
 from rtdyn.errors import InputError
@@ -20,7 +21,6 @@ from rtdyn.store.run import TASKS, done_steps, open_run, read_run
 from rtdyn.suites.find import find_suite
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.manifest import new_manifest
-from rtdyn.sweep.options import StepOptions
 from rtdyn.sweep.sweep import prepare_sweep
 from rtdyn.text.evaluation import EvaluationOptions
 

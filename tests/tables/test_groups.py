@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from rtdyn.analyses.groups.choose import Group, window_halves
-from rtdyn.analyses.groups.nulls import MATCHED, RANDOM, SELECTED
 from rtdyn.capture.forward_pass import Capture
+from rtdyn.names import MATCHED, RANDOM, SELECTED
 from rtdyn.store.schema import Metric
 from rtdyn.tables import groups as group_tables
 from rtdyn.tables.groups import dimensionality_metrics, matching_metrics, modularity_metrics
 from rtdyn.tables.heavytail import heavytail_metrics
+from rtdyn.undefined import Undefined
 
 LAYER = 5
 MEMBERS = (np.arange(0, 14), np.arange(100, 114))
@@ -32,15 +33,15 @@ def halves(one: Capture) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def groups() -> dict[str, Group | str]:
+def groups() -> dict[str, Group | Undefined]:
     rng = np.random.default_rng(0)
     drawn = [np.stack([np.sort(rng.choice(512, 14, replace=False)) for _ in range(DRAWS)]) for _ in range(2)]
-    sets = {RANDOM: (drawn[0], drawn[1]), SELECTED: "there are no pseudo-classes"}
+    sets = {RANDOM: (drawn[0], drawn[1]), SELECTED: Undefined("there are no pseudo-classes")}
     three = (np.arange(3), np.arange(7, 10))
     return {
         "fourteen": Group("fourteen", MEMBERS, sets, 0.25, 0.0),
         "three": Group("three", three, {MATCHED: tuple(np.repeat(m[None], DRAWS, 0) for m in three)}, 1.0, 0.0),
-        "nobody": "no neuron on one half of the windows",
+        "nobody": Undefined("no neuron on one half of the windows"),
     }
 
 
@@ -75,15 +76,15 @@ def crossed(statistic: Callable[[int, np.ndarray], float], sets: tuple[np.ndarra
     return (statistic(1, sets[0]) + statistic(0, sets[1])) / 2
 
 
-def over_draws(statistic: Callable[[int, np.ndarray], float], group: Group | str) -> np.ndarray:
+def over_draws(statistic: Callable[[int, np.ndarray], float], group: Group | Undefined) -> np.ndarray:
     assert isinstance(group, Group)
     first, second = group.sets[RANDOM]
-    assert not isinstance(first, str) and not isinstance(second, str)
+    assert not isinstance(first, Undefined) and not isinstance(second, Undefined)
     return np.array([crossed(statistic, pair) for pair in zip(first, second, strict=True)])
 
 
 def test_dimensionality_is_that_of_each_halfs_choice_on_the_other(
-    one: Capture, halves: np.ndarray, groups: dict[str, Group | str]
+    one: Capture, halves: np.ndarray, groups: dict[str, Group | Undefined]
 ) -> None:
     rows = dimensionality_metrics(one, halves, groups, LAYER)
 
@@ -104,7 +105,7 @@ def test_dimensionality_is_that_of_each_halfs_choice_on_the_other(
 
 
 def test_correlations_and_communities_are_those_of_numpy_and_networkx(
-    one: Capture, halves: np.ndarray, groups: dict[str, Group | str], monkeypatch: pytest.MonkeyPatch
+    one: Capture, halves: np.ndarray, groups: dict[str, Group | Undefined], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = modularity_metrics(one, halves, groups, 0, LAYER)
     with np.errstate(invalid="ignore"):
@@ -134,7 +135,7 @@ def test_correlations_and_communities_are_those_of_numpy_and_networkx(
 
 
 def test_hill_is_that_of_the_weights_whatever_the_half(
-    one: Capture, groups: dict[str, Group | str], monkeypatch: pytest.MonkeyPatch
+    one: Capture, groups: dict[str, Group | Undefined], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = heavytail_metrics(one, groups, LAYER, weightwatcher=False)
     ((_, weights),) = one.anatomy.input_rows.items()
@@ -153,7 +154,7 @@ def test_hill_is_that_of_the_weights_whatever_the_half(
     assert rows_of(rows, metric, "fourteen")[None].reason == "a group of 14 neurons, over 13"
 
 
-def test_size_and_what_the_matched_sets_share_are_told(groups: dict[str, Group | str]) -> None:
+def test_size_and_what_the_matched_sets_share_are_told(groups: dict[str, Group | Undefined]) -> None:
     rows = matching_metrics(groups, LAYER)
     assert [(row.group, row.metric, row.value, row.reason) for row in rows] == [
         ("fourteen", "size", 14, None),

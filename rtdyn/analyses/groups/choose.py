@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rtdyn.analyses.groups.nulls import DRAWS, LARGE, LARGE_DRAWS, MATCHED, RANDOM, SELECTED, permuted_sets
+from rtdyn.analyses.groups.nulls import DRAWS, LARGE, LARGE_DRAWS, permuted_sets
 from rtdyn.analyses.influence.ablation import ClassInfluence, Influence, PseudoInfluence
 from rtdyn.analyses.regimes.evidence import bootstrap
-from rtdyn.analyses.regimes.fit import DECAY, POWER_LAW, Regimes, fit_regimes
+from rtdyn.analyses.regimes.fit import Regimes, fit_regimes
 from rtdyn.analyses.statistics import CLEAR_SE, clustered_se
+from rtdyn.names import BOOST, DECAY, MATCHED, PLATEAU, POWER_LAW, RANDOM, RARE, SELECTED, SUPPRESS, TOP
+from rtdyn.undefined import Undefined
 
 TOP_SHARE = 0.01
 
@@ -26,9 +28,6 @@ MIN_TOP = 32
 
 STABLE = 0.5
 """Plateau neurons are members in more than this share of the bootstrap."""
-
-
-PLATEAU, TOP, BOOST, SUPPRESS = "plateau", "top", "boost", "suppress"
 
 
 GROUPS = (PLATEAU, TOP, BOOST, SUPPRESS, POWER_LAW, DECAY)
@@ -57,7 +56,7 @@ class Group:
     name: str
     members: tuple[np.ndarray, np.ndarray]
     """int64, ascending: chosen on half 0 and on half 1."""
-    sets: Mapping[str, tuple[np.ndarray, np.ndarray] | str]
+    sets: Mapping[str, tuple[np.ndarray, np.ndarray] | Undefined]
     """By null: sets (s, n) for each half's group, or why there are none."""
     own_share: float
     """Share of a matched set that are the group's own members, on average: near 1, the null can show nothing."""
@@ -82,11 +81,13 @@ def window_halves(documents: np.ndarray) -> np.ndarray:
     return halves
 
 
-def half_influence(c: ClassInfluence, halves: np.ndarray, half: int, rank_by: str = "mean_abs") -> HalfInfluence | str:
+def half_influence(
+    c: ClassInfluence, halves: np.ndarray, half: int, rank_by: str = "mean_abs"
+) -> HalfInfluence | Undefined:
     """A class's influence over one half of the windows, or why there is none. halves: (windows,), by window id."""
     own = halves[c.window_ids.cpu().numpy()] == half
     if own.sum() < 2:
-        return f"half of the windows hold {int(own.sum())} with positions of the class"
+        return Undefined(f"half of the windows hold {int(own.sum())} with positions of the class")
     counts = c.window_n[own]
     n = counts.sum()
     abs_sums, sums = c.window_abs_sum[own], c.window_sum[own]
@@ -136,13 +137,15 @@ def with_nulls(
         draws = min(draws, LARGE_DRAWS)
     matched = permuted_sets(members, cell, draws, rng)
     selected = [_selected(name, own, regimes[half], pseudo, half, rank_by) for half, own in enumerate(members)]
-    sets: dict[str, tuple[np.ndarray, np.ndarray] | str] = {
+    sets: dict[str, tuple[np.ndarray, np.ndarray] | Undefined] = {
         RANDOM: permuted_sets(members, np.zeros_like(cell), draws, rng),
         MATCHED: matched,
     }
     first, second = selected
-    if isinstance(first, str) or isinstance(second, str):
-        sets[SELECTED] = first if isinstance(first, str) else str(second)
+    if isinstance(first, Undefined):
+        sets[SELECTED] = first
+    elif isinstance(second, Undefined):
+        sets[SELECTED] = second
     else:
         sets[SELECTED] = (first, second)
     own = [np.isin(found, mine).mean() for found, mine in zip(matched, members, strict=True)]
@@ -151,13 +154,13 @@ def with_nulls(
 
 def _selected(
     name: str, members: np.ndarray, regimes: Regimes, pseudo: PseudoInfluence | None, half: int, rank_by: str
-) -> np.ndarray | str:
+) -> np.ndarray | Undefined:
     """What the group's rule picks for each pseudo-class, at the group's size: by rank of influence, or of its sign."""
     if pseudo is None:
-        return "there are no pseudo-classes"
+        return Undefined("there are no pseudo-classes")
     n = pseudo.n[half].cpu().numpy()[:, None]
     if (n == 0).any():
-        return "a pseudo-class has no position in half of the windows"
+        return Undefined("a pseudo-class has no position in half of the windows")
     signed = pseudo.sum[half].cpu().numpy() / n
     if name in (BOOST, SUPPRESS):
         score = signed if name == BOOST else -signed
@@ -176,29 +179,29 @@ def split_groups(
     seed: int,
     rank_by: str = "mean_abs",
     draws: int = DRAWS,
-) -> dict[str, Group | str]:
+) -> dict[str, Group | Undefined]:
     """Every group with its nulls, chosen by the influence on `rare`, or why there is none.
 
     documents: (windows,), each window's document. cell: `nulls.matching_cells`. overlap: `pseudo_classes.overlap`.
     """
-    halves, rare = window_halves(documents), result.classes["rare"]
+    halves, rare = window_halves(documents), result.classes[RARE]
     chosen, fits, reasons = [], [], {}
     for half in (0, 1):
         own = half_influence(rare, halves, half, rank_by)
-        if isinstance(own, str):
+        if isinstance(own, Undefined):
             return dict.fromkeys(GROUPS, own)
         stable, reason = _stable(rare, halves, half, documents, own, rank_by, seed)
         if reason:
             reasons[PLATEAU] = reason
         fits.append(half_regimes(own))
         chosen.append(choose(own, fits[-1], stable))
-    groups: dict[str, Group | str] = {}
+    groups: dict[str, Group | Undefined] = {}
     for number, name in enumerate(GROUPS):
         members = (chosen[0][name], chosen[1][name])
         if name in reasons:
-            groups[name] = reasons[name]
+            groups[name] = Undefined(reasons[name])
         elif min(map(len, members)) == 0:
-            groups[name] = f"no {name} neuron on one half of the windows"
+            groups[name] = Undefined(f"no {name} neuron on one half of the windows")
         else:
             rng = np.random.default_rng([seed, number])
             groups[name] = with_nulls(

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from rtdyn.analyses.groups.choose import Group
-from rtdyn.analyses.groups.nulls import SELECTED
 from rtdyn.analyses.regimes.contrast import contrast
 from rtdyn.analyses.statistics import Comparison, compare
+from rtdyn.names import SELECTED
+from rtdyn.undefined import Undefined
 
 Statistic = Callable[[int, np.ndarray], Mapping[str, np.ndarray]]
 """From a half of the windows and sets (s, n) to values (s,) by metric, NaN where undefined."""
@@ -23,15 +24,15 @@ class GroupValue:
     value: float
     n: int
     """Neurons, the smaller half's choice."""
-    nulls: Mapping[str, Comparison | str]
+    nulls: Mapping[str, Comparison | Undefined]
 
 
 def measure(group: Group, statistic: Statistic) -> dict[str, GroupValue]:
     """Every metric of `statistic` for the group, each half's choice measured on the other half; NaN where undefined."""
     values = [statistic(1 - half, own[None]) for half, own in enumerate(group.members)]
-    nulls: dict[str, dict[str, np.ndarray] | str] = {}
+    nulls: dict[str, dict[str, np.ndarray] | Undefined] = {}
     for null, sets in group.sets.items():
-        if isinstance(sets, str):
+        if isinstance(sets, Undefined):
             nulls[null] = sets
             continue
         drawn = [statistic(1 - half, own) for half, own in enumerate(sets)]
@@ -40,14 +41,14 @@ def measure(group: Group, statistic: Statistic) -> dict[str, GroupValue]:
     for metric in values[0]:
         value = float((values[0][metric][0] + values[1][metric][0]) / 2)
         against = {
-            null: drawn if isinstance(drawn, str) else _compared(null, value, drawn[metric], group.overlap)
+            null: drawn if isinstance(drawn, Undefined) else _compared(null, value, drawn[metric], group.overlap)
             for null, drawn in nulls.items()
         }
         result[metric] = GroupValue(value, min(map(len, group.members)), against)
     return result
 
 
-def _compared(null: str, value: float, drawn: np.ndarray, overlap: float) -> Comparison | str:
+def _compared(null: str, value: float, drawn: np.ndarray, overlap: float) -> Comparison | Undefined:
     # pseudo-classes share positions, and the sets they select are more alike than independent ones
     return contrast(value, drawn, overlap) if null == SELECTED else compare(value, drawn)
 

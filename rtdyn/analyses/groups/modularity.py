@@ -21,6 +21,7 @@ from torch import Tensor
 from rtdyn.analyses.groups import modularity
 from rtdyn.analyses.groups.choose import Group
 from rtdyn.analyses.kernels import graphs
+from rtdyn.undefined import Undefined
 
 THRESHOLD = 0.3
 """|r| from which two neurons are joined; None, as in the preset `paper-code`, joins all whose r is not 0."""
@@ -413,7 +414,7 @@ def _equal_edges(r: list[np.ndarray], group: Group) -> list[int]:
     for half in (0, 1):
         # the half measured is the one that did not choose
         chosen = 1 - half
-        drawn = [sets[chosen][:LOUVAIN_DRAWS] for sets in group.sets.values() if not isinstance(sets, str)]
+        drawn = [sets[chosen][:LOUVAIN_DRAWS] for sets in group.sets.values() if not isinstance(sets, Undefined)]
         counts = modularity.edge_counts(r[half], np.concatenate([group.members[chosen][None], *drawn]))
         edges.append(modularity.equal_edges(counts))
     return edges

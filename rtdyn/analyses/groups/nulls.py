@@ -14,9 +14,6 @@ import numpy as np
 
 from rtdyn.capture.forward_pass import Capture
 
-RANDOM, MATCHED, SELECTED = "random", "matched", "selected"
-
-
 DRAWS = 999
 """Random and matched sets of a group."""
 

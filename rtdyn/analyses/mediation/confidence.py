@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rtdyn.analyses.groups.choose import Group
-from rtdyn.analyses.groups.nulls import RANDOM, permuted_sets
+from rtdyn.analyses.groups.nulls import permuted_sets
 from rtdyn.analyses.influence import fused
 from rtdyn.analyses.influence.ablation import MEMORY_BYTES
 from rtdyn.analyses.influence.certified import DOUBLE_ROUNDING, EPSILON, SUM_ROUNDING, Z_ROUNDING, largest_shift
@@ -31,6 +31,7 @@ from rtdyn.analyses.influence.logit_shift import (
 from rtdyn.analyses.kernels.tilted_sums import tilted_sums
 from rtdyn.analyses.statistics import _numpy, clustered_se
 from rtdyn.capture.forward_pass import Capture
+from rtdyn.names import RANDOM
 
 PAIR_TOLERANCE = 1e-4
 """Round-off in nats beyond which a pair's change of entropy or KL is summed in float64."""

@@ -9,6 +9,7 @@ import numpy as np
 from rtdyn.analyses.regimes.evidence import shape_statistic
 from rtdyn.analyses.regimes.fit import fit_curves, ranked
 from rtdyn.analyses.statistics import Comparison, compare
+from rtdyn.undefined import Undefined
 
 MAX_OVERLAP = 0.2
 """Share of positions that two pseudo-classes may have in common; beyond it clusters are imitated too poorly."""
@@ -36,18 +37,18 @@ def curve_statistics(influence: np.ndarray, uncertainty: np.ndarray | float = 0.
     return result
 
 
-def contrast(rare: float, pseudo: np.ndarray, shared: float = 0.0) -> Comparison | str:
+def contrast(rare: float, pseudo: np.ndarray, shared: float = 0.0) -> Comparison | Undefined:
     """The rare class's statistic among those of the pseudo-classes (draws,), NaN left out, or why it has no place.
 
     shared: the pseudo-classes' `overlap`. The null's mean is that of the pseudo-classes, its deviation is widened;
     p = min(1, 2·(1 + the smaller tail)/(draws + 1)). A value equal to the rare one stays equal to it.
     """
     if not math.isfinite(rare):
-        return "the rare class has no value"
+        return Undefined("the rare class has no value")
     if shared > MAX_OVERLAP:
-        return f"pseudo-classes share {shared:.0%} of their positions, over {MAX_OVERLAP:.0%}"
+        return Undefined(f"pseudo-classes share {shared:.0%} of their positions, over {MAX_OVERLAP:.0%}")
     finite = pseudo[np.isfinite(pseudo)]
     if len(finite) == 0:
-        return "no pseudo-class has a value"
+        return Undefined("no pseudo-class has a value")
     widened = finite.mean() + (finite - finite.mean()) * math.sqrt((1 + shared) / (1 - shared))
     return compare(rare, np.where(finite == rare, finite, widened))

@@ -21,6 +21,7 @@ from rtdyn.analyses.regimes.evidence import (
 from rtdyn.analyses.regimes.fit import Regimes, fit_regimes
 from rtdyn.analyses.statistics import CLEAR_SE, Comparison
 from rtdyn.text.pseudo_classes import overlap
+from rtdyn.undefined import Undefined
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Contrast:
 
     values: Mapping[str, float]
     """By CURVE_STATISTICS, of the rare class's curve with nothing censored; NaN without a fit."""
-    against: Mapping[str, Comparison | str]
+    against: Mapping[str, Comparison | Undefined]
 
 
 def curve(c: ClassInfluence, documents: np.ndarray, rank_by: str, seed: int) -> Curve:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from rtdyn.analyses.kernels import huber
+from rtdyn.names import CENSORED, DECAY, PLATEAU, POWER_LAW
 
 MIN_POINTS = 5
 MIN_SPAN = 0.7
@@ -34,8 +35,6 @@ ROUND_OFF = 1e-6
 """Excess, in log units, that the arithmetic alone may show."""
 PAPER_CODE_BOUNDARIES = (3.5, 5.5)
 """Log ranks at which the papers' released code cuts the curve."""
-
-PLATEAU, POWER_LAW, DECAY, CENSORED = "plateau", "powerlaw", "decay", "censored"
 
 
 @dataclass(frozen=True)

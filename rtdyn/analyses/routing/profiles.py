@@ -34,6 +34,7 @@ from rtdyn.analyses.routing.matching import (
 from rtdyn.analyses.statistics import Comparison, compare
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.intervals import NORMAL_95
+from rtdyn.undefined import Undefined
 
 MIN_QUERIES = 10
 """Queries a class needs in a profile."""
@@ -45,12 +46,12 @@ class Correlation:
 
     by_head: np.ndarray
     """float64 (H,); NaN for a head with a constant profile."""
-    null_by_head: tuple[Comparison | str, ...]
+    null_by_head: tuple[Comparison | Undefined, ...]
     mean: float | None
     """Over the heads that have an r; None where none has."""
     sd: float | None
     """Over heads; None for fewer than two."""
-    null: Comparison | str
+    null: Comparison | Undefined
     """Of the mean over heads, or why there is none."""
     low: float | None = None
     """95 % interval of the mean over heads, on Fisher's z, leaving out a block of windows at a time."""
@@ -156,11 +157,13 @@ def _correlation(r: np.ndarray, drawn: int) -> Correlation:
     by_head, null, left = r[0], r[1:drawn], r[drawn:]
     defined = np.isfinite(by_head)
     against = tuple(
-        compare(float(v), of_head) if np.isfinite(v) else "its attention is the same at every offset"
+        compare(float(v), of_head) if np.isfinite(v) else Undefined("its attention is the same at every offset")
         for v, of_head in zip(by_head, null.T, strict=True)
     )
     if not defined.any():
-        return Correlation(by_head, against, None, None, "every head's attention is the same at every offset")
+        return Correlation(
+            by_head, against, None, None, Undefined("every head's attention is the same at every offset")
+        )
     mean = float(by_head[defined].mean())
     sd = float(by_head[defined].std(ddof=1)) if defined.sum() > 1 else None
     low, high = _jackknifed(mean, left[:, defined].mean(1))

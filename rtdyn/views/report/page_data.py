@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rtdyn.analyses.regimes.fit import DECAY, PLATEAU, POWER_LAW
 from rtdyn.judge.series import Series
+from rtdyn.names import DECAY, PLATEAU, POWER_LAW
 from rtdyn.tables.curves import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
 from rtdyn.views.report.panels import PANELS, Judged, JudgedPanels
 from rtdyn.views.report.plots.influence import fitted_segments, plateau_intervals, ranked_influence, verdict

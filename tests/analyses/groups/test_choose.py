@@ -11,11 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtdyn.analyses.groups.choose import (
-    BOOST,
     GROUPS,
-    PLATEAU,
-    SUPPRESS,
-    TOP,
     Group,
     HalfInfluence,
     choose,
@@ -26,10 +22,12 @@ from rtdyn.analyses.groups.choose import (
     with_nulls,
 )
 from rtdyn.analyses.groups.measure import measure
-from rtdyn.analyses.groups.nulls import MATCHED, RANDOM, SELECTED, matching_cells
+from rtdyn.analyses.groups.nulls import matching_cells
 from rtdyn.analyses.influence.ablation import Influence, PseudoInfluence, influence
 from rtdyn.analyses.statistics import Comparison
 from rtdyn.capture.forward_pass import Capture
+from rtdyn.names import BOOST, MATCHED, PLATEAU, RANDOM, SELECTED, SUPPRESS, TOP
+from rtdyn.undefined import Undefined
 
 
 @settings(max_examples=50, deadline=None)
@@ -111,13 +109,13 @@ def test_selected_sets_follow_the_groups_own_rule(whole: tuple[Capture, Influenc
     means = (result.pseudo.abs_sum / result.pseudo.n[..., None]).numpy()
     for half in (0, 1):
         sets = group.sets[SELECTED]
-        assert not isinstance(sets, str)
+        assert not isinstance(sets, Undefined)
         for draw, mine in enumerate(sets[half]):
             assert set(mine) == set(np.argsort(-means[half, draw], kind="stable")[:32])
     assert 0 < group.own_share < 1 and group.overlap == 0.1
     small = (members[0][:1], members[1])
     empty = with_nulls(PLATEAU, small, regimes, None, 0.1, matching_cells(one), rng, draws=30)
-    assert empty.sets[SELECTED] == "there are no pseudo-classes"
+    assert empty.sets[SELECTED] == Undefined("there are no pseudo-classes")
 
 
 def test_each_choice_is_measured_on_the_other_half() -> None:
@@ -127,16 +125,16 @@ def test_each_choice_is_measured_on_the_other_half() -> None:
         seen.append((half, sets.shape))
         return {"first": sets[:, 0] + 100.0 * half, "never": np.full(len(sets), np.nan)}
 
-    sets = {RANDOM: (np.arange(40)[:, None], np.arange(40)[:, None]), MATCHED: "none to be had"}
+    sets = {RANDOM: (np.arange(40)[:, None], np.arange(40)[:, None]), MATCHED: Undefined("none to be had")}
     group = Group(TOP, (np.array([7]), np.array([9])), sets, 0.0, 0.0)
     values = measure(group, statistic)
     assert seen == [(1, (1, 1)), (0, (1, 1)), (1, (40, 1)), (0, (40, 1))]
     assert values["first"].value == (107 + 9) / 2
     null = values["first"].nulls[RANDOM]
     assert isinstance(null, Comparison) and null.null_mean == pytest.approx(50 + 19.5)
-    assert values["first"].nulls[MATCHED] == "none to be had"
+    assert values["first"].nulls[MATCHED] == Undefined("none to be had")
     assert np.isnan(values["never"].value)
-    assert values["never"].nulls[RANDOM] == "only 0 sets of the null have a value"
+    assert values["never"].nulls[RANDOM] == Undefined("only 0 sets of the null have a value")
 
 
 def test_pseudo_classes_without_positions_in_a_half_give_a_reason(
@@ -159,18 +157,18 @@ def test_pseudo_classes_without_positions_in_a_half_give_a_reason(
         np.random.default_rng(0),
         draws=20,
     )
-    assert group.sets[SELECTED] == "a pseudo-class has no position in half of the windows"
+    assert group.sets[SELECTED] == Undefined("a pseudo-class has no position in half of the windows")
 
 
 def test_the_selected_null_is_widened_by_what_pseudo_classes_share() -> None:
     sets = {SELECTED: (np.arange(40)[:, None], np.arange(40)[:, None])}
     statistic = {"index": lambda sets: sets[:, 0].astype(float)}
 
-    def p_value(overlap: float) -> Comparison | str:
+    def p_value(overlap: float) -> Comparison | Undefined:
         group = Group(TOP, (np.array([44]), np.array([44])), sets, 0.0, overlap)
         return measure(group, lambda half, s: {name: f(s) for name, f in statistic.items()})["index"].nulls[SELECTED]
 
     apart, shared, too_much = p_value(0.0), p_value(0.15), p_value(0.9)
     assert isinstance(apart, Comparison) and isinstance(shared, Comparison)
     assert shared.null_sd == pytest.approx(apart.null_sd * (1.15 / 0.85) ** 0.5)
-    assert isinstance(too_much, str)
+    assert isinstance(too_much, Undefined)

@@ -17,6 +17,7 @@ from rtdyn.analyses.groups import dimensionality as module
 from rtdyn.analyses.groups.dimensionality import dimensionality, eigenvalues, standardised, undefined
 from rtdyn.analyses.statistics import compare
 from rtdyn.capture.forward_pass import Capture
+from rtdyn.undefined import Undefined
 
 
 def activations(positions: int, neurons: int, seed: int = 0) -> torch.Tensor:
@@ -191,11 +192,11 @@ def test_p_values_are_uniform_for_neurons_that_are_exchangeable() -> None:
     for _ in range(200):
         z, _live = standardised(torch.from_numpy(rng.standard_normal((60, 48))))
         sets = random_sets(group, 48, 199, rng)
-        assert not isinstance(sets, str)
+        assert not isinstance(sets, Undefined)
         against = compare(
             float(dimensionality(z, group[None]).participation_ratio[0]), dimensionality(z, sets).participation_ratio
         )
-        assert not isinstance(against, str)
+        assert not isinstance(against, Undefined)
         p_values.append(against.p_value)
     assert kstest(p_values, "uniform").pvalue > 0.001
 
@@ -206,11 +207,11 @@ def test_a_coordinated_group_stands_out_of_its_null() -> None:
     values[:, :10] += 2 * rng.standard_normal((300, 1))
     z, _ = standardised(torch.from_numpy(values))
     sets = random_sets(np.arange(10), 100, 999, rng)
-    assert not isinstance(sets, str)
+    assert not isinstance(sets, Undefined)
     own, null = dimensionality(z, np.arange(10)[None]), dimensionality(z, sets)
     for value, drawn in ((own.d_eff, null.d_eff), (own.participation_ratio, null.participation_ratio)):
         against = compare(float(value[0]), drawn)
-        assert not isinstance(against, str) and against.p_value == pytest.approx(2 / 1000)
+        assert not isinstance(against, Undefined) and against.p_value == pytest.approx(2 / 1000)
         assert value[0] < against.null_mean
 
 

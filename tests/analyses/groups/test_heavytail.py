@@ -42,6 +42,7 @@ from rtdyn.capture.forward_pass import Capture
 from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.checkpoints.local import fetch_local
 from rtdyn.suites.suite import SuiteSpec
+from rtdyn.undefined import Undefined
 
 
 def gaussian(neurons: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -250,11 +251,11 @@ def test_p_values_are_uniform_for_rows_that_are_exchangeable() -> None:
     for _ in range(150):
         rows = torch.from_numpy(rng.standard_normal((40, 24)))
         sets = random_sets(np.arange(12), 40, 199, rng)
-        assert not isinstance(sets, str)
+        assert not isinstance(sets, Undefined)
         for rule in RULES:
             own = hill(rows, np.arange(12)[None], rule, min_k=1)
             against = compare(float(own.alpha[0]), hill(rows, sets, rule, min_k=1).alpha)
-            assert not isinstance(against, str)
+            assert not isinstance(against, Undefined)
             p_values[rule].append(against.p_value)
     for rule in RULES:
         assert kstest(p_values[rule], "uniform").pvalue > 0.001, rule
@@ -265,10 +266,10 @@ def test_a_planted_heavy_group_stands_out_of_its_null() -> None:
     rows = gaussian(200, 64)
     rows[:60] += 3 * torch.from_numpy(rng.standard_normal((60, 3)) * [3, 1, 0.5]) @ gaussian(3, 64, 1)
     sets = random_sets(np.arange(60), 200, 199, rng)
-    assert not isinstance(sets, str)
+    assert not isinstance(sets, Undefined)
     own = float(hill(rows, np.arange(60)[None], TENTH).alpha[0])
     against = compare(own, hill(rows, sets, TENTH).alpha)
-    assert not isinstance(against, str)
+    assert not isinstance(against, Undefined)
     assert own < against.null_mean and against.p_value == pytest.approx(2 / 200)
 
 

@@ -13,6 +13,7 @@ from scipy import stats
 from rtdyn.analyses.groups.nulls import matching_cells, permuted_sets
 from rtdyn.analyses.statistics import Comparison, compare
 from rtdyn.capture.forward_pass import Capture
+from rtdyn.undefined import Undefined
 
 
 def test_compare_counts_the_value_in() -> None:
@@ -33,7 +34,7 @@ def test_a_null_without_spread_has_no_z_and_ties_prove_nothing() -> None:
 def test_undefined_draws_are_left_out_and_too_few_say_so() -> None:
     null = np.append(np.full(500, np.nan), np.arange(20.0))
     assert isinstance(compare(3.0, null), Comparison)
-    assert compare(3.0, null[:-2]) == "only 18 sets of the null have a value"
+    assert compare(3.0, null[:-2]) == Undefined("only 18 sets of the null have a value")
 
 
 def test_p_is_uniform_when_the_value_is_one_of_its_null() -> None:

@@ -14,13 +14,9 @@ from scipy import optimize
 from rtdyn.analyses.influence.ablation import influence
 from rtdyn.analyses.kernels import huber
 from rtdyn.analyses.regimes.fit import (
-    CENSORED,
-    DECAY,
     HUBER,
     MIN_POINTS,
     MIN_SPAN,
-    PLATEAU,
-    POWER_LAW,
     ThreeSegments,
     _axis,
     fit_curves,
@@ -29,6 +25,7 @@ from rtdyn.analyses.regimes.fit import (
     fit_sorted,
 )
 from rtdyn.capture.forward_pass import Capture
+from rtdyn.names import CENSORED, DECAY, PLATEAU, POWER_LAW
 
 
 def planted(neurons: int, r1: int, r2: int, kappa: float, excess: float, decay: float) -> np.ndarray:

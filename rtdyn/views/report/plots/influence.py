@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from rtdyn.analyses.regimes.fit import CENSORED, DECAY, PLATEAU, POWER_LAW
+from rtdyn.names import CENSORED, DECAY, PLATEAU, POWER_LAW
 from rtdyn.tables.curves import PSEUDO_INFLUENCE
 from rtdyn.views.report.plots.style import (
     COLOURS,

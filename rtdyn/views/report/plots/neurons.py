@@ -13,7 +13,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
 from rtdyn.analyses.groups.choose import STABLE
-from rtdyn.analyses.regimes.fit import CENSORED, DECAY, PLATEAU, POWER_LAW
+from rtdyn.names import CENSORED, DECAY, PLATEAU, POWER_LAW
 from rtdyn.views.report.plots.influence import NO_INFLUENCE
 from rtdyn.views.report.plots.style import NotebookFigure, grid, plain, short_step, styled
 from rtdyn.views.report.run_tables import RARE, Shown
