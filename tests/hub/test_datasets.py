@@ -1,4 +1,4 @@
-"""Data sets on a Hub, over real HTTP with the real client, in processes of their own (see test_hub.py)."""
+"""Data sets on a Hub, over real HTTP with the real client, in processes of their own (see test_repository.py)."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ BLOCK = 1000
 WORKER = """
 import itertools, json, sys
 from pathlib import Path
-from rtdyn import hub_counts, hub_text
 from rtdyn.errors import RtdynError
-from rtdyn.hub_datasets import resolve
-from rtdyn.tokenizer import Tokenizer, load_tokenizer, tokenizer_files_digest
+from rtdyn.hub.datasets import resolve
+from rtdyn.text import hub_counts, hub_documents
+from rtdyn.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_files_digest
 
 tiny, hub_counts.BLOCK_TOKENS = Path(sys.argv[1]), int(sys.argv[2])
 
@@ -48,12 +48,12 @@ def files(address):
 
 
 def texts(address, stretch=100, blocks=None, seed=0, field="text"):
-    found = hub_text.text_blocks(resolve(address), field, seed, stretch)
+    found = hub_documents.text_blocks(resolve(address), field, seed, stretch)
     return [text for block in itertools.islice(found, blocks) for text in block.texts]
 
 
 def evaluation(address, blocks, seed=0):
-    text = hub_text.HubText(resolve(address), "text", seed, print)
+    text = hub_documents.HubText(resolve(address), "text", seed, print)
     list(itertools.islice(text, blocks))
     documents = text.finish()
     return [documents.texts, documents.sha256, text.provenance]

@@ -34,10 +34,10 @@ suites:
 STREAM = """
 import hashlib, json, sys, time
 from pathlib import Path
-from rtdyn.checkpoints.retry import Patience
 from rtdyn.checkpoints.stream import open_stream
 from rtdyn.errors import RtdynError
-from rtdyn.registry import load_suites
+from rtdyn.hub.retry import Patience
+from rtdyn.suites.find import load_suites
 
 settings = json.loads(sys.argv[1])
 suite = load_suites(Path(settings["suites"]))[settings["model"]]
