@@ -1,4 +1,4 @@
-"""Names that several rooms share: token classes and groups of neurons."""
+"""Names that several rooms share: token classes, groups of neurons, and the scheme of the Hub's addresses."""
 
 from __future__ import annotations
 
@@ -6,3 +6,7 @@ RARE, COMMON = "rare", "common"
 
 
 PLATEAU, TOP = "plateau", "top"
+
+
+HUB_SCHEME = "hf://"
+"""What an address of a data set on the Hub begins with."""

@@ -17,6 +17,7 @@ from typing import TextIO
 
 from rtdyn.errors import InputError
 from rtdyn.hub.download import PART, StoppedError
+from rtdyn.hub.repository import hub_home
 
 
 @dataclass
@@ -92,9 +93,7 @@ def open_room(repo: str, budget: int) -> Room:
     Further places, of runs that went on at the same time, are cleared if none holds them any more. Raises InputError
     if it cannot be written or locked.
     """
-    from huggingface_hub import constants
-
-    root = Path(constants.HF_HOME) / "rtdyn"
+    root = hub_home() / "rtdyn"
     name = repo.replace("/", "--")
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from rtdyn.checkpoints.tensors import TensorRange, mlp_tensors, remote_tensors
 from rtdyn.errors import InputError
 from rtdyn.hub.download import Line, read_small
 from rtdyn.hub.names import CONFIG
-from rtdyn.hub.repository import RemoteFile, Revision, check_cached, checked, in_cache, resolve
+from rtdyn.hub.repository import RemoteFile, Revision, check_cached, checked, in_cache, revision_at
 from rtdyn.hub.retry import each_answer
 from rtdyn.model.families import final_mlp
 from rtdyn.suites.suite import SuiteSpec
@@ -113,7 +113,7 @@ def plan_sweep(
 
 
 def _plan(suite: SuiteSpec, step: int, weights_only: bool, small: dict[str, bytes], line: Line) -> StepPlan:
-    revision = resolve(suite, suite.revision_of(step), line.pause)
+    revision = revision_at(suite.hub_repo, suite.revision_of(step), line.pause)
 
     def content(name: str) -> bytes:
         file = checked(revision, name)

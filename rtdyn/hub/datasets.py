@@ -20,14 +20,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from rtdyn.errors import InputError, UsageError
+from rtdyn.errors import InputError, UsageError, near_matches
 from rtdyn.files import write_json
 from rtdyn.hub.download import Line
 from rtdyn.hub.errors import reach
 from rtdyn.hub.repository import Digest, RemoteFile
 from rtdyn.hub.retry import CONTENT, METADATA, each_answer, retrying
-from rtdyn.suites.steps import near_matches
-from rtdyn.suites.suites_file import HUB_SCHEME
+from rtdyn.names import HUB_SCHEME
 
 FORMS = (".parquet", ".jsonl", ".jsonl.gz", ".json.gz", ".txt", ".txt.gz", ".bin")
 """Suffixes that can be read: rows, lines of JSON, plain text, and shards of token ids."""

@@ -17,7 +17,6 @@ from rtdyn.errors import InputError
 from rtdyn.hub.errors import reach
 from rtdyn.hub.names import CONFIG, TOKENIZER_FILES
 from rtdyn.hub.retry import METADATA, retrying
-from rtdyn.suites.suite import SuiteSpec
 
 _SHA1, _SHA256 = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}")
 
@@ -86,7 +85,7 @@ def digest_of(path: Path, file: RemoteFile) -> Digest:
     return digest
 
 
-def model_info(repo: str, branch: str) -> Any:
+def _model_info(repo: str, branch: str) -> Any:
     """The client's description of a branch, with its files' sizes and digests. Raises what the client raises."""
     from huggingface_hub import HfApi, constants
 
@@ -94,20 +93,19 @@ def model_info(repo: str, branch: str) -> Any:
     return HfApi().model_info(repo, revision=branch, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
 
 
-def resolve(suite: SuiteSpec, branch: str, pause: Callable[[float], object] = time.sleep) -> Revision:
-    """The commit that `branch` stands for and what it holds, asked again after 429, 5xx and cut connections.
+def revision_at(repo: str, branch: str, pause: Callable[[float], object] = time.sleep) -> Revision:
+    """The commit that a branch stands for and what it holds, asked again after 429, 5xx and cut connections.
 
     pause: waits some seconds before another try. Raises InputError in one sentence, also for file names that would
     lead out of a folder.
     """
     from huggingface_hub import errors
 
-    assert suite.repo is not None
-    repo, what = suite.repo, f"{suite.repo}, revision {branch}"
+    what = f"{repo}, revision {branch}"
 
     def ask() -> Revision:
         try:
-            info = model_info(repo, branch)
+            info = _model_info(repo, branch)
         except errors.OfflineModeIsEnabled:
             cached = _cached(repo, branch, f"{what} (the cached part, as HF_HUB_OFFLINE is set)")
             if cached is None:
@@ -123,6 +121,26 @@ def resolve(suite: SuiteSpec, branch: str, pause: Callable[[float], object] = ti
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
             raise InputError(f"{what} lists a file {name!r} outside its folder; do not use this repository")
     return revision
+
+
+def branch_metadata(
+    repo: str, branch: str, pause: Callable[[float], object] = time.sleep
+) -> tuple[str, tuple[RemoteFile, ...]] | None:
+    """The commit of a branch and its files as the Hub describes them, unchecked; None if there is no such branch.
+
+    pause: waits some seconds before another try. Raises InputError if the Hub cannot be reached or refuses the
+    repository.
+    """
+    from huggingface_hub import errors
+
+    def ask() -> tuple[str, tuple[RemoteFile, ...]] | None:
+        try:
+            info = _model_info(repo, branch)
+        except errors.RevisionNotFoundError:
+            return None
+        return info.sha, tuple(map(_described, info.siblings or []))
+
+    return reach(lambda: retrying(ask, METADATA, pause), f"{repo}, revision {branch}")
 
 
 def _described(sibling: Any) -> RemoteFile:
@@ -226,7 +244,7 @@ def read_range(revision: Revision, file: RemoteFile, start: int, stop: int) -> I
                 return
 
 
-def _snapshot(revision: Revision, names: Sequence[str]) -> Path:
+def cached_folder(revision: Revision, names: Sequence[str]) -> Path:
     """The folder of the revision in the user's cache, with these small files in it, verified."""
     # asked for by branch, the cache notes which commit the branch stands for; HF_HUB_OFFLINE needs that
     _to_cache(revision, checked(revision, names[0]), revision.branch)
@@ -261,11 +279,9 @@ def differs(revision: Revision, file: RemoteFile) -> InputError:
     )
 
 
-def hub_branches(suite: SuiteSpec) -> tuple[str, ...]:
-    """Every branch of the suite's repository. Raises InputError if the Hub cannot be reached or refuses it."""
+def hub_branches(repo: str) -> tuple[str, ...]:
+    """Every branch of a repository. Raises InputError if the Hub cannot be reached or refuses it."""
     from huggingface_hub import HfApi, constants, get_session
-
-    repo = _repo(suite)
 
     def ask() -> tuple[str, ...]:
         # this call takes no limit of its own, and the library's default is to wait for ever
@@ -282,6 +298,8 @@ def hub_is_offline() -> bool:
     return bool(is_offline_mode())
 
 
-def _repo(suite: SuiteSpec) -> str:
-    assert suite.repo is not None
-    return suite.repo
+def hub_home() -> Path:
+    """Hugging Face's own folder on this machine, HF_HOME."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME)

@@ -11,8 +11,8 @@ import glob
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rtdyn.errors import InputError, UsageError
-from rtdyn.suites.steps import _steps_in, near_matches
+from rtdyn.errors import InputError, UsageError, near_matches
+from rtdyn.suites.steps import _steps_in
 from rtdyn.suites.suite import PACKAGE, SuiteSpec
 from rtdyn.suites.suites_file import _read_file, _read_schedules, _read_shapes
 

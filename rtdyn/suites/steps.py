@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from rtdyn.errors import UsageError
 
 _STEP_FOLDER = re.compile(r"step(0|[1-9][0-9]*)")
-
-
-def near_matches(word: str, known: Iterable[str]) -> str:
-    """`; did you mean a or b?` for the names most like `word`, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def parse_steps(spec: str, schedule: tuple[int, ...], whose: str = "") -> tuple[int, ...]:

@@ -54,6 +54,12 @@ class SuiteSpec:
         return self.path is not None and self.path.is_relative_to(PACKAGE)
 
     @property
+    def hub_repo(self) -> str:
+        """Its repository, OWNER/NAME; only for a suite that lies on the Hub."""
+        assert self.repo is not None
+        return self.repo
+
+    @property
     def location(self) -> str:
         """Where the checkpoints come from, as a user would write it."""
         return self.repo if self.repo is not None else str(self.path)

@@ -10,18 +10,14 @@ from typing import Any
 
 import yaml
 
-from rtdyn.errors import InputError
-from rtdyn.suites.steps import near_matches
+from rtdyn.errors import InputError, near_matches
+from rtdyn.names import HUB_SCHEME
 from rtdyn.suites.suite import Defect, Shape, SuiteSpec
 
 DEFECT_KINDS = ("duplicate", "final-weights", "missing", "discontinuous")
 
 
 CORPORA = ("king-james", "king-james-held-out")
-
-
-HUB_SCHEME = "hf://"
-"""What an address of a data set on the Hub begins with."""
 
 
 _SUITE_KEYS = {
