@@ -60,6 +60,7 @@ def _log_steps(schedule: tuple[int, ...]) -> set[int]:
     return {min(schedule, key=lambda s: abs(s - p)) for p in powers} | {last}
 
 
-def _steps_in(folder: Path) -> list[int]:
+def steps_in(folder: Path) -> list[int]:
+    """The steps of the `step*/` folders in a folder, ascending."""
     names = [child.name for child in folder.iterdir() if child.is_dir()]
     return sorted(int(match.group(1)) for name in names if (match := _STEP_FOLDER.fullmatch(name)))
