@@ -9,8 +9,9 @@ from rtdyn.audit.local_listing import local_branches, local_listings
 from rtdyn.audit.shared_weights import MAIN
 from rtdyn.audit.verdicts import Audit, audit
 from rtdyn.errors import InputError
-from rtdyn.hub.download import Line
-from rtdyn.hub.repository import RemoteFile, branch_metadata, hub_branches, hub_is_offline
+from rtdyn.hub.ranges import Transfer
+from rtdyn.hub.remote_file import RemoteFile
+from rtdyn.hub.repository import branch_metadata, hub_branches, hub_is_offline
 from rtdyn.hub.retry import each_answer
 from rtdyn.suites.suite import SuiteSpec
 
@@ -53,14 +54,14 @@ def hub_listings(repo: str, branches: Iterable[str]) -> dict[str, Listing | None
 
     Raises InputError for the first that cannot be had.
     """
-    line = Line()
+    transfer = Transfer()
     branches = list(dict.fromkeys(branches))
-    listings = each_answer(lambda branch: _hub_listing(repo, branch, line), branches, line.stop)
+    listings = each_answer(lambda branch: _hub_listing(repo, branch, transfer), branches, transfer.stop)
     return dict(zip(branches, listings, strict=True))
 
 
-def _hub_listing(repo: str, branch: str, line: Line) -> Listing | None:
-    described = branch_metadata(repo, branch, line.pause)
+def _hub_listing(repo: str, branch: str, transfer: Transfer) -> Listing | None:
+    described = branch_metadata(repo, branch, transfer.pause)
     if described is None:
         return None
     commit, files = described

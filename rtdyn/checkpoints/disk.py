@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TextIO
 
 from rtdyn.errors import InputError
-from rtdyn.hub.download import PART, StoppedError
+from rtdyn.hub.download import PART
+from rtdyn.hub.ranges import StoppedError
 from rtdyn.hub.repository import hub_home
 
 

@@ -15,8 +15,9 @@ from rtdyn.checkpoints.fetch_plan import Repeat, StepPlan, SweepPlan, plan_sweep
 from rtdyn.checkpoints.local import fetch_local
 from rtdyn.checkpoints.tensors import PARTIAL, write_partial
 from rtdyn.errors import InputError
-from rtdyn.hub.download import Line, StoppedError, download
+from rtdyn.hub.download import download
 from rtdyn.hub.names import CONFIG
+from rtdyn.hub.ranges import StoppedError, Transfer
 from rtdyn.hub.repository import check_cached, in_cache
 from rtdyn.hub.retry import CONTENT, Patience
 from rtdyn.suites.suite import SuiteSpec
@@ -67,8 +68,8 @@ def open_stream(
     if suite.repo is None:
         yield Stream(tuple(steps), lambda step, tell: fetch_local(suite, step))
         return
-    line = Line(patience=patience)
-    plan = plan_sweep(suite, steps, stored, weights_only, line)
+    transfer = Transfer(patience=patience)
+    plan = plan_sweep(suite, steps, stored, weights_only, transfer)
     if not plan.steps:
         yield Stream((), lambda step, tell: fetch_local(suite, step), repeats=plan.repeats)
         return
@@ -78,7 +79,7 @@ def open_stream(
     except BaseException:
         room.close()
         raise
-    downloads = _Downloads(plan, room, line, say)
+    downloads = _Downloads(plan, room, transfer, say)
     downloads.start()
     try:
         yield Stream(plan.numbers, downloads.take, room.give, plan.repeats)
@@ -95,7 +96,7 @@ def alike(
     """
     if suite.repo is None:
         return [(step,) for step in steps]
-    plan = plan_sweep(suite, steps, stored, weights_only, Line())
+    plan = plan_sweep(suite, steps, stored, weights_only, Transfer())
     owners = sorted({*plan.numbers, *plan.repeats})
     units = [{of, *(r.step for r in plan.repeats.get(of, ()))} & set(steps) for of in owners]
     return sorted(tuple(sorted(unit)) for unit in units if unit)
@@ -134,9 +135,9 @@ def _gb(size: int) -> str:
 class _Downloads:
     """A thread that fetches a plan's steps in order, as far ahead as the room allows."""
 
-    def __init__(self, plan: SweepPlan, room: Room, line: Line, say: Tell) -> None:
+    def __init__(self, plan: SweepPlan, room: Room, transfer: Transfer, say: Tell) -> None:
         self.plan, self.room, self.say = plan, room, say
-        self.line = replace(line, arrived=self._arrived)
+        self.transfer = replace(transfer, arrived=self._arrived)
         self.outcome: dict[int, Checkpoint | Exception] = {}
         self.ready = threading.Condition()
         self.working: StepPlan | None = None
@@ -161,7 +162,7 @@ class _Downloads:
 
     def stop(self) -> None:
         """Ends all downloads. What came whole or in part stays for the next run, if any."""
-        self.line.stop.set()
+        self.transfer.stop.set()
         self.thread.join(LEAVING_SECONDS)
         self._leave()
 
@@ -199,7 +200,7 @@ class _Downloads:
     def _outcome(self, plan: StepPlan) -> Checkpoint | Exception | None:
         """The step's checkpoint, or what is to be raised where it is asked for; None if the stream was stopped."""
         try:
-            self.room.take(plan.step, plan.own, self.line.stop)
+            self.room.take(plan.step, plan.own, self.transfer.stop)
             self.working, self.bytes = plan, 0
             return self._fetch(plan)
         except StoppedError:
@@ -219,13 +220,13 @@ class _Downloads:
             raise InputError(f"cannot write to {folder} ({error.strerror}); make room there") from error
         revision, digests = plan.revision, plan.digests() or {}
         if plan.tensors:
-            write_partial(folder / PARTIAL, revision, plan.tensors, self.line)
+            write_partial(folder / PARTIAL, revision, plan.tensors, self.transfer)
             return Checkpoint(plan.step, folder, revision.branch, revision.commit, digests, ranges=True)
         for file in plan.weights:
             theirs = in_cache(revision, file)
             path = theirs or self.room.folder / file.etag
             if theirs is None:
-                digests[file.name] = download(revision, file, path, self.line)
+                digests[file.name] = download(revision, file, path, self.transfer)
             else:
                 digests[file.name] = check_cached(path, revision, file).sha256.hexdigest()
             (folder / file.name).symlink_to(path.resolve())

@@ -20,9 +20,10 @@ from torch import Tensor
 from rtdyn.checkpoints.checkpoint import Checkpoint, read_json, weight_files
 from rtdyn.checkpoints.safetensors_files import check_safetensors, safetensors_header
 from rtdyn.errors import InputError, brief
-from rtdyn.hub.download import Line, read
 from rtdyn.hub.names import CONFIG
-from rtdyn.hub.repository import RemoteFile, Revision
+from rtdyn.hub.ranges import Transfer, stream_range
+from rtdyn.hub.remote_file import RemoteFile
+from rtdyn.hub.repository import Revision
 from rtdyn.model.families import FinalMlp, final_mlp, stored_name
 
 PARTIAL = "model.safetensors"
@@ -48,7 +49,7 @@ def mlp_tensors(mlp: FinalMlp) -> list[str]:
 
 
 def remote_tensors(
-    revision: Revision, files: Sequence[RemoteFile], wanted: Collection[str], line: Line
+    revision: Revision, files: Sequence[RemoteFile], wanted: Collection[str], transfer: Transfer
 ) -> tuple[TensorRange, ...]:
     """Where the wanted tensors are in safetensors files, found by their headers alone.
 
@@ -61,7 +62,7 @@ def remote_tensors(
         what = f"{revision.what}: {file.name}"
 
         def part(start: int, stop: int, file: RemoteFile = file) -> bytes:
-            return b"".join(read(revision, file, start, stop, line))
+            return b"".join(stream_range(revision.source, file, start, stop, transfer))
 
         header, data = safetensors_header(part, file.size, what)
         found.update({name: _range(name, entry, file, data, what) for name, entry in header.items()})
@@ -79,7 +80,7 @@ def _range(name: str, entry: Any, file: RemoteFile, data: int, what: str) -> Ten
     return TensorRange(name, dtype, shape, file, start, stop)
 
 
-def write_partial(path: Path, revision: Revision, tensors: Sequence[TensorRange], line: Line) -> None:
+def write_partial(path: Path, revision: Revision, tensors: Sequence[TensorRange], transfer: Transfer) -> None:
     """A safetensors file with these tensors alone, read by ranges.
 
     No digest covers a range: its length, and that its numbers are finite, is all that can be checked.
@@ -95,7 +96,7 @@ def write_partial(path: Path, revision: Revision, tensors: Sequence[TensorRange]
         with path.open("wb") as handle:
             handle.write(struct.pack("<Q", len(text)) + text)
             for tensor in tensors:
-                for data in read(revision, tensor.file, tensor.start, tensor.stop, line):
+                for data in stream_range(revision.source, tensor.file, tensor.start, tensor.stop, transfer):
                     handle.write(data)
     except OSError as error:
         raise InputError(

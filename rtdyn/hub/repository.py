@@ -1,21 +1,23 @@
-"""The Hugging Face Hub: what a revision holds, its small files, and ranges of its large ones.
+"""The Hugging Face Hub: what a revision of a model holds, and its small files in the user's cache.
 
 HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are the client library's own.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rtdyn.errors import InputError
+from rtdyn.hub.api import pages
 from rtdyn.hub.errors import reach
 from rtdyn.hub.names import CONFIG, TOKENIZER_FILES
+from rtdyn.hub.ranges import Source
+from rtdyn.hub.remote_file import Digest, RemoteFile, digest_of
 from rtdyn.hub.retry import METADATA, retrying
 
 _SHA1, _SHA256 = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}")
@@ -23,25 +25,6 @@ _SHA1, _SHA256 = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}")
 
 DOWNLOADS = 3
 """How often a file is downloaded whose bytes differ from the published digest."""
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file of a revision, as the Hub describes it."""
-
-    name: str
-    size: int
-    sha256: str | None
-    """Of files in LFS."""
-    blob_id: str | None
-    """Git's SHA-1 of the others."""
-
-    @property
-    def etag(self) -> str:
-        """The digest that names the content, in the client's cache too."""
-        digest = self.sha256 or self.blob_id
-        assert digest is not None
-        return digest
 
 
 @dataclass(frozen=True)
@@ -55,34 +38,10 @@ class Revision:
     commit: str
     files: dict[str, RemoteFile]
 
-
-class Digest:
-    """Sums a file's bytes: SHA-256, and Git's blob SHA-1 for a file that the Hub knows by that."""
-
-    def __init__(self, file: RemoteFile) -> None:
-        self.file = file
-        self.sha256 = hashlib.sha256()
-        self.blob = None if file.sha256 else hashlib.sha1(b"blob %d\0" % file.size)
-
-    def update(self, data: bytes) -> None:
-        """Takes the next bytes."""
-        self.sha256.update(data)
-        if self.blob is not None:
-            self.blob.update(data)
-
     @property
-    def matches(self) -> bool:
-        """Whether the bytes so far are those the Hub describes."""
-        return (self.sha256 if self.blob is None else self.blob).hexdigest() == self.file.etag
-
-
-def digest_of(path: Path, file: RemoteFile) -> Digest:
-    """The digest of a file on disk, to be held against what the Hub says of `file`."""
-    digest = Digest(file)
-    with path.open("rb") as handle:
-        while data := handle.read(1 << 20):
-            digest.update(data)
-    return digest
+    def source(self) -> Source:
+        """Where its files are read."""
+        return Source(self.repo, self.commit, self.what)
 
 
 def _model_info(repo: str, branch: str) -> Any:
@@ -214,36 +173,6 @@ def check_cached(path: Path, revision: Revision, file: RemoteFile) -> Digest:
     return digest
 
 
-def read_range(revision: Revision, file: RemoteFile, start: int, stop: int) -> Iterator[bytes]:
-    """Bytes start to stop of a file as they arrive, over one request; it may end early, by an error or without one.
-
-    Raises what the client raises.
-    """
-    from huggingface_hub import constants, get_session, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
-
-    url = hf_hub_url(revision.repo, file.name, revision=revision.commit)
-    headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as answer:
-        if answer.is_error:
-            answer.read()
-        hf_raise_for_status(answer)
-        ours = f"bytes {start}-"
-        if answer.status_code == 206 and not answer.headers.get("content-range", ours).startswith(ours):
-            return
-        skip = 0 if answer.status_code == 206 else start  # a server without ranges sends the whole
-        left = stop - start
-        for chunk in answer.iter_raw():
-            data = chunk[skip : skip + left]
-            skip -= min(skip, len(chunk))
-            left -= len(data)
-            if data:
-                yield data
-            if not left:
-                return
-
-
 def cached_folder(revision: Revision, names: Sequence[str]) -> Path:
     """The folder of the revision in the user's cache, with these small files in it, verified."""
     # asked for by branch, the cache notes which commit the branch stands for; HF_HUB_OFFLINE needs that
@@ -281,12 +210,11 @@ def differs(revision: Revision, file: RemoteFile) -> InputError:
 
 def hub_branches(repo: str) -> tuple[str, ...]:
     """Every branch of a repository. Raises InputError if the Hub cannot be reached or refuses it."""
-    from huggingface_hub import HfApi, constants, get_session
+    from huggingface_hub.utils import validate_repo_id
 
     def ask() -> tuple[str, ...]:
-        # this call takes no limit of its own, and the library's default is to wait for ever
-        get_session().timeout = constants.HF_HUB_ETAG_TIMEOUT
-        return tuple(ref.name for ref in HfApi().list_repo_refs(repo).branches)
+        validate_repo_id(repo)
+        return tuple(ref["name"] for page in pages(f"models/{repo}/refs") for ref in page["branches"])
 
     return reach(lambda: retrying(ask, METADATA), f"{repo}, its branches")
 

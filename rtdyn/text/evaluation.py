@@ -13,7 +13,7 @@ import numpy as np
 from rtdyn.checkpoints.checkpoint import read_config
 from rtdyn.checkpoints.locate import find_config, find_tokenizer
 from rtdyn.errors import InputError
-from rtdyn.hub.datasets import is_hub, resolve
+from rtdyn.hub.datasets import dataset_at, is_hub
 from rtdyn.hub.names import CONFIG
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.documents import encode, encode_blocks, read_documents
@@ -91,7 +91,7 @@ def prepare(
     bos = _bos(options.bos, tokenizer, model_config)
     eos = tokenizer.eos if tokenizer.eos is not None else model_config.get("eos_token_id")
     corpus = options.corpus or suite.corpus
-    on_hub = HubText(resolve(corpus), options.text_field, options.seed, say) if is_hub(corpus) else None
+    on_hub = HubText(dataset_at(corpus), options.text_field, options.seed, say) if is_hub(corpus) else None
     encoded: Iterable[tuple[int, np.ndarray]]
     if on_hub is not None:
         encoded = encode_blocks(on_hub, tokenizer, options.seed)
@@ -149,7 +149,7 @@ def _hub_counts(
     say: Callable[[str], None],
 ) -> TokenCounts:
     try:
-        dataset = resolve(source)
+        dataset = dataset_at(source)
         tokens, field = options.frequency_tokens, options.text_field
         return count_dataset(dataset, tokenizer, tokenizer_sha256, field, tokens, options.seed, say)
     except InputError as error:

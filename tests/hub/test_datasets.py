@@ -35,7 +35,7 @@ WORKER = """
 import itertools, json, sys
 from pathlib import Path
 from rtdyn.errors import RtdynError
-from rtdyn.hub.datasets import resolve
+from rtdyn.hub.datasets import dataset_at
 from rtdyn.text import hub_counts, hub_documents
 from rtdyn.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_files_digest
 
@@ -43,17 +43,17 @@ tiny, hub_counts.BLOCK_TOKENS = Path(sys.argv[1]), int(sys.argv[2])
 
 
 def files(address):
-    dataset = resolve(address)
+    dataset = dataset_at(address)
     return [dataset.commit, [f.name for f in dataset.files]]
 
 
 def texts(address, stretch=100, blocks=None, seed=0, field="text"):
-    found = hub_documents.text_blocks(resolve(address), field, seed, stretch)
+    found = hub_documents.text_blocks(dataset_at(address), field, seed, stretch)
     return [text for block in itertools.islice(found, blocks) for text in block.texts]
 
 
 def evaluation(address, blocks, seed=0):
-    text = hub_documents.HubText(resolve(address), "text", seed, print)
+    text = hub_documents.HubText(dataset_at(address), "text", seed, print)
     list(itertools.islice(text, blocks))
     documents = text.finish()
     return [documents.texts, documents.sha256, text.provenance]
@@ -64,7 +64,7 @@ def counts(address, tokens, seeds=(0,), types=None, field="text"):
     digest = tokenizer_files_digest(tiny)
     results = []
     for seed in seeds:
-        c = hub_counts.count_dataset(resolve(address), tokenizer, digest, field, tokens, seed, lambda text: None)
+        c = hub_counts.count_dataset(dataset_at(address), tokenizer, digest, field, tokens, seed, lambda text: None)
         se = c.sampled.relative_se
         results.append([c.counts.tolist(), None if se is None else se.tolist(), c.sampled.se_reason,
                         dict(c.sampled.provenance), c.sha256])
