@@ -45,8 +45,8 @@ def _survey(suite: SuiteSpec, steps: Iterable[int], branches: Iterable[str], *, 
     wanted = {step: suite.revision_of(step) for step in steps}
     if suite.repo is None:
         return audit(suite, local_listings(suite, wanted, every_digest=every_digest), None, tuple(branches))
-    found = hub_listings(suite.hub_repo, [*wanted.values(), MAIN])
-    return audit(suite, {step: found[name] for step, name in wanted.items()}, found[MAIN], tuple(branches))
+    listings = hub_listings(suite.hub_repo, [*wanted.values(), MAIN])
+    return audit(suite, {step: listings[name] for step, name in wanted.items()}, listings[MAIN], tuple(branches))
 
 
 def hub_listings(repo: str, branches: Iterable[str]) -> dict[str, Listing | None]:

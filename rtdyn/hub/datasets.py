@@ -211,20 +211,21 @@ def _one_form(
 ) -> tuple[str, list[RemoteFile], RemoteFile | None]:
     """The form that all readable files share, those files, and the index of token shards."""
     forms = {form: [f for f in files if f.name.endswith(form)] for form in FORMS}
-    found = [form for form, members in forms.items() if members]
-    if not found:
+    present = [form for form, members in forms.items() if members]
+    if not present:
         names = ", ".join(f.name for f in files[:3]) or "nothing"
         raise InputError(f"{address} holds no {', '.join(FORMS)} file (it holds {names}); name a path that does")
-    if len(found) > 1:
+    if len(present) > 1:
         raise InputError(
-            f"{address} holds files of several forms ({', '.join(found)}); name one, as in .../*{found[0]}"
+            f"{address} holds files of several forms ({', '.join(present)}); name one, as in .../*{present[0]}"
         )
-    chosen = [f for f in forms[found[0]] if f.size]
+    form = present[0]
+    chosen = [f for f in forms[form] if f.size]
     if not chosen:
         raise InputError(f"{address} holds empty files only; name others")
-    if found[0] != ".bin":
-        return found[0], chosen, None
+    if form != ".bin":
+        return form, chosen, None
     parent = str(PurePosixPath(chosen[0].name).parent)
     beside = _tree(repo, commit, "" if parent == "." else parent, False, address)
     indices = [file for file in beside.values() if file is not None and file.name.endswith(".idx")]
-    return found[0], chosen, indices[0] if len(indices) == 1 else None
+    return form, chosen, indices[0] if len(indices) == 1 else None

@@ -156,10 +156,10 @@ def in_cache(revision: Revision, file: RemoteFile) -> Path | None:
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.file_download import repo_folder_name
 
-    found = try_to_load_from_cache(revision.repo, file.name, revision=revision.commit)
+    cached = try_to_load_from_cache(revision.repo, file.name, revision=revision.commit)
     folder = repo_folder_name(repo_id=revision.repo, repo_type="model")
     blob = Path(constants.HF_HUB_CACHE) / folder / "blobs" / file.etag
-    return Path(found) if isinstance(found, str) else blob if blob.is_file() else None
+    return Path(cached) if isinstance(cached, str) else blob if blob.is_file() else None
 
 
 def check_cached(path: Path, revision: Revision, file: RemoteFile) -> Digest:

@@ -56,11 +56,11 @@ def find_suites(models: Sequence[str], suites: Mapping[str, SuiteSpec]) -> tuple
     where there are several, and by any pattern, whatever it matches today. Raises UsageError for a pattern that
     matches nothing.
     """
-    found: dict[SuiteSpec, None] = {}
+    chosen: dict[SuiteSpec, None] = {}
     patterns = [m for m in models if glob.has_magic(m) and not Path(m).is_dir()]
     for model in models:
-        found.update(dict.fromkeys(_matching(model, suites) if model in patterns else [find_suite(model, suites)]))
-    return tuple(found), len(found) > 1 or bool(patterns)
+        chosen.update(dict.fromkeys(_matching(model, suites) if model in patterns else [find_suite(model, suites)]))
+    return tuple(chosen), len(chosen) > 1 or bool(patterns)
 
 
 def _matching(pattern: str, suites: Mapping[str, SuiteSpec]) -> list[SuiteSpec]:

@@ -57,8 +57,8 @@ def _sentence(error: ValidationError) -> str:
     field = fields[name]
     if field.examples and kind != "string_type":
         return f"{where}: unknown {name} {value!r}{near_matches(str(value), field.examples)}"
-    must = "be text" if kind == "string_type" and len(place) == 3 else field.description
-    return f"{where}: {field.title or name} must {must}"
+    wanted = "be text" if kind == "string_type" and len(place) == 3 else field.description
+    return f"{where}: {field.title or name} must {wanted}"
 
 
 def suites_of(records: SuitesFile, file: Path, base: Path) -> dict[str, SuiteSpec]:

@@ -162,6 +162,10 @@ class LoopbackHub(Served):
             self.faults, self._met = list(faults), {}
             self.requests.clear()
 
+    def met(self, fault: Fault) -> int:
+        """How often the fault has happened."""
+        return self._met.get(fault, 0)
+
     @property
     def faults_met(self) -> int:
         """Requests that a fault has happened to."""

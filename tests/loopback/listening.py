@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 
 class Listening:
@@ -30,7 +30,7 @@ class Listening:
 class Served:
     """What listens while its context is open."""
 
-    handler: type[BaseHTTPRequestHandler]
+    handler: ClassVar[Callable[..., BaseHTTPRequestHandler]]
     """Made with the instance before the server's own arguments."""
 
     def __enter__(self) -> Self:
