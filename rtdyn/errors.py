@@ -1,5 +1,10 @@
 """The errors a user sees: one sentence that says what is wrong and how to mend it."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class RtdynError(Exception):
     """Ends a command with its message and `exit_code`, without a traceback."""
@@ -21,3 +26,9 @@ def brief(error: BaseException) -> str:
     """An exception of a library as one line: its type and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def near_matches(word: str, known: Iterable[str]) -> str:
+    """`; did you mean a or b?` for the names most like `word`, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -1,4 +1,4 @@
-"""Names that several rooms share: analyses, token classes, groups of neurons and their nulls."""
+"""Names that several rooms share: analyses, token classes, groups of neurons and their nulls, addresses."""
 
 from __future__ import annotations
 
@@ -19,3 +19,6 @@ TOP, BOOST, SUPPRESS = "top", "boost", "suppress"
 
 RANDOM, MATCHED, SELECTED = "random", "matched", "selected"
 """Nulls of a group's statistic."""
+
+HUB_SCHEME = "hf://"
+"""What an address of a data set on the Hub begins with."""

@@ -32,6 +32,7 @@ from rtdyn.sweep.stored_weights import check_stored
 from rtdyn.sweep.sweep import Sweep, device_here, prepare_sweep
 from rtdyn.text.evaluation import Evaluation, EvaluationOptions
 from rtdyn.text.token_classes import class_errors
+from rtdyn.undefined import Undefined
 from rtdyn.views.terminal.progress import progress
 from rtdyn.views.terminal.summary import print_summary, step_line
 from rtdyn.views.wandb.mirror import choose_mode, start_wandb
@@ -145,7 +146,8 @@ def _say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None
     if evaluation.counts.sampled is not None:
         errors = class_errors(evaluation.counts.sampled, classes)
         said = [
-            f"{name} {reason}" if value is None else f"{name} {value:.2g}" for name, (value, reason) in errors.items()
+            f"{name} {error.reason if isinstance(error, Undefined) else format(error, '.2g')}"
+            for name, error in errors.items()
         ]
         lines.append(f"relative standard error of a type's frequency (median): {', '.join(said)}")
     for token_class, positions in zip(classes.classes, evaluation.positions.classes, strict=True):

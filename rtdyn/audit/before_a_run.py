@@ -21,32 +21,32 @@ def audit_before(
     beside: Collection[int] = (),
 ) -> tuple[list[int], dict[str, Any]]:
     """`steps_to_run` of an audit made now, where one can be. Raises InputError too if the Hub cannot be asked."""
-    found = audit_steps(suite, {*steps, *beside}) if can_survey(suite) else None
-    return steps_to_run(suite, steps, found, on_defect, say, beside)
+    audit = audit_steps(suite, {*steps, *beside}) if can_survey(suite) else None
+    return steps_to_run(suite, steps, audit, on_defect, say, beside)
 
 
 def steps_to_run(
     suite: SuiteSpec,
     steps: Sequence[int],
-    found: Audit | None,
+    audit: Audit | None,
     on_defect: str,
     say: Callable[[str], None],
     beside: Collection[int] = (),
 ) -> tuple[list[int], dict[str, Any]]:
     """The steps to run, and the record for the manifest: when the audit was made and each step's verdict.
 
-    found: the audit; without one only registered defects are known. on_defect: `mark`, `skip` or `fail`. A missing step
-    is passed over, and with `skip` every unsound one. Odd sizes alone are said and settled by loading. beside: further
-    steps to record, which those to run may repeat.
+    audit: of these steps; without one only registered defects are known. on_defect: `mark`, `skip` or `fail`. A
+    missing step is passed over, and with `skip` every unsound one. Odd sizes alone are said and settled by loading.
+    beside: further steps to record, which those to run may repeat.
     Raises InputError if nothing is left, or for any defect with `fail`.
     """
     record: dict[str, Any] = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "steps": {}, "findings": []}
-    if found is not None:
-        verdicts = [verdict for verdict in found.steps if verdict.step in steps]
+    if audit is not None:
+        verdicts = [verdict for verdict in audit.steps if verdict.step in steps]
         unsound = {v.step: "; ".join(v.reasons) for v in verdicts if v.verdict != "sound"}
         missing = {v.step for v in verdicts if v.verdict == "missing"}
-        record["steps"] = {str(v.step): _record(v) for v in found.steps if v.step in {*steps, *beside}}
-        record["findings"] = list(found.findings)
+        record["steps"] = {str(v.step): _record(v) for v in audit.steps if v.step in {*steps, *beside}}
+        record["findings"] = list(audit.findings)
         say(f"audit: {len(steps) - len(unsound)} of {len(steps)} steps are sound by their metadata")
     else:
         distinct = {step: {"digests": {"": str(step)}} for step in steps}

@@ -47,9 +47,9 @@ def _sums(matrix: Any) -> np.ndarray:
     return np.concatenate([[math.sqrt(np.mean(entries**2))], sums]).astype(np.float32)
 
 
-def encode(found: Fingerprint) -> str:
+def encode(fingerprint: Fingerprint) -> str:
     """The fingerprint as text, for the metadata of a file."""
-    sums = {name: base64.b64encode(numbers.astype("<f4").tobytes()).decode() for name, numbers in found.items()}
+    sums = {name: base64.b64encode(numbers.astype("<f4").tobytes()).decode() for name, numbers in fingerprint.items()}
     return json.dumps({"kind": KIND, "sums": sums})
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rtdyn.hub.names import CONFIG
+from rtdyn.undefined import Undefined
 
 _FORMATS = (("model", "safetensors"), ("pytorch_model", "bin"))
 """Stem and suffix of each format's files, the one first that is loaded first."""
@@ -62,7 +63,7 @@ def is_weights(name: str) -> bool:
 
 def weights_in(listing: Listing) -> tuple[Weights, ...]:
     """Every whole copy of the weights, the one that is loaded first."""
-    return tuple(found for found in _copies(listing) if isinstance(found, Weights))
+    return tuple(copy for copy in _copies(listing) if isinstance(copy, Weights))
 
 
 def unusable(listing: Listing) -> str | None:
@@ -71,14 +72,14 @@ def unusable(listing: Listing) -> str | None:
     if not copies:
         loose = sorted(f for f in listing.files if _SHARD.fullmatch(f))
         return f"it holds no weights (and no index of {loose[0]})" if loose else "it holds no weights"
-    if isinstance(copies[0], str):
-        return copies[0]
+    if isinstance(copies[0], Undefined):
+        return copies[0].reason
     return None if CONFIG in listing.files else f"it holds no {CONFIG}"
 
 
-def _copies(listing: Listing) -> list[Weights | str]:
+def _copies(listing: Listing) -> list[Weights | Undefined]:
     """Copies of the weights in the order they are looked for, or what each lacks."""
-    copies: list[Weights | str] = []
+    copies: list[Weights | Undefined] = []
     for stem, suffix in _FORMATS:
         single = f"{stem}.{suffix}"
         if single in listing.files:
@@ -88,7 +89,7 @@ def _copies(listing: Listing) -> list[Weights | str]:
     return copies
 
 
-def _shards(listing: Listing, suffix: str) -> Weights | str:
+def _shards(listing: Listing, suffix: str) -> Weights | Undefined:
     """The files that an index of this format names, or what they lack; the index itself is not read.
 
     Shards say in their names how many there are. Those of other names are taken to be whole: only loading can tell.
@@ -101,6 +102,6 @@ def _shards(listing: Listing, suffix: str) -> Weights | str:
     loose = [name for name in sorted(listing.files) if name.endswith(f".{suffix}")]
     if not whole and (numbered or not loose):
         count, names = next(iter(numbered.items()), (0, []))
-        return f"it holds {len(names)} of {count or 'the'} {suffix} shards"
+        return Undefined(f"it holds {len(names)} of {count or 'the'} {suffix} shards")
     names = whole[0] if whole else loose
     return Weights(f"{suffix}, {len(names)} shards", {name: listing.files[name] for name in names})

@@ -29,14 +29,14 @@ def local_listings(suite: SuiteSpec, folders: Mapping[int, str], *, every_digest
     """
     top = suite_folder(suite)
     there = {step: top / name for step, name in folders.items() if (top / name).is_dir()}
-    found = {step: sorted(file for file in folder.iterdir() if file.is_file()) for step, folder in there.items()}
+    files = {step: sorted(file for file in folder.iterdir() if file.is_file()) for step, folder in there.items()}
     try:
-        digests = _digests([f for files in found.values() for f in files if is_weights(f.name)], every_digest)
+        digests = _digests([f for inside in files.values() for f in inside if is_weights(f.name)], every_digest)
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read: {error.strerror}; make it readable") from error
     return {
-        step: Listing(name, None, {f.name: FileInfo(f.stat().st_size, digests.get(f)) for f in found[step]})
-        if step in found
+        step: Listing(name, None, {f.name: FileInfo(f.stat().st_size, digests.get(f)) for f in files[step]})
+        if step in files
         else None
         for step, name in folders.items()
     }

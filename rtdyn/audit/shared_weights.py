@@ -68,10 +68,10 @@ class SharedFiles:
         return ", ".join(shown) + (f" and {len(steps) - 3} more" if len(steps) > 3 else "")
 
 
-def same_weights(one: tuple[Weights, ...], other: tuple[Weights, ...]) -> bool | None:
+def same_weights(copies: tuple[Weights, ...], other: tuple[Weights, ...]) -> bool | None:
     """Whether two revisions hold the same weights, by the first layout that both have; None if they share none."""
     layouts = {copy.layout: copy for copy in other}
-    for copy in one:
+    for copy in copies:
         if copy.layout in layouts:
             return copy.equals(layouts[copy.layout])
     return None
@@ -83,13 +83,13 @@ def identical_weights(revisions: Revisions, suite: SuiteSpec) -> tuple[SharedFil
     for name, copies in revisions.items():
         kin = [g for g in groups if any(same_weights(copies, revisions[member]) for member in g)]
         groups = [g for g in groups if g not in kin] + [{name}.union(*kin)]
-    found = []
+    shared = []
     for group in groups:
         steps, in_main = _split(group)
         if len(group) > 1 and steps and not (in_main and steps == (suite.steps[-1],)):
             belongs_to = owner(steps, suite.steps[-1], suite.defects, in_main)
-            found.append(SharedFiles(steps, None, in_main, belongs_to))
-    return tuple(sorted(found, key=lambda g: g.steps))
+            shared.append(SharedFiles(steps, None, in_main, belongs_to))
+    return tuple(sorted(shared, key=lambda g: g.steps))
 
 
 def identical_shards(revisions: Revisions, suite: SuiteSpec) -> tuple[SharedFiles, ...]:
@@ -108,13 +108,13 @@ def identical_shards(revisions: Revisions, suite: SuiteSpec) -> tuple[SharedFile
     for (layout, file, _), group in holders.items():
         if not _one_model(group, revisions) and not (group == layouts[layout] and len(group) >= 3):
             files[frozenset(group)].append(file)
-    found = []
+    shared = []
     for members, names in files.items():
         steps, in_main = _split(members)
         if steps:
             final = suite.steps[-1] if in_main or suite.steps[-1] in steps else None
-            found.append(SharedFiles(steps, tuple(sorted(names)), in_main, final))
-    return tuple(sorted(found, key=lambda g: g.steps))
+            shared.append(SharedFiles(steps, tuple(sorted(names)), in_main, final))
+    return tuple(sorted(shared, key=lambda g: g.steps))
 
 
 def _one_model(group: set[int | str], revisions: Revisions) -> bool:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from rtdyn.audit.listing import FileInfo, Listing
 from rtdyn.audit.local_listing import local_branches, local_listings
 from rtdyn.audit.shared_weights import MAIN
 from rtdyn.audit.verdicts import Audit, audit
 from rtdyn.errors import InputError
-from rtdyn.hub.download import Line
-from rtdyn.hub.errors import reach
-from rtdyn.hub.repository import _repo, hub_branches, hub_is_offline, model_info
-from rtdyn.hub.retry import METADATA, each_answer, retrying
+from rtdyn.hub.ranges import Transfer
+from rtdyn.hub.remote_file import RemoteFile
+from rtdyn.hub.repository import branch_metadata, hub_branches, hub_is_offline
+from rtdyn.hub.retry import each_answer
 from rtdyn.suites.suite import SuiteSpec
 
 
@@ -28,7 +28,7 @@ def audit_suite(suite: SuiteSpec) -> Audit:
     """
     if not can_survey(suite):
         raise InputError("an audit asks the Hub and HF_HUB_OFFLINE is set; unset it")
-    branches = hub_branches(suite) if suite.repo is not None else local_branches(suite)
+    branches = hub_branches(suite.repo) if suite.repo is not None else local_branches(suite)
     return _survey(suite, suite.steps, branches, every_digest=True)
 
 
@@ -45,36 +45,29 @@ def _survey(suite: SuiteSpec, steps: Iterable[int], branches: Iterable[str], *, 
     wanted = {step: suite.revision_of(step) for step in steps}
     if suite.repo is None:
         return audit(suite, local_listings(suite, wanted, every_digest=every_digest), None, tuple(branches))
-    found = hub_listings(suite, [*wanted.values(), MAIN])
-    return audit(suite, {step: found[name] for step, name in wanted.items()}, found[MAIN], tuple(branches))
+    listings = hub_listings(suite.hub_repo, [*wanted.values(), MAIN])
+    return audit(suite, {step: listings[name] for step, name in wanted.items()}, listings[MAIN], tuple(branches))
 
 
-def hub_listings(suite: SuiteSpec, names: Iterable[str]) -> dict[str, Listing | None]:
-    """What each branch holds, asked for a few at a time. Raises InputError for the first that cannot be had."""
-    line = Line()
-    names = list(dict.fromkeys(names))
-    found = each_answer(lambda name: hub_listing(suite, name, line.pause), names, line.stop)
-    return dict(zip(names, found, strict=True))
+def hub_listings(repo: str, branches: Iterable[str]) -> dict[str, Listing | None]:
+    """What each branch of a repository holds, None where there is no such branch; a few are asked for at a time.
 
-
-def hub_listing(suite: SuiteSpec, branch: str, pause: Callable[[float], object]) -> Listing | None:
-    """What a branch holds, None if there is no such branch; `pause` waits some seconds before another try.
-
-    Raises InputError if the Hub cannot be reached or refuses the repository.
+    Raises InputError for the first that cannot be had.
     """
-    from huggingface_hub import errors
+    transfer = Transfer()
+    branches = list(dict.fromkeys(branches))
+    listings = each_answer(lambda branch: _hub_listing(repo, branch, transfer), branches, transfer.stop)
+    return dict(zip(branches, listings, strict=True))
 
-    repo = _repo(suite)
 
-    def ask() -> Listing | None:
-        try:
-            info = model_info(repo, branch)
-        except errors.RevisionNotFoundError:
-            return None
-        files = {}
-        for file in info.siblings or []:
-            digest = file.lfs.sha256 if file.lfs else f"git:{file.blob_id}" if file.blob_id else None
-            files[file.rfilename] = FileInfo(file.size or 0, digest)
-        return Listing(branch, info.sha, files)
+def _hub_listing(repo: str, branch: str, transfer: Transfer) -> Listing | None:
+    described = branch_metadata(repo, branch, transfer.pause)
+    if described is None:
+        return None
+    commit, files = described
+    return Listing(branch, commit, {file.name: _file_info(file) for file in files})
 
-    return reach(lambda: retrying(ask, METADATA, pause), f"{repo}, revision {branch}")
+
+def _file_info(file: RemoteFile) -> FileInfo:
+    digest = file.sha256 or (f"git:{file.blob_id}" if file.blob_id else None)
+    return FileInfo(max(file.size, 0), digest)

@@ -133,8 +133,8 @@ def audit(
         verdicts[step] = _with(seen, "size", odd[step]) if step in odd else seen
     groups = (*whole, *shards)
     known = tuple(_compare(defect, verdicts, revisions, groups, suite.steps[-1]) for defect in suite.defects)
-    for found in known:
-        verdicts = {step: _with_known(verdict, found) for step, verdict in verdicts.items()}
+    for defect in known:
+        verdicts = {step: _with_known(verdict, defect) for step, verdict in verdicts.items()}
     scheduled = {suite.revision_of(step) for step in suite.steps}
     unexpected = tuple(sorted(b for b in set(branches) - scheduled if _looks_like_a_step(b, suite.revision)))
     findings = _suite_findings(suite, revisions, loaded, unexpected)
@@ -207,7 +207,7 @@ def _compare(
     last_step: int,
 ) -> KnownDefect:
     """Which of a registered defect's steps, of those looked at, still show it."""
-    found: dict[str, list[int]] = {"met": [], "gone": [], "unseen": []}
+    steps: dict[str, list[int]] = {"met": [], "gone": [], "unseen": []}
     for step in (s for s in defect.steps if s in verdicts):
         missing = verdicts[step].verdict == "missing"
         if defect.kind == "missing":
@@ -220,8 +220,8 @@ def _compare(
             others = {*defect.steps, *((MAIN, last_step) if defect.kind == "final-weights" else ())} - {step}
             compared = [same_weights(revisions[step], revisions[o]) for o in others if o in revisions]
             status = "gone" if any(same is not None for same in compared) else "unseen"
-        found[status].append(step)
-    return KnownDefect(defect, *(tuple(found[status]) for status in ("met", "gone", "unseen")))
+        steps[status].append(step)
+    return KnownDefect(defect, *(tuple(steps[status]) for status in ("met", "gone", "unseen")))
 
 
 def _with_known(verdict: StepVerdict, known: KnownDefect) -> StepVerdict:

@@ -45,8 +45,8 @@ def doubtful_steps(fingerprints: Mapping[int, Fingerprint], steps_are_updates: b
         order, moved = move
         odd |= moved
     kept = [i for i in range(len(steps)) if i not in odd]
-    while len(kept) > 2 and (found := _beside_break(kept, steps, distance, steps_are_updates)):
-        odd |= found
+    while len(kept) > 2 and (beside := _beside_break(kept, steps, distance, steps_are_updates)):
+        odd |= beside
         kept = [i for i in kept if i not in odd]
     return {steps[i]: _reason(i, steps, distance) for i in sorted(odd)}
 

@@ -1,4 +1,4 @@
-"""The stream's own place on the disk: files by digest, folders of steps, at most so many bytes, cleared behind it.
+"""The stream's scratch space on the disk: files by digest, folders of steps, at most so many bytes, cleared behind it.
 
 It lies under HF_HOME and holds only what rtdyn downloaded itself; the user's own cache is never written to or deleted
 from by it. A killed run leaves whole files and parts of files, which the next run over the same repository goes on
@@ -16,17 +16,20 @@ from pathlib import Path
 from typing import TextIO
 
 from rtdyn.errors import InputError
-from rtdyn.hub.download import PART, StoppedError
+from rtdyn.hub.download import PART
+from rtdyn.hub.ranges import StoppedError
+from rtdyn.hub.repository import hub_home
 
 
 @dataclass
-class Room:
-    """A folder held by this process alone, and which steps keep which of its files."""
+class Scratch:
+    """Scratch space: a folder held by this process alone, and which steps keep which of its files."""
 
     folder: Path
     budget: int
     """Bytes; a single step may exceed it."""
     lock: TextIO
+    """Held until `close`, so that no other process takes the folder."""
     kept: dict[int, Mapping[str, int]] = field(default_factory=dict)
     """By step: its files or folder, with their bytes."""
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -43,7 +46,7 @@ class Room:
                 child.unlink()
         return stay
 
-    def take(self, step: int, files: Mapping[str, int], stop: threading.Event) -> None:
+    def reserve(self, step: int, files: Mapping[str, int], stop: threading.Event) -> None:
         """Waits until the step's files fit beside those of the steps in work. Raises StoppedError."""
         with self.changed:
             while not self._fits(files):
@@ -56,7 +59,7 @@ class Room:
         held = {name: size for others in self.kept.values() for name, size in others.items()}
         return not self.kept or sum({**held, **files}.values()) <= self.budget
 
-    def give(self, step: int) -> None:
+    def release(self, step: int) -> None:
         """Deletes the step's files, but for those that another step keeps."""
         with self.changed:
             files = self.kept.pop(step, {})
@@ -86,15 +89,13 @@ class Room:
         return left
 
 
-def open_room(repo: str, budget: int) -> Room:
-    """The place for a repository's files: the first that no other process holds, so that a killed run's is found again.
+def open_scratch(repo: str, budget: int) -> Scratch:
+    """The scratch space for a repository's files: the first folder that no other process holds, as a killed run's is.
 
-    Further places, of runs that went on at the same time, are cleared if none holds them any more. Raises InputError
+    Further folders, of runs that went on at the same time, are cleared if none holds them any more. Raises InputError
     if it cannot be written or locked.
     """
-    from huggingface_hub import constants
-
-    root = Path(constants.HF_HOME) / "rtdyn"
+    root = hub_home() / "rtdyn"
     name = repo.replace("/", "--")
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -112,11 +113,11 @@ def open_room(repo: str, budget: int) -> Room:
             f"cannot write to {root}, or lock files there ({error.strerror}); set HF_HOME to a folder where both can "
             "be done, and HF_HUB_CACHE to that of files you have"
         ) from error
-    return Room(folder, budget, lock)
+    return Scratch(folder, budget, lock)
 
 
 def _lock(folder: Path) -> TextIO | None:
-    """The lock of a place, None if another process holds it."""
+    """The lock of a folder, None if another process holds it."""
     lock = folder.with_name(f"{folder.name}.lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,9 +11,11 @@ from typing import Any
 from rtdyn.checkpoints.checkpoint import weight_files
 from rtdyn.checkpoints.tensors import TensorRange, mlp_tensors, remote_tensors
 from rtdyn.errors import InputError
-from rtdyn.hub.download import Line, read_small
+from rtdyn.hub.download import read_small
 from rtdyn.hub.names import CONFIG
-from rtdyn.hub.repository import RemoteFile, Revision, check_cached, checked, in_cache, resolve
+from rtdyn.hub.ranges import Transfer
+from rtdyn.hub.remote_file import RemoteFile
+from rtdyn.hub.repository import Revision, check_cached, checked, in_cache, revision_at
 from rtdyn.hub.retry import each_answer
 from rtdyn.model.families import final_mlp
 from rtdyn.suites.suite import SuiteSpec
@@ -33,24 +35,24 @@ class StepPlan:
     weights: tuple[RemoteFile, ...]
     tensors: tuple[TensorRange, ...] = ()
     """Those to read by ranges instead of whole files, if any."""
-    own: Mapping[str, int] = field(default_factory=dict)
+    disk_bytes: Mapping[str, int] = field(default_factory=dict)
     """What it will take on the disk: bytes by digest, and of the step's folder."""
 
     @property
     def folder(self) -> str:
-        """The step's folder in the room."""
+        """The step's folder in the scratch space."""
         return f"step-{self.step}"
 
     @property
     def bytes(self) -> int:
-        """All of `own`."""
-        return sum(self.own.values())
+        """All of `disk_bytes`."""
+        return sum(self.disk_bytes.values())
 
     def digests(self) -> dict[str, str] | None:
         """SHA-256 of each weight file as far as metadata tell, None if one is not in LFS."""
-        found = {file.name: file.sha256 for file in self.weights if file.sha256}
+        published = {file.name: file.sha256 for file in self.weights if file.sha256}
         index = {name: hashlib.sha256(data).hexdigest() for name, data in self.small.items() if name != CONFIG}
-        return {**found, **index} if len(found) == len(self.weights) else None
+        return {**published, **index} if len(published) == len(self.weights) else None
 
     def model(self) -> tuple[Any, ...]:
         """What the analyses see: equal for two steps that give the same tables."""
@@ -82,26 +84,32 @@ class SweepPlan:
 
 
 def plan_sweep(
-    suite: SuiteSpec, steps: Sequence[int], stored: Mapping[int, Mapping[str, Any]], weights_only: bool, line: Line
+    suite: SuiteSpec,
+    steps: Sequence[int],
+    stored: Mapping[int, Mapping[str, Any]],
+    weights_only: bool,
+    transfer: Transfer,
 ) -> SweepPlan:
     """Asks the Hub what each step consists of. stored: records of the steps that are done."""
     small: dict[str, bytes] = {}
 
-    def one(step: int) -> StepPlan | InputError:
+    def planned(step: int) -> StepPlan | InputError:
         try:
-            return _plan(suite, step, weights_only, small, line)
+            return _plan(suite, step, weights_only, small, transfer)
         except InputError as error:
             return error
 
     # the first alone, so that small files that all have in common are asked for once
-    planned = dict(zip(steps, [*map(one, steps[:1]), *each_answer(one, steps[1:], line.stop)], strict=True))
-    known = [p.digests() for p in planned.values() if isinstance(p, StepPlan)]
+    plans = dict(zip(steps, [*map(planned, steps[:1]), *each_answer(planned, steps[1:], transfer.stop)], strict=True))
+    known = [p.digests() for p in plans.values() if isinstance(p, StepPlan)]
     alike = [s for s, record in stored.items() if s in suite.steps and record["digests"] in known]
-    done = {s: p for s, p in zip(alike, each_answer(one, alike, line.stop), strict=True) if isinstance(p, StepPlan)}
+    done = {
+        s: p for s, p in zip(alike, each_answer(planned, alike, transfer.stop), strict=True) if isinstance(p, StepPlan)
+    }
     owner = {plan.model(): step for step, plan in done.items() if plan.digests() == stored[step]["digests"]}
     repeats: dict[int, list[Repeat]] = {}
     fetched: dict[int, StepPlan | InputError] = {}
-    for step, plan in planned.items():
+    for step, plan in plans.items():
         if isinstance(plan, StepPlan) and plan.model() in owner:
             repeat = Repeat(step, plan.revision.branch, plan.revision.commit)
             repeats.setdefault(owner[plan.model()], []).append(repeat)
@@ -112,8 +120,8 @@ def plan_sweep(
     return SweepPlan(tuple(fetched.values()), tuple(fetched), {s: tuple(r) for s, r in repeats.items()})
 
 
-def _plan(suite: SuiteSpec, step: int, weights_only: bool, small: dict[str, bytes], line: Line) -> StepPlan:
-    revision = resolve(suite, suite.revision_of(step), line.pause)
+def _plan(suite: SuiteSpec, step: int, weights_only: bool, small: dict[str, bytes], transfer: Transfer) -> StepPlan:
+    revision = revision_at(suite.hub_repo, suite.revision_of(step), transfer.pause)
 
     def content(name: str) -> bytes:
         file = checked(revision, name)
@@ -121,7 +129,7 @@ def _plan(suite: SuiteSpec, step: int, weights_only: bool, small: dict[str, byte
             cached = in_cache(revision, file)
             if cached is not None:
                 check_cached(cached, revision, file)
-            small[file.etag] = read_small(revision, file, line) if cached is None else cached.read_bytes()
+            small[file.etag] = read_small(revision, file, transfer) if cached is None else cached.read_bytes()
         return small[file.etag]
 
     def parsed(name: str) -> dict[str, Any]:
@@ -139,15 +147,15 @@ def _plan(suite: SuiteSpec, step: int, weights_only: bool, small: dict[str, byte
     files = tuple(checked(revision, name) for name in names if not name.endswith(".json"))
     mlp = final_mlp(config, revision.what)
     absent = [file for file in files if in_cache(revision, file) is None]
-    own = {file.etag: file.size for file in absent}
+    disk_bytes = {file.etag: file.size for file in absent}
     tensors: tuple[TensorRange, ...] = ()
     # without published digests a step could not be told from another once its ranges are read
     if weights_only and absent and absent[0].name.endswith(".safetensors") and all(file.sha256 for file in files):
-        tensors = remote_tensors(revision, _holding(mlp_tensors(mlp), files, names, parsed), mlp_tensors(mlp), line)
-        own = {}
+        tensors = remote_tensors(revision, _holding(mlp_tensors(mlp), files, names, parsed), mlp_tensors(mlp), transfer)
+        disk_bytes = {}
     folder = sum(map(len, texts.values())) + sum(t.stop - t.start for t in tensors)
     plan = StepPlan(step, revision, texts, files, tensors)
-    return StepPlan(step, revision, texts, files, tensors, {**own, plan.folder: folder})
+    return StepPlan(step, revision, texts, files, tensors, {**disk_bytes, plan.folder: folder})
 
 
 def _holding(

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rtdyn.checkpoints.checkpoint import Checkpoint, sha256_of
-from rtdyn.checkpoints.disk import Room, open_room
+from rtdyn.checkpoints.disk import Scratch, open_scratch
 from rtdyn.checkpoints.fetch_plan import Repeat, StepPlan, SweepPlan, plan_sweep
 from rtdyn.checkpoints.local import fetch_local
 from rtdyn.checkpoints.tensors import PARTIAL, write_partial
 from rtdyn.errors import InputError
-from rtdyn.hub.download import Line, StoppedError, download
+from rtdyn.hub.download import download
 from rtdyn.hub.names import CONFIG
+from rtdyn.hub.ranges import StoppedError, Transfer
 from rtdyn.hub.repository import check_cached, in_cache
 from rtdyn.hub.retry import CONTENT, Patience
 from rtdyn.suites.suite import SuiteSpec
@@ -67,21 +68,21 @@ def open_stream(
     if suite.repo is None:
         yield Stream(tuple(steps), lambda step, tell: fetch_local(suite, step))
         return
-    line = Line(patience=patience)
-    plan = plan_sweep(suite, steps, stored, weights_only, line)
+    transfer = Transfer(patience=patience)
+    plan = plan_sweep(suite, steps, stored, weights_only, transfer)
     if not plan.steps:
         yield Stream((), lambda step, tell: fetch_local(suite, step), repeats=plan.repeats)
         return
-    room = open_room(suite.repo, int(cache_gb * GB))
+    scratch = open_scratch(suite.repo, int(cache_gb * GB))
     try:
-        _make_room(room, plan, say)
+        _prepare(scratch, plan, say)
     except BaseException:
-        room.close()
+        scratch.close()
         raise
-    downloads = _Downloads(plan, room, line, say)
+    downloads = _Downloads(plan, scratch, transfer, say)
     downloads.start()
     try:
-        yield Stream(plan.numbers, downloads.take, room.give, plan.repeats)
+        yield Stream(plan.numbers, downloads.take, scratch.release, plan.repeats)
     finally:
         downloads.stop()
 
@@ -95,36 +96,36 @@ def alike(
     """
     if suite.repo is None:
         return [(step,) for step in steps]
-    plan = plan_sweep(suite, steps, stored, weights_only, Line())
+    plan = plan_sweep(suite, steps, stored, weights_only, Transfer())
     owners = sorted({*plan.numbers, *plan.repeats})
     units = [{of, *(r.step for r in plan.repeats.get(of, ()))} & set(steps) for of in owners]
     return sorted(tuple(sorted(unit)) for unit in units if unit)
 
 
-def _make_room(room: Room, plan: SweepPlan, say: Tell) -> None:
+def _prepare(scratch: Scratch, plan: SweepPlan, say: Tell) -> None:
     """Clears what earlier runs left and this one cannot use, and holds the need against budget and disk."""
     plans = [p for p in plan.steps if isinstance(p, StepPlan)]
     if not plans:
         return
     window: dict[str, int] = {}
-    for one in plans:
-        if window and sum({**window, **one.own}.values()) > room.budget:
+    for step_plan in plans:
+        if window and sum({**window, **step_plan.disk_bytes}.values()) > scratch.budget:
             break
-        window.update(one.own)
-    stay = room.clear_but(window)
-    usable = int(MOST_OF_DISK * shutil.disk_usage(room.folder).free) + stay
+        window.update(step_plan.disk_bytes)
+    stay = scratch.clear_but(window)
+    usable = int(MOST_OF_DISK * shutil.disk_usage(scratch.folder).free) + stay
     largest = max(plans, key=lambda p: p.bytes)
     if largest.bytes > usable:
         raise InputError(
-            f"step {largest.step} takes {_gb(largest.bytes)} and {room.folder.parent} has {_gb(usable)} free; "
+            f"step {largest.step} takes {_gb(largest.bytes)} and {scratch.folder.parent} has {_gb(usable)} free; "
             "make room there, or set HF_HOME to a larger disk"
         )
-    if largest.bytes > room.budget:
+    if largest.bytes > scratch.budget:
         say(f"--cache-gb is less than step {largest.step} takes ({_gb(largest.bytes)}): one checkpoint at a time")
-    needed = min(room.budget, sum({k: v for p in plans for k, v in p.own.items()}.values()))
+    needed = min(scratch.budget, sum({k: v for p in plans for k, v in p.disk_bytes.items()}.values()))
     if needed > usable:
-        say(f"{room.folder.parent} has {_gb(usable)} free, less than --cache-gb: no more than that is used")
-        room.budget = usable
+        say(f"{scratch.folder.parent} has {_gb(usable)} free, less than --cache-gb: no more than that is used")
+        scratch.budget = usable
 
 
 def _gb(size: int) -> str:
@@ -132,11 +133,11 @@ def _gb(size: int) -> str:
 
 
 class _Downloads:
-    """A thread that fetches a plan's steps in order, as far ahead as the room allows."""
+    """A thread that fetches a plan's steps in order, as far ahead as the scratch space allows."""
 
-    def __init__(self, plan: SweepPlan, room: Room, line: Line, say: Tell) -> None:
-        self.plan, self.room, self.say = plan, room, say
-        self.line = replace(line, arrived=self._arrived)
+    def __init__(self, plan: SweepPlan, scratch: Scratch, transfer: Transfer, say: Tell) -> None:
+        self.plan, self.scratch, self.say = plan, scratch, say
+        self.transfer = replace(transfer, arrived=self._arrived)
         self.outcome: dict[int, Checkpoint | Exception] = {}
         self.ready = threading.Condition()
         self.working: StepPlan | None = None
@@ -161,19 +162,19 @@ class _Downloads:
 
     def stop(self) -> None:
         """Ends all downloads. What came whole or in part stays for the next run, if any."""
-        self.line.stop.set()
+        self.transfer.stop.set()
         self.thread.join(LEAVING_SECONDS)
         self._leave()
 
     def _leave(self) -> None:
-        """The last of thread and stream to go lets the room go, so that nothing is written to it afterwards."""
+        """The last of thread and stream to go closes the scratch space, so that nothing is written to it afterwards."""
         with self.ready:
             self.users -= 1
             if self.users:
                 return
-        left = self.room.close()
+        left = self.scratch.close()
         if left:
-            self.say(f"{_gb(left)} that came ahead stay in {self.room.folder}; the next run uses or clears them")
+            self.say(f"{_gb(left)} that came ahead stay in {self.scratch.folder}; the next run uses or clears them")
 
     def _arrived(self, count: int) -> None:
         with self.ready:  # += is not atomic, and large files come over several connections
@@ -199,7 +200,7 @@ class _Downloads:
     def _outcome(self, plan: StepPlan) -> Checkpoint | Exception | None:
         """The step's checkpoint, or what is to be raised where it is asked for; None if the stream was stopped."""
         try:
-            self.room.take(plan.step, plan.own, self.line.stop)
+            self.scratch.reserve(plan.step, plan.disk_bytes, self.transfer.stop)
             self.working, self.bytes = plan, 0
             return self._fetch(plan)
         except StoppedError:
@@ -208,8 +209,8 @@ class _Downloads:
             return error
 
     def _fetch(self, plan: StepPlan) -> Checkpoint:
-        """The step's folder: its small files, and links to its weights in the user's cache or in the room."""
-        folder = self.room.folder / plan.folder
+        """The step's folder: its small files, and links to its weights in the user's cache or in the scratch space."""
+        folder = self.scratch.folder / plan.folder
         try:
             folder.mkdir()
             for name, data in plan.small.items():
@@ -219,13 +220,13 @@ class _Downloads:
             raise InputError(f"cannot write to {folder} ({error.strerror}); make room there") from error
         revision, digests = plan.revision, plan.digests() or {}
         if plan.tensors:
-            write_partial(folder / PARTIAL, revision, plan.tensors, self.line)
+            write_partial(folder / PARTIAL, revision, plan.tensors, self.transfer)
             return Checkpoint(plan.step, folder, revision.branch, revision.commit, digests, ranges=True)
         for file in plan.weights:
             theirs = in_cache(revision, file)
-            path = theirs or self.room.folder / file.etag
+            path = theirs or self.scratch.folder / file.etag
             if theirs is None:
-                digests[file.name] = download(revision, file, path, self.line)
+                digests[file.name] = download(revision, file, path, self.transfer)
             else:
                 digests[file.name] = check_cached(path, revision, file).sha256.hexdigest()
             (folder / file.name).symlink_to(path.resolve())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import struct
-import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from rtdyn.checkpoints.checkpoint import Checkpoint, read_json, weight_files
+from rtdyn.checkpoints.checkpoint import Checkpoint, cannot_be_loaded, check_finite, read_json, weight_files
 from rtdyn.checkpoints.safetensors_files import check_safetensors, safetensors_header
-from rtdyn.errors import InputError, brief
-from rtdyn.hub.download import Line, read
+from rtdyn.errors import InputError
 from rtdyn.hub.names import CONFIG
-from rtdyn.hub.repository import RemoteFile, Revision
+from rtdyn.hub.ranges import Transfer, stream_range
+from rtdyn.hub.remote_file import RemoteFile
+from rtdyn.hub.repository import Revision
 from rtdyn.model.families import FinalMlp, final_mlp, stored_name
 
 PARTIAL = "model.safetensors"
@@ -48,24 +49,24 @@ def mlp_tensors(mlp: FinalMlp) -> list[str]:
 
 
 def remote_tensors(
-    revision: Revision, files: Sequence[RemoteFile], wanted: Collection[str], line: Line
+    revision: Revision, files: Sequence[RemoteFile], wanted: Collection[str], transfer: Transfer
 ) -> tuple[TensorRange, ...]:
     """Where the wanted tensors are in safetensors files, found by their headers alone.
 
     Raises InputError if one is not there or a header is damaged.
     """
-    found: dict[str, TensorRange] = {}
+    ranges: dict[str, TensorRange] = {}
     for file in files:
         if not file.name.endswith(".safetensors"):
             continue
         what = f"{revision.what}: {file.name}"
 
         def part(start: int, stop: int, file: RemoteFile = file) -> bytes:
-            return b"".join(read(revision, file, start, stop, line))
+            return b"".join(stream_range(revision.source, file, start, stop, transfer))
 
         header, data = safetensors_header(part, file.size, what)
-        found.update({name: _range(name, entry, file, data, what) for name, entry in header.items()})
-    return tuple(found[stored_name(tensor, found.keys(), revision.what)] for tensor in wanted)
+        ranges.update({name: _range(name, entry, file, data, what) for name, entry in header.items()})
+    return tuple(ranges[stored_name(tensor, ranges.keys(), revision.what)] for tensor in wanted)
 
 
 def _range(name: str, entry: Any, file: RemoteFile, data: int, what: str) -> TensorRange:
@@ -79,7 +80,7 @@ def _range(name: str, entry: Any, file: RemoteFile, data: int, what: str) -> Ten
     return TensorRange(name, dtype, shape, file, start, stop)
 
 
-def write_partial(path: Path, revision: Revision, tensors: Sequence[TensorRange], line: Line) -> None:
+def write_partial(path: Path, revision: Revision, tensors: Sequence[TensorRange], transfer: Transfer) -> None:
     """A safetensors file with these tensors alone, read by ranges.
 
     No digest covers a range: its length, and that its numbers are finite, is all that can be checked.
@@ -95,7 +96,7 @@ def write_partial(path: Path, revision: Revision, tensors: Sequence[TensorRange]
         with path.open("wb") as handle:
             handle.write(struct.pack("<Q", len(text)) + text)
             for tensor in tensors:
-                for data in read(revision, tensor.file, tensor.start, tensor.stop, line):
+                for data in stream_range(revision.source, tensor.file, tensor.start, tensor.stop, transfer):
                     handle.write(data)
     except OSError as error:
         raise InputError(
@@ -109,17 +110,14 @@ def read_final_mlp(folder: Path) -> tuple[FinalMlp, Mapping[str, Any], Any]:
     Only these tensors are read of safetensors files; a `.bin` is read with `weights_only`. Raises InputError for
     weights that are damaged, of the wrong shape or not finite.
     """
-    import torch
-
     mlp = final_mlp(read_json(folder / CONFIG), str(folder))
-    found = _read(folder, mlp_tensors(mlp))
-    for name, tensor in found.items():
+    stored = _read(folder, mlp_tensors(mlp))
+    for name, tensor in stored.items():
         if not isinstance(tensor, torch.Tensor) or tensor.ndim != 2 or not tensor.is_floating_point():
             raise InputError(f"the weights in {folder} do not fit their config.json: {name} is no matrix of numbers")
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"the weights in {folder} hold NaN or infinite values (in {name}); leave this step out")
-    inputs = {key: matrix.rows(found[matrix.tensor].float()) for key, matrix in mlp.inputs.items()}
-    output = mlp.output.rows(found[mlp.output.tensor].float())
+        check_finite(folder, name, tensor)
+    inputs = {key: matrix.rows(stored[matrix.tensor].float()) for key, matrix in mlp.inputs.items()}
+    output = mlp.output.rows(stored[mlp.output.tensor].float())
     if any(rows.shape != output.shape for rows in inputs.values()):
         raise InputError(f"the weights in {folder} do not fit their config.json: the final MLP's matrices differ")
     return mlp, inputs, output
@@ -127,31 +125,25 @@ def read_final_mlp(folder: Path) -> tuple[FinalMlp, Mapping[str, Any], Any]:
 
 def _read(folder: Path, wanted: Sequence[str]) -> dict[str, Any]:
     """What the files hold by the names wanted, as it is stored."""
-    import torch
-    from safetensors import safe_open
-
     names = {child.name for child in folder.iterdir() if child.is_file()}
     files = [
         folder / name
         for name in weight_files(names, lambda name: read_json(folder / name), str(folder))
         if not name.endswith(".json")
     ]
-    where: dict[str, Callable[[str], Any]] = {}
+    read: dict[str, Callable[[], Any]] = {}
     try:
-        for file in files:
-            if file.suffix == ".safetensors":
-                check_safetensors(file)
-                handle = safe_open(file, framework="pt")
-                where.update(dict.fromkeys(handle.keys(), handle.get_tensor))
-            else:
-                loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
-                where.update(dict.fromkeys(loaded, loaded.__getitem__))
-        chosen = {tensor: stored_name(tensor, where.keys(), str(folder)) for tensor in wanted}
-        return {tensor: where[name](name) for tensor, name in chosen.items()}
+        with ExitStack() as opened:
+            for file in files:
+                if file.suffix == ".safetensors":
+                    check_safetensors(file)
+                read |= opened.enter_context(_opened(file))
+            names_of = {tensor: stored_name(tensor, read.keys(), str(folder)) for tensor in wanted}
+            return {tensor: read[name]() for tensor, name in names_of.items()}
     except InputError:
         raise
     except Exception as error:  # the libraries raise nearly any type on damaged weights
-        raise InputError(f"the weights in {folder} cannot be loaded ({brief(error)})") from error
+        raise cannot_be_loaded(folder, error) from error
 
 
 @dataclass(frozen=True)
@@ -169,15 +161,15 @@ def stored_tensors(checkpoint: Checkpoint) -> dict[str, Stored]:
 
     Raises whatever safetensors or torch raise for files they cannot read.
     """
-    found: dict[str, Stored] = {}
+    tensors: dict[str, Stored] = {}
     for file in (checkpoint.folder / name for name in checkpoint.digests):
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as handle:
-                found |= {n: Stored(file, n, tuple(handle.get_slice(n).get_shape())) for n in handle.keys()}  # noqa: SIM118 -- not a mapping
+                tensors |= {n: Stored(file, n, tuple(handle.get_slice(n).get_shape())) for n in handle.keys()}  # noqa: SIM118 -- not a mapping
         elif file.suffix == ".bin":
             state = torch.load(file, map_location="meta", weights_only=True)
-            found |= {n: Stored(file, n, tuple(tensor.shape)) for n, tensor in state.items()}
-    return found
+            tensors |= {n: Stored(file, n, tuple(tensor.shape)) for n, tensor in state.items()}
+    return tensors
 
 
 def read_tensors(wanted: Iterable[Stored]) -> Iterator[tuple[Stored, Tensor]]:
@@ -185,19 +177,23 @@ def read_tensors(wanted: Iterable[Stored]) -> Iterator[tuple[Stored, Tensor]]:
 
     Raises whatever safetensors or torch raise for files they cannot read.
     """
-    for file, own in groupby(sorted(wanted, key=lambda one: one.file), key=lambda one: one.file):
-        with _opened(file) as tensor:
-            for one in own:
-                yield one, tensor(one.name)
+    for file, within in groupby(sorted(wanted, key=_file), key=_file):
+        with _opened(file) as read:
+            for stored in within:
+                yield stored, read[stored.name]()
+
+
+def _file(stored: Stored) -> Path:
+    return stored.file
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Callable[[str], Tensor]]:
-    """Gives a file's tensors by name, each read from disk when it is first used."""
+def _opened(file: Path) -> Iterator[dict[str, Callable[[], Tensor]]]:
+    """A file's tensors by name, each read from disk when it is called."""
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as handle:
-            yield handle.get_tensor
+            yield {name: partial(handle.get_tensor, name) for name in handle.keys()}  # noqa: SIM118 -- not a mapping
     else:
         # files older than torch 1.6 are no archives and have to be read whole
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-        yield state.__getitem__
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
+        yield {name: partial(state.__getitem__, name) for name in state}

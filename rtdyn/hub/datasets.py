@@ -10,27 +10,25 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from functools import partial
-from http.client import OK
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
-from rtdyn.errors import InputError, UsageError
+from rtdyn.errors import InputError, UsageError, near_matches
 from rtdyn.files import write_json
-from rtdyn.hub.download import Line
+from rtdyn.hub.api import pages
 from rtdyn.hub.errors import reach
-from rtdyn.hub.repository import Digest, RemoteFile
-from rtdyn.hub.retry import CONTENT, METADATA, each_answer, retrying
-from rtdyn.suites.steps import near_matches
-from rtdyn.suites.suites_file import HUB_SCHEME
+from rtdyn.hub.ranges import Source, Transfer, stream_range
+from rtdyn.hub.remote_file import Digest, RemoteFile
+from rtdyn.hub.retry import METADATA, each_answer, retrying
+from rtdyn.names import HUB_SCHEME
 
 FORMS = (".parquet", ".jsonl", ".jsonl.gz", ".json.gz", ".txt", ".txt.gz", ".bin")
 """Suffixes that can be read: rows, lines of JSON, plain text, and shards of token ids."""
+CORRECT_ADDRESS = "correct the address"
 _CHUNK = 4 << 20
 _ADDRESS = re.compile(
     r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?(?:/(?P<path>.*))?"
@@ -58,13 +56,18 @@ class HubDataset:
         """How to name it to the user."""
         return f"{self.address} (commit {self.commit[:12]})"
 
+    @property
+    def source(self) -> Source:
+        """Where its files are read: never whole in place of a range, since a file may be larger than memory."""
+        return Source(self.repo, self.commit, self.what, "dataset", CORRECT_ADDRESS, takes_whole=False)
+
 
 def is_hub(source: str) -> bool:
     """Whether `source` is an address on the Hub and not a file."""
     return source.startswith(HUB_SCHEME)
 
 
-def resolve(address: str) -> HubDataset:
+def dataset_at(address: str) -> HubDataset:
     """The files and the commit that an address stands for, as they were when it was first asked.
 
     The answer is kept in `source.json`, in the folder that `HubDataset.folder` names; HF_TOKEN, HF_HOME, HF_ENDPOINT
@@ -97,41 +100,12 @@ def resolve(address: str) -> HubDataset:
     return HubDataset(address=address, folder=folder, **kept)
 
 
-def read_range(
-    dataset: HubDataset, file: RemoteFile, start: int, stop: int, pause: Callable[[float], object] = time.sleep
-) -> bytes:
+def read_range(dataset: HubDataset, file: RemoteFile, start: int, stop: int, transfer: Transfer | None = None) -> bytes:
     """Bytes start <= i < stop of a file; if they are the whole file, its digest is checked.
 
-    Asked again after rate limits (Retry-After), server errors and cut connections; `pause` waits some seconds before.
     Raises InputError if the Hub cannot be reached, or answers with other bytes than were asked for.
     """
-    from huggingface_hub import constants, get_session, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
-
-    if start >= stop:
-        return b""
-    what = f"{dataset.what}: {file.name}"
-
-    def ask() -> bytes:
-        url = hf_hub_url(dataset.repo, file.name, repo_type="dataset", revision=dataset.commit)
-        headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-        with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as answer:
-            if answer.status_code == OK and stop - start < file.size:
-                raise refusal("the whole file")  # which memory may not hold
-            answer.read()
-            hf_raise_for_status(answer)
-            return bytes(answer.content)
-
-    def refusal(got: str) -> InputError:
-        return InputError(
-            f"{what}: asked for {stop - start:,} bytes from {start:,}, got {got}; "
-            "run the command again, or set HF_ENDPOINT to a server that answers ranges"
-        )
-
-    data = _reach(lambda: retrying(ask, CONTENT, pause), what)
-    if len(data) != stop - start:
-        raise refusal(f"{len(data):,}")
+    data = b"".join(stream_range(dataset.source, file, start, stop, transfer or Transfer()))
     if stop - start == file.size:
         digest = Digest(file)
         digest.update(data)
@@ -141,8 +115,8 @@ def read_range(
 
 def read_ranges(dataset: HubDataset, ranges: Sequence[tuple[RemoteFile, int, int]]) -> Iterator[bytes]:
     """`read_range` of each, in their order, several requests at once."""
-    line = Line()
-    return each_answer(lambda r: read_range(dataset, *r, line.pause), ranges, line.stop)
+    transfer = Transfer()
+    return each_answer(lambda piece: read_range(dataset, *piece, transfer), ranges, transfer.stop)
 
 
 def read_whole(dataset: HubDataset, file: RemoteFile) -> Iterator[bytes]:
@@ -164,7 +138,7 @@ def _check_digest(dataset: HubDataset, digest: Digest) -> None:
 
 
 def _reach(call: Callable[[], T], what: str) -> T:
-    return reach(call, what, if_missing="correct the address", if_misnamed="correct the address")
+    return reach(call, what, if_missing=CORRECT_ADDRESS, if_misnamed=CORRECT_ADDRESS)
 
 
 def _read_source(folder: Path) -> dict[str, Any] | None:
@@ -192,28 +166,35 @@ def _list(repo: str, commit: str, path: str, address: str) -> list[RemoteFile]:
     plain = next((i for i, part in enumerate(parts) if re.search(r"[*?\[]", part)), len(parts))
     is_pattern = plain < len(parts)
     if parts and not is_pattern:
-        beside = {entry.path: entry for entry in _tree(repo, commit, "/".join(parts[:-1]), False, address)}
+        beside = _tree(repo, commit, "/".join(parts[:-1]), False, address)
         if path not in beside:
             raise InputError(f"{address}: no such file or folder{near_matches(path, beside)}")
-        if hasattr(beside[path], "blob_id"):
-            return [_dataset_file(beside[path])]
-    entries = _tree(repo, commit, "/".join(parts[:plain]), True, address)
-    files = [_dataset_file(entry) for entry in entries if hasattr(entry, "blob_id")]
+        file = beside[path]
+        if file is not None:
+            return [file]
+    tree = _tree(repo, commit, "/".join(parts[:plain]), True, address)
+    files = [file for file in tree.values() if file is not None]
     if is_pattern:
         files = [f for f in files if _fits(PurePosixPath(f.name).parts, parts)]
     return sorted(files, key=lambda f: f.name)
 
 
-def _tree(repo: str, commit: str, folder: str, recursive: bool, address: str) -> list[Any]:
-    from huggingface_hub import HfApi
+def _tree(repo: str, commit: str, folder: str, recursive: bool, address: str) -> dict[str, RemoteFile | None]:
+    """By path: the files in a folder as the Hub describes them, and None for folders in it."""
+    place = f"datasets/{repo}/tree/{commit}" + (f"/{quote(folder, safe='')}" if folder else "")
 
-    list_tree = partial(HfApi().list_repo_tree, repo, folder or None, repo_type="dataset", revision=commit)
-    return _reach(lambda: retrying(lambda: list(list_tree(recursive=recursive)), METADATA), address)
+    def ask() -> dict[str, RemoteFile | None]:
+        asked = pages(place, {"recursive": str(recursive), "expand": "False"})
+        return {
+            entry["path"]: _dataset_file(entry) if entry["type"] == "file" else None for page in asked for entry in page
+        }
+
+    return _reach(lambda: retrying(ask, METADATA), address)
 
 
-def _dataset_file(entry: Any) -> RemoteFile:
-    in_lfs = entry.lfs is not None
-    return RemoteFile(entry.path, entry.size, entry.lfs.sha256 if in_lfs else None, None if in_lfs else entry.blob_id)
+def _dataset_file(entry: Mapping[str, Any]) -> RemoteFile:
+    lfs = entry.get("lfs")
+    return RemoteFile(entry["path"], entry["size"], lfs["oid"] if lfs else None, None if lfs else entry["oid"])
 
 
 def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
@@ -230,20 +211,21 @@ def _one_form(
 ) -> tuple[str, list[RemoteFile], RemoteFile | None]:
     """The form that all readable files share, those files, and the index of token shards."""
     forms = {form: [f for f in files if f.name.endswith(form)] for form in FORMS}
-    found = [form for form, members in forms.items() if members]
-    if not found:
+    present = [form for form, members in forms.items() if members]
+    if not present:
         names = ", ".join(f.name for f in files[:3]) or "nothing"
         raise InputError(f"{address} holds no {', '.join(FORMS)} file (it holds {names}); name a path that does")
-    if len(found) > 1:
+    if len(present) > 1:
         raise InputError(
-            f"{address} holds files of several forms ({', '.join(found)}); name one, as in .../*{found[0]}"
+            f"{address} holds files of several forms ({', '.join(present)}); name one, as in .../*{present[0]}"
         )
-    chosen = [f for f in forms[found[0]] if f.size]
+    form = present[0]
+    chosen = [f for f in forms[form] if f.size]
     if not chosen:
         raise InputError(f"{address} holds empty files only; name others")
-    if found[0] != ".bin":
-        return found[0], chosen, None
+    if form != ".bin":
+        return form, chosen, None
     parent = str(PurePosixPath(chosen[0].name).parent)
     beside = _tree(repo, commit, "" if parent == "." else parent, False, address)
-    indices = [_dataset_file(e) for e in beside if hasattr(e, "blob_id") and e.path.endswith(".idx")]
-    return found[0], chosen, indices[0] if len(indices) == 1 else None
+    indices = [file for file in beside.values() if file is not None and file.name.endswith(".idx")]
+    return form, chosen, indices[0] if len(indices) == 1 else None

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
 
 from rtdyn.errors import InputError
-from rtdyn.hub.errors import explained
-from rtdyn.hub.repository import DOWNLOADS, Digest, RemoteFile, Revision, differs, digest_of, read_range
-from rtdyn.hub.retry import CONTENT, SHORT, Patience, delay
+from rtdyn.hub.ranges import Transfer, stream_range
+from rtdyn.hub.remote_file import Digest, RemoteFile, digest_of
+from rtdyn.hub.repository import DOWNLOADS, Revision, differs
 
 PART = ".part"
 SEGMENT = 64 * 2**20
@@ -22,66 +20,17 @@ LANES = 4
 """Segments read at once; what arrives before its turn waits in memory."""
 
 
-class StoppedError(Exception):
-    """The stream was closed while something was on its way."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """What every request of a stream shares."""
-
-    stop: threading.Event = field(default_factory=threading.Event)
-    """Set to end all downloads at their next chunk."""
-    patience: Patience = CONTENT
-    arrived: Callable[[int], None] = lambda _: None
-    """Told the bytes that came, and negative ones where a file begins anew."""
-
-    def pause(self, seconds: float) -> None:
-        """Waits before another try. Raises StoppedError."""
-        until = time.monotonic() + seconds
-        while not self.stop.wait(min(SHORT, max(0.0, until - time.monotonic()))):
-            if time.monotonic() >= until:
-                return
-        raise StoppedError
-
-
-def read(revision: Revision, file: RemoteFile, start: int, stop: int, line: Line) -> Iterator[bytes]:
-    """Bytes start to stop of a file; after a cut connection it goes on where it was.
-
-    Raises InputError once the Hub refuses or its answers stay out, StoppedError if the line is stopped.
-    """
-    tried = 0
-    while start < stop:
-        try:
-            for data in read_range(revision, file, start, stop):
-                if line.stop.is_set():
-                    raise StoppedError
-                start, tried = start + len(data), 0
-                line.arrived(len(data))
-                yield data
-            if start < stop:
-                raise EOFError("the answer ended early")
-        except (StoppedError, InputError):
-            raise
-        except Exception as error:
-            tried += 1
-            seconds = delay(error, tried, line.patience)
-            if seconds is None:
-                raise explained(error, f"{revision.what}: {file.name}") or error from error
-            line.pause(seconds)
-
-
-def read_small(revision: Revision, file: RemoteFile, line: Line) -> bytes:
+def read_small(revision: Revision, file: RemoteFile, transfer: Transfer) -> bytes:
     """All of a small file, verified. Raises InputError if it comes with other bytes each time."""
     for _ in range(DOWNLOADS):
-        data, digest = b"".join(read(revision, file, 0, file.size, line)), Digest(file)
+        data, digest = b"".join(stream_range(revision.source, file, 0, file.size, transfer)), Digest(file)
         digest.update(data)
         if digest.matches:
             return data
     raise differs(revision, file)
 
 
-def download(revision: Revision, file: RemoteFile, path: Path, line: Line) -> str:
+def download(revision: Revision, file: RemoteFile, path: Path, transfer: Transfer) -> str:
     """Has the file at `path`, verified, and returns its SHA-256; an earlier part of it is gone on with.
 
     Raises InputError if it comes with other bytes each time, or the disk has no room.
@@ -90,7 +39,7 @@ def download(revision: Revision, file: RemoteFile, path: Path, line: Line) -> st
     if path.exists():
         digest = digest_of(path, file)
         if digest.matches:
-            line.arrived(file.size)
+            transfer.arrived(file.size)
             return digest.sha256.hexdigest()
         path.unlink()
     for _ in range(DOWNLOADS):
@@ -99,10 +48,10 @@ def download(revision: Revision, file: RemoteFile, path: Path, line: Line) -> st
             digest, start = digest_of(part, file), part.stat().st_size
         else:
             part.unlink(missing_ok=True)
-        line.arrived(start)
+        transfer.arrived(start)
         try:
             with part.open("ab") as handle:
-                for data in _in_order(revision, file, start, file.size, line):
+                for data in _in_order(revision, file, start, file.size, transfer):
                     handle.write(data)
                     digest.update(data)
         except OSError as error:
@@ -113,20 +62,20 @@ def download(revision: Revision, file: RemoteFile, path: Path, line: Line) -> st
             part.replace(path)
             return digest.sha256.hexdigest()
         part.unlink()
-        line.arrived(-file.size)
+        transfer.arrived(-file.size)
     raise differs(revision, file)
 
 
-def _in_order(revision: Revision, file: RemoteFile, start: int, stop: int, line: Line) -> Iterator[bytes]:
+def _in_order(revision: Revision, file: RemoteFile, start: int, stop: int, transfer: Transfer) -> Iterator[bytes]:
     """Bytes start to stop in order, read ahead over LANES connections."""
     if stop - start <= SEGMENT:
-        yield from read(revision, file, start, stop, line)
+        yield from stream_range(revision.source, file, start, stop, transfer)
         return
     abandoned = threading.Event()
 
     def lane(first: int, arriving: SimpleQueue[bytes | Exception | None]) -> None:
         try:
-            for data in read(revision, file, first, min(first + SEGMENT, stop), line):
+            for data in stream_range(revision.source, file, first, min(first + SEGMENT, stop), transfer):
                 if abandoned.is_set():
                     return
                 arriving.put(data)

@@ -1,48 +1,30 @@
-"""The Hugging Face Hub: what a revision holds, its small files, and ranges of its large ones.
+"""The Hugging Face Hub: what a revision of a model holds, and its small files in the user's cache.
 
 HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are the client library's own.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rtdyn.errors import InputError
+from rtdyn.hub.api import pages
 from rtdyn.hub.errors import reach
 from rtdyn.hub.names import CONFIG, TOKENIZER_FILES
+from rtdyn.hub.ranges import Source
+from rtdyn.hub.remote_file import Digest, RemoteFile, digest_of
 from rtdyn.hub.retry import METADATA, retrying
-from rtdyn.suites.suite import SuiteSpec
 
 _SHA1, _SHA256 = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}")
 
 
 DOWNLOADS = 3
 """How often a file is downloaded whose bytes differ from the published digest."""
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file of a revision, as the Hub describes it."""
-
-    name: str
-    size: int
-    sha256: str | None
-    """Of files in LFS."""
-    blob_id: str | None
-    """Git's SHA-1 of the others."""
-
-    @property
-    def etag(self) -> str:
-        """The digest that names the content, in the client's cache too."""
-        digest = self.sha256 or self.blob_id
-        assert digest is not None
-        return digest
 
 
 @dataclass(frozen=True)
@@ -56,37 +38,13 @@ class Revision:
     commit: str
     files: dict[str, RemoteFile]
 
-
-class Digest:
-    """Sums a file's bytes: SHA-256, and Git's blob SHA-1 for a file that the Hub knows by that."""
-
-    def __init__(self, file: RemoteFile) -> None:
-        self.file = file
-        self.sha256 = hashlib.sha256()
-        self.blob = None if file.sha256 else hashlib.sha1(b"blob %d\0" % file.size)
-
-    def update(self, data: bytes) -> None:
-        """Takes the next bytes."""
-        self.sha256.update(data)
-        if self.blob is not None:
-            self.blob.update(data)
-
     @property
-    def matches(self) -> bool:
-        """Whether the bytes so far are those the Hub describes."""
-        return (self.sha256 if self.blob is None else self.blob).hexdigest() == self.file.etag
+    def source(self) -> Source:
+        """Where its files are read."""
+        return Source(self.repo, self.commit, self.what)
 
 
-def digest_of(path: Path, file: RemoteFile) -> Digest:
-    """The digest of a file on disk, to be held against what the Hub says of `file`."""
-    digest = Digest(file)
-    with path.open("rb") as handle:
-        while data := handle.read(1 << 20):
-            digest.update(data)
-    return digest
-
-
-def model_info(repo: str, branch: str) -> Any:
+def _model_info(repo: str, branch: str) -> Any:
     """The client's description of a branch, with its files' sizes and digests. Raises what the client raises."""
     from huggingface_hub import HfApi, constants
 
@@ -94,20 +52,19 @@ def model_info(repo: str, branch: str) -> Any:
     return HfApi().model_info(repo, revision=branch, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
 
 
-def resolve(suite: SuiteSpec, branch: str, pause: Callable[[float], object] = time.sleep) -> Revision:
-    """The commit that `branch` stands for and what it holds, asked again after 429, 5xx and cut connections.
+def revision_at(repo: str, branch: str, pause: Callable[[float], object] = time.sleep) -> Revision:
+    """The commit that a branch stands for and what it holds, asked again after 429, 5xx and cut connections.
 
     pause: waits some seconds before another try. Raises InputError in one sentence, also for file names that would
     lead out of a folder.
     """
     from huggingface_hub import errors
 
-    assert suite.repo is not None
-    repo, what = suite.repo, f"{suite.repo}, revision {branch}"
+    what = f"{repo}, revision {branch}"
 
     def ask() -> Revision:
         try:
-            info = model_info(repo, branch)
+            info = _model_info(repo, branch)
         except errors.OfflineModeIsEnabled:
             cached = _cached(repo, branch, f"{what} (the cached part, as HF_HUB_OFFLINE is set)")
             if cached is None:
@@ -123,6 +80,26 @@ def resolve(suite: SuiteSpec, branch: str, pause: Callable[[float], object] = ti
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
             raise InputError(f"{what} lists a file {name!r} outside its folder; do not use this repository")
     return revision
+
+
+def branch_metadata(
+    repo: str, branch: str, pause: Callable[[float], object] = time.sleep
+) -> tuple[str, tuple[RemoteFile, ...]] | None:
+    """The commit of a branch and its files as the Hub describes them, unchecked; None if there is no such branch.
+
+    pause: waits some seconds before another try. Raises InputError if the Hub cannot be reached or refuses the
+    repository.
+    """
+    from huggingface_hub import errors
+
+    def ask() -> tuple[str, tuple[RemoteFile, ...]] | None:
+        try:
+            info = _model_info(repo, branch)
+        except errors.RevisionNotFoundError:
+            return None
+        return info.sha, tuple(map(_described, info.siblings or []))
+
+    return reach(lambda: retrying(ask, METADATA, pause), f"{repo}, revision {branch}")
 
 
 def _described(sibling: Any) -> RemoteFile:
@@ -179,10 +156,10 @@ def in_cache(revision: Revision, file: RemoteFile) -> Path | None:
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.file_download import repo_folder_name
 
-    found = try_to_load_from_cache(revision.repo, file.name, revision=revision.commit)
+    cached = try_to_load_from_cache(revision.repo, file.name, revision=revision.commit)
     folder = repo_folder_name(repo_id=revision.repo, repo_type="model")
     blob = Path(constants.HF_HUB_CACHE) / folder / "blobs" / file.etag
-    return Path(found) if isinstance(found, str) else blob if blob.is_file() else None
+    return Path(cached) if isinstance(cached, str) else blob if blob.is_file() else None
 
 
 def check_cached(path: Path, revision: Revision, file: RemoteFile) -> Digest:
@@ -196,37 +173,7 @@ def check_cached(path: Path, revision: Revision, file: RemoteFile) -> Digest:
     return digest
 
 
-def read_range(revision: Revision, file: RemoteFile, start: int, stop: int) -> Iterator[bytes]:
-    """Bytes start to stop of a file as they arrive, over one request; it may end early, by an error or without one.
-
-    Raises what the client raises.
-    """
-    from huggingface_hub import constants, get_session, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
-
-    url = hf_hub_url(revision.repo, file.name, revision=revision.commit)
-    headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as answer:
-        if answer.is_error:
-            answer.read()
-        hf_raise_for_status(answer)
-        ours = f"bytes {start}-"
-        if answer.status_code == 206 and not answer.headers.get("content-range", ours).startswith(ours):
-            return
-        skip = 0 if answer.status_code == 206 else start  # a server without ranges sends the whole
-        left = stop - start
-        for chunk in answer.iter_raw():
-            data = chunk[skip : skip + left]
-            skip -= min(skip, len(chunk))
-            left -= len(data)
-            if data:
-                yield data
-            if not left:
-                return
-
-
-def _snapshot(revision: Revision, names: Sequence[str]) -> Path:
+def cached_folder(revision: Revision, names: Sequence[str]) -> Path:
     """The folder of the revision in the user's cache, with these small files in it, verified."""
     # asked for by branch, the cache notes which commit the branch stands for; HF_HUB_OFFLINE needs that
     _to_cache(revision, checked(revision, names[0]), revision.branch)
@@ -261,16 +208,13 @@ def differs(revision: Revision, file: RemoteFile) -> InputError:
     )
 
 
-def hub_branches(suite: SuiteSpec) -> tuple[str, ...]:
-    """Every branch of the suite's repository. Raises InputError if the Hub cannot be reached or refuses it."""
-    from huggingface_hub import HfApi, constants, get_session
-
-    repo = _repo(suite)
+def hub_branches(repo: str) -> tuple[str, ...]:
+    """Every branch of a repository. Raises InputError if the Hub cannot be reached or refuses it."""
+    from huggingface_hub.utils import validate_repo_id
 
     def ask() -> tuple[str, ...]:
-        # this call takes no limit of its own, and the library's default is to wait for ever
-        get_session().timeout = constants.HF_HUB_ETAG_TIMEOUT
-        return tuple(ref.name for ref in HfApi().list_repo_refs(repo).branches)
+        validate_repo_id(repo)
+        return tuple(ref["name"] for page in pages(f"models/{repo}/refs") for ref in page["branches"])
 
     return reach(lambda: retrying(ask, METADATA), f"{repo}, its branches")
 
@@ -282,6 +226,8 @@ def hub_is_offline() -> bool:
     return bool(is_offline_mode())
 
 
-def _repo(suite: SuiteSpec) -> str:
-    assert suite.repo is not None
-    return suite.repo
+def hub_home() -> Path:
+    """Hugging Face's own folder on this machine, HF_HOME."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME)

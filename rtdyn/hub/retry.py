@@ -73,7 +73,7 @@ def each_answer(ask: Callable[[K], T], about: Sequence[K], stop: threading.Event
     """
     pool = ThreadPoolExecutor(ASKED_AT_ONCE)
     try:
-        for answer in [pool.submit(ask, one) for one in about]:
+        for answer in [pool.submit(ask, question) for question in about]:
             while not answer.done():
                 wait([answer], SHORT)
             yield answer.result()

@@ -184,9 +184,9 @@ def _llama(model: Any) -> Anatomy:
 
 def _olmo(model: Any) -> Anatomy:
     head = model.get_output_embeddings()
-    one = head.weight.new_ones(head.weight.shape[1])
+    ones = head.weight.new_ones(head.weight.shape[1])
     # OLMo's LayerNorm has no parameters, and its epsilon stands in transformers' code, not in the config
-    return _gated(model, Readout(True, one, one.new_zeros(one.shape), 1e-5, head.weight, head.bias), None)
+    return _gated(model, Readout(True, ones, ones.new_zeros(ones.shape), 1e-5, head.weight, head.bias), None)
 
 
 def _olmo2(model: Any) -> Anatomy:
@@ -252,7 +252,7 @@ def final_mlp(config: Mapping[str, Any], where: str) -> FinalMlp:
     def matrix(name: str, transposed: bool) -> StoredMatrix:
         return StoredMatrix(f"{block.format(layers - 1)}{name}.weight", transposed)
 
-    return FinalMlp(layers - 1, {key: matrix(*one) for key, one in inputs.items()}, matrix(*output))
+    return FinalMlp(layers - 1, {key: matrix(*place) for key, place in inputs.items()}, matrix(*output))
 
 
 def stored_name(tensor: str, names: Collection[str], where: str) -> str:

@@ -76,9 +76,9 @@ def model_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     except Exception as error:  # the library raises nearly any type on settings that make no model
         raise InputError(f"{where}: its settings make no model ({brief(error)}); correct them") from error
     parameters = sum(p.numel() for p in model.parameters())
-    given = config.get("parameters", parameters)
-    if given != parameters:
-        raise InputError(f"{where}: its settings make {parameters:,} parameters, not {given:,}; correct them")
+    published = config.get("parameters", parameters)
+    if published != parameters:
+        raise InputError(f"{where}: its settings make {parameters:,} parameters, not {published:,}; correct them")
     rows, width = parts.readout.unembedding.shape
     blocks = [sum(p.numel() for p in block.parameters()) for block in parts.stack]
     outside = parts.readout.unembedding.numel() + sum(p.numel() for p in parts.final_norm.parameters())

@@ -11,10 +11,9 @@ import glob
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rtdyn.errors import InputError, UsageError
-from rtdyn.suites.steps import _steps_in, near_matches
+from rtdyn.errors import InputError, UsageError, near_matches
+from rtdyn.suites.steps import steps_in
 from rtdyn.suites.suite import PACKAGE, SuiteSpec
-from rtdyn.suites.suites_file import _read_file, _read_schedules, _read_shapes
 
 
 def load_suites(extra: Path | None = None) -> dict[str, SuiteSpec]:
@@ -22,10 +21,16 @@ def load_suites(extra: Path | None = None) -> dict[str, SuiteSpec]:
 
     Raises InputError that names the file and the entry when either is malformed.
     """
+    # with pydantic, which takes its time: only the commands that read suites are to wait for it
+    from rtdyn.suites.suites_file import read_suites_file, suites_of
+
     shipped = next(p for p in (PACKAGE / "checkpoints.yaml", PACKAGE.parent / "checkpoints.yaml") if p.is_file())
-    suites = _read_file(shipped, PACKAGE, {}, {})
+    records = read_suites_file(shipped)
+    suites = suites_of(records, shipped, PACKAGE)
     if extra is not None:
-        suites.update(_read_file(extra, extra.parent, _read_schedules(shipped), _read_shapes(shipped)))
+        more = read_suites_file(extra)
+        shared = {"schedules": records.schedules | more.schedules, "shapes": records.shapes | more.shapes}
+        suites.update(suites_of(more.model_copy(update=shared), extra, extra.parent))
     return suites
 
 
@@ -51,11 +56,11 @@ def find_suites(models: Sequence[str], suites: Mapping[str, SuiteSpec]) -> tuple
     where there are several, and by any pattern, whatever it matches today. Raises UsageError for a pattern that
     matches nothing.
     """
-    found: dict[SuiteSpec, None] = {}
+    chosen: dict[SuiteSpec, None] = {}
     patterns = [m for m in models if glob.has_magic(m) and not Path(m).is_dir()]
     for model in models:
-        found.update(dict.fromkeys(_matching(model, suites) if model in patterns else [find_suite(model, suites)]))
-    return tuple(found), len(found) > 1 or bool(patterns)
+        chosen.update(dict.fromkeys(_matching(model, suites) if model in patterns else [find_suite(model, suites)]))
+    return tuple(chosen), len(chosen) > 1 or bool(patterns)
 
 
 def _matching(pattern: str, suites: Mapping[str, SuiteSpec]) -> list[SuiteSpec]:
@@ -64,7 +69,7 @@ def _matching(pattern: str, suites: Mapping[str, SuiteSpec]) -> list[SuiteSpec]:
         return named
     paths = sorted(glob.glob(pattern))  # noqa: PTH207 -- Path.glob takes no absolute pattern
     folders = [Path(path) for path in paths if Path(path).is_dir()]
-    holding = [_folder_suite(folder) for folder in folders if _steps_in(folder)]
+    holding = [_folder_suite(folder) for folder in folders if steps_in(folder)]
     if folders and not holding:
         raise UsageError(
             f"none of the {len(folders)} folders that match {pattern!r} holds step*/ folders; "
@@ -79,7 +84,7 @@ def _matching(pattern: str, suites: Mapping[str, SuiteSpec]) -> list[SuiteSpec]:
 
 
 def _folder_suite(folder: Path) -> SuiteSpec:
-    steps = _steps_in(folder)
+    steps = steps_in(folder)
     if not steps:
         raise InputError(
             f"{folder} holds no step*/ folders; a suite is a folder of step<N>/ folders, "

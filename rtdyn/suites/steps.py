@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from rtdyn.errors import UsageError
 
 _STEP_FOLDER = re.compile(r"step(0|[1-9][0-9]*)")
-
-
-def near_matches(word: str, known: Iterable[str]) -> str:
-    """`; did you mean a or b?` for the names most like `word`, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def parse_steps(spec: str, schedule: tuple[int, ...], whose: str = "") -> tuple[int, ...]:
@@ -68,6 +60,7 @@ def _log_steps(schedule: tuple[int, ...]) -> set[int]:
     return {min(schedule, key=lambda s: abs(s - p)) for p in powers} | {last}
 
 
-def _steps_in(folder: Path) -> list[int]:
+def steps_in(folder: Path) -> list[int]:
+    """The steps of the `step*/` folders in a folder, ascending."""
     names = [child.name for child in folder.iterdir() if child.is_dir()]
     return sorted(int(match.group(1)) for name in names if (match := _STEP_FOLDER.fullmatch(name)))

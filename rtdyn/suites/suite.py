@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-
-
 Shape = tuple[tuple[str, int | str], ...]
 """Settings of a config.json by name, with `parameters`."""
 
@@ -17,10 +15,15 @@ class Defect:
     """What is known to be wrong with some published steps of a suite, and who says so."""
 
     steps: tuple[int, ...]
+    """Those concerned, ascending."""
     kind: str
+    """`duplicate`, `final-weights`, `missing` or `discontinuous`."""
     note: str
+    """What is wrong, in a clause."""
     source: str
+    """Who says so."""
     belongs_to: int | None
+    """The step that weights shared by several really are of, where it is known."""
     whole: bool = True
     """Whether all of the weights are concerned, not single shards."""
 
@@ -35,16 +38,27 @@ class SuiteSpec:
     """One training run: where its checkpoints are and what their steps mean."""
 
     name: str
+    """What --model calls it."""
     steps: tuple[int, ...]
+    """All published steps, ascending."""
     revision: str
+    """The branch or folder of a step, with `{step}` in its place."""
     path: Path | None
+    """The folder of the step folders; None for a suite on the Hub."""
     repo: str | None
+    """The Hub repository, OWNER/NAME; None for a folder."""
     tokens_per_step: int | None
+    """Training tokens of one optimiser step; None where they are not known."""
     family: str | None
+    """transformers' model_type; None where only config.json says it."""
     corpus: str
+    """Default evaluation text: a built-in one's name or an address on the Hub."""
     frequencies: str
+    """Default reference counts: a file beside the suite, an address on the Hub, or `corpus`."""
     note: str
+    """What else to know of it, in a clause; empty if nothing."""
     defects: tuple[Defect, ...]
+    """What is known to be wrong with its steps."""
     shape: Shape = ()
     """As the suites file gives it; empty where it does not."""
 
@@ -52,6 +66,12 @@ class SuiteSpec:
     def is_bundled(self) -> bool:
         """Whether its files lie inside the package."""
         return self.path is not None and self.path.is_relative_to(PACKAGE)
+
+    @property
+    def hub_repo(self) -> str:
+        """Its repository, OWNER/NAME; only for a suite that lies on the Hub."""
+        assert self.repo is not None
+        return self.repo
 
     @property
     def location(self) -> str:

@@ -1,222 +1,111 @@
-"""checkpoints.yaml, and files of the same form, read and checked."""
+"""checkpoints.yaml, and files of the same form, read into suites."""
 
 from __future__ import annotations
 
 import fnmatch
 import itertools
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import yaml
+from pydantic import ValidationError
 
-from rtdyn.errors import InputError
-from rtdyn.suites.steps import near_matches
-from rtdyn.suites.suite import Defect, Shape, SuiteSpec
+from rtdyn.errors import InputError, near_matches
+from rtdyn.suites.records import DefectEntry, SuiteEntry, SuitesFile
+from rtdyn.suites.suite import Defect, SuiteSpec
 
-DEFECT_KINDS = ("duplicate", "final-weights", "missing", "discontinuous")
-
-
-CORPORA = ("king-james", "king-james-held-out")
+T = TypeVar("T")
 
 
-HUB_SCHEME = "hf://"
-"""What an address of a data set on the Hub begins with."""
-
-
-_SUITE_KEYS = {
-    "for",
-    "path",
-    "repo",
-    "revision",
-    "schedule",
-    "tokens_per_step",
-    "family",
-    "corpus",
-    "frequencies",
-    "note",
-    "shape",
-}
-
-
-_DEFECT_KEYS = {"suites", "steps", "kind", "belongs_to", "whole", "note", "source"}
-
-
-def _parse_yaml(file: Path) -> dict[str, Any]:
+def read_suites_file(file: Path) -> SuitesFile:
+    """The records of a suites file. Raises InputError that names the file and the entry if it is malformed."""
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return SuitesFile.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(f"cannot read the suites file {file}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 1})" if where else ""
         raise InputError(f"{file} is not valid YAML{line}; correct it or leave --suites out") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{file}: the top level must be a mapping with schedules, shapes, suites and defects")
-    _known_keys(file, "the top level", data, {"schedules", "shapes", "suites", "defects"})
-    return data
+    except ValidationError as error:
+        raise InputError(f"{file}: {_sentence(error)}") from None
 
 
-def _known_keys(file: Path, where: str, data: Any, known: set[str]) -> None:
-    if not isinstance(data, dict):
-        raise InputError(f"{file}: {where} must be a mapping")
-    for key in data:
-        if key not in known:
-            raise InputError(f"{file}: {where} has an unknown key {str(key)!r}{near_matches(str(key), known)}")
+def _sentence(error: ValidationError) -> str:
+    """The first mistake; an unknown key comes before others, since it may be a missing one misspelt."""
+    unknown = ("extra_forbidden", "invalid_key")
+    mistake, *further = sorted(error.errors(), key=lambda e: e["type"] not in unknown)
+    kind, place, value = mistake["type"], mistake["loc"], mistake["input"]
+    section, entry, name = (*map(str, place), "", "", "")[:3]
+    where = f"{section[:-1]} {int(entry) + 1 if section == 'defects' else entry}" if entry else "the top level"
+    record = SuitesFile if not name else SuiteEntry if section == "suites" else DefectEntry
+    fields = {field.alias or key: field for key, field in record.model_fields.items()}
+    if kind in unknown:
+        return f"{where} has an unknown key {str(place[-1])!r}{near_matches(str(place[-1]), fields)}"
+    if kind == "missing":
+        lacking = {name, *(str(e["loc"][2]) for e in further if e["type"] == kind and e["loc"][:2] == place[:2])}
+        return f"{where} lacks {', '.join(sorted(lacking))}"
+    if kind == "value_error":
+        return f"{where}{mistake['ctx']['error']}"
+    if name == "[key]":
+        return f"the {section[:-1]} name {entry} must be text; put it in quotes"
+    if not name:
+        must = "be a mapping" if section else "be a mapping with schedules, shapes, suites and defects"
+        return f"{where} must {must}" if entry or not section else f"{section} must {fields[section].description}"
+    field = fields[name]
+    if field.examples and kind != "string_type":
+        return f"{where}: unknown {name} {value!r}{near_matches(str(value), field.examples)}"
+    wanted = "be text" if kind == "string_type" and len(place) == 3 else field.description
+    return f"{where}: {field.title or name} must {wanted}"
 
 
-def _read_schedules(file: Path) -> dict[str, tuple[int, ...]]:
-    data = _parse_yaml(file).get("schedules") or {}
-    if not isinstance(data, dict):
-        raise InputError(f"{file}: schedules must be a mapping of names to step lists")
-    return {name: _expand(file, f"schedule {name}", text) for name, text in data.items()}
+def suites_of(records: SuitesFile, file: Path, base: Path) -> dict[str, SuiteSpec]:
+    """The suites of a file by name; their paths begin at `base`.
 
-
-def _expand(file: Path, where: str, text: Any) -> tuple[int, ...]:
-    """Numbers and inclusive ranges `a:b:c`, with no schedule to check them against."""
-    if not isinstance(text, str):  # YAML reads 10:30:10 as a number in base 60
-        raise InputError(f"{file}: {where}: the step list must be text; put it in quotes")
-    steps: set[int] = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]+)(?::([0-9]+):([1-9][0-9]*))?\s*", part)
-        if match is None:
-            raise InputError(f"{file}: {where} has a step list that cannot be read: {part.strip()!r}")
-        start, stop, stride = match.groups()
-        steps.update([int(start)] if stop is None else range(int(start), int(stop) + 1, int(stride)))
-    if not steps:
-        raise InputError(f"{file}: {where} holds no step")
-    return tuple(sorted(steps))
-
-
-def _read_shapes(file: Path) -> dict[str, Shape]:
-    data = _parse_yaml(file).get("shapes") or {}
-    if not isinstance(data, dict):
-        raise InputError(f"{file}: shapes must be a mapping of names to settings of a config.json")
-    for name, settings in data.items():
-        if not isinstance(settings, dict) or not isinstance(settings.get("model_type"), str):
-            raise InputError(
-                f"{file}: shape {name} must be a mapping of a config.json's settings, model_type among them"
-            )
-        for key, value in settings.items():
-            if not isinstance(value, int | str) or (isinstance(value, int) and value < 0):
-                raise InputError(f"{file}: shape {name}: {key} must be a whole number or text")
-    return {name: tuple(settings.items()) for name, settings in data.items()}
-
-
-def _read_file(
-    file: Path, base: Path, schedules: dict[str, tuple[int, ...]], shapes: dict[str, Shape]
-) -> dict[str, SuiteSpec]:
-    data = _parse_yaml(file)
-    schedules, shapes = {**schedules, **_read_schedules(file)}, {**shapes, **_read_shapes(file)}
-    entries = data.get("suites") or {}
-    if not isinstance(entries, dict):
-        raise InputError(f"{file}: suites must be a mapping of names to entries")
-    listed = data.get("defects") or []
-    if not isinstance(listed, list):
-        raise InputError(f"{file}: defects must be a list")
-    defects = [_read_defect(file, i, entry) for i, entry in enumerate(listed, start=1)]
+    Raises InputError for a name in the records that stands for nothing.
+    """
     suites: dict[str, SuiteSpec] = {}
-    for pattern, entry in entries.items():
-        if not isinstance(pattern, str):
-            raise InputError(f"{file}: the suite name {pattern!r} must be text; put it in quotes")
-        _known_keys(file, f"suite {pattern}", entry, _SUITE_KEYS)
-        for key in ("path", "repo", "revision", "schedule", "family", "corpus", "frequencies", "note", "shape"):
-            if not isinstance(entry.get(key, ""), str):
-                raise InputError(f"{file}: suite {pattern}: {key} must be text")
-        for values in _placeholders(file, pattern, entry.get("for")):
-            suite = _read_suite(file, base, schedules, shapes, pattern, entry, values, defects)
+    for pattern, entry in records.suites.items():
+        choices = entry.placeholders or {}
+        if set(re.findall(r"{(\w+)}", pattern)) != set(choices):
+            raise InputError(f"{file}: suite {pattern}: the placeholders of its name and of `for` differ")
+        for combination in itertools.product(*choices.values()):
+            suite = _suite(records, file, base, pattern, dict(zip(choices, map(str, combination), strict=True)))
             suites[suite.name] = suite
-    for patterns, _ in defects:
-        for wanted in patterns:
-            if not fnmatch.filter(suites, wanted):
-                raise InputError(
-                    f"{file}: a defect names the suite {wanted!r}, which matches none{near_matches(wanted, suites)}"
-                )
+    for wanted in (pattern for defect in records.defects for pattern in defect.suites):
+        if not fnmatch.filter(suites, wanted):
+            raise InputError(
+                f"{file}: a defect names the suite {wanted!r}, which matches none{near_matches(wanted, suites)}"
+            )
     return suites
 
 
-def _placeholders(file: Path, pattern: str, values: Any) -> list[dict[str, str]]:
-    values = values or {}
-    if not isinstance(values, dict) or not all(isinstance(v, list) and v for v in values.values()):
-        raise InputError(f"{file}: suite {pattern}: `for` must map each placeholder to a list of values")
-    wanted = set(re.findall(r"{(\w+)}", pattern))
-    if wanted != set(values):
-        raise InputError(f"{file}: suite {pattern}: the placeholders of its name and of `for` differ")
-    combinations = itertools.product(*values.values())
-    return [dict(zip(values, map(str, combination), strict=True)) for combination in combinations]
+def _suite(records: SuitesFile, file: Path, base: Path, pattern: str, values: Mapping[str, str]) -> SuiteSpec:
+    def filled(template: str) -> str:
+        try:
+            return template.format(**values)
+        except (KeyError, IndexError, ValueError):
+            lack = f"{template!r} has a placeholder that `for` does not fill"
+            raise InputError(f"{file}: suite {pattern}: {lack}") from None
 
+    def named(kind: str, wanted: str, known: Mapping[str, T]) -> T:
+        if wanted not in known:
+            raise InputError(f"{file}: suite {name} names an unknown {kind} {wanted!r}{near_matches(wanted, known)}")
+        return known[wanted]
 
-def _read_suite(
-    file: Path,
-    base: Path,
-    schedules: dict[str, tuple[int, ...]],
-    shapes: dict[str, Shape],
-    pattern: str,
-    entry: dict[str, Any],
-    values: dict[str, str],
-    defects: list[tuple[list[str], Defect]],
-) -> SuiteSpec:
-    name = _fill(file, pattern, pattern, values)
-    where = f"suite {name}"
-    if ("path" in entry) == ("repo" in entry):
-        raise InputError(f"{file}: {where} must have either a path or a repo")
-    for key in ("revision", "schedule"):
-        if not isinstance(entry.get(key), str):
-            raise InputError(f"{file}: {where} lacks {key}")
-    if re.findall(r"{.*?}", entry["revision"]) != ["{step}"]:
-        raise InputError(f"{file}: {where}: revision must contain {{step}} once and no other placeholder")
-    if entry["schedule"] not in schedules:
-        raise InputError(
-            f"{file}: {where} names an unknown schedule {entry['schedule']!r}"
-            f"{near_matches(entry['schedule'], schedules)}"
-        )
-    shape = _fill(file, pattern, entry["shape"], values) if "shape" in entry else None
-    if shape is not None and shape not in shapes:
-        raise InputError(f"{file}: {where} names an unknown shape {shape!r}{near_matches(shape, shapes)}")
-    per_step = entry.get("tokens_per_step")
-    if per_step is not None and (not isinstance(per_step, int) or per_step < 1):
-        raise InputError(f"{file}: {where}: tokens_per_step must be a positive whole number")
-    corpus = str(entry.get("corpus", "king-james"))
-    if corpus not in CORPORA and not corpus.startswith(HUB_SCHEME):
-        raise InputError(f"{file}: {where}: unknown corpus {corpus!r}{near_matches(corpus, CORPORA)}")
+    entry, name = records.suites[pattern], filled(pattern)
+    if ("path" in entry.model_fields_set) == ("repo" in entry.model_fields_set):
+        raise InputError(f"{file}: suite {name} must have either a path or a repo")
+    concern = (d for d in records.defects if any(fnmatch.fnmatchcase(name, suites) for suites in d.suites))
     return SuiteSpec(
         name=name,
-        steps=schedules[entry["schedule"]],
-        revision=entry["revision"],
-        path=base / entry["path"] if "path" in entry else None,
-        repo=_fill(file, pattern, entry["repo"], values) if "repo" in entry else None,
-        tokens_per_step=per_step,
-        family=entry.get("family"),
-        corpus=corpus,
-        frequencies=str(entry.get("frequencies", "corpus")),
-        note=str(entry.get("note", "")),
-        defects=tuple(d for patterns, d in defects if any(fnmatch.fnmatchcase(name, p) for p in patterns)),
-        shape=shapes[shape] if shape is not None else (),
+        steps=named("schedule", entry.schedule, records.schedules),
+        path=base / entry.path if "path" in entry.model_fields_set else None,
+        repo=filled(entry.repo) if "repo" in entry.model_fields_set else None,
+        family=entry.family or None,
+        defects=tuple(Defect(d.steps, d.kind, d.note, d.source, d.belongs_to, d.whole) for d in concern),
+        shape=tuple(named("shape", filled(entry.shape), records.shapes).items()) if entry.shape else (),
+        **entry.model_dump(include={"revision", "tokens_per_step", "corpus", "frequencies", "note"}),
     )
-
-
-def _fill(file: Path, pattern: str, template: str, values: dict[str, str]) -> str:
-    try:
-        return template.format(**values)
-    except (KeyError, IndexError, ValueError):
-        raise InputError(f"{file}: suite {pattern}: {template!r} has a placeholder that `for` does not fill") from None
-
-
-def _read_defect(file: Path, number: int, entry: Any) -> tuple[list[str], Defect]:
-    where = f"defect {number}"
-    _known_keys(file, where, entry, _DEFECT_KEYS)
-    missing = sorted(_DEFECT_KEYS - {"belongs_to", "whole"} - set(entry))
-    if missing:
-        raise InputError(f"{file}: {where} lacks {', '.join(missing)}")
-    if entry["kind"] not in DEFECT_KINDS:
-        raise InputError(
-            f"{file}: {where}: unknown kind {entry['kind']!r}{near_matches(str(entry['kind']), DEFECT_KINDS)}"
-        )
-    patterns = entry["suites"]
-    if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
-        raise InputError(f"{file}: {where}: suites must be a list of names")
-    whole = entry.get("whole", True)
-    if not isinstance(whole, bool):
-        raise InputError(f"{file}: {where}: whole must be true or false")
-    steps, note, source = _expand(file, where, entry["steps"]), str(entry["note"]), str(entry["source"])
-    return patterns, Defect(steps, entry["kind"], note, source, entry.get("belongs_to"), whole)

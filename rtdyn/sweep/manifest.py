@@ -14,6 +14,7 @@ from rtdyn.store.run import SCHEMA_VERSION, config_digest
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.evaluation import Evaluation, EvaluationOptions
 from rtdyn.text.token_classes import class_errors
+from rtdyn.undefined import Undefined
 
 
 def run_config(
@@ -117,5 +118,10 @@ def _sample(evaluation: Evaluation) -> dict[str, Any]:
     errors = class_errors(sampled, evaluation.classes)
     return {
         "provenance": dict(sampled.provenance),
-        "median_relative_se": {name: {"value": value, "reason": reason} for name, (value, reason) in errors.items()},
+        "median_relative_se": {
+            name: {"value": None, "reason": error.reason}
+            if isinstance(error, Undefined)
+            else {"value": error, "reason": None}
+            for name, error in errors.items()
+        },
     }

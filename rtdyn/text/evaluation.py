@@ -13,7 +13,7 @@ import numpy as np
 from rtdyn.checkpoints.checkpoint import read_config
 from rtdyn.checkpoints.locate import find_config, find_tokenizer
 from rtdyn.errors import InputError
-from rtdyn.hub.datasets import is_hub, resolve
+from rtdyn.hub.datasets import dataset_at, is_hub
 from rtdyn.hub.names import CONFIG
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.documents import encode, encode_blocks, read_documents
@@ -35,17 +35,29 @@ class EvaluationOptions:
     """Settings of the evaluation set, by the names of the command line."""
 
     corpus: str | None
+    """Evaluation text: a built-in one's name, a file, or an address on the Hub; None for the suite's own."""
     text_field: str
+    """The column or key that holds the text in rows and lines of JSON."""
     frequencies: str | None
+    """Reference counts: a file, an address on the Hub, or `corpus`; None for the suite's own."""
     frequency_tokens: int
+    """Tokens to count of a data set on the Hub."""
     bands: tuple[str, ...]
+    """Bands of frequency ranks, as `classify` reads them; the first is the rare one."""
     tokens: int | None
+    """Length of the evaluation text; None for as many as hold RARE_TARGETS rare targets."""
     window: int
+    """Tokens of a window."""
     bos: str
+    """`prepend` for BOS at the start of each window, or `none`."""
     class_by: str
+    """Whose class a position has: `target`, the next token, or `query`, its own."""
     min_targets: int
+    """The fewest positions that a class may have."""
     positions_per_rare: float
+    """The most positions measured of another class, over those of the rare one."""
     seed: int
+    """Of all random draws."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ def prepare(
     bos = _bos(options.bos, tokenizer, model_config)
     eos = tokenizer.eos if tokenizer.eos is not None else model_config.get("eos_token_id")
     corpus = options.corpus or suite.corpus
-    on_hub = HubText(resolve(corpus), options.text_field, options.seed, say) if is_hub(corpus) else None
+    on_hub = HubText(dataset_at(corpus), options.text_field, options.seed, say) if is_hub(corpus) else None
     encoded: Iterable[tuple[int, np.ndarray]]
     if on_hub is not None:
         encoded = encode_blocks(on_hub, tokenizer, options.seed)
@@ -149,7 +161,7 @@ def _hub_counts(
     say: Callable[[str], None],
 ) -> TokenCounts:
     try:
-        dataset = resolve(source)
+        dataset = dataset_at(source)
         tokens, field = options.frequency_tokens, options.text_field
         return count_dataset(dataset, tokenizer, tokenizer_sha256, field, tokens, options.seed, say)
     except InputError as error:
@@ -174,11 +186,11 @@ class _Enough:
         self.rare = classes.named("rare").types
         self.tokens = options.tokens
         self.by_target = options.class_by == "target"
-        self.found = 0
+        self.rare_targets = 0
 
     def __call__(self, tokens: int, window: np.ndarray, kept: np.ndarray) -> bool:
         if self.tokens is not None:
             return tokens >= self.tokens
         members = np.append(window[1:], 0) if self.by_target else window
-        self.found += int(self.rare[members[kept]].sum())
-        return self.found >= RARE_TARGETS and tokens >= MIN_TOKENS
+        self.rare_targets += int(self.rare[members[kept]].sum())
+        return self.rare_targets >= RARE_TARGETS and tokens >= MIN_TOKENS

@@ -30,6 +30,7 @@ from rtdyn.hub.datasets import HubDataset, read_range, read_ranges
 from rtdyn.text.hub_documents import COUNTING_STRETCH, text_blocks
 from rtdyn.text.token_counts import SampledCounts, TokenCounts, sampled_counts
 from rtdyn.text.tokenizer import Tokenizer
+from rtdyn.undefined import Undefined
 
 BLOCK_TOKENS = 1 << 19
 SAVES = 16
@@ -122,7 +123,6 @@ def count_dataset(
         else:
             blocks = _encoded_blocks(dataset, tokenizer, text_field, seed, tally.places)
         _fill(tally, blocks, tokens, partial(_save_tally, file), dataset, say)
-    relative_se, reason = _standard_errors(tally, dataset)
     provenance = {
         "address": dataset.address,
         "repo": dataset.repo,
@@ -139,7 +139,7 @@ def count_dataset(
         "kept_in": str(file),
     }
     source = f"{dataset.what}, {tally.tokens:,} tokens: {provenance['drawn']}"
-    return sampled_counts(tally.counts, source, SampledCounts(relative_se, reason, provenance))
+    return sampled_counts(tally.counts, source, SampledCounts(_standard_errors(tally, dataset), provenance))
 
 
 def _fill(
@@ -183,14 +183,14 @@ def _drawn(dataset: HubDataset) -> str:
     return f"stretches of {COUNTING_STRETCH:,} bytes, drawn at random"
 
 
-def _standard_errors(tally: _Tally, dataset: HubDataset) -> tuple[np.ndarray | None, str | None]:
+def _standard_errors(tally: _Tally, dataset: HubDataset) -> np.ndarray | Undefined:
     if tally.whole:
-        return None, "the whole corpus was counted"
+        return Undefined("the whole corpus was counted")
     if dataset.form.endswith(".gz"):
-        return None, "files in gzip are read from their beginning, which is no random sample"
+        return Undefined("files in gzip are read from their beginning, which is no random sample")
     if tally.blocks < 2:
-        return None, "the sample is a single block"
-    return tally.relative_se(), None
+        return Undefined("the sample is a single block")
+    return tally.relative_se()
 
 
 def _encoded_blocks(

@@ -21,7 +21,7 @@ import polars as pl
 from rtdyn.errors import InputError, brief
 from rtdyn.files import replace_file
 from rtdyn.hub.datasets import HubDataset, read_range, read_whole
-from rtdyn.hub.repository import RemoteFile
+from rtdyn.hub.remote_file import RemoteFile
 from rtdyn.text.documents import Documents, digest_documents, parse_lines
 
 EVALUATION_STRETCH = 64 << 10

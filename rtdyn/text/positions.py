@@ -60,26 +60,28 @@ def measure(
     tokens = targets if class_by == "target" else evaluation.windows.ravel()
     kept = np.flatnonzero(evaluation.kept.ravel())
     by_class = {c.name: kept[c.types[tokens[kept]]] for c in classes.classes}
-    for name, found in by_class.items():
-        if len(found) < min_targets:
+    for name, available in by_class.items():
+        if len(available) < min_targets:
             raise InputError(
-                f"the class {name!r} has only {len(found)} positions in {evaluation.windows.size:,} evaluation tokens, "
-                f"under the {min_targets} of --min-targets; give more text (--corpus, --tokens), a wider band (--rare) "
-                "or a lower --min-targets"
+                f"the class {name!r} has only {len(available)} positions in "
+                f"{evaluation.windows.size:,} evaluation tokens, under the {min_targets} of --min-targets; "
+                "give more text (--corpus, --tokens), a wider band (--rare) or a lower --min-targets"
             )
-        if len(np.unique(found // length)) < 2:
+        if len(np.unique(available // length)) < 2:
             raise InputError(
                 f"all positions of the class {name!r} lie in one window, which leaves no standard error; "
                 "give more text (--corpus, --tokens) or a smaller --window"
             )
     cap = int(positions_per_rare * len(by_class["rare"]))
-    drawn = tuple(ClassPositions(n, len(found), _draw(n, found, cap, seed)) for n, found in by_class.items())
+    drawn = tuple(
+        ClassPositions(n, len(available), _draw(n, available, cap, seed)) for n, available in by_class.items()
+    )
     flat = np.unique(np.concatenate([c.measured for c in drawn]))
     return MeasuredPositions(flat, flat // length, flat % length, targets[flat].astype(np.int64), drawn)
 
 
-def _draw(name: str, found: np.ndarray, cap: int, seed: int) -> np.ndarray:
-    if name == "rare" or len(found) <= cap:
-        return found
+def _draw(name: str, available: np.ndarray, cap: int, seed: int) -> np.ndarray:
+    if name == "rare" or len(available) <= cap:
+        return available
     rng = np.random.default_rng([seed, crc32(name.encode())])
-    return np.sort(rng.choice(found, size=cap, replace=False))
+    return np.sort(rng.choice(available, size=cap, replace=False))

@@ -108,9 +108,9 @@ def _imitation(
     free = np.ones(len(places), dtype=bool)
     chosen = []
     for repeat in repeats[repeats > 1].tolist():
-        one = int(rng.choice(np.flatnonzero(free & (times >= repeat))))
-        free[one] = False
-        chosen.append((places[one], repeat))
+        target = int(rng.choice(np.flatnonzero(free & (times >= repeat))))
+        free[target] = False
+        chosen.append((places[target], repeat))
     taken: list[int] = []
 
     def take(candidates: np.ndarray) -> int:
@@ -128,9 +128,9 @@ def _imitation(
             candidates = np.delete(candidates, take(candidates))
     for _ in range(int((repeats == 1).sum())):
         lacking = np.unique(kind[(left[stratum] > 0) & free[kind]])
-        one = int(rng.choice(lacking if len(lacking) else np.flatnonzero(free)))
-        free[one] = False
-        take(places[one])
+        target = int(rng.choice(lacking if len(lacking) else np.flatnonzero(free)))
+        free[target] = False
+        take(places[target])
     return np.array(taken)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from rtdyn.errors import InputError, UsageError
 from rtdyn.text.token_counts import SampledCounts, TokenCounts
+from rtdyn.undefined import Undefined
 
 ELBOW_WINDOW = 2000
 
@@ -110,15 +111,15 @@ def classify(counts: TokenCounts, bands: Sequence[str], n_logits: int) -> TokenC
     return TokenClasses(tuple(classes), rank, end, reason)
 
 
-def class_errors(sampled: SampledCounts, classes: TokenClasses) -> dict[str, tuple[float | None, str | None]]:
+def class_errors(sampled: SampledCounts, classes: TokenClasses) -> dict[str, float | Undefined]:
     """For each class the median over its types of a frequency's relative standard error, or why there is none."""
-    if sampled.relative_se is None:
-        return {c.name: (None, sampled.se_reason) for c in classes.classes}
-    errors: dict[str, tuple[float | None, str | None]] = {}
+    if isinstance(sampled.relative_se, Undefined):
+        return {c.name: sampled.relative_se for c in classes.classes}
+    errors: dict[str, float | Undefined] = {}
     for c in classes.classes:
         median = float(np.median(sampled.relative_se[np.flatnonzero(c.types)]))
         met = np.isfinite(median)
-        errors[c.name] = (median, None) if met else (None, "half of its types were not met in the sample")
+        errors[c.name] = median if met else Undefined("half of its types were not met in the sample")
     return errors
 
 

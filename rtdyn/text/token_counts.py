@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from rtdyn.errors import InputError
+from rtdyn.undefined import Undefined
 
 MAX_TYPES = 10_000_000
 """Largest vocabulary a counts file may describe."""
@@ -33,11 +34,10 @@ class TokenCounts:
 class SampledCounts:
     """What a sample of a corpus leaves unknown of its counts, and where it was drawn."""
 
-    relative_se: np.ndarray | None
+    relative_se: np.ndarray | Undefined
     """float64 (types,): standard error of each type's frequency over that frequency; inf for a type not met."""
-    se_reason: str | None
-    """Why there are no standard errors."""
     provenance: Mapping[str, Any]
+    """What was read of the corpus, for the manifest."""
 
 
 def read_counts(file: Path) -> TokenCounts:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
 from loopback.metadata_hub import Branch, MetadataHub, branch, digest, sharded
+from loopback.place import COMMANDS, Ended, hub_environment
 
 from rtdyn.audit.listing import FileInfo, Listing
 from rtdyn.audit.verdicts import audit
@@ -23,28 +22,10 @@ from rtdyn.suites.find import load_suites
 
 PYTHIA = load_suites()["pythia-1.4b"].steps
 TOKEN = "hf_secretsecretsecretsecretsecret"
-COMMANDS = """
-import json, sys
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
-from rtdyn.cli import main
-
-ends = []
-for arguments in json.loads(sys.argv[1]):
-    with redirect_stderr(StringIO()) as err, redirect_stdout(StringIO()) as out:
-        try:
-            main(arguments, standalone_mode=True)
-        except SystemExit as end:
-            ends.append([end.code or 0, err.getvalue(), out.getvalue()])
-print(json.dumps(ends))
-"""
 
 
-@dataclass(frozen=True)
-class Ended:
-    code: int
-    stderr: str
-    stdout: str
+class AuditEnded(Ended):
+    """How `rtdyn audit` ended."""
 
     @property
     def found(self) -> dict[str, Any]:
@@ -58,24 +39,20 @@ class Ended:
         return next(s for s in self.found["steps"] if s["step"] == step)
 
 
-def audits(folder: Path, url: str, *arguments: list[str], **env: str) -> list[Ended]:
+def audits(folder: Path, url: str, *arguments: list[str], **env: str) -> list[AuditEnded]:
     """`rtdyn audit` with each list of arguments in turn, in one process whose Hub is at `url`."""
-    kept = {
-        k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING")) and not k.lower().endswith("_proxy")
-    }
-    ours = {"HF_ENDPOINT": url, "HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": TOKEN}
-    commands = json.dumps([["audit", *given] for given in arguments])
+    commands = json.dumps([["audit", *options] for options in arguments])
     done = subprocess.run(
         [sys.executable, "-c", COMMANDS, commands],
         cwd=folder,
-        env={**kept, **ours, **env},
+        env=hub_environment(url, folder / "hf", **{"HF_TOKEN": TOKEN, **env}),
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert TOKEN not in done.stdout + done.stderr
-    return [Ended(code, done.stderr + err, out) for code, err, out in json.loads(done.stdout)]
+    return [AuditEnded(code, done.stderr + err, out) for code, err, out in json.loads(done.stdout)]
 
 
 def suites_file(folder: Path, like: str, steps: str, defects: str = "") -> list[str]:
@@ -105,7 +82,7 @@ ALL = "0,1,2,4,8,16,32,64,128,256,512,1000:143000:1000"
 TEN = (54000, *range(56000, 60000, 1000), *range(61000, 65000, 1000), 143000)
 
 
-def run(tmp_path: Path, branches: Mapping[str, Branch], *arguments: str) -> Ended:
+def run(tmp_path: Path, branches: Mapping[str, Branch], *arguments: str) -> AuditEnded:
     with MetadataHub(branches) as hub:
         return audits(tmp_path, hub.url, list(arguments))[0]
 

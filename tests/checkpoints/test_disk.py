@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from rtdyn.checkpoints.disk import open_room
+from rtdyn.checkpoints.disk import open_scratch
 from rtdyn.errors import InputError
 
 REPO = "owner/model"
@@ -22,17 +22,17 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_places_that_killed_runs_left_are_cleared_and_those_in_use_are_not(root: Path) -> None:
-    first, second = open_room(REPO, 10), open_room(REPO, 10)
+    first, second = open_scratch(REPO, 10), open_scratch(REPO, 10)
     (second.folder / "part").write_bytes(b"x")
     neighbour = root / "owner--model.2"
     neighbour.mkdir()
-    third = open_room(REPO, 10)
+    third = open_scratch(REPO, 10)
     assert len({first.folder, second.folder, third.folder}) == 3
     assert (second.folder / "part").exists() and neighbour.is_dir()
-    for room in (first, third):
-        room.close()
+    for scratch in (first, third):
+        scratch.close()
     second.lock.close()  # as a kill does
-    again = open_room(REPO, 10)
+    again = open_scratch(REPO, 10)
     assert again.folder == first.folder and not second.folder.exists() and neighbour.is_dir()
     again.close()
 
@@ -43,5 +43,5 @@ def test_a_file_system_without_locks_is_refused(root: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
     with pytest.raises(InputError, match=r"lock files there .*; set HF_HOME to a folder where both can be done"):
-        open_room(REPO, 10)
+        open_scratch(REPO, 10)
     assert [file.name for file in root.iterdir()] == ["owner--model.lock"]

@@ -1,11 +1,10 @@
-"""Data sets on a Hub, over real HTTP with the real client, in processes of their own (see test_hub.py)."""
+"""Data sets on a Hub, over real HTTP with the real client, in processes of their own (see test_repository.py)."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import json
-import os
 import random
 import re
 import struct
@@ -23,6 +22,7 @@ import numpy as np
 import polars as pl
 import pytest
 from loopback.datasets import LoopbackDatasets, Trouble
+from loopback.place import hub_environment
 
 from rtdyn.store.run import read_run
 from rtdyn.suites.suite import PACKAGE
@@ -34,26 +34,27 @@ BLOCK = 1000
 WORKER = """
 import itertools, json, sys
 from pathlib import Path
-from rtdyn import hub_counts, hub_text
 from rtdyn.errors import RtdynError
-from rtdyn.hub_datasets import resolve
-from rtdyn.tokenizer import Tokenizer, load_tokenizer, tokenizer_files_digest
+from rtdyn.hub.datasets import dataset_at
+from rtdyn.text import hub_counts, hub_documents
+from rtdyn.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_files_digest
+from rtdyn.undefined import Undefined
 
 tiny, hub_counts.BLOCK_TOKENS = Path(sys.argv[1]), int(sys.argv[2])
 
 
 def files(address):
-    dataset = resolve(address)
+    dataset = dataset_at(address)
     return [dataset.commit, [f.name for f in dataset.files]]
 
 
 def texts(address, stretch=100, blocks=None, seed=0, field="text"):
-    found = hub_text.text_blocks(resolve(address), field, seed, stretch)
+    found = hub_documents.text_blocks(dataset_at(address), field, seed, stretch)
     return [text for block in itertools.islice(found, blocks) for text in block.texts]
 
 
 def evaluation(address, blocks, seed=0):
-    text = hub_text.HubText(resolve(address), "text", seed, print)
+    text = hub_documents.HubText(dataset_at(address), "text", seed, print)
     list(itertools.islice(text, blocks))
     documents = text.finish()
     return [documents.texts, documents.sha256, text.provenance]
@@ -64,10 +65,10 @@ def counts(address, tokens, seeds=(0,), types=None, field="text"):
     digest = tokenizer_files_digest(tiny)
     results = []
     for seed in seeds:
-        c = hub_counts.count_dataset(resolve(address), tokenizer, digest, field, tokens, seed, lambda text: None)
+        c = hub_counts.count_dataset(dataset_at(address), tokenizer, digest, field, tokens, seed, lambda text: None)
         se = c.sampled.relative_se
-        results.append([c.counts.tolist(), None if se is None else se.tolist(), c.sampled.se_reason,
-                        dict(c.sampled.provenance), c.sha256])
+        se, reason = (None, se.reason) if isinstance(se, Undefined) else (se.tolist(), None)
+        results.append([c.counts.tolist(), se, reason, dict(c.sampled.provenance), c.sha256])
     return results
 
 
@@ -82,8 +83,8 @@ for line in sys.stdin:
 
 
 @dataclass
-class Place:
-    """A home of Hugging Face's caches, and the Hub that its commands ask, in one process while its context is open."""
+class HubClient:
+    """A process with a home of Hugging Face's caches and the Hub that it asks, while its context is open."""
 
     home: Path
     hub: LoopbackDatasets
@@ -108,12 +109,7 @@ class Place:
         self._errors.close()
 
     def environment(self, **more: str) -> dict[str, str]:
-        kept = {
-            k: v
-            for k, v in os.environ.items()
-            if not k.startswith(("HF_", "HUGGING")) and not k.lower().endswith("_proxy")
-        }
-        return {**kept, "HF_ENDPOINT": self.hub.url, "HF_HOME": str(self.home), "OMP_NUM_THREADS": "1", **more}
+        return hub_environment(self.hub.url, self.home, **more)
 
     def do(self, *operations: tuple[str, dict[str, Any]]) -> list[Any]:
         """What each operation of WORKER gave: its result, or its refusal."""
@@ -137,15 +133,15 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with LoopbackDatasets() as hub, Place(tmp_path_factory.mktemp("hf"), hub) as place:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubClient]:
+    with LoopbackDatasets() as hub, HubClient(tmp_path_factory.mktemp("hf"), hub) as place:
         yield place
 
 
 @pytest.fixture(scope="module")
-def offline(place: Place) -> Iterator[Place]:
+def offline(place: HubClient) -> Iterator[HubClient]:
     """The same home without a network."""
-    with Place(place.home, place.hub, {"HF_HUB_OFFLINE": "1"}) as offline:
+    with HubClient(place.home, place.hub, {"HF_HUB_OFFLINE": "1"}) as offline:
         yield offline
 
 
@@ -179,7 +175,7 @@ def sentences(n: int, seed: int = 0) -> list[str]:
     return [f"{i}: " + " ".join(draw.choices(WORDS, k=draw.randrange(1, 60))) + " é" for i in range(n)]
 
 
-def test_an_address_means_a_file_a_folder_or_a_pattern(place: Place, repo: str) -> None:
+def test_an_address_means_a_file_a_folder_or_a_pattern(place: HubClient, repo: str) -> None:
     one = lines(["a"])
     commit = place.hub.put(
         repo, {"README.md": b"#", "a.jsonl": one, "d/b.jsonl": one, "d/e/c.jsonl": one, "d/LICENSE": b"x"}
@@ -205,7 +201,7 @@ def test_an_address_means_a_file_a_folder_or_a_pattern(place: Place, repo: str) 
             assert "holds no .parquet" in outcome
 
 
-def test_an_address_that_cannot_be_used_says_why(place: Place, repo: str) -> None:
+def test_an_address_that_cannot_be_used_says_why(place: HubClient, repo: str) -> None:
     place.hub.put(repo, {"a.jsonl": lines(["a"]), "b.txt": b"b", "c.zst": b"c", "e.jsonl": b"", "f.jsonl": b"\n \n"})
     refusals = {
         "hf://datasets/n": "UsageError: cannot read the address",
@@ -229,7 +225,9 @@ def test_an_address_that_cannot_be_used_says_why(place: Place, repo: str) -> Non
         assert isinstance(outcome, str) and wanted in outcome and "\n" not in outcome, (wanted, outcome)
 
 
-def test_a_moved_branch_changes_nothing_of_an_address_that_was_read(place: Place, repo: str, tmp_path: Path) -> None:
+def test_a_moved_branch_changes_nothing_of_an_address_that_was_read(
+    place: HubClient, repo: str, tmp_path: Path
+) -> None:
     before = place.hub.put(repo, {"a.jsonl": lines(["old text"])})
     ask = ("evaluation", {"address": f"hf://datasets/{repo}/a.jsonl", "blocks": 9})
     [first] = place.do(ask)
@@ -239,12 +237,12 @@ def test_a_moved_branch_changes_nothing_of_an_address_that_was_read(place: Place
     assert place.asked() == [] and first == second and first[2]["commit"] == before
     [pinned] = place.do(("texts", {"address": f"hf://datasets/{repo}@{after}/a.jsonl"}))
     assert pinned == ["new text"]
-    with Place(tmp_path, place.hub) as other:
+    with HubClient(tmp_path, place.hub) as other:
         [elsewhere] = other.do(ask)
     assert elsewhere[2]["commit"] == after and elsewhere[1] != first[1]
 
 
-def test_every_document_comes_once_whatever_the_block(place: Place, repo: str) -> None:
+def test_every_document_comes_once_whatever_the_block(place: HubClient, repo: str) -> None:
     texts = [*sentences(40), "x" * 3000, *sentences(3, seed=1)]
     place.hub.put(
         repo,
@@ -264,7 +262,7 @@ def test_every_document_comes_once_whatever_the_block(place: Place, repo: str) -
         assert found[2] == texts
 
 
-def test_blocks_come_in_an_order_that_the_seed_decides(place: Place, repo: str) -> None:
+def test_blocks_come_in_an_order_that_the_seed_decides(place: HubClient, repo: str) -> None:
     texts = sentences(60)
     place.hub.put(repo, {"a.jsonl": lines(texts), "b.parquet": parquet(texts, 5)})
     for name in ("a.jsonl", "b.parquet"):
@@ -273,7 +271,7 @@ def test_blocks_come_in_an_order_that_the_seed_decides(place: Place, repo: str) 
         assert one == same != other and sorted(one) == sorted(other) == sorted(texts)
 
 
-def test_plain_text_reads_as_the_file_does(place: Place, repo: str, tmp_path: Path) -> None:
+def test_plain_text_reads_as_the_file_does(place: HubClient, repo: str, tmp_path: Path) -> None:
     text = "\n".join(sentences(50))
     place.hub.put(repo, {"a.txt": text.encode(), "b.txt.gz": gzip.compress(text.encode())})
     (tmp_path / "a.txt").write_text(text)
@@ -284,7 +282,7 @@ def test_plain_text_reads_as_the_file_does(place: Place, repo: str, tmp_path: Pa
     assert all(outcome[:2] == [list(local.texts), local.sha256] for outcome in outcomes)
 
 
-def test_only_what_is_asked_for_is_fetched_and_kept(place: Place, offline: Place, repo: str) -> None:
+def test_only_what_is_asked_for_is_fetched_and_kept(place: HubClient, offline: HubClient, repo: str) -> None:
     texts = sentences(4000)
     data = parquet(texts, 100)
     place.hub.put(repo, {"a.parquet": data})
@@ -311,7 +309,7 @@ def index(code: int) -> bytes:
     return struct.pack("<9sQBQQ", b"MMIDIDX\x00\x00", 1, code, 0, 0)
 
 
-def test_planted_counts_of_token_shards_are_exact(place: Place, repo: str) -> None:
+def test_planted_counts_of_token_shards_are_exact(place: HubClient, repo: str) -> None:
     ids = shards(7, 50)
     wanted = np.bincount(ids, minlength=60)
     cut = 3 * BLOCK + 17
@@ -326,7 +324,7 @@ def test_planted_counts_of_token_shards_are_exact(place: Place, repo: str) -> No
         assert provenance["whole"] and provenance["tokens"] == len(ids)
 
 
-def test_shards_that_cannot_be_counted_say_why(place: Place, repo: str) -> None:
+def test_shards_that_cannot_be_counted_say_why(place: HubClient, repo: str) -> None:
     ids = shards(3, 50).astype("<u2")
     place.hub.put("o/odd", {"s.bin": ids.tobytes() + b"\0"})
     place.hub.put("o/float", {"s.bin": ids.tobytes(), "s.idx": index(6)})
@@ -347,7 +345,7 @@ def test_shards_that_cannot_be_counted_say_why(place: Place, repo: str) -> None:
         assert sentence in outcome
 
 
-def test_sampled_counts_are_unbiased_and_their_errors_honest(place: Place, repo: str) -> None:
+def test_sampled_counts_are_unbiased_and_their_errors_honest(place: HubClient, repo: str) -> None:
     ids = shards(200, 40)
     place.hub.put(repo, {"s.bin": ids.astype("<u2").tobytes()})
     seeds = list(range(40))
@@ -368,7 +366,7 @@ def test_sampled_counts_are_unbiased_and_their_errors_honest(place: Place, repo:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "b.parquet", "c.jsonl.gz", "d.txt"])
-def test_text_is_counted_with_the_models_own_tokenizer(place: Place, repo: str, name: str) -> None:
+def test_text_is_counted_with_the_models_own_tokenizer(place: HubClient, repo: str, name: str) -> None:
     texts = sentences(300)
     forms = {
         "a.jsonl": lines(texts),
@@ -388,7 +386,7 @@ def test_text_is_counted_with_the_models_own_tokenizer(place: Place, repo: str, 
         assert 1000 <= sum(part[0]) < sum(whole[0]) and part[1] is not None and part[3]["blocks"] >= 2
 
 
-def test_kept_counts_need_no_network_and_stopped_ones_go_on(place: Place, offline: Place, repo: str) -> None:
+def test_kept_counts_need_no_network_and_stopped_ones_go_on(place: HubClient, offline: HubClient, repo: str) -> None:
     ids = shards(100, 40)
     data = {"s.bin": ids.astype("<u2").tobytes()}
     place.hub.put(repo, data)
@@ -410,7 +408,7 @@ def test_kept_counts_need_no_network_and_stopped_ones_go_on(place: Place, offlin
     assert offline.do(again) == [[finished]] and place.asked() == []
 
 
-def test_troubles_on_the_way_change_nothing(place: Place, repo: str) -> None:
+def test_troubles_on_the_way_change_nothing(place: HubClient, repo: str) -> None:
     ids = shards(5, 40)
     place.hub.put(repo, {"s.bin": ids.astype("<u2").tobytes()})
     place.hub.troubles = [
@@ -425,7 +423,7 @@ def test_troubles_on_the_way_change_nothing(place: Place, repo: str) -> None:
     assert all(trouble.times == 0 for trouble in place.hub.troubles)
 
 
-def test_what_the_hub_refuses_is_a_sentence(place: Place, offline: Place) -> None:
+def test_what_the_hub_refuses_is_a_sentence(place: HubClient, offline: HubClient) -> None:
     for repo in ("gated", "gone", "wrong", "whole"):
         place.hub.put(f"o/{repo}", {"a.txt": b"some text", "s.bin": b"\1\0" * 3 * BLOCK})
     place.hub.troubles = [
@@ -448,7 +446,7 @@ def test_what_the_hub_refuses_is_a_sentence(place: Place, offline: Place) -> Non
 
 
 def test_a_run_on_a_data_set_resumes_without_a_network_and_says_what_it_read(
-    place: Place, repo: str, tmp_path: Path
+    place: HubClient, repo: str, tmp_path: Path
 ) -> None:
     texts = [" ".join(sentences(6, seed=i)) for i in range(200)]
     first = place.hub.put(repo, {"a.parquet": parquet(texts, 20)})

@@ -217,7 +217,7 @@ def test_what_stays_wrong_is_refused_and_then_goes_on(suite: Path, tmp_path: Pat
         hub.faults = [fault for _, fault, _, _ in expected]
         sweeps = [[step] for step, *_ in expected]
         *refused, first, second, third = workplace(tmp_path, hub.url).sweep("on-hub", *sweeps, [0], [512], [4000])
-        assert all(hub._met[fault] == fault.times or fault.short_by for fault in hub.faults)
+        assert all(hub.met(fault) == fault.times or fault.short_by for fault in hub.faults)
     for outcome, (_, _, reason, advice) in zip(refused, expected, strict=True):
         assert reason in outcome["refusal"]
         assert outcome["refusal"].endswith(advice)

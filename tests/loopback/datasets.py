@@ -6,18 +6,15 @@ import contextlib
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import PurePosixPath
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from loopback.listening import Listening
+from loopback.listening import Served
 
 LFS = (".parquet", ".bin", ".gz")
 _INFO = re.compile(r"/api/datasets/(?P<repo>[^/]+/[^/]+)/revision/(?P<revision>[^/]+)")
@@ -40,7 +37,7 @@ class Trouble:
 
 
 @dataclass
-class LoopbackDatasets:
+class LoopbackDatasets(Served):
     """Serves what `put` was given while its context is open, and records each request as (name, range)."""
 
     requests: list[tuple[str, str | None]] = field(default_factory=list)
@@ -55,21 +52,6 @@ class LoopbackDatasets:
         self.commits[f"{repo}@{commit}"] = dict(files)
         self.branches[repo, branch] = commit
         return commit
-
-    def __enter__(self) -> Self:
-        self._lock = threading.Lock()
-        self._server = Listening(partial(_Handler, self))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._server.close()
-
-    @property
-    def url(self) -> str:
-        """For HF_ENDPOINT."""
-        return self._server.url
 
     def trouble(self, request: str) -> Trouble | None:
         """The first trouble that still has to happen to such a request."""
@@ -181,3 +163,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[:cut_after])
         if cut_after is not None:
             self.close_connection = True
+
+
+LoopbackDatasets.handler = _Handler

@@ -11,7 +11,6 @@ import struct
 import threading
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -19,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
-from loopback.listening import Listening
+from loopback.listening import Served
 
 LFS = (".safetensors", ".bin", ".h5")
 _REFS = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/refs")
@@ -92,7 +91,7 @@ class HubFile:
 
 
 @dataclass
-class LoopbackHub:
+class LoopbackHub(Served):
     """Serves the folders in `folder`, and its own files as the branch `main`, while its context is open.
 
     Branches are read when it opens. It records every request in `requests`. Attributes may be changed
@@ -120,22 +119,15 @@ class LoopbackHub:
         self._link_free = 0.0
         self.branches = {child.name: _branch(child, "**/*") for child in self.folder.iterdir() if child.is_dir()}
         self.branches["main"] = _branch(self.folder, "*")
-        self._lock = threading.Lock()
         self._met: dict[Fault, int] = {}
         self._closing = threading.Event()
-        self._server = Listening(partial(_Handler, self))
-        return self
+        return super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._closing.set()
-        self._server.close()
-
-    @property
-    def url(self) -> str:
-        """For HF_ENDPOINT; once the hub is closed, nothing listens there."""
-        return self._server.url
+        super().__exit__(kind, error, traceback)
 
     @property
     def cdn_url(self) -> str:
@@ -169,6 +161,10 @@ class LoopbackHub:
         with self._lock:
             self.faults, self._met = list(faults), {}
             self.requests.clear()
+
+    def met(self, fault: Fault) -> int:
+        """How often the fault has happened."""
+        return self._met.get(fault, 0)
 
     @property
     def faults_met(self) -> int:
@@ -337,3 +333,6 @@ class _Handler(BaseHTTPRequestHandler):
             chunk = body[start : start + _CHUNK]
             self.hub.pace(len(chunk))
             self.wfile.write(chunk)
+
+
+LoopbackHub.handler = _Handler

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import ClassVar, Self
 
 
 class Listening:
@@ -22,3 +25,25 @@ class Listening:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class Served:
+    """What listens while its context is open."""
+
+    handler: ClassVar[Callable[..., BaseHTTPRequestHandler]]
+    """Made with the instance before the server's own arguments."""
+
+    def __enter__(self) -> Self:
+        self._lock = threading.Lock()
+        self._server = Listening(partial(self.handler, self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.close()
+
+    @property
+    def url(self) -> str:
+        """For HF_ENDPOINT; once the context is closed, nothing listens there."""
+        return self._server.url

@@ -5,17 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from http.server import BaseHTTPRequestHandler
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
-from loopback.listening import Listening
+from loopback.listening import Served
 
 REPO = "loopback/suite"
 _API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/(?:refs|revision/(?P<revision>.+))")
@@ -42,7 +39,7 @@ def digest(content: str) -> str:
 
 
 @dataclass
-class MetadataHub:
+class MetadataHub(Served):
     """Serves refs and descriptions while its context is open, each answer after `latency` seconds."""
 
     branches: Mapping[str, Branch]
@@ -55,19 +52,7 @@ class MetadataHub:
 
     def __enter__(self) -> Self:
         self._open = 0
-        self._lock = threading.Lock()
-        self._server = Listening(partial(_Handler, self))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._server.close()
-
-    @property
-    def url(self) -> str:
-        """For HF_ENDPOINT."""
-        return self._server.url
+        return super().__enter__()
 
     def answer(self, path: str) -> tuple[int, dict[str, str], Any]:
         """Status, headers and content for a request."""
@@ -123,3 +108,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments: object) -> None:
         """Says nothing."""
+
+
+MetadataHub.handler = _Handler

@@ -34,10 +34,10 @@ suites:
 STREAM = """
 import hashlib, json, sys, time
 from pathlib import Path
-from rtdyn.checkpoints.retry import Patience
 from rtdyn.checkpoints.stream import open_stream
 from rtdyn.errors import RtdynError
-from rtdyn.registry import load_suites
+from rtdyn.hub.retry import Patience
+from rtdyn.suites.find import load_suites
 
 settings = json.loads(sys.argv[1])
 suite = load_suites(Path(settings["suites"]))[settings["model"]]
@@ -167,19 +167,22 @@ class Machine:
         )
 
     def environment(self, **env: str) -> dict[str, str]:
-        kept = {
-            k: v
-            for k, v in os.environ.items()
-            if not k.startswith(("HF_", "HUGGING")) and not k.lower().endswith("_proxy")
-        }
-        ours = {
-            "HF_ENDPOINT": self.endpoint,
-            "HF_HOME": str(self.folder / "hf"),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-        return {**kept, **ours, **env}
+        return hub_environment(self.endpoint, self.folder / "hf", **env)
+
+
+def hub_environment(endpoint: str, home: Path, **env: str) -> dict[str, str]:
+    """This process's environment, in which a Hub's client asks `endpoint` and keeps its files in `home`."""
+    kept = {
+        k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING")) and not k.lower().endswith("_proxy")
+    }
+    ours = {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    return {**kept, **ours, **env}
 
 
 def files_of(place: Machine) -> dict[Path, int]:

@@ -143,6 +143,11 @@ def test_a_users_file_adds_suites_relative_to_itself(tmp_path: Path) -> None:
         ({"revision": "step{step}-{other}"}, "no other placeholder"),
         ({"path": 5}, "path must be text"),
         ({"for": {"size": ["a"]}}, "placeholders"),
+        ({"for": {"size": []}}, "suite mine: `for` must map each placeholder to a list of values"),
+        ({"shape": "pythia-71m"}, "suite mine names an unknown shape 'pythia-71m'; did you mean pythia-"),
+        ({"tokens_per_step": 0}, "suite mine: tokens_per_step must be a positive whole number"),
+        ({"corpus": 5}, "suite mine: corpus must be text"),
+        ({"revison": "step{step}", "revision": 5}, "unknown key 'revison'"),
     ],
 )
 def test_a_typo_in_a_suites_file_is_one_sentence(tmp_path: Path, changes: dict[str, object], message: str) -> None:
@@ -159,6 +164,17 @@ def test_a_typo_in_a_suites_file_is_one_sentence(tmp_path: Path, changes: dict[s
         ("suite: {}", "did you mean suites"),
         ("suites: {70: {}}", "must be text"),
         ("suites: {'a{}': {path: x, revision: 'step{step}', schedule: tiny}}", "placeholder"),
+        ("suites: {a: {path: x, schedule: tiny}}", "suite a lacks revision$"),
+        ("suites: {a: 5}", "suite a must be a mapping$"),
+        ("suites: [a]", "suites must be a mapping of names to entries"),
+        ("schedules: 5", "schedules must be a mapping of names to step lists"),
+        ("shapes: 5", "shapes must be a mapping of names to settings of a config.json"),
+        ("shapes: {s: {n: 1}}", "shape s must be a mapping of a config.json's settings, model_type among them"),
+        ("shapes: {s: {model_type: gpt2, n_layer: -1}}", "shape s: n_layer must be a whole number or text"),
+        (
+            "suites: {'a{b}': {repo: 'o/{c}', revision: 'step{step}', schedule: tiny, for: {b: [1]}}}",
+            r"suite a\{b\}: 'o/\{c\}' has a placeholder that `for` does not fill",
+        ),
         ("schedules: {s: '5:1:1'}", "holds no step"),
         ("schedules: {s: 10:30:10}", "put it in quotes"),
         ("defects: 5", "must be a list"),
@@ -167,7 +183,16 @@ def test_a_typo_in_a_suites_file_is_one_sentence(tmp_path: Path, changes: dict[s
         ("schedules: {a: '1-3'}\nsuites: {}", "step list that cannot be read"),
         ("defects:\n- {suites: [tinny], steps: '1', kind: missing, note: n, source: s}", "matches none"),
         ("defects:\n- {suites: [tiny], steps: '1', kind: gone, note: n, source: s}", "unknown kind 'gone'"),
-        ("defects:\n- {suites: [tiny], steps: '1', kind: missing}", "lacks note, source"),
+        ("defects:\n- {suites: [tiny], steps: '1', kind: missing}", "defect 1 lacks note, source"),
+        ("defects: [5]", "defect 1 must be a mapping"),
+        (
+            "defects:\n- {suites: [tiny], steps: '1', kind: missing, note: n, source: s, whole: 5}",
+            "defect 1: whole must be true or false",
+        ),
+        (
+            "defects:\n- {suites: [tiny], steps: '1', kind: duplicate, note: n, source: s, belongs_to: x}",
+            "defect 1: belongs_to must be a step",
+        ),
     ],
 )
 def test_a_malformed_suites_file_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
