@@ -1,5 +1,12 @@
 """The errors a user sees: one sentence that says what is wrong and how to mend it."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the commands that read no record do without pydantic
+    from pydantic import ValidationError
+
 
 class RtdynError(Exception):
     """Ends a command with its message and `exit_code`, without a traceback."""
@@ -21,3 +28,11 @@ def brief(error: BaseException) -> str:
     """An exception of a library as one line: its type and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def first_fault(error: ValidationError) -> str:
+    """What is wrong with a record that was read: the place of the first fault, and pydantic's sentence on it."""
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(map(str, fault["loc"]))
+    what = fault["msg"].removeprefix("Value error, ")
+    return f"{place}: {what}" if place else what

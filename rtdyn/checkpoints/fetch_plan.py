@@ -16,6 +16,7 @@ from rtdyn.hub.names import CONFIG
 from rtdyn.hub.repository import RemoteFile, Revision, check_cached, checked, in_cache, resolve
 from rtdyn.hub.retry import each_answer
 from rtdyn.model.families import final_mlp
+from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.suites.suite import SuiteSpec
 
 _PROVENANCE = ("_name_or_path", "transformers_version")
@@ -82,7 +83,7 @@ class SweepPlan:
 
 
 def plan_sweep(
-    suite: SuiteSpec, steps: Sequence[int], stored: Mapping[int, Mapping[str, Any]], weights_only: bool, line: Line
+    suite: SuiteSpec, steps: Sequence[int], stored: Mapping[int, CheckpointRecord], weights_only: bool, line: Line
 ) -> SweepPlan:
     """Asks the Hub what each step consists of. stored: records of the steps that are done."""
     small: dict[str, bytes] = {}
@@ -96,9 +97,9 @@ def plan_sweep(
     # the first alone, so that small files that all have in common are asked for once
     planned = dict(zip(steps, [*map(one, steps[:1]), *each_answer(one, steps[1:], line.stop)], strict=True))
     known = [p.digests() for p in planned.values() if isinstance(p, StepPlan)]
-    alike = [s for s, record in stored.items() if s in suite.steps and record["digests"] in known]
+    alike = [s for s, record in stored.items() if s in suite.steps and record.digests in known]
     done = {s: p for s, p in zip(alike, each_answer(one, alike, line.stop), strict=True) if isinstance(p, StepPlan)}
-    owner = {plan.model(): step for step, plan in done.items() if plan.digests() == stored[step]["digests"]}
+    owner = {plan.model(): step for step, plan in done.items() if plan.digests() == stored[step].digests}
     repeats: dict[int, list[Repeat]] = {}
     fetched: dict[int, StepPlan | InputError] = {}
     for step, plan in planned.items():

@@ -53,7 +53,7 @@ class Worker:
         sweep = prepare_sweep(task.suite, task.reference, task.measured_on, task.options)
         ours = config_digest(sweep.config)
         if {ours, run.digest} != {task.config_digest}:
-            theirs = run.manifest["config"]
+            theirs = run.manifest.config
             differing = [key for key in sweep.config if sweep.config[key] != theirs.get(key)]
             raise InputError(
                 f"{os.uname().nodename} comes to another configuration than the run ({', '.join(differing)}); "

@@ -84,10 +84,10 @@ def baseline_of(run: Run, rules: tuple[Rule, ...]) -> Baseline:
     """A run's stored numbers as a baseline. Raises InputError if no step is stored."""
     manifest = run.manifest
     weights = {
-        int(step): sha256(json.dumps(record["digests"], sort_keys=True).encode()).hexdigest()
-        for step, record in manifest["checkpoints"].items()
+        step: sha256(json.dumps(record.digests, sort_keys=True).encode()).hexdigest()
+        for step, record in manifest.checkpoints.items()
     }
-    return Baseline(manifest["suite"], manifest["config"], manifest["versions"], weights, rules, stored_rows(run))
+    return Baseline(manifest.suite, manifest.config, manifest.versions, weights, rules, stored_rows(run))
 
 
 def stored_rows(run: Run) -> Rows:

@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from store.test_run import manifest
+from store.test_run import manifest, record
 
 from rtdyn.capture.forward_pass import Capture
-from rtdyn.checkpoints.checkpoint import Checkpoint
 from rtdyn.errors import InputError
 from rtdyn.intervals import NORMAL_95
 from rtdyn.judge.change_points import change_points, trend
@@ -201,7 +200,7 @@ def test_a_series_is_told_by_its_selection() -> None:
 
 
 def test_the_bundled_checkpoints_make_a_series(captured: Callable[[int], Capture], tmp_path) -> None:
-    run = open_run(tmp_path / "run", {**manifest(), "left_out": {"2": "it holds the same weights as step 1"}})
+    run = open_run(tmp_path / "run", manifest().replace(left_out={2: "it holds the same weights as step 1"}))
     expected = {}
     for step in (4000, 1, 512):
         rows = loss_metrics(captured(step), 256)
@@ -209,7 +208,7 @@ def test_the_bundled_checkpoints_make_a_series(captured: Callable[[int], Capture
         for copy in {step, 2} if step == 1 else {step}:
             empty = pl.DataFrame({"step": [copy]})
             tables = StepTables(metric_frame(rows, copy, copy * 10), empty, empty)
-            write_step(run, copy, Checkpoint(copy, run.path, f"step{copy}", None, {"m": str(step)}), tables)
+            write_step(run, copy, record(copy, m=str(step)), tables)
     loss = series(trajectories(run), Selection("capture", "loss", "rare"))
     assert loss.steps.tolist() == [1, 512, 4000]
     assert loss.value.tolist() == [expected[s].value for s in (1, 512, 4000)]

@@ -20,6 +20,7 @@ from rtdyn.analyses import ANALYSES
 from rtdyn.analyses.regimes.fit import PLATEAU
 from rtdyn.errors import InputError
 from rtdyn.judge.scorecard import ClaimRow, scorecard
+from rtdyn.store.manifest import AuditRecord, CheckpointRecord, Manifest
 from rtdyn.store.run import Run, done_steps
 from rtdyn.views.notebook import RunFrames
 from rtdyn.views.report.page_data import THINNING, page_data
@@ -87,7 +88,7 @@ def _about(opened: RunFrames, shown: Shown) -> dict[str, Any]:
     run, manifest = opened.run, opened.manifest
     classes, rows = summary_rows(shown.metrics.filter(pl.col("step") == shown.last))
     claims, why_none = _claims(run) if shown.classes else ([], NO_INFLUENCE)
-    asked = manifest["config"].get("analyses", [])
+    asked = manifest.config.get("analyses", [])
     return {
         "label": shown.label,
         "last": shown.last,
@@ -98,18 +99,18 @@ def _about(opened: RunFrames, shown: Shown) -> dict[str, Any]:
         "why_no_claims": why_none,
         "left_out": shown.left_out,
         "recorded": opened.is_recorded,
-        "audit": _audit(manifest),
+        "audit": _audit(manifest.audit),
         "not_asked": [name for name in ANALYSES if name not in asked],
         "undefined": undefined_lines(shown) if shown.has_trajectories else {},
         "provenance": _provenance(manifest, str(run.path)),
-        "config": {key: json.dumps(value, ensure_ascii=False) for key, value in manifest["config"].items()},
-        "token_classes": manifest.get("classes", {}),
+        "config": {key: json.dumps(value, ensure_ascii=False) for key, value in manifest.config.items()},
+        "token_classes": manifest.classes,
         "checkpoints": [
             {
                 "step": step,
-                "revision": record["revision"],
-                "commit": record["commit"] or "—",
-                "digests": ", ".join(f"{name} {digest[:16]}" for name, digest in record["digests"].items()),
+                "revision": record.revision,
+                "commit": record.commit or "—",
+                "digests": ", ".join(f"{name} {digest[:16]}" for name, digest in record.digests.items()),
                 "note": _note(record),
             }
             for step, record in done_steps(run).items()
@@ -123,28 +124,26 @@ def _span(steps: Sequence[int]) -> str:
     return f"{len(steps)} steps stored, {steps[0]:,} to {steps[-1]:,}"
 
 
-def _note(record: Mapping[str, Any]) -> str:
-    copied = f"the same weights as step {record['copy_of']}, whose tables were copied" if "copy_of" in record else ""
-    ranges = "read by ranges, which a digest cannot verify" if record.get("read_by_ranges") else ""
+def _note(record: CheckpointRecord) -> str:
+    copied = "" if record.copy_of is None else f"the same weights as step {record.copy_of}, whose tables were copied"
+    ranges = "read by ranges, which a digest cannot verify" if record.read_by_ranges else ""
     return "; ".join(filter(None, (copied, ranges)))
 
 
-def _audit(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+def _audit(audit: AuditRecord | None) -> dict[str, Any] | None:
     """What the audit before the run found; None where none is recorded."""
-    record = manifest.get("audit")
-    if not record:
+    if audit is None:
         return None
-    passed_over = record.get("passed_over", {})
-    verdicts = record.get("steps", {})
+    verdicts, passed_over = audit.steps, audit.passed_over
     return {
-        "made": record["made"],
+        "made": audit.made,
         "audited": len(verdicts),
-        "sound": sum(v["verdict"] == "sound" for v in verdicts.values()),
-        "findings": record.get("findings", []),
+        "sound": sum(v.verdict == "sound" for v in verdicts.values()),
+        "findings": audit.findings,
         "unsound": {
-            step: f"{v['verdict']}: {'; '.join(v['reasons'])}" + (", passed over" if step in passed_over else "")
+            step: f"{v.verdict}: {'; '.join(v.reasons)}" + (", passed over" if step in passed_over else "")
             for step, v in verdicts.items()
-            if v["verdict"] != "sound"
+            if v.verdict != "sound"
         }
         | {step: f"{why}, passed over" for step, why in passed_over.items() if step not in verdicts},
     }
@@ -162,16 +161,17 @@ def _claim(row: ClaimRow) -> dict[str, Any]:
     return {"cells": claim_cells(row), "text": row.text, "source": row.source, "reason": row.reason, "at": row.step}
 
 
-def _provenance(manifest: Mapping[str, Any], path: str) -> dict[str, str]:
+def _provenance(manifest: Manifest, path: str) -> dict[str, str]:
+    text, counts = manifest.evaluation, manifest.frequencies
     return {
-        "suite": str(manifest["suite"]),
-        "location": str(manifest.get("location", "—")),
-        "command": str(manifest.get("command") or "not recorded: the run was not started from the command line"),
+        "suite": manifest.suite,
+        "location": manifest.location or "—",
+        "command": manifest.command or "not recorded: the run was not started from the command line",
         "run directory": path,
-        "configuration digest": str(manifest["config_digest"]),
-        "evaluation text": _listed(manifest.get("evaluation", {})) or "none",
-        "reference counts": _listed(manifest.get("frequencies", {})) or "none",
-        "versions": _listed(manifest.get("versions", {})) or "—",
+        "configuration digest": manifest.config_digest,
+        "evaluation text": "none" if text is None else _listed(text.as_json()),
+        "reference counts": "none" if counts is None else _listed(counts.as_json()),
+        "versions": _listed(manifest.versions) or "—",
         "report made by": f"rtdyn {__version__}",
     }
 

@@ -30,7 +30,8 @@ class Shown:
     curves: pl.DataFrame
     left_out: Mapping[int, str]
     """Steps that trajectories leave out, each with the reason."""
-    manifest: Mapping[str, Any]
+    config: Mapping[str, Any]
+    """Everything the tables depend on."""
 
     @cached_property
     def steps(self) -> list[int]:
@@ -76,14 +77,13 @@ class Shown:
 
     def influence(self, token_class: str) -> pl.Expr:
         """The influence that ranks neurons, as the run was told."""
-        if self.manifest.get("config", {}).get("rank_by") == "abs_mean":
+        if self.config.get("rank_by") == "abs_mean":
             return pl.col(f"delta_{token_class}").abs()
         return pl.col(f"mean_abs_{token_class}")
 
     def influence_se(self, token_class: str) -> pl.Expr:
         """Its standard error."""
-        own = "se_" if self.manifest.get("config", {}).get("rank_by") == "abs_mean" else "se_abs_"
-        return pl.col(f"{own}{token_class}")
+        return pl.col(f"{'se' if self.config.get('rank_by') == 'abs_mean' else 'se_abs'}_{token_class}")
 
     def value(self, step: int, metric: str, token_class: str) -> float | None:
         """One number of the analysis `regimes` at a step; None where it is undefined or was not asked for."""
@@ -101,21 +101,21 @@ def show(run: Run, label: str | None = None) -> Shown:
     layer = neurons["layer"].max()
     curves = pl.concat([pl.DataFrame(schema=CURVE_SCHEMA), read_table(run, "curves")])
     return Shown(
-        label or str(run.manifest["suite"]),
+        label or run.manifest.suite,
         read_table(run, "metrics"),
         neurons.filter(pl.col("layer") == layer),
         curves,
-        {int(step): str(reason) for step, reason in run.manifest["left_out"].items()},
-        run.manifest,
+        run.manifest.left_out,
+        run.manifest.config,
     )
 
 
 def labels(runs: list[Run]) -> list[str]:
     """A name for each run: its suite; where runs share it, the few settings that differ, or else its directory."""
-    suites = [str(run.manifest["suite"]) for run in runs]
+    suites = [run.manifest.suite for run in runs]
     if len(set(suites)) == len(suites):
         return suites
-    configs = [run.manifest["config"] for run in runs]
+    configs = [run.manifest.config for run in runs]
     differing = [
         key
         for key in dict.fromkeys(key for config in configs for key in config)

@@ -62,7 +62,7 @@ def print_summary(run: Run, console: Console) -> None:
     steps = list(done_steps(run))
     metrics = pl.read_parquet(table_file(run, "metrics", steps[-1]))
     classes, rows = summary_rows(metrics)
-    title = escape(f"{run.manifest['suite']}, step {steps[-1]}, {len(steps)} steps stored")
+    title = escape(f"{run.manifest.suite}, step {steps[-1]}, {len(steps)} steps stored")
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for name in classes:

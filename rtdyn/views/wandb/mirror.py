@@ -82,7 +82,7 @@ class WandbView:
 
     def _log_files(self) -> None:
         """The run's files as one artifact; W&B makes no new version of it while their content is the same."""
-        artifact = _client().Artifact(f"{self.run.manifest['wandb_id']}-store", type="rtdyn-run")
+        artifact = _client().Artifact(f"{self.run.manifest.wandb_id}-store", type="rtdyn-run")
         for step in done_steps(self.run):
             for table in ("metrics", "neurons"):
                 file = table_file(self.run, table, step)
@@ -170,24 +170,24 @@ def _begin(view: WandbView, mode: str, limits: Mapping[str, float]) -> None:
     wandb.setup(wandb.Settings(mode=mode))  # over WANDB_MODE, with which the client would look for no key
     if mode == "online" and not wandb.login(prompt=False, verify=False):
         raise wandb.errors.UsageError("there is no API key; `wandb login` stores one")  # init would ask, unseen
-    stands = place(manifest)
+    recorded, stands = manifest.as_json(), place(manifest)
     chosen = {"WANDB_RUN_GROUP": ("group", stands.group), "WANDB_TAGS": ("tags", stands.tags)}
     backend = wandb.init(
         project=os.environ.get("WANDB_PROJECT", "rtdyn"),
-        name=manifest["suite"],
+        name=manifest.suite,
         job_type=os.environ.get("WANDB_JOB_TYPE", "track"),
-        id=manifest["wandb_id"],
+        id=manifest.wandb_id,
         resume="allow",
         reinit="create_new",  # by default a run that the process has open would be returned, and finished by this one
         dir=str(view.run.path),
         mode=mode,
         config={
-            **manifest["config"],
+            **manifest.config,
             "family": stands.family,
             "size": stands.size,
-            "config_digest": manifest["config_digest"],
-            **{key: manifest[key] for key in ("evaluation", "classes") if key in manifest},
-            "versions": manifest["versions"],
+            "config_digest": manifest.config_digest,
+            **{key: recorded[key] for key in ("evaluation", "classes") if key in recorded},
+            "versions": manifest.versions,
         },
         settings=wandb.Settings(
             silent=True,
@@ -201,7 +201,7 @@ def _begin(view: WandbView, mode: str, limits: Mapping[str, float]) -> None:
     view.backend = backend
     backend.define_metric("step", hidden=True)
     backend.define_metric("tokens_seen", step_metric="step")
-    for prefix in prefixes(manifest["config"]["analyses"]):
+    for prefix in prefixes(manifest.config["analyses"]):
         backend.define_metric(f"{prefix}/*", step_metric="step")
     backend.define_metric(f"{BAND}/*", step_metric="step", hidden=True)
     view.sent = dict.fromkeys(_steps_on_server(backend) if mode == "online" else _noted(folder / _LOGGED), -math.inf)

@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from rtdyn.intervals import NORMAL_95
+from rtdyn.store.manifest import Manifest
 from rtdyn.store.metric_names import final_layer, metric_name
 from rtdyn.store.run import config_digest
 from rtdyn.store.schema import METRIC_SCHEMA
@@ -41,9 +42,9 @@ class Place:
     tags: tuple[str, ...]
 
 
-def place(manifest: Mapping[str, Any]) -> Place:
+def place(manifest: Manifest) -> Place:
     """The W&B group and tags of a run."""
-    name, config = manifest["suite"], manifest["config"]
+    name, config = manifest.suite, manifest.config
     found = _SIZE.search(name)
     family = (name[: found.start()] + name[found.end() :]).strip("-") if found else name
     size = found["size"] if found else None
@@ -53,7 +54,7 @@ def place(manifest: Mapping[str, Any]) -> Place:
     return Place(
         family or name,
         size,
-        manifest.get("group") or f"{(family or name)[:100]}-{config_digest(shared)[:8]}",
+        manifest.group or f"{(family or name)[:100]}-{config_digest(shared)[:8]}",
         tuple(tag[:64] for tag in dict.fromkeys(tags) if tag),
     )
 
