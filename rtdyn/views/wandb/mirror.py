@@ -16,7 +16,7 @@ import polars as pl
 from rtdyn.errors import InputError, brief
 from rtdyn.files import write_json
 from rtdyn.store.run import Run, done_steps, locked, read_run, table_file
-from rtdyn.views.wandb.rows import BAND, heads, place, prefixes, scalars, top_neurons
+from rtdyn.views.wandb.rows import BAND, heads, place, prefixes, scalars, settings_of, top_neurons
 
 TIMEOUTS = {"init_timeout": 20.0, "finish_timeout": 30.0}
 """Seconds that the client waits for its server to answer at the start, and to take what is left at the end.
@@ -170,7 +170,7 @@ def _begin(view: WandbView, mode: str, limits: Mapping[str, float]) -> None:
     wandb.setup(wandb.Settings(mode=mode))  # over WANDB_MODE, with which the client would look for no key
     if mode == "online" and not wandb.login(prompt=False, verify=False):
         raise wandb.errors.UsageError("there is no API key; `wandb login` stores one")  # init would ask, unseen
-    recorded, stands = manifest.as_json(), place(manifest)
+    stands = place(manifest)
     chosen = {"WANDB_RUN_GROUP": ("group", stands.group), "WANDB_TAGS": ("tags", stands.tags)}
     backend = wandb.init(
         project=os.environ.get("WANDB_PROJECT", "rtdyn"),
@@ -181,14 +181,7 @@ def _begin(view: WandbView, mode: str, limits: Mapping[str, float]) -> None:
         reinit="create_new",  # by default a run that the process has open would be returned, and finished by this one
         dir=str(view.run.path),
         mode=mode,
-        config={
-            **manifest.config,
-            "family": stands.family,
-            "size": stands.size,
-            "config_digest": manifest.config_digest,
-            **{key: recorded[key] for key in ("evaluation", "classes") if key in recorded},
-            "versions": manifest.versions,
-        },
+        config=settings_of(manifest),
         settings=wandb.Settings(
             silent=True,
             console="off",

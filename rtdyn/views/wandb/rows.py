@@ -59,6 +59,20 @@ def place(manifest: Manifest) -> Place:
     )
 
 
+def settings_of(manifest: Manifest) -> dict[str, Any]:
+    """What W&B shows of a run beside its numbers: its configuration, what it was measured on, and with what."""
+    stands, recorded = place(manifest), manifest.as_json()
+    measured_on = {key: recorded[key] for key in ("evaluation", "classes") if key in recorded}
+    return {
+        **manifest.config,
+        "family": stands.family,
+        "size": stands.size,
+        "config_digest": manifest.config_digest,
+        **measured_on,
+        "versions": manifest.versions,
+    }
+
+
 def scalars(metrics: pl.DataFrame) -> dict[str, float]:
     """A step's lines: each defined number that is not a head's, with its interval and nulls under `band/`.
 
