@@ -1,8 +1,21 @@
-"""Names that several rooms share: token classes and groups of neurons."""
+"""Names that several rooms share: analyses, token classes, groups of neurons and their nulls."""
 
 from __future__ import annotations
 
+ANALYSES = ("ablation", "regimes", "dimensionality", "modularity", "routing", "heavytail", "mediation")
+"""In the order they run."""
+GROUPED = ANALYSES[2:]
+"""Those that measure groups of neurons."""
+WEIGHTS_ONLY = ("heavytail",)
+"""Those that give something from weights alone, with no text and no influence."""
+
 RARE, COMMON = "rare", "common"
+"""Token classes. Neurons are ranked, and groups chosen, by their influence on `rare`."""
 
+PLATEAU, POWER_LAW, DECAY, CENSORED = "plateau", "powerlaw", "decay", "censored"
+"""Regimes of a neuron on its class's rank-influence curve."""
+TOP, BOOST, SUPPRESS = "top", "boost", "suppress"
+"""Groups of neurons beside those of the regimes."""
 
-PLATEAU, TOP = "plateau", "top"
+RANDOM, MATCHED, SELECTED = "random", "matched", "selected"
+"""Nulls of a group's statistic."""

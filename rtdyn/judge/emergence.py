@@ -47,16 +47,6 @@ class Emergence:
     """float64 (k,): Benjamini–Hochberg adjusted p-values, NaN where undefined."""
 
 
-def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:
-    """Adjusted p-values (k,): the least false discovery rate at which each is significant. NaN takes no part."""
-    adjusted = np.full(len(p_values), math.nan)
-    tested = np.flatnonzero(~np.isnan(p_values))
-    order = tested[np.argsort(p_values[tested], kind="stable")]
-    scaled = p_values[order] * len(order) / np.arange(1, len(order) + 1)
-    adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
-    return adjusted
-
-
 def emergence(
     steps: np.ndarray | Sequence[int],
     p_values: np.ndarray | Sequence[float],
@@ -72,13 +62,17 @@ def emergence(
     remaining. Remaining steps are those from the emergence step on, itself included. Raises InputError under 3 steps,
     ValueError for steps that do not ascend or p-values outside [0, 1].
     """
+    from scipy.stats import false_discovery_control
+
     at, p = np.asarray(steps, dtype=np.int64), np.asarray(p_values, dtype=np.float64)
     _refuse_few(len(at))
     if len(p) != len(at) or (np.diff(at) <= 0).any():
         raise ValueError("steps ascend, with a p-value each")
     if ((p < 0) | (p > 1)).any():
         raise ValueError("a p-value lies in [0, 1]")
-    adjusted = benjamini_hochberg(p)
+    adjusted, tested = np.full(len(p), math.nan), ~np.isnan(p)
+    if tested.any():
+        adjusted[tested] = false_discovery_control(p[tested])
     significant = np.nan_to_num(adjusted, nan=1.0) <= alpha
     for i in range(len(at) - least_run + 1):
         remaining = significant[i:]

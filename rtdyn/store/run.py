@@ -52,6 +52,15 @@ def config_digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
+def differing_settings(theirs: Mapping[str, Any], ours: Mapping[str, Any], here: str = "now") -> dict[str, str]:
+    """What two configurations differ in, by the setting, in words: `seed (0 there, 3 now)`; here: for the last word."""
+    return {
+        key: f"{key} ({json.dumps(theirs.get(key))} there, {json.dumps(ours.get(key))} {here})"
+        for key in sorted({*theirs, *ours})
+        if theirs.get(key) != ours.get(key)
+    }
+
+
 def open_run(path: Path, manifest: Manifest) -> Run:
     """Opens `path` as a run with this manifest's configuration, creating it if it is not there.
 
@@ -61,12 +70,7 @@ def open_run(path: Path, manifest: Manifest) -> Run:
     if (path / MANIFEST).is_file():
         run = read_run(path)
         if run.digest != manifest.config_digest:
-            theirs, ours = run.manifest.config, manifest.config
-            changed = [
-                f"{key} ({json.dumps(theirs.get(key))} there, {json.dumps(ours.get(key))} now)"
-                for key in sorted({*theirs, *ours})
-                if theirs.get(key) != ours.get(key)
-            ]
+            changed = differing_settings(run.manifest.config, manifest.config).values()
             raise InputError(f"{path} was made with other settings: {', '.join(changed)}; give another --out")
         return run
     if path.is_dir() and any(child.suffix != ASIDE for child in path.iterdir()):

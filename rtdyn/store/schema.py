@@ -47,6 +47,16 @@ CURVE_SCHEMA: dict[str, Any] = {
     "fit": pl.Float64,
 }
 """Numbers looked at as lines; `rtdyn.tables.curves` says what x, value, low, high and fit are for each kind."""
+PSEUDO_INFLUENCE, ATTENTION, ATTENTION_FIRST, EIGENVALUE = (
+    "pseudo_influence",
+    "attention",
+    "attention_first",
+    "eigenvalue",
+)
+"""Kinds of curves/."""
+
+STABLE = 0.5
+"""Share of the bootstrap, `stable_share` of neurons/, in more than which a stable plateau neuron is a member."""
 
 
 @dataclass(frozen=True)

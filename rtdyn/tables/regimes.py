@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from functools import partial
 
-from rtdyn.analyses.groups.choose import STABLE
 from rtdyn.analyses.regimes.contrast import CURVE_STATISTICS
 from rtdyn.analyses.regimes.curve import Contrast, Curve
 from rtdyn.analyses.regimes.evidence import COMPARISONS, Bootstrap, Interval, Likelihoods, ShapeEvidence
 from rtdyn.analyses.regimes.fit import DECAY, PLATEAU, POWER_LAW, FixedBoundaries, Regimes, ThreeSegments
-from rtdyn.store.schema import Metric
+from rtdyn.store.schema import STABLE, Metric
 from rtdyn.tables.influence import PRIMARY
 
 _FIT_METRICS = (

@@ -18,7 +18,7 @@ from rtdyn.capture.forward_pass import Capture
 from rtdyn.errors import InputError
 from rtdyn.intervals import NORMAL_95
 from rtdyn.judge.change_points import change_points, trend
-from rtdyn.judge.emergence import benjamini_hochberg, beyond_p, emergence, emergence_of_intervals, interval_90
+from rtdyn.judge.emergence import beyond_p, emergence, emergence_of_intervals, interval_90
 from rtdyn.judge.series import Selection, series
 from rtdyn.judge.trajectories import trajectories
 from rtdyn.store.run import open_run, write_step
@@ -85,8 +85,11 @@ p_lists = st.lists(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.01, 0.05, 
 
 
 @given(p_lists)
-def test_adjusted_values_are_scipys(p: list[float]) -> None:
-    np.testing.assert_allclose(benjamini_hochberg(np.array(p)), stats.false_discovery_control(p), rtol=1e-12)
+def test_the_p_values_of_the_defined_steps_are_adjusted_by_benjamini_and_hochberg(p: list[float]) -> None:
+    adjusted = emergence(np.arange(len(p) + 1), [math.nan, *p]).adjusted
+    ranked = list(enumerate(sorted(p), start=1))
+    wanted = [min(1.0, *(len(p) * later / rank for rank, later in ranked if later >= value)) for value in p]
+    np.testing.assert_allclose(adjusted, [math.nan, *wanted], rtol=1e-12)
 
 
 @given(p_lists, st.integers(1, 60))

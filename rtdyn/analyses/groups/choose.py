@@ -17,15 +17,12 @@ from rtdyn.analyses.influence.ablation import ClassInfluence, Influence, PseudoI
 from rtdyn.analyses.regimes.evidence import bootstrap
 from rtdyn.analyses.regimes.fit import DECAY, POWER_LAW, Regimes, fit_regimes
 from rtdyn.analyses.statistics import CLEAR_SE, clustered_se
+from rtdyn.store.schema import STABLE
 
 TOP_SHARE = 0.01
 
 
 MIN_TOP = 32
-
-
-STABLE = 0.5
-"""Plateau neurons are members in more than this share of the bootstrap."""
 
 
 PLATEAU, TOP, BOOST, SUPPRESS = "plateau", "top", "boost", "suppress"

@@ -16,10 +16,9 @@ import jinja2
 import polars as pl
 
 from rtdyn import __version__
-from rtdyn.analyses import ANALYSES
-from rtdyn.analyses.regimes.fit import PLATEAU
 from rtdyn.errors import InputError
 from rtdyn.judge.scorecard import ClaimRow, scorecard
+from rtdyn.names import ANALYSES, PLATEAU
 from rtdyn.store.manifest import AuditRecord, CheckpointRecord, Manifest
 from rtdyn.store.run import Run, done_steps
 from rtdyn.views.notebook import RunFrames

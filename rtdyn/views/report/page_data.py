@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rtdyn.analyses.regimes.fit import DECAY, PLATEAU, POWER_LAW
 from rtdyn.judge.series import Series
-from rtdyn.tables.curves import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
+from rtdyn.names import COMMON, DECAY, PLATEAU, POWER_LAW, RARE
+from rtdyn.store.schema import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
 from rtdyn.views.report.panels import PANELS, Judged, JudgedPanels
 from rtdyn.views.report.plots.influence import fitted_segments, plateau_intervals, ranked_influence, verdict
 from rtdyn.views.report.plots.lines import HEADS, drawn_heads
@@ -31,7 +31,7 @@ from rtdyn.views.report.plots.neurons import (
 )
 from rtdyn.views.report.plots.style import COLOURS, run_colour
 from rtdyn.views.report.plots.trajectories import null_band
-from rtdyn.views.report.run_tables import COMMON, RARE, Shown
+from rtdyn.views.report.run_tables import Shown
 
 RANKS = 160
 FIGURES = 4

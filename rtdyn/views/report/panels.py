@@ -13,7 +13,8 @@ from rtdyn.errors import InputError
 from rtdyn.judge.change_points import ChangePoints, change_points
 from rtdyn.judge.emergence import Emergence, emergence, emergence_of_intervals
 from rtdyn.judge.series import NOT_STORED, Selection, Series, series
-from rtdyn.views.report.run_tables import COMMON, RARE, Shown
+from rtdyn.names import COMMON, PLATEAU, RARE, TOP
+from rtdyn.views.report.run_tables import Shown
 
 Scale = Literal["linear", "log", "symlog"]
 Effect = Literal["null", "value is p", "above 0", "none"]
@@ -68,7 +69,7 @@ def _by_class(analysis: str, metric: str, effect: Effect = "none") -> tuple[Line
 
 
 def _by_group(
-    analysis: str, metric: str, null: str = "matched", groups: tuple[str, ...] = ("top", "plateau")
+    analysis: str, metric: str, null: str = "matched", groups: tuple[str, ...] = (TOP, PLATEAU)
 ) -> tuple[Line, ...]:
     return tuple(Line(g, Selection(analysis, metric, RARE, g, null), "null", g) for g in groups)
 
@@ -120,9 +121,9 @@ PANELS: tuple[Panel, ...] = (
     Panel("bos", "Attention to key 0", "rare − common", "symlog",
           _by_layer("bos_difference", "permutation")),
     Panel("head-max", "Strongest head on the top", "share of activation", "symlog",
-          _by_layer("head_effect_max", "matched", "top")),
+          _by_layer("head_effect_max", "matched", TOP)),
     Panel("layer-effect", "All heads on the top", "share of activation", "symlog",
-          _by_layer("layer_effect", "matched", "top")),
+          _by_layer("layer_effect", "matched", TOP)),
     Panel("hill", "Hill α of input weights", "", "linear", _by_group("heavytail", "hill_alpha_half")),
     Panel("hill-gate", "Hill α of gate weights", "", "linear", _by_group("heavytail", "hill_alpha_half_gate")),
     Panel("hill-up", "Hill α of up weights", "", "linear", _by_group("heavytail", "hill_alpha_half_up")),

@@ -10,10 +10,10 @@ from typing import Any
 import polars as pl
 
 from rtdyn.judge.trajectories import MIN_STEPS
+from rtdyn.names import COMMON, RARE
 from rtdyn.store.run import Run, read_table
 from rtdyn.store.schema import CURVE_SCHEMA
 
-RARE, COMMON = "rare", "common"
 LABEL = 48
 """Characters of a label that names settings; a longer one names the run's directory instead."""
 DERIVED = ("suite", "location", "evaluation_set")

@@ -15,7 +15,7 @@ import polars as pl
 
 from rtdyn.errors import InputError, brief
 from rtdyn.files import write_json
-from rtdyn.store.run import Run, done_steps, locked, read_run, table_file
+from rtdyn.store.run import MANIFEST, Run, done_steps, locked, read_run, table_file
 from rtdyn.views.wandb.rows import BAND, heads, place, prefixes, scalars, settings_of, top_neurons
 
 TIMEOUTS = {"init_timeout": 20.0, "finish_timeout": 30.0}
@@ -87,7 +87,7 @@ class WandbView:
             for table in ("metrics", "neurons"):
                 file = table_file(self.run, table, step)
                 artifact.add_file(str(file), f"{table}/{file.name}", policy="immutable", skip_cache=True)
-        artifact.add_file(str(self.run.path / "manifest.json"), skip_cache=True)
+        artifact.add_file(str(self.run.path / MANIFEST), skip_cache=True)
         self.backend.log_artifact(artifact)
 
     def _finish(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from rtdyn.intervals import NORMAL_95
+from rtdyn.intervals import normal_interval
 from rtdyn.store.manifest import Manifest
 from rtdyn.store.metric_names import final_layer, metric_name
 from rtdyn.store.run import config_digest
@@ -99,8 +99,9 @@ def _band(row: Mapping[str, Any]) -> Iterable[tuple[str, float | None]]:
     mean, sd = row["null_mean"], row["null_sd"]
     yield f"{null}mean", mean
     if mean is not None and sd is not None:
-        yield f"{null}low", mean - NORMAL_95 * sd
-        yield f"{null}high", mean + NORMAL_95 * sd
+        low, high = normal_interval(mean, sd)
+        yield f"{null}low", low
+        yield f"{null}high", high
     yield f"{null}p", row["p_value"]
 
 

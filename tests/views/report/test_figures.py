@@ -14,10 +14,10 @@ from matplotlib.text import Text
 from support.synthetic import synthetic_run
 
 import rtdyn
-from rtdyn.analyses import ANALYSES
 from rtdyn.errors import InputError, UsageError
+from rtdyn.names import ANALYSES
 from rtdyn.store.run import Run, read_run
-from rtdyn.tables.curves import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
+from rtdyn.store.schema import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
 from rtdyn.views.report.figures import figures
 from rtdyn.views.report.panels import judged_panels
 from rtdyn.views.report.plots.influence import rank_influence

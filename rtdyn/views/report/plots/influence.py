@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from rtdyn.analyses.regimes.fit import CENSORED, DECAY, PLATEAU, POWER_LAW
-from rtdyn.tables.curves import PSEUDO_INFLUENCE
+from rtdyn.intervals import NORMAL_95
+from rtdyn.names import CENSORED, COMMON, DECAY, PLATEAU, POWER_LAW, RARE
+from rtdyn.store.schema import PSEUDO_INFLUENCE
 from rtdyn.views.report.plots.style import (
     COLOURS,
     LINE_STYLES,
@@ -24,7 +25,7 @@ from rtdyn.views.report.plots.style import (
     step_axis,
     styled,
 )
-from rtdyn.views.report.run_tables import COMMON, RARE, Shown
+from rtdyn.views.report.run_tables import Shown
 
 NO_INFLUENCE = "the run holds no influences: its weights alone were analysed"
 REGIME_NAMES = {PLATEAU: "plateau", POWER_LAW: "power law", DECAY: "rapid decay"}
@@ -134,7 +135,7 @@ def _curve(ax: Axes, shown: Shown, step: int, token_class: str) -> None:
     colour = COLOURS.get(token_class, OKABE_ITO["black"])
     floor = influence.min(initial=1) / 10
     ax.fill_between(
-        rank, np.maximum(influence - 1.96 * se, floor), influence + 1.96 * se, color=colour, alpha=0.2, lw=0
+        rank, np.maximum(influence - NORMAL_95 * se, floor), influence + NORMAL_95 * se, color=colour, alpha=0.2, lw=0
     )
     ax.plot(rank, influence, color=colour, lw=1.6)
     hidden = found.filter(regime=CENSORED)

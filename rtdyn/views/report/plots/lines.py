@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from rtdyn.tables.curves import ATTENTION, EIGENVALUE
+from rtdyn.intervals import NORMAL_95
+from rtdyn.names import COMMON, RARE
+from rtdyn.store.schema import ATTENTION, EIGENVALUE
 from rtdyn.views.report.plots.style import COLOURS, LINE_STYLES, NULL, grid, plain, run_colour, styled
-from rtdyn.views.report.run_tables import COMMON, RARE, Shown
+from rtdyn.views.report.run_tables import Shown
 
 HEADS = 8
 """Heads a layer that are drawn, at most."""
@@ -153,5 +155,5 @@ def _hill(shown: Shown, step: int, group: str, matrix: str) -> str:
     if not one.height or one["value"][0] is None:
         return ": α undefined"
     row = one.row(0, named=True)
-    against = "" if row["null_mean"] is None else f", matched {row['null_mean']:.2g} ± {1.96 * row['null_sd']:.1g}"
+    against = "" if row["null_mean"] is None else f", matched {row['null_mean']:.2g} ± {NORMAL_95 * row['null_sd']:.1g}"
     return f": α {row['value']:.2g}{against}"

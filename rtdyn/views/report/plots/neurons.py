@@ -12,11 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
-from rtdyn.analyses.groups.choose import STABLE
-from rtdyn.analyses.regimes.fit import CENSORED, DECAY, PLATEAU, POWER_LAW
+from rtdyn.intervals import NORMAL_95
+from rtdyn.names import CENSORED, COMMON, DECAY, PLATEAU, POWER_LAW, RARE
+from rtdyn.store.schema import STABLE
 from rtdyn.views.report.plots.influence import NO_INFLUENCE
 from rtdyn.views.report.plots.style import NotebookFigure, grid, plain, short_step, styled
-from rtdyn.views.report.run_tables import RARE, Shown
+from rtdyn.views.report.run_tables import Shown
 
 ROWS = 256
 """Neurons in the heat map, at most."""
@@ -142,7 +143,7 @@ def _step_columns(ax: Axes, run: Shown) -> None:
 def neuron_rows(shown: Shown, step: int, rows: int = TABLE_ROWS) -> list[dict[str, Any]]:
     """The most influential neurons on rare at a step, by TABLE_COLUMNS; None where the store has no number."""
     frame = shown.neurons.filter(step=step)
-    common = "common" if "common" in shown.classes else None
+    common = COMMON if COMMON in shown.classes else None
     flattening = "" if shown.value(step, "raised", RARE) else "flattening"
     frame = frame.with_columns(
         shown.influence(RARE).alias("_influence"),
@@ -198,10 +199,10 @@ def with_error(value: float | None, se: float | None) -> str:
         return NONE
     if se is None or not 0 < se < math.inf:
         return f"{value:.3g}".replace("-", "−")
-    digits = 1 - math.floor(math.log10(float(f"{1.96 * se:.1e}")))
+    digits = 1 - math.floor(math.log10(float(f"{NORMAL_95 * se:.1e}")))
     if not 0 <= digits <= 6:
-        return f"{value:.2e} ± {1.96 * se:.1e}".replace("-", "−")
-    return f"{value:.{digits}f} ± {1.96 * se:.{digits}f}".replace("-", "−")
+        return f"{value:.2e} ± {NORMAL_95 * se:.1e}".replace("-", "−")
+    return f"{value:.{digits}f} ± {NORMAL_95 * se:.{digits}f}".replace("-", "−")
 
 
 def neuron_table(shown: Shown, step: int) -> Figure | str:
