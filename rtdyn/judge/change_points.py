@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from rtdyn.judge.emergence import ALPHA, ROUND_OFF
+from rtdyn.undefined import Undefined
 
 MIN_SEGMENT = 3
 
@@ -65,7 +66,7 @@ def change_points(
     noise: float | None = None,
     penalty_scale: float = PENALTY_SCALE,
     min_segment: int = MIN_SEGMENT,
-) -> ChangePoints | str:
+) -> ChangePoints | Undefined:
     """The segmentation of a series with least penalised squared error, or why there is none.
 
     steps (k,) ascending, values (k,), NaN where undefined and left out. `linear`: a line in ln(step + 1) on each
@@ -84,7 +85,7 @@ def change_points(
         raise ValueError("steps ascend, with a value each")
     at, y = at[~np.isnan(y)], y[~np.isnan(y)]
     if len(y) < 2 * min_segment:
-        return f"{len(y)} defined steps, under two segments of {min_segment}"
+        return Undefined(f"{len(y)} defined steps, under two segments of {min_segment}")
     if np.ptp(y) == 0:
         return ChangePoints((), (), (_segment(at, y, model),), 0.0, 0.0)
     # scaled, so that neither the metric's units nor a large mean costs digits
@@ -128,7 +129,7 @@ def _noise(x: np.ndarray, y: np.ndarray) -> float:
     return median if median > ROUND_OFF else float(np.sqrt(np.mean(residual**2)))
 
 
-def trend(steps: np.ndarray | Sequence[int], values: np.ndarray | Sequence[float]) -> Trend | str:
+def trend(steps: np.ndarray | Sequence[int], values: np.ndarray | Sequence[float]) -> Trend | Undefined:
     """Median slope of all pairs of steps over ln(step + 1), with Sen's 95 % interval, or why there is none.
 
     steps (k,) ascending, values (k,), NaN left out. The interval holds the slopes that Kendall's S does not reject,
@@ -139,7 +140,7 @@ def trend(steps: np.ndarray | Sequence[int], values: np.ndarray | Sequence[float
     at, y = at[~np.isnan(y)], y[~np.isnan(y)]
     critical = _kendall_critical(len(y))
     if critical is None:
-        return f"{len(y)} defined steps, too few to reject any slope"
+        return Undefined(f"{len(y)} defined steps, too few to reject any slope")
     x = np.log1p(at)
     i, j = np.triu_indices(len(y), 1)
     slopes = np.sort((y[j] - y[i]) / (x[j] - x[i]))

@@ -28,6 +28,7 @@ from rtdyn.judge.series import Selection, Series, series
 from rtdyn.judge.trajectories import trajectories
 from rtdyn.names import PLATEAU, TOP
 from rtdyn.store.run import Run
+from rtdyn.undefined import Undefined
 
 SUPPORTED, CONTRADICTED, UNDETERMINED = "supported", "contradicted", "undetermined"
 
@@ -132,20 +133,20 @@ def _claim_row(claim: Claim, metrics: pl.DataFrame, layer: int | None, matrix: s
 
 def _evaluate(
     criteria: tuple[Criterion, ...], metrics: pl.DataFrame, layer: int | None
-) -> tuple[tuple[Check, ...], np.ndarray | str]:
+) -> tuple[tuple[Check, ...], np.ndarray | Undefined]:
     """The criteria's checks, and the p-value of the claim at each step (k,), or why it has none."""
     readings = [_reading(c, metrics, layer) for c in criteria]
     checks = tuple(_check(c, r) for c, r in zip(criteria, readings, strict=True))
     if any(c.kind in ("trend", "relative trend") for c in criteria):
-        return checks, "a trend belongs to no step"
+        return checks, Undefined("a trend belongs to no step")
     # each has to be significant: the intersection-union test
     needed = [_p_values(c, r) for c, r in zip(criteria, readings, strict=True) if c.role != "for contradiction"]
     return checks, np.max(np.stack(needed), axis=0)
 
 
-def _emergence(metrics: pl.DataFrame, p: np.ndarray | str) -> Emergence:
-    if isinstance(p, str):
-        return Emergence(None, None, p, np.array([]))
+def _emergence(metrics: pl.DataFrame, p: np.ndarray | Undefined) -> Emergence:
+    if isinstance(p, Undefined):
+        return Emergence(None, None, p.reason, np.array([]))
     return emergence(metrics["step"].unique().sort().to_numpy(), p)
 
 
@@ -236,10 +237,13 @@ def _trend(c: Criterion, r: Series) -> tuple[float, float, float, float, str]:
     base = r.value / r.null_mean if c.kind == "relative trend" else r.value
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.where(base > 0, np.log(base), math.nan)
-    found = r.reasons[-1] or trend(r.steps, logs)
-    if isinstance(found, str):
-        return math.nan, math.nan, math.nan, math.nan, found
-    return found.slope, found.low, found.high, math.nan, ""
+    undefined = math.nan, math.nan, math.nan, math.nan
+    if r.reasons[-1]:
+        return *undefined, r.reasons[-1]
+    slope = trend(r.steps, logs)
+    if isinstance(slope, Undefined):
+        return *undefined, slope.reason
+    return slope.slope, slope.low, slope.high, math.nan, ""
 
 
 def _bounds(c: Criterion) -> tuple[float, float]:

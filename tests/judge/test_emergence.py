@@ -24,6 +24,7 @@ from rtdyn.judge.trajectories import trajectories
 from rtdyn.store.run import open_run, write_step
 from rtdyn.store.schema import Metric, StepTables, metric_frame
 from rtdyn.tables.influence import loss_metrics
+from rtdyn.undefined import Undefined
 
 LOG_STEPS = np.array([0, *(2**i for i in range(10)), *range(1000, 4001, 500)])
 """The bundled suite's kind of schedule: 18 steps."""
@@ -253,7 +254,7 @@ def test_the_segmentation_is_the_best_of_all(seed: int, k: int, model: str, scal
     steps = np.sort(rng.choice(LOG_STEPS, k, replace=False))
     y = rng.standard_normal(k) + 2 * (np.arange(k) >= rng.integers(k))
     found = change_points(steps, y, model=model, noise=1.0, penalty_scale=scale)
-    assert not isinstance(found, str)
+    assert not isinstance(found, Undefined)
     best, ends = brute_force(np.log1p(steps), y, model, found.penalty, 3)
     mine = (*np.searchsorted(steps, found.steps).tolist(), k)
     assert penalised(np.log1p(steps), y, model, mine, found.penalty) == pytest.approx(best, abs=1e-8)
@@ -271,7 +272,7 @@ def test_the_search_is_not_pelts() -> None:
         y = rng.standard_normal(12)
         pelt = tuple(Pelt(model="l2", min_size=3, jump=1).fit_predict(y, pen=0.2))
         found = change_points(np.arange(12), y, model="constant", noise=1.0, penalty_scale=0.2 / (2 * math.log(12)))
-        assert not isinstance(found, str)
+        assert not isinstance(found, Undefined)
         mine = (*found.steps, 12)
         gap = penalised(np.arange(12.0), y, "constant", pelt, 0.2) - penalised(
             np.arange(12.0), y, "constant", mine, 0.2
@@ -287,19 +288,20 @@ def test_planted_steps_and_slopes_are_found(noise_sd: float) -> None:
     x = np.log1p(LOG_STEPS)
     y = np.where(LOG_STEPS < 64, 5.0, 9.0 - 0.5 * x) + noise_sd * rng.standard_normal(len(x))
     found = change_points(LOG_STEPS, y)
-    assert not isinstance(found, str) and (found.steps, found.after) == ((64,), (32,))
+    assert not isinstance(found, Undefined) and (found.steps, found.after) == ((64,), (32,))
     assert found.segments[1].slope == pytest.approx(-0.5, abs=0.1 * (noise_sd > 0) + 1e-9)
     level = change_points(LOG_STEPS, np.where(LOG_STEPS < 64, 5.0, 9.0) + noise_sd * rng.standard_normal(len(x)),
                           model="constant")  # fmt: skip
-    assert not isinstance(level, str) and level.steps == (64,) and level.segments[1].level == pytest.approx(9, abs=0.1)
+    assert not isinstance(level, Undefined) and level.steps == (64,)
+    assert level.segments[1].level == pytest.approx(9, abs=0.1)
 
 
 def test_a_steady_drift_is_one_segment_under_the_linear_model() -> None:
     rng = np.random.default_rng(4)
     y = 3 * np.log1p(LOG_STEPS) + 0.1 * rng.standard_normal(len(LOG_STEPS))
     line, staircase = change_points(LOG_STEPS, y), change_points(LOG_STEPS, y, model="constant")
-    assert not isinstance(line, str) and line.steps == ()
-    assert not isinstance(staircase, str) and len(staircase.steps) >= 2
+    assert not isinstance(line, Undefined) and line.steps == ()
+    assert not isinstance(staircase, Undefined) and len(staircase.steps) >= 2
 
 
 def test_noise_alone_seldom_changes() -> None:
@@ -307,7 +309,7 @@ def test_noise_alone_seldom_changes() -> None:
     alarms = 0
     for _ in range(300):
         found = change_points(LOG_STEPS, rng.standard_normal(len(LOG_STEPS)))
-        assert not isinstance(found, str)
+        assert not isinstance(found, Undefined)
         alarms += bool(found.steps)
     # 4.6 % of 2,000 series in the long version
     assert alarms <= stats.binom.ppf(0.999, 300, 0.05)
@@ -319,22 +321,22 @@ def test_changes_do_not_depend_on_the_metrics_units(seed: int, shift: float, sca
     rng = np.random.default_rng(seed)
     y = rng.standard_normal(18) + 6 * (np.arange(18) >= 9)
     one, other = change_points(LOG_STEPS, y), change_points(LOG_STEPS, shift + sign * scale * y)
-    assert not isinstance(one, str) and not isinstance(other, str)
+    assert not isinstance(one, Undefined) and not isinstance(other, Undefined)
     assert one.steps == other.steps and other.noise == pytest.approx(scale * one.noise, rel=1e-6)
 
 
 def test_degenerate_series_have_no_change_points() -> None:
-    assert change_points([0, 1, 2, 3, 4], np.arange(5.0)) == "5 defined steps, under two segments of 3"
+    assert change_points([0, 1, 2, 3, 4], np.arange(5.0)) == Undefined("5 defined steps, under two segments of 3")
     flat = change_points(np.arange(9), np.full(9, 0.25))
-    assert not isinstance(flat, str) and flat.steps == () and flat.segments[0].level == 0.25
+    assert not isinstance(flat, Undefined) and flat.steps == () and flat.segments[0].level == 0.25
     y = np.where(np.arange(12) < 6, 0.0, 1.0)
     y[[2, 9]] = math.nan
     holes = change_points(np.arange(12), y)
-    assert not isinstance(holes, str) and holes.steps == (6,) and holes.after == (5,)
+    assert not isinstance(holes, Undefined) and holes.steps == (6,) and holes.after == (5,)
     # mostly flat with a few one-off values: no staircase of exact fits
     ties = np.array([7.0] * 10 + [8.0] + [7.0] * 7)
     found = change_points(LOG_STEPS, ties)
-    assert not isinstance(found, str) and found.steps == () and found.noise > 0
+    assert not isinstance(found, Undefined) and found.steps == () and found.noise > 0
     with pytest.raises(ValueError, match="ascend"):
         change_points([1, 1, 2], [0.0, 1.0, 2.0])
 
@@ -348,7 +350,7 @@ def test_the_slope_is_scipys(seed: int, k: int) -> None:
     rng = np.random.default_rng(seed)
     steps, y = np.sort(rng.choice(5000, k, replace=False)), rng.standard_normal(k)
     found, theirs = trend(steps, y), stats.theilslopes(y, np.log1p(steps))
-    assert not isinstance(found, str) and found.n == k
+    assert not isinstance(found, Undefined) and found.n == k
     assert found.slope == pytest.approx(theirs.slope, rel=1e-9)
     assert found.low <= found.slope <= found.high
 
@@ -360,7 +362,7 @@ def test_zero_is_excluded_just_where_kendalls_exact_test_rejects(seed: int, k: i
     steps = np.arange(k)
     y = 0.4 * steps * rng.integers(-1, 2) + rng.standard_normal(k)
     found = trend(steps, y)
-    assert not isinstance(found, str)
+    assert not isinstance(found, Undefined)
     rejected = stats.kendalltau(steps, y, method="exact").pvalue <= 0.05
     assert rejected == (found.low > 0 or found.high < 0)
 
@@ -370,14 +372,14 @@ def test_the_interval_of_a_trend_covers_the_slope() -> None:
     x, hits = np.log1p(LOG_STEPS), 0
     for _ in range(600):
         found = trend(LOG_STEPS, -0.3 * x + rng.standard_t(2, len(x)))
-        assert not isinstance(found, str)
+        assert not isinstance(found, Undefined)
         hits += found.low <= -0.3 <= found.high
     assert 0.95 - 3 * math.sqrt(0.95 * 0.05 / 600) < hits / 600 < 0.985
 
 
 def test_a_trend_needs_five_defined_steps() -> None:
     y = np.array([1.0, 2.0, math.nan, 3.0, 4.0])
-    assert trend(np.arange(5), y) == "4 defined steps, too few to reject any slope"
-    assert trend([], []) == "0 defined steps, too few to reject any slope"
+    assert trend(np.arange(5), y) == Undefined("4 defined steps, too few to reject any slope")
+    assert trend([], []) == Undefined("0 defined steps, too few to reject any slope")
     flat = trend(np.arange(6), np.full(6, 2.0))
-    assert not isinstance(flat, str) and flat.low == flat.slope == flat.high == 0
+    assert not isinstance(flat, Undefined) and flat.low == flat.slope == flat.high == 0

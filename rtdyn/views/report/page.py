@@ -21,6 +21,7 @@ from rtdyn.judge.scorecard import ClaimRow, scorecard
 from rtdyn.names import ANALYSES, PLATEAU
 from rtdyn.store.manifest import AuditRecord, CheckpointRecord, Manifest
 from rtdyn.store.run import Run, done_steps
+from rtdyn.undefined import Undefined
 from rtdyn.views.notebook import RunFrames
 from rtdyn.views.report.page_data import THINNING, page_data
 from rtdyn.views.report.panels import JudgedPanels, undefined_lines
@@ -86,7 +87,7 @@ def _about(opened: RunFrames, shown: Shown) -> dict[str, Any]:
     """One run's tables of text."""
     run, manifest = opened.run, opened.manifest
     classes, rows = summary_rows(shown.metrics.filter(pl.col("step") == shown.last))
-    claims, why_none = _claims(run) if shown.classes else ([], NO_INFLUENCE)
+    claims = _claims(run) if shown.classes else NO_INFLUENCE
     asked = manifest.config.get("analyses", [])
     return {
         "label": shown.label,
@@ -94,8 +95,8 @@ def _about(opened: RunFrames, shown: Shown) -> dict[str, Any]:
         "span": _span(shown.steps),
         "classes": classes,
         "rows": rows,
-        "claims": claims,
-        "why_no_claims": why_none,
+        "claims": [] if isinstance(claims, Undefined) else claims,
+        "why_no_claims": claims.reason if isinstance(claims, Undefined) else "",
         "left_out": shown.left_out,
         "recorded": opened.is_recorded,
         "audit": _audit(manifest.audit),
@@ -148,12 +149,12 @@ def _audit(audit: AuditRecord | None) -> dict[str, Any] | None:
     }
 
 
-def _claims(run: Run) -> tuple[list[dict[str, Any]], str]:
+def _claims(run: Run) -> list[dict[str, Any]] | Undefined:
     """The scorecard's rows, or why there are none."""
     try:
-        return [_claim(row) for row in scorecard(run)], ""
+        return [_claim(row) for row in scorecard(run)]
     except InputError as error:
-        return [], str(error)
+        return Undefined(str(error))
 
 
 def _claim(row: ClaimRow) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import polars as pl
 from rtdyn.judge.series import Series
 from rtdyn.names import COMMON, DECAY, PLATEAU, POWER_LAW, RARE
 from rtdyn.store.schema import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
+from rtdyn.undefined import Undefined
 from rtdyn.views.report.panels import PANELS, Judged, JudgedPanels
 from rtdyn.views.report.plots.influence import fitted_segments, plateau_intervals, ranked_influence, verdict
 from rtdyn.views.report.plots.lines import HEADS, drawn_heads
@@ -122,8 +123,8 @@ def _influence(run: Shown, token_class: str) -> dict[str, Any]:
 
 
 def _judged(judged: Judged) -> dict[str, Any]:
-    emerged, changes = judged.emerged, judged.changes
-    flawed = judged.left_out
+    emerged, changes, flawed = judged.emerged, judged.changes, judged.left_out
+    changed = [] if isinstance(changes, Undefined) else zip(changes.after, changes.steps, strict=True)
     return {
         "label": judged.line.label,
         "colour": judged.line.colour,
@@ -133,7 +134,7 @@ def _judged(judged: Judged) -> dict[str, Any]:
         "emerged": None
         if emerged is None
         else {"step": emerged.step, "after": emerged.after, "reason": emerged.reason},
-        "changes": [] if isinstance(changes, str) else list(map(list, zip(changes.after, changes.steps, strict=True))),
+        "changes": list(map(list, changed)),
     }
 
 

@@ -14,6 +14,7 @@ from rtdyn.judge.change_points import ChangePoints, change_points
 from rtdyn.judge.emergence import Emergence, emergence, emergence_of_intervals
 from rtdyn.judge.series import NOT_STORED, Selection, Series, series
 from rtdyn.names import COMMON, PLATEAU, RARE, TOP
+from rtdyn.undefined import Undefined
 from rtdyn.views.report.run_tables import Shown
 
 Scale = Literal["linear", "log", "symlog"]
@@ -57,7 +58,7 @@ class Judged:
     """Over the steps that trajectories leave out; None where there are none."""
     emerged: Emergence | None
     """None where no effect is looked for."""
-    changes: ChangePoints | str
+    changes: ChangePoints | Undefined
 
 
 JudgedPanels = Mapping[str, Sequence[Judged]]
@@ -157,8 +158,8 @@ def undefined_lines(shown: Shown, panels: tuple[Panel, ...] = PANELS) -> dict[st
     for panel in panels:
         for line in panel.lines:
             found = _series(shown, line, shown.sound_steps)
-            if isinstance(found, str):
-                reasons[f"{panel.title}, {line.label}"] = found
+            if isinstance(found, Undefined):
+                reasons[f"{panel.title}, {line.label}"] = found.reason
             elif np.isnan(found.value).all() and set(found.reasons) != {NOT_STORED}:
                 reasons[f"{panel.title}, {line.label}"] = found.reasons[-1]
     return reasons
@@ -167,19 +168,19 @@ def undefined_lines(shown: Shown, panels: tuple[Panel, ...] = PANELS) -> dict[st
 def judge(shown: Shown, line: Line) -> Judged | None:
     """A line's series with its emergence and change points; None where it has no value at any sound step."""
     found = _series(shown, line, shown.sound_steps)
-    if isinstance(found, str) or np.isnan(found.value).all():
+    if isinstance(found, Undefined) or np.isnan(found.value).all():
         return None
     flawed = _series(shown, line, shown.steps)
     return Judged(
         line,
         found,
-        _only(flawed, set(shown.left_out)) if shown.left_out and not isinstance(flawed, str) else None,
+        _only(flawed, set(shown.left_out)) if shown.left_out and not isinstance(flawed, Undefined) else None,
         _emergence(line.effect, found),
         change_points(found.steps, found.value),
     )
 
 
-def _series(shown: Shown, line: Line, steps: list[int]) -> Series | str:
+def _series(shown: Shown, line: Line, steps: list[int]) -> Series | Undefined:
     """The line over `steps`, or why its rows cannot be read as one series."""
     selection = line.selection
     layer = shown.layer
@@ -194,7 +195,7 @@ def _series(shown: Shown, line: Line, steps: list[int]) -> Series | str:
     try:
         return series(rows, selection)
     except InputError as error:
-        return str(error)
+        return Undefined(str(error))
 
 
 def _only(whole: Series, steps: set[int]) -> Series:

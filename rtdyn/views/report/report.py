@@ -12,6 +12,7 @@ from rich.console import Console
 from rtdyn.errors import InputError, UsageError
 from rtdyn.files import replace_file
 from rtdyn.suites.steps import parse_steps
+from rtdyn.undefined import Undefined
 from rtdyn.views.notebook import read_frames
 from rtdyn.views.report.figures import CURVE_STEPS, figures
 from rtdyn.views.report.page import page
@@ -44,9 +45,9 @@ def report(paths: Sequence[Path], out: Path | None, at: str | None, open_page: b
     drawn, missing = [], {}
     for name, draw in figures(shown, judged, chosen).items():
         figure = draw()
-        if isinstance(figure, str):
-            missing[name] = figure
-            say(f"{name}: not drawn: {figure}")
+        if isinstance(figure, Undefined):
+            missing[name] = figure.reason
+            say(f"{name}: not drawn: {figure.reason}")
         else:
             drawn += save(figure, folder, name)
     file = folder / PAGE

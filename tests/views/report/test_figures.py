@@ -16,8 +16,10 @@ from support.synthetic import synthetic_run
 import rtdyn
 from rtdyn.errors import InputError, UsageError
 from rtdyn.names import ANALYSES
+from rtdyn.store.manifest import SCHEMA_VERSION, Manifest
 from rtdyn.store.run import Run, read_run
 from rtdyn.store.schema import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
+from rtdyn.undefined import Undefined
 from rtdyn.views.report.figures import figures
 from rtdyn.views.report.panels import judged_panels
 from rtdyn.views.report.plots.influence import rank_influence
@@ -62,8 +64,8 @@ def test_each_analysis_alone_is_drawn_or_the_reason_is_given(shown: Shown, analy
     for name, draw in figures([run], [judged_panels(run)], [run.spread(2)]).items():
         found = draw()
         if name in NEEDS and NEEDS[name] != analysis:
-            assert isinstance(found, str), name
-            assert NEEDS[name] in found
+            assert isinstance(found, Undefined), name
+            assert NEEDS[name] in found.reason
         else:
             assert isinstance(found, Figure), (name, found)
             assert any(axes.has_data() or axes.tables for axes in found.axes), name
@@ -82,7 +84,7 @@ def test_the_emergence_panel_marks_emergence_change_points_nulls_and_steps_left_
         markers = [line.get_marker() for line in axes.lines]
         assert markers.count("x") == len(lines), name
         assert markers.count("v") == sum(j.emerged is not None and j.emerged.step is not None for j in lines), name
-        changes = sum(len(j.changes.steps) for j in lines if not isinstance(j.changes, str))
+        changes = sum(len(j.changes.steps) for j in lines if not isinstance(j.changes, Undefined))
         assert markers.count("|") == changes, name
 
 
@@ -140,7 +142,9 @@ def test_a_number_has_the_digits_that_its_error_leaves(value: float | None, se: 
 
 def test_runs_of_one_suite_are_named_by_what_differs_or_by_their_directory(tmp_path: Path) -> None:
     def run(folder: str, **config: object) -> Run:
-        return Run(tmp_path / folder, {"suite": "s", "config": {"suite": "s", **config}})
+        settings = {"suite": "s", **config}
+        manifest = Manifest(schema_version=SCHEMA_VERSION, suite="s", config=settings, config_digest="d")
+        return Run(tmp_path / folder, manifest)
 
     assert labels([run("a", seed=0), run("b", seed=1)]) == ["s, seed 0", "s, seed 1"]
     assert labels([run("a", seed=0), run("b", seed=0)]) == ["s (a)", "s (b)"]

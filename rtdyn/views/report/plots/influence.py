@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from rtdyn.intervals import NORMAL_95
 from rtdyn.names import CENSORED, COMMON, DECAY, PLATEAU, POWER_LAW, RARE
 from rtdyn.store.schema import PSEUDO_INFLUENCE
+from rtdyn.undefined import Undefined
 from rtdyn.views.report.plots.style import (
     COLOURS,
     LINE_STYLES,
@@ -27,7 +28,7 @@ from rtdyn.views.report.plots.style import (
 )
 from rtdyn.views.report.run_tables import Shown
 
-NO_INFLUENCE = "the run holds no influences: its weights alone were analysed"
+NO_INFLUENCE = Undefined("the run holds no influences: its weights alone were analysed")
 REGIME_NAMES = {PLATEAU: "plateau", POWER_LAW: "power law", DECAY: "rapid decay"}
 SEGMENT_COLOURS = {PLATEAU: OKABE_ITO["purple"], POWER_LAW: OKABE_ITO["black"], DECAY: OKABE_ITO["green"]}
 
@@ -76,7 +77,7 @@ def verdict(shown: Shown, step: int, token_class: str) -> str:
     return ("raised top" if raised else "flattening top") + ("" if p is None else f", shape p {p:.2g}")
 
 
-def rank_influence(shown: Shown, steps: Sequence[int]) -> Figure | str:
+def rank_influence(shown: Shown, steps: Sequence[int]) -> Figure | Undefined:
     """A column a step, rare above common: ranked influence, its regimes, and for rare the band of pseudo-classes.
 
     Of a run of weights alone, why there is none.
@@ -152,7 +153,7 @@ def _pseudo_band(ax: Axes, shown: Shown, step: int) -> None:
         ax.fill_between(band["x"], band["low"], band["high"], color=NULL, alpha=0.4, lw=0)
 
 
-def compare_rank_influence(runs: Sequence[Shown], at: Sequence[int]) -> Figure | str:
+def compare_rank_influence(runs: Sequence[Shown], at: Sequence[int]) -> Figure | Undefined:
     """Ranked influence of several runs, a colour each, rare beside common; `at` is each run's step. Or why none."""
     classes = [c for c in (RARE, COMMON) if any(c in run.classes for run in runs)]
     if not classes:
@@ -183,13 +184,13 @@ def compare_rank_influence(runs: Sequence[Shown], at: Sequence[int]) -> Figure |
     return figure
 
 
-def regime_sizes(runs: Sequence[Shown]) -> Figure | str:
+def regime_sizes(runs: Sequence[Shown]) -> Figure | Undefined:
     """Share of neurons in each regime over training, an axis a class; several runs share the axes, a colour each.
 
     Without the analysis `regimes`, why there is none.
     """
     if not any("regime" in run.neurons.columns for run in runs):
-        return "no regimes are stored: the analysis regimes was not asked for"
+        return Undefined("no regimes are stored: the analysis regimes was not asked for")
     classes = [c for c in (RARE, COMMON) if any(c in run.classes for run in runs)]
     single = len(runs) == 1
     with styled():

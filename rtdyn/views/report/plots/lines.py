@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from rtdyn.intervals import NORMAL_95
 from rtdyn.names import COMMON, RARE
 from rtdyn.store.schema import ATTENTION, EIGENVALUE
+from rtdyn.undefined import Undefined
 from rtdyn.views.report.plots.style import COLOURS, LINE_STYLES, NULL, grid, plain, run_colour, styled
 from rtdyn.views.report.run_tables import Shown
 
@@ -28,11 +29,11 @@ def drawn_heads(profiles: pl.DataFrame, layer: int, most: int = HEADS) -> list[i
     return sorted(apart.sort("apart", "head", descending=[True, False]).head(most)["head"].to_list())
 
 
-def attention_profiles(shown: Shown, step: int) -> Figure | str:
+def attention_profiles(shown: Shown, step: int) -> Figure | Undefined:
     """A row a layer, an axis a head: attention by distance of the key, with the band of common draws; or why none."""
     profiles = shown.curves.filter(step=step, kind=ATTENTION)
     if not profiles.height:
-        return f"no attention profiles are stored for step {step}: the analysis routing made none"
+        return Undefined(f"no attention profiles are stored for step {step}: the analysis routing made none")
     layers = profiles["layer"].unique().sort().to_list()
     heads = {layer: drawn_heads(profiles, layer) for layer in layers}
     with styled():
@@ -68,11 +69,11 @@ def _profile(ax: Axes, rows: pl.DataFrame) -> None:
         ax.plot(own["x"], own["value"], color=COLOURS[token_class], lw=1.1)
 
 
-def compare_attention(runs: Sequence[Shown], at: Sequence[int]) -> Figure | str:
+def compare_attention(runs: Sequence[Shown], at: Sequence[int]) -> Figure | Undefined:
     """Profiles of several runs, a colour each, mean over a layer's heads; rare solid, common dashed; or why none."""
     found = [run.curves.filter(step=step, kind=ATTENTION) for run, step in zip(runs, at, strict=True)]
     if not any(f.height for f in found):
-        return "no run holds attention profiles at its step: the analysis routing made none"
+        return Undefined("no run holds attention profiles at its step: the analysis routing made none")
     with styled():
         figure, axes = grid(1, 2, 3.6, 2.8, sharex=True, sharey=True)
         for index, profiles in enumerate(found):
@@ -98,7 +99,7 @@ def compare_attention(runs: Sequence[Shown], at: Sequence[int]) -> Figure | str:
     return figure
 
 
-def spectra(runs: Sequence[Shown], at: Sequence[int]) -> Figure | str:
+def spectra(runs: Sequence[Shown], at: Sequence[int]) -> Figure | Undefined:
     """Eigenvalues by rank, an axis a group and input matrix, with Hill's fit and the band of matched sets; or why none.
 
     Several runs share the axes, a colour each and no bands.
@@ -109,7 +110,7 @@ def spectra(runs: Sequence[Shown], at: Sequence[int]) -> Figure | str:
     ]
     panels = sorted({pair for f in found for pair in f.select("group", "kind").iter_rows()})
     if not panels:
-        return "no eigenvalue spectra of groups are stored for the step: the analysis heavytail made none"
+        return Undefined("no eigenvalue spectra of groups are stored for the step: the analysis heavytail made none")
     single = len(runs) == 1
     with styled():
         figure, axes = grid(1, len(panels), 3.4 if len(panels) > 1 else 4.2, 2.9, sharey=True)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from rtdyn.intervals import NORMAL_95
 from rtdyn.names import CENSORED, COMMON, DECAY, PLATEAU, POWER_LAW, RARE
 from rtdyn.store.schema import STABLE
+from rtdyn.undefined import Undefined
 from rtdyn.views.report.plots.influence import NO_INFLUENCE
 from rtdyn.views.report.plots.style import NotebookFigure, grid, plain, short_step, styled
 from rtdyn.views.report.run_tables import Shown
@@ -80,7 +81,7 @@ def _pivot(shown: Shown, neurons: Sequence[int], value: pl.Expr) -> np.ndarray:
     return result
 
 
-def heat_map(runs: Sequence[Shown]) -> Figure | str:
+def heat_map(runs: Sequence[Shown]) -> Figure | Undefined:
     """Influence on rare and regime of the neurons that came highest, over all steps; a row of axes a run.
 
     Runs of weights alone are passed over; where there is no other, why there is no figure.
@@ -205,7 +206,7 @@ def with_error(value: float | None, se: float | None) -> str:
     return f"{value:.{digits}f} ± {NORMAL_95 * se:.{digits}f}".replace("-", "−")
 
 
-def neuron_table(shown: Shown, step: int) -> Figure | str:
+def neuron_table(shown: Shown, step: int) -> Figure | Undefined:
     """The most influential neurons at a step, as a table; ± is 1.96 standard errors. Or why there is none."""
     if not shown.classes:
         return NO_INFLUENCE

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from rtdyn.intervals import NORMAL_95
 from rtdyn.judge.emergence import ALPHA, Emergence
 from rtdyn.judge.series import Series
+from rtdyn.undefined import Undefined
 from rtdyn.views.report.panels import PANELS, Judged, JudgedPanels, Panel
 from rtdyn.views.report.plots.style import (
     COLOURS,
@@ -31,14 +32,14 @@ from rtdyn.views.report.run_tables import Shown
 COLUMNS = 4
 
 
-def emergence_panel(runs: Sequence[Shown], found: Sequence[JudgedPanels]) -> Figure | str:
+def emergence_panel(runs: Sequence[Shown], found: Sequence[JudgedPanels]) -> Figure | Undefined:
     """A small axis a metric, or why there is none; several runs share the axes, a colour each.
 
     found: each run's lines by panel, from `judged_panels`.
     """
     panels = [panel for panel in PANELS if any(panel.name in lines for lines in found)]
     if not panels:
-        return "none of the main metrics is defined at any step"
+        return Undefined("none of the main metrics is defined at any step")
     with styled():
         columns = min(COLUMNS, len(panels))
         figure, axes = grid(math.ceil(len(panels) / columns), columns, 2.6, 1.95)
@@ -124,7 +125,7 @@ def _marks(ax: Axes, judged: Judged, colour: str, place: int) -> None:
         ax.axvspan(_after(emerged), emerged.step, color=colour, alpha=0.12, lw=0)
         ax.plot([emerged.step], [0.985 - 0.07 * place], transform=ax.get_xaxis_transform(), marker="v", ms=5,
                 color=colour, clip_on=False)  # fmt: skip
-    if not isinstance(judged.changes, str):
+    if not isinstance(judged.changes, Undefined):
         for step in judged.changes.steps:
             ax.plot([step], [0.045 + 0.06 * place], transform=ax.get_xaxis_transform(), marker="|", ms=7, mew=1.6,
                     color=colour, clip_on=False)  # fmt: skip
@@ -156,7 +157,7 @@ def _handles(runs: Sequence[Shown], found: Sequence[JudgedPanels]) -> list[Line2
         handles.append(Patch(color=NULL, alpha=0.35, label=f"null ({', '.join(nulls)}): mean (dashed) ± 1.96 sd"))
     if emerged:
         handles.append(Line2D([], [], color="black", ls="", marker="v", ms=5, label="emerged, within the shaded steps"))
-    if any(not isinstance(j.changes, str) and j.changes.steps for j in every):
+    if any(not isinstance(j.changes, Undefined) and j.changes.steps for j in every):
         handles.append(
             Line2D([], [], color="black", ls="", marker="|", ms=5, mew=1.6, label="change point (foot of the axis)")
         )
