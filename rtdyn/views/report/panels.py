@@ -11,7 +11,7 @@ import polars as pl
 
 from rtdyn.errors import InputError
 from rtdyn.judge.change_points import ChangePoints, change_points
-from rtdyn.judge.emergence import Emergence, emergence, emergence_of_intervals
+from rtdyn.judge.emergence import Emergence, beyond_p, emergence
 from rtdyn.judge.series import NOT_STORED, Selection, Series, series
 from rtdyn.names import COMMON, PLATEAU, RARE, TOP
 from rtdyn.undefined import Undefined
@@ -202,7 +202,7 @@ def _only(whole: Series, steps: set[int]) -> Series:
     kept = np.isin(whole.steps, list(steps))
     arrays: dict[str, Any] = {
         name: getattr(whole, name)[kept]
-        for name in ("steps", "tokens_seen", "value", "ci_low", "ci_high", "null_mean", "null_sd", "p_value", "n")
+        for name in ("steps", "tokens_seen", "value", "ci_low", "ci_high", "null_mean", "null_sd", "p_value")
     }
     reasons: dict[str, Any] = {
         name: tuple(r for r, k in zip(getattr(whole, name), kept, strict=True) if k)
@@ -217,5 +217,6 @@ def _emergence(effect: Effect, found: Series) -> Emergence | None:
     if effect == "value is p":
         return emergence(found.steps, found.value)
     if effect == "above 0":
-        return emergence_of_intervals(found.steps, found.value, found.ci_low, found.ci_high, side=1)
+        # ≤ 0.05 where the 95 % interval lies above 0
+        return emergence(found.steps, np.minimum(1.0, 2 * beyond_p(found.value, found.ci_low, found.ci_high, 0.0, 1)))
     return None
