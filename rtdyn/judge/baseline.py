@@ -140,7 +140,7 @@ def stored_rows(run: Run) -> Rows:
 def _named(frame: pl.DataFrame) -> dict[str, dict[str, Any]]:
     records = frame.to_dicts()
     final = final_layer(records)
-    named = {}
+    named: dict[str, dict[str, Any]] = {}
     for record in records:
         name = metric_name(record, final) + ("" if record["null"] is None else f"@{record['null']}")
         if name in named:

@@ -47,6 +47,6 @@ def left_out(run: Run, stored: Mapping[int, CheckpointRecord]) -> dict[int, str]
             {s: f"it holds the weights of step {belongs_to}, in another file" for s in steps if s != belongs_to}
         )
     fingerprints = {step: decode(text) for step, text in known.items() if step not in reasons}
-    comparable = {step: found for step, found in fingerprints.items() if found is not None}
+    comparable = {step: fingerprint for step, fingerprint in fingerprints.items() if fingerprint is not None}
     reasons.update(doubtful_steps(comparable, schedule.steps_are_updates))
     return dict(sorted(reasons.items()))

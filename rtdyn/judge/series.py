@@ -94,8 +94,8 @@ def _matching(metrics: pl.DataFrame, selection: Selection) -> pl.DataFrame:
         rows = rows.filter(pl.col("layer") == selection.layer)
     rows = _preferring(rows, "head", None)
     if selection.token_class is not None:
-        own = rows.filter(token_class=selection.token_class)
-        rows = own if own.height else rows.filter(pl.col("token_class").is_null())
+        of_class = rows.filter(token_class=selection.token_class)
+        rows = of_class if of_class.height else rows.filter(pl.col("token_class").is_null())
     return _preferring(rows, "null", selection.null)
 
 
@@ -114,9 +114,9 @@ def _record(rows: list[dict[str, Any]] | None, selection: Selection) -> dict[str
         return dict.fromkeys((*columns, "null_reason")) | {"reason": reason}
     record: dict[str, Any] = {"reason": None}
     for column in columns:
-        found = {row[column] for row in defined} - {None}
-        record[column] = found.pop() if len(found) == 1 else None
-        if found and column in ("value", "ci_low", "ci_high"):
+        values = {row[column] for row in defined} - {None}
+        record[column] = values.pop() if len(values) == 1 else None
+        if values and column in ("value", "ci_low", "ci_high"):
             raise InputError(
                 f"step {defined[0]['step']} holds {len(defined)} rows of {selection.analysis}/{selection.metric} "
                 f"with different {column}; name the token_class, group, null or layer that is meant"

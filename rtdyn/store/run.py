@@ -146,11 +146,11 @@ def write_step(run: Run, step: int, checkpoint: CheckpointRecord, tables: StepTa
 
 def write_copy(run: Run, of: int, step: int, tokens_seen: int | None, revision: str, commit: str) -> None:
     """Stores the tables of the done step `of` as those of another step with the same weights, in its own revision."""
-    own = {"step": pl.lit(step, pl.Int64), "tokens_seen": pl.lit(tokens_seen, pl.Int64)}
+    columns = {"step": pl.lit(step, pl.Int64), "tokens_seen": pl.lit(tokens_seen, pl.Int64)}
     copies = {}
     for table in TABLES:
         frame = pl.read_parquet(table_file(run, table, of))
-        copies[table] = frame.with_columns(**{name: own[name] for name in own if name in frame.columns})
+        copies[table] = frame.with_columns(**{name: columns[name] for name in columns if name in frame.columns})
     metadata = _metadata(table_file(run, TABLES[0], of))
     record = CheckpointRecord.model_validate_json(metadata["checkpoint"])
     copied = StepTables(**copies, fingerprint=metadata.get("fingerprint", ""))
@@ -186,8 +186,8 @@ def step_record(run: Run, step: int) -> CheckpointRecord | None:
 
 def read_fingerprints(run: Run, steps: Iterable[int]) -> dict[int, str]:
     """The text of each step's fingerprint, where one is stored."""
-    found = {step: _metadata(table_file(run, TABLES[0], step)).get("fingerprint") for step in steps}
-    return {step: text for step, text in found.items() if text}
+    texts = {step: _metadata(table_file(run, TABLES[0], step)).get("fingerprint") for step in steps}
+    return {step: text for step, text in texts.items() if text}
 
 
 def read_table(run: Run, table: str) -> pl.DataFrame:

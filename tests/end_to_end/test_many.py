@@ -24,7 +24,7 @@ from rtdyn.suites.steps import parse_steps
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.options import StepOptions
 from rtdyn.text.evaluation import EvaluationOptions
-from rtdyn.views.wandb.rows import place
+from rtdyn.views.wandb.rows import grouping
 
 LAYER = ("--analyses", "heavytail", "--wandb", "disabled")
 ABLATION = ("--rare", "0.65:0.95", "--tokens", "8192", "--positions-per-rare", "1", "--wandb", "disabled")
@@ -168,8 +168,8 @@ def test_ablation_stands_side_by_side_and_in_one_group(tiny_folder: Path, tmp_pa
     rows = {cells[1].strip(): cells for line in table.splitlines() if len(cells := line.split("│")) > 3}
     assert rows["tiny"][2:] == rows["copy"][2:] and all("±" in cell for cell in rows["tiny"][4:7])
     manifests = [read_run(tmp_path / "out" / name).manifest for name in ("tiny", "copy")]
-    assert len({place(m).group for m in manifests}) == 1
-    assert len({place(m.replace(group=None)).group for m in manifests}) == 2
+    assert len({grouping(m).group for m in manifests}) == 1
+    assert len({grouping(m.replace(group=None)).group for m in manifests}) == 2
 
 
 def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tiny_folder: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from rtdyn.views.report.plots.influence import compare_rank_influence, rank_infl
 from rtdyn.views.report.plots.lines import attention_profiles, compare_attention, spectra
 from rtdyn.views.report.plots.neurons import heat_map, neuron_table
 from rtdyn.views.report.plots.trajectories import emergence_panel
-from rtdyn.views.report.run_tables import Shown
+from rtdyn.views.report.run_tables import RunTables
 
 TOO_FEW = Undefined("fewer than three distinct steps are stored; a trajectory needs more")
 CURVE_STEPS = 4
@@ -22,7 +22,9 @@ Drawing = Callable[[], Figure | Undefined]
 """Draws a figure, or says why there is none."""
 
 
-def figures(runs: Sequence[Shown], judged: Sequence[JudgedPanels], at: Sequence[Sequence[int]]) -> dict[str, Drawing]:
+def figures(
+    runs: Sequence[RunTables], judged: Sequence[JudgedPanels], at: Sequence[Sequence[int]]
+) -> dict[str, Drawing]:
     """Each figure by name, not drawn yet.
 
     judged: each run's lines, from `judged_panels`. at: each run's steps; what shows one step shows the last of them.
@@ -53,7 +55,7 @@ def figures(runs: Sequence[Shown], judged: Sequence[JudgedPanels], at: Sequence[
     }
 
 
-def one_figure(shown: Shown, name: str, at: Sequence[int] | None) -> Figure:
+def one_figure(shown: RunTables, name: str, at: Sequence[int] | None) -> Figure:
     """The figure of a run's report that has this name; at: stored steps, by default those of a report.
 
     Raises UsageError for a name or step that is not there, InputError where the run holds nothing to draw.

@@ -27,14 +27,14 @@ from rtdyn.views.report.page_data import THINNING, page_data
 from rtdyn.views.report.panels import JudgedPanels, undefined_lines
 from rtdyn.views.report.plots.influence import NO_INFLUENCE
 from rtdyn.views.report.plots.neurons import TABLE_COLUMNS
-from rtdyn.views.report.run_tables import Shown
+from rtdyn.views.report.run_tables import RunTables
 from rtdyn.views.terminal.scorecard import CELLS, claim_cells
 from rtdyn.views.terminal.summary import CAUTION, summary_rows
 
 
 def page(
     runs: Sequence[RunFrames],
-    shown: Sequence[Shown],
+    shown: Sequence[RunTables],
     judged: Sequence[JudgedPanels],
     missing: Mapping[str, str],
 ) -> str:
@@ -49,9 +49,9 @@ def page(
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))
     return template.render(
-        title=", ".join(one.label for one in shown),
+        title=", ".join(tables.label for tables in shown),
         single=len(shown) == 1,
-        runs=[_about(run, one) for run, one in zip(runs, shown, strict=True)],
+        runs=[_about(run, tables) for run, tables in zip(runs, shown, strict=True)],
         has=_sections(data),
         missing=missing,
         caution=CAUTION,
@@ -83,7 +83,7 @@ def _sections(data: Mapping[str, Any]) -> dict[str, bool]:
     }
 
 
-def _about(opened: RunFrames, shown: Shown) -> dict[str, Any]:
+def _about(opened: RunFrames, shown: RunTables) -> dict[str, Any]:
     """One run's tables of text."""
     run, manifest = opened.run, opened.manifest
     classes, rows = summary_rows(shown.metrics.filter(pl.col("step") == shown.last))

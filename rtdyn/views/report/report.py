@@ -18,7 +18,7 @@ from rtdyn.views.report.figures import CURVE_STEPS, figures
 from rtdyn.views.report.page import page
 from rtdyn.views.report.panels import judged_panels
 from rtdyn.views.report.plots.style import save
-from rtdyn.views.report.run_tables import Shown, labels, show
+from rtdyn.views.report.run_tables import RunTables, labels, show
 
 PAGE = "report.html"
 COMPARED = Path("report-compare")
@@ -33,15 +33,15 @@ def report(paths: Sequence[Path], out: Path | None, at: str | None, open_page: b
     """
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     opened = [read_frames(path) for path in paths]
-    names = labels([one.run for one in opened])
-    shown = [show(one.run, name) for one, name in zip(opened, names, strict=True)]
-    chosen = [_steps(at, one, path) for one, path in zip(shown, paths, strict=True)]
+    names = labels([frames.run for frames in opened])
+    shown = [show(frames.run, name) for frames, name in zip(opened, names, strict=True)]
+    chosen = [_steps(at, frames, path) for frames, path in zip(shown, paths, strict=True)]
     folder = out if out is not None else paths[0] / "report" if len(paths) == 1 else COMPARED
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}; give another --out") from error
-    judged = [judged_panels(one) if one.has_trajectories else {} for one in shown]
+    judged = [judged_panels(frames) if frames.has_trajectories else {} for frames in shown]
     drawn, missing = [], {}
     for name, draw in figures(shown, judged, chosen).items():
         figure = draw()
@@ -60,7 +60,7 @@ def report(paths: Sequence[Path], out: Path | None, at: str | None, open_page: b
     return file
 
 
-def _steps(at: str | None, shown: Shown, path: Path) -> list[int]:
+def _steps(at: str | None, shown: RunTables, path: Path) -> list[int]:
     if at is None:
         return shown.spread(CURVE_STEPS)
     try:

@@ -21,7 +21,7 @@ DERIVED = ("suite", "location", "evaluation_set")
 
 
 @dataclass(frozen=True)
-class Shown:
+class RunTables:
     """One run's frames over all of its stored steps, in the form of the store's tables."""
 
     label: str
@@ -71,8 +71,8 @@ class Shown:
     @property
     def classes(self) -> list[str]:
         """Token classes with influences, `rare` and `common` first; none in a run of weights alone."""
-        found = [c.removeprefix("mean_abs_") for c in self.neurons.columns if c.startswith("mean_abs_")]
-        named = [c for c in found if not c.startswith("frozen_")]
+        with_influence = [c.removeprefix("mean_abs_") for c in self.neurons.columns if c.startswith("mean_abs_")]
+        named = [c for c in with_influence if not c.startswith("frozen_")]
         return sorted(named, key=lambda c: (c != RARE, c != COMMON, named.index(c)))
 
     def influence(self, token_class: str) -> pl.Expr:
@@ -95,12 +95,12 @@ class Shown:
         return {(step, metric, token_class): value for step, metric, token_class, value in rows.iter_rows()}
 
 
-def show(run: Run, label: str | None = None) -> Shown:
+def show(run: Run, label: str | None = None) -> RunTables:
     """Reads a run's tables. Raises InputError if no step is done."""
     neurons = read_table(run, "neurons")
     layer = neurons["layer"].max()
     curves = pl.concat([pl.DataFrame(schema=CURVE_SCHEMA), read_table(run, "curves")])
-    return Shown(
+    return RunTables(
         label or run.manifest.suite,
         read_table(run, "metrics"),
         neurons.filter(pl.col("layer") == layer),

@@ -122,8 +122,8 @@ def summary_rows(metrics: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 def _row(metrics: pl.DataFrame, analysis: str, metric: str, token_class: str) -> dict[str, Any] | None:
     wanted = (pl.col("analysis") == analysis) & (pl.col("metric") == metric) & (pl.col("token_class") == token_class)
-    found = metrics.filter(wanted)
-    return found.row(0, named=True) if len(found) else None
+    rows = metrics.filter(wanted)
+    return rows.row(0, named=True) if len(rows) else None
 
 
 def _cell(metrics: pl.DataFrame, analysis: str, metric: str, token_class: str, column: str) -> str:

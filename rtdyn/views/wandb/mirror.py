@@ -16,7 +16,7 @@ import polars as pl
 from rtdyn.errors import InputError, brief
 from rtdyn.files import write_json
 from rtdyn.store.run import MANIFEST, Run, done_steps, locked, read_run, table_file
-from rtdyn.views.wandb.rows import BAND, heads, place, prefixes, scalars, settings_of, top_neurons
+from rtdyn.views.wandb.rows import BAND, grouping, heads, prefixes, scalars, settings_of, top_neurons
 
 TIMEOUTS = {"init_timeout": 20.0, "finish_timeout": 30.0}
 """Seconds that the client waits for its server to answer at the start, and to take what is left at the end.
@@ -170,7 +170,7 @@ def _begin(view: WandbView, mode: str, limits: Mapping[str, float]) -> None:
     wandb.setup(wandb.Settings(mode=mode))  # over WANDB_MODE, with which the client would look for no key
     if mode == "online" and not wandb.login(prompt=False, verify=False):
         raise wandb.errors.UsageError("there is no API key; `wandb login` stores one")  # init would ask, unseen
-    stands = place(manifest)
+    stands = grouping(manifest)
     chosen = {"WANDB_RUN_GROUP": ("group", stands.group), "WANDB_TAGS": ("tags", stands.tags)}
     backend = wandb.init(
         project=os.environ.get("WANDB_PROJECT", "rtdyn"),

@@ -31,7 +31,7 @@ _OF_THE_MODEL = ("suite", "location", "frequencies", "evaluation_set", "device",
 
 
 @dataclass(frozen=True)
-class Place:
+class Grouping:
     """Where a run stands among others."""
 
     family: str
@@ -42,16 +42,16 @@ class Place:
     tags: tuple[str, ...]
 
 
-def place(manifest: Manifest) -> Place:
+def grouping(manifest: Manifest) -> Grouping:
     """The W&B group and tags of a run."""
     name, config = manifest.suite, manifest.config
-    found = _SIZE.search(name)
-    family = (name[: found.start()] + name[found.end() :]).strip("-") if found else name
-    size = found["size"] if found else None
+    size_part = _SIZE.search(name)
+    family = (name[: size_part.start()] + name[size_part.end() :]).strip("-") if size_part else name
+    size = size_part["size"] if size_part else None
     shared = {key: value for key, value in config.items() if key not in _OF_THE_MODEL}
     tags = (family, *([size] if size else []), *([config["device"]] if "device" in config else []))
     # W&B takes groups of up to 128 characters and tags of up to 64
-    return Place(
+    return Grouping(
         family or name,
         size,
         manifest.group or f"{(family or name)[:100]}-{config_digest(shared)[:8]}",
@@ -61,8 +61,8 @@ def place(manifest: Manifest) -> Place:
 
 def settings_of(manifest: Manifest) -> dict[str, Any]:
     """What W&B shows of a run beside its numbers: its configuration, what it was measured on, and with what."""
-    stands, recorded = place(manifest), manifest.as_json()
-    measured_on = {key: recorded[key] for key in ("evaluation", "classes") if key in recorded}
+    stands, recorded = grouping(manifest), manifest.as_json()
+    measured_on: dict[str, Any] = {key: recorded[key] for key in ("evaluation", "classes") if key in recorded}
     return {
         **manifest.config,
         "family": stands.family,

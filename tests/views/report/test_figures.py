@@ -24,7 +24,7 @@ from rtdyn.views.report.figures import figures
 from rtdyn.views.report.panels import judged_panels
 from rtdyn.views.report.plots.influence import rank_influence
 from rtdyn.views.report.plots.neurons import with_error
-from rtdyn.views.report.run_tables import Shown, labels, show
+from rtdyn.views.report.run_tables import RunTables, labels, show
 
 CURVES_OF = {"regimes": PSEUDO_INFLUENCE, "routing": ATTENTION, "heavytail": EIGENVALUE}
 NEEDS = {"regime-sizes": "regimes", "attention": "routing", "spectra": "heavytail"}
@@ -36,11 +36,11 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shown(path: Path) -> Shown:
+def shown(path: Path) -> RunTables:
     return show(read_run(path))
 
 
-def only(shown: Shown, *analyses: str) -> Shown:
+def only(shown: RunTables, *analyses: str) -> RunTables:
     """The run as if these analyses alone had been asked for, beside influences."""
     kinds = [CURVES_OF[name] for name in analyses if name in CURVES_OF]
     neurons = shown.neurons
@@ -59,7 +59,7 @@ def text_of(figure: Figure) -> str:
 
 
 @pytest.mark.parametrize("analysis", ANALYSES)
-def test_each_analysis_alone_is_drawn_or_the_reason_is_given(shown: Shown, analysis: str) -> None:
+def test_each_analysis_alone_is_drawn_or_the_reason_is_given(shown: RunTables, analysis: str) -> None:
     run = only(shown, analysis)
     for name, draw in figures([run], [judged_panels(run)], [run.spread(2)]).items():
         found = draw()
@@ -71,7 +71,7 @@ def test_each_analysis_alone_is_drawn_or_the_reason_is_given(shown: Shown, analy
             assert any(axes.has_data() or axes.tables for axes in found.axes), name
 
 
-def test_the_emergence_panel_marks_emergence_change_points_nulls_and_steps_left_out(shown: Shown) -> None:
+def test_the_emergence_panel_marks_emergence_change_points_nulls_and_steps_left_out(shown: RunTables) -> None:
     judged = judged_panels(shown)
     figure = figures([shown], [judged], [shown.spread(4)])["emergence"]()
     assert isinstance(figure, Figure)
@@ -88,7 +88,7 @@ def test_the_emergence_panel_marks_emergence_change_points_nulls_and_steps_left_
         assert markers.count("|") == changes, name
 
 
-def test_a_legend_names_nothing_that_is_not_drawn(shown: Shown) -> None:
+def test_a_legend_names_nothing_that_is_not_drawn(shown: RunTables) -> None:
     sound = replace(only(shown, "dimensionality"), left_out={})
     drawn = figures([sound], [judged_panels(sound)], [sound.spread(4)])
     panel, curves = drawn["emergence"](), drawn["rank-influence"]()
@@ -100,7 +100,7 @@ def test_a_legend_names_nothing_that_is_not_drawn(shown: Shown) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
-def test_the_legend_of_the_curves_lies_inside_the_figure(shown: Shown, steps: int) -> None:
+def test_the_legend_of_the_curves_lies_inside_the_figure(shown: RunTables, steps: int) -> None:
     figure = rank_influence(shown, shown.spread(steps))
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()
@@ -109,14 +109,14 @@ def test_the_legend_of_the_curves_lies_inside_the_figure(shown: Shown, steps: in
     assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
 
 
-def test_a_step_that_is_left_out_is_named_as_such_and_never_chosen(shown: Shown) -> None:
+def test_a_step_that_is_left_out_is_named_as_such_and_never_chosen(shown: RunTables) -> None:
     assert set(shown.left_out).isdisjoint(shown.spread(len(shown.steps)))
     figure = figures([shown], [{}], [[0, 4]])["neuron-table"]()
     assert isinstance(figure, Figure)
     assert "step 4 (left out)" in text_of(figure)
 
 
-def test_dollars_in_a_name_are_no_formula(shown: Shown) -> None:
+def test_dollars_in_a_name_are_no_formula(shown: RunTables) -> None:
     run = replace(shown, label="a$b_{$ \\frac <x>")
     for draw in figures([run], [judged_panels(run)], [[0, 512]]).values():
         figure = draw()

@@ -35,7 +35,7 @@ from rtdyn.store.metric_names import metric_name
 from rtdyn.store.run import Run, done_steps, locked, read_run, table_file
 from rtdyn.store.schema import TABLES
 from rtdyn.views.wandb.mirror import TIMEOUTS, choose_mode, start_wandb, sync
-from rtdyn.views.wandb.rows import TOP_NEURONS, place
+from rtdyn.views.wandb.rows import TOP_NEURONS, grouping
 
 KEY = "0123456789abcdef0123456789abcdefdeadbeef"
 STEPS, LATER = (0, 4000), 1
@@ -262,7 +262,7 @@ def test_offline_run_carries_the_manifest(outcomes: dict[str, Outcome]) -> None:
     run = read_run(outcomes["offline"].out)
     (begun,) = [record.run for record in sessions(run.path)[0] if record.HasField("run")]
     assert begun.run_id == run.manifest.wandb_id
-    stands = place(run.manifest)
+    stands = grouping(run.manifest)
     assert (begun.project, begun.display_name, begun.job_type) == ("rtdyn", "tiny", "track")
     assert (begun.run_group, list(begun.tags)) == (stands.group, ["tiny", "cpu"])
     config = values(begun.config.update)
