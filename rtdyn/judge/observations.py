@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from rtdyn.audit.fingerprint import decode
@@ -20,9 +20,14 @@ def read_judged(path: Path) -> Run:
     """
     run = read_run(path)
     stored = done_steps(run)
-    if run.manifest.checkpoints.keys() == stored.keys() or run.manifest.schedule is None:
+    if is_recorded(run, stored) or run.manifest.schedule is None:
         return run
     return Run(path, run.manifest.replace(left_out=left_out(run, stored)))
+
+
+def is_recorded(run: Run, stored: Collection[int]) -> bool:
+    """Whether the manifest knows these stored steps: not while the run goes on, nor after it was killed."""
+    return run.manifest.checkpoints.keys() == set(stored)
 
 
 def left_out(run: Run, stored: Mapping[int, CheckpointRecord]) -> dict[int, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from rtdyn.errors import InputError
-from rtdyn.judge.observations import read_judged
+from rtdyn.judge.observations import is_recorded, read_judged
 from rtdyn.judge.scorecard import scorecard
 from rtdyn.judge.scorecard_frame import claim_frame
 from rtdyn.judge.trajectories import trajectories
@@ -105,4 +105,4 @@ def read_frames(path: Path) -> RunFrames:
     """The run at `path`. Raises InputError if there is none or its store schema is not this version's."""
     run = read_judged(path)
     stored = done_steps(run)
-    return RunFrames(run, tuple(stored), run.manifest.checkpoints.keys() == stored.keys())
+    return RunFrames(run, tuple(stored), is_recorded(run, stored))

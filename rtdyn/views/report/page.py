@@ -17,12 +17,12 @@ import polars as pl
 
 from rtdyn import __version__
 from rtdyn.errors import InputError
+from rtdyn.judge.observations import is_recorded
 from rtdyn.judge.scorecard import ClaimRow, scorecard
 from rtdyn.names import ANALYSES, PLATEAU
 from rtdyn.store.manifest import AuditRecord, CheckpointRecord, Manifest
 from rtdyn.store.run import Run, done_steps
 from rtdyn.undefined import Undefined
-from rtdyn.views.notebook import RunFrames
 from rtdyn.views.report.page_data import THINNING, page_data
 from rtdyn.views.report.panels import JudgedPanels, undefined_lines
 from rtdyn.views.report.plots.influence import NO_INFLUENCE
@@ -32,12 +32,7 @@ from rtdyn.views.terminal.scorecard import CELLS, claim_cells
 from rtdyn.views.terminal.summary import CAUTION, summary_rows
 
 
-def page(
-    runs: Sequence[RunFrames],
-    shown: Sequence[RunTables],
-    judged: Sequence[JudgedPanels],
-    missing: Mapping[str, str],
-) -> str:
+def page(shown: Sequence[RunTables], judged: Sequence[JudgedPanels], missing: Mapping[str, str]) -> str:
     """The page of one run, or of several that share its charts.
 
     judged: each run's lines, from `judged_panels`. missing: figures that were not drawn, with reasons.
@@ -51,7 +46,7 @@ def page(
     return template.render(
         title=", ".join(tables.label for tables in shown),
         single=len(shown) == 1,
-        runs=[_about(run, tables) for run, tables in zip(runs, shown, strict=True)],
+        runs=[_about(tables) for tables in shown],
         has=_sections(data),
         missing=missing,
         caution=CAUTION,
@@ -83,9 +78,9 @@ def _sections(data: Mapping[str, Any]) -> dict[str, bool]:
     }
 
 
-def _about(opened: RunFrames, shown: RunTables) -> dict[str, Any]:
+def _about(shown: RunTables) -> dict[str, Any]:
     """One run's tables of text."""
-    run, manifest = opened.run, opened.manifest
+    run, manifest, stored = shown.run, shown.run.manifest, done_steps(shown.run)
     classes, rows = summary_rows(shown.metrics.filter(pl.col("step") == shown.last))
     claims = _claims(run) if shown.classes else NO_INFLUENCE
     asked = manifest.config.get("analyses", [])
@@ -98,7 +93,7 @@ def _about(opened: RunFrames, shown: RunTables) -> dict[str, Any]:
         "claims": [] if isinstance(claims, Undefined) else claims,
         "why_no_claims": claims.reason if isinstance(claims, Undefined) else "",
         "left_out": shown.left_out,
-        "recorded": opened.is_recorded,
+        "recorded": is_recorded(run, stored),
         "audit": _audit(manifest.audit),
         "not_asked": [name for name in ANALYSES if name not in asked],
         "undefined": undefined_lines(shown) if shown.has_trajectories else {},
@@ -113,7 +108,7 @@ def _about(opened: RunFrames, shown: RunTables) -> dict[str, Any]:
                 "digests": ", ".join(f"{name} {digest[:16]}" for name, digest in record.digests.items()),
                 "note": _note(record),
             }
-            for step, record in done_steps(run).items()
+            for step, record in stored.items()
         ],
     }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import polars as pl
 
@@ -25,13 +24,16 @@ class RunTables:
     """One run's frames over all of its stored steps, in the form of the store's tables."""
 
     label: str
+    """The run's name among others."""
+    run: Run
     metrics: pl.DataFrame
     neurons: pl.DataFrame
     curves: pl.DataFrame
-    left_out: Mapping[int, str]
-    """Steps that trajectories leave out, each with the reason."""
-    config: Mapping[str, Any]
-    """Everything the tables depend on."""
+
+    @property
+    def left_out(self) -> Mapping[int, str]:
+        """Steps that trajectories leave out, each with the reason."""
+        return self.run.manifest.left_out
 
     @cached_property
     def steps(self) -> list[int]:
@@ -77,13 +79,16 @@ class RunTables:
 
     def influence(self, token_class: str) -> pl.Expr:
         """The influence that ranks neurons, as the run was told."""
-        if self.config.get("rank_by") == "abs_mean":
-            return pl.col(f"delta_{token_class}").abs()
-        return pl.col(f"mean_abs_{token_class}")
+        return pl.col(f"delta_{token_class}").abs() if self._ranks_by_mean else pl.col(f"mean_abs_{token_class}")
 
     def influence_se(self, token_class: str) -> pl.Expr:
         """Its standard error."""
-        return pl.col(f"{'se' if self.config.get('rank_by') == 'abs_mean' else 'se_abs'}_{token_class}")
+        return pl.col(f"{'se' if self._ranks_by_mean else 'se_abs'}_{token_class}")
+
+    @property
+    def _ranks_by_mean(self) -> bool:
+        """Whether neurons rank by |mean Δ|, not by mean |Δ|."""
+        return self.run.manifest.config.get("rank_by") == "abs_mean"
 
     def value(self, step: int, metric: str, token_class: str) -> float | None:
         """One number of the analysis `regimes` at a step; None where it is undefined or was not asked for."""
@@ -102,11 +107,10 @@ def show(run: Run, label: str | None = None) -> RunTables:
     curves = pl.concat([pl.DataFrame(schema=CURVE_SCHEMA), read_table(run, "curves")])
     return RunTables(
         label or run.manifest.suite,
+        run,
         read_table(run, "metrics"),
         neurons.filter(pl.col("layer") == layer),
         curves,
-        run.manifest.left_out,
-        run.manifest.config,
     )
 
 

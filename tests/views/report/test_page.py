@@ -13,7 +13,7 @@ import pytest
 from support.browser import Browser, chromium
 from support.synthetic import synthetic_run
 
-from rtdyn.views.notebook import read_frames
+from rtdyn.judge.observations import read_judged
 from rtdyn.views.report.page import inline_json
 from rtdyn.views.report.page import page as page_of
 from rtdyn.views.report.page_data import numbers, thinned
@@ -45,9 +45,8 @@ def made(path: Path, **manifest: Any) -> Path:
 
 def written(paths: list[Path], file: Path) -> Path:
     """The page alone: its figures take longer."""
-    opened = [read_frames(path) for path in paths]
-    shown = [show(one.run) for one in opened]
-    file.write_text(page_of(opened, shown, [judged_panels(one) for one in shown], {"spectra": "no reason"}))
+    shown = [show(read_judged(path)) for path in paths]
+    file.write_text(page_of(shown, [judged_panels(one) for one in shown], {"spectra": "no reason"}))
     return file
 
 
