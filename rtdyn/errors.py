@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the commands that read no record do without pydantic
+    from pydantic import ValidationError
 
 
 class RtdynError(Exception):
@@ -32,3 +36,11 @@ def near_matches(word: str, known: Iterable[str]) -> str:
     """`; did you mean a or b?` for the names most like `word`, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def first_fault(error: ValidationError) -> str:
+    """What is wrong with a record that was read: the place of the first fault, and pydantic's sentence on it."""
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(map(str, fault["loc"]))
+    what = fault["msg"].removeprefix("Value error, ")
+    return f"{place}: {what}" if place else what

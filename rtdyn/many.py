@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rtdyn.analyses.options import StepOptions
 from rtdyn.errors import InputError, RtdynError
-from rtdyn.store.run import Run, config_digest
+from rtdyn.store.run import MANIFEST, Run, config_digest
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.evaluation import EvaluationOptions
 
@@ -68,7 +68,7 @@ def track_many(suites: Sequence[SuiteSpec], track: Track, out: Path | None, cons
 
     out: the folder of the run directories, each called as `labels` has it. Raises InputError if it is a run itself.
     """
-    if out is not None and (out / "manifest.json").is_file():
+    if out is not None and (out / MANIFEST).is_file():
         raise InputError(
             f"{out} is a run directory; with several suites --out is a folder that gets one of each, give another"
         )

@@ -21,9 +21,9 @@ from rtdyn.execute.engine import ClusterOptions, Engine
 from rtdyn.execute.ledger import read_seconds
 from rtdyn.execute.serial import run_serial
 from rtdyn.execute.task import Task
-from rtdyn.files import write_json
 from rtdyn.judge.observations import left_out
-from rtdyn.store.run import Run, done_steps, locked, open_run, step_record, table_file
+from rtdyn.store.manifest import AuditRecord, CheckpointRecord
+from rtdyn.store.run import Run, done_steps, locked, open_run, step_record, table_file, write_manifest
 from rtdyn.store.schema import StepTables
 from rtdyn.store.stage_log import StageClock, log_seconds, logged_steps, seconds_by_stage
 from rtdyn.suites.suite import SuiteSpec
@@ -73,11 +73,11 @@ def track(
     options = replace(options, device=device_here(options.device) if here else cluster.device(options.device))
     steps, audited = audit_before(suite, asked, on_defect, say_once)
     sweep = prepare_sweep(suite, steps[-1], measured_on, options, say)
-    manifest = {**new_manifest(suite, sweep.evaluation, sweep.config), "command": command}
-    path = out if out is not None else Path("runs") / f"{suite.name}-{manifest['config_digest'][:8]}"
+    manifest = new_manifest(suite, sweep.evaluation, sweep.config).replace(command=command)
+    path = out if out is not None else Path("runs") / f"{suite.name}-{manifest.config_digest[:8]}"
     run = open_run(path, manifest)
     if group is not None:
-        run = Run(path, {**run.manifest, "group": group})
+        run = Run(path, run.manifest.replace(group=group))
     given_up: dict[int, str] = {}
     with locked(path):
         engine = None if here else open_engine(cluster, path.resolve(), say)
@@ -119,8 +119,8 @@ def _say_end(console: Console, run: Run, audited: Mapping[str, Any]) -> None:
     """Which steps were left out and why, the closing table, and the time by stage."""
     for step, reason in audited["passed_over"].items():
         _say(console, f"step {step} was passed over: {reason}")
-    for step, reason in run.manifest["left_out"].items():
-        if step in run.manifest["checkpoints"]:
+    for step, reason in run.manifest.left_out.items():
+        if step in run.manifest.checkpoints:
             _say(console, f"step {step} is kept in the tables and left out of trajectories: {reason}")
     if done_steps(run):
         print_summary(run, console)
@@ -167,7 +167,7 @@ def _say(console: Console, text: str) -> None:
 def _run_here(
     sweep: Sweep,
     steps: Sequence[int],
-    stored: Mapping[int, Mapping[str, Any]],
+    stored: Mapping[int, CheckpointRecord],
     cache_gb: float,
     run: Run,
     log: Callable[[int], None],
@@ -214,7 +214,7 @@ def _run_elsewhere(
         if step not in logged and step_record(run, step) is not None:
             log_seconds(run.path, step, seconds)
             logged.add(step)
-    with progress(console, run.manifest["suite"], total) as reporter:
+    with progress(console, run.manifest.suite, total) as reporter:
         arrived = 0
 
         def told(step: int, seconds: Mapping[str, float] | None) -> None:
@@ -236,13 +236,11 @@ def _run_elsewhere(
 
 def _record_checkpoints(run: Run, suite: SuiteSpec, audited: dict[str, Any]) -> Run:
     """The manifest with what every stored step was made from, and which of them trajectories leave out."""
-    stored = done_steps(run)
-    manifest = {
-        **run.manifest,
-        "checkpoints": {str(step): record for step, record in stored.items()},
-        "audit": joined(run.manifest.get("audit"), audited, stored),
-        "schedule": schedule(suite),
-    }
-    manifest["left_out"] = left_out(Run(run.path, manifest), stored)
-    write_json(run.path / "manifest.json", manifest)
-    return Run(run.path, manifest)
+    stored, earlier = done_steps(run), run.manifest.audit
+    audit = joined(None if earlier is None else earlier.as_json(), audited, stored)
+    manifest = run.manifest.replace(
+        checkpoints=stored, audit=AuditRecord.model_validate(audit), schedule=schedule(suite)
+    )
+    recorded = Run(run.path, manifest.replace(left_out=left_out(Run(run.path, manifest), stored)))
+    write_manifest(recorded)
+    return recorded

@@ -10,6 +10,7 @@ from rtdyn.audit.shared_weights import steps_left_out
 from rtdyn.audit.survey import audit_steps, can_survey
 from rtdyn.audit.verdicts import Audit, StepVerdict
 from rtdyn.errors import InputError
+from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.suites.suite import SuiteSpec
 
 
@@ -49,7 +50,7 @@ def steps_to_run(
         record["findings"] = list(audit.findings)
         say(f"audit: {len(steps) - len(unsound)} of {len(steps)} steps are sound by their metadata")
     else:
-        distinct = {step: {"digests": {"": str(step)}} for step in steps}
+        distinct = {step: {"": str(step)} for step in steps}
         unsound = steps_left_out(distinct, suite.steps[-1], suite.defects, {})
         missing = {step for d in suite.defects if d.kind == "missing" for step in d.steps} & set(unsound)
         record["findings"] = ["not made, as the Hub is not to be asked or cannot be; only registered defects are known"]
@@ -80,7 +81,7 @@ def _record(verdict: StepVerdict) -> dict[str, Any]:
 
 
 def joined(
-    earlier: Mapping[str, Any] | None, now: Mapping[str, Any], stored: Mapping[int, Mapping[str, Any]]
+    earlier: Mapping[str, Any] | None, now: Mapping[str, Any], stored: Mapping[int, CheckpointRecord]
 ) -> dict[str, Any]:
     """The record of an audit, with the verdicts of an earlier one where those of now are not on what is stored."""
     before, moved = (earlier or {}).get("steps", {}), set(map(str, moved_steps(now, stored)))
@@ -88,16 +89,16 @@ def joined(
     return {**now, "steps": dict(sorted(steps.items(), key=lambda item: int(item[0])))}
 
 
-def moved_steps(record: Mapping[str, Any], stored: Mapping[int, Mapping[str, Any]]) -> list[int]:
+def moved_steps(record: Mapping[str, Any], stored: Mapping[int, CheckpointRecord]) -> list[int]:
     """Stored steps of which the audit saw other weights than those that were analysed, or none any more."""
     return [int(s) for s, verdict in record["steps"].items() if int(s) in stored and _moved(verdict, stored[int(s)])]
 
 
-def _moved(verdict: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> bool:
+def _moved(verdict: Mapping[str, Any], checkpoint: CheckpointRecord) -> bool:
     if verdict["verdict"] == "missing":
         return True
-    if verdict["commit"] == checkpoint["commit"]:  # of folders both are None; their files are held against the store
+    if verdict["commit"] == checkpoint.commit:  # of folders both are None; their files are held against the store
         return False
     seen = {name: digest for name, digest in verdict["digests"].items() if not digest.startswith("git:")}
-    common = seen.keys() & checkpoint["digests"].keys()
-    return not common or any(seen[name] != checkpoint["digests"][name] for name in common)
+    common = seen.keys() & checkpoint.digests.keys()
+    return not common or any(seen[name] != checkpoint.digests[name] for name in common)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from rtdyn.audit.listing import Weights
 from rtdyn.suites.suite import Defect, SuiteSpec
@@ -25,15 +24,15 @@ def owner(steps: Collection[int], last_step: int, defects: tuple[Defect, ...], e
 
 
 def duplicate_steps(
-    checkpoints: Mapping[int, Mapping[str, Any]], last_step: int, defects: tuple[Defect, ...]
+    digests: Mapping[int, Mapping[str, str]], last_step: int, defects: tuple[Defect, ...]
 ) -> dict[int, int]:
     """Steps whose weights are bit-identical to another's, each with the step those weights belong to.
 
-    checkpoints: each step's record, with the `digests` of its weight files.
+    digests: of each step's weight files, by name.
     """
     groups: dict[tuple[tuple[str, str], ...], list[int]] = defaultdict(list)
-    for step, record in checkpoints.items():
-        groups[tuple(sorted(record["digests"].items()))].append(step)
+    for step, files in digests.items():
+        groups[tuple(sorted(files.items()))].append(step)
     owners = {}
     for steps in groups.values():
         if len(steps) > 1:
@@ -127,21 +126,21 @@ def _split(group: set[int | str] | frozenset[int | str]) -> tuple[tuple[int, ...
 
 
 def steps_left_out(
-    checkpoints: Mapping[int, Mapping[str, Any]],
+    digests: Mapping[int, Mapping[str, str]],
     last_step: int,
     defects: tuple[Defect, ...],
     audited: Mapping[int, str | None],
 ) -> dict[int, str]:
     """Steps that are no observations of their own, each with the reason: repeats and defects.
 
-    audited: of the steps that were audited, stored or not yet, why each is left out, or None; of others the registry
-    decides.
+    digests: of each step's weight files, by name. audited: of the steps that were audited, stored or not yet, why each
+    is left out, or None; of others the registry decides.
     """
     reasons = {step: why for step, why in audited.items() if why is not None}
     for defect in defects:
         for step in defect.steps:
-            if step in checkpoints and step not in audited and step != defect.belongs_to:
+            if step in digests and step not in audited and step != defect.belongs_to:
                 reasons.setdefault(step, f"{defect.note} ({defect.source})")
-    for step, owner in duplicate_steps(checkpoints, last_step, defects).items():
+    for step, owner in duplicate_steps(digests, last_step, defects).items():
         reasons.setdefault(step, f"it holds the same weights as step {owner}")
     return dict(sorted(reasons.items()))

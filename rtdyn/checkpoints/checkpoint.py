@@ -13,6 +13,7 @@ from rtdyn.checkpoints.safetensors_files import check_safetensors
 from rtdyn.errors import InputError, brief
 from rtdyn.hub.names import CONFIG
 from rtdyn.model.families import OLD_BUFFERS, check_family
+from rtdyn.store.manifest import CheckpointRecord
 
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 
@@ -36,6 +37,12 @@ class Checkpoint:
     """SHA-256 of each weight file, by name."""
     ranges: bool = False
     """Whether only some tensors were read, by ranges: the digests are then those that the Hub publishes."""
+
+    @property
+    def record(self) -> CheckpointRecord:
+        """What the run directory keeps of it."""
+        record = CheckpointRecord(revision=self.revision, commit=self.commit, digests=self.digests)
+        return record.replace(read_by_ranges=True) if self.ranges else record
 
 
 def weight_files(names: set[str], read_index: Any, where: str) -> list[str]:

@@ -18,6 +18,7 @@ from rtdyn.hub.remote_file import RemoteFile
 from rtdyn.hub.repository import Revision, check_cached, checked, in_cache, revision_at
 from rtdyn.hub.retry import each_answer
 from rtdyn.model.families import final_mlp
+from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.suites.suite import SuiteSpec
 
 _PROVENANCE = ("_name_or_path", "transformers_version")
@@ -86,7 +87,7 @@ class SweepPlan:
 def plan_sweep(
     suite: SuiteSpec,
     steps: Sequence[int],
-    stored: Mapping[int, Mapping[str, Any]],
+    stored: Mapping[int, CheckpointRecord],
     weights_only: bool,
     transfer: Transfer,
 ) -> SweepPlan:
@@ -102,11 +103,11 @@ def plan_sweep(
     # the first alone, so that small files that all have in common are asked for once
     plans = dict(zip(steps, [*map(planned, steps[:1]), *each_answer(planned, steps[1:], transfer.stop)], strict=True))
     known = [p.digests() for p in plans.values() if isinstance(p, StepPlan)]
-    alike = [s for s, record in stored.items() if s in suite.steps and record["digests"] in known]
+    alike = [s for s, record in stored.items() if s in suite.steps and record.digests in known]
     done = {
         s: p for s, p in zip(alike, each_answer(planned, alike, transfer.stop), strict=True) if isinstance(p, StepPlan)
     }
-    owner = {plan.model(): step for step, plan in done.items() if plan.digests() == stored[step]["digests"]}
+    owner = {plan.model(): step for step, plan in done.items() if plan.digests() == stored[step].digests}
     repeats: dict[int, list[Repeat]] = {}
     fetched: dict[int, StepPlan | InputError] = {}
     for step, plan in plans.items():

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from rtdyn.checkpoints.checkpoint import Checkpoint, sha256_of
 from rtdyn.checkpoints.disk import Scratch, open_scratch
@@ -20,6 +19,7 @@ from rtdyn.hub.names import CONFIG
 from rtdyn.hub.ranges import StoppedError, Transfer
 from rtdyn.hub.repository import check_cached, in_cache
 from rtdyn.hub.retry import CONTENT, Patience
+from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.suites.suite import SuiteSpec
 
 GB = 10**9
@@ -54,7 +54,7 @@ class Stream:
 def open_stream(
     suite: SuiteSpec,
     steps: Sequence[int],
-    stored: Mapping[int, Mapping[str, Any]],
+    stored: Mapping[int, CheckpointRecord],
     cache_gb: float,
     weights_only: bool,
     say: Tell,
@@ -88,7 +88,7 @@ def open_stream(
 
 
 def alike(
-    suite: SuiteSpec, steps: Sequence[int], stored: Mapping[int, Mapping[str, Any]], weights_only: bool
+    suite: SuiteSpec, steps: Sequence[int], stored: Mapping[int, CheckpointRecord], weights_only: bool
 ) -> list[tuple[int, ...]]:
     """The steps by their weights, as far as the Hub's metadata tell: those of one tuple are fetched at most once.
 

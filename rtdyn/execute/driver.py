@@ -139,7 +139,7 @@ class Driver:
         arrived = []
         for step in sorted(self.waiting):
             record = step_record(self.run, step)
-            if record is not None and (step in seconds or "copy_of" in record or step not in in_work):
+            if record is not None and (step in seconds or record.copy_of is not None or step not in in_work):
                 arrived.append(step)
         for step in arrived:
             self.waiting.discard(step)

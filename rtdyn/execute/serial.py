@@ -40,7 +40,7 @@ def run_serial(
             checkpoint = stream.take(step, clock.tell)
             tables = sweep.analyse(checkpoint, clock.begin)
             clock.begin("store")
-            write_step(run, step, checkpoint, tables)
+            write_step(run, step, checkpoint.record, tables)
             done(step, tables)
             stream.release(step)
             copy_to_repeats(step)

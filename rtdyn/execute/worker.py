@@ -13,7 +13,7 @@ from rtdyn.execute.ledger import Try, begin_try, end_try, given_up, leave, tries
 from rtdyn.execute.serial import run_serial
 from rtdyn.execute.task import Task
 from rtdyn.hub.retry import may_pass
-from rtdyn.store.run import config_digest, done_steps, read_run, step_record
+from rtdyn.store.run import config_digest, differing_settings, done_steps, read_run, step_record
 from rtdyn.store.schema import StepTables
 from rtdyn.store.stage_log import StageClock
 from rtdyn.sweep.sweep import device_here, prepare_sweep
@@ -53,8 +53,7 @@ class Worker:
         sweep = prepare_sweep(task.suite, task.reference, task.measured_on, task.options)
         ours = config_digest(sweep.config)
         if {ours, run.digest} != {task.config_digest}:
-            theirs = run.manifest["config"]
-            differing = [key for key in sweep.config if sweep.config[key] != theirs.get(key)]
+            differing = differing_settings(run.manifest.config, sweep.config)
             raise InputError(
                 f"{os.uname().nodename} comes to another configuration than the run ({', '.join(differing)}); "
                 "it needs the same rtdyn and the same sources"

@@ -8,27 +8,33 @@ no interval. Rules are data, for a maintainer to edit: updating a baseline keeps
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from hashlib import sha256
+from math import inf, isfinite
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import polars as pl
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
-from rtdyn.errors import InputError
+from rtdyn.errors import InputError, first_fault
 from rtdyn.files import replace_file
 from rtdyn.store.metric_names import final_layer, metric_name
 from rtdyn.store.run import Run, read_table
 
 SCHEMA_VERSION = 1
-COLUMNS = ("value", "null_mean", "null_sd", "p_value", "ci_low", "ci_high", "n")
+Column = Literal["value", "null_mean", "null_sd", "p_value", "ci_low", "ci_high", "n"]
+COLUMNS: tuple[Column, ...] = get_args(Column)
 Kind = Literal["exact", "close", "bounds", "interval", "ignore"]
 """`exact`: the same number. `close`: at most max(relative · |baseline|, absolute) away. `bounds`: from `low` to
 `high`, wherever the baseline lies. `interval`: within the baseline's own ci_low and ci_high; for values only.
 `ignore`: defined where the baseline is, and nothing more."""
+
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""A setting as a file may give it."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,16 @@ class Rule:
     metric: str
     """Shell pattern over row names, such as `regimes/kappa/*`."""
     kind: Kind
-    columns: tuple[str, ...] = COLUMNS
-    relative: float = 0.0
-    absolute: float = 0.0
-    low: float = -math.inf
-    high: float = math.inf
+    columns: Annotated[tuple[Column, ...], Field(min_length=1)] = COLUMNS
+    relative: Number = 0.0
+    absolute: Number = 0.0
+    low: Number = -inf
+    high: Number = inf
     why: str = ""
+
+    def __post_init__(self) -> None:
+        if min(self.relative, self.absolute) < 0 or self.low > self.high:
+            raise ValueError("a tolerance is not negative, and low is not above high")
 
     def covers(self, name: str, column: str, row: Mapping[str, Any]) -> bool:
         """Whether the rule speaks of a column of the baseline's row `name`."""
@@ -58,12 +68,41 @@ class Rule:
         if self.kind == "interval":
             return row["ci_low"], row["ci_high"]
         if self.kind == "ignore":
-            return -math.inf, math.inf
+            return -inf, inf
         room = max(self.relative * abs(number), self.absolute) if self.kind == "close" else 0.0
         return number - room, number + room
 
 
-Rows = dict[int, dict[str, dict[str, Any]]]
+_SETTINGS = {"exact": (), "close": ("absolute", "relative"), "bounds": ("high", "low"), "interval": (), "ignore": ()}
+_KINDS = ", ".join(_SETTINGS)
+_ASKED = {
+    **dict.fromkeys(("metric", "kind"), f"give `metric`, a pattern of names, and `kind`, one of {_KINDS}"),
+    **{name: f"{name} must be finite numbers" for name in ("relative", "absolute", "low", "high")},
+    "columns": f"`columns` lists some of {', '.join(COLUMNS)}",
+}
+"""What is said of a rule in a file, by the setting that is wrong."""
+
+
+def _of_a_kind(entry: Any) -> Any:
+    """A rule of a file: it has settings of its kind alone, at least one if there are any, and the kind's columns."""
+    settings = _SETTINGS.get(str(entry.get("kind"))) if isinstance(entry, dict) else None
+    if settings is None:
+        return entry
+    if unknown := sorted(entry.keys() - {"metric", "kind", "columns", "why", *settings}):
+        raise ValueError(f"{unknown[0]!r} is no setting of kind {entry['kind']}")
+    if settings and not entry.keys() & set(settings):
+        raise ValueError(f"kind {entry['kind']} needs {' or '.join(settings)}")
+    return {"columns": ("value",) if entry["kind"] == "interval" else COLUMNS, **entry}
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    numbers = [number for key, number in row.items() if key != "reason"]
+    if not row.keys() <= {*COLUMNS, "reason"} or not all(isinstance(n, float | int) and isfinite(n) for n in numbers):
+        raise ValueError(f"a row has finite numbers for some of {', '.join(COLUMNS)}, not {row}")
+    return row
+
+
+Rows = dict[int, dict[str, Annotated[dict[str, Any], AfterValidator(_finite)]]]
 """By step, then by name: the columns that a row has numbers in, and the `reason` of one that has no value."""
 
 
@@ -76,7 +115,7 @@ class Baseline:
     versions: dict[str, str]
     weights: dict[int, str]
     """By step: a digest over the digests of the checkpoint's weight files."""
-    rules: tuple[Rule, ...]
+    rules: Annotated[tuple[Annotated[Rule, BeforeValidator(_of_a_kind)], ...], Field(alias="tolerances")]
     rows: Rows
 
 
@@ -84,10 +123,10 @@ def baseline_of(run: Run, rules: tuple[Rule, ...]) -> Baseline:
     """A run's stored numbers as a baseline. Raises InputError if no step is stored."""
     manifest = run.manifest
     weights = {
-        int(step): sha256(json.dumps(record["digests"], sort_keys=True).encode()).hexdigest()
-        for step, record in manifest["checkpoints"].items()
+        step: sha256(json.dumps(record.digests, sort_keys=True).encode()).hexdigest()
+        for step, record in manifest.checkpoints.items()
     }
-    return Baseline(manifest["suite"], manifest["config"], manifest["versions"], weights, rules, stored_rows(run))
+    return Baseline(manifest.suite, manifest.config, manifest.versions, weights, rules, stored_rows(run))
 
 
 def stored_rows(run: Run) -> Rows:
@@ -101,7 +140,7 @@ def stored_rows(run: Run) -> Rows:
 def _named(frame: pl.DataFrame) -> dict[str, dict[str, Any]]:
     records = frame.to_dicts()
     final = final_layer(records)
-    named = {}
+    named: dict[str, dict[str, Any]] = {}
     for record in records:
         name = metric_name(record, final) + ("" if record["null"] is None else f"@{record['null']}")
         if name in named:
@@ -124,56 +163,20 @@ def read_baseline(file: Path) -> Baseline:
     if version != SCHEMA_VERSION:
         raise InputError(f"{file} has baseline schema {version}; this rtdyn reads schema {SCHEMA_VERSION}")
     try:
-        return Baseline(
-            suite=data["suite"],
-            config=dict(data["config"]),
-            versions=dict(data["versions"]),
-            weights={int(step): str(digest) for step, digest in data["weights"].items()},
-            rules=tuple(_rule(entry, number, file) for number, entry in enumerate(data["tolerances"], start=1)),
-            rows={int(step): {name: _row(row) for name, row in rows.items()} for step, rows in data["rows"].items()},
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{file} is not a baseline: {error!r}; mend it, or delete it and write it anew") from error
+        return TypeAdapter(Baseline).validate_python(data)
+    except ValidationError as error:
+        raise InputError(_refusal(file, error)) from error
 
 
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    numbers = {key: float(number) for key, number in row.items() if key != "reason"}
-    if not set(numbers) <= set(COLUMNS) or not all(map(math.isfinite, numbers.values())):
-        raise ValueError(f"a row has finite numbers for some of {', '.join(COLUMNS)}, not {dict(row)}")
-    return numbers | ({"reason": str(row["reason"])} if "reason" in row else {})
-
-
-def _rule(entry: Mapping[str, Any], number: int, file: Path) -> Rule:
-    """Raises InputError unless the entry says what to match and a kind with the settings that kind takes."""
-
-    def refuse(what: str) -> InputError:
-        return InputError(f"{file}, tolerance {number}: {what}")
-
-    settings: dict[str, set[str]] = {"close": {"relative", "absolute"}, "bounds": {"low", "high"}}
-    kind: Kind = entry.get("kind", "")
-    if kind not in get_args(Kind) or not isinstance(entry.get("metric"), str):
-        raise refuse(f"give `metric`, a pattern of names, and `kind`, one of {', '.join(get_args(Kind))}")
-    own = settings.get(kind, set())
-    unknown = set(entry) - {"metric", "kind", "columns", "why"} - own
-    if unknown:
-        raise refuse(f"{sorted(unknown)[0]!r} is no setting of kind {kind}")
-    if own and not own & set(entry):
-        raise refuse(f"kind {kind} needs {' or '.join(sorted(own))}")
-    numbers = {key: entry[key] for key in own & set(entry)}
-    if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in numbers.values()):
-        raise refuse(f"{' and '.join(sorted(numbers))} must be finite numbers")
-    rule = Rule(
-        metric=entry["metric"],
-        kind=kind,
-        columns=tuple(entry.get("columns", ("value",) if kind == "interval" else COLUMNS)),
-        why=str(entry.get("why", "")),
-        **numbers,
-    )
-    if set(rule.columns) - set(COLUMNS) or not rule.columns:
-        raise refuse(f"`columns` lists some of {', '.join(COLUMNS)}")
-    if min(rule.relative, rule.absolute) < 0 or rule.low > rule.high:
-        raise refuse("a tolerance is not negative, and low is not above high")
-    return rule
+def _refusal(file: Path, error: ValidationError) -> str:
+    match error.errors()[0]:
+        case {"loc": ("tolerances", int(index), str(setting), *_)}:
+            what = _ASKED[setting]
+        case {"loc": ("tolerances", int(index)), "ctx": {"error": what}}:
+            pass
+        case _:
+            return f"{file} is not a baseline: {first_fault(error)}; mend it, or delete it and write it anew"
+    return f"{file}, tolerance {index + 1}: {what}"
 
 
 def write_baseline(file: Path, baseline: Baseline) -> None:

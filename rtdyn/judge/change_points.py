@@ -6,30 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 import numpy as np
 
 from rtdyn.judge.emergence import ALPHA, ROUND_OFF
+from rtdyn.undefined import Undefined
 
 MIN_SEGMENT = 3
+"""Steps of a segment, at least."""
 
 
 PENALTY_SCALE = 2.0
 """β in units of the Bayesian information criterion's penalty; `change_points` states the false alarms it leaves."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of training on which the series follows one line (or one level)."""
-
-    first: int
-    last: int
-    """First and last step."""
-    level: float
-    """Mean of the values."""
-    slope: float
-    """Per unit of ln(step + 1); 0 under the model `constant`."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +28,8 @@ class ChangePoints:
     """First step of each new segment."""
     after: tuple[int, ...]
     """Last step of the segment before: the change lies in (after, step]."""
-    segments: tuple[Segment, ...]
-    noise: float
-    """Standard deviation of an observation, in the metric's units."""
     penalty: float
-    """Squared error that a change point has to remove."""
+    """Squared error that a change point has to remove, in the metric's units squared."""
 
 
 @dataclass(frozen=True)
@@ -54,28 +39,18 @@ class Trend:
     slope: float
     low: float
     high: float
-    n: int
 
 
-def change_points(
-    steps: np.ndarray | Sequence[int],
-    values: np.ndarray | Sequence[float],
-    *,
-    model: Literal["linear", "constant"] = "linear",
-    noise: float | None = None,
-    penalty_scale: float = PENALTY_SCALE,
-    min_segment: int = MIN_SEGMENT,
-) -> ChangePoints | str:
+def change_points(steps: np.ndarray | Sequence[int], values: np.ndarray | Sequence[float]) -> ChangePoints | Undefined:
     """The segmentation of a series with least penalised squared error, or why there is none.
 
-    steps (k,) ascending, values (k,), NaN where undefined and left out. `linear`: a line in ln(step + 1) on each
-    segment, free to jump: uneven spacing is then just the regressor's, and a steady drift is not cut into a staircase.
-    `constant`: a level on each segment, in order of observation, whatever the spacing. noise: standard deviation of an
-    observation; by default the scaled median of second-order differences on the uneven x (Gasser et al. 1986), to which
-    a line contributes nothing and a jump two values. Penalty a change: penalty_scale·p·noise²·ln k, with p = 3 free
-    parameters (`linear`) or 2. Gaussian noise around one line, its size to be estimated, shows a change in 7 % of
-    series of 12 steps, 5 % of 18, 3 % of 24 (Monte Carlo; `constant` 7, 6 and 4 %; scale 1 would give 19, 20 and 18 %).
-    Dynamic programming over every segmentation: `ruptures`' PELT prunes the best one when segments have a least length.
+    steps (k,) ascending, values (k,), NaN where undefined and left out. Each segment is a line in ln(step + 1), free to
+    jump: uneven spacing is then just the regressor's, and a steady drift is not cut into a staircase. Noise, the
+    standard deviation of an observation, is the scaled median of second-order differences on the uneven x (Gasser et
+    al. 1986), to which a line contributes nothing and a jump two values. Penalty a change: PENALTY_SCALE·3·noise²·ln k,
+    for 3 free parameters. Gaussian noise around one line, its size to be estimated, shows a change in 7 % of series of
+    12 steps, 5 % of 18, 3 % of 24 (Monte Carlo; scale 1 would give 19, 20 and 18 %). Dynamic programming over every
+    segmentation: `ruptures`' PELT prunes the best one when segments have a least length.
     """
     from ruptures import Dynp
 
@@ -83,40 +58,29 @@ def change_points(
     if len(at) != len(y) or (np.diff(at) <= 0).any():
         raise ValueError("steps ascend, with a value each")
     at, y = at[~np.isnan(y)], y[~np.isnan(y)]
-    if len(y) < 2 * min_segment:
-        return f"{len(y)} defined steps, under two segments of {min_segment}"
+    if len(y) < 2 * MIN_SEGMENT:
+        return Undefined(f"{len(y)} defined steps, under two segments of {MIN_SEGMENT}")
     if np.ptp(y) == 0:
-        return ChangePoints((), (), (_segment(at, y, model),), 0.0, 0.0)
+        return ChangePoints((), (), 0.0)
     # scaled, so that neither the metric's units nor a large mean costs digits
     centre, unit = float(y.mean()), float(np.ptp(y))
     scaled, x = (y - centre) / unit, np.log1p(at)
-    sd = max(_noise(x, scaled) if noise is None else noise / unit, ROUND_OFF)
-    penalty = penalty_scale * (3 if model == "linear" else 2) * sd**2 * math.log(len(y))
-    signal = np.column_stack([scaled, np.ones_like(x), x - x.mean()]) if model == "linear" else scaled[:, None]
-    search = Dynp(model="linear" if model == "linear" else "l2", min_size=min_segment, jump=1).fit(signal)
+    penalty = PENALTY_SCALE * 3 * max(_noise(x, scaled), ROUND_OFF) ** 2 * math.log(len(y))
+    search = Dynp(model="linear", min_size=MIN_SEGMENT, jump=1)
+    search.fit(np.column_stack([scaled, np.ones_like(x), x - x.mean()]))
     best, least = [len(y)], float(search.cost.error(0, len(y)))
-    for changes in range(1, len(y) // min_segment):
+    for changes in range(1, len(y) // MIN_SEGMENT):
         if changes * penalty >= least:  # further changes cost more than all the error there is
             break
         ends = search.predict(changes)
         cost = float(search.cost.sum_of_costs(ends)) + changes * penalty
         if cost < least:
             best, least = ends, cost
-    edges = [0, *best]
     return ChangePoints(
         steps=tuple(int(at[e]) for e in best[:-1]),
         after=tuple(int(at[e - 1]) for e in best[:-1]),
-        segments=tuple(_segment(at[a:b], y[a:b], model) for a, b in zip(edges, best, strict=False)),
-        noise=sd * unit,
         penalty=penalty * unit**2,
     )
-
-
-def _segment(steps: np.ndarray, values: np.ndarray, model: str) -> Segment:
-    x = np.log1p(steps)
-    centred = x - x.mean()
-    slope = float(centred @ values / (centred @ centred)) if model == "linear" else 0.0
-    return Segment(int(steps[0]), int(steps[-1]), float(values.mean()), slope)
 
 
 def _noise(x: np.ndarray, y: np.ndarray) -> float:
@@ -128,7 +92,7 @@ def _noise(x: np.ndarray, y: np.ndarray) -> float:
     return median if median > ROUND_OFF else float(np.sqrt(np.mean(residual**2)))
 
 
-def trend(steps: np.ndarray | Sequence[int], values: np.ndarray | Sequence[float]) -> Trend | str:
+def trend(steps: np.ndarray | Sequence[int], values: np.ndarray | Sequence[float]) -> Trend | Undefined:
     """Median slope of all pairs of steps over ln(step + 1), with Sen's 95 % interval, or why there is none.
 
     steps (k,) ascending, values (k,), NaN left out. The interval holds the slopes that Kendall's S does not reject,
@@ -139,12 +103,12 @@ def trend(steps: np.ndarray | Sequence[int], values: np.ndarray | Sequence[float
     at, y = at[~np.isnan(y)], y[~np.isnan(y)]
     critical = _kendall_critical(len(y))
     if critical is None:
-        return f"{len(y)} defined steps, too few to reject any slope"
+        return Undefined(f"{len(y)} defined steps, too few to reject any slope")
     x = np.log1p(at)
     i, j = np.triu_indices(len(y), 1)
     slopes = np.sort((y[j] - y[i]) / (x[j] - x[i]))
     lowest = (len(slopes) - critical) // 2
-    return Trend(float(np.median(slopes)), float(slopes[lowest]), float(slopes[-1 - lowest]), len(y))
+    return Trend(float(np.median(slopes)), float(slopes[lowest]), float(slopes[-1 - lowest]))
 
 
 @cache

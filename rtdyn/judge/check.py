@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from rtdyn.errors import InputError
 from rtdyn.judge.baseline import COLUMNS, Baseline, Kind, Rule, baseline_of, read_baseline, write_baseline
 from rtdyn.judge.observations import read_judged
 from rtdyn.judge.tolerances import DEFAULT_RULES
+from rtdyn.store.run import differing_settings
 
 FREE_SETTINGS = ("rtdyn", "location")
 """Settings that may differ: the version is what a check is for, and the same suite may lie in another folder."""
@@ -96,14 +96,11 @@ def compare(baseline: Baseline, now: Baseline) -> Comparison:
 
 
 def _refuse_other_settings(baseline: Baseline, now: Baseline) -> None:
-    differing = [
-        f"{key} ({json.dumps(baseline.config.get(key))} there, {json.dumps(now.config.get(key))} here)"
-        for key in sorted({*baseline.config, *now.config} - set(FREE_SETTINGS))
-        if baseline.config.get(key) != now.config.get(key)
-    ]
-    if differing:
+    differing = differing_settings(baseline.config, now.config, "here")
+    held = [words for key, words in differing.items() if key not in FREE_SETTINGS]
+    if held:
         raise InputError(
-            f"the baseline was made with other settings: {', '.join(differing)}; check a run with the same settings, "
+            f"the baseline was made with other settings: {', '.join(held)}; check a run with the same settings, "
             "or write the baseline anew with --update"
         )
 

@@ -1,10 +1,8 @@
-"""Metrics over training: series, the step at which an effect emerges, change points and trends (METHODS §9).
+"""The step at which an effect emerges in training (METHODS §9).
 
-Emergence: p-values over steps are adjusted by Benjamini & Hochberg (1995), p̃_(i) = min_{j ≥ i} m·p_(j)/j; the emergence
-step is the first s_i with p̃_i … p̃_{i+2} ≤ α and p̃ ≤ α at 80 % or more of s_i … s_last. It is bracketed by the sound
-checkpoint before it. Change points minimise Σ_segments min_{a,b} Σ (y − a − b·x)² + β·(changes), x = ln(step + 1).
-Trends are Theil–Sen slopes over the same x with the interval of Sen (1968), from Kendall's exact distribution.
-Everything is read from the store; identical checkpoints have been left out by `rtdyn.judge.trajectories` before.
+p-values over steps are adjusted by Benjamini & Hochberg (1995), p̃_(i) = min_{j ≥ i} m·p_(j)/j; the emergence step is
+the first s_i with p̃_i … p̃_{i+2} ≤ α and p̃ ≤ α at 80 % or more of s_i … s_last. It is bracketed by the sound checkpoint
+before it. Identical checkpoints have been left out by `rtdyn.judge.trajectories` before.
 """
 
 from __future__ import annotations
@@ -16,20 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from rtdyn.intervals import NORMAL_95
-from rtdyn.judge.series import _refuse_few
+from rtdyn.judge.series import refuse_few
 
 NORMAL_90 = 1.6448536269514722
-
-
+"""Standard errors on either side of a 90 % interval."""
 ALPHA = 0.05
-
-
+"""The level of every test of a trajectory."""
 LEAST_RUN = 3
-
-
+"""Significant steps in a row that an emergence takes."""
 LASTING = 0.8
-
-
+"""Share of the remaining steps that have to be significant."""
 ROUND_OFF = 1e-9
 """Noise that is assumed at least, as a share of the values' range."""
 
@@ -47,79 +41,42 @@ class Emergence:
     """float64 (k,): Benjamini–Hochberg adjusted p-values, NaN where undefined."""
 
 
-def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:
-    """Adjusted p-values (k,): the least false discovery rate at which each is significant. NaN takes no part."""
-    adjusted = np.full(len(p_values), math.nan)
-    tested = np.flatnonzero(~np.isnan(p_values))
-    order = tested[np.argsort(p_values[tested], kind="stable")]
-    scaled = p_values[order] * len(order) / np.arange(1, len(order) + 1)
-    adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
-    return adjusted
+def emergence(steps: np.ndarray | Sequence[int], p_values: np.ndarray | Sequence[float]) -> Emergence:
+    """The first step of a run of ≥ LEAST_RUN significant steps that lasts for LASTING of the remaining ones.
 
-
-def emergence(
-    steps: np.ndarray | Sequence[int],
-    p_values: np.ndarray | Sequence[float],
-    *,
-    alpha: float = ALPHA,
-    least_run: int = LEAST_RUN,
-    lasting: float = LASTING,
-) -> Emergence:
-    """The first step of a run of ≥ `least_run` significant steps that lasts for `lasting` of the remaining ones.
-
-    steps (k,) ascending, p_values (k,), NaN where undefined. Significant: adjusted p ≤ alpha. An undefined step is
+    steps (k,) ascending, p_values (k,), NaN where undefined. Significant: adjusted p ≤ ALPHA. An undefined step is
     no test, so Benjamini–Hochberg leaves it out, and it is not significant: it ends a run and counts among the
     remaining. Remaining steps are those from the emergence step on, itself included. Raises InputError under 3 steps,
     ValueError for steps that do not ascend or p-values outside [0, 1].
     """
+    from scipy.stats import false_discovery_control
+
     at, p = np.asarray(steps, dtype=np.int64), np.asarray(p_values, dtype=np.float64)
-    _refuse_few(len(at))
+    refuse_few(len(at))
     if len(p) != len(at) or (np.diff(at) <= 0).any():
         raise ValueError("steps ascend, with a p-value each")
     if ((p < 0) | (p > 1)).any():
         raise ValueError("a p-value lies in [0, 1]")
-    adjusted = benjamini_hochberg(p)
-    significant = np.nan_to_num(adjusted, nan=1.0) <= alpha
-    for i in range(len(at) - least_run + 1):
+    adjusted, tested = np.full(len(p), math.nan), ~np.isnan(p)
+    if tested.any():
+        adjusted[tested] = false_discovery_control(p[tested])
+    significant = np.nan_to_num(adjusted, nan=1.0) <= ALPHA
+    for i in range(len(at) - LEAST_RUN + 1):
         remaining = significant[i:]
-        if remaining[:least_run].all() and remaining.sum() >= lasting * len(remaining) - ROUND_OFF:
+        if remaining[:LEAST_RUN].all() and remaining.sum() >= LASTING * len(remaining) - ROUND_OFF:
             reason = "" if i else "significant from the first step on"
             return Emergence(int(at[i]), int(at[i - 1]) if i else None, reason, adjusted)
-    return Emergence(None, None, _no_emergence(p, significant, alpha, least_run, lasting), adjusted)
+    return Emergence(None, None, _no_emergence(p, significant), adjusted)
 
 
-def _no_emergence(p: np.ndarray, significant: np.ndarray, alpha: float, least_run: int, lasting: float) -> str:
+def _no_emergence(p: np.ndarray, significant: np.ndarray) -> str:
     if np.isnan(p).all():
         return "undefined at every step"
     runs = np.diff(np.flatnonzero(np.diff(np.concatenate([[0], significant.astype(int), [0]]))))[::2]
     longest = int(runs.max(initial=0))
-    if longest < least_run:
-        return f"at most {longest} significant steps in a row at alpha {alpha:g}, under {least_run}"
-    return f"no run of significant steps lasts for {lasting:.0%} of the remaining ones"
-
-
-def emergence_of_intervals(
-    steps: np.ndarray | Sequence[int],
-    value: np.ndarray,
-    ci_low: np.ndarray,
-    ci_high: np.ndarray,
-    *,
-    excluded: float = 0.0,
-    side: int | None = None,
-    alpha: float = ALPHA,
-    least_run: int = LEAST_RUN,
-    lasting: float = LASTING,
-) -> Emergence:
-    """The same for a metric that has a 95 % interval only: a step's p-value ≤ 0.05 where it excludes `excluded`.
-
-    value, ci_low, ci_high (k,), NaN where undefined. side: +1 or −1 for an effect above or below, None for that of
-    the last defined step; intervals on the other side count as p = 1, so that an effect that flips has not emerged.
-    """
-    defined = np.flatnonzero(~np.isnan(value))
-    if side is None:
-        side = 1 if len(defined) == 0 or value[defined[-1]] >= excluded else -1
-    p = np.minimum(1.0, 2 * beyond_p(value, ci_low, ci_high, excluded, side))
-    return emergence(steps, p, alpha=alpha, least_run=least_run, lasting=lasting)
+    if longest < LEAST_RUN:
+        return f"at most {longest} significant steps in a row at alpha {ALPHA:g}, under {LEAST_RUN}"
+    return f"no run of significant steps lasts for {LASTING:.0%} of the remaining ones"
 
 
 def beyond_p(value: np.ndarray, ci_low: np.ndarray, ci_high: np.ndarray, bound: float, side: int) -> np.ndarray:

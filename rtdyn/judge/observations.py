@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 from rtdyn.audit.fingerprint import decode
 from rtdyn.audit.shared_weights import owner, steps_left_out
 from rtdyn.audit.weight_order import doubtful_steps
+from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.store.run import Run, done_steps, read_fingerprints, read_run
-from rtdyn.suites.suite import Defect
 
 
 def read_judged(path: Path) -> Run:
@@ -21,23 +20,28 @@ def read_judged(path: Path) -> Run:
     """
     run = read_run(path)
     stored = done_steps(run)
-    recorded = run.manifest.get("checkpoints", {}).keys() == {str(step) for step in stored}
-    if recorded or "schedule" not in run.manifest:  # older manifests do not say what it takes
+    if is_recorded(run, stored) or run.manifest.schedule is None:
         return run
-    return Run(path, {**run.manifest, "left_out": left_out(run, stored)})
+    return Run(path, run.manifest.replace(left_out=left_out(run, stored)))
 
 
-def left_out(run: Run, stored: Mapping[int, Mapping[str, Any]]) -> dict[str, str]:
-    """Steps that are no observations of their own, ascending, each with the reason, as the manifest holds them.
+def is_recorded(run: Run, stored: Collection[int]) -> bool:
+    """Whether the manifest knows these stored steps: not while the run goes on, nor after it was killed."""
+    return run.manifest.checkpoints.keys() == set(stored)
 
-    By its audit or, where there was none, by the defects in its schedule; by equal digests; and by the weights'
-    fingerprints.
+
+def left_out(run: Run, stored: Mapping[int, CheckpointRecord]) -> dict[int, str]:
+    """Steps that are no observations of their own, ascending, each with the reason.
+
+    By its audit or, where there was none, by the defects in its schedule, which the manifest has to hold; by equal
+    digests; and by the weights' fingerprints.
     """
-    schedule, audit = run.manifest["schedule"], run.manifest.get("audit") or {"steps": {}}
-    last_step = schedule["last_step"]
-    defects = tuple(Defect(**{**defect, "steps": tuple(defect["steps"])}) for defect in schedule["defects"])
-    audited = {int(s): "; ".join(v["reasons"]) if v["left_out"] else None for s, v in audit["steps"].items()}
-    reasons = steps_left_out(stored, last_step, defects, audited)
+    schedule, audit = run.manifest.schedule, run.manifest.audit
+    assert schedule is not None
+    last_step, defects = schedule.last_step, schedule.defects
+    verdicts = {} if audit is None else audit.steps
+    audited = {step: "; ".join(v.reasons) if v.left_out else None for step, v in verdicts.items()}
+    reasons = steps_left_out({step: record.digests for step, record in stored.items()}, last_step, defects, audited)
     known = {step: text for step, text in read_fingerprints(run, stored).items() if step not in reasons}
     alike: dict[str, list[int]] = defaultdict(list)
     for step, text in known.items():
@@ -48,6 +52,6 @@ def left_out(run: Run, stored: Mapping[int, Mapping[str, Any]]) -> dict[str, str
             {s: f"it holds the weights of step {belongs_to}, in another file" for s in steps if s != belongs_to}
         )
     fingerprints = {step: decode(text) for step, text in known.items() if step not in reasons}
-    comparable = {step: found for step, found in fingerprints.items() if found is not None}
-    reasons.update(doubtful_steps(comparable, schedule["steps_are_updates"]))
-    return {str(step): why for step, why in sorted(reasons.items())}
+    comparable = {step: fingerprint for step, fingerprint in fingerprints.items() if fingerprint is not None}
+    reasons.update(doubtful_steps(comparable, schedule.steps_are_updates))
+    return dict(sorted(reasons.items()))

@@ -28,6 +28,7 @@ from rtdyn.judge.series import Selection, Series, series
 from rtdyn.judge.trajectories import trajectories
 from rtdyn.names import PLATEAU, TOP
 from rtdyn.store.run import Run
+from rtdyn.undefined import Undefined
 
 SUPPORTED, CONTRADICTED, UNDETERMINED = "supported", "contradicted", "undetermined"
 
@@ -37,23 +38,37 @@ class Check:
     """One criterion at the last sound step."""
 
     statistic: str
+    """What is shown of the criterion."""
     role: str
+    """Whether it bears the verdict or gates it, as the criterion says."""
     kind: str
+    """How it is read, as the criterion says."""
     metric: str
+    """The stored metric that is read."""
     token_class: str | None
+    """The class that the metric is read for; None where it has none."""
     value: float | None
+    """The statistic at the last sound step, for a trend its slope; None where it is undefined."""
     ci_low: float | None
+    """Lower end of its 95 % interval; None where it has none."""
     ci_high: float | None
-    """95 %."""
+    """Upper end of its 95 % interval; None where it has none."""
     null: str | None
+    """The null that it is held against; None without one."""
     null_mean: float | None
+    """Mean of the metric under the null."""
     null_sd: float | None
+    """Standard deviation of the metric under the null."""
     p_value: float | None
+    """Of the value under the null, or the value itself where that is a p-value."""
     margin_low: float | None
+    """Lower bound of the region in which the claim holds; None where it is open."""
     margin_high: float | None
+    """Upper bound of the region in which the claim holds; None where it is open."""
     level: float | None
     """Of the interval that has to lie inside the margin for support; None where no interval is asked for."""
     verdict: str
+    """`supported`, `contradicted` or `undetermined`."""
     reason: str
     """Why the verdict is not `supported`; empty if it is."""
 
@@ -126,26 +141,26 @@ def _claim_row(claim: Claim, metrics: pl.DataFrame, layer: int | None, matrix: s
                 f"would be {_combined(top_checks)[0]}"
             )
             return row(TOP, UNDETERMINED, why, None, None, "the plateau has no value at the last step", top_checks)
-    found = _emergence(metrics, p)
-    return row(group, verdict, reason, found.step, found.after, found.reason, checks)
+    emerged = _emergence(metrics, p)
+    return row(group, verdict, reason, emerged.step, emerged.after, emerged.reason, checks)
 
 
 def _evaluate(
     criteria: tuple[Criterion, ...], metrics: pl.DataFrame, layer: int | None
-) -> tuple[tuple[Check, ...], np.ndarray | str]:
+) -> tuple[tuple[Check, ...], np.ndarray | Undefined]:
     """The criteria's checks, and the p-value of the claim at each step (k,), or why it has none."""
     readings = [_reading(c, metrics, layer) for c in criteria]
     checks = tuple(_check(c, r) for c, r in zip(criteria, readings, strict=True))
     if any(c.kind in ("trend", "relative trend") for c in criteria):
-        return checks, "a trend belongs to no step"
+        return checks, Undefined("a trend belongs to no step")
     # each has to be significant: the intersection-union test
     needed = [_p_values(c, r) for c, r in zip(criteria, readings, strict=True) if c.role != "for contradiction"]
     return checks, np.max(np.stack(needed), axis=0)
 
 
-def _emergence(metrics: pl.DataFrame, p: np.ndarray | str) -> Emergence:
-    if isinstance(p, str):
-        return Emergence(None, None, p, np.array([]))
+def _emergence(metrics: pl.DataFrame, p: np.ndarray | Undefined) -> Emergence:
+    if isinstance(p, Undefined):
+        return Emergence(None, None, p.reason, np.array([]))
     return emergence(metrics["step"].unique().sort().to_numpy(), p)
 
 
@@ -168,25 +183,25 @@ def _reasons(checks: list[Check]) -> str:
 
 def _reading(c: Criterion, metrics: pl.DataFrame, layer: int | None) -> Series:
     """The criterion's statistic over the sound steps, with what it is derived from worked in."""
-    own = _stored(c, c.metric, metrics, layer)
+    main = _stored(c, c.metric, metrics, layer)
     if c.plus is not None:
         other = _stored(c, c.plus, metrics, layer)
-        reasons = tuple(a or b for a, b in zip(own.reasons, other.reasons, strict=True))
-        return replace(own, value=own.value + other.value, reasons=reasons)
+        reasons = tuple(a or b for a, b in zip(main.reasons, other.reasons, strict=True))
+        return replace(main, value=main.value + other.value, reasons=reasons)
     if c.kind == "difference":
-        half = NORMAL_95 * np.where(own.null_sd > 0, own.null_sd, math.nan)
-        value = own.value - own.null_mean
-        return replace(own, value=value, ci_low=value - half, ci_high=value + half)
+        half = NORMAL_95 * np.where(main.null_sd > 0, main.null_sd, math.nan)
+        value = main.value - main.null_mean
+        return replace(main, value=value, ci_low=value - half, ci_high=value + half)
     if c.interval_of is not None:
         other = _stored(c, c.interval_of, metrics, layer)
         with np.errstate(divide="ignore", invalid="ignore"):
-            scale = np.where(other.value != 0, own.value / other.value, math.nan)
+            scale = np.where(other.value != 0, main.value / other.value, math.nan)
         low, high = (
             np.where(np.isnan(mine), scale * theirs, mine)
-            for mine, theirs in ((own.ci_low, other.ci_low), (own.ci_high, other.ci_high))
+            for mine, theirs in ((main.ci_low, other.ci_low), (main.ci_high, other.ci_high))
         )
-        return replace(own, ci_low=low, ci_high=high)
-    return own
+        return replace(main, ci_low=low, ci_high=high)
+    return main
 
 
 def _stored(c: Criterion, metric: str, metrics: pl.DataFrame, layer: int | None) -> Series:
@@ -194,14 +209,14 @@ def _stored(c: Criterion, metric: str, metrics: pl.DataFrame, layer: int | None)
     selection = Selection(c.analysis, metric, c.token_class, c.group, None if c.kind == "p" else c.null, layer)
     reason = "" if c.analysis in metrics["analysis"] else f"the analysis {c.analysis} was not asked for"
     try:
-        found = series(metrics, selection)
+        stored = series(metrics, selection)
     except InputError as error:
         # one claim is left undetermined then, not the scorecard unprinted
         reason = str(error)
-        found = series(metrics.with_columns(analysis=pl.lit("", pl.String)), selection)
+        stored = series(metrics.with_columns(analysis=pl.lit("", pl.String)), selection)
     if reason:
-        return replace(found, reasons=(reason,) * len(found.steps))
-    return replace(found, p_value=found.value) if c.kind == "p" else found
+        return replace(stored, reasons=(reason,) * len(stored.steps))
+    return replace(stored, p_value=stored.value) if c.kind == "p" else stored
 
 
 def _check(c: Criterion, r: Series) -> Check:
@@ -236,10 +251,13 @@ def _trend(c: Criterion, r: Series) -> tuple[float, float, float, float, str]:
     base = r.value / r.null_mean if c.kind == "relative trend" else r.value
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.where(base > 0, np.log(base), math.nan)
-    found = r.reasons[-1] or trend(r.steps, logs)
-    if isinstance(found, str):
-        return math.nan, math.nan, math.nan, math.nan, found
-    return found.slope, found.low, found.high, math.nan, ""
+    undefined = math.nan, math.nan, math.nan, math.nan
+    if r.reasons[-1]:
+        return *undefined, r.reasons[-1]
+    slope = trend(r.steps, logs)
+    if isinstance(slope, Undefined):
+        return *undefined, slope.reason
+    return slope.slope, slope.low, slope.high, math.nan, ""
 
 
 def _bounds(c: Criterion) -> tuple[float, float]:

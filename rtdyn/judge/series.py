@@ -30,7 +30,6 @@ class Selection:
     group: str | None = None
     null: str | None = None
     layer: int | None = None
-    head: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,13 +41,12 @@ class Series:
     tokens_seen: np.ndarray
     """float64 (k,), NaN where the suite does not say."""
     value: np.ndarray
-    """float64 (k,), as are the six that follow."""
+    """float64 (k,), as are the five that follow."""
     ci_low: np.ndarray
     ci_high: np.ndarray
     null_mean: np.ndarray
     null_sd: np.ndarray
     p_value: np.ndarray
-    n: np.ndarray
     reasons: tuple[str, ...]
     """Why the value is undefined, empty where it is not; (k,)."""
     null_reasons: tuple[str, ...]
@@ -62,7 +60,7 @@ def series(metrics: pl.DataFrame, selection: Selection) -> Series:
     selection tells apart, or if fewer than three steps are there.
     """
     steps = metrics.select("step", "tokens_seen").unique(subset="step", keep="any").sort("step")
-    _refuse_few(steps.height)
+    refuse_few(steps.height)
     rows = _matching(metrics, selection)
     by_step: dict[int, list[dict[str, Any]]] = {}
     for row in rows.to_dicts():
@@ -70,7 +68,7 @@ def series(metrics: pl.DataFrame, selection: Selection) -> Series:
     records = [_record(by_step.get(int(s)), selection) for s in steps["step"]]
     columns = {
         name: np.array([math.nan if r[name] is None else float(r[name]) for r in records])
-        for name in ("value", "ci_low", "ci_high", "null_mean", "null_sd", "p_value", "n")
+        for name in ("value", "ci_low", "ci_high", "null_mean", "null_sd", "p_value")
     }
     return Series(
         steps=steps["step"].to_numpy(),
@@ -81,7 +79,8 @@ def series(metrics: pl.DataFrame, selection: Selection) -> Series:
     )
 
 
-def _refuse_few(steps: int) -> None:
+def refuse_few(steps: int) -> None:
+    """Raises InputError for fewer distinct steps than a trajectory needs."""
     if steps < MIN_STEPS:
         raise InputError(f"{steps} distinct steps, under {MIN_STEPS}; a trajectory needs more")
 
@@ -93,14 +92,14 @@ def _matching(metrics: pl.DataFrame, selection: Selection) -> pl.DataFrame:
         rows = rows.filter(pl.col("group") == selection.group)
     if selection.layer is not None:
         rows = rows.filter(pl.col("layer") == selection.layer)
-    rows = _preferring(rows, "head", selection.head) if selection.head is None else rows.filter(head=selection.head)
+    rows = _preferring(rows, "head", None)
     if selection.token_class is not None:
-        own = rows.filter(token_class=selection.token_class)
-        rows = own if own.height else rows.filter(pl.col("token_class").is_null())
+        of_class = rows.filter(token_class=selection.token_class)
+        rows = of_class if of_class.height else rows.filter(pl.col("token_class").is_null())
     return _preferring(rows, "null", selection.null)
 
 
-def _preferring(rows: pl.DataFrame, column: str, wanted: str | int | None) -> pl.DataFrame:
+def _preferring(rows: pl.DataFrame, column: str, wanted: str | None) -> pl.DataFrame:
     """At each step the rows whose `column` is `wanted`, or all of them where none is."""
     match = pl.col(column).eq_missing(pl.lit(wanted))
     return rows.filter(match | ~match.any().over("step"))
@@ -108,16 +107,16 @@ def _preferring(rows: pl.DataFrame, column: str, wanted: str | int | None) -> pl
 
 def _record(rows: list[dict[str, Any]] | None, selection: Selection) -> dict[str, Any]:
     """The one observation in a step's rows: value and interval, and what they agree on about the null."""
-    columns = ("value", "ci_low", "ci_high", "n", "null_mean", "null_sd", "p_value")
+    columns = ("value", "ci_low", "ci_high", "null_mean", "null_sd", "p_value")
     defined = [row for row in rows or () if row["value"] is not None]
     if not defined:
         reason = next((row["reason"] for row in rows or ()), NOT_STORED)
         return dict.fromkeys((*columns, "null_reason")) | {"reason": reason}
     record: dict[str, Any] = {"reason": None}
     for column in columns:
-        found = {row[column] for row in defined} - {None}
-        record[column] = found.pop() if len(found) == 1 else None
-        if found and column in ("value", "ci_low", "ci_high"):
+        values = {row[column] for row in defined} - {None}
+        record[column] = values.pop() if len(values) == 1 else None
+        if values and column in ("value", "ci_low", "ci_high"):
             raise InputError(
                 f"step {defined[0]['step']} holds {len(defined)} rows of {selection.analysis}/{selection.metric} "
                 f"with different {column}; name the token_class, group, null or layer that is meant"

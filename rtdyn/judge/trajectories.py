@@ -16,8 +16,7 @@ def trajectories(run: Run) -> pl.DataFrame:
     Raises InputError if fewer than three such steps are stored.
     """
     metrics = read_table(run, "metrics")
-    left_out = [int(step) for step in run.manifest["left_out"]]
-    sound = metrics.filter(~pl.col("step").is_in(left_out))
+    sound = metrics.filter(~pl.col("step").is_in(list(run.manifest.left_out)))
     if sound["step"].n_unique() < MIN_STEPS:
         raise InputError(f"{run.path} holds fewer than {MIN_STEPS} distinct steps; a trajectory needs more")
     return sound

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import ValidationError
 
-from rtdyn.checkpoints.checkpoint import Checkpoint
-from rtdyn.errors import InputError
+from rtdyn.errors import InputError, first_fault
 from rtdyn.files import ASIDE, clear_aside, replace_file, write_json
+from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
 from rtdyn.store.schema import TABLES, StepTables
 
-SCHEMA_VERSION = 3
-
+MANIFEST = "manifest.json"
 
 TASKS = "tasks"
 """Folder of what a cluster's tasks say of themselves, while some may be running."""
@@ -39,12 +39,12 @@ class Run:
     """A run directory that exists and whose manifest has been read."""
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     @property
     def digest(self) -> str:
         """Digest of the configuration all of the run's tables were made with."""
-        return str(self.manifest["config_digest"])
+        return self.manifest.config_digest
 
 
 def config_digest(config: Mapping[str, Any]) -> str:
@@ -52,49 +52,60 @@ def config_digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def open_run(path: Path, manifest: dict[str, Any]) -> Run:
+def differing_settings(theirs: Mapping[str, Any], ours: Mapping[str, Any], here: str = "now") -> dict[str, str]:
+    """What two configurations differ in, by the setting, in words: `seed (0 there, 3 now)`; here: for the last word."""
+    return {
+        key: f"{key} ({json.dumps(theirs.get(key))} there, {json.dumps(ours.get(key))} {here})"
+        for key in sorted({*theirs, *ours})
+        if theirs.get(key) != ours.get(key)
+    }
+
+
+def open_run(path: Path, manifest: Manifest) -> Run:
     """Opens `path` as a run with this manifest's configuration, creating it if it is not there.
 
     Raises InputError if the directory cannot be written, holds something else, or was made with another
     configuration, whose differing settings are named.
     """
-    file = path / "manifest.json"
-    if file.is_file():
+    if (path / MANIFEST).is_file():
         run = read_run(path)
-        if run.digest != manifest["config_digest"]:
-            theirs, ours = run.manifest["config"], manifest["config"]
-            changed = [
-                f"{key} ({json.dumps(theirs.get(key))} there, {json.dumps(ours.get(key))} now)"
-                for key in sorted({*theirs, *ours})
-                if theirs.get(key) != ours.get(key)
-            ]
+        if run.digest != manifest.config_digest:
+            changed = differing_settings(run.manifest.config, manifest.config).values()
             raise InputError(f"{path} was made with other settings: {', '.join(changed)}; give another --out")
         return run
     if path.is_dir() and any(child.suffix != ASIDE for child in path.iterdir()):
         raise InputError(f"{path} is not empty and not an rtdyn run; give another --out")
+    run = Run(path, manifest)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        write_json(file, manifest)
+        write_manifest(run)
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}; give another --out") from error
-    return Run(path, manifest)
+    return run
+
+
+def write_manifest(run: Run) -> None:
+    """Replaces manifest.json by the run's; keys of the file keep their places. Raises InputError if it cannot."""
+    file = run.path / MANIFEST
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    write_json(file, {**earlier, **run.manifest.as_json()})
 
 
 def read_run(path: Path) -> Run:
-    """An existing run. Raises InputError if there is none or its schema is not this version's."""
-    file = path / "manifest.json"
+    """An existing run. Raises InputError if there is none, its schema is not this version's, or its manifest is odd."""
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not an rtdyn run: its manifest.json cannot be read") from error
-    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
         raise InputError(f"{path} has store schema {version}; this rtdyn reads schema {SCHEMA_VERSION}")
-    if not isinstance(manifest.get("config"), dict) or "config_digest" not in manifest:
-        raise InputError(
-            f"{path}/manifest.json lacks its configuration; the run cannot be continued, give another --out"
-        )
-    return Run(path, manifest)
+    try:
+        return Run(path, Manifest.model_validate(data))
+    except ValidationError as error:
+        at_config = error.errors()[0]["loc"][0] in ("config", "config_digest")
+        fault = "lacks its configuration" if at_config else f"is damaged ({first_fault(error)})"
+        raise InputError(f"{path}/manifest.json {fault}; the run cannot be continued, give another --out") from error
 
 
 @contextmanager
@@ -120,29 +131,11 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def write_step(run: Run, step: int, checkpoint: Checkpoint, tables: StepTables) -> None:
+def write_step(run: Run, step: int, checkpoint: CheckpointRecord, tables: StepTables) -> None:
     """Stores a step's tables; the step is done when the last of them is renamed into place."""
-    record = {"revision": checkpoint.revision, "commit": checkpoint.commit, "digests": checkpoint.digests}
-    _write(run, step, {**record, **({"read_by_ranges": True} if checkpoint.ranges else {})}, tables)
-
-
-def write_copy(run: Run, of: int, step: int, tokens_seen: int | None, revision: str, commit: str) -> None:
-    """Stores the tables of the done step `of` as those of another step with the same weights, in its own revision."""
-    own = {"step": pl.lit(step, pl.Int64), "tokens_seen": pl.lit(tokens_seen, pl.Int64)}
-    copies = {}
-    for table in TABLES:
-        frame = pl.read_parquet(table_file(run, table, of))
-        copies[table] = frame.with_columns(**{name: own[name] for name in own if name in frame.columns})
-    metadata = _metadata(table_file(run, TABLES[0], of))
-    record = json.loads(metadata["checkpoint"])
-    copied = StepTables(**copies, fingerprint=metadata.get("fingerprint", ""))
-    _write(run, step, {**record, "revision": revision, "commit": commit, "copy_of": of}, copied)
-
-
-def _write(run: Run, step: int, record: dict[str, Any], tables: StepTables) -> None:
     metadata = {
         "config_digest": run.digest,
-        "checkpoint": json.dumps(record),
+        "checkpoint": json.dumps(checkpoint.as_json()),
         "fingerprint": tables.fingerprint,
     }
     for table in TABLES:
@@ -151,13 +144,26 @@ def _write(run: Run, step: int, record: dict[str, Any], tables: StepTables) -> N
         replace_file(file, partial(frame.write_parquet, metadata=metadata))
 
 
+def write_copy(run: Run, of: int, step: int, tokens_seen: int | None, revision: str, commit: str) -> None:
+    """Stores the tables of the done step `of` as those of another step with the same weights, in its own revision."""
+    columns = {"step": pl.lit(step, pl.Int64), "tokens_seen": pl.lit(tokens_seen, pl.Int64)}
+    copies = {}
+    for table in TABLES:
+        frame = pl.read_parquet(table_file(run, table, of))
+        copies[table] = frame.with_columns(**{name: columns[name] for name in columns if name in frame.columns})
+    metadata = _metadata(table_file(run, TABLES[0], of))
+    record = CheckpointRecord.model_validate_json(metadata["checkpoint"])
+    copied = StepTables(**copies, fingerprint=metadata.get("fingerprint", ""))
+    write_step(run, step, record.replace(revision=revision, commit=commit, copy_of=of), copied)
+
+
 def table_file(run: Run, table: str, step: int) -> Path:
     """Where a step's table lies."""
     return run.path / table / f"step={step:06d}.parquet"
 
 
-def done_steps(run: Run) -> dict[int, dict[str, Any]]:
-    """The steps that are stored whole, ascending, each with its checkpoint's revision, commit and digests."""
+def done_steps(run: Run) -> dict[int, CheckpointRecord]:
+    """The steps that are stored whole, ascending, each with what it was made from."""
     steps = {}
     folder = run.path / TABLES[0]
     files = [f for f in folder.iterdir() if _STEP_FILE.fullmatch(f.name)] if folder.is_dir() else []
@@ -168,20 +174,20 @@ def done_steps(run: Run) -> dict[int, dict[str, Any]]:
     return steps
 
 
-def step_record(run: Run, step: int) -> dict[str, Any] | None:
-    """A step's checkpoint: revision, commit and digests; None unless it is stored whole."""
+def step_record(run: Run, step: int) -> CheckpointRecord | None:
+    """What a step was made from; None unless it is stored whole."""
     files = [table_file(run, table, step) for table in reversed(TABLES)]
     if not all(file.is_file() for file in files):
         return None
     *others, first = map(_metadata, files)
     whole = all(m.get("config_digest") == run.digest for m in (first, *others))
-    return dict(json.loads(first["checkpoint"])) if whole else None
+    return CheckpointRecord.model_validate_json(first["checkpoint"]) if whole else None
 
 
 def read_fingerprints(run: Run, steps: Iterable[int]) -> dict[int, str]:
     """The text of each step's fingerprint, where one is stored."""
-    found = {step: _metadata(table_file(run, TABLES[0], step)).get("fingerprint") for step in steps}
-    return {step: text for step, text in found.items() if text}
+    texts = {step: _metadata(table_file(run, TABLES[0], step)).get("fingerprint") for step in steps}
+    return {step: text for step, text in texts.items() if text}
 
 
 def read_table(run: Run, table: str) -> pl.DataFrame:

@@ -47,6 +47,16 @@ CURVE_SCHEMA: dict[str, Any] = {
     "fit": pl.Float64,
 }
 """Numbers looked at as lines; `rtdyn.tables.curves` says what x, value, low, high and fit are for each kind."""
+PSEUDO_INFLUENCE, ATTENTION, ATTENTION_FIRST, EIGENVALUE = (
+    "pseudo_influence",
+    "attention",
+    "attention_first",
+    "eigenvalue",
+)
+"""Kinds of curves/."""
+
+STABLE = 0.5
+"""Share of the bootstrap, `stable_share` of neurons/, in more than which a stable plateau neuron is a member."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +64,35 @@ class Metric:
     """One row of metrics/: a number, or why there is none."""
 
     analysis: str
+    """The analysis that measured it, by its name on the command line; `capture` and `groups` for what all share."""
     metric: str
+    """What is measured; the name fixes the unit (nats, a share, a count or none), as METHODS says."""
     value: float | None
+    """The number in the metric's unit, finite; None where it is undefined."""
     token_class: str | None = None
+    """Class of the targets that it is measured on; None where it depends on none."""
     group: str | None = None
+    """Group of neurons that it belongs to; None for all neurons of the layer, or none."""
     null: str | None = None
-    """What null_mean, null_sd and p_value belong to."""
+    """What null_mean, null_sd and p_value belong to; None without a null."""
     layer: int | None = None
+    """Index of the layer, from 0; None where no single layer is measured."""
     head: int | None = None
+    """Index of the attention head in its layer, from 0; None where no single head is measured."""
     null_mean: float | None = None
+    """Mean of the metric under the null, in the metric's unit."""
     null_sd: float | None = None
+    """Standard deviation of the metric under the null, in the metric's unit."""
     p_value: float | None = None
+    """Probability under the null of a value as far out, 0 to 1."""
     ci_low: float | None = None
+    """Lower end of the value's 95 % interval, in the metric's unit; None where none is estimated."""
     ci_high: float | None = None
+    """Upper end of the value's 95 % interval, in the metric's unit; None where none is estimated."""
     n: int | None = None
+    """How many things the value is over: positions, neurons, pairs or pseudo-classes, as the metric has it."""
     reason: str | None = None
+    """Why there is no value, or no null where one is named, in one clause; None where all is defined."""
 
 
 @dataclass(frozen=True)

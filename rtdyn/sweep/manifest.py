@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import platform
 import re
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 from rtdyn import __version__
 from rtdyn.analyses.options import StepOptions
-from rtdyn.store.run import SCHEMA_VERSION, config_digest
+from rtdyn.store.manifest import (
+    SCHEMA_VERSION,
+    EvaluationRecord,
+    FrequenciesRecord,
+    Manifest,
+    SampledFrequency,
+    ScheduleRecord,
+    TokenClassRecord,
+)
+from rtdyn.store.run import config_digest
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.evaluation import Evaluation, EvaluationOptions
 from rtdyn.text.token_classes import class_errors
@@ -48,80 +56,81 @@ def run_config(
     }
 
 
-def new_manifest(suite: SuiteSpec, evaluation: Evaluation | None, config: dict[str, Any]) -> dict[str, Any]:
-    """manifest.json of a run that has no step yet. evaluation: None of a run of weights alone."""
+def new_manifest(suite: SuiteSpec, evaluation: Evaluation | None, config: dict[str, Any]) -> Manifest:
+    """The manifest of a run that has no step yet. evaluation: None of a run of weights alone."""
     digest = config_digest(config)
     packages = ("torch", "transformers", "tokenizers", "numpy", "polars", "safetensors")
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "suite": suite.name,
-        "location": suite.location,
-        "config": config,
-        "config_digest": digest,
-        "wandb_id": f"{re.sub('[^A-Za-z0-9._-]', '-', suite.name)}-{digest[:12]}",
-        **({} if evaluation is None else _measured_on(evaluation)),
-        "schedule": schedule(suite),
-        "versions": {"rtdyn": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}},
-        "checkpoints": {},
-        "left_out": {},
-    }
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        suite=suite.name,
+        location=suite.location,
+        config=config,
+        config_digest=digest,
+        wandb_id=f"{re.sub('[^A-Za-z0-9._-]', '-', suite.name)}-{digest[:12]}",
+        schedule=schedule(suite),
+        versions={"rtdyn": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}},
+        checkpoints={},
+        left_out={},
+    )
+    if evaluation is None:
+        return manifest
+    return manifest.replace(
+        evaluation=_text(evaluation), frequencies=_frequencies(evaluation), classes=_classes(evaluation)
+    )
 
 
-def schedule(suite: SuiteSpec) -> dict[str, Any]:
+def schedule(suite: SuiteSpec) -> ScheduleRecord:
     """What of the suite decides which stored steps are observations of their own."""
-    return {
-        "last_step": suite.steps[-1],
-        "steps_are_updates": suite.tokens_per_step is not None,
-        "defects": [asdict(defect) for defect in suite.defects],
-    }
+    return ScheduleRecord(
+        last_step=suite.steps[-1], steps_are_updates=suite.tokens_per_step is not None, defects=suite.defects
+    )
 
 
-def _measured_on(evaluation: Evaluation) -> dict[str, Any]:
-    positions = {c.name: c for c in evaluation.positions.classes}
-    return {
-        "evaluation": {
-            "corpus": evaluation.corpus_name,
-            "corpus_sha256": evaluation.corpus_sha256,
-            "corpus_provenance": dict(evaluation.corpus_provenance),
-            "windows": len(evaluation.text.windows),
-            "tokens": int(evaluation.text.windows.size),
-            "kept_positions": int(evaluation.text.kept.sum()),
-            "sha256": evaluation.text.sha256,
-        },
-        "frequencies": {
-            "source": evaluation.counts.source,
-            "sha256": evaluation.counts.sha256,
-            "types": len(evaluation.counts.counts),
-            "logits": evaluation.n_logits,
-            "bands_end_at_rank": evaluation.classes.end_rank,
-            "bands_end_reason": evaluation.classes.end_reason,
-            **_sample(evaluation),
-        },
-        "classes": {
-            c.name: {
-                "band": c.band,
-                "ranks": [c.first + 1, c.last],
-                "types": int(c.types.sum()),
-                "positions": positions[c.name].available,
-                "measured": len(positions[c.name].measured),
-            }
-            for c in evaluation.classes.classes
-        },
-    }
+def _text(evaluation: Evaluation) -> EvaluationRecord:
+    return EvaluationRecord(
+        corpus=evaluation.corpus_name,
+        corpus_sha256=evaluation.corpus_sha256,
+        corpus_provenance=dict(evaluation.corpus_provenance),
+        windows=len(evaluation.text.windows),
+        tokens=int(evaluation.text.windows.size),
+        kept_positions=int(evaluation.text.kept.sum()),
+        sha256=evaluation.text.sha256,
+    )
 
 
-def _sample(evaluation: Evaluation) -> dict[str, Any]:
-    """Of counts from a sample: where it was drawn, and how sure the frequencies of each class's types are."""
+def _frequencies(evaluation: Evaluation) -> FrequenciesRecord:
+    record = FrequenciesRecord(
+        source=evaluation.counts.source,
+        sha256=evaluation.counts.sha256,
+        types=len(evaluation.counts.counts),
+        logits=evaluation.n_logits,
+        bands_end_at_rank=evaluation.classes.end_rank,
+        bands_end_reason=evaluation.classes.end_reason,
+    )
     sampled = evaluation.counts.sampled
     if sampled is None:
-        return {}
+        return record
     errors = class_errors(sampled, evaluation.classes)
-    return {
-        "provenance": dict(sampled.provenance),
-        "median_relative_se": {
-            name: {"value": None, "reason": error.reason}
+    return record.replace(
+        provenance=dict(sampled.provenance),
+        median_relative_se={
+            name: SampledFrequency(value=None, reason=error.reason)
             if isinstance(error, Undefined)
-            else {"value": error, "reason": None}
+            else SampledFrequency(value=error, reason=None)
             for name, error in errors.items()
         },
+    )
+
+
+def _classes(evaluation: Evaluation) -> dict[str, TokenClassRecord]:
+    positions = {c.name: c for c in evaluation.positions.classes}
+    return {
+        c.name: TokenClassRecord(
+            band=c.band,
+            ranks=(c.first + 1, c.last),
+            types=int(c.types.sum()),
+            positions=positions[c.name].available,
+            measured=len(positions[c.name].measured),
+        )
+        for c in evaluation.classes.classes
     }

@@ -26,16 +26,10 @@ from rtdyn.analyses.influence.ablation import PseudoInfluence
 from rtdyn.analyses.routing.profiles import Profiles
 from rtdyn.analyses.routing.routing import Routing
 from rtdyn.names import MATCHED, PLATEAU, RARE, TOP
-from rtdyn.store.schema import CURVE_SCHEMA
+from rtdyn.store.schema import ATTENTION, ATTENTION_FIRST, CURVE_SCHEMA, EIGENVALUE, PSEUDO_INFLUENCE
 from rtdyn.tables.step_rows import Columns
 from rtdyn.undefined import Undefined
 
-PSEUDO_INFLUENCE, ATTENTION, ATTENTION_FIRST, EIGENVALUE = (
-    "pseudo_influence",
-    "attention",
-    "attention_first",
-    "eigenvalue",
-)
 SPECTRUM_GROUPS = (PLATEAU, TOP)
 BAND = (0.025, 0.975)
 BAND_DRAWS = 99

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from functools import partial
 
-from rtdyn.analyses.groups.choose import STABLE
 from rtdyn.analyses.regimes.contrast import CURVE_STATISTICS
 from rtdyn.analyses.regimes.curve import Contrast, Curve
 from rtdyn.analyses.regimes.evidence import COMPARISONS, Bootstrap, Interval, Likelihoods, ShapeEvidence
 from rtdyn.analyses.regimes.fit import FixedBoundaries, Regimes, ThreeSegments
 from rtdyn.names import DECAY, PLATEAU, POWER_LAW, RARE
-from rtdyn.store.schema import Metric
+from rtdyn.store.schema import STABLE, Metric
 from rtdyn.undefined import Undefined
 
 _FIT_METRICS = (

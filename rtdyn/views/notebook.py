@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from rtdyn.errors import InputError
-from rtdyn.judge.observations import read_judged
+from rtdyn.judge.observations import is_recorded, read_judged
 from rtdyn.judge.scorecard import scorecard
 from rtdyn.judge.scorecard_frame import claim_frame
 from rtdyn.judge.trajectories import trajectories
+from rtdyn.store.manifest import Manifest
 from rtdyn.store.run import Run, done_steps, table_file
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class RunFrames:
             held = f"{len(self.steps)} finished step{'s' if len(self.steps) > 1 else ''} ({ends})"
         state = "" if self.is_recorded else ", still running or cut off"
         left_out = f", {len(self.left_out)} left out of trajectories" if self.left_out else ""
-        return f"<rtdyn run {self.manifest['suite']}: {held}{left_out}{state}; {self.path}>"
+        return f"<rtdyn run {self.manifest.suite}: {held}{left_out}{state}; {self.path}>"
 
     @property
     def path(self) -> Path:
@@ -45,14 +46,14 @@ class RunFrames:
         return self.run.path
 
     @property
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Manifest:
         """manifest.json: configuration, evaluation text, classes, versions."""
         return self.run.manifest
 
     @property
     def left_out(self) -> Mapping[int, str]:
         """Stored steps that are no observations of their own, each with the reason."""
-        return {int(step): why for step, why in self.manifest["left_out"].items() if int(step) in self.steps}
+        return {step: why for step, why in self.manifest.left_out.items() if step in self.steps}
 
     @property
     def metrics(self) -> pl.LazyFrame:
@@ -104,5 +105,4 @@ def read_frames(path: Path) -> RunFrames:
     """The run at `path`. Raises InputError if there is none or its store schema is not this version's."""
     run = read_judged(path)
     stored = done_steps(run)
-    recorded = run.manifest.get("checkpoints", {}).keys() == {str(step) for step in stored}
-    return RunFrames(run, tuple(stored), recorded)
+    return RunFrames(run, tuple(stored), is_recorded(run, stored))

@@ -50,31 +50,29 @@ def test_unsound_steps_are_said_passed_over_or_left_out_and_recorded(planted: Pa
     assert result.exit_code == 0, result.stderr
     run = read_run(out)
     assert list(done_steps(run)) == [s for s, source in PLANTED.items() if source is not None]
-    assert list(run.manifest["left_out"]) == ["2", "8", "64"]
-    assert "same weights as step 0" in run.manifest["left_out"]["2"]
-    assert all("its weights" in run.manifest["left_out"][step] for step in ("8", "64"))
+    assert list(run.manifest.left_out) == [2, 8, 64]
+    assert "same weights as step 0" in run.manifest.left_out[2]
+    assert all("its weights" in run.manifest.left_out[step] for step in (8, 64))
     before, _, after = result.stdout.partition("run directory:")
     assert "step 1 is passed over: it holds no weights" in before and "step 2 is not sound" in before
     assert "step 1 was passed over: it holds no weights" in after
     for step in (2, 8, 64):
         assert f"step {step} is kept in the tables and left out of trajectories" in after
     assert trajectories(run)["step"].unique().sort().to_list() == [0, 4, 16, 512]
-    audit = run.manifest["audit"]
-    assert {s: v["verdict"] for s, v in audit["steps"].items() if v["verdict"] != "sound"} == {
-        "1": "missing",
-        "2": "duplicate",
-    }
-    assert audit["passed_over"] == {"1": "it holds no weights"} and audit["made"].startswith("20")
+    audit = run.manifest.audit
+    assert audit is not None
+    assert {s: v.verdict for s, v in audit.steps.items() if v.verdict != "sound"} == {1: "missing", 2: "duplicate"}
+    assert audit.passed_over == {1: "it holds no weights"} and audit.made.startswith("20")
     assert set(read_fingerprints(run, done_steps(run))) == set(done_steps(run))
 
     again = rtdyn(*track(planted, out, "--steps", "0,2,4"))
     assert again.exit_code == 0 and "3 of 3 steps are stored already" in again.stdout
-    assert read_run(out).manifest["left_out"] == run.manifest["left_out"]
-    assert set(read_run(out).manifest["audit"]["steps"]) == set(map(str, PLANTED))
+    assert read_run(out).manifest.left_out == run.manifest.left_out
+    assert set(read_run(out).manifest.as_json()["audit"]["steps"]) == set(map(str, PLANTED))
 
-    cut_off = {key: value for key, value in run.manifest.items() if key != "checkpoints"}
+    cut_off = {key: value for key, value in run.manifest.as_json().items() if key != "checkpoints"}
     (out / "manifest.json").write_text(json.dumps({**cut_off, "left_out": {}}))
-    assert read_judged(out).manifest["left_out"] == run.manifest["left_out"]
+    assert read_judged(out).manifest.left_out == run.manifest.left_out
     for step in (4, 8, 16, 64, 512):
         for table in TABLES:
             table_file(run, table, step).unlink()
@@ -125,8 +123,8 @@ def test_a_verdict_is_that_of_the_weights_that_were_analysed(tmp_path: Path) -> 
         first, again, skipping = place.track_each([*command, "4,8,16"], fewer, [*fewer, "--on-defect", "skip"])
         for ended in (first, again, skipping):
             assert ended.code == 0, ended.stderr
-        before = read_run(out).manifest["left_out"]
-        assert list(before) == ["4", "16"] and "b.safetensors" in before["16"]
+        before = read_run(out).manifest.left_out
+        assert list(before) == [4, 16] and "b.safetensors" in before[16]
         assert "step 4 is kept in the tables and left out" in first.stdout
         assert "step 16 was passed over: it holds in b.safetensors the same bytes as step 4" in skipping.stdout
         hub.branches["step16"], hub.hidden = hub.branches["step2"], {"step4"}
@@ -135,5 +133,5 @@ def test_a_verdict_is_that_of_the_weights_that_were_analysed(tmp_path: Path) -> 
     for step in (4, 16):
         assert f"step {step} is another on the Hub now; its tables and verdict stay" in moved.stdout
     assert "step 8 is another" not in moved.stdout
-    assert read_run(out).manifest["left_out"] == before
+    assert read_run(out).manifest.left_out == before
     assert list(done_steps(read_run(out))) == [2, 4, 8, 16]

@@ -156,10 +156,10 @@ def test_equal_weights_are_fetched_and_analysed_once_and_stored_for_each_step(su
     assert sent == [f"step2/{WEIGHTS}", f"step8/{WEIGHTS}", f"step1/{WEIGHTS}"]
     run = read_run(tmp_path / "run")
     records = done_steps(run)
-    assert {step: records[step]["commit"] for step in (1, 2, 4)} == commits
-    assert {step: records[step].get("copy_of") for step in (1, 2, 4, 8)} == {1: 2, 2: None, 4: 2, 8: None}
-    assert records[1]["digests"] == records[2]["digests"] == records[4]["digests"]
-    assert list(run.manifest["left_out"]) == ["2", "4"]
+    assert {step: records[step].commit for step in (1, 2, 4)} == commits
+    assert {step: records[step].copy_of for step in (1, 2, 4, 8)} == {1: 2, 2: None, 4: 2, 8: None}
+    assert records[1].digests == records[2].digests == records[4].digests
+    assert list(run.manifest.left_out) == [2, 4]
     for table in TABLES:
         copied = read_table(run, table).filter(pl.col("step") == 1)
         assert_frame_equal(copied, read_table(read_run(tmp_path / "apart"), table))
@@ -209,9 +209,9 @@ def test_weights_alone_are_read_by_ranges_and_give_the_numbers_of_whole_files(su
         ours, theirs = (read_table(run, table).drop("tokens_seen", strict=False) for run in (remote, here))
         assert_frame_equal(ours, theirs)
     records = done_steps(remote)
-    assert [records[s].get("read_by_ranges", False) for s in (1, 2, 16, 512)] == [True, True, True, False]
+    assert [records[s].read_by_ranges for s in (1, 2, 16, 512)] == [True, True, True, False]
     for step, record in done_steps(here).items():
-        assert records[step]["digests"] == record["digests"]
+        assert records[step].digests == record.digests
     metrics = read_table(here, "metrics")
     assert {"hill_alpha_tenth", "ww_alpha_in", "ww_alpha_out"} <= set(metrics["metric"])
     assert metrics.filter(pl.col("metric") == "hill_alpha_tenth")["ci_low"].null_count() == 0

@@ -24,7 +24,7 @@ from rtdyn.suites.find import find_suites, load_suites
 from rtdyn.suites.steps import parse_steps
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.evaluation import EvaluationOptions
-from rtdyn.views.wandb.rows import place
+from rtdyn.views.wandb.rows import grouping
 
 LAYER = ("--analyses", "heavytail", "--wandb", "disabled")
 ABLATION = ("--rare", "0.65:0.95", "--tokens", "8192", "--positions-per-rare", "1", "--wandb", "disabled")
@@ -142,7 +142,7 @@ def test_one_that_fails_costs_only_itself(tiny_folder: Path, tmp_path: Path) -> 
         "good-ck": [0, 4000],
         "tiny": [0, 4000],
     }
-    assert len({run.manifest["group"] for run in runs.values()}) == 1
+    assert len({run.manifest.group for run in runs.values()}) == 1
 
     weights.write_bytes(whole)
     again = rtdyn(*arguments)
@@ -155,7 +155,7 @@ def test_one_suite_behaves_as_it_always_did(tiny_folder: Path, tmp_path: Path) -
     given = ("--steps", "0", "--out", tmp_path / "run", "--analyses", "heavytail", "--wandb", "offline")
     result = rtdyn("track", "--model", "tiny", "--model", "tiny", *given)
     assert result.exit_code == 0, result.stderr
-    assert "suite 1 of" not in result.stdout and "group" not in read_run(tmp_path / "run").manifest
+    assert "suite 1 of" not in result.stdout and read_run(tmp_path / "run").manifest.group is None
     assert "W&B stopped" not in result.stdout and list((tmp_path / "run" / "wandb").glob("offline-run-*"))
 
 
@@ -168,10 +168,8 @@ def test_ablation_stands_side_by_side_and_in_one_group(tiny_folder: Path, tmp_pa
     rows = {cells[1].strip(): cells for line in table.splitlines() if len(cells := line.split("│")) > 3}
     assert rows["tiny"][2:] == rows["copy"][2:] and all("±" in cell for cell in rows["tiny"][4:7])
     manifests = [read_run(tmp_path / "out" / name).manifest for name in ("tiny", "copy")]
-    assert len({place(m).group for m in manifests}) == 1
-    for manifest in manifests:
-        del manifest["group"]
-    assert len({place(m).group for m in manifests}) == 2
+    assert len({grouping(m).group for m in manifests}) == 1
+    assert len({grouping(m.replace(group=None)).group for m in manifests}) == 2
 
 
 def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tiny_folder: Path, tmp_path: Path) -> None:

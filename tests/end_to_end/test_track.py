@@ -85,11 +85,11 @@ def test_the_run_directory_holds_what_the_design_says(whole: Path) -> None:
         ["log.jsonl", "manifest.json", *TABLES]
     )
     manifest = run.manifest
-    assert set(manifest["checkpoints"]) == {"0", "64", "1000", "4000"}
-    assert all(len(c["digests"]["model.safetensors"]) == 64 for c in manifest["checkpoints"].values())
-    assert manifest["config"]["rare"] == ["0.65:0.95"] and manifest["config"]["seed"] == 0
-    assert manifest["classes"]["rare"]["measured"] == manifest["classes"]["rare"]["positions"] >= 50
-    assert {"rtdyn", "torch", "transformers"} <= set(manifest["versions"])
+    assert set(manifest.checkpoints) == {0, 64, 1000, 4000}
+    assert all(len(c.digests["model.safetensors"]) == 64 for c in manifest.checkpoints.values())
+    assert manifest.config["rare"] == ["0.65:0.95"] and manifest.config["seed"] == 0
+    assert manifest.classes["rare"].measured == manifest.classes["rare"].positions >= 50
+    assert {"rtdyn", "torch", "transformers"} <= set(manifest.versions)
 
     neurons = read_table(run, "neurons")
     assert len(neurons) == 4 * 512
@@ -256,7 +256,7 @@ def test_duplicate_weights_are_said_and_recorded(tiny_folder: Path, tmp_path: Pa
     result = rtdyn("track", "--model", suite, "--out", out, *CHEAP, "--frequencies", counts)
     assert result.exit_code == 0, result.stderr
     assert "step 10 is kept in the tables and left out of trajectories" in result.stdout
-    assert read_run(out).manifest["left_out"] == {"10": "it holds the same weights as step 20"}
+    assert read_run(out).manifest.left_out == {10: "it holds the same weights as step 20"}
 
 
 def test_changed_weights_are_not_taken_for_the_stored_ones(tiny_folder: Path, tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_a_model_run_by_layers_gives_the_same_tables(tmp_path: Path) -> None:
     for table in TABLES:
         layered, whole = (read_table(runs[how], table) for how in ("always", "never"))
         assert_frame_equal(layered, whole, check_exact=False, rel_tol=1e-5, abs_tol=1e-7)
-    assert runs["always"].manifest["config"] == runs["never"].manifest["config"]
+    assert runs["always"].manifest.config == runs["never"].manifest.config
 
 
 def broken_suite(tiny_folder: Path, tmp_path: Path) -> Path:

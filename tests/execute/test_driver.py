@@ -11,7 +11,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from rtdyn.checkpoints.checkpoint import Checkpoint
 from rtdyn.errors import InputError
 from rtdyn.execute import driver as driving
 from rtdyn.execute.driver import Driver, earlier_tasks
@@ -19,7 +18,8 @@ from rtdyn.execute.engine import Engine, SilentError
 from rtdyn.execute.ledger import CANCELLED, begin_try, end_try, leave, read_given, tries, write_seconds
 from rtdyn.execute.task import Task, grouped
 from rtdyn.files import ASIDE
-from rtdyn.store.run import SCHEMA_VERSION, TASKS, Run, config_digest, locked, open_run, step_record, write_step
+from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
+from rtdyn.store.run import TASKS, Run, config_digest, locked, open_run, step_record, write_step
 from rtdyn.store.schema import Metric, StepTables, metric_frame
 
 STEPS = (0, 1, 2, 4)
@@ -36,7 +36,8 @@ def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     settings = {"suite": "tiny"}
-    manifest = {"schema_version": SCHEMA_VERSION, "config": settings, "config_digest": config_digest(settings)}
+    digest = config_digest(settings)
+    manifest = Manifest(schema_version=SCHEMA_VERSION, suite="tiny", config=settings, config_digest=digest)
     return open_run(tmp_path / "run", manifest)
 
 
@@ -44,7 +45,8 @@ def store(run: Run, task: Task, step: int) -> bool:
     one = begin_try(run.path, step, task.name)
     frame = pl.DataFrame({"step": [step]})
     rows = metric_frame([Metric("capture", "loss", 1.0, n=3)], step, None)
-    write_step(run, step, Checkpoint(step, run.path, f"step{step}", None, {}), StepTables(rows, frame, frame))
+    record = CheckpointRecord(revision=f"step{step}", commit=None, digests={})
+    write_step(run, step, record, StepTables(rows, frame, frame))
     write_seconds(run.path, step, {"load": float(step)})
     end_try(one, None)
     return True

@@ -477,14 +477,15 @@ def test_a_run_on_a_data_set_resumes_without_a_network_and_says_what_it_read(
     assert f"evaluation text: {address} (commit {first[:12]})" in done.stdout
     assert "row groups, drawn at random" in done.stdout and "relative standard error" in done.stdout
     manifest = read_run(tmp_path / "run").manifest
-    read, counted = manifest["evaluation"]["corpus_provenance"], manifest["frequencies"]["provenance"]
+    assert manifest.evaluation is not None and manifest.frequencies is not None
+    read, counted = manifest.evaluation.corpus_provenance, manifest.frequencies.provenance
     assert read["commit"] == counted["commit"] == first and 1 <= len(read["read"]) < 10
     assert counted["tokens"] >= 9000 and counted["blocks"] >= 2 and not counted["whole"]
-    assert manifest["frequencies"]["median_relative_se"]["common"]["value"] > 0
+    assert manifest.frequencies.median_relative_se["common"].value > 0
     place.hub.put(repo, {"a.parquet": parquet(texts[::-1], 20)})
     again = track(HF_HUB_OFFLINE="1")
     assert again.returncode == 0 and "1 of 1 steps are stored already" in again.stdout, again.stderr
-    assert read_run(tmp_path / "run").manifest["config"] == manifest["config"]
+    assert read_run(tmp_path / "run").manifest.config == manifest.config
     # the moved branch, where nothing was kept, is another run
     elsewhere = track(HF_HOME=str(tmp_path / "elsewhere"))
     assert elsewhere.returncode == 3 and "made with other settings: corpus" in elsewhere.stderr

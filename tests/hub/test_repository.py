@@ -121,15 +121,16 @@ def test_a_hub_suite_gives_the_tables_of_the_same_local_folder(tracked: Path, lo
 
 
 def test_the_manifest_says_which_bytes_were_read(tracked: Path, suite: Path, hub: LoopbackHub) -> None:
-    checkpoints = read_run(tracked).manifest["checkpoints"]
-    assert set(checkpoints) == {"0", "512", "4000"}
+    checkpoints = read_run(tracked).manifest.checkpoints
+    assert set(checkpoints) == {0, 512, 4000}
     shards = {f.name for f in (suite / "step4000").glob("model*")}
-    weights = {"0": {"model.safetensors"}, "512": {"pytorch_model.bin"}, "4000": shards}
+    weights = {0: {"model.safetensors"}, 512: {"pytorch_model.bin"}, 4000: shards}
     assert len(shards) > 3
     for step, names in weights.items():
         folder = suite / f"step{step}"
         digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-        assert checkpoints[step] == {"revision": folder.name, "commit": hub.commit(folder.name), "digests": digests}
+        record = {"revision": folder.name, "commit": hub.commit(folder.name), "digests": digests}
+        assert checkpoints[step].as_json() == record
 
 
 def test_only_the_files_of_an_analysis_are_requested(tracked: Path, suite: Path, hub: LoopbackHub) -> None:
@@ -168,7 +169,7 @@ def test_a_cached_suite_needs_no_server(
     assert place.files_in_cache() == before
     for name in ("online", "offline"):
         assert_same(tables(tmp_path / name), local)
-        assert read_run(tmp_path / name).manifest["checkpoints"] == read_run(tracked).manifest["checkpoints"]
+        assert read_run(tmp_path / name).manifest.checkpoints == read_run(tracked).manifest.checkpoints
     assert_refused(ended[2], "loopback/unknown, revision step4000 is not in the cache and HF_HUB_OFFLINE is set")
     assert not (tmp_path / "uncached").exists()
 
@@ -314,7 +315,7 @@ def test_a_step_that_is_not_there_is_passed_over_and_said(refusals: Refusals) ->
     assert ended.code == 0, ended.stderr
     assert "step 2 was passed over: it holds no weights" in ended.stdout
     assert "step 8 was passed over: there is no revision step8" in ended.stdout
-    assert set(read_run(refusals.place.folder / "apart" / "run").manifest["checkpoints"]) == {"512"}
+    assert set(read_run(refusals.place.folder / "apart" / "run").manifest.checkpoints) == {512}
     failing = refusals.ended["failing"]
     assert_refused(failing, "step 2: it holds no weights (and 1 more steps are not sound)")
     assert not (refusals.place.folder / "apart" / "failing").exists()

@@ -12,13 +12,13 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
-from rtdyn.checkpoints.checkpoint import Checkpoint
 from rtdyn.cli import main
 from rtdyn.errors import InputError
 from rtdyn.judge.baseline import COLUMNS, Baseline, Rule, baseline_of, read_baseline, write_baseline
 from rtdyn.judge.check import Comparison, compare
 from rtdyn.judge.tolerances import DEFAULT_RULES
-from rtdyn.store.run import SCHEMA_VERSION, Run, config_digest, open_run, write_step
+from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
+from rtdyn.store.run import Run, config_digest, open_run, write_step
 from rtdyn.store.schema import Metric, StepTables, metric_frame
 from rtdyn.views.terminal.findings import github_annotations, write_junit
 
@@ -176,11 +176,10 @@ ROWS = [
 def stored(path: Path, rows: list[Metric] = ROWS, steps: tuple[int, ...] = (0, 8), seed: int = 0) -> Run:
     """A run directory with the same rows at every step."""
     config = {"suite": "mine", "location": str(path), "rtdyn": "1", "seed": seed, "device": "cpu"}
-    manifest: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "suite": "mine", "config": config}
-    manifest |= {"config_digest": config_digest(config), "versions": {"rtdyn": "1"}, "checkpoints": {}, "left_out": {}}
-    run = open_run(path, manifest)
+    manifest = Manifest(schema_version=SCHEMA_VERSION, suite="mine", config=config, config_digest=config_digest(config))
+    run = open_run(path, manifest.replace(versions={"rtdyn": "1"}))
     for step in steps:
-        checkpoint = Checkpoint(step, path, f"step{step}", None, {"model.safetensors": "0" * 64})
+        checkpoint = CheckpointRecord(revision=f"step{step}", commit=None, digests={"model.safetensors": "0" * 64})
         plain = pl.DataFrame({"step": [step]})
         write_step(run, step, checkpoint, StepTables(metric_frame(rows, step, None), plain, plain))
     return run

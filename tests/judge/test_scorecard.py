@@ -15,10 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from store.test_run import manifest
+from store.test_run import manifest, record
 
 from rtdyn.capture.forward_pass import Capture
-from rtdyn.checkpoints.checkpoint import Checkpoint
 from rtdyn.errors import InputError
 from rtdyn.judge.claims import CLAIMS
 from rtdyn.judge.scorecard import CONTRADICTED, SUPPORTED, UNDETERMINED, ClaimRow, scorecard
@@ -70,12 +69,12 @@ def measured(step: int) -> list[Metric]:
 
 def planted(path: Path, change: Change = lambda row, step: row, steps: tuple[int, ...] = STEPS, **more: Any) -> Run:
     """A run of `measured` steps, each row changed or, where the change gives None, left out."""
-    run = open_run(path, {**manifest(), "left_out": {}, **more})
+    run = open_run(path, manifest().replace(**more))
     for step in steps:
         rows = [new for row in measured(step) if (new := change(row, step)) is not None]
         empty = pl.DataFrame({"step": [step]})
         tables = StepTables(metric_frame(rows, step, step * 10), empty, empty)
-        write_step(run, step, Checkpoint(step, run.path, f"step{step}", None, {"m": str(step)}), tables)
+        write_step(run, step, record(step, m=str(step)), tables)
     return run
 
 
@@ -281,11 +280,11 @@ def test_a_gated_mlps_matrices_are_judged_each_for_itself(tmp_path: Path) -> Non
         up = replace(row, metric="hill_alpha_half_up", value=5.0, ci_low=4.0, ci_high=6.0)
         return [replace(row, metric="hill_alpha_half_gate"), up]
 
-    run = open_run(tmp_path / "run", {**manifest(), "left_out": {}})
+    run = open_run(tmp_path / "run", manifest())
     for step in STEPS:
         frame = metric_frame([new for row in measured(step) for new in gated(row, step)], step, step)
         empty = pl.DataFrame({"step": [step]})
-        write_step(run, step, Checkpoint(step, run.path, f"step{step}", None, {}), StepTables(frame, empty, empty))
+        write_step(run, step, record(step), StepTables(frame, empty, empty))
     gate, up = rows_of(run, "heavy-tailed")
     assert (gate.matrix, gate.verdict, up.matrix, up.verdict) == ("gate", SUPPORTED, "up", CONTRADICTED)
     assert gate.checks[0].metric == "hill_alpha_half_gate" and up.checks[0].value == 5.0
@@ -319,11 +318,11 @@ def test_the_last_sound_step_counts(tmp_path: Path) -> None:
     run = planted(
         tmp_path / "run",
         lambda row, step: change(row, step) if step == 64 else row,
-        left_out={"64": "it holds the same weights as step 0"},
+        left_out={64: "it holds the same weights as step 0"},
     )
     row = rows_of(run, "layer-effect")[0]
     assert (row.verdict, row.step) == (SUPPORTED, 32)
-    few = planted(tmp_path / "few", steps=(0, 1, 64), left_out={"64": "why"})
+    few = planted(tmp_path / "few", steps=(0, 1, 64), left_out={64: "why"})
     with pytest.raises(InputError, match="fewer than 3 distinct steps"):
         scorecard(few)
 
@@ -393,11 +392,11 @@ def test_a_scorecard_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, m
 def test_the_bundled_checkpoints_give_an_open_scorecard_without_the_analyses(
     captured: Callable[[int], Capture], tmp_path: Path
 ) -> None:
-    run = open_run(tmp_path / "run", {**manifest(), "left_out": {}})
+    run = open_run(tmp_path / "run", manifest())
     for step in (1, 512, 4000):
         frame = metric_frame(loss_metrics(captured(step), 256), step, step)
         empty = pl.DataFrame({"step": [step]})
-        write_step(run, step, Checkpoint(step, run.path, f"step{step}", None, {}), StepTables(frame, empty, empty))
+        write_step(run, step, record(step), StepTables(frame, empty, empty))
     rows = scorecard(run)
     assert {row.verdict for row in rows} == {UNDETERMINED} and all(row.emerged is None for row in rows)
     assert all("was not asked for" in row.reason for row in rows)

@@ -10,10 +10,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from rtdyn.checkpoints.checkpoint import Checkpoint
 from rtdyn.errors import InputError
+from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
 from rtdyn.store.run import (
-    SCHEMA_VERSION,
     Run,
     config_digest,
     done_steps,
@@ -27,10 +26,14 @@ from rtdyn.store.run import (
 from rtdyn.store.schema import METRIC_SCHEMA, TABLES, Metric, StepTables, metric_frame
 
 
-def manifest(**config: object) -> dict[str, object]:
+def manifest(**config: object) -> Manifest:
     settings = {"suite": "tiny", "seed": 0, **config}
     digest = config_digest(settings)
-    return {"schema_version": SCHEMA_VERSION, "suite": "tiny", "config": settings, "config_digest": digest}
+    return Manifest(schema_version=SCHEMA_VERSION, suite="tiny", config=settings, config_digest=digest)
+
+
+def record(step: int, **digests: str) -> CheckpointRecord:
+    return CheckpointRecord(revision=f"step{step}", commit=None, digests=digests)
 
 
 def tables(step: int) -> StepTables:
@@ -40,14 +43,14 @@ def tables(step: int) -> StepTables:
 
 
 def store(run: Run, step: int, digest: str = "d") -> None:
-    write_step(run, step, Checkpoint(step, run.path, f"step{step}", None, {"model.safetensors": digest}), tables(step))
+    write_step(run, step, record(step, model=digest), tables(step))
 
 
 def test_a_step_is_done_when_all_its_files_are_there(tmp_path: Path) -> None:
     run = open_run(tmp_path / "run", manifest())
     store(run, 1000), store(run, 2)
     assert list(done_steps(run)) == [2, 1000]
-    assert done_steps(run)[2] == {"revision": "step2", "commit": None, "digests": {"model.safetensors": "d"}}
+    assert done_steps(run)[2] == record(2, model="d")
     table_file(run, "windows", 2).unlink()
     assert list(done_steps(run)) == [1000]
     table_file(run, "neurons", 1000).write_bytes(b"PAR1 cut")
@@ -110,7 +113,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_schema_is_refused_by_version(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text(json.dumps({**manifest(), "schema_version": 99}))
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest().replace(schema_version=99).as_json()))
     with pytest.raises(InputError, match=f"schema 99; this rtdyn reads schema {SCHEMA_VERSION}"):
         read_run(tmp_path)
     (tmp_path / "manifest.json").write_text("[")

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rtdyn.checkpoints.checkpoint import Checkpoint
-from rtdyn.files import write_json
-from rtdyn.store.run import SCHEMA_VERSION, config_digest, open_run, write_step
+from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
+from rtdyn.store.run import Run, config_digest, open_run, write_manifest, write_step
 from rtdyn.store.schema import Metric, StepTables, metric_frame
 from rtdyn.tables.curves import curve_table
 
@@ -31,11 +30,15 @@ def synthetic_run(
     """Writes a run of steps 0, 1, 2, 4, … 512, 1000, 2000, … and returns its directory."""
     schedule = [0, *(2**k for k in range(10)), *range(1000, 1000 * steps, 1000)][:steps]
     config = {"suite": suite, "seed": seed, "rank_by": "mean_abs", "analyses": ["ablation"]}
-    manifest: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION, "suite": suite, "config": config, "config_digest": config_digest(config),
-        "checkpoints": {}, "left_out": {str(s): why for s, why in (left_out or {}).items()},
-    }  # fmt: skip
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        suite=suite,
+        config=config,
+        config_digest=config_digest(config),
+        left_out=left_out or {},
+    )
     run = open_run(path, manifest)
+    checkpoints = {}
     rng = np.random.default_rng(seed)
     gain = rng.lognormal(0, 0.8, neurons)
     empty = pl.DataFrame({"step": []}, schema={"step": pl.Int64})
@@ -43,9 +46,10 @@ def synthetic_run(
         frame = _neurons(step, gain, rng)
         metrics = metric_frame(_metrics(step, frame, rng), step, step * 2**21)
         tables = StepTables(metrics, frame, empty, curves=curve_table(step, _curves(frame, heads, rng)))
-        checkpoint = Checkpoint(step, path, f"step{step}", None, {"model.safetensors": f"{step:064x}"})
-        write_step(run, step, checkpoint, tables)
-    write_json(path / "manifest.json", manifest | {"checkpoints": {str(s): {} for s in schedule}})
+        digests = {"model.safetensors": f"{step:064x}"}
+        checkpoints[step] = CheckpointRecord(revision=f"step{step}", commit=None, digests=digests)
+        write_step(run, step, checkpoints[step], tables)
+    write_manifest(Run(path, manifest.replace(checkpoints=checkpoints)))
     return path
 
 

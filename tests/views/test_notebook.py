@@ -19,7 +19,8 @@ from rtdyn.cli import main
 from rtdyn.errors import InputError
 from rtdyn.judge.scorecard import scorecard
 from rtdyn.judge.scorecard_frame import claim_frame
-from rtdyn.store.run import SCHEMA_VERSION, read_run, read_table, table_file
+from rtdyn.store.manifest import SCHEMA_VERSION
+from rtdyn.store.run import read_run, read_table, table_file
 from rtdyn.store.schema import TABLES
 
 STEPS = (0, 512, 2000, 4000)

@@ -18,16 +18,13 @@ from rtdyn.analyses.regimes.evidence import bootstrap
 from rtdyn.analyses.regimes.fit import Regimes, fit_regimes
 from rtdyn.analyses.statistics import CLEAR_SE, clustered_se
 from rtdyn.names import BOOST, DECAY, MATCHED, PLATEAU, POWER_LAW, RANDOM, RARE, SELECTED, SUPPRESS, TOP
+from rtdyn.store.schema import STABLE
 from rtdyn.undefined import Undefined
 
 TOP_SHARE = 0.01
 
 
 MIN_TOP = 32
-
-
-STABLE = 0.5
-"""Plateau neurons are members in more than this share of the bootstrap."""
 
 
 GROUPS = (PLATEAU, TOP, BOOST, SUPPRESS, POWER_LAW, DECAY)

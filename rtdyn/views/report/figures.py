@@ -7,21 +7,24 @@ from collections.abc import Callable, Sequence
 from matplotlib.figure import Figure
 
 from rtdyn.errors import InputError, UsageError
+from rtdyn.undefined import Undefined
 from rtdyn.views.report.panels import JudgedPanels, judged_panels
 from rtdyn.views.report.plots.influence import compare_rank_influence, rank_influence, regime_sizes
 from rtdyn.views.report.plots.lines import attention_profiles, compare_attention, spectra
 from rtdyn.views.report.plots.neurons import heat_map, neuron_table
 from rtdyn.views.report.plots.trajectories import emergence_panel
-from rtdyn.views.report.run_tables import Shown
+from rtdyn.views.report.run_tables import RunTables
 
-TOO_FEW = "fewer than three distinct steps are stored; a trajectory needs more"
+TOO_FEW = Undefined("fewer than three distinct steps are stored; a trajectory needs more")
 CURVE_STEPS = 4
 """Steps whose rank–influence curves are drawn, unless they are named."""
-Drawing = Callable[[], Figure | str]
+Drawing = Callable[[], Figure | Undefined]
 """Draws a figure, or says why there is none."""
 
 
-def figures(runs: Sequence[Shown], judged: Sequence[JudgedPanels], at: Sequence[Sequence[int]]) -> dict[str, Drawing]:
+def figures(
+    runs: Sequence[RunTables], judged: Sequence[JudgedPanels], at: Sequence[Sequence[int]]
+) -> dict[str, Drawing]:
     """Each figure by name, not drawn yet.
 
     judged: each run's lines, from `judged_panels`. at: each run's steps; what shows one step shows the last of them.
@@ -29,7 +32,7 @@ def figures(runs: Sequence[Shown], judged: Sequence[JudgedPanels], at: Sequence[
     """
     last = [steps[-1] for steps in at]
 
-    def emergence() -> Figure | str:
+    def emergence() -> Figure | Undefined:
         return emergence_panel(runs, judged) if all(run.has_trajectories for run in runs) else TOO_FEW
 
     shared: dict[str, Drawing] = {
@@ -52,7 +55,7 @@ def figures(runs: Sequence[Shown], judged: Sequence[JudgedPanels], at: Sequence[
     }
 
 
-def one_figure(shown: Shown, name: str, at: Sequence[int] | None) -> Figure:
+def one_figure(shown: RunTables, name: str, at: Sequence[int] | None) -> Figure:
     """The figure of a run's report that has this name; at: stored steps, by default those of a report.
 
     Raises UsageError for a name or step that is not there, InputError where the run holds nothing to draw.
@@ -65,6 +68,6 @@ def one_figure(shown: Shown, name: str, at: Sequence[int] | None) -> Figure:
     if name not in known:
         raise UsageError(f"no figure is called {name!r}; there are {', '.join(known)}")
     figure = known[name]()
-    if isinstance(figure, str):
-        raise InputError(f"{name} cannot be drawn: {figure}")
+    if isinstance(figure, Undefined):
+        raise InputError(f"{name} cannot be drawn: {figure.reason}")
     return figure

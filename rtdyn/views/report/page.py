@@ -17,25 +17,22 @@ import polars as pl
 
 from rtdyn import __version__
 from rtdyn.errors import InputError
+from rtdyn.judge.observations import is_recorded
 from rtdyn.judge.scorecard import ClaimRow, scorecard
 from rtdyn.names import ANALYSES, PLATEAU
+from rtdyn.store.manifest import AuditRecord, CheckpointRecord, Manifest
 from rtdyn.store.run import Run, done_steps
-from rtdyn.views.notebook import RunFrames
+from rtdyn.undefined import Undefined
 from rtdyn.views.report.page_data import THINNING, page_data
 from rtdyn.views.report.panels import JudgedPanels, undefined_lines
 from rtdyn.views.report.plots.influence import NO_INFLUENCE
 from rtdyn.views.report.plots.neurons import TABLE_COLUMNS
-from rtdyn.views.report.run_tables import Shown
+from rtdyn.views.report.run_tables import RunTables
 from rtdyn.views.terminal.scorecard import CELLS, claim_cells
 from rtdyn.views.terminal.summary import CAUTION, summary_rows
 
 
-def page(
-    runs: Sequence[RunFrames],
-    shown: Sequence[Shown],
-    judged: Sequence[JudgedPanels],
-    missing: Mapping[str, str],
-) -> str:
+def page(shown: Sequence[RunTables], judged: Sequence[JudgedPanels], missing: Mapping[str, str]) -> str:
     """The page of one run, or of several that share its charts.
 
     judged: each run's lines, from `judged_panels`. missing: figures that were not drawn, with reasons.
@@ -47,9 +44,9 @@ def page(
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))
     return template.render(
-        title=", ".join(one.label for one in shown),
+        title=", ".join(tables.label for tables in shown),
         single=len(shown) == 1,
-        runs=[_about(run, one) for run, one in zip(runs, shown, strict=True)],
+        runs=[_about(tables) for tables in shown],
         has=_sections(data),
         missing=missing,
         caution=CAUTION,
@@ -81,37 +78,37 @@ def _sections(data: Mapping[str, Any]) -> dict[str, bool]:
     }
 
 
-def _about(opened: RunFrames, shown: Shown) -> dict[str, Any]:
+def _about(shown: RunTables) -> dict[str, Any]:
     """One run's tables of text."""
-    run, manifest = opened.run, opened.manifest
+    run, manifest, stored = shown.run, shown.run.manifest, done_steps(shown.run)
     classes, rows = summary_rows(shown.metrics.filter(pl.col("step") == shown.last))
-    claims, why_none = _claims(run) if shown.classes else ([], NO_INFLUENCE)
-    asked = manifest["config"].get("analyses", [])
+    claims = _claims(run) if shown.classes else NO_INFLUENCE
+    asked = manifest.config.get("analyses", [])
     return {
         "label": shown.label,
         "last": shown.last,
         "span": _span(shown.steps),
         "classes": classes,
         "rows": rows,
-        "claims": claims,
-        "why_no_claims": why_none,
+        "claims": [] if isinstance(claims, Undefined) else claims,
+        "why_no_claims": claims.reason if isinstance(claims, Undefined) else "",
         "left_out": shown.left_out,
-        "recorded": opened.is_recorded,
-        "audit": _audit(manifest),
+        "recorded": is_recorded(run, stored),
+        "audit": _audit(manifest.audit),
         "not_asked": [name for name in ANALYSES if name not in asked],
         "undefined": undefined_lines(shown) if shown.has_trajectories else {},
         "provenance": _provenance(manifest, str(run.path)),
-        "config": {key: json.dumps(value, ensure_ascii=False) for key, value in manifest["config"].items()},
-        "token_classes": manifest.get("classes", {}),
+        "config": {key: json.dumps(value, ensure_ascii=False) for key, value in manifest.config.items()},
+        "token_classes": manifest.classes,
         "checkpoints": [
             {
                 "step": step,
-                "revision": record["revision"],
-                "commit": record["commit"] or "—",
-                "digests": ", ".join(f"{name} {digest[:16]}" for name, digest in record["digests"].items()),
+                "revision": record.revision,
+                "commit": record.commit or "—",
+                "digests": ", ".join(f"{name} {digest[:16]}" for name, digest in record.digests.items()),
                 "note": _note(record),
             }
-            for step, record in done_steps(run).items()
+            for step, record in stored.items()
         ],
     }
 
@@ -122,55 +119,54 @@ def _span(steps: Sequence[int]) -> str:
     return f"{len(steps)} steps stored, {steps[0]:,} to {steps[-1]:,}"
 
 
-def _note(record: Mapping[str, Any]) -> str:
-    copied = f"the same weights as step {record['copy_of']}, whose tables were copied" if "copy_of" in record else ""
-    ranges = "read by ranges, which a digest cannot verify" if record.get("read_by_ranges") else ""
+def _note(record: CheckpointRecord) -> str:
+    copied = "" if record.copy_of is None else f"the same weights as step {record.copy_of}, whose tables were copied"
+    ranges = "read by ranges, which a digest cannot verify" if record.read_by_ranges else ""
     return "; ".join(filter(None, (copied, ranges)))
 
 
-def _audit(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+def _audit(audit: AuditRecord | None) -> dict[str, Any] | None:
     """What the audit before the run found; None where none is recorded."""
-    record = manifest.get("audit")
-    if not record:
+    if audit is None:
         return None
-    passed_over = record.get("passed_over", {})
-    verdicts = record.get("steps", {})
+    verdicts, passed_over = audit.steps, audit.passed_over
     return {
-        "made": record["made"],
+        "made": audit.made,
         "audited": len(verdicts),
-        "sound": sum(v["verdict"] == "sound" for v in verdicts.values()),
-        "findings": record.get("findings", []),
+        "sound": sum(v.verdict == "sound" for v in verdicts.values()),
+        "findings": audit.findings,
         "unsound": {
-            step: f"{v['verdict']}: {'; '.join(v['reasons'])}" + (", passed over" if step in passed_over else "")
+            step: f"{v.verdict}: {'; '.join(v.reasons)}" + (", passed over" if step in passed_over else "")
             for step, v in verdicts.items()
-            if v["verdict"] != "sound"
+            if v.verdict != "sound"
         }
         | {step: f"{why}, passed over" for step, why in passed_over.items() if step not in verdicts},
     }
 
 
-def _claims(run: Run) -> tuple[list[dict[str, Any]], str]:
+def _claims(run: Run) -> list[dict[str, Any]] | Undefined:
     """The scorecard's rows, or why there are none."""
     try:
-        return [_claim(row) for row in scorecard(run)], ""
+        return [_claim(row) for row in scorecard(run)]
     except InputError as error:
-        return [], str(error)
+        return Undefined(str(error))
 
 
 def _claim(row: ClaimRow) -> dict[str, Any]:
     return {"cells": claim_cells(row), "text": row.text, "source": row.source, "reason": row.reason, "at": row.step}
 
 
-def _provenance(manifest: Mapping[str, Any], path: str) -> dict[str, str]:
+def _provenance(manifest: Manifest, path: str) -> dict[str, str]:
+    text, counts = manifest.evaluation, manifest.frequencies
     return {
-        "suite": str(manifest["suite"]),
-        "location": str(manifest.get("location", "—")),
-        "command": str(manifest.get("command") or "not recorded: the run was not started from the command line"),
+        "suite": manifest.suite,
+        "location": manifest.location or "—",
+        "command": manifest.command or "not recorded: the run was not started from the command line",
         "run directory": path,
-        "configuration digest": str(manifest["config_digest"]),
-        "evaluation text": _listed(manifest.get("evaluation", {})) or "none",
-        "reference counts": _listed(manifest.get("frequencies", {})) or "none",
-        "versions": _listed(manifest.get("versions", {})) or "—",
+        "configuration digest": manifest.config_digest,
+        "evaluation text": "none" if text is None else _listed(text.as_json()),
+        "reference counts": "none" if counts is None else _listed(counts.as_json()),
+        "versions": _listed(manifest.versions) or "—",
         "report made by": f"rtdyn {__version__}",
     }
 

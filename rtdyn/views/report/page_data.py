@@ -15,9 +15,10 @@ import numpy as np
 import polars as pl
 
 from rtdyn.judge.series import Series
-from rtdyn.names import DECAY, PLATEAU, POWER_LAW
-from rtdyn.tables.curves import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
-from rtdyn.views.report.panels import PANELS, Judged, JudgedPanels
+from rtdyn.names import COMMON, DECAY, PLATEAU, POWER_LAW, RARE
+from rtdyn.store.schema import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
+from rtdyn.undefined import Undefined
+from rtdyn.views.report.panels import PANELS, JudgedLine, JudgedPanels
 from rtdyn.views.report.plots.influence import fitted_segments, plateau_intervals, ranked_influence, verdict
 from rtdyn.views.report.plots.lines import HEADS, drawn_heads
 from rtdyn.views.report.plots.neurons import (
@@ -31,7 +32,7 @@ from rtdyn.views.report.plots.neurons import (
 )
 from rtdyn.views.report.plots.style import COLOURS, run_colour
 from rtdyn.views.report.plots.trajectories import null_band
-from rtdyn.views.report.run_tables import COMMON, RARE, Shown
+from rtdyn.views.report.run_tables import RunTables
 
 RANKS = 160
 FIGURES = 4
@@ -45,7 +46,7 @@ THINNING = (
 )
 
 
-def page_data(runs: Sequence[Shown], judged: Sequence[JudgedPanels]) -> dict[str, Any]:
+def page_data(runs: Sequence[RunTables], judged: Sequence[JudgedPanels]) -> dict[str, Any]:
     """Everything the page's script draws; a run's arrays are in the order of its `steps`.
 
     judged: each run's lines by panel, from `judged_panels`.
@@ -68,7 +69,7 @@ def page_data(runs: Sequence[Shown], judged: Sequence[JudgedPanels]) -> dict[str
     }
 
 
-def _run(run: Shown, judged: JudgedPanels, index: int, single: bool) -> dict[str, Any]:
+def _run(run: RunTables, judged: JudgedPanels, index: int, single: bool) -> dict[str, Any]:
     mapped = single and bool(run.classes)
     tokens = dict(run.metrics.select("step", "tokens_seen").unique("step").iter_rows())
     return {
@@ -104,16 +105,16 @@ def _columns(frame: pl.DataFrame, *names: str) -> dict[str, list[float | None]]:
     return {name: numbers(frame[name]) for name in names}
 
 
-def _influence(run: Shown, token_class: str) -> dict[str, Any]:
+def _influence(run: RunTables, token_class: str) -> dict[str, Any]:
     ranks = thinned(run.neurons["neuron"].n_unique(), RANKS)
     steps = []
     for step in run.steps:
-        found = ranked_influence(run, step, token_class)[(ranks - 1).tolist()]
+        ranked = ranked_influence(run, step, token_class)[(ranks - 1).tolist()]
         fit = fitted_segments(run, step, token_class)
         steps.append(
             {
-                **_columns(found, "influence", "se"),
-                "neuron": found["neuron"].to_list(),
+                **_columns(ranked, "influence", "se"),
+                "neuron": ranked["neuron"].to_list(),
                 "fit": {name: [numbers(ends), numbers(values)] for name, (ends, values) in fit.items()},
                 "verdict": verdict(run, step, token_class),
             }
@@ -121,9 +122,9 @@ def _influence(run: Shown, token_class: str) -> dict[str, Any]:
     return {"ranks": ranks.tolist(), "steps": steps}
 
 
-def _judged(judged: Judged) -> dict[str, Any]:
-    emerged, changes = judged.emerged, judged.changes
-    flawed = judged.left_out
+def _judged(judged: JudgedLine) -> dict[str, Any]:
+    emerged, changes, flawed = judged.emerged, judged.changes, judged.left_out
+    changed = [] if isinstance(changes, Undefined) else zip(changes.after, changes.steps, strict=True)
     return {
         "label": judged.line.label,
         "colour": judged.line.colour,
@@ -133,7 +134,7 @@ def _judged(judged: Judged) -> dict[str, Any]:
         "emerged": None
         if emerged is None
         else {"step": emerged.step, "after": emerged.after, "reason": emerged.reason},
-        "changes": [] if isinstance(changes, str) else list(map(list, zip(changes.after, changes.steps, strict=True))),
+        "changes": list(map(list, changed)),
     }
 
 
@@ -146,12 +147,12 @@ def _arrays(s: Series) -> dict[str, Any]:
     return {"steps": s.steps.tolist()} | {name: numbers(v) for name, v in arrays.items() if np.isfinite(v).any()}
 
 
-def _sizes(run: Shown, token_class: str) -> dict[str, list[Any]]:
+def _sizes(run: RunTables, token_class: str) -> dict[str, list[Any]]:
     rows = run.metrics.filter(analysis="regimes", token_class=token_class)
     result: dict[str, list[Any]] = {}
     for name in (PLATEAU, POWER_LAW, DECAY):
-        found = dict(rows.filter(metric=f"{name}_fraction").select("step", "value").iter_rows())
-        result[name] = numbers(found.get(step) for step in run.steps)
+        by_step = dict(rows.filter(metric=f"{name}_fraction").select("step", "value").iter_rows())
+        result[name] = numbers(by_step.get(step) for step in run.steps)
     result["raised"] = [bool(run.value(step, "raised", token_class)) for step in run.steps]
     ends = {step: (low, high) for step, low, high in plateau_intervals(run, token_class).iter_rows()}
     for place, end in enumerate(("low", "high")):
@@ -159,7 +160,7 @@ def _sizes(run: Shown, token_class: str) -> dict[str, list[Any]]:
     return result
 
 
-def _attention(run: Shown) -> list[dict[str, Any]]:
+def _attention(run: RunTables) -> list[dict[str, Any]]:
     """A record a layer and head, with lines by class for each step; steps without profiles are null."""
     profiles = run.curves.filter(kind=ATTENTION)
     if not profiles.height:
@@ -168,8 +169,8 @@ def _attention(run: Shown) -> list[dict[str, Any]]:
     result = []
     for layer in profiles["layer"].unique().sort():
         for head in drawn_heads(last, layer):
-            own = profiles.filter(layer=layer, head=head).sort("x")
-            by_step = own.partition_by("step", as_dict=True)
+            profile = profiles.filter(layer=layer, head=head).sort("x")
+            by_step = profile.partition_by("step", as_dict=True)
             result.append(
                 {
                     "layer": layer,
@@ -190,12 +191,12 @@ def _attention(run: Shown) -> list[dict[str, Any]]:
     return result
 
 
-def _spectra(run: Shown) -> list[dict[str, Any]]:
+def _spectra(run: RunTables) -> list[dict[str, Any]]:
     """A record a group and input matrix, with a list of the two halves' lines for each step."""
     lines = run.curves.filter(pl.col("kind").str.starts_with(EIGENVALUE))
     result = []
-    for (group, kind), own in sorted(lines.partition_by("group", "kind", as_dict=True).items()):
-        by_step = own.sort("half", "x").partition_by("step", "half", as_dict=True)
+    for (group, kind), eigenvalues in sorted(lines.partition_by("group", "kind", as_dict=True).items()):
+        by_step = eigenvalues.sort("half", "x").partition_by("step", "half", as_dict=True)
         steps = [
             [_thin(by_step[(s, half)]) for half in (0, 1) if (s, half) in by_step]
             for s in run.steps
@@ -211,7 +212,7 @@ def _thin(line: pl.DataFrame) -> dict[str, list[float | None]]:
     return _columns(positive, "x", "value", "low", "high", "fit")
 
 
-def _map(run: Shown) -> dict[str, Any]:
+def _map(run: RunTables) -> dict[str, Any]:
     neurons = heat_map_neurons(run)
     logs = np.log10(influence_matrix(run, neurons))
     low, high = float(np.nanmin(logs)), float(np.nanmax(logs))

@@ -11,9 +11,11 @@ import polars as pl
 
 from rtdyn.errors import InputError
 from rtdyn.judge.change_points import ChangePoints, change_points
-from rtdyn.judge.emergence import Emergence, emergence, emergence_of_intervals
+from rtdyn.judge.emergence import Emergence, beyond_p, emergence
 from rtdyn.judge.series import NOT_STORED, Selection, Series, series
-from rtdyn.views.report.run_tables import COMMON, RARE, Shown
+from rtdyn.names import COMMON, PLATEAU, RARE, TOP
+from rtdyn.undefined import Undefined
+from rtdyn.views.report.run_tables import RunTables
 
 Scale = Literal["linear", "log", "symlog"]
 Effect = Literal["null", "value is p", "above 0", "none"]
@@ -21,7 +23,7 @@ Effect = Literal["null", "value is p", "above 0", "none"]
 
 
 @dataclass(frozen=True)
-class Line:
+class PanelLine:
     """One series of a panel."""
 
     label: str
@@ -42,40 +44,40 @@ class Panel:
     title: str
     unit: str
     scale: Scale
-    lines: tuple[Line, ...]
+    lines: tuple[PanelLine, ...]
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedLine:
     """One line with its series."""
 
-    line: Line
+    line: PanelLine
     series: Series
     """Over the sound steps."""
     left_out: Series | None
     """Over the steps that trajectories leave out; None where there are none."""
     emerged: Emergence | None
     """None where no effect is looked for."""
-    changes: ChangePoints | str
+    changes: ChangePoints | Undefined
 
 
-JudgedPanels = Mapping[str, Sequence[Judged]]
+JudgedPanels = Mapping[str, Sequence[JudgedLine]]
 """By panel name, its lines."""
 
 
-def _by_class(analysis: str, metric: str, effect: Effect = "none") -> tuple[Line, ...]:
-    return tuple(Line(c, Selection(analysis, metric, c), effect, c) for c in (RARE, COMMON))
+def _by_class(analysis: str, metric: str, effect: Effect = "none") -> tuple[PanelLine, ...]:
+    return tuple(PanelLine(c, Selection(analysis, metric, c), effect, c) for c in (RARE, COMMON))
 
 
 def _by_group(
-    analysis: str, metric: str, null: str = "matched", groups: tuple[str, ...] = ("top", "plateau")
-) -> tuple[Line, ...]:
-    return tuple(Line(g, Selection(analysis, metric, RARE, g, null), "null", g) for g in groups)
+    analysis: str, metric: str, null: str = "matched", groups: tuple[str, ...] = (TOP, PLATEAU)
+) -> tuple[PanelLine, ...]:
+    return tuple(PanelLine(g, Selection(analysis, metric, RARE, g, null), "null", g) for g in groups)
 
 
-def _by_layer(metric: str, null: str, group: str | None = None) -> tuple[Line, ...]:
+def _by_layer(metric: str, null: str, group: str | None = None) -> tuple[PanelLine, ...]:
     return tuple(
-        Line(
+        PanelLine(
             "last layer" if k == -1 else "layer before",
             Selection("routing", metric, RARE, group, null),
             "null",
@@ -86,10 +88,10 @@ def _by_layer(metric: str, null: str, group: str | None = None) -> tuple[Line, .
     )
 
 
-def _of_layer(metric: str, *matrices: str) -> tuple[Line, ...]:
+def _of_layer(metric: str, *matrices: str) -> tuple[PanelLine, ...]:
     """A line for each matrix of the final MLP that a metric names; without a name it is the only one that reads."""
     return tuple(
-        Line(
+        PanelLine(
             m or "in", Selection("heavytail", metric + (m and f"_{m}")), colour=f"matrix {m or 'in'}", whole_layer=True
         )
         for m in matrices
@@ -105,10 +107,10 @@ PANELS: tuple[Panel, ...] = (
     Panel("excess", "Excess of the top", "log units", "linear", _by_class("regimes", "excess", "above 0")),
     Panel("shape-p", "Largest shape p", "", "log", _by_class("regimes", "shape_p_value", "value is p")),
     Panel("contrast-excess", "Excess among pseudo-classes", "log units", "linear",
-          (Line(RARE, Selection("regimes", "contrast_excess", RARE, None, _CONTRAST), "null"),)),
+          (PanelLine(RARE, Selection("regimes", "contrast_excess", RARE, None, _CONTRAST), "null"),)),
     Panel("kappa", "Power-law exponent κ", "", "linear", _by_class("regimes", "kappa")),
     Panel("contrast-kappa", "κ among pseudo-classes", "", "linear",
-          (Line(RARE, Selection("regimes", "contrast_kappa", RARE, None, _CONTRAST), "null"),)),
+          (PanelLine(RARE, Selection("regimes", "contrast_kappa", RARE, None, _CONTRAST), "null"),)),
     Panel("participation", "Participation ratio", "dimensions", "linear",
           _by_group("dimensionality", "participation_ratio")),
     Panel("d-eff", "Effective dimensionality", "components", "linear", _by_group("dimensionality", "d_eff")),
@@ -120,9 +122,9 @@ PANELS: tuple[Panel, ...] = (
     Panel("bos", "Attention to key 0", "rare − common", "symlog",
           _by_layer("bos_difference", "permutation")),
     Panel("head-max", "Strongest head on the top", "share of activation", "symlog",
-          _by_layer("head_effect_max", "matched", "top")),
+          _by_layer("head_effect_max", "matched", TOP)),
     Panel("layer-effect", "All heads on the top", "share of activation", "symlog",
-          _by_layer("layer_effect", "matched", "top")),
+          _by_layer("layer_effect", "matched", TOP)),
     Panel("hill", "Hill α of input weights", "", "linear", _by_group("heavytail", "hill_alpha_half")),
     Panel("hill-gate", "Hill α of gate weights", "", "linear", _by_group("heavytail", "hill_alpha_half_gate")),
     Panel("hill-up", "Hill α of up weights", "", "linear", _by_group("heavytail", "hill_alpha_half_up")),
@@ -137,7 +139,7 @@ PANELS: tuple[Panel, ...] = (
 )  # fmt: skip
 
 
-def judged_panels(shown: Shown, panels: tuple[Panel, ...] = PANELS) -> dict[str, list[Judged]]:
+def judged_panels(shown: RunTables, panels: tuple[Panel, ...] = PANELS) -> dict[str, list[JudgedLine]]:
     """By panel name, the lines that have a value at some sound step; a panel without any is left out.
 
     Raises InputError if the run holds fewer than three sound steps.
@@ -150,35 +152,35 @@ def judged_panels(shown: Shown, panels: tuple[Panel, ...] = PANELS) -> dict[str,
     return result
 
 
-def undefined_lines(shown: Shown, panels: tuple[Panel, ...] = PANELS) -> dict[str, str]:
+def undefined_lines(shown: RunTables, panels: tuple[Panel, ...] = PANELS) -> dict[str, str]:
     """Lines that were measured and have no value, by panel and label, with the reason of the last sound step."""
     reasons = {}
     for panel in panels:
         for line in panel.lines:
-            found = _series(shown, line, shown.sound_steps)
-            if isinstance(found, str):
-                reasons[f"{panel.title}, {line.label}"] = found
-            elif np.isnan(found.value).all() and set(found.reasons) != {NOT_STORED}:
-                reasons[f"{panel.title}, {line.label}"] = found.reasons[-1]
+            measured = _series(shown, line, shown.sound_steps)
+            if isinstance(measured, Undefined):
+                reasons[f"{panel.title}, {line.label}"] = measured.reason
+            elif np.isnan(measured.value).all() and set(measured.reasons) != {NOT_STORED}:
+                reasons[f"{panel.title}, {line.label}"] = measured.reasons[-1]
     return reasons
 
 
-def judge(shown: Shown, line: Line) -> Judged | None:
+def judge(shown: RunTables, line: PanelLine) -> JudgedLine | None:
     """A line's series with its emergence and change points; None where it has no value at any sound step."""
-    found = _series(shown, line, shown.sound_steps)
-    if isinstance(found, str) or np.isnan(found.value).all():
+    measured = _series(shown, line, shown.sound_steps)
+    if isinstance(measured, Undefined) or np.isnan(measured.value).all():
         return None
     flawed = _series(shown, line, shown.steps)
-    return Judged(
+    return JudgedLine(
         line,
-        found,
-        _only(flawed, set(shown.left_out)) if shown.left_out and not isinstance(flawed, str) else None,
-        _emergence(line.effect, found),
-        change_points(found.steps, found.value),
+        measured,
+        _only(flawed, set(shown.left_out)) if shown.left_out and not isinstance(flawed, Undefined) else None,
+        _emergence(line.effect, measured),
+        change_points(measured.steps, measured.value),
     )
 
 
-def _series(shown: Shown, line: Line, steps: list[int]) -> Series | str:
+def _series(shown: RunTables, line: PanelLine, steps: list[int]) -> Series | Undefined:
     """The line over `steps`, or why its rows cannot be read as one series."""
     selection = line.selection
     layer = shown.layer
@@ -193,14 +195,14 @@ def _series(shown: Shown, line: Line, steps: list[int]) -> Series | str:
     try:
         return series(rows, selection)
     except InputError as error:
-        return str(error)
+        return Undefined(str(error))
 
 
 def _only(whole: Series, steps: set[int]) -> Series:
     kept = np.isin(whole.steps, list(steps))
     arrays: dict[str, Any] = {
         name: getattr(whole, name)[kept]
-        for name in ("steps", "tokens_seen", "value", "ci_low", "ci_high", "null_mean", "null_sd", "p_value", "n")
+        for name in ("steps", "tokens_seen", "value", "ci_low", "ci_high", "null_mean", "null_sd", "p_value")
     }
     reasons: dict[str, Any] = {
         name: tuple(r for r, k in zip(getattr(whole, name), kept, strict=True) if k)
@@ -209,11 +211,13 @@ def _only(whole: Series, steps: set[int]) -> Series:
     return Series(**arrays, **reasons)
 
 
-def _emergence(effect: Effect, found: Series) -> Emergence | None:
+def _emergence(effect: Effect, measured: Series) -> Emergence | None:
     if effect == "null":
-        return emergence(found.steps, found.p_value)
+        return emergence(measured.steps, measured.p_value)
     if effect == "value is p":
-        return emergence(found.steps, found.value)
+        return emergence(measured.steps, measured.value)
     if effect == "above 0":
-        return emergence_of_intervals(found.steps, found.value, found.ci_low, found.ci_high, side=1)
+        # ≤ 0.05 where the 95 % interval lies above 0
+        p = 2 * beyond_p(measured.value, measured.ci_low, measured.ci_high, 0.0, 1)
+        return emergence(measured.steps, np.minimum(1.0, p))
     return None

@@ -11,13 +11,14 @@ from rich.console import Console
 
 from rtdyn.errors import InputError, UsageError
 from rtdyn.files import replace_file
+from rtdyn.judge.observations import read_judged
 from rtdyn.suites.steps import parse_steps
-from rtdyn.views.notebook import read_frames
+from rtdyn.undefined import Undefined
 from rtdyn.views.report.figures import CURVE_STEPS, figures
 from rtdyn.views.report.page import page
 from rtdyn.views.report.panels import judged_panels
 from rtdyn.views.report.plots.style import save
-from rtdyn.views.report.run_tables import Shown, labels, show
+from rtdyn.views.report.run_tables import RunTables, labels, show
 
 PAGE = "report.html"
 COMPARED = Path("report-compare")
@@ -31,26 +32,25 @@ def report(paths: Sequence[Path], out: Path | None, at: str | None, open_page: b
     steps that are not stored.
     """
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    opened = [read_frames(path) for path in paths]
-    names = labels([one.run for one in opened])
-    shown = [show(one.run, name) for one, name in zip(opened, names, strict=True)]
-    chosen = [_steps(at, one, path) for one, path in zip(shown, paths, strict=True)]
+    runs = [read_judged(path) for path in paths]
+    shown = [show(run, label) for run, label in zip(runs, labels(runs), strict=True)]
+    chosen = [_steps(at, tables, path) for tables, path in zip(shown, paths, strict=True)]
     folder = out if out is not None else paths[0] / "report" if len(paths) == 1 else COMPARED
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}; give another --out") from error
-    judged = [judged_panels(one) if one.has_trajectories else {} for one in shown]
+    judged = [judged_panels(tables) if tables.has_trajectories else {} for tables in shown]
     drawn, missing = [], {}
     for name, draw in figures(shown, judged, chosen).items():
         figure = draw()
-        if isinstance(figure, str):
-            missing[name] = figure
-            say(f"{name}: not drawn: {figure}")
+        if isinstance(figure, Undefined):
+            missing[name] = figure.reason
+            say(f"{name}: not drawn: {figure.reason}")
         else:
             drawn += save(figure, folder, name)
     file = folder / PAGE
-    text = page(opened, shown, judged, missing)
+    text = page(shown, judged, missing)
     replace_file(file, lambda aside: aside.write_text(text, encoding="utf-8"))
     say(f"{len(drawn) // 2} figures (PNG, PDF) in {folder}")
     say(f"page: {file} ({len(text.encode()) / 1e6:.1f} MB)")
@@ -59,7 +59,7 @@ def report(paths: Sequence[Path], out: Path | None, at: str | None, open_page: b
     return file
 
 
-def _steps(at: str | None, shown: Shown, path: Path) -> list[int]:
+def _steps(at: str | None, shown: RunTables, path: Path) -> list[int]:
     if at is None:
         return shown.spread(CURVE_STEPS)
     try:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import polars as pl
 
 from rtdyn.judge.trajectories import MIN_STEPS
+from rtdyn.names import COMMON, RARE
 from rtdyn.store.run import Run, read_table
 from rtdyn.store.schema import CURVE_SCHEMA
 
-RARE, COMMON = "rare", "common"
 LABEL = 48
 """Characters of a label that names settings; a longer one names the run's directory instead."""
 DERIVED = ("suite", "location", "evaluation_set")
@@ -21,16 +20,20 @@ DERIVED = ("suite", "location", "evaluation_set")
 
 
 @dataclass(frozen=True)
-class Shown:
+class RunTables:
     """One run's frames over all of its stored steps, in the form of the store's tables."""
 
     label: str
+    """The run's name among others."""
+    run: Run
     metrics: pl.DataFrame
     neurons: pl.DataFrame
     curves: pl.DataFrame
-    left_out: Mapping[int, str]
-    """Steps that trajectories leave out, each with the reason."""
-    manifest: Mapping[str, Any]
+
+    @property
+    def left_out(self) -> Mapping[int, str]:
+        """Steps that trajectories leave out, each with the reason."""
+        return self.run.manifest.left_out
 
     @cached_property
     def steps(self) -> list[int]:
@@ -70,20 +73,22 @@ class Shown:
     @property
     def classes(self) -> list[str]:
         """Token classes with influences, `rare` and `common` first; none in a run of weights alone."""
-        found = [c.removeprefix("mean_abs_") for c in self.neurons.columns if c.startswith("mean_abs_")]
-        named = [c for c in found if not c.startswith("frozen_")]
+        with_influence = [c.removeprefix("mean_abs_") for c in self.neurons.columns if c.startswith("mean_abs_")]
+        named = [c for c in with_influence if not c.startswith("frozen_")]
         return sorted(named, key=lambda c: (c != RARE, c != COMMON, named.index(c)))
 
     def influence(self, token_class: str) -> pl.Expr:
         """The influence that ranks neurons, as the run was told."""
-        if self.manifest.get("config", {}).get("rank_by") == "abs_mean":
-            return pl.col(f"delta_{token_class}").abs()
-        return pl.col(f"mean_abs_{token_class}")
+        return pl.col(f"delta_{token_class}").abs() if self._ranks_by_mean else pl.col(f"mean_abs_{token_class}")
 
     def influence_se(self, token_class: str) -> pl.Expr:
         """Its standard error."""
-        own = "se_" if self.manifest.get("config", {}).get("rank_by") == "abs_mean" else "se_abs_"
-        return pl.col(f"{own}{token_class}")
+        return pl.col(f"{'se' if self._ranks_by_mean else 'se_abs'}_{token_class}")
+
+    @property
+    def _ranks_by_mean(self) -> bool:
+        """Whether neurons rank by |mean Δ|, not by mean |Δ|."""
+        return self.run.manifest.config.get("rank_by") == "abs_mean"
 
     def value(self, step: int, metric: str, token_class: str) -> float | None:
         """One number of the analysis `regimes` at a step; None where it is undefined or was not asked for."""
@@ -95,27 +100,26 @@ class Shown:
         return {(step, metric, token_class): value for step, metric, token_class, value in rows.iter_rows()}
 
 
-def show(run: Run, label: str | None = None) -> Shown:
+def show(run: Run, label: str | None = None) -> RunTables:
     """Reads a run's tables. Raises InputError if no step is done."""
     neurons = read_table(run, "neurons")
     layer = neurons["layer"].max()
     curves = pl.concat([pl.DataFrame(schema=CURVE_SCHEMA), read_table(run, "curves")])
-    return Shown(
-        label or str(run.manifest["suite"]),
+    return RunTables(
+        label or run.manifest.suite,
+        run,
         read_table(run, "metrics"),
         neurons.filter(pl.col("layer") == layer),
         curves,
-        {int(step): str(reason) for step, reason in run.manifest["left_out"].items()},
-        run.manifest,
     )
 
 
 def labels(runs: list[Run]) -> list[str]:
     """A name for each run: its suite; where runs share it, the few settings that differ, or else its directory."""
-    suites = [str(run.manifest["suite"]) for run in runs]
+    suites = [run.manifest.suite for run in runs]
     if len(set(suites)) == len(suites):
         return suites
-    configs = [run.manifest["config"] for run in runs]
+    configs = [run.manifest.config for run in runs]
     differing = [
         key
         for key in dict.fromkeys(key for config in configs for key in config)

@@ -11,12 +11,12 @@ from rich.table import Table
 from rtdyn.audit.verdicts import Audit, KnownDefect, StepVerdict
 
 
-def audit_record(found: Audit) -> dict[str, Any]:
+def audit_record(audit: Audit) -> dict[str, Any]:
     """The audit as JSON holds it."""
     return {
-        "model": found.model,
-        "location": found.location,
-        "steps": [step_record(verdict) for verdict in found.steps],
+        "model": audit.model,
+        "location": audit.location,
+        "steps": [step_record(verdict) for verdict in audit.steps],
         "shared": [
             {
                 "steps": list(group.steps),
@@ -24,7 +24,7 @@ def audit_record(found: Audit) -> dict[str, Any]:
                 "equals_main": group.equals_main,
                 "belongs_to": group.belongs_to,
             }
-            for group in found.shared
+            for group in audit.shared
         ],
         "known_defects": [
             {
@@ -36,12 +36,12 @@ def audit_record(found: Audit) -> dict[str, Any]:
                 "gone": list(known.gone),
                 "unseen": list(known.unseen),
             }
-            for known in found.known
+            for known in audit.known
         ],
-        "unexpected": list(found.unexpected),
-        "findings": list(found.findings),
-        "defects": len(found.unsound),
-        "summary": found.summary,
+        "unexpected": list(audit.unexpected),
+        "findings": list(audit.findings),
+        "defects": len(audit.unsound),
+        "summary": audit.summary,
     }
 
 
@@ -64,14 +64,14 @@ def step_record(verdict: StepVerdict) -> dict[str, Any]:
     }
 
 
-def print_audit(found: Audit, console: Console) -> None:
+def print_audit(audit: Audit, console: Console) -> None:
     """A table with a row a step, then what concerns the suite, then the summary in one line."""
-    table = Table(title=escape(f"{found.model}: {found.location}"), title_justify="left")
+    table = Table(title=escape(f"{audit.model}: {audit.location}"), title_justify="left")
     for name, justify in (("step", "right"), ("verdict", "left"), ("format", "left"), ("MB", "right")):
         table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
     table.add_column("digest", no_wrap=True)
     table.add_column("why", overflow="fold")
-    for verdict in found.steps:
+    for verdict in audit.steps:
         weights = verdict.weights
         digests = list(weights.digests.values()) if weights else []
         table.add_row(
@@ -83,7 +83,7 @@ def print_audit(found: Audit, console: Console) -> None:
             escape("; ".join((*verdict.reasons, *verdict.notes))),
         )
     console.print(table)
-    lines = [*found.findings, *(_known_line(known) for known in found.known), found.summary]
+    lines = [*audit.findings, *(_known_line(known) for known in audit.known), audit.summary]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

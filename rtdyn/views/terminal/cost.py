@@ -49,7 +49,7 @@ def _record(plan: SuitePlan) -> dict[str, Any]:
         "download_bytes": plan.traffic.bytes,
         "download_source": plan.traffic.source,
         "largest_step_bytes": plan.traffic.largest,
-        "flops_per_step": {stage: work.flops for stage, work in plan.stages.items() if work.flops},
+        "flops_per_step": {stage: operations.flops for stage, operations in plan.stages.items() if operations.flops},
         "memory_bytes": None if plan.memory is None else {**vars(plan.memory), "total": plan.memory.total},
         "layer_by_layer": plan.layered,
         "cache_bytes": plan.cache_bytes,
@@ -86,7 +86,7 @@ def print_plan(plans: Sequence[SuitePlan], assumptions: Assumptions, console: Co
 
 def _cells(plan: SuitePlan, assumptions: Assumptions) -> list[str]:
     fetched = plan.traffic
-    flops = {stage: f"{work.flops / 1e12:.3g}" for stage, work in plan.stages.items()}
+    flops = {stage: f"{operations.flops / 1e12:.3g}" for stage, operations in plan.stages.items()}
     held = "—" if plan.memory is None else f"{plan.memory.total / _GIB:.3g}{'*' if plan.layered else ''}"
     cells = [
         str(fetched.steps) if fetched.steps == fetched.analysed else f"{fetched.steps} ({fetched.analysed})",

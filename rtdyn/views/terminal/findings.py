@@ -18,30 +18,31 @@ from rtdyn.judge.check import Comparison, Finding
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def print_comparison(found: Comparison, limit: int, console: Console) -> None:
+def print_comparison(comparison: Comparison, limit: int, console: Console) -> None:
     """The findings, at most `limit` of them (0 for all), and how tightly the run's numbers were held."""
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    shown = found.findings[: limit or None]
+    shown = comparison.findings[: limit or None]
     if shown:
-        table = Table(title=_count(len(found.findings), "finding"), title_justify="left", show_lines=True)
+        table = Table(title=_count(len(comparison.findings), "finding"), title_justify="left", show_lines=True)
         for header in ("step", "metric", "", "baseline", "now", "why"):
             table.add_column(header, overflow="fold")
         for f in shown:
             numbers = ("" if n is None else f"{n:.7g}" for n in (f.baseline, f.value))
             table.add_row(str(f.step), escape(f.metric), f.column or f.change, *numbers, escape(f.why))
         console.print(table)
-    if len(shown) < len(found.findings):
-        say(f"… and {len(found.findings) - len(shown)} more; --show 0 prints them all")
-    for note in found.notes:
+    if len(shown) < len(comparison.findings):
+        say(f"… and {len(comparison.findings) - len(shown)} more; --show 0 prints them all")
+    for note in comparison.notes:
         say(f"note: {note}")
-    say(f"{_count(len(found.rows), 'row')}, {_held(found.held)}: {_count(len(found.findings), 'finding')}")
+    rows, findings = _count(len(comparison.rows), "row"), _count(len(comparison.findings), "finding")
+    say(f"{rows}, {_held(comparison.held)}: {findings}")
 
 
-def github_annotations(found: Comparison, baseline: Path, limit: int) -> list[str]:
+def github_annotations(comparison: Comparison, baseline: Path, limit: int) -> list[str]:
     """An `::error` line of GitHub Actions for each of the findings shown, and one for those that are not."""
-    shown = found.findings[: limit or None]
+    shown = comparison.findings[: limit or None]
     lines = [_annotation(f"step {f.step} {f.metric}".strip(), baseline, describe(f)) for f in shown]
-    left = len(found.findings) - len(shown)
+    left = len(comparison.findings) - len(shown)
     return [*lines, _annotation("rtdyn check", baseline, _count(left, "more finding"))] if left else lines
 
 
@@ -51,22 +52,21 @@ def describe(f: Finding) -> str:
     return f"{f.column or f.change}: {numbers}; {f.why}" if f.metric else f"{f.change}: {f.why}"
 
 
-def write_junit(found: Comparison, file: Path) -> None:
+def write_junit(comparison: Comparison, file: Path) -> None:
     """JUnit's XML: a case for each row compared and for each step that is missing or new, failed where it has findings.
 
     Raises InputError if `file` cannot be written.
     """
     failures: dict[tuple[int, str], list[Finding]] = defaultdict(list)
-    for f in found.findings:
+    for f in comparison.findings:
         failures[f.step, f.metric].append(f)
-    cases = list(dict.fromkeys((*found.rows, *failures)))
+    cases = list(dict.fromkeys((*comparison.rows, *failures)))
     totals = {"tests": str(len(cases)), "failures": str(len(failures)), "errors": "0"}
     root = ElementTree.Element("testsuites", totals)
     group = ElementTree.SubElement(root, "testsuite", {"name": "rtdyn check", **totals})
     for step, name in cases:
-        case = ElementTree.SubElement(
-            group, "testcase", {"classname": f"{_xml(found.suite)}.step{step}", "name": _xml(name) or "the whole step"}
-        )
+        names = {"classname": f"{_xml(comparison.suite)}.step{step}", "name": _xml(name) or "the whole step"}
+        case = ElementTree.SubElement(group, "testcase", names)
         if (step, name) in failures:
             lines = [_xml(describe(f)) for f in failures[step, name]]
             ElementTree.SubElement(case, "failure", {"message": lines[0]}).text = "\n".join(lines)

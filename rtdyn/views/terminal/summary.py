@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rtdyn.names import RARE
 from rtdyn.store.run import Run, done_steps, table_file
 
 _ROWS = (
@@ -41,10 +42,10 @@ _LAYER_ROWS = (
 
 _MAIN = (
     ("loss", "capture", "loss", "all"),
-    ("rare loss", "capture", "loss", "rare"),
-    ("rare influence", "ablation", "influence_mean", "rare"),
-    ("rare excess", "regimes", "excess", "rare"),
-    ("shape p", "regimes", "shape_p_value", "rare"),
+    ("rare loss", "capture", "loss", RARE),
+    ("rare influence", "ablation", "influence_mean", RARE),
+    ("rare excess", "regimes", "excess", RARE),
+    ("shape p", "regimes", "shape_p_value", RARE),
 )
 """Where suites stand side by side."""
 
@@ -53,8 +54,8 @@ def step_line(metrics: pl.DataFrame) -> str:
     """One step in one line: losses and the shape of the rare curve, or the layer's heavy tails."""
     if _is_weights_only(metrics):
         return ", ".join(f"{label} {value}" for label, value in _layer_cells(metrics))
-    loss = {c: _cell(metrics, "capture", "loss", c, "value") for c in ("all", "rare")}
-    return f"loss {loss['all']} (rare {loss['rare']}), rare curve: {_shape(metrics, 'rare')}"
+    loss = {c: _cell(metrics, "capture", "loss", c, "value") for c in ("all", RARE)}
+    return f"loss {loss['all']} (rare {loss[RARE]}), rare curve: {_shape(metrics, 'rare')}"
 
 
 def print_summary(run: Run, console: Console) -> None:
@@ -62,7 +63,7 @@ def print_summary(run: Run, console: Console) -> None:
     steps = list(done_steps(run))
     metrics = pl.read_parquet(table_file(run, "metrics", steps[-1]))
     classes, rows = summary_rows(metrics)
-    title = escape(f"{run.manifest['suite']}, step {steps[-1]}, {len(steps)} steps stored")
+    title = escape(f"{run.manifest.suite}, step {steps[-1]}, {len(steps)} steps stored")
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for name in classes:
@@ -100,7 +101,7 @@ def main_cells(metrics: pl.DataFrame) -> dict[str, str]:
         return dict(_layer_cells(metrics))
     rows = {label: _row(metrics, *named) for label, *named in _MAIN}
     cells = {label: _value(row, "value") for label, row in rows.items() if row is not None}
-    return {**cells, "rare shape": _shape(metrics, "rare")}
+    return {**cells, "rare shape": _shape(metrics, RARE)}
 
 
 def summary_rows(metrics: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
@@ -121,8 +122,8 @@ def summary_rows(metrics: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 def _row(metrics: pl.DataFrame, analysis: str, metric: str, token_class: str) -> dict[str, Any] | None:
     wanted = (pl.col("analysis") == analysis) & (pl.col("metric") == metric) & (pl.col("token_class") == token_class)
-    found = metrics.filter(wanted)
-    return found.row(0, named=True) if len(found) else None
+    rows = metrics.filter(wanted)
+    return rows.row(0, named=True) if len(rows) else None
 
 
 def _cell(metrics: pl.DataFrame, analysis: str, metric: str, token_class: str, column: str) -> str:

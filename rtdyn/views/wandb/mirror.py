@@ -15,8 +15,8 @@ import polars as pl
 
 from rtdyn.errors import InputError, brief
 from rtdyn.files import write_json
-from rtdyn.store.run import Run, done_steps, locked, read_run, table_file
-from rtdyn.views.wandb.rows import BAND, heads, place, prefixes, scalars, top_neurons
+from rtdyn.store.run import MANIFEST, Run, done_steps, locked, read_run, table_file
+from rtdyn.views.wandb.rows import BAND, grouping, heads, prefixes, scalars, settings_of, top_neurons
 
 TIMEOUTS = {"init_timeout": 20.0, "finish_timeout": 30.0}
 """Seconds that the client waits for its server to answer at the start, and to take what is left at the end.
@@ -82,12 +82,12 @@ class WandbView:
 
     def _log_files(self) -> None:
         """The run's files as one artifact; W&B makes no new version of it while their content is the same."""
-        artifact = _client().Artifact(f"{self.run.manifest['wandb_id']}-store", type="rtdyn-run")
+        artifact = _client().Artifact(f"{self.run.manifest.wandb_id}-store", type="rtdyn-run")
         for step in done_steps(self.run):
             for table in ("metrics", "neurons"):
                 file = table_file(self.run, table, step)
                 artifact.add_file(str(file), f"{table}/{file.name}", policy="immutable", skip_cache=True)
-        artifact.add_file(str(self.run.path / "manifest.json"), skip_cache=True)
+        artifact.add_file(str(self.run.path / MANIFEST), skip_cache=True)
         self.backend.log_artifact(artifact)
 
     def _finish(self) -> None:
@@ -170,25 +170,18 @@ def _begin(view: WandbView, mode: str, limits: Mapping[str, float]) -> None:
     wandb.setup(wandb.Settings(mode=mode))  # over WANDB_MODE, with which the client would look for no key
     if mode == "online" and not wandb.login(prompt=False, verify=False):
         raise wandb.errors.UsageError("there is no API key; `wandb login` stores one")  # init would ask, unseen
-    stands = place(manifest)
+    stands = grouping(manifest)
     chosen = {"WANDB_RUN_GROUP": ("group", stands.group), "WANDB_TAGS": ("tags", stands.tags)}
     backend = wandb.init(
         project=os.environ.get("WANDB_PROJECT", "rtdyn"),
-        name=manifest["suite"],
+        name=manifest.suite,
         job_type=os.environ.get("WANDB_JOB_TYPE", "track"),
-        id=manifest["wandb_id"],
+        id=manifest.wandb_id,
         resume="allow",
         reinit="create_new",  # by default a run that the process has open would be returned, and finished by this one
         dir=str(view.run.path),
         mode=mode,
-        config={
-            **manifest["config"],
-            "family": stands.family,
-            "size": stands.size,
-            "config_digest": manifest["config_digest"],
-            **{key: manifest[key] for key in ("evaluation", "classes") if key in manifest},
-            "versions": manifest["versions"],
-        },
+        config=settings_of(manifest),
         settings=wandb.Settings(
             silent=True,
             console="off",
@@ -201,7 +194,7 @@ def _begin(view: WandbView, mode: str, limits: Mapping[str, float]) -> None:
     view.backend = backend
     backend.define_metric("step", hidden=True)
     backend.define_metric("tokens_seen", step_metric="step")
-    for prefix in prefixes(manifest["config"]["analyses"]):
+    for prefix in prefixes(manifest.config["analyses"]):
         backend.define_metric(f"{prefix}/*", step_metric="step")
     backend.define_metric(f"{BAND}/*", step_metric="step", hidden=True)
     view.sent = dict.fromkeys(_steps_on_server(backend) if mode == "online" else _noted(folder / _LOGGED), -math.inf)

@@ -15,7 +15,8 @@ from typing import Any
 
 import polars as pl
 
-from rtdyn.intervals import NORMAL_95
+from rtdyn.intervals import normal_interval
+from rtdyn.store.manifest import Manifest
 from rtdyn.store.metric_names import final_layer, metric_name
 from rtdyn.store.run import config_digest
 from rtdyn.store.schema import METRIC_SCHEMA
@@ -30,7 +31,7 @@ _OF_THE_MODEL = ("suite", "location", "frequencies", "evaluation_set", "device",
 
 
 @dataclass(frozen=True)
-class Place:
+class Grouping:
     """Where a run stands among others."""
 
     family: str
@@ -41,21 +42,35 @@ class Place:
     tags: tuple[str, ...]
 
 
-def place(manifest: Mapping[str, Any]) -> Place:
+def grouping(manifest: Manifest) -> Grouping:
     """The W&B group and tags of a run."""
-    name, config = manifest["suite"], manifest["config"]
-    found = _SIZE.search(name)
-    family = (name[: found.start()] + name[found.end() :]).strip("-") if found else name
-    size = found["size"] if found else None
+    name, config = manifest.suite, manifest.config
+    size_part = _SIZE.search(name)
+    family = (name[: size_part.start()] + name[size_part.end() :]).strip("-") if size_part else name
+    size = size_part["size"] if size_part else None
     shared = {key: value for key, value in config.items() if key not in _OF_THE_MODEL}
     tags = (family, *([size] if size else []), *([config["device"]] if "device" in config else []))
     # W&B takes groups of up to 128 characters and tags of up to 64
-    return Place(
+    return Grouping(
         family or name,
         size,
-        manifest.get("group") or f"{(family or name)[:100]}-{config_digest(shared)[:8]}",
+        manifest.group or f"{(family or name)[:100]}-{config_digest(shared)[:8]}",
         tuple(tag[:64] for tag in dict.fromkeys(tags) if tag),
     )
+
+
+def settings_of(manifest: Manifest) -> dict[str, Any]:
+    """What W&B shows of a run beside its numbers: its configuration, what it was measured on, and with what."""
+    stands, recorded = grouping(manifest), manifest.as_json()
+    measured_on: dict[str, Any] = {key: recorded[key] for key in ("evaluation", "classes") if key in recorded}
+    return {
+        **manifest.config,
+        "family": stands.family,
+        "size": stands.size,
+        "config_digest": manifest.config_digest,
+        **measured_on,
+        "versions": manifest.versions,
+    }
 
 
 def scalars(metrics: pl.DataFrame) -> dict[str, float]:
@@ -84,8 +99,9 @@ def _band(row: Mapping[str, Any]) -> Iterable[tuple[str, float | None]]:
     mean, sd = row["null_mean"], row["null_sd"]
     yield f"{null}mean", mean
     if mean is not None and sd is not None:
-        yield f"{null}low", mean - NORMAL_95 * sd
-        yield f"{null}high", mean + NORMAL_95 * sd
+        low, high = normal_interval(mean, sd)
+        yield f"{null}low", low
+        yield f"{null}high", high
     yield f"{null}p", row["p_value"]
 
 

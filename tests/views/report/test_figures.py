@@ -16,13 +16,15 @@ from support.synthetic import synthetic_run
 import rtdyn
 from rtdyn.errors import InputError, UsageError
 from rtdyn.names import ANALYSES
+from rtdyn.store.manifest import SCHEMA_VERSION, Manifest
 from rtdyn.store.run import Run, read_run
-from rtdyn.tables.curves import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
+from rtdyn.store.schema import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
+from rtdyn.undefined import Undefined
 from rtdyn.views.report.figures import figures
 from rtdyn.views.report.panels import judged_panels
 from rtdyn.views.report.plots.influence import rank_influence
 from rtdyn.views.report.plots.neurons import with_error
-from rtdyn.views.report.run_tables import Shown, labels, show
+from rtdyn.views.report.run_tables import RunTables, labels, show
 
 CURVES_OF = {"regimes": PSEUDO_INFLUENCE, "routing": ATTENTION, "heavytail": EIGENVALUE}
 NEEDS = {"regime-sizes": "regimes", "attention": "routing", "spectra": "heavytail"}
@@ -34,11 +36,11 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shown(path: Path) -> Shown:
+def shown(path: Path) -> RunTables:
     return show(read_run(path))
 
 
-def only(shown: Shown, *analyses: str) -> Shown:
+def only(shown: RunTables, *analyses: str) -> RunTables:
     """The run as if these analyses alone had been asked for, beside influences."""
     kinds = [CURVES_OF[name] for name in analyses if name in CURVES_OF]
     neurons = shown.neurons
@@ -57,19 +59,19 @@ def text_of(figure: Figure) -> str:
 
 
 @pytest.mark.parametrize("analysis", ANALYSES)
-def test_each_analysis_alone_is_drawn_or_the_reason_is_given(shown: Shown, analysis: str) -> None:
+def test_each_analysis_alone_is_drawn_or_the_reason_is_given(shown: RunTables, analysis: str) -> None:
     run = only(shown, analysis)
     for name, draw in figures([run], [judged_panels(run)], [run.spread(2)]).items():
         found = draw()
         if name in NEEDS and NEEDS[name] != analysis:
-            assert isinstance(found, str), name
-            assert NEEDS[name] in found
+            assert isinstance(found, Undefined), name
+            assert NEEDS[name] in found.reason
         else:
             assert isinstance(found, Figure), (name, found)
             assert any(axes.has_data() or axes.tables for axes in found.axes), name
 
 
-def test_the_emergence_panel_marks_emergence_change_points_nulls_and_steps_left_out(shown: Shown) -> None:
+def test_the_emergence_panel_marks_emergence_change_points_nulls_and_steps_left_out(shown: RunTables) -> None:
     judged = judged_panels(shown)
     figure = figures([shown], [judged], [shown.spread(4)])["emergence"]()
     assert isinstance(figure, Figure)
@@ -82,11 +84,11 @@ def test_the_emergence_panel_marks_emergence_change_points_nulls_and_steps_left_
         markers = [line.get_marker() for line in axes.lines]
         assert markers.count("x") == len(lines), name
         assert markers.count("v") == sum(j.emerged is not None and j.emerged.step is not None for j in lines), name
-        changes = sum(len(j.changes.steps) for j in lines if not isinstance(j.changes, str))
+        changes = sum(len(j.changes.steps) for j in lines if not isinstance(j.changes, Undefined))
         assert markers.count("|") == changes, name
 
 
-def test_a_legend_names_nothing_that_is_not_drawn(shown: Shown) -> None:
+def test_a_legend_names_nothing_that_is_not_drawn(shown: RunTables) -> None:
     sound = replace(only(shown, "dimensionality"), left_out={})
     drawn = figures([sound], [judged_panels(sound)], [sound.spread(4)])
     panel, curves = drawn["emergence"](), drawn["rank-influence"]()
@@ -98,7 +100,7 @@ def test_a_legend_names_nothing_that_is_not_drawn(shown: Shown) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
-def test_the_legend_of_the_curves_lies_inside_the_figure(shown: Shown, steps: int) -> None:
+def test_the_legend_of_the_curves_lies_inside_the_figure(shown: RunTables, steps: int) -> None:
     figure = rank_influence(shown, shown.spread(steps))
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()
@@ -107,14 +109,14 @@ def test_the_legend_of_the_curves_lies_inside_the_figure(shown: Shown, steps: in
     assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
 
 
-def test_a_step_that_is_left_out_is_named_as_such_and_never_chosen(shown: Shown) -> None:
+def test_a_step_that_is_left_out_is_named_as_such_and_never_chosen(shown: RunTables) -> None:
     assert set(shown.left_out).isdisjoint(shown.spread(len(shown.steps)))
     figure = figures([shown], [{}], [[0, 4]])["neuron-table"]()
     assert isinstance(figure, Figure)
     assert "step 4 (left out)" in text_of(figure)
 
 
-def test_dollars_in_a_name_are_no_formula(shown: Shown) -> None:
+def test_dollars_in_a_name_are_no_formula(shown: RunTables) -> None:
     run = replace(shown, label="a$b_{$ \\frac <x>")
     for draw in figures([run], [judged_panels(run)], [[0, 512]]).values():
         figure = draw()
@@ -140,7 +142,9 @@ def test_a_number_has_the_digits_that_its_error_leaves(value: float | None, se: 
 
 def test_runs_of_one_suite_are_named_by_what_differs_or_by_their_directory(tmp_path: Path) -> None:
     def run(folder: str, **config: object) -> Run:
-        return Run(tmp_path / folder, {"suite": "s", "config": {"suite": "s", **config}})
+        settings = {"suite": "s", **config}
+        manifest = Manifest(schema_version=SCHEMA_VERSION, suite="s", config=settings, config_digest="d")
+        return Run(tmp_path / folder, manifest)
 
     assert labels([run("a", seed=0), run("b", seed=1)]) == ["s, seed 0", "s, seed 1"]
     assert labels([run("a", seed=0), run("b", seed=0)]) == ["s (a)", "s (b)"]

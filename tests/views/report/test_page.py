@@ -13,7 +13,7 @@ import pytest
 from support.browser import Browser, chromium
 from support.synthetic import synthetic_run
 
-from rtdyn.views.notebook import read_frames
+from rtdyn.judge.observations import read_judged
 from rtdyn.views.report.page import inline_json
 from rtdyn.views.report.page import page as page_of
 from rtdyn.views.report.page_data import numbers, thinned
@@ -21,6 +21,7 @@ from rtdyn.views.report.panels import judged_panels
 from rtdyn.views.report.run_tables import show
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=2>'\"&amp;"
+TEXT = {"corpus": "some-text", "corpus_sha256": "c0ffee", "windows": 1, "tokens": 8, "kept_positions": 7, "sha256": "f"}
 AUDIT = {
     "made": "2026-01-02T03:04:05+00:00",
     "steps": {
@@ -44,9 +45,8 @@ def made(path: Path, **manifest: Any) -> Path:
 
 def written(paths: list[Path], file: Path) -> Path:
     """The page alone: its figures take longer."""
-    opened = [read_frames(path) for path in paths]
-    shown = [show(one.run) for one in opened]
-    file.write_text(page_of(opened, shown, [judged_panels(one) for one in shown], {"spectra": "no reason"}))
+    shown = [show(read_judged(path)) for path in paths]
+    file.write_text(page_of(shown, [judged_panels(one) for one in shown], {"spectra": "no reason"}))
     return file
 
 
@@ -56,7 +56,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("runs") / "run",
         audit=AUDIT,
         command="rtdyn track --model synthetic --steps all",
-        evaluation={"corpus": "some-text", "corpus_sha256": "c0ffee", "corpus_provenance": {"commit": "abc123"}},
+        evaluation={**TEXT, "corpus_provenance": {"commit": "abc123"}},
         versions={"torch": "9.8.7"},
     )
 
@@ -73,8 +73,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         command=HOSTILE,
         why=HOSTILE,
         classes={HOSTILE: token_class},
-        evaluation={HOSTILE: {HOSTILE: HOSTILE}},
-        audit={"made": HOSTILE, "steps": {HOSTILE: verdict}, "findings": [HOSTILE], "passed_over": {}},
+        evaluation={**TEXT, "corpus": HOSTILE, HOSTILE: {HOSTILE: HOSTILE}},
+        audit={"made": HOSTILE, "steps": {7: verdict}, "findings": [HOSTILE], "passed_over": {}},
     )
 
 

@@ -14,7 +14,8 @@ from support.synthetic import synthetic_run
 
 from rtdyn import open_run
 from rtdyn.cli import main
-from rtdyn.store.run import SCHEMA_VERSION, read_run, table_file
+from rtdyn.store.manifest import SCHEMA_VERSION
+from rtdyn.store.run import read_run, table_file
 from rtdyn.views.report.plots.style import save
 from rtdyn.views.report.report import PAGE
 

@@ -35,7 +35,7 @@ from rtdyn.store.metric_names import metric_name
 from rtdyn.store.run import Run, done_steps, locked, read_run, table_file
 from rtdyn.store.schema import TABLES
 from rtdyn.views.wandb.mirror import TIMEOUTS, choose_mode, start_wandb, sync
-from rtdyn.views.wandb.rows import TOP_NEURONS, place
+from rtdyn.views.wandb.rows import TOP_NEURONS, grouping
 
 KEY = "0123456789abcdef0123456789abcdefdeadbeef"
 STEPS, LATER = (0, 4000), 1
@@ -55,16 +55,16 @@ CHEAP = (
 WITHOUT_CLIENT = "import sys; sys.modules['wandb'] = None; from rtdyn.cli import main; main()"
 HANGING = """
 import pathlib, sys
-from rtdyn.store import read_run
-from rtdyn.views.wandb import start_wandb
+from rtdyn.store.run import read_run
+from rtdyn.views.wandb.mirror import start_wandb
 start_wandb(read_run(pathlib.Path(sys.argv[1])), "offline", sys.exit)
 print("sent", flush=True)
 sys.stdin.read()
 """
 OUTAGE = """
 import pathlib, sys
-import rtdyn.views.wandb as view_module
-from rtdyn.store import done_steps, read_run
+import rtdyn.views.wandb.mirror as view_module
+from rtdyn.store.run import done_steps, read_run
 view_module.SLOW = 1.0
 run = read_run(pathlib.Path(sys.argv[1]))
 view = view_module.start_wandb(run, "online", lambda text: print(text, flush=True))
@@ -261,14 +261,15 @@ def test_offline_run_holds_every_stored_metric_once(outcomes: dict[str, Outcome]
 def test_offline_run_carries_the_manifest(outcomes: dict[str, Outcome]) -> None:
     run = read_run(outcomes["offline"].out)
     (begun,) = [record.run for record in sessions(run.path)[0] if record.HasField("run")]
-    assert begun.run_id == run.manifest["wandb_id"]
-    stands = place(run.manifest)
+    assert begun.run_id == run.manifest.wandb_id
+    stands = grouping(run.manifest)
     assert (begun.project, begun.display_name, begun.job_type) == ("rtdyn", "tiny", "track")
     assert (begun.run_group, list(begun.tags)) == (stands.group, ["tiny", "cpu"])
     config = values(begun.config.update)
     config.pop("_wandb", None)
-    shared = {key: run.manifest[key] for key in ("config_digest", "evaluation", "classes", "versions")}
-    assert config == {**run.manifest["config"], **shared, "family": "tiny", "size": None}
+    recorded = run.manifest.as_json()
+    shared = {key: recorded[key] for key in ("config_digest", "evaluation", "classes", "versions")}
+    assert config == {**run.manifest.config, **shared, "family": "tiny", "size": None}
 
 
 def test_step_is_the_step_metric_of_everything(outcomes: dict[str, Outcome]) -> None:
@@ -290,7 +291,7 @@ def test_resuming_sends_only_the_new_steps_to_the_same_run(outcomes: dict[str, O
     run = read_run(outcome.out)
     assert without_own(rows(second)[0]) == stored_row(run, LATER)
     ids = {record.run.run_id for session in (first, second) for record in session if record.HasField("run")}
-    assert ids == {run.manifest["wandb_id"]}
+    assert ids == {run.manifest.wandb_id}
     numbers = [row["_step"] for session in (first, second) for row in rows(session)]
     assert numbers == [0, 1, 2], "rows of one number replace each other when both parts are synced"
 
@@ -397,9 +398,9 @@ def test_online_run_resumes_on_the_server(home: Path, store: Run, monkeypatch: p
     assert [row["_step"] for row in server.rows.values()] == [0, 1]
     for row in server.rows.values():
         assert without_own(row) == stored_row(store, row["step"])
-    assert list(server.runs) == [store.manifest["wandb_id"]]
-    config = json.loads(server.runs[store.manifest["wandb_id"]]["config"])
-    assert {key: config[key]["value"] for key in store.manifest["config"]} == store.manifest["config"]
+    assert list(server.runs) == [store.manifest.wandb_id]
+    config = json.loads(server.runs[store.manifest.wandb_id]["config"])
+    assert {key: config[key]["value"] for key in store.manifest.config} == store.manifest.config
     assert server.keys == {KEY}
 
 
@@ -427,7 +428,7 @@ def whole_history(server: Server, store: Run) -> None:
     assert [row["_step"] for row in written] == list(range(len(written)))
     for row in written:
         assert without_own(row) == stored_row(store, row["step"])
-    assert list(server.runs) == [store.manifest["wandb_id"]]
+    assert list(server.runs) == [store.manifest.wandb_id]
 
 
 def test_sync_sends_an_offline_run_and_no_step_twice(online: Server, store: Run) -> None:
@@ -451,7 +452,7 @@ def test_sync_finds_what_another_machine_sent(online: Server, store: Run, tmp_pa
 
 def test_files_arrive_as_one_artifact_whose_bytes_are_those_of_the_store(online: Server, store: Run) -> None:
     synced(store)
-    (files,) = online.artifacts[f"{store.manifest['wandb_id']}-store"].values()
+    (files,) = online.artifacts[f"{store.manifest.wandb_id}-store"].values()
     wanted = {"manifest.json", *(f"{t}/step={s:06d}.parquet" for t in ("metrics", "neurons") for s in STEPS)}
     assert set(files) == wanted
     assert all(content == (store.path / name).read_bytes() for name, content in files.items())

@@ -1,1 +1,1 @@
-"""Figures of one or several runs: pure functions of `Shown` frames that return matplotlib Figures."""
+"""Figures of one or several runs: pure functions of `RunTables` frames that return matplotlib Figures."""

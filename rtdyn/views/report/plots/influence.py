@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from rtdyn.names import CENSORED, DECAY, PLATEAU, POWER_LAW
-from rtdyn.tables.curves import PSEUDO_INFLUENCE
+from rtdyn.intervals import NORMAL_95
+from rtdyn.names import CENSORED, COMMON, DECAY, PLATEAU, POWER_LAW, RARE
+from rtdyn.store.schema import PSEUDO_INFLUENCE
+from rtdyn.undefined import Undefined
 from rtdyn.views.report.plots.style import (
     COLOURS,
     LINE_STYLES,
@@ -24,14 +26,14 @@ from rtdyn.views.report.plots.style import (
     step_axis,
     styled,
 )
-from rtdyn.views.report.run_tables import COMMON, RARE, Shown
+from rtdyn.views.report.run_tables import RunTables
 
-NO_INFLUENCE = "the run holds no influences: its weights alone were analysed"
+NO_INFLUENCE = Undefined("the run holds no influences: its weights alone were analysed")
 REGIME_NAMES = {PLATEAU: "plateau", POWER_LAW: "power law", DECAY: "rapid decay"}
 SEGMENT_COLOURS = {PLATEAU: OKABE_ITO["purple"], POWER_LAW: OKABE_ITO["black"], DECAY: OKABE_ITO["green"]}
 
 
-def ranked_influence(shown: Shown, step: int, token_class: str) -> pl.DataFrame:
+def ranked_influence(shown: RunTables, step: int, token_class: str) -> pl.DataFrame:
     """rank from 1, influence, se and regime of each neuron at a step, the most influential first."""
     suffix = "" if token_class == RARE else f"_{token_class}"
     regime = pl.col(f"regime{suffix}") if f"regime{suffix}" in shown.neurons.columns else pl.lit(None, pl.String)
@@ -48,11 +50,11 @@ def ranked_influence(shown: Shown, step: int, token_class: str) -> pl.DataFrame:
     )
 
 
-def fitted_segments(shown: Shown, step: int, token_class: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def fitted_segments(shown: RunTables, step: int, token_class: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """By regime, ranks and fitted influence at the ends of its line; empty where the fit is undefined."""
     names = ("r1", "r2", "last", "kappa", "beta", "plateau_slope", "plateau_intercept", "decay_slope")
-    found = {name: shown.value(step, name, token_class) for name in names}
-    fit = {name: value for name, value in found.items() if value is not None}
+    fitted = {name: shown.value(step, name, token_class) for name in names}
+    fit = {name: value for name, value in fitted.items() if value is not None}
     if len(fit) < len(names):
         return {}
     r1, r2, last = fit["r1"], fit["r2"], fit["last"]
@@ -66,7 +68,7 @@ def fitted_segments(shown: Shown, step: int, token_class: str) -> dict[str, tupl
     return {name: (ends[name], np.exp(lines[name])) for name in ends}
 
 
-def verdict(shown: Shown, step: int, token_class: str) -> str:
+def verdict(shown: RunTables, step: int, token_class: str) -> str:
     """What the top of the curve is, with its shape p."""
     raised = shown.value(step, "raised", token_class)
     if raised is None:
@@ -75,7 +77,7 @@ def verdict(shown: Shown, step: int, token_class: str) -> str:
     return ("raised top" if raised else "flattening top") + ("" if p is None else f", shape p {p:.2g}")
 
 
-def rank_influence(shown: Shown, steps: Sequence[int]) -> Figure | str:
+def rank_influence(shown: RunTables, steps: Sequence[int]) -> Figure | Undefined:
     """A column a step, rare above common: ranked influence, its regimes, and for rare the band of pseudo-classes.
 
     Of a run of weights alone, why there is none.
@@ -99,7 +101,7 @@ def rank_influence(shown: Shown, steps: Sequence[int]) -> Figure | str:
     return figure
 
 
-def _handles(shown: Shown, steps: Sequence[int], classes: Sequence[str]) -> list[Line2D | Patch]:
+def _handles(shown: RunTables, steps: Sequence[int], classes: Sequence[str]) -> list[Line2D | Patch]:
     """What is drawn at any of the steps, and nothing else."""
     handles: list[Line2D | Patch] = [Line2D([], [], color=COLOURS[c], label=f"{c} ± 1.96 se") for c in classes]
     if any(fitted_segments(shown, step, c) for step in steps for c in classes):
@@ -114,7 +116,7 @@ def _handles(shown: Shown, steps: Sequence[int], classes: Sequence[str]) -> list
     return handles
 
 
-def _limits(shown: Shown, steps: Sequence[int], classes: Sequence[str]) -> tuple[float, float]:
+def _limits(shown: RunTables, steps: Sequence[int], classes: Sequence[str]) -> tuple[float, float]:
     """From the half percent smallest influence, below which few neurons would fill the picture, to the largest."""
     at = shown.neurons.filter(pl.col("step").is_in(list(steps)))
     values = np.concatenate([at.select(shown.influence(c)).to_series().to_numpy() for c in classes])
@@ -124,20 +126,20 @@ def _limits(shown: Shown, steps: Sequence[int], classes: Sequence[str]) -> tuple
     return float(np.quantile(positive, 0.005)) / 2, float(positive.max()) * 2
 
 
-def _curve(ax: Axes, shown: Shown, step: int, token_class: str) -> None:
-    found = ranked_influence(shown, step, token_class).filter(pl.col("influence") > 0)
+def _curve(ax: Axes, shown: RunTables, step: int, token_class: str) -> None:
+    ranked = ranked_influence(shown, step, token_class).filter(pl.col("influence") > 0)
     ax.set_xscale("log")
     ax.set_yscale("log")
     if token_class == RARE:
         _pseudo_band(ax, shown, step)
-    rank, influence, se = (found[c].to_numpy() for c in ("rank", "influence", "se"))
+    rank, influence, se = (ranked[c].to_numpy() for c in ("rank", "influence", "se"))
     colour = COLOURS.get(token_class, OKABE_ITO["black"])
     floor = influence.min(initial=1) / 10
     ax.fill_between(
-        rank, np.maximum(influence - 1.96 * se, floor), influence + 1.96 * se, color=colour, alpha=0.2, lw=0
+        rank, np.maximum(influence - NORMAL_95 * se, floor), influence + NORMAL_95 * se, color=colour, alpha=0.2, lw=0
     )
     ax.plot(rank, influence, color=colour, lw=1.6)
-    hidden = found.filter(regime=CENSORED)
+    hidden = ranked.filter(regime=CENSORED)
     ax.plot(hidden["rank"], hidden["influence"], ls="", marker=".", ms=1.5, color=NULL)
     for name, (ends, fitted) in fitted_segments(shown, step, token_class).items():
         ax.plot(ends, fitted, color=SEGMENT_COLOURS[name], lw=0.9)
@@ -145,13 +147,13 @@ def _curve(ax: Axes, shown: Shown, step: int, token_class: str) -> None:
             ax.axvline(ends[0], color="black", lw=0.5, ls=":")
 
 
-def _pseudo_band(ax: Axes, shown: Shown, step: int) -> None:
+def _pseudo_band(ax: Axes, shown: RunTables, step: int) -> None:
     band = shown.curves.filter(step=step, kind=PSEUDO_INFLUENCE).drop_nulls("low")
     if band.height:
         ax.fill_between(band["x"], band["low"], band["high"], color=NULL, alpha=0.4, lw=0)
 
 
-def compare_rank_influence(runs: Sequence[Shown], at: Sequence[int]) -> Figure | str:
+def compare_rank_influence(runs: Sequence[RunTables], at: Sequence[int]) -> Figure | Undefined:
     """Ranked influence of several runs, a colour each, rare beside common; `at` is each run's step. Or why none."""
     classes = [c for c in (RARE, COMMON) if any(c in run.classes for run in runs)]
     if not classes:
@@ -162,8 +164,8 @@ def compare_rank_influence(runs: Sequence[Shown], at: Sequence[int]) -> Figure |
             for index, (run, step) in enumerate(zip(runs, at, strict=True)):
                 if token_class not in run.classes:
                     continue
-                found = ranked_influence(run, step, token_class).filter(pl.col("influence") > 0)
-                ax.plot(found["rank"], found["influence"], color=run_colour(index))
+                ranked = ranked_influence(run, step, token_class).filter(pl.col("influence") > 0)
+                ax.plot(ranked["rank"], ranked["influence"], color=run_colour(index))
                 for ends, fitted in fitted_segments(run, step, token_class).values():
                     ax.plot(ends, fitted, color="black", lw=0.6)
             ax.set(xscale="log", yscale="log", title=token_class, xlabel="rank")
@@ -182,13 +184,13 @@ def compare_rank_influence(runs: Sequence[Shown], at: Sequence[int]) -> Figure |
     return figure
 
 
-def regime_sizes(runs: Sequence[Shown]) -> Figure | str:
+def regime_sizes(runs: Sequence[RunTables]) -> Figure | Undefined:
     """Share of neurons in each regime over training, an axis a class; several runs share the axes, a colour each.
 
     Without the analysis `regimes`, why there is none.
     """
     if not any("regime" in run.neurons.columns for run in runs):
-        return "no regimes are stored: the analysis regimes was not asked for"
+        return Undefined("no regimes are stored: the analysis regimes was not asked for")
     classes = [c for c in (RARE, COMMON) if any(c in run.classes for run in runs)]
     single = len(runs) == 1
     with styled():
@@ -220,25 +222,25 @@ def regime_sizes(runs: Sequence[Shown]) -> Figure | str:
     return figure
 
 
-def plateau_intervals(run: Shown, token_class: str) -> pl.DataFrame:
+def plateau_intervals(run: RunTables, token_class: str) -> pl.DataFrame:
     """step, low and high: the 95 % interval of the plateau's last rank, as a share of all neurons."""
     rows = run.metrics.filter(analysis="regimes", metric="r1", token_class=token_class).drop_nulls("ci_low")
     count = run.neurons["neuron"].n_unique()
     return rows.sort("step").select("step", low=pl.col("ci_low") / count, high=pl.col("ci_high") / count)
 
 
-def _sizes(ax: Axes, run: Shown, token_class: str, colour: str | None) -> None:
+def _sizes(ax: Axes, run: RunTables, token_class: str, colour: str | None) -> None:
     rows = run.metrics.filter(analysis="regimes", token_class=token_class).sort("step")
     raised = dict(rows.filter(metric="raised").select("step", "value").iter_rows())
     for name, style in zip((PLATEAU, POWER_LAW, DECAY), LINE_STYLES, strict=True):
-        found = rows.filter(metric=f"{name}_fraction").drop_nulls("value")
-        own = colour or SEGMENT_COLOURS[name]
-        sound = found.filter(~pl.col("step").is_in(list(run.left_out)))
-        flawed = found.filter(pl.col("step").is_in(list(run.left_out)))
-        ax.plot(sound["step"], sound["value"], color=own, ls=style)
-        ax.plot(flawed["step"], flawed["value"], color=own, ls="", marker="x", ms=4)
+        sizes = rows.filter(metric=f"{name}_fraction").drop_nulls("value")
+        regime_colour = colour or SEGMENT_COLOURS[name]
+        sound = sizes.filter(~pl.col("step").is_in(list(run.left_out)))
+        flawed = sizes.filter(pl.col("step").is_in(list(run.left_out)))
+        ax.plot(sound["step"], sound["value"], color=regime_colour, ls=style)
+        ax.plot(flawed["step"], flawed["value"], color=regime_colour, ls="", marker="x", ms=4)
         if name == PLATEAU:
             ends = plateau_intervals(run, token_class).filter(~pl.col("step").is_in(list(run.left_out)))
-            ax.vlines(ends["step"], ends["low"], ends["high"], color=own, lw=0.7, alpha=0.7)
+            ax.vlines(ends["step"], ends["low"], ends["high"], color=regime_colour, lw=0.7, alpha=0.7)
             up = sound.filter(pl.col("step").is_in([s for s, value in raised.items() if value]))
-            ax.plot(up["step"], up["value"], color=own, ls="", marker="o", ms=4)
+            ax.plot(up["step"], up["value"], color=regime_colour, ls="", marker="o", ms=4)

@@ -10,9 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from rtdyn.tables.curves import ATTENTION, EIGENVALUE
+from rtdyn.intervals import NORMAL_95
+from rtdyn.names import COMMON, RARE
+from rtdyn.store.schema import ATTENTION, EIGENVALUE
+from rtdyn.undefined import Undefined
 from rtdyn.views.report.plots.style import COLOURS, LINE_STYLES, NULL, grid, plain, run_colour, styled
-from rtdyn.views.report.run_tables import COMMON, RARE, Shown
+from rtdyn.views.report.run_tables import RunTables
 
 HEADS = 8
 """Heads a layer that are drawn, at most."""
@@ -26,11 +29,11 @@ def drawn_heads(profiles: pl.DataFrame, layer: int, most: int = HEADS) -> list[i
     return sorted(apart.sort("apart", "head", descending=[True, False]).head(most)["head"].to_list())
 
 
-def attention_profiles(shown: Shown, step: int) -> Figure | str:
+def attention_profiles(shown: RunTables, step: int) -> Figure | Undefined:
     """A row a layer, an axis a head: attention by distance of the key, with the band of common draws; or why none."""
     profiles = shown.curves.filter(step=step, kind=ATTENTION)
     if not profiles.height:
-        return f"no attention profiles are stored for step {step}: the analysis routing made none"
+        return Undefined(f"no attention profiles are stored for step {step}: the analysis routing made none")
     layers = profiles["layer"].unique().sort().to_list()
     heads = {layer: drawn_heads(profiles, layer) for layer in layers}
     with styled():
@@ -60,20 +63,20 @@ def attention_profiles(shown: Shown, step: int) -> Figure | str:
 def _profile(ax: Axes, rows: pl.DataFrame) -> None:
     ax.set_yscale("log")
     for token_class in (COMMON, RARE):
-        own = rows.filter(token_class=token_class).sort("x")
-        band = own.drop_nulls("low")
+        profile = rows.filter(token_class=token_class).sort("x")
+        band = profile.drop_nulls("low")
         ax.fill_between(band["x"], band["low"], band["high"], color=NULL, alpha=0.4, lw=0)
-        ax.plot(own["x"], own["value"], color=COLOURS[token_class], lw=1.1)
+        ax.plot(profile["x"], profile["value"], color=COLOURS[token_class], lw=1.1)
 
 
-def compare_attention(runs: Sequence[Shown], at: Sequence[int]) -> Figure | str:
+def compare_attention(runs: Sequence[RunTables], at: Sequence[int]) -> Figure | Undefined:
     """Profiles of several runs, a colour each, mean over a layer's heads; rare solid, common dashed; or why none."""
-    found = [run.curves.filter(step=step, kind=ATTENTION) for run, step in zip(runs, at, strict=True)]
-    if not any(f.height for f in found):
-        return "no run holds attention profiles at its step: the analysis routing made none"
+    profiles_of = [run.curves.filter(step=step, kind=ATTENTION) for run, step in zip(runs, at, strict=True)]
+    if not any(profiles.height for profiles in profiles_of):
+        return Undefined("no run holds attention profiles at its step: the analysis routing made none")
     with styled():
         figure, axes = grid(1, 2, 3.6, 2.8, sharex=True, sharey=True)
-        for index, profiles in enumerate(found):
+        for index, profiles in enumerate(profiles_of):
             layers = profiles["layer"].unique().sort(descending=True).to_list()
             for ax, layer in zip(axes[0][::-1], layers, strict=False):
                 for token_class, style in ((RARE, "-"), (COMMON, "--")):
@@ -88,7 +91,7 @@ def compare_attention(runs: Sequence[Shown], at: Sequence[int]) -> Figure | str:
         figure.suptitle("Attention by distance", fontsize=9, fontweight="bold")
         handles = [
             Line2D([], [], color=run_colour(i), label=f"{plain(run.label)}, {run.named(step)}")
-            for i, (run, step, profiles) in enumerate(zip(runs, at, found, strict=True))
+            for i, (run, step, profiles) in enumerate(zip(runs, at, profiles_of, strict=True))
             if profiles.height
         ]
         handles += [Line2D([], [], color="black", ls=s, label=c) for c, s in ((RARE, "-"), (COMMON, "--"))]
@@ -96,25 +99,25 @@ def compare_attention(runs: Sequence[Shown], at: Sequence[int]) -> Figure | str:
     return figure
 
 
-def spectra(runs: Sequence[Shown], at: Sequence[int]) -> Figure | str:
+def spectra(runs: Sequence[RunTables], at: Sequence[int]) -> Figure | Undefined:
     """Eigenvalues by rank, an axis a group and input matrix, with Hill's fit and the band of matched sets; or why none.
 
     Several runs share the axes, a colour each and no bands.
     """
-    found = [
+    lines_of = [
         run.curves.filter(pl.col("step") == step, pl.col("kind").str.starts_with(EIGENVALUE))
         for run, step in zip(runs, at, strict=True)
     ]
-    panels = sorted({pair for f in found for pair in f.select("group", "kind").iter_rows()})
+    panels = sorted({pair for lines in lines_of for pair in lines.select("group", "kind").iter_rows()})
     if not panels:
-        return "no eigenvalue spectra of groups are stored for the step: the analysis heavytail made none"
+        return Undefined("no eigenvalue spectra of groups are stored for the step: the analysis heavytail made none")
     single = len(runs) == 1
     with styled():
         figure, axes = grid(1, len(panels), 3.4 if len(panels) > 1 else 4.2, 2.9, sharey=True)
         for ax, (group, kind) in zip(axes[0], panels, strict=True):
-            for index, lines in enumerate(found):
-                own = lines.filter(group=group, kind=kind)
-                _spectrum(ax, own, COLOURS[group] if single else run_colour(index), bands=single)
+            for index, lines in enumerate(lines_of):
+                eigenvalues = lines.filter(group=group, kind=kind)
+                _spectrum(ax, eigenvalues, COLOURS[group] if single else run_colour(index), bands=single)
             matrix = kind.removeprefix(EIGENVALUE).removeprefix("_")
             ax.set(xscale="log", yscale="log", xlabel="rank of the eigenvalue")
             ax.set_title(
@@ -137,21 +140,21 @@ def spectra(runs: Sequence[Shown], at: Sequence[int]) -> Figure | str:
 
 def _spectrum(ax: Axes, rows: pl.DataFrame, colour: str, *, bands: bool) -> None:
     for half in rows["half"].unique().sort():
-        own = rows.filter(half=half).sort("x").with_columns(pl.col("value", "low", "high").replace(0.0, None))
+        eigenvalues = rows.filter(half=half).sort("x").with_columns(pl.col("value", "low", "high").replace(0.0, None))
         if bands:
-            band = own.drop_nulls(["low", "high"])
+            band = eigenvalues.drop_nulls(["low", "high"])
             ax.fill_between(band["x"], band["low"], band["high"], color=NULL, alpha=0.25, lw=0)
-            tail = own.drop_nulls("fit")
+            tail = eigenvalues.drop_nulls("fit")
             ax.plot(tail["x"], tail["fit"], color="black", lw=0.8)
-        ax.plot(own["x"], own["value"], color=colour, ls=_HALF_STYLES[half], lw=1.2)
+        ax.plot(eigenvalues["x"], eigenvalues["value"], color=colour, ls=_HALF_STYLES[half], lw=1.2)
 
 
-def _hill(shown: Shown, step: int, group: str, matrix: str) -> str:
+def _hill(shown: RunTables, step: int, group: str, matrix: str) -> str:
     name = "hill_alpha_half" + (f"_{matrix}" if matrix else "")
     rows = shown.metrics.filter(step=step, analysis="heavytail", metric=name, group=group)
-    one = rows.filter(null="matched")
-    if not one.height or one["value"][0] is None:
+    matched = rows.filter(null="matched")
+    if not matched.height or matched["value"][0] is None:
         return ": α undefined"
-    row = one.row(0, named=True)
-    against = "" if row["null_mean"] is None else f", matched {row['null_mean']:.2g} ± {1.96 * row['null_sd']:.1g}"
+    row = matched.row(0, named=True)
+    against = "" if row["null_mean"] is None else f", matched {row['null_mean']:.2g} ± {NORMAL_95 * row['null_sd']:.1g}"
     return f": α {row['value']:.2g}{against}"

@@ -12,11 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
-from rtdyn.analyses.groups.choose import STABLE
-from rtdyn.names import CENSORED, DECAY, PLATEAU, POWER_LAW
+from rtdyn.intervals import NORMAL_95
+from rtdyn.names import CENSORED, COMMON, DECAY, PLATEAU, POWER_LAW, RARE
+from rtdyn.store.schema import STABLE
+from rtdyn.undefined import Undefined
 from rtdyn.views.report.plots.influence import NO_INFLUENCE
 from rtdyn.views.report.plots.style import NotebookFigure, grid, plain, short_step, styled
-from rtdyn.views.report.run_tables import RARE, Shown
+from rtdyn.views.report.run_tables import RunTables
 
 ROWS = 256
 """Neurons in the heat map, at most."""
@@ -35,7 +37,7 @@ TABLE_COLUMNS = ("rank", "neuron", "influence on rare (nats)", "on common (nats)
 NONE = "—"
 
 
-def heat_map_neurons(shown: Shown, rows: int = ROWS) -> list[int]:
+def heat_map_neurons(shown: RunTables, rows: int = ROWS) -> list[int]:
     """Those neurons that came highest at any step, `rows` at most, in order of their influence at the last step."""
     ranked = shown.neurons.with_columns(
         shown.influence(RARE).rank("ordinal", descending=True).over("step").alias("place")
@@ -44,13 +46,13 @@ def heat_map_neurons(shown: Shown, rows: int = ROWS) -> list[int]:
     return best.sort("place", "neuron").head(rows).sort("now")["neuron"].to_list()
 
 
-def influence_matrix(shown: Shown, neurons: Sequence[int]) -> np.ndarray:
+def influence_matrix(shown: RunTables, neurons: Sequence[int]) -> np.ndarray:
     """float64 (neurons, steps): influence on rare, NaN where it is 0."""
-    found = _pivot(shown, neurons, shown.influence(RARE))
-    return np.where(found > 0, found, np.nan)
+    influence = _pivot(shown, neurons, shown.influence(RARE))
+    return np.where(influence > 0, influence, np.nan)
 
 
-def regime_matrix(shown: Shown, neurons: Sequence[int]) -> np.ndarray | None:
+def regime_matrix(shown: RunTables, neurons: Sequence[int]) -> np.ndarray | None:
     """float64 (neurons, steps): index into REGIMES, NaN where the fit is undefined; None without the analysis."""
     if "regime" not in shown.neurons.columns:
         return None
@@ -66,20 +68,20 @@ def regime_matrix(shown: Shown, neurons: Sequence[int]) -> np.ndarray | None:
     return _pivot(shown, neurons, regime)
 
 
-def _pivot(shown: Shown, neurons: Sequence[int], value: pl.Expr) -> np.ndarray:
+def _pivot(shown: RunTables, neurons: Sequence[int], value: pl.Expr) -> np.ndarray:
     steps = shown.steps
-    own = shown.neurons.filter(pl.col("neuron").is_in(list(neurons))).select(
+    values = shown.neurons.filter(pl.col("neuron").is_in(list(neurons))).select(
         "step", "neuron", value.cast(pl.Float64).alias("value")
     )
     result = np.full((len(neurons), len(steps)), np.nan)
     place, column = ({v: i for i, v in enumerate(values)} for values in (neurons, steps))
-    rows = [place[n] for n in own["neuron"]]
-    columns = [column[s] for s in own["step"]]
-    result[rows, columns] = own["value"].fill_null(float("nan")).to_numpy()
+    rows = [place[n] for n in values["neuron"]]
+    columns = [column[s] for s in values["step"]]
+    result[rows, columns] = values["value"].fill_null(float("nan")).to_numpy()
     return result
 
 
-def heat_map(runs: Sequence[Shown]) -> Figure | str:
+def heat_map(runs: Sequence[RunTables]) -> Figure | Undefined:
     """Influence on rare and regime of the neurons that came highest, over all steps; a row of axes a run.
 
     Runs of weights alone are passed over; where there is no other, why there is no figure.
@@ -111,7 +113,7 @@ def heat_map(runs: Sequence[Shown]) -> Figure | str:
     return figure
 
 
-def _regimes(figure: Figure, ax: Axes, regimes: np.ndarray, run: Shown) -> None:
+def _regimes(figure: Figure, ax: Axes, regimes: np.ndarray, run: RunTables) -> None:
     colours = ListedColormap([colour for _, colour in REGIMES])
     norm = BoundaryNorm(np.arange(-0.5, len(REGIMES)), len(REGIMES))
     image = ax.imshow(regimes, aspect="auto", interpolation="nearest", cmap=colours, norm=norm)
@@ -126,7 +128,7 @@ def _regimes(figure: Figure, ax: Axes, regimes: np.ndarray, run: Shown) -> None:
     bar.ax.invert_yaxis()
 
 
-def _step_columns(ax: Axes, run: Shown) -> None:
+def _step_columns(ax: Axes, run: RunTables) -> None:
     """A column a step, whatever its distance; steps left out carry a cross."""
     steps = run.steps
     every = max(1, -(-len(steps) // 9))
@@ -139,10 +141,10 @@ def _step_columns(ax: Axes, run: Shown) -> None:
                 ms=3.5, clip_on=False)  # fmt: skip
 
 
-def neuron_rows(shown: Shown, step: int, rows: int = TABLE_ROWS) -> list[dict[str, Any]]:
+def neuron_rows(shown: RunTables, step: int, rows: int = TABLE_ROWS) -> list[dict[str, Any]]:
     """The most influential neurons on rare at a step, by TABLE_COLUMNS; None where the store has no number."""
     frame = shown.neurons.filter(step=step)
-    common = "common" if "common" in shown.classes else None
+    common = COMMON if COMMON in shown.classes else None
     flattening = "" if shown.value(step, "raised", RARE) else "flattening"
     frame = frame.with_columns(
         shown.influence(RARE).alias("_influence"),
@@ -198,13 +200,13 @@ def with_error(value: float | None, se: float | None) -> str:
         return NONE
     if se is None or not 0 < se < math.inf:
         return f"{value:.3g}".replace("-", "−")
-    digits = 1 - math.floor(math.log10(float(f"{1.96 * se:.1e}")))
+    digits = 1 - math.floor(math.log10(float(f"{NORMAL_95 * se:.1e}")))
     if not 0 <= digits <= 6:
-        return f"{value:.2e} ± {1.96 * se:.1e}".replace("-", "−")
-    return f"{value:.{digits}f} ± {1.96 * se:.{digits}f}".replace("-", "−")
+        return f"{value:.2e} ± {NORMAL_95 * se:.1e}".replace("-", "−")
+    return f"{value:.{digits}f} ± {NORMAL_95 * se:.{digits}f}".replace("-", "−")
 
 
-def neuron_table(shown: Shown, step: int) -> Figure | str:
+def neuron_table(shown: RunTables, step: int) -> Figure | Undefined:
     """The most influential neurons at a step, as a table; ± is 1.96 standard errors. Or why there is none."""
     if not shown.classes:
         return NO_INFLUENCE

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rtdyn.files import replace_file
+from rtdyn.names import COMMON, PLATEAU, RARE, TOP
 
 OKABE_ITO = {
     "orange": "#E69F00",
@@ -28,10 +29,10 @@ OKABE_ITO = {
 """Okabe & Ito (2008), Color Universal Design; without yellow, which is too pale for lines on white."""
 RUN_COLOURS = tuple(OKABE_ITO[c] for c in ("blue", "vermilion", "green", "purple", "orange", "sky", "black"))
 COLOURS = {
-    "rare": OKABE_ITO["vermilion"],
-    "common": OKABE_ITO["blue"],
-    "top": OKABE_ITO["green"],
-    "plateau": OKABE_ITO["purple"],
+    RARE: OKABE_ITO["vermilion"],
+    COMMON: OKABE_ITO["blue"],
+    TOP: OKABE_ITO["green"],
+    PLATEAU: OKABE_ITO["purple"],
     "layer -1": OKABE_ITO["orange"],
     "layer -2": OKABE_ITO["sky"],
     "matrix in": OKABE_ITO["orange"],

@@ -14,7 +14,8 @@ from matplotlib.patches import Patch
 from rtdyn.intervals import NORMAL_95
 from rtdyn.judge.emergence import ALPHA, Emergence
 from rtdyn.judge.series import Series
-from rtdyn.views.report.panels import PANELS, Judged, JudgedPanels, Panel
+from rtdyn.undefined import Undefined
+from rtdyn.views.report.panels import PANELS, JudgedLine, JudgedPanels, Panel
 from rtdyn.views.report.plots.style import (
     COLOURS,
     LINE_STYLES,
@@ -26,38 +27,38 @@ from rtdyn.views.report.plots.style import (
     styled,
     symlog,
 )
-from rtdyn.views.report.run_tables import Shown
+from rtdyn.views.report.run_tables import RunTables
 
 COLUMNS = 4
 
 
-def emergence_panel(runs: Sequence[Shown], found: Sequence[JudgedPanels]) -> Figure | str:
+def emergence_panel(runs: Sequence[RunTables], judged: Sequence[JudgedPanels]) -> Figure | Undefined:
     """A small axis a metric, or why there is none; several runs share the axes, a colour each.
 
-    found: each run's lines by panel, from `judged_panels`.
+    judged: each run's lines by panel, from `judged_panels`.
     """
-    panels = [panel for panel in PANELS if any(panel.name in lines for lines in found)]
+    panels = [panel for panel in PANELS if any(panel.name in lines for lines in judged)]
     if not panels:
-        return "none of the main metrics is defined at any step"
+        return Undefined("none of the main metrics is defined at any step")
     with styled():
         columns = min(COLUMNS, len(panels))
         figure, axes = grid(math.ceil(len(panels) / columns), columns, 2.6, 1.95)
         for ax, panel in zip(axes.flat, panels, strict=False):
-            _panel(ax, panel, [lines.get(panel.name, []) for lines in found])
+            _panel(ax, panel, [lines.get(panel.name, []) for lines in judged])
             step_axis(ax, [s for run in runs for s in run.steps])
         for ax in axes.flat[len(panels) :]:
             ax.set_axis_off()
         who = f"{plain(runs[0].label)}: main" if len(runs) == 1 else "Main"
         figure.suptitle(f"{who} metrics over training", fontsize=10, weight="bold")
-        figure.legend(handles=_handles(runs, found), loc="outside lower center", ncols=min(3, len(panels)))
+        figure.legend(handles=_handles(runs, judged), loc="outside lower center", ncols=min(3, len(panels)))
     return figure
 
 
-def _panel(ax: Axes, panel: Panel, found: Sequence[Sequence[Judged]]) -> None:
-    single = len(found) == 1
-    values = np.concatenate([j.series.value for lines in found for j in lines])
-    drawn = [line for line in panel.lines if any(j.line == line for lines in found for j in lines)]
-    for index, lines in enumerate(found):
+def _panel(ax: Axes, panel: Panel, by_run: Sequence[Sequence[JudgedLine]]) -> None:
+    single = len(by_run) == 1
+    values = np.concatenate([j.series.value for lines in by_run for j in lines])
+    drawn = [line for line in panel.lines if any(j.line == line for lines in by_run for j in lines)]
+    for index, lines in enumerate(by_run):
         for judged in lines:
             place = drawn.index(judged.line)
             colour = COLOURS[judged.line.colour] if single else run_colour(index)
@@ -86,7 +87,7 @@ def _panel(ax: Axes, panel: Panel, found: Sequence[Sequence[Judged]]) -> None:
     ax.legend(handles=handles, loc="best", handlelength=1.4, borderpad=0.1, labelspacing=0.2)
 
 
-def draw_line(ax: Axes, judged: Judged, colour: str, style: object, *, bands: bool = True) -> None:
+def draw_line(ax: Axes, judged: JudgedLine, colour: str, style: object, *, bands: bool = True) -> None:
     """A series with its 95 % interval, the band of its null, and the steps that are left out."""
     s = judged.series
     known = np.isfinite(s.value)
@@ -102,7 +103,7 @@ def draw_line(ax: Axes, judged: Judged, colour: str, style: object, *, bands: bo
         ax.plot(flawed.steps, flawed.value, color=colour, ls="", marker="x", ms=4)
 
 
-def _coloured(judged: Judged) -> bool:
+def _coloured(judged: JudgedLine) -> bool:
     """Whether the null takes its line's colour: where each line of a panel has a null of its own."""
     return judged.line.effect == "null"
 
@@ -117,14 +118,14 @@ def null_band(s: Series) -> tuple[np.ndarray, np.ndarray]:
     return s.null_mean - NORMAL_95 * s.null_sd, s.null_mean + NORMAL_95 * s.null_sd
 
 
-def _marks(ax: Axes, judged: Judged, colour: str, place: int) -> None:
+def _marks(ax: Axes, judged: JudgedLine, colour: str, place: int) -> None:
     """Emergence at the top of the axis, change points at its bottom."""
     emerged = judged.emerged
     if emerged is not None and emerged.step is not None:
         ax.axvspan(_after(emerged), emerged.step, color=colour, alpha=0.12, lw=0)
         ax.plot([emerged.step], [0.985 - 0.07 * place], transform=ax.get_xaxis_transform(), marker="v", ms=5,
                 color=colour, clip_on=False)  # fmt: skip
-    if not isinstance(judged.changes, str):
+    if not isinstance(judged.changes, Undefined):
         for step in judged.changes.steps:
             ax.plot([step], [0.045 + 0.06 * place], transform=ax.get_xaxis_transform(), marker="|", ms=7, mew=1.6,
                     color=colour, clip_on=False)  # fmt: skip
@@ -135,9 +136,9 @@ def _after(emerged: Emergence) -> int:
     return emerged.step if emerged.after is None else emerged.after
 
 
-def _handles(runs: Sequence[Shown], found: Sequence[JudgedPanels]) -> list[Line2D | Patch]:
+def _handles(runs: Sequence[RunTables], judged: Sequence[JudgedPanels]) -> list[Line2D | Patch]:
     """What is drawn in any of the axes, and nothing else."""
-    every = [judged for lines in found for panel in lines.values() for judged in panel]
+    every = [line for lines in judged for panel in lines.values() for line in panel]
     emerged = any(j.emerged is not None and j.emerged.step is not None for j in every)
     left_out = [Line2D([], [], color="black", ls="", marker="x", ms=4, label="step left out of trajectories")]
     crosses = left_out if any(run.left_out for run in runs) else []
@@ -156,7 +157,7 @@ def _handles(runs: Sequence[Shown], found: Sequence[JudgedPanels]) -> list[Line2
         handles.append(Patch(color=NULL, alpha=0.35, label=f"null ({', '.join(nulls)}): mean (dashed) ± 1.96 sd"))
     if emerged:
         handles.append(Line2D([], [], color="black", ls="", marker="v", ms=5, label="emerged, within the shaded steps"))
-    if any(not isinstance(j.changes, str) and j.changes.steps for j in every):
+    if any(not isinstance(j.changes, Undefined) and j.changes.steps for j in every):
         handles.append(
             Line2D([], [], color="black", ls="", marker="|", ms=5, mew=1.6, label="change point (foot of the axis)")
         )
