@@ -24,6 +24,7 @@ from rtdyn.hub.repository import hub_is_offline
 from rtdyn.hub.retry import may_pass
 from rtdyn.model.sizes import ModelShape, model_shape
 from rtdyn.suites.suite import SuiteSpec
+from rtdyn.sweep.job import Job
 from rtdyn.sweep.options import StepOptions
 from rtdyn.text.evaluation import MIN_TOKENS, RARE_TARGETS, EvaluationOptions, prepare
 
@@ -105,28 +106,24 @@ class HubAsker:
 
 
 def plan_suite(
-    suite: SuiteSpec,
-    steps: Sequence[int],
-    measured_on: EvaluationOptions,
-    options: StepOptions,
-    on_defect: str,
-    cache_gb: float,
+    job: Job,
     assumptions: Assumptions,
     hub: HubAsker,
     seconds_of: Callable[[ModelShape, Work], float] | None,
     say: Callable[[str], None],
 ) -> SuitePlan:
-    """The cost of a suite's steps with these settings.
+    """The cost of a job, on this machine.
 
     seconds_of: how long this machine takes for work on a model; None without a calibration. Raises InputError where
     `rtdyn track` would before it starts, and for a suite whose shape cannot be known.
     """
-    found = hub.audit(suite, steps)
-    left, record = steps_to_run(suite, steps, found, on_defect, lambda text: None)
+    suite, options = job.suite, job.options
+    found = hub.audit(suite, job.steps)
+    left, record = steps_to_run(suite, job.steps, found, job.on_defect, lambda text: None)
     shape, shape_source = _shape(suite, left[-1], hub.reachable)
     weights_only = set(options.analyses) <= set(WEIGHTS_ONLY)
     fetched = traffic(suite, left, found, shape, weights_only)
-    sample = None if weights_only else _sample(suite, left[-1], measured_on, hub.reachable, say)
+    sample = None if weights_only else _sample(suite, left[-1], job.measured_on, hub.reachable, say)
     stages = _stages(shape, sample, options)
     routing, room = "routing" in options.analyses, assumptions.available_bytes
     layered = sample is not None and runs_by_layers(
@@ -155,7 +152,7 @@ def plan_suite(
         if sample is None
         else memory(shape, sample, options.memory_bytes, routing=routing, layered=layered),
         layered=layered,
-        cache_bytes=0 if suite.repo is None else min(fetched.bytes, max(int(cache_gb * GB), fetched.largest)),
+        cache_bytes=0 if suite.repo is None else min(fetched.bytes, max(int(job.cache_gb * GB), fetched.largest)),
         run_bytes=run_bytes(shape, fetched.steps, options.analyses),
         download_seconds=fetched.bytes * 8 / (assumptions.link_mbit * 1e6),
         compute_seconds=None if seconds is None else fetched.analysed * (sum(seconds.values()) + sum(further.values())),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rtdyn.errors import InputError
-from rtdyn.execute.engine import ClusterOptions, Engine, SilentError
+from rtdyn.execute.engine import Engine, SilentError
 from rtdyn.execute.ledger import (
     CANCELLED,
     Given,
@@ -32,6 +32,7 @@ from rtdyn.execute.ledger import (
 )
 from rtdyn.execute.task import Task, grouped
 from rtdyn.store.run import Run, step_record
+from rtdyn.sweep.options import ClusterOptions
 
 LOOK = 0.5
 """Seconds between two looks at the run directory."""

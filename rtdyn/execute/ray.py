@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from rtdyn.errors import InputError, brief
-from rtdyn.execute.engine import LOGS, ClusterOptions, Engine, SilentError
+from rtdyn.execute.engine import LOGS, Engine, SilentError
 from rtdyn.execute.task import Task, thread_variables
+from rtdyn.sweep.options import ClusterOptions
 
 NAMESPACE = "rtdyn"
 REACH = 10.0
@@ -71,8 +72,7 @@ def ray(options: ClusterOptions, run: Path, say: Callable[[str], None]) -> Engin
     if too_much:
         say(f"{place}: {too_much}; tasks wait until it has such a node")
     logs = run / LOGS
-    variables = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-    variables |= thread_variables(options.task_cpus)
+    variables = _passed_on() | thread_variables(options.task_cpus)
 
     def submit(common: str, tasks: Sequence[Task]) -> None:
         logs.mkdir(exist_ok=True)
@@ -105,6 +105,13 @@ def ray(options: ClusterOptions, run: Path, say: Callable[[str], None]) -> Engin
                 continue
 
     return Engine("ray", place, outlives, 1000, submit, alive, withdraw, lambda task: _last_words(logs, task))
+
+
+def _passed_on() -> dict[str, str]:
+    """The variables of PASSED_ON; those that name a folder or a file absolute, as tasks run in folders of Ray's."""
+    found = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    paths = {name: value for name, value in found.items() if name.endswith(("_HOME", "_CACHE", "_PATH", "TMPDIR"))}
+    return {**found, **{name: str(Path(value).expanduser().absolute()) for name, value in paths.items() if value}}
 
 
 def _connect(client: Any, address: str | None) -> tuple[str, bool]:

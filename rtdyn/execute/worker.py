@@ -43,7 +43,6 @@ class Worker:
         InputError before the first step if this machine does not come to the run's configuration.
         """
         task = self.task
-        os.chdir(task.folder)
         run = read_run(task.run)
         known = tries(task.run)
         left = [s for s in task.steps if step_record(run, s) is None and not given_up(known.get(s, ()))]
@@ -51,10 +50,11 @@ class Worker:
             return
         device_here(task.options.device)
         sweep = prepare_sweep(task.suite, task.reference, task.measured_on, task.options)
-        ours = config_digest(sweep.config)
+        config = {**sweep.config, "location": task.location}
+        ours = config_digest(config)
         if {ours, run.digest} != {task.config_digest}:
             theirs = run.manifest["config"]
-            differing = [key for key in sweep.config if sweep.config[key] != theirs.get(key)]
+            differing = [key for key in config if config[key] != theirs.get(key)]
             raise InputError(
                 f"{os.uname().nodename} comes to another configuration than the run ({', '.join(differing)}); "
                 "it needs the same rtdyn and the same sources"

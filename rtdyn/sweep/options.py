@@ -1,4 +1,4 @@
-"""Settings of the analyses of a step."""
+"""Settings of a command: how its steps are analysed, and on which machines."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ class StepOptions:
     """Settings of the analyses, by the names of the command line."""
 
     analyses: tuple[str, ...]
+    """Of `rtdyn.analyses.ANALYSES`, in that order."""
     mean_over: str
+    """`kept` or `all`: positions that the ablation's mean activation is taken over."""
     rank_by: str
+    """`mean_abs` or `abs_mean`: the influence that ranks neurons."""
     tolerance: float
+    """Error a neuron's class mean may carry, in nats."""
     memory_gib: float
+    """Memory for the ablation's blocks, in 2^30 bytes, beside the model and what is captured."""
     stream_layers: str
+    """`auto`, `always` or `never`: whether the model is run one layer at a time."""
     device: str
+    """`cpu` or `cuda`; `auto` until the machine is known."""
     seed: int
+    """Of every random draw."""
     task_memory_gib: float | None = None
-    """What a cluster's task was given."""
+    """What a cluster's task was given, in 2^30 bytes; None for what there is."""
 
     @property
     def most_bytes(self) -> int | None:
@@ -29,3 +37,33 @@ class StepOptions:
     def memory_bytes(self) -> int:
         """Memory for arrays beside the model and the capture."""
         return int(self.memory_gib * 2**30)
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Settings of the executor, by the names of the command line and with its defaults."""
+
+    executor: str = "serial"
+    """`serial`, `slurm` or `ray`: where steps are analysed."""
+    steps_per_task: int = 1
+    """Checkpoints a task."""
+    task_cpus: int = 1
+    """CPUs, and threads, a task."""
+    task_gpus: int = 0
+    """GPUs a task."""
+    task_memory_gib: float | None = None
+    """Memory a task, in 2^30 bytes; None for the cluster's default."""
+    slurm_partition: str | None = None
+    """None for the cluster's default."""
+    slurm_account: str | None = None
+    """None for the user's default."""
+    slurm_time: int = 240
+    """Minutes a job may take."""
+    slurm_option: tuple[tuple[str, str], ...] = ()
+    """Further options of sbatch, name and value."""
+    ray_address: str | None = None
+    """None for RAY_ADDRESS, the cluster on this machine, or one of the command's own."""
+
+    def device(self, asked: str) -> str:
+        """`cpu` or `cuda` for the tasks, which may have GPUs that the machine of the command lacks."""
+        return ("cuda" if self.task_gpus else "cpu") if asked == "auto" else asked

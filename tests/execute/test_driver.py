@@ -123,7 +123,7 @@ def drive(cluster: Cluster, per_task: int = 1, units: Sequence[tuple[int, ...]] 
     said: list[str] = []
     told: list[tuple[int, Mapping[str, float] | None]] = []
     nothing: Any = None
-    task = Task("", cluster.run.path, cluster.run.digest, cluster.run.path, nothing, (), 4, nothing, nothing, 1.0)
+    task = Task("", cluster.run.path, cluster.run.digest, "", nothing, (), 4, nothing, nothing, 1.0)
     units = [(step,) for step in STEPS] if units is None else units
     driver = Driver(
         cluster.engine(),
@@ -227,7 +227,7 @@ def kill_after(cluster: Cluster, told: int) -> list[int]:
     """A driver that dies as a killed one does once it took note of so many steps."""
     seen: list[int] = []
     nothing: Any = None
-    task = Task("", cluster.run.path, cluster.run.digest, cluster.run.path, nothing, (), 4, nothing, nothing, 1.0)
+    task = Task("", cluster.run.path, cluster.run.digest, "", nothing, (), 4, nothing, nothing, 1.0)
 
     def note(step: int, seconds: Mapping[str, float] | None) -> None:
         if len(seen) == told:

@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from rtdyn.cli import main
-from rtdyn.execute.engine import ClusterOptions
 from rtdyn.execute.slurm import job_parameters, seconds_to_leave
+from rtdyn.sweep.options import ClusterOptions
 
 
 @pytest.mark.parametrize(
