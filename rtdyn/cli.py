@@ -177,12 +177,12 @@ def audit(model: str, as_json: bool, strict: bool, suites: Path | None) -> None:
     from rtdyn.suites.find import find_suite, load_suites
     from rtdyn.views.terminal.audit import audit_record, print_audit
 
-    found = audit_suite(find_suite(model, load_suites(suites)))
+    audited = audit_suite(find_suite(model, load_suites(suites)))
     if as_json:
-        click.echo(json.dumps(audit_record(found)))
+        click.echo(json.dumps(audit_record(audited)))
     else:
-        print_audit(found, Console())
-    if strict and found.unsound:
+        print_audit(audited, Console())
+    if strict and audited.unsound:
         sys.exit(FINDING)
 
 
@@ -201,15 +201,15 @@ def check(run: Path, baseline: Path, update: bool, junit: Path | None, github: b
     from rtdyn.judge.check import check as hold
     from rtdyn.views.terminal.findings import github_annotations, print_comparison, write_junit
 
-    found = hold(run, baseline, update)
+    comparison = hold(run, baseline, update)
     if update:
         click.echo(f"wrote {baseline}")
-    print_comparison(found, show, Console())
+    print_comparison(comparison, show, Console())
     if github:
-        click.echo("\n".join(github_annotations(found, baseline, show)), nl=bool(found.findings))
+        click.echo("\n".join(github_annotations(comparison, baseline, show)), nl=bool(comparison.findings))
     if junit is not None:
-        write_junit(found, junit)
-    if found.findings:
+        write_junit(comparison, junit)
+    if comparison.findings:
         sys.exit(FINDING)
 
 

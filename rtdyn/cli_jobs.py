@@ -28,8 +28,9 @@ def jobs_of(
     """
     found, several = find_suites(models, load_suites(suites))
     chosen = {suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "") for suite in found}
+    from rtdyn.sweep.cluster_options import ClusterOptions
     from rtdyn.sweep.job import Job
-    from rtdyn.sweep.options import ClusterOptions, StepOptions
+    from rtdyn.sweep.options import StepOptions
     from rtdyn.text.evaluation import EvaluationOptions
 
     settings = {

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from rtdyn.analyses import ANALYSES, WEIGHTS_ONLY
-from rtdyn.sweep.options import ClusterOptions
+from rtdyn.sweep.cluster_options import ClusterOptions
 
 Command = Callable[..., None]
 
@@ -248,8 +248,8 @@ def check_executor(executor: str) -> None:
     """Refuses options of another executor, which would be passed over in silence, and CUDA where Ray gives no GPU."""
     context = click.get_current_context()
     for name, executors in _OPTIONS_OF.items():
-        given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-        if given and executor not in executors:
+        is_given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+        if is_given and executor not in executors:
             option = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{option} is for --executor {' or '.join(executors)}, and this is {executor}")
     asked = context.params

@@ -198,7 +198,7 @@ def _run_elsewhere(
     with progress(console, run.manifest["suite"], total) as reporter:
         arrived = 0
 
-        def told(step: int, seconds: Mapping[str, float] | None) -> None:
+        def on_stored(step: int, seconds: Mapping[str, float] | None) -> None:
             nonlocal arrived
             arrived += 1
             reporter.begin(step, arrived, total)
@@ -208,10 +208,10 @@ def _run_elsewhere(
             summary = step_line(pl.read_parquet(table_file(run, "metrics", step)))
             reporter.end(summary, sum((seconds or {}).values()))
 
-        def watched(tasks: int, at_work: int) -> None:
+        def on_look(tasks: int, at_work: int) -> None:
             reporter.stage(f"{at_work} of {tasks} tasks at work")
 
-        driver = Driver(engine, run, units, task, steps_per_task, told, watched, reporter.say)
+        driver = Driver(engine, run, units, task, steps_per_task, on_stored, on_look, reporter.say)
         return driver.drive()
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from rtdyn.errors import InputError, brief
 from rtdyn.execute.engine import LOGS, Engine, SilentError
 from rtdyn.execute.task import Task, thread_variables
-from rtdyn.sweep.options import ClusterOptions
+from rtdyn.sweep.cluster_options import ClusterOptions
 
 NAMESPACE = "rtdyn"
 REACH = 10.0

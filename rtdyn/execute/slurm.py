@@ -23,7 +23,7 @@ from rtdyn.errors import InputError, brief
 from rtdyn.execute.engine import LOGS, Engine, SilentError
 from rtdyn.execute.ledger import come_back
 from rtdyn.execute.task import Task, thread_variables
-from rtdyn.sweep.options import ClusterOptions
+from rtdyn.sweep.cluster_options import ClusterOptions
 
 TIMEOUTS = 1000
 """How often submitit may requeue a task whose time is over: what stores no step is given up before, as a try."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rtdyn.suites.suite import SuiteSpec
-from rtdyn.sweep.options import ClusterOptions, StepOptions
+from rtdyn.sweep.cluster_options import ClusterOptions
+from rtdyn.sweep.options import StepOptions
 from rtdyn.text.evaluation import EvaluationOptions
 
 

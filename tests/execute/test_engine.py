@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from rtdyn.cli import main
 from rtdyn.execute.slurm import job_parameters, seconds_to_leave
-from rtdyn.sweep.options import ClusterOptions
+from rtdyn.sweep.cluster_options import ClusterOptions
 
 
 @pytest.mark.parametrize(
