@@ -14,13 +14,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from threading import Lock
-from typing import IO, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from rtdyn.errors import InputError, brief
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+LOOK = 0.2
+"""Seconds that an answer is waited for before signals are looked at."""
 
 _lock = Lock()
 _processes: dict[int, _Process] = {}
@@ -38,7 +43,7 @@ def quietly(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> 
         try:
             process.send(function, arguments, named)
             succeeded, result = process.answer()
-        except (EOFError, OSError, pickle.UnpicklingError) as error:
+        except (EOFError, OSError) as error:
             raise _death(process) from ChildProcessError(brief(error))
         except BaseException:  # interrupted: its answer would be taken for that of the next call
             _end(process)
@@ -62,60 +67,61 @@ def begin(function: Callable[[], object]) -> None:
             process.forgotten += 1
 
 
-def serve() -> None:
-    """The quiet process itself: answers calls until its input ends."""
-    calls, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
+def serve(connection: int) -> None:
+    """The quiet process itself: answers the calls that come by this descriptor until its other end is closed."""
+    calls: Connection[bytes, bytes] = Connection(connection)
     while True:
         try:
-            call = pickle.load(calls)
-        except EOFError:
+            call = calls.recv_bytes()
+        except (EOFError, ConnectionError):
             return
-        pickle.dump(_answer(call), answers)
-        answers.flush()
+        calls.send_bytes(_answer(call))
 
 
 class _Process:
     """The quiet process, as the one that it serves sees it."""
 
     def __init__(self) -> None:
-        program = [sys.executable, "-P", "-W", "ignore", "-c", "from rtdyn.quiet import serve; serve()"]
+        self.calls, theirs = Pipe()
+        serving = f"from rtdyn.quiet import serve; serve({theirs.fileno()})"
         own = {"PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "Agg"}
         # in a session of its own, so that Ctrl-C is for this process alone
         self.process = subprocess.Popen(
-            program,
+            [sys.executable, "-P", "-W", "ignore", "-c", serving],
             env={**os.environ, **own},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
             start_new_session=True,
         )
-        self.calls, self.answers = _pipe(self.process.stdin), _pipe(self.process.stdout)
+        theirs.close()
         self.forgotten = 0
         """Calls sent whose answers nobody waits for."""
         atexit.register(self.end)
 
     def send(self, *call: object) -> None:
-        pickle.dump(pickle.dumps(call, protocol=5), self.calls, protocol=5)
-        self.calls.flush()
+        self.calls.send_bytes(pickle.dumps(call, protocol=5))
 
     def answer(self) -> tuple[bool, Any]:
         """Whether the last call succeeded, and its result or error."""
-        for _ in range(self.forgotten):
-            pickle.load(self.answers)
+        while self.forgotten:
+            self._receive()
             self.forgotten -= 1
-        succeeded, result = pickle.loads(pickle.load(self.answers))
+        succeeded, result = pickle.loads(self._receive())
         return succeeded, result
 
     def end(self) -> int:
         """Ends it; how it ended, as subprocess has it."""
         atexit.unregister(self.end)
         self.process.kill()
-        with suppress(OSError):  # what was not sent yet
-            self.calls.close()
-        self.answers.close()
+        self.calls.close()
         return self.process.wait()
+
+    def _receive(self) -> bytes:
+        while not self.calls.poll(LOOK):  # Ctrl-C may interrupt another thread than the one that waits here
+            pass
+        return self.calls.recv_bytes()
 
 
 def _started() -> _Process:
@@ -154,8 +160,3 @@ def _answer(call: bytes) -> bytes:
         except Exception:  # some errors cannot be made again from what they hold
             failed = pickle.dumps((False, RuntimeError(brief(error))))
         return failed
-
-
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None
-    return stream
