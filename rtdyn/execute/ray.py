@@ -27,6 +27,8 @@ REACH = 10.0
 """Seconds that an address may take to answer."""
 PASSED_ON = ("HF_", "TRANSFORMERS_", "TMPDIR")
 """Beginnings of environment variables that hold for the tasks as for the command."""
+PATHS = ("_HOME", "_CACHE", "_PATH", "TMPDIR")
+"""Ends of those that name a folder or a file."""
 
 
 class RayTask:
@@ -72,7 +74,7 @@ def ray(options: ClusterOptions, run: Path, say: Callable[[str], None]) -> Engin
     if too_much:
         say(f"{place}: {too_much}; tasks wait until it has such a node")
     logs = run / LOGS
-    variables = _passed_on() | thread_variables(options.task_cpus)
+    variables = passed_on(os.environ) | thread_variables(options.task_cpus)
 
     def submit(common: str, tasks: Sequence[Task]) -> None:
         logs.mkdir(exist_ok=True)
@@ -107,11 +109,11 @@ def ray(options: ClusterOptions, run: Path, say: Callable[[str], None]) -> Engin
     return Engine("ray", place, outlives, 1000, submit, alive, withdraw, lambda task: _last_words(logs, task))
 
 
-def _passed_on() -> dict[str, str]:
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables of PASSED_ON; those that name a folder or a file absolute, as tasks run in folders of Ray's."""
-    found = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-    paths = {name: value for name, value in found.items() if name.endswith(("_HOME", "_CACHE", "_PATH", "TMPDIR"))}
-    return {**found, **{name: str(Path(value).expanduser().absolute()) for name, value in paths.items() if value}}
+    chosen = {name: value for name, value in environment.items() if name.startswith(PASSED_ON)}
+    paths = {name: value for name, value in chosen.items() if value and name.endswith(PATHS)}
+    return {**chosen, **{name: str(Path(value).expanduser().absolute()) for name, value in paths.items()}}
 
 
 def _connect(client: Any, address: str | None) -> tuple[str, bool]:

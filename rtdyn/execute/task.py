@@ -56,7 +56,7 @@ def task_template(job: Job, run: Run, reference: int) -> Task:
         measured_on = replace(measured_on, frequencies=_absolute(measured_on.frequencies, "corpus"))
     return Task(
         name="",
-        run=run.path.absolute(),
+        run=run.path.resolve(),
         config_digest=run.digest,
         location=run.manifest["config"]["location"],
         suite=suite,
