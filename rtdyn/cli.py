@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -26,7 +26,6 @@ from rtdyn.cli_options import (
 )
 
 FINDING, INTERRUPTED = 1, 130
-T = TypeVar("T")
 
 
 def _refuse_clearly(command: Callable[..., None]) -> Callable[..., None]:
@@ -46,12 +45,6 @@ def _refuse_clearly(command: Callable[..., None]) -> Callable[..., None]:
             sys.exit(INTERRUPTED)
 
     return guarded
-
-
-def _picked(kind: type[T], options: Mapping[str, Any]) -> T:
-    """The dataclass made of the options that have its fields' names."""
-    names: Any = fields(kind)  # type: ignore[arg-type]  # there is no public type of dataclasses
-    return kind(**{field.name: options[field.name] for field in names})
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -76,48 +69,24 @@ def main() -> None:
 @cluster_options
 @suites_option
 @_refuse_clearly
-def track(
-    models: tuple[str, ...],
-    steps: str,
-    out: Path | None,
-    wandb: str | None,
-    on_defect: str,
-    suites: Path | None,
-    **options: Any,
-) -> None:
+def track(models: tuple[str, ...], steps: str, suites: Path | None, out: Path | None, **options: Any) -> None:
     """Analyse the checkpoints of a suite, or of several, into a run directory each; the same command resumes."""
     check_executor(options["executor"])
     from rich.console import Console
 
-    from rtdyn.suites.find import find_suites, load_suites
-    from rtdyn.suites.steps import parse_steps
-    from rtdyn.suites.suite import SuiteSpec
+    from rtdyn.cli_jobs import jobs_of
 
-    found, several = find_suites(models, load_suites(suites))
-    chosen = {suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "") for suite in found}
-    from rtdyn.analyses.options import StepOptions
-    from rtdyn.execute.engine import ClusterOptions
-    from rtdyn.many import group_of, raise_failures, track_many
-    from rtdyn.text.evaluation import EvaluationOptions
+    asked = {**options, "command": shlex.join(["rtdyn", *sys.argv[1:]])}
+    jobs, several = jobs_of(models, steps, suites, asked)
+    from rtdyn.many import raise_failures, track_many
     from rtdyn.track import track as run_track
     from rtdyn.views.terminal.side_by_side import print_side_by_side
 
-    measured_on = _picked(EvaluationOptions, options)
-    analysed = _picked(StepOptions, options)
-    cluster = _picked(ClusterOptions, options)
-    command, console = shlex.join(["rtdyn", *sys.argv[1:]]), Console()
-    group = group_of(found, measured_on, analysed) if several else None
-
-    def one(suite: SuiteSpec, place: Path | None) -> Any:
-        gb = options["cache_gb"]
-        return run_track(
-            suite, chosen[suite], measured_on, analysed, place, wandb, on_defect, gb, cluster, console, command, group
-        )
-
+    console = Console()
     if not several:
-        one(found[0], out)
+        run_track(replace(jobs[0], out=out), console)
         return
-    outcomes = track_many(found, one, out, console)
+    outcomes = track_many(jobs, run_track, out, console)
     print_side_by_side(outcomes, console)
     raise_failures(outcomes)
 
@@ -149,7 +118,6 @@ def plan(
     models: tuple[str, ...],
     steps: str,
     suites: Path | None,
-    on_defect: str,
     link_mbit: float,
     gpu_tflops: tuple[float, float] | None,
     calibration: bool,
@@ -159,33 +127,23 @@ def plan(
     """Say what `rtdyn track` with the same options would cost: downloads, operations, memory, disk, hours."""
     from rich.console import Console
 
-    from rtdyn.suites.find import find_suites, load_suites
-    from rtdyn.suites.steps import parse_steps
+    from rtdyn.cli_jobs import jobs_of
 
-    found, several = find_suites(models, load_suites(suites))
-    chosen = {suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "") for suite in found}
-    from rtdyn.analyses.options import StepOptions
+    jobs, _ = jobs_of(models, steps, suites, options)
     from rtdyn.capture.free_memory import available_bytes
     from rtdyn.cost.machine import seconds_on
     from rtdyn.cost.plan import Assumptions, HubAsker, plan_suite
     from rtdyn.sweep.sweep import device_here
-    from rtdyn.text.evaluation import EvaluationOptions
     from rtdyn.views.terminal.cost import plan_record, print_plan
 
     device = device_here(options["device"])
-    options |= {"device": device, "task_memory_gib": None}
-    measured_on = _picked(EvaluationOptions, options)
-    analysed = _picked(StepOptions, options)
     assumptions = Assumptions(link_mbit, gpu_tflops or None, available_bytes(device))
 
     def say(text: str) -> None:
         click.echo(text, err=True)
 
-    hub, seconds_of, gb = HubAsker(say), seconds_on(device) if calibration else None, options["cache_gb"]
-    plans = [
-        plan_suite(suite, own, measured_on, analysed, on_defect, gb, assumptions, hub, seconds_of, say)
-        for suite, own in chosen.items()
-    ]
+    hub, seconds_of = HubAsker(say), seconds_on(device) if calibration else None
+    plans = [plan_suite(job, assumptions, hub, seconds_of, say) for job in jobs]
     if as_json:
         click.echo(json.dumps(plan_record(plans, assumptions)))
     else:
@@ -219,12 +177,12 @@ def audit(model: str, as_json: bool, strict: bool, suites: Path | None) -> None:
     from rtdyn.suites.find import find_suite, load_suites
     from rtdyn.views.terminal.audit import audit_record, print_audit
 
-    found = audit_suite(find_suite(model, load_suites(suites)))
+    audited = audit_suite(find_suite(model, load_suites(suites)))
     if as_json:
-        click.echo(json.dumps(audit_record(found)))
+        click.echo(json.dumps(audit_record(audited)))
     else:
-        print_audit(found, Console())
-    if strict and found.unsound:
+        print_audit(audited, Console())
+    if strict and audited.unsound:
         sys.exit(FINDING)
 
 
@@ -243,15 +201,15 @@ def check(run: Path, baseline: Path, update: bool, junit: Path | None, github: b
     from rtdyn.judge.check import check as hold
     from rtdyn.views.terminal.findings import github_annotations, print_comparison, write_junit
 
-    found = hold(run, baseline, update)
+    comparison = hold(run, baseline, update)
     if update:
         click.echo(f"wrote {baseline}")
-    print_comparison(found, show, Console())
+    print_comparison(comparison, show, Console())
     if github:
-        click.echo("\n".join(github_annotations(found, baseline, show)), nl=bool(found.findings))
+        click.echo("\n".join(github_annotations(comparison, baseline, show)), nl=bool(comparison.findings))
     if junit is not None:
-        write_junit(found, junit)
-    if found.findings:
+        write_junit(comparison, junit)
+    if comparison.findings:
         sys.exit(FINDING)
 
 

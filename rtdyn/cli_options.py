@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from rtdyn.names import ANALYSES, WEIGHTS_ONLY
+from rtdyn.sweep.cluster_options import ClusterOptions
 
 Command = Callable[..., None]
 
@@ -76,135 +77,147 @@ def _chosen_analyses(context: click.Context, parameter: click.Parameter, value: 
     return tuple(name for name in ANALYSES if name in names)
 
 
+_SOURCES = (
+    click.option(
+        "--corpus",
+        help="Evaluation text: a .txt, .jsonl or .parquet file, or hf://datasets/OWNER/NAME/PATH.  "
+        "[default: the suite's]",
+    ),
+    click.option("--text-field", default="text", show_default=True, help="Column of the text in .jsonl and .parquet."),
+    click.option(
+        "--frequencies",
+        help="Counts: a .npy or .parquet file, hf://datasets/OWNER/NAME/PATH, or `corpus`.  [default: the suite's]",
+    ),
+    click.option(
+        "--frequency-tokens",
+        type=click.IntRange(min=1),
+        default=1 << 27,
+        show_default=True,
+        help="Tokens to count of a data set on the Hub.",
+    ),
+)
+"""Where text and counts are from."""
+
+
+_ANALYSES = (
+    click.option(
+        "--analyses",
+        default="all",
+        show_default=True,
+        callback=_chosen_analyses,
+        help=f"all, or some of {', '.join(ANALYSES)}, with commas; all need ablation, "
+        "but heavytail alone reads the final layer's weights and no text.",
+    ),
+)
+"""Which analyses."""
+
+
+_MEASUREMENT = (
+    click.option(
+        "--rare",
+        "bands",
+        multiple=True,
+        default=("paper-text",),
+        show_default=True,
+        help="Band of ranks: paper-text, paper-code, LOW:HIGH or NAME=LOW:HIGH. The first is `rare`; repeat for more.",
+    ),
+    click.option(
+        "--tokens",
+        type=click.IntRange(min=1),
+        help="Evaluation tokens.  [default: what gives 200 rare targets, at least 8192]",
+    ),
+    click.option("--window", type=click.IntRange(min=8), default=256, show_default=True, help="Tokens a window."),
+    click.option(
+        "--bos",
+        type=click.Choice(["prepend", "none"]),
+        default="prepend",
+        show_default=True,
+        help="Whether each window begins with BOS.",
+    ),
+    click.option(
+        "--class-by",
+        type=click.Choice(["target", "query"]),
+        default="target",
+        show_default=True,
+        help="Whose token decides a position's class.",
+    ),
+    click.option(
+        "--mean-over",
+        type=click.Choice(["kept", "all"]),
+        default="kept",
+        show_default=True,
+        help="Positions that the ablation's mean activation is taken over.",
+    ),
+    click.option(
+        "--rank-by",
+        type=click.Choice(["mean_abs", "abs_mean"]),
+        default="mean_abs",
+        show_default=True,
+        help="Influence that ranks neurons: mean |Δ| or |mean Δ|.",
+    ),
+    click.option(
+        "--min-targets",
+        type=click.IntRange(min=2),
+        default=50,
+        show_default=True,
+        help="Fewest positions a class may have.",
+    ),
+    click.option(
+        "--positions-per-rare",
+        type=FiniteRange(min=1),
+        default=10.0,
+        show_default=True,
+        help="Positions measured of other classes, as a multiple of the rare ones.",
+    ),
+)
+"""Which classes, at which positions, and what is measured of a neuron."""
+
+
+_COMPUTATION = (
+    click.option(
+        "--tolerance",
+        type=FiniteRange(min=0),
+        default=1e-5,
+        show_default=True,
+        help="Error a neuron's class mean may carry, in nats; 0 evaluates every pair exactly.",
+    ),
+    click.option(
+        "--memory-gib",
+        type=FiniteRange(min=0.0625),
+        default=2.0,
+        show_default=True,
+        help="Memory for the ablation's blocks, beside the model and what is captured.",
+    ),
+    click.option(
+        "--cache-gb",
+        type=FiniteRange(min=0),
+        default=20.0,
+        show_default=True,
+        help="Disk for checkpoints from the Hub that wait for their analysis, in 10^9 bytes; never less than one.",
+    ),
+    click.option(
+        "--stream-layers",
+        type=click.Choice(["auto", "always", "never"]),
+        default="auto",
+        show_default=True,
+        help="Run the model one layer at a time; auto: where it does not fit in memory.",
+    ),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    click.option(
+        "--on-defect",
+        type=click.Choice(["mark", "skip", "fail"]),
+        default="mark",
+        show_default=True,
+        help="What to do with unsound steps: keep them out of trajectories, leave them out, or refuse to start.",
+    ),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random draw."),
+)
+"""How exactly, and with how much of the machine."""
+
+
 def analysis_options(command: Command) -> Command:
     """Adds --steps, what decides a step's tables, and how they are computed."""
-    options = (
-        steps_option,
-        click.option(
-            "--corpus",
-            help="Evaluation text: a .txt, .jsonl or .parquet file, or hf://datasets/OWNER/NAME/PATH.  "
-            "[default: the suite's]",
-        ),
-        click.option(
-            "--text-field", default="text", show_default=True, help="Column of the text in .jsonl and .parquet."
-        ),
-        click.option(
-            "--frequencies",
-            help="Counts: a .npy or .parquet file, hf://datasets/OWNER/NAME/PATH, or `corpus`.  [default: the suite's]",
-        ),
-        click.option(
-            "--frequency-tokens",
-            type=click.IntRange(min=1),
-            default=1 << 27,
-            show_default=True,
-            help="Tokens to count of a data set on the Hub.",
-        ),
-        click.option(
-            "--analyses",
-            default="all",
-            show_default=True,
-            callback=_chosen_analyses,
-            help=f"all, or some of {', '.join(ANALYSES)}, with commas; all need ablation, "
-            "but heavytail alone reads the final layer's weights and no text.",
-        ),
-        click.option(
-            "--rare",
-            "bands",
-            multiple=True,
-            default=("paper-text",),
-            show_default=True,
-            help="Band of ranks: paper-text, paper-code, LOW:HIGH or NAME=LOW:HIGH. The first is `rare`; "
-            "repeat for more.",
-        ),
-        click.option(
-            "--tokens",
-            type=click.IntRange(min=1),
-            help="Evaluation tokens.  [default: what gives 200 rare targets, at least 8192]",
-        ),
-        click.option("--window", type=click.IntRange(min=8), default=256, show_default=True, help="Tokens a window."),
-        click.option(
-            "--bos",
-            type=click.Choice(["prepend", "none"]),
-            default="prepend",
-            show_default=True,
-            help="Whether each window begins with BOS.",
-        ),
-        click.option(
-            "--class-by",
-            type=click.Choice(["target", "query"]),
-            default="target",
-            show_default=True,
-            help="Whose token decides a position's class.",
-        ),
-        click.option(
-            "--mean-over",
-            type=click.Choice(["kept", "all"]),
-            default="kept",
-            show_default=True,
-            help="Positions that the ablation's mean activation is taken over.",
-        ),
-        click.option(
-            "--rank-by",
-            type=click.Choice(["mean_abs", "abs_mean"]),
-            default="mean_abs",
-            show_default=True,
-            help="Influence that ranks neurons: mean |Δ| or |mean Δ|.",
-        ),
-        click.option(
-            "--min-targets",
-            type=click.IntRange(min=2),
-            default=50,
-            show_default=True,
-            help="Fewest positions a class may have.",
-        ),
-        click.option(
-            "--positions-per-rare",
-            type=FiniteRange(min=1),
-            default=10.0,
-            show_default=True,
-            help="Positions measured of other classes, as a multiple of the rare ones.",
-        ),
-        click.option(
-            "--tolerance",
-            type=FiniteRange(min=0),
-            default=1e-5,
-            show_default=True,
-            help="Error a neuron's class mean may carry, in nats; 0 evaluates every pair exactly.",
-        ),
-        click.option(
-            "--memory-gib",
-            type=FiniteRange(min=0.0625),
-            default=2.0,
-            show_default=True,
-            help="Memory for the ablation's blocks, beside the model and what is captured.",
-        ),
-        click.option(
-            "--cache-gb",
-            type=FiniteRange(min=0),
-            default=20.0,
-            show_default=True,
-            help="Disk for checkpoints from the Hub that wait for their analysis, in 10^9 bytes; never less than one.",
-        ),
-        click.option(
-            "--stream-layers",
-            type=click.Choice(["auto", "always", "never"]),
-            default="auto",
-            show_default=True,
-            help="Run the model one layer at a time; auto: where it does not fit in memory.",
-        ),
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
-        click.option(
-            "--on-defect",
-            type=click.Choice(["mark", "skip", "fail"]),
-            default="mark",
-            show_default=True,
-            help="What to do with unsound steps: keep them out of trajectories, leave them out, or refuse to start.",
-        ),
-        click.option(
-            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random draw."
-        ),
-    )
-    return _all_of(options, command)
+    return _all_of((steps_option, *_SOURCES, *_ANALYSES, *_MEASUREMENT, *_COMPUTATION), command)
 
 
 def _settings(
@@ -235,8 +248,8 @@ def check_executor(executor: str) -> None:
     """Refuses options of another executor, which would be passed over in silence, and CUDA where Ray gives no GPU."""
     context = click.get_current_context()
     for name, executors in _OPTIONS_OF.items():
-        given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-        if given and executor not in executors:
+        is_given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+        if is_given and executor not in executors:
             option = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{option} is for --executor {' or '.join(executors)}, and this is {executor}")
     asked = context.params
@@ -251,33 +264,56 @@ _OPTIONS_OF = {
 }
 
 
+_CLUSTER = (
+    click.option(
+        "--executor",
+        type=click.Choice(["serial", "slurm", "ray"]),
+        default=ClusterOptions.executor,
+        show_default=True,
+        help="Where steps are analysed: here, or by workers on a Slurm or a Ray cluster.",
+    ),
+    click.option(
+        "--steps-per-task",
+        type=click.IntRange(min=1),
+        default=ClusterOptions.steps_per_task,
+        show_default=True,
+        help="Checkpoints a task of a cluster.",
+    ),
+    click.option(
+        "--task-cpus",
+        type=click.IntRange(min=1),
+        default=ClusterOptions.task_cpus,
+        show_default=True,
+        help="CPUs, and threads, a task.",
+    ),
+    click.option(
+        "--task-gpus",
+        type=click.IntRange(min=0),
+        default=ClusterOptions.task_gpus,
+        show_default=True,
+        help="GPUs a task.",
+    ),
+    click.option("--task-memory-gib", type=FiniteRange(min=0.125), help="Memory a task.  [default: the cluster's]"),
+    click.option("--slurm-partition", help="[default: the cluster's]"),
+    click.option("--slurm-account", help="[default: the user's]"),
+    click.option(
+        "--slurm-time",
+        type=click.IntRange(min=1),
+        default=ClusterOptions.slurm_time,
+        show_default=True,
+        help="Minutes a job may take.",
+    ),
+    click.option(
+        "--slurm-option",
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=_settings,
+        help="Any other option of sbatch, such as qos=high; repeat for more.",
+    ),
+    click.option("--ray-address", help="[default: RAY_ADDRESS, or the cluster on this machine, or one of its own]"),
+)
+
+
 def cluster_options(command: Command) -> Command:
     """Adds --executor and what it needs."""
-    number = click.IntRange(min=1)
-    options = (
-        click.option(
-            "--executor",
-            type=click.Choice(["serial", "slurm", "ray"]),
-            default="serial",
-            show_default=True,
-            help="Where steps are analysed: here, or by workers on a Slurm or a Ray cluster.",
-        ),
-        click.option(
-            "--steps-per-task", type=number, default=1, show_default=True, help="Checkpoints a task of a cluster."
-        ),
-        click.option("--task-cpus", type=number, default=1, show_default=True, help="CPUs, and threads, a task."),
-        click.option("--task-gpus", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs a task."),
-        click.option("--task-memory-gib", type=FiniteRange(min=0.125), help="Memory a task.  [default: the cluster's]"),
-        click.option("--slurm-partition", help="[default: the cluster's]"),
-        click.option("--slurm-account", help="[default: the user's]"),
-        click.option("--slurm-time", type=number, default=240, show_default=True, help="Minutes a job may take."),
-        click.option(
-            "--slurm-option",
-            multiple=True,
-            metavar="KEY=VALUE",
-            callback=_settings,
-            help="Any other option of sbatch, such as qos=high; repeat for more.",
-        ),
-        click.option("--ray-address", help="[default: RAY_ADDRESS, or the cluster on this machine, or one of its own]"),
-    )
-    return _all_of(options, command)
+    return _all_of(_CLUSTER, command)

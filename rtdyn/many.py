@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
 from rich.console import Console
 
-from rtdyn.analyses.options import StepOptions
 from rtdyn.errors import InputError, RtdynError
 from rtdyn.store.run import MANIFEST, Run, config_digest
 from rtdyn.suites.suite import SuiteSpec
-from rtdyn.text.evaluation import EvaluationOptions
+from rtdyn.sweep.job import Job
 
-Track = Callable[[SuiteSpec, Path | None], Run]
-"""Tracks a suite into a directory, its default one if None."""
+Track = Callable[[Job, Console], Run]
+"""Tracks one suite."""
 _HOW = ("memory_gib", "stream_layers", "device", "task_memory_gib")
 """Settings of how a run is made, not of what."""
 
@@ -51,20 +50,21 @@ def labels(suites: Sequence[SuiteSpec]) -> list[str]:
         depth = longer
 
 
-def group_of(suites: Sequence[SuiteSpec], measured_on: EvaluationOptions, analysed: StepOptions) -> str:
-    """The W&B group of a command over these suites: what their names begin with alike, and a digest of its settings.
+def group_of(jobs: Sequence[Job]) -> str:
+    """The W&B group of a command over several suites: what their names begin with alike, and a digest of its settings.
 
     The same command goes into the same group again, and so does one with further suites of that beginning.
     """
-    settings = {name: value for name, value in {**asdict(measured_on), **asdict(analysed)}.items() if name not in _HOW}
-    columns = zip(*(suite.name.split("-") for suite in suites), strict=False)
+    every = {**asdict(jobs[0].measured_on), **asdict(jobs[0].options)}
+    settings = {name: value for name, value in every.items() if name not in _HOW}
+    columns = zip(*(job.suite.name.split("-") for job in jobs), strict=False)
     parts = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
     # W&B takes groups of up to 128 characters
     return f"{'-'.join(parts)[:100] or 'suites'}-{config_digest(settings)[:8]}"
 
 
-def track_many(suites: Sequence[SuiteSpec], track: Track, out: Path | None, console: Console) -> list[Outcome]:
-    """Tracks each suite; one that cannot be used is said and the next begins.
+def track_many(jobs: Sequence[Job], track: Track, out: Path | None, console: Console) -> list[Outcome]:
+    """Tracks each job's suite, in one W&B group; one that cannot be used is said and the next begins.
 
     out: the folder of the run directories, each called as `labels` has it. Raises InputError if it is a run itself.
     """
@@ -72,11 +72,12 @@ def track_many(suites: Sequence[SuiteSpec], track: Track, out: Path | None, cons
         raise InputError(
             f"{out} is a run directory; with several suites --out is a folder that gets one of each, give another"
         )
-    outcomes = []
-    for number, (label, suite) in enumerate(zip(labels(suites), suites, strict=True), start=1):
-        _say(console, f"suite {number} of {len(suites)}: {label}")
+    outcomes, group = [], group_of(jobs)
+    for number, (label, job) in enumerate(zip(labels([job.suite for job in jobs]), jobs, strict=True), start=1):
+        _say(console, f"suite {number} of {len(jobs)}: {label}")
         try:
-            outcomes.append(Outcome(label, track(suite, None if out is None else out / label), None))
+            run = track(replace(job, out=None if out is None else out / label, group=group), console)
+            outcomes.append(Outcome(label, run, None))
         except RtdynError as error:
             _say(console, f"{label} failed: {error}")
             outcomes.append(Outcome(label, None, str(error)))

@@ -12,25 +12,25 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from rtdyn.analyses.options import StepOptions
 from rtdyn.audit.before_a_run import audit_before, joined, moved_steps
 from rtdyn.checkpoints.stream import alike, open_stream
 from rtdyn.errors import InputError
 from rtdyn.execute.driver import Driver, earlier_tasks, open_engine
-from rtdyn.execute.engine import ClusterOptions, Engine
+from rtdyn.execute.engine import Engine
 from rtdyn.execute.ledger import read_seconds
 from rtdyn.execute.serial import run_serial
-from rtdyn.execute.task import Task
+from rtdyn.execute.task import Task, task_template
 from rtdyn.judge.observations import left_out
 from rtdyn.store.manifest import AuditRecord, CheckpointRecord
 from rtdyn.store.run import Run, done_steps, locked, open_run, step_record, table_file, write_manifest
 from rtdyn.store.schema import StepTables
 from rtdyn.store.stage_log import StageClock, log_seconds, logged_steps, seconds_by_stage
 from rtdyn.suites.suite import SuiteSpec
+from rtdyn.sweep.job import Job
 from rtdyn.sweep.manifest import new_manifest, schedule
 from rtdyn.sweep.stored_weights import check_stored
 from rtdyn.sweep.sweep import Sweep, device_here, prepare_sweep
-from rtdyn.text.evaluation import Evaluation, EvaluationOptions
+from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.token_classes import class_errors
 from rtdyn.undefined import Undefined
 from rtdyn.views.terminal.progress import progress
@@ -38,30 +38,14 @@ from rtdyn.views.terminal.summary import print_summary, step_line
 from rtdyn.views.wandb.mirror import choose_mode, start_wandb
 
 
-def track(
-    suite: SuiteSpec,
-    steps: Sequence[int],
-    measured_on: EvaluationOptions,
-    options: StepOptions,
-    out: Path | None,
-    wandb: str | None,
-    on_defect: str,
-    cache_gb: float,
-    cluster: ClusterOptions,
-    console: Console,
-    command: str | None = None,
-    group: str | None = None,
-) -> Run:
-    """Analyses every step of `steps` that the run directory lacks; returns the run.
+def track(job: Job, console: Console) -> Run:
+    """Analyses every step of the job that its run directory lacks; returns the run.
 
-    on_defect: `mark`, `skip` or `fail`, what becomes of steps that the audit finds unsound. cache_gb: disk for
-    checkpoints from the Hub that wait for their analysis. cluster: where the steps are analysed. command: the command
-    line, which the manifest of a new run keeps. group: the W&B group of a command over several suites, which the
-    manifest keeps too. Raises InputError in one sentence for anything in the sources that cannot be used, and once all
-    else is done for steps that a cluster's workers could not analyse.
+    Raises InputError in one sentence for anything in the sources that cannot be used, and once all else is done for
+    steps that a cluster's workers could not analyse.
     """
     say = partial(_say, console)
-    asked = steps
+    suite, cluster = job.suite, job.cluster
     said: list[str] = []
 
     def say_once(text: str) -> None:
@@ -70,14 +54,15 @@ def track(
             say(text)
 
     here = cluster.executor == "serial"
-    options = replace(options, device=device_here(options.device) if here else cluster.device(options.device))
-    steps, audited = audit_before(suite, asked, on_defect, say_once)
-    sweep = prepare_sweep(suite, steps[-1], measured_on, options, say)
-    manifest = new_manifest(suite, sweep.evaluation, sweep.config).replace(command=command)
-    path = out if out is not None else Path("runs") / f"{suite.name}-{manifest.config_digest[:8]}"
+    device = device_here(job.options.device) if here else cluster.device(job.options.device)
+    job = replace(job, options=replace(job.options, device=device))
+    steps, audited = audit_before(suite, job.steps, job.on_defect, say_once)
+    sweep = prepare_sweep(suite, steps[-1], job.measured_on, job.options, say)
+    manifest = new_manifest(suite, sweep.evaluation, sweep.config).replace(command=job.command)
+    path = job.out if job.out is not None else Path("runs") / f"{suite.name}-{manifest.config_digest[:8]}"
     run = open_run(path, manifest)
-    if group is not None:
-        run = Run(path, run.manifest.replace(group=group))
+    if job.group is not None:
+        run = Run(path, run.manifest.replace(group=job.group))
     given_up: dict[int, str] = {}
     with locked(path):
         engine = None if here else open_engine(cluster, path.resolve(), say)
@@ -85,24 +70,22 @@ def track(
         _say_setup(console, suite, sweep.evaluation, run)
         stored = done_steps(run)
         check_stored(suite, run, stored)
-        if beside := [s for s in stored if s in suite.steps and s not in asked]:
-            steps, audited = audit_before(suite, asked, on_defect, say_once, beside)
+        if beside := [s for s in stored if s in suite.steps and s not in job.steps]:
+            steps, audited = audit_before(suite, job.steps, job.on_defect, say_once, beside)
         for step in moved_steps(audited, stored):
             say(f"step {step} is another on the Hub now; its tables and verdict stay (another --out analyses it anew)")
         run = _record_checkpoints(run, suite, audited)
         missing = [s for s in steps if s not in stored]
         if stored:
             say(f"{len(steps) - len(missing)} of {len(steps)} steps are stored already")
-        view = start_wandb(run, choose_mode(wandb), say)
+        view = start_wandb(run, choose_mode(job.wandb), say)
         try:
             if engine is None:
-                _run_here(sweep, missing, stored, cache_gb, run, view.log_step, console)
+                _run_here(sweep, missing, stored, job.cache_gb, run, view.log_step, console)
             else:
-                task = Task(
-                    "", path.resolve(), run.digest, Path.cwd(), suite, (), steps[-1], measured_on, options, cache_gb
-                )
+                task = task_template(job, run, steps[-1])
                 units = alike(suite, missing, stored, sweep.weights_only)
-                given_up = _run_elsewhere(engine, units, task, cluster, run, view.log_step, console)
+                given_up = _run_elsewhere(engine, units, task, cluster.steps_per_task, run, view.log_step, console)
         finally:
             try:
                 run = _record_checkpoints(run, suite, audited)
@@ -203,7 +186,7 @@ def _run_elsewhere(
     engine: Engine,
     units: Sequence[tuple[int, ...]],
     task: Task,
-    cluster: ClusterOptions,
+    steps_per_task: int,
     run: Run,
     log: Callable[[int], None],
     console: Console,
@@ -217,7 +200,7 @@ def _run_elsewhere(
     with progress(console, run.manifest.suite, total) as reporter:
         arrived = 0
 
-        def told(step: int, seconds: Mapping[str, float] | None) -> None:
+        def on_stored(step: int, seconds: Mapping[str, float] | None) -> None:
             nonlocal arrived
             arrived += 1
             reporter.begin(step, arrived, total)
@@ -227,10 +210,10 @@ def _run_elsewhere(
             summary = step_line(pl.read_parquet(table_file(run, "metrics", step)))
             reporter.end(summary, sum((seconds or {}).values()))
 
-        def watched(tasks: int, at_work: int) -> None:
+        def on_look(tasks: int, at_work: int) -> None:
             reporter.stage(f"{at_work} of {tasks} tasks at work")
 
-        driver = Driver(engine, run, units, task, cluster.steps_per_task, told, watched, reporter.say)
+        driver = Driver(engine, run, units, task, steps_per_task, on_stored, on_look, reporter.say)
         return driver.drive()
 
 

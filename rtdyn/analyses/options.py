@@ -10,15 +10,23 @@ class StepOptions:
     """Settings of the analyses, by the names of the command line."""
 
     analyses: tuple[str, ...]
+    """Of `rtdyn.analyses.ANALYSES`, in that order."""
     mean_over: str
+    """`kept` or `all`: positions that the ablation's mean activation is taken over."""
     rank_by: str
+    """`mean_abs` or `abs_mean`: the influence that ranks neurons."""
     tolerance: float
+    """Error a neuron's class mean may carry, in nats."""
     memory_gib: float
+    """Memory for the ablation's blocks, in 2^30 bytes, beside the model and what is captured."""
     stream_layers: str
+    """`auto`, `always` or `never`: whether the model is run one layer at a time."""
     device: str
+    """`cpu` or `cuda`; `auto` until the machine is known."""
     seed: int
+    """Of every random draw."""
     task_memory_gib: float | None = None
-    """What a cluster's task was given."""
+    """What a cluster's task was given, in 2^30 bytes; None for what there is."""
 
     @property
     def most_bytes(self) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -31,10 +32,14 @@ def available_bytes(device: str) -> int:
 
 
 def left_of(most: int) -> int:
-    """Bytes that this process, which may take `most` of RAM, can still take."""
+    """Bytes that this process and those it started, which may take `most` of RAM together, can still take."""
     import psutil
 
-    return max(0, most - psutil.Process().memory_info().rss)
+    process, taken = psutil.Process(), 0
+    for member in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            taken += member.memory_info().rss
+    return max(0, most - taken)
 
 
 def return_freed() -> None:
@@ -56,8 +61,8 @@ def control_group_rooms(groups: Path = Path("/proc/self/cgroup"), root: Path = C
             top, (limit, use, cached) = root / "memory", V1
         else:
             continue
-        own = top / path.lstrip("/")
-        for folder in (own, *own.parents):
+        group = top / path.lstrip("/")
+        for folder in (group, *group.parents):
             if folder.is_relative_to(top):
                 most, used = _number(folder / limit), _number(folder / use)
                 if most is not None and used is not None:

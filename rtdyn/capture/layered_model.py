@@ -55,8 +55,8 @@ class LayeredModel:
                     names.setdefault(self.stored[name], []).append(name)
         weights: dict[str, torch.Tensor] = {}
         try:
-            for one, values in read_tensors(names):
-                weights |= dict.fromkeys(names[one], values.to(self.device, torch.float32))
+            for place, values in read_tensors(names):
+                weights |= dict.fromkeys(names[place], values.to(self.device, torch.float32))
         except Exception as error:  # the libraries raise nearly any type on damaged weights
             raise cannot_be_loaded(self.folder, error) from error
         for name, values in weights.items():
@@ -68,7 +68,7 @@ class LayeredModel:
 
         Raises InputError for damaged files.
         """
-        name = next(name for name, one in self.skeleton.named_modules() if one is module)
+        name = next(name for name, part in self.skeleton.named_modules() if part is module)
         try:
             [(_, values)] = read_tensors([self.stored[f"{name}.weight"]])
         except Exception as error:  # the libraries raise nearly any type on damaged weights
@@ -123,7 +123,7 @@ def _places(checkpoint: Checkpoint, skeleton: Any) -> dict[str, Stored]:
     converters = [t for t in transforms if isinstance(t, WeightConverter)]
     places: dict[str, Stored] = {}
     unexpected: set[str] = set()
-    for name, one in stored.items():
+    for name, place in stored.items():
         target, converter = rename_source_key(name, renamings, converters, skeleton.base_model_prefix, expected)
         if converter is not None:
             raise InputError(
@@ -131,14 +131,14 @@ def _places(checkpoint: Checkpoint, skeleton: Any) -> dict[str, Stored]:
                 "they cannot be read by layers, use --stream-layers never"
             )
         if target in expected:
-            places[target] = one
+            places[target] = place
         else:
             unexpected.add(target)
     ignored = skeleton._keys_to_ignore_on_load_unexpected or ()
     faults = {
         "missing_keys": expected.keys() - _tied(places, expected).keys(),
         "unexpected_keys": {name for name in unexpected if not any(re.search(p, name) for p in ignored)},
-        "mismatched_keys": {name for name, one in places.items() if one.shape != tuple(expected[name].shape)},
+        "mismatched_keys": {name for name, place in places.items() if place.shape != tuple(expected[name].shape)},
     }
     check_keys(checkpoint.folder, faults)
     return _tied(places, expected)
@@ -146,6 +146,6 @@ def _places(checkpoint: Checkpoint, skeleton: Any) -> dict[str, Stored]:
 
 def _tied(places: Mapping[str, Stored], parameters: Mapping[str, nn.Parameter]) -> dict[str, Stored]:
     """places, with those of parameters that are not stored themselves and are one with a stored one."""
-    by_parameter = {id(parameters[name]): one for name, one in places.items()}
-    found = {name: by_parameter.get(id(parameter)) for name, parameter in parameters.items()}
-    return {name: one for name, one in ({**found, **places}).items() if one is not None}
+    by_parameter = {id(parameters[name]): place for name, place in places.items()}
+    tied = {name: by_parameter.get(id(parameter)) for name, parameter in parameters.items()}
+    return {name: place for name, place in {**tied, **places}.items() if place is not None}

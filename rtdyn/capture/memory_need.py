@@ -44,22 +44,22 @@ class Memory:
         return self.weights + self.capture + self.batch + self.blocks
 
 
-def memory(shape: ModelShape, sample: Sample, memory_bytes: int, *, routing: bool, layered: bool) -> Memory:
+def memory(model: ModelShape, sample: Sample, memory_bytes: int, *, routing: bool, layered: bool) -> Memory:
     """What a step holds at most. routing: attention is kept too."""
-    n, d, w = sample.positions, shape.width, sample.window
-    kept = n * (d + shape.neurons) + (n * 2 * shape.heads * w + sample.tokens * d if routing else 0)
+    n, d, w = sample.positions, model.width, sample.window
+    kept = n * (d + model.neurons) + (n * 2 * model.heads * w + sample.tokens * d if routing else 0)
     tokens = min(sample.tokens, max(BATCH_TOKENS, w))
     # scores of a layer before and after their softmax, and with routing those kept of the layer before
-    scores = (3 if routing else 2) * shape.heads * w
-    batch = tokens * (4 * d + 2 * shape.neurons + scores)
-    stay = (2 if routing else 1) * shape.block + shape.logits * d
-    weights = max(shape.embedding, shape.block, stay) if layered else shape.parameters
+    scores = (3 if routing else 2) * model.heads * w
+    batch = tokens * (4 * d + 2 * model.neurons + scores)
+    stay = (2 if routing else 1) * model.block + model.logits * d
+    weights = max(model.embedding, model.block, stay) if layered else model.parameters
     return Memory(4 * weights, 4 * kept, 4 * batch + 2 * LOGIT_CHUNK_BYTES, memory_bytes)
 
 
 def runs_by_layers(
-    choice: str, shape: ModelShape, sample: Sample, memory_bytes: int, *, routing: bool, room: int
+    choice: str, model: ModelShape, sample: Sample, memory_bytes: int, *, routing: bool, room: int
 ) -> bool:
     """What --stream-layers means for a model: `always`, `never`, or `auto`, where a step held whole exceeds `room`."""
-    whole = memory(shape, sample, memory_bytes, routing=routing, layered=False).total
+    whole = memory(model, sample, memory_bytes, routing=routing, layered=False).total
     return {"always": True, "never": False, "auto": whole > room}[choice]

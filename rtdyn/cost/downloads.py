@@ -28,14 +28,14 @@ class Traffic:
 
 
 def traffic(
-    suite: SuiteSpec, steps: Sequence[int], found: Audit | None, shape: ModelShape, weights_only: bool
+    suite: SuiteSpec, steps: Sequence[int], audit: Audit | None, model: ModelShape, weights_only: bool
 ) -> Traffic:
-    """The traffic of these steps. found: their audit; None where the Hub could not be asked."""
-    if found is None:
+    """The traffic of these steps. audit: theirs; None where the Hub could not be asked."""
+    if audit is None:
         analysed = _distinct(steps, [{*defect.steps} for defect in suite.defects if defect.same_weights])
-        each = _final_mlp(shape) if weights_only else shape.file_bytes
+        each = _final_mlp(model) if weights_only else model.file_bytes
         return Traffic(len(steps), analysed, analysed * each, each, "estimated by parameters")
-    weights = [v.weights for v in found.steps if v.step in steps and v.weights is not None]
+    weights = [v.weights for v in audit.steps if v.step in steps and v.weights is not None]
     if suite.repo is None:
         return Traffic(len(weights), len(weights), 0, max(w.size for w in weights), "no download")
     copies = {_key(w, number): w for number, w in enumerate(weights)}
@@ -46,7 +46,7 @@ def traffic(
     }
     largest = max(w.size for w in weights)
     if weights_only and all(w.layout.startswith("safetensors") for w in weights):
-        each = _final_mlp(shape)
+        each = _final_mlp(model)
         return Traffic(len(weights), len(copies), len(copies) * each, each, "ranges, estimated by parameters")
     return Traffic(len(weights), len(copies), sum(files.values()), largest, "metadata")
 
@@ -54,9 +54,9 @@ def traffic(
 def _distinct(steps: Sequence[int], alike: Sequence[set[int]]) -> int:
     """How many of the steps differ, where those of each set are alike, and so are those of sets that share a step."""
     groups: list[set[int]] = []
-    for one in alike:
-        touching = [group for group in groups if group & one]
-        groups = [group for group in groups if not group & one] + [one.union(*touching)]
+    for members in alike:
+        touching = [group for group in groups if group & members]
+        groups = [group for group in groups if not group & members] + [members.union(*touching)]
     return len(steps) - sum(max(0, len(group & {*steps}) - 1) for group in groups)
 
 
@@ -66,6 +66,6 @@ def _key(weights: Weights, number: int) -> tuple[object, ...]:
     return (weights.layout, *sorted(weights.digests.items())) if known else (number,)
 
 
-def _final_mlp(shape: ModelShape) -> int:
+def _final_mlp(model: ModelShape) -> int:
     """Bytes of the final MLP's matrices in a file."""
-    return (shape.inputs + 1) * shape.neurons * shape.width * shape.number_bytes
+    return (model.inputs + 1) * model.neurons * model.width * model.number_bytes

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rtdyn.analyses.influence.certified import product_precision
 from rtdyn.analyses.influence.fused import exponential_excess
-from rtdyn.cost.operations import Work
+from rtdyn.cost.operations import Operations
 from rtdyn.model.sizes import ModelShape
 
 SECONDS = 0.6
@@ -29,7 +29,7 @@ PAIRS = (64, 128)
 
 @dataclass(frozen=True)
 class Rates:
-    """A second's worth of each kind of `Work`."""
+    """How much of each kind of `Operations` this machine does in a second."""
 
     float32: float
     float64: float
@@ -38,34 +38,34 @@ class Rates:
     passed: float
     loaded: float
 
-    def seconds(self, work: Work) -> float:
-        """How long the work takes, one kind after another."""
+    def seconds(self, operations: Operations) -> float:
+        """How long they take, one kind after another."""
         return (
-            work.float32 / self.float32
-            + work.float64 / self.float64
-            + work.narrow / self.narrow
-            + work.exact / self.exact
-            + work.passed / self.passed
-            + work.loaded / self.loaded
+            operations.float32 / self.float32
+            + operations.float64 / self.float64
+            + operations.narrow / self.narrow
+            + operations.exact / self.exact
+            + operations.passed / self.passed
+            + operations.loaded / self.loaded
         )
 
 
-def seconds_on(device: str) -> Callable[[ModelShape, Work], float]:
-    """How long work on a model takes on this device, calibrated once for models that are timed alike."""
+def seconds_on(device: str) -> Callable[[ModelShape, Operations], float]:
+    """How long a model's operations take on this device, measured once for models that are timed alike."""
     known: dict[tuple[int, int], Rates] = {}
 
-    def seconds(shape: ModelShape, work: Work) -> float:
-        key = _timed(shape)
+    def seconds(model: ModelShape, operations: Operations) -> float:
+        key = _timed(model)
         if key not in known:
-            known[key] = calibrate(shape, device)
-        return known[key].seconds(work)
+            known[key] = rates_of(model, device)
+        return known[key].seconds(operations)
 
     return seconds
 
 
-def calibrate(shape: ModelShape, device: str) -> Rates:
+def rates_of(model: ModelShape, device: str) -> Rates:
     """The rates at this model's width and vocabulary, or as much of them as takes some milliseconds."""
-    d, v = _timed(shape)
+    d, v = _timed(model)
     rows = ROWS[device] * (torch.get_num_threads() if device == "cpu" else 1)
     generator = torch.Generator().manual_seed(0)
 
@@ -91,9 +91,9 @@ def calibrate(shape: ModelShape, device: str) -> Rates:
     )
 
 
-def _timed(shape: ModelShape) -> tuple[int, int]:
+def _timed(model: ModelShape) -> tuple[int, int]:
     """Width and types of what is timed for a model."""
-    return min(shape.width, WIDTH), min(shape.logits, COLUMNS)
+    return min(model.width, WIDTH), min(model.logits, COLUMNS)
 
 
 def _best(call: Callable[[], object], device: str) -> float:

@@ -60,8 +60,8 @@ BYTES_A_NEURON, BYTES_A_STEP = 1000, 60_000
 
 
 @dataclass(frozen=True)
-class Work:
-    """Operations, by what bounds their speed; they add up."""
+class Operations:
+    """How many of a stage or a step, by what bounds their speed; they add up."""
 
     float32: float = 0.0
     """Floating point operations of float32 products."""
@@ -81,33 +81,33 @@ class Work:
         return self.float32 + self.float64 + self.narrow
 
 
-def total_work(works: Iterable[Work]) -> Work:
+def total_operations(stages: Iterable[Operations]) -> Operations:
     """All of it together."""
-    parts = [vars(work) for work in works]
-    return Work(**{kind: sum(part[kind] for part in parts) for kind in vars(Work())})
+    parts = [vars(stage) for stage in stages]
+    return Operations(**{kind: sum(part[kind] for part in parts) for kind in vars(Operations())})
 
 
-def load_work(shape: ModelShape) -> Work:
+def load_operations(model: ModelShape) -> Operations:
     """A checkpoint's weights, read and made float32."""
-    return Work(loaded=shape.parameters)
+    return Operations(loaded=model.parameters)
 
 
-def capture_work(shape: ModelShape, sample: Sample) -> Work:
+def capture_operations(model: ModelShape, sample: Sample) -> Operations:
     """One forward pass, with the loss at every position."""
-    attention = 4 * shape.layers * sample.window * shape.width
-    unembedding = 2 * shape.logits * shape.width
-    hidden, scores = HIDDEN_PASSES * shape.width, SCORE_PASSES * shape.heads * sample.window
-    passed = sample.tokens * (LOSS_PASSES * shape.logits + shape.layers * (hidden + scores))
-    return Work(float32=sample.tokens * (2.0 * shape.matrices + attention + unembedding), passed=passed)
+    attention = 4 * model.layers * sample.window * model.width
+    unembedding = 2 * model.logits * model.width
+    hidden, scores = HIDDEN_PASSES * model.width, SCORE_PASSES * model.heads * sample.window
+    passed = sample.tokens * (LOSS_PASSES * model.logits + model.layers * (hidden + scores))
+    return Operations(float32=sample.tokens * (2.0 * model.matrices + attention + unembedding), passed=passed)
 
 
-def ablation_work(shape: ModelShape, sample: Sample, memory_bytes: int) -> Work:
+def ablation_operations(model: ModelShape, sample: Sample, memory_bytes: int) -> Operations:
     """The influence of every neuron at every measured position."""
-    n, f, v, d, directions = sample.positions, shape.neurons, shape.logits, shape.width, shape.directions
+    n, f, v, d, directions = sample.positions, model.neurons, model.logits, model.width, model.directions
     sizes = sizes_of(n, f, v, d, directions, memory_bytes, PAIR_BYTES)
     blocks = -(-n // sizes.positions)
     again = 0 if sizes.held else -(-n // sizes.softmax_rows) + blocks * -(-f // sizes.neurons)
-    return Work(
+    return Operations(
         float32=2.0 * directions * n * v * d,
         float64=2.0 * (directions + 1) * n * v * d + 2.0 * blocks * f * v * d + 12.0 * n * f * d,
         narrow=2.0 * n * f * v,
@@ -121,22 +121,22 @@ def ablation_work(shape: ModelShape, sample: Sample, memory_bytes: int) -> Work:
     )
 
 
-def mediation_work(shape: ModelShape, sample: Sample, memory_bytes: int) -> Work:
+def mediation_operations(model: ModelShape, sample: Sample, memory_bytes: int) -> Operations:
     """The influence once more with the unigram direction frozen, changes of confidence, and the null space."""
-    n, v, d, directions = sample.positions, shape.logits, shape.width, shape.directions
-    neurons = min(shape.neurons, CONFIDENCE_GROUPS * max(MIN_TOP, int(TOP_SHARE * shape.neurons)))
-    confidence = Work(
+    n, v, d, directions = sample.positions, model.logits, model.width, model.directions
+    neurons = min(model.neurons, CONFIDENCE_GROUPS * max(MIN_TOP, int(TOP_SHARE * model.neurons)))
+    confidence = Operations(
         float32=2.0 * directions * n * v * d,
         float64=2.0 * (directions + 1) * n * v * d + 2.0 * neurons * v * d,
         exact=float(CONFIDENCE_TERMS * n * neurons * v),
         passed=float(POSITION_PASSES * n * v),
     )
-    singular = Work(float64=2.0 * v * d**2 + 9.0 * d**3)
-    return total_work([ablation_work(shape, sample, memory_bytes), confidence, singular])
+    singular = Operations(float64=2.0 * v * d**2 + 9.0 * d**3)
+    return total_operations([ablation_operations(model, sample, memory_bytes), confidence, singular])
 
 
-def run_bytes(shape: ModelShape, steps: int, analyses: Sequence[str]) -> int:
+def run_bytes(model: ModelShape, steps: int, analyses: Sequence[str]) -> int:
     """The run directory on the disk, estimated."""
     if "ablation" not in analyses:
         return steps * BYTES_A_STEP
-    return steps * (BYTES_A_STEP + BYTES_A_NEURON * shape.neurons)
+    return steps * (BYTES_A_STEP + BYTES_A_NEURON * model.neurons)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from importlib.resources import files
 
 import numpy as np
 
@@ -17,7 +17,15 @@ from rtdyn.capture.memory_need import Memory, Sample, memory, runs_by_layers
 from rtdyn.checkpoints.locate import checkpoint_shape, find_config
 from rtdyn.checkpoints.stream import GB
 from rtdyn.cost.downloads import Traffic, traffic
-from rtdyn.cost.operations import Work, ablation_work, capture_work, load_work, mediation_work, run_bytes, total_work
+from rtdyn.cost.operations import (
+    Operations,
+    ablation_operations,
+    capture_operations,
+    load_operations,
+    mediation_operations,
+    run_bytes,
+    total_operations,
+)
 from rtdyn.errors import InputError
 from rtdyn.hub.datasets import is_hub
 from rtdyn.hub.repository import hub_is_offline
@@ -25,12 +33,13 @@ from rtdyn.hub.retry import may_pass
 from rtdyn.model.sizes import ModelShape, model_shape
 from rtdyn.names import WEIGHTS_ONLY
 from rtdyn.suites.suite import SuiteSpec
+from rtdyn.sweep.job import Job
 from rtdyn.text.evaluation import MIN_TOKENS, RARE_TARGETS, EvaluationOptions, prepare
 
 TOKENS_A_RARE_TARGET = 17_408 / 200
 """Of the King James Bible in Pythia's tokens, the rare band by the Pile's counts."""
 SECONDS_AN_HOUR = 3600.0
-FURTHER = Path(__file__).parents[1] / "data" / "stage_seconds.json"
+FURTHER = files("rtdyn") / "data" / "stage_seconds.json"
 """Processor seconds of the analyses whose work no closed form gives, by neurons, from stage_seconds.py."""
 
 
@@ -55,10 +64,10 @@ class SuitePlan:
     sample: Sample | None
     """None for weights alone."""
     traffic: Traffic
-    stages: Mapping[str, Work]
+    stages: Mapping[str, Operations]
     """Of one step, by stage."""
     stage_seconds: Mapping[str, float] | None
-    """Of one step, by stage, on this machine; None without a calibration."""
+    """Of one step, by stage, on this machine; None where the machine was not timed."""
     further_seconds: Mapping[str, float]
     """Of one step, by analysis, as measured elsewhere."""
     memory: Memory | None
@@ -68,7 +77,7 @@ class SuitePlan:
     run_bytes: int
     download_seconds: float
     compute_seconds: float | None
-    """None without a calibration."""
+    """None where the machine was not timed."""
     gpu_seconds: float | None = None
     notes: tuple[str, ...] = field(default=())
 
@@ -105,38 +114,36 @@ class HubAsker:
 
 
 def plan_suite(
-    suite: SuiteSpec,
-    steps: Sequence[int],
-    measured_on: EvaluationOptions,
-    options: StepOptions,
-    on_defect: str,
-    cache_gb: float,
+    job: Job,
     assumptions: Assumptions,
     hub: HubAsker,
-    seconds_of: Callable[[ModelShape, Work], float] | None,
+    seconds_of: Callable[[ModelShape, Operations], float] | None,
     say: Callable[[str], None],
 ) -> SuitePlan:
-    """The cost of a suite's steps with these settings.
+    """The cost of a job, on this machine.
 
-    seconds_of: how long this machine takes for work on a model; None without a calibration. Raises InputError where
-    `rtdyn track` would before it starts, and for a suite whose shape cannot be known.
+    seconds_of: how long this machine takes for a model's operations; None where it was not timed. Raises
+    InputError where `rtdyn track` would before it starts, and for a suite whose shape cannot be known.
     """
-    found = hub.audit(suite, steps)
-    left, record = steps_to_run(suite, steps, found, on_defect, lambda text: None)
-    shape, shape_source = _shape(suite, left[-1], hub.reachable)
+    suite, options = job.suite, job.options
+    audit = hub.audit(suite, job.steps)
+    left, record = steps_to_run(suite, job.steps, audit, job.on_defect, lambda text: None)
+    model, shape_source = _shape(suite, left[-1], hub.reachable)
     weights_only = set(options.analyses) <= set(WEIGHTS_ONLY)
-    fetched = traffic(suite, left, found, shape, weights_only)
-    sample = None if weights_only else _sample(suite, left[-1], measured_on, hub.reachable, say)
-    stages = _stages(shape, sample, options)
+    fetched = traffic(suite, left, audit, model, weights_only)
+    sample = None if weights_only else _sample(suite, left[-1], job.measured_on, hub.reachable, say)
+    stages = _stages(model, sample, options)
     routing, room = "routing" in options.analyses, assumptions.available_bytes
     layered = sample is not None and runs_by_layers(
-        options.stream_layers, shape, sample, options.memory_bytes, routing=routing, room=room
+        options.stream_layers, model, sample, options.memory_bytes, routing=routing, room=room
     )
-    further, notes = further_seconds(shape.neurons, options.analyses, weights_only)
+    further, notes = further_seconds(model.neurons, options.analyses, weights_only)
     if record["passed_over"]:
         notes = (*notes, f"{len(record['passed_over'])} steps are passed over, missing or unsound (`rtdyn audit`)")
-    whole = total_work(stages.values())
-    seconds = None if seconds_of is None else {stage: seconds_of(shape, work) for stage, work in stages.items()}
+    whole = total_operations(stages.values())
+    seconds = (
+        None if seconds_of is None else {stage: seconds_of(model, operations) for stage, operations in stages.items()}
+    )
     on_gpu = None
     if assumptions.gpu_tflops is not None:
         single, double = (1e12 * rate for rate in assumptions.gpu_tflops)
@@ -144,7 +151,7 @@ def plan_suite(
         on_gpu = fetched.analysed * (products + sum(further.values()))
     return SuitePlan(
         suite=suite,
-        shape=shape,
+        shape=model,
         shape_source=shape_source,
         sample=sample,
         traffic=fetched,
@@ -153,10 +160,10 @@ def plan_suite(
         further_seconds=further,
         memory=None
         if sample is None
-        else memory(shape, sample, options.memory_bytes, routing=routing, layered=layered),
+        else memory(model, sample, options.memory_bytes, routing=routing, layered=layered),
         layered=layered,
-        cache_bytes=0 if suite.repo is None else min(fetched.bytes, max(int(cache_gb * GB), fetched.largest)),
-        run_bytes=run_bytes(shape, fetched.steps, options.analyses),
+        cache_bytes=0 if suite.repo is None else min(fetched.bytes, max(int(job.cache_gb * GB), fetched.largest)),
+        run_bytes=run_bytes(model, fetched.steps, options.analyses),
         download_seconds=fetched.bytes * 8 / (assumptions.link_mbit * 1e6),
         compute_seconds=None if seconds is None else fetched.analysed * (sum(seconds.values()) + sum(further.values())),
         gpu_seconds=on_gpu,
@@ -203,16 +210,16 @@ def assumed_sample(options: EvaluationOptions) -> Sample:
     return Sample(tokens, options.window, positions, "text and frequencies are not here yet")
 
 
-def _stages(shape: ModelShape, sample: Sample | None, options: StepOptions) -> dict[str, Work]:
+def _stages(model: ModelShape, sample: Sample | None, options: StepOptions) -> dict[str, Operations]:
     if sample is None:
         return {}
     stages = {
-        "load": load_work(shape),
-        "capture": capture_work(shape, sample),
-        "ablation": ablation_work(shape, sample, options.memory_bytes),
+        "load": load_operations(model),
+        "capture": capture_operations(model, sample),
+        "ablation": ablation_operations(model, sample, options.memory_bytes),
     }
     if "mediation" in options.analyses:
-        stages["mediation"] = mediation_work(shape, sample, options.memory_bytes)
+        stages["mediation"] = mediation_operations(model, sample, options.memory_bytes)
     return stages
 
 
@@ -229,10 +236,10 @@ def further_seconds(
     stages = ["heavytail"] if weights_only else [s for s in table["seconds"] if s in analyses or s == "groups"]
     if not weights_only and not set(analyses) - {"ablation", "regimes"}:
         stages = [s for s in stages if s != "groups"]
-    found = {stage: _interpolated(neurons, sizes, table["seconds"][stage]) for stage in stages}
-    outside = found and not sizes[0] <= neurons <= sizes[-1]
+    seconds = {stage: _interpolated(neurons, sizes, table["seconds"][stage]) for stage in stages}
+    outside = seconds and not sizes[0] <= neurons <= sizes[-1]
     note = f"further analyses were measured from {sizes[0]:,} to {sizes[-1]:,} neurons; {neurons:,} is beyond"
-    return found, (note,) if outside else ()
+    return seconds, (note,) if outside else ()
 
 
 def _interpolated(x: float, at: Sequence[int], values: Sequence[float]) -> float:

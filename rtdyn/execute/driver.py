@@ -9,13 +9,14 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from rtdyn.errors import InputError
-from rtdyn.execute.engine import ClusterOptions, Engine, SilentError
+from rtdyn.execute.engine import Engine, SilentError
 from rtdyn.execute.ledger import (
     CANCELLED,
-    Given,
+    OpenTasks,
     begin_try,
     cancellations,
     close_ledger,
@@ -25,13 +26,14 @@ from rtdyn.execute.ledger import (
     has_left,
     left_at,
     note_cancelled,
-    read_given,
+    read_open_tasks,
     read_seconds,
     tries,
-    write_given,
+    write_open_tasks,
 )
 from rtdyn.execute.task import Task, grouped
 from rtdyn.store.run import Run, step_record
+from rtdyn.sweep.cluster_options import ClusterOptions
 
 LOOK = 0.5
 """Seconds between two looks at the run directory."""
@@ -41,7 +43,8 @@ ENDING = 20.0
 """Seconds that tasks have to end by themselves once all their steps are stored."""
 SILENT = "its worker ended without a word"
 
-Told = Callable[[int, Mapping[str, float] | None], None]
+OnStored = Callable[[int, Mapping[str, float] | None], None]
+"""Told a step once it is stored, with the seconds of its stages if they are known."""
 
 
 def open_engine(options: ClusterOptions, run: Path, say: Callable[[str], None]) -> Engine:
@@ -55,17 +58,17 @@ def open_engine(options: ClusterOptions, run: Path, say: Callable[[str], None]) 
     return ray(options, run, say)
 
 
-def earlier_tasks(run: Run, executor: str, place: str) -> Given | None:
+def earlier_tasks(run: Run, executor: str, place: str) -> OpenTasks | None:
     """The tasks of an earlier command that may still run. Raises InputError if another cluster has them."""
-    given = read_given(run.path)
-    if given is None or not given.outlives:
-        return given
-    if (given.executor, given.place) != (executor, place):
+    earlier = read_open_tasks(run.path)
+    if earlier is None or not earlier.outlives:
+        return earlier
+    if (earlier.executor, earlier.place) != (executor, place):
         raise InputError(
-            f"{run.path} holds tasks that {given.place} was given; go on with --executor {given.executor} there, or "
-            f"delete {run.path / 'tasks'} once none of them runs"
+            f"{run.path} holds tasks that {earlier.place} was given; go on with --executor {earlier.executor} there, "
+            f"or delete {run.path / 'tasks'} once none of them runs"
         )
-    return given
+    return earlier
 
 
 @dataclass
@@ -73,22 +76,28 @@ class Driver:
     """One command's watch over a run."""
 
     engine: Engine
+    """Who is given the tasks."""
     run: Run
+    """Whose directory the workers fill."""
     units: Sequence[tuple[int, ...]]
     """Steps to be had, those of the same weights together."""
     template: Task
     """A task of this run, but for its name and steps."""
     analyses_per_task: int
-    told: Told
-    """Told each step once it is stored, with the seconds of its stages if they are known."""
-    watched: Callable[[int, int], None]
+    """Units of steps in each task."""
+    on_stored: OnStored
+    on_look: Callable[[int, int], None]
     """Told how many tasks there are, and how many of them are at work."""
     say: Callable[[str], None]
-    given: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Told what a user should know."""
+    open_tasks: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Steps of each task that is not known to have ended, by its name."""
     waiting: set[int] = field(default_factory=set)
     """Steps neither stored nor given up."""
     failed: dict[int, str] = field(default_factory=dict)
+    """Steps given up, each with the reason."""
     silent: bool = False
+    """Whether the cluster was last heard to be silent, or to refuse a task."""
 
     def drive(self) -> dict[int, str]:
         """Returns once every step is stored or given up; the latter with the last sentence of their workers.
@@ -119,19 +128,19 @@ class Driver:
         return self.failed
 
     def _close(self) -> None:
-        if not self.given:
+        if not self.open_tasks:
             close_ledger(self.run.path, keep_logs=bool(self.waiting or self.failed))
 
     def _adopt(self) -> None:
-        given = earlier_tasks(self.run, self.engine.executor, self.engine.place)
-        if given is None:
+        earlier = earlier_tasks(self.run, self.engine.executor, self.engine.place)
+        if earlier is None:
             return
-        if given.outlives:
-            self.given = dict(given.steps)
+        if earlier.outlives:
+            self.open_tasks = dict(earlier.steps)
             return
-        for one in (one for known in tries(self.run.path).values() for one in known):
-            if one.task in given.steps and one.sentence is None:
-                end_try(one, None)  # it ended with the command before, through no fault of the step
+        for attempt in chain(*tries(self.run.path).values()):
+            if attempt.task in earlier.steps and attempt.sentence is None:
+                end_try(attempt, None)  # it ended with the command before, through no fault of the step
 
     def _collect(self) -> bool:
         """Takes note of stored steps; whether there were any."""
@@ -143,30 +152,30 @@ class Driver:
                 arrived.append(step)
         for step in arrived:
             self.waiting.discard(step)
-            self.told(step, seconds.get(step))
+            self.on_stored(step, seconds.get(step))
         forget_seconds(self.run.path, arrived)
         return bool(arrived)
 
     def _in_work(self) -> set[int]:
-        return {step for steps in self.given.values() for step in steps}
+        return {step for steps in self.open_tasks.values() for step in steps}
 
     def _settle(self) -> bool:
         """Asks what became of the tasks and takes note of tries and steps given up; whether any task ended."""
         try:
-            alive = set(self.engine.alive(self.given)) if self.given else set()
+            alive = set(self.engine.alive(self.open_tasks)) if self.open_tasks else set()
         except SilentError as error:
             self._say_once(f"{self.engine.place} does not answer ({error}); asking again")
             return False
         self.silent = False
-        ended = [name for name in self.given if name not in alive]
+        ended = [name for name in self.open_tasks if name not in alive]
         for name in ended:
             self._take_note(name)
-            del self.given[name]
+            del self.open_tasks[name]
         if ended:
-            self._note_given()
+            self._note_open_tasks()
         known, in_work = tries(self.run.path), self._in_work()
         for step in sorted(self.waiting & known.keys()):
-            final = [one for one in known[step] if one.final]
+            final = [attempt for attempt in known[step] if attempt.final]
             if (final or step not in in_work) and given_up(known[step]) and step_record(self.run, step) is None:
                 sentence = (final or known[step])[-1].sentence or SILENT
                 self._give_up(
@@ -175,8 +184,8 @@ class Driver:
         for step, count in sorted(cancellations(self.run.path).items()):
             if count >= CANCELLED and step in self.waiting - in_work and step_record(self.run, step) is None:
                 self._give_up(step, f"{count} of its tasks were cancelled")
-        at_work = {one.task for step in known for one in known[step] if one.sentence is None}
-        self.watched(len(self.given), len(at_work & self.given.keys()))
+        at_work = {attempt.task for step in known for attempt in known[step] if attempt.sentence is None}
+        self.on_look(len(self.open_tasks), len(at_work & self.open_tasks.keys()))
         return bool(ended)
 
     def _give_up(self, step: int, reason: str) -> None:
@@ -186,17 +195,17 @@ class Driver:
 
     def _take_note(self, name: str) -> None:
         """Fills in what a worker that has ended could not say: which steps it died with, or that it began none."""
-        lacking = {s for s in self.given[name] if s in self.waiting and step_record(self.run, s) is None}
-        theirs = [one for step, known in tries(self.run.path).items() for one in known if one.task == name]
+        lacking = {s for s in self.open_tasks[name] if s in self.waiting and step_record(self.run, s) is None}
+        theirs = [attempt for attempt in chain(*tries(self.run.path).values()) if attempt.task == name]
         left = has_left(self.run.path, name)
         printed = self.engine.last_words(name)
         sentence = SILENT if printed is None else f"its worker died; the last it printed: {printed}"
-        for one in theirs:
-            if one.sentence is None:
-                end_try(one, sentence if one.step in lacking and not left else None)
+        for attempt in theirs:
+            if attempt.sentence is None:
+                end_try(attempt, sentence if attempt.step in lacking and not left else None)
         if lacking and left:
             at = left_at(self.run.path, name)
-            first = at if at in lacking else next(s for s in self.given[name] if s in lacking)
+            first = at if at in lacking else next(s for s in self.open_tasks[name] if s in lacking)
             for step in next((unit for unit in self.units if first in unit), (first,)):
                 note_cancelled(self.run.path, step, name)
         if lacking and not theirs and not left:
@@ -214,22 +223,22 @@ class Driver:
             common = f"rtdyn-{self.run.digest[:8]}-{uuid.uuid4().hex[:8]}"
             batch = groups[begin : begin + self.engine.most_at_once]
             tasks = [replace(self.template, name=f"{common}.{i}", steps=steps) for i, steps in enumerate(batch)]
-            self.given.update({task.name: task.steps for task in tasks})
-            self._note_given()
+            self.open_tasks.update({task.name: task.steps for task in tasks})
+            self._note_open_tasks()
             try:
                 self.engine.submit(common, tasks)
             except InputError as error:
                 for task in tasks:
-                    del self.given[task.name]
-                self._note_given()
-                if not self.given:
+                    del self.open_tasks[task.name]
+                self._note_open_tasks()
+                if not self.open_tasks:
                     raise
                 self._say_once(f"{error} (trying again)")
                 return
 
-    def _note_given(self) -> None:
-        given = Given(self.engine.executor, self.engine.place, self.engine.outlives, self.given)
-        write_given(self.run.path, given)
+    def _note_open_tasks(self) -> None:
+        noted = OpenTasks(self.engine.executor, self.engine.place, self.engine.outlives, self.open_tasks)
+        write_open_tasks(self.run.path, noted)
 
     def _say_once(self, text: str) -> None:
         if not self.silent:
@@ -239,20 +248,20 @@ class Driver:
     def _wait_for_the_end(self) -> None:
         """Lets the last tasks end, and withdraws those that do not."""
         deadline = time.monotonic() + ENDING
-        while self.given and time.monotonic() < deadline:
+        while self.open_tasks and time.monotonic() < deadline:
             try:
-                alive = self.engine.alive(self.given)
+                alive = self.engine.alive(self.open_tasks)
             except SilentError:
-                alive = list(self.given)
-            self.given = {name: self.given[name] for name in alive}
-            time.sleep(LOOK if self.given else 0)
-        if self.given:
+                alive = list(self.open_tasks)
+            self.open_tasks = {name: self.open_tasks[name] for name in alive}
+            time.sleep(LOOK if self.open_tasks else 0)
+        if self.open_tasks:
             self._withdraw()
 
     def _withdraw(self) -> None:
         try:
-            self.engine.withdraw(self.given)
+            self.engine.withdraw(self.open_tasks)
         except SilentError as error:
-            self.say(f"{self.engine.place} does not answer ({error}): {len(self.given)} tasks may still run")
+            self.say(f"{self.engine.place} does not answer ({error}): {len(self.open_tasks)} tasks may still run")
         else:
-            self.given.clear()
+            self.open_tasks.clear()

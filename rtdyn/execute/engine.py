@@ -1,4 +1,4 @@
-"""A cluster as the driver sees it, and how a command asks for one."""
+"""A cluster as the driver sees it."""
 
 from __future__ import annotations
 
@@ -9,27 +9,6 @@ from rtdyn.execute.task import Task
 
 LOGS = "workers"
 """Folder of a run where clusters keep what their workers print, until all steps are stored."""
-
-
-@dataclass(frozen=True)
-class ClusterOptions:
-    """Settings of the executor, by the names of the command line."""
-
-    executor: str
-    steps_per_task: int
-    task_cpus: int
-    task_gpus: int
-    task_memory_gib: float | None
-    slurm_partition: str | None
-    slurm_account: str | None
-    slurm_time: int
-    """Minutes."""
-    slurm_option: tuple[tuple[str, str], ...]
-    ray_address: str | None
-
-    def device(self, asked: str) -> str:
-        """`cpu` or `cuda` for the tasks, which may have GPUs that the machine of the command lacks."""
-        return ("cuda" if self.task_gpus else "cpu") if asked == "auto" else asked
 
 
 class SilentError(Exception):

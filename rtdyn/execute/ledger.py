@@ -31,7 +31,7 @@ _GIVEN = "given.json"
 
 
 @dataclass(frozen=True)
-class Given:
+class OpenTasks:
     """The tasks that a cluster was given and that are not known to have ended."""
 
     executor: str
@@ -57,7 +57,7 @@ class Try:
     """Whether another worker would come to the same."""
 
 
-def read_given(run: Path) -> Given | None:
+def read_open_tasks(run: Path) -> OpenTasks | None:
     """What an earlier driver noted, None if it ended by itself. Raises InputError if it cannot be read."""
     file = run / TASKS / _GIVEN
     if not file.is_file():
@@ -65,40 +65,51 @@ def read_given(run: Path) -> Given | None:
     try:
         noted = json.loads(file.read_text(encoding="utf-8"))
         steps = {str(name): tuple(map(int, steps)) for name, steps in noted["tasks"].items()}
-        return Given(str(noted["executor"]), str(noted["place"]), bool(noted["outlives"]), steps)
+        return OpenTasks(str(noted["executor"]), str(noted["place"]), bool(noted["outlives"]), steps)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file} cannot be read; delete {run / TASKS} once none of its tasks runs any more") from error
 
 
-def write_given(run: Path, given: Given) -> None:
+def write_open_tasks(run: Path, open_tasks: OpenTasks) -> None:
     """Notes the tasks, before a cluster is given them."""
     (run / TASKS).mkdir(exist_ok=True)
-    tasks = {name: list(steps) for name, steps in given.steps.items()}
-    noted = {"executor": given.executor, "place": given.place, "outlives": given.outlives, "tasks": tasks}
+    tasks = {name: list(steps) for name, steps in open_tasks.steps.items()}
+    noted = {
+        "executor": open_tasks.executor,
+        "place": open_tasks.place,
+        "outlives": open_tasks.outlives,
+        "tasks": tasks,
+    }
     write_json(run / TASKS / _GIVEN, noted)
 
 
 def begin_try(run: Path, step: int, task: str) -> Try:
     """A worker begins a step. Raises InputError if the ledger is not there: nobody waits for the worker any more."""
     file = run / TASKS / f"step={step:06d}.{uuid.uuid4().hex}.try"
-    one = Try(file, step, task, socket.gethostname(), None, False)
-    _write(one)
-    return one
+    attempt = Try(file, step, task, socket.gethostname(), None, False)
+    _write(attempt)
+    return attempt
 
 
-def end_try(one: Try, sentence: str | None, final: bool = False) -> None:
+def end_try(attempt: Try, sentence: str | None, final: bool = False) -> None:
     """A step's worker, or the driver for it, says what became of a try; it is taken back if there is no sentence."""
     if sentence is None:
-        one.file.unlink(missing_ok=True)
+        attempt.file.unlink(missing_ok=True)
     else:
-        _write(Try(one.file, one.step, one.task, one.host, sentence, final))
+        _write(Try(attempt.file, attempt.step, attempt.task, attempt.host, sentence, final))
 
 
-def _write(one: Try) -> None:
-    if not one.file.parent.is_dir():
-        raise InputError(f"{one.file.parent} is not there: the run has ended, or this machine does not see it")
-    record = {"task": one.task, "host": one.host, "pid": os.getpid(), "sentence": one.sentence, "final": one.final}
-    write_json(one.file, record)
+def _write(attempt: Try) -> None:
+    if not attempt.file.parent.is_dir():
+        raise InputError(f"{attempt.file.parent} is not there: the run has ended, or this machine does not see it")
+    record = {
+        "task": attempt.task,
+        "host": attempt.host,
+        "pid": os.getpid(),
+        "sentence": attempt.sentence,
+        "final": attempt.final,
+    }
+    write_json(attempt.file, record)
 
 
 def leave(run: Path, task: str, step: int | None) -> None:
@@ -141,14 +152,14 @@ def tries(run: Path) -> dict[int, list[Try]]:
         except FileNotFoundError:  # taken back just now
             continue
         step = _step_of(file)
-        one = Try(file, step, record["task"], record["host"], record["sentence"], record["final"])
-        found.setdefault(step, []).append((at, one))
-    return {step: [one for _, one in sorted(known, key=lambda k: k[0])] for step, known in found.items()}
+        attempt = Try(file, step, record["task"], record["host"], record["sentence"], record["final"])
+        found.setdefault(step, []).append((at, attempt))
+    return {step: [attempt for _, attempt in sorted(known, key=lambda k: k[0])] for step, known in found.items()}
 
 
-def given_up(known: Collection[Try]) -> bool:
+def given_up(attempts: Collection[Try]) -> bool:
     """Whether a step with these tries is not to be tried again."""
-    return len(known) >= TRIES or any(one.final for one in known)
+    return len(attempts) >= TRIES or any(attempt.final for attempt in attempts)
 
 
 def write_seconds(run: Path, step: int, seconds: Mapping[str, float]) -> None:

@@ -18,14 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from rtdyn.errors import InputError, brief
-from rtdyn.execute.engine import LOGS, ClusterOptions, Engine, SilentError
+from rtdyn.execute.engine import LOGS, Engine, SilentError
 from rtdyn.execute.task import Task, thread_variables
+from rtdyn.sweep.cluster_options import ClusterOptions
 
 NAMESPACE = "rtdyn"
 REACH = 10.0
 """Seconds that an address may take to answer."""
 PASSED_ON = ("HF_", "TRANSFORMERS_", "TMPDIR")
 """Beginnings of environment variables that hold for the tasks as for the command."""
+PATHS = ("_HOME", "_CACHE", "_PATH", "TMPDIR")
+"""Ends of those that name a folder or a file."""
 
 
 class RayTask:
@@ -71,8 +74,7 @@ def ray(options: ClusterOptions, run: Path, say: Callable[[str], None]) -> Engin
     if too_much:
         say(f"{place}: {too_much}; tasks wait until it has such a node")
     logs = run / LOGS
-    variables = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-    variables |= thread_variables(options.task_cpus)
+    variables = passed_on(os.environ) | thread_variables(options.task_cpus)
 
     def submit(common: str, tasks: Sequence[Task]) -> None:
         logs.mkdir(exist_ok=True)
@@ -105,6 +107,13 @@ def ray(options: ClusterOptions, run: Path, say: Callable[[str], None]) -> Engin
                 continue
 
     return Engine("ray", place, outlives, 1000, submit, alive, withdraw, lambda task: _last_words(logs, task))
+
+
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of PASSED_ON; those that name a folder or a file absolute, as tasks run in folders of Ray's."""
+    chosen = {name: value for name, value in environment.items() if name.startswith(PASSED_ON)}
+    paths = {name: value for name, value in chosen.items() if value and name.endswith(PATHS)}
+    return {**chosen, **{name: str(Path(value).expanduser().absolute()) for name, value in paths.items()}}
 
 
 def _connect(client: Any, address: str | None) -> tuple[str, bool]:

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from rtdyn.errors import InputError, brief
-from rtdyn.execute.engine import LOGS, ClusterOptions, Engine, SilentError
+from rtdyn.execute.engine import LOGS, Engine, SilentError
 from rtdyn.execute.ledger import come_back
 from rtdyn.execute.task import Task, thread_variables
+from rtdyn.sweep.cluster_options import ClusterOptions
 
 TIMEOUTS = 1000
 """How often submitit may requeue a task whose time is over: what stores no step is given up before, as a try."""

@@ -3,35 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rtdyn.names import HUB_SCHEME
+from rtdyn.suites.suites_file import CORPORA
+
 if TYPE_CHECKING:  # a worker sets its environment before it imports anything large
     from rtdyn.analyses.options import StepOptions
+    from rtdyn.store.run import Run
     from rtdyn.suites.suite import SuiteSpec
+    from rtdyn.sweep.job import Job
     from rtdyn.text.evaluation import EvaluationOptions
 
 
 @dataclass(frozen=True)
 class Task:
-    """Steps for one worker. Pickled; nothing in it is secret."""
+    """Steps for one worker. Pickled; all paths are absolute, and nothing in it is secret."""
 
     name: str
     """No other task's, of whatever run."""
     run: Path
-    """The run directory, absolute: every node sees it there."""
+    """The run directory: every node sees it there."""
     config_digest: str
     """The run's; a worker that comes to another one refuses."""
-    folder: Path
-    """Where the command was given: relative paths count from it."""
+    location: str
+    """The suite's as the run's configuration has it, which may be a relative path."""
     suite: SuiteSpec
+    """Whose checkpoints the steps are."""
     steps: tuple[int, ...]
+    """To be stored, ascending."""
     reference: int
     """The step that evaluation and configuration are taken from."""
     measured_on: EvaluationOptions
+    """Settings of the evaluation set."""
     options: StepOptions
+    """Settings of the analyses."""
     cache_gb: float
+    """Disk for checkpoints from the Hub that wait for their analysis, in 10^9 bytes."""
+
+
+def task_template(job: Job, run: Run, reference: int) -> Task:
+    """A task of this run, but for its name and steps. Relative paths of the job count from the current folder."""
+    suite, measured_on = job.suite, job.measured_on
+    if suite.path is not None:
+        suite = replace(suite, path=suite.path.absolute())
+    else:
+        suite = replace(suite, frequencies=_absolute(suite.frequencies, "corpus"))
+    if measured_on.corpus is not None:
+        measured_on = replace(measured_on, corpus=_absolute(measured_on.corpus, *CORPORA))
+    if measured_on.frequencies is not None:
+        measured_on = replace(measured_on, frequencies=_absolute(measured_on.frequencies, "corpus"))
+    return Task(
+        name="",
+        run=run.path.resolve(),
+        config_digest=run.digest,
+        location=run.manifest["config"]["location"],
+        suite=suite,
+        steps=(),
+        reference=reference,
+        measured_on=measured_on,
+        options=job.options,
+        cache_gb=job.cache_gb,
+    )
+
+
+def _absolute(source: str, *names: str) -> str:
+    """A file's absolute path; one of the names, or an address on the Hub, stays."""
+    return source if source in names or source.startswith(HUB_SCHEME) else str(Path(source).absolute())
 
 
 def grouped(units: Sequence[tuple[int, ...]], analyses_per_task: int) -> list[tuple[int, ...]]:

@@ -30,8 +30,8 @@ class Worker:
 
     def leave(self, sentence: str | None = None) -> None:
         """It is about to be stopped: its steps in work count as tries only if there is a sentence to say why."""
-        for one in self.begun:
-            end_try(one, sentence)
+        for attempt in self.begun:
+            end_try(attempt, sentence)
         if sentence is None:
             leave(self.task.run, self.task.name, self.begun[-1].step if self.begun else None)
 
@@ -43,7 +43,6 @@ class Worker:
         InputError before the first step if this machine does not come to the run's configuration.
         """
         task = self.task
-        os.chdir(task.folder)
         run = read_run(task.run)
         known = tries(task.run)
         left = [s for s in task.steps if step_record(run, s) is None and not given_up(known.get(s, ()))]
@@ -51,9 +50,10 @@ class Worker:
             return
         device_here(task.options.device)
         sweep = prepare_sweep(task.suite, task.reference, task.measured_on, task.options)
-        ours = config_digest(sweep.config)
+        config = {**sweep.config, "location": task.location}
+        ours = config_digest(config)
         if {ours, run.digest} != {task.config_digest}:
-            differing = differing_settings(run.manifest.config, sweep.config)
+            differing = differing_settings(run.manifest.config, config)
             raise InputError(
                 f"{os.uname().nodename} comes to another configuration than the run ({', '.join(differing)}); "
                 "it needs the same rtdyn and the same sources"
@@ -71,22 +71,22 @@ class Worker:
 
     @contextmanager
     def _trying(self, step: int, stream: Stream) -> Iterator[None]:
-        one = begin_try(self.task.run, step, self.task.name)
-        self.begun.append(one)
+        attempt = begin_try(self.task.run, step, self.task.name)
+        self.begun.append(attempt)
         try:
             yield
-            end_try(one, None)
+            end_try(attempt, None)
         except InputError as error:
             final = not _may_be_this_machines(error)
-            end_try(one, str(error), final)
+            end_try(attempt, str(error), final)
             for repeat in stream.repeats.get(step, ()):
                 end_try(begin_try(self.task.run, repeat.step, self.task.name), str(error), final)
             stream.release(step)
         except Exception as error:
-            end_try(one, brief(error))
+            end_try(attempt, brief(error))
             raise
         finally:
-            self.begun.remove(one)
+            self.begun.remove(attempt)
 
 
 def _may_be_this_machines(error: InputError) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from rtdyn.analyses.groups.weightwatcher import begin_weightwatcher
 from rtdyn.analyses.options import StepOptions
 from rtdyn.checkpoints.checkpoint import Checkpoint, read_config
 from rtdyn.checkpoints.locate import find_config
@@ -39,6 +40,8 @@ class Sweep:
 
     def analyse(self, checkpoint: Checkpoint, stage: Callable[[str], None]) -> StepTables:
         """One step's tables; `stage` is told what begins. Raises InputError for weights that cannot be used."""
+        if "heavytail" in self.options.analyses:
+            begin_weightwatcher()
         seen = self.suite.tokens_seen(checkpoint.step)
         if self.evaluation is None:
             return analyse_weights(checkpoint, seen, self.model_config, stage)

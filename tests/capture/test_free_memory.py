@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
 
-from rtdyn.capture.free_memory import available_bytes, control_group_rooms
+from rtdyn.capture.free_memory import available_bytes, control_group_rooms, left_of
 
 
 def group(folder: Path, **files: str) -> None:
@@ -43,3 +45,15 @@ def test_a_group_over_its_limit_has_no_room_and_no_groups_set_no_limit(tmp_path:
 
 def test_what_is_available_is_less_than_there_is() -> None:
     assert 0 < available_bytes("cpu") < psutil.virtual_memory().total
+
+
+def test_processes_that_were_started_take_of_the_same_memory() -> None:
+    most, mib = 2**40, 2**20
+    before = left_of(most)
+    script = f"held = bytearray({256 * mib}); print('held', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as started:
+        assert started.stdout is not None and started.stdout.readline()
+        during = left_of(most)
+        started.communicate(b"\n")
+    assert 250 * mib < before - during < 400 * mib
+    assert left_of(0) == 0

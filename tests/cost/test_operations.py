@@ -10,7 +10,15 @@ import pytest
 from rtdyn.analyses.influence.certified import PAIR_BYTES
 from rtdyn.analyses.influence.logit_shift import block_sizes, sizes_of
 from rtdyn.capture.memory_need import Sample, memory
-from rtdyn.cost.operations import EXACT_SHARE, Work, ablation_work, capture_work, mediation_work, run_bytes, total_work
+from rtdyn.cost.operations import (
+    EXACT_SHARE,
+    Operations,
+    ablation_operations,
+    capture_operations,
+    mediation_operations,
+    run_bytes,
+    total_operations,
+)
 from rtdyn.model.sizes import ModelShape, model_shape
 from rtdyn.suites.find import load_suites
 
@@ -24,24 +32,24 @@ def shape() -> ModelShape:
 
 
 def test_the_forward_pass_is_two_operations_a_weight_and_the_attention(shape: ModelShape) -> None:
-    work = capture_work(shape, SAMPLE)
+    work = capture_operations(shape, SAMPLE)
     blocks = 2 * 12 * 24 * 1024**2
     attention = 24 * 2 * 2 * 256 * 1024
     assert work.float32 == work.flops == 4096 * (blocks + attention + 2 * 50304 * 1024)
-    assert capture_work(shape, replace(SAMPLE, tokens=8192)).flops == 2 * work.flops
+    assert capture_operations(shape, replace(SAMPLE, tokens=8192)).flops == 2 * work.flops
 
 
 def test_the_ablation_is_linear_in_positions_and_in_neurons_beside_the_vocabulary(shape: ModelShape) -> None:
     n, f, v, d = 512, 4096, 50304, 1024
-    work = ablation_work(shape, SAMPLE, 8 * GIB)
+    work = ablation_operations(shape, SAMPLE, 8 * GIB)
     assert sizes_of(n, f, v, d, 1, 8 * GIB, PAIR_BYTES).positions == n  # one block: q is computed once
     assert work.float64 == 2 * 2 * n * v * d + 2 * f * v * d + 12 * n * f * d
     assert work.float32 == 2 * n * v * d and work.narrow == 2 * n * f * v
     assert work.exact == EXACT_SHARE * n * f * v
-    small = ablation_work(shape, SAMPLE, GIB // 4)
+    small = ablation_operations(shape, SAMPLE, GIB // 4)
     blocks = -(-n // sizes_of(n, f, v, d, 1, GIB // 4, PAIR_BYTES).positions)
     assert blocks > 1 and small.float64 - work.float64 == (blocks - 1) * 2 * f * v * d
-    two = ablation_work(replace(shape, directions=2), SAMPLE, 8 * GIB)
+    two = ablation_operations(replace(shape, directions=2), SAMPLE, 8 * GIB)
     assert two.float64 - work.float64 == 2 * n * v * d and two.float32 == 2 * work.float32
 
 
@@ -53,13 +61,13 @@ def test_the_blocks_are_those_of_the_analysis(captured) -> None:
 
 
 def test_mediation_is_more_than_the_ablation_again(shape: ModelShape) -> None:
-    once, again = ablation_work(shape, SAMPLE, GIB), mediation_work(shape, SAMPLE, GIB)
+    once, again = ablation_operations(shape, SAMPLE, GIB), mediation_operations(shape, SAMPLE, GIB)
     assert once.flops < again.flops < 3 * once.flops and again.exact > once.exact and again.narrow == once.narrow
 
 
 def test_work_adds_up() -> None:
-    assert total_work([]) == Work()
-    assert total_work([Work(1, 2, 3, 4, 5, 6), Work(float64=1)]) == Work(1, 3, 3, 4, 5, 6)
+    assert total_operations([]) == Operations()
+    assert total_operations([Operations(1, 2, 3, 4, 5, 6), Operations(float64=1)]) == Operations(1, 3, 3, 4, 5, 6)
 
 
 def test_memory_counts_the_arrays_of_a_capture(captured, tiny_folder) -> None:

@@ -16,7 +16,7 @@ from loopback.place import Machine, copy_step, workplace
 
 from rtdyn.capture.memory_need import Sample
 from rtdyn.cli import main
-from rtdyn.cost.operations import ablation_work, capture_work
+from rtdyn.cost.operations import ablation_operations, capture_operations
 from rtdyn.cost.plan import FURTHER, assumed_sample, further_seconds
 from rtdyn.model.sizes import model_shape
 from rtdyn.text.evaluation import Evaluation, EvaluationOptions
@@ -46,8 +46,8 @@ def test_a_folders_plan_counts_what_a_run_would_measure(evaluation: Evaluation, 
     assert (one["steps"], one["analysed"], one["download_bytes"], one["cache_bytes"]) == (3, 3, 0, 0)
     shape = model_shape(json.loads((tiny_folder / "step4000" / "config.json").read_text()), "tiny")
     sample = Sample(13312, 256, positions, None)
-    assert one["flops_per_step"]["capture"] == capture_work(shape, sample).flops
-    assert one["flops_per_step"]["ablation"] == ablation_work(shape, sample, 2 * 2**30).flops
+    assert one["flops_per_step"]["capture"] == capture_operations(shape, sample).flops
+    assert one["flops_per_step"]["ablation"] == ablation_operations(shape, sample, 2 * 2**30).flops
     assert one["shape"]["parameters"] == 901_344
     assert one["seconds"] is None and one["compute_seconds"] is None and found["total"]["seconds"] is None
 
@@ -77,7 +77,7 @@ def test_unreachable_suites_are_planned_from_the_registry() -> None:
     )
     shape = model_shape({**_shape_of(small)}, "14m")
     sample = Sample(*(small["sample"][k] for k in ("tokens", "window", "positions", "assumed")))
-    works = [capture_work(shape, sample), ablation_work(shape, sample, 2 * 2**30)]
+    works = [capture_operations(shape, sample), ablation_operations(shape, sample, 2 * 2**30)]
     products = sum((w.float32 + w.narrow) / 40e12 + w.float64 / 20e12 for w in works)
     assert small["gpu_seconds"] == pytest.approx(153 * products)
 

@@ -23,6 +23,7 @@ from rtdyn.store.run import done_steps, read_run
 from rtdyn.suites.find import find_suites, load_suites
 from rtdyn.suites.steps import parse_steps
 from rtdyn.suites.suite import SuiteSpec
+from rtdyn.sweep.job import Job
 from rtdyn.text.evaluation import EvaluationOptions
 from rtdyn.views.wandb.rows import grouping
 
@@ -113,11 +114,15 @@ def test_labels_are_the_names_unless_two_suites_share_one(tiny: SuiteSpec) -> No
 def test_the_group_is_the_commands(options: EvaluationOptions, tiny: SuiteSpec) -> None:
     suites = load_suites()
     seeds = [suites[f"pythia-14m-seed{k}"] for k in (1, 2)]
-    group = group_of(seeds, options, ANALYSED)
-    assert group.startswith("pythia-14m-")
-    assert group == group_of([*seeds, suites["pythia-14m-seed3"]], options, replace(ANALYSED, memory_gib=1.0))
-    assert group != group_of(seeds, options, replace(ANALYSED, tolerance=1e-6))
-    assert group_of([*seeds, tiny], options, ANALYSED).startswith("suites-")
+
+    def group(*of: SuiteSpec, analysed: StepOptions = ANALYSED) -> str:
+        return group_of([Job(suite, (0,), options, analysed, "mark", 1.0) for suite in of])
+
+    named = group(*seeds)
+    assert named.startswith("pythia-14m-")
+    assert named == group(*seeds, suites["pythia-14m-seed3"], analysed=replace(ANALYSED, memory_gib=1.0))
+    assert named != group(*seeds, analysed=replace(ANALYSED, tolerance=1e-6))
+    assert group(*seeds, tiny).startswith("suites-")
 
 
 def test_one_that_fails_costs_only_itself(tiny_folder: Path, tmp_path: Path) -> None:

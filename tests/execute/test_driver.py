@@ -15,7 +15,7 @@ from rtdyn.errors import InputError
 from rtdyn.execute import driver as driving
 from rtdyn.execute.driver import Driver, earlier_tasks
 from rtdyn.execute.engine import Engine, SilentError
-from rtdyn.execute.ledger import CANCELLED, begin_try, end_try, leave, read_given, tries, write_seconds
+from rtdyn.execute.ledger import CANCELLED, begin_try, end_try, leave, read_open_tasks, tries, write_seconds
 from rtdyn.execute.task import Task, grouped
 from rtdyn.files import ASIDE
 from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
@@ -125,7 +125,7 @@ def drive(cluster: Cluster, per_task: int = 1, units: Sequence[tuple[int, ...]] 
     said: list[str] = []
     told: list[tuple[int, Mapping[str, float] | None]] = []
     nothing: Any = None
-    task = Task("", cluster.run.path, cluster.run.digest, cluster.run.path, nothing, (), 4, nothing, nothing, 1.0)
+    task = Task("", cluster.run.path, cluster.run.digest, "", nothing, (), 4, nothing, nothing, 1.0)
     units = [(step,) for step in STEPS] if units is None else units
     driver = Driver(
         cluster.engine(),
@@ -229,7 +229,7 @@ def kill_after(cluster: Cluster, told: int) -> list[int]:
     """A driver that dies as a killed one does once it took note of so many steps."""
     seen: list[int] = []
     nothing: Any = None
-    task = Task("", cluster.run.path, cluster.run.digest, cluster.run.path, nothing, (), 4, nothing, nothing, 1.0)
+    task = Task("", cluster.run.path, cluster.run.digest, "", nothing, (), 4, nothing, nothing, 1.0)
 
     def note(step: int, seconds: Mapping[str, float] | None) -> None:
         if len(seen) == told:
@@ -245,7 +245,7 @@ def kill_after(cluster: Cluster, told: int) -> list[int]:
 def test_a_driver_started_again_adopts_the_tasks_that_still_run(run: Run) -> None:
     cluster = Cluster(run)
     seen = kill_after(cluster, 1)
-    given = read_given(run.path)
+    given = read_open_tasks(run.path)
     assert given is not None and len(given.steps) >= 2
     outcome = drive(cluster, units=[(s,) for s in STEPS if s not in seen])
     assert len(cluster.submitted) == len(STEPS), "nothing was given twice"
@@ -263,7 +263,7 @@ def test_tries_outlive_the_driver_that_counted_them(run: Run) -> None:
 def test_tasks_that_died_with_their_driver_are_no_fault_of_the_step(run: Run) -> None:
     cluster = Cluster(run, outlives=False)
     kill_after(Cluster(run, outlives=False), 0)
-    given = read_given(run.path)
+    given = read_open_tasks(run.path)
     assert given is not None and len(given.steps) == 3
     for name in given.steps:
         begin_try(run.path, 4, name)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
 from rtdyn.cli import main
-from rtdyn.execute.engine import ClusterOptions
+from rtdyn.execute.ray import passed_on
 from rtdyn.execute.slurm import job_parameters, seconds_to_leave
+from rtdyn.sweep.cluster_options import ClusterOptions
 
 
 @pytest.mark.parametrize(
@@ -38,3 +41,16 @@ def test_an_array_runs_as_many_jobs_at_once_as_it_has_and_a_short_one_is_told_la
     parameters = job_parameters(asked, "name", 1000)
     assert parameters["array_parallelism"] == 1000 and parameters["additional_parameters"]["qos"] == "high"
     assert parameters["signal_delay_s"] == seconds_to_leave(2) == 30 and seconds_to_leave(240) == 90
+
+
+def test_rays_tasks_find_the_folders_that_the_commands_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environment = {"HF_HOME": "cache", "HF_ENDPOINT": "http://hub", "TMPDIR": "/large", "HF_HUB_CACHE": "", "PATH": "x"}
+    assert passed_on(environment) == {
+        "HF_HOME": str(tmp_path / "cache"),
+        "HF_ENDPOINT": "http://hub",
+        "TMPDIR": "/large",
+        "HF_HUB_CACHE": "",
+    }

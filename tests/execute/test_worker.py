@@ -15,14 +15,16 @@ from rtdyn.checkpoints.fetch_plan import Repeat
 from rtdyn.checkpoints.stream import Stream, alike
 from rtdyn.errors import InputError
 from rtdyn.execute.ledger import begin_try, end_try, has_left, read_seconds, tries
-from rtdyn.execute.task import Task
+from rtdyn.execute.task import Task, task_template
 from rtdyn.execute.worker import Worker
 from rtdyn.store.run import TASKS, done_steps, open_run, read_run
-from rtdyn.suites.find import find_suite
+from rtdyn.suites.find import find_suite, load_suites
 from rtdyn.suites.suite import SuiteSpec
+from rtdyn.sweep.job import Job
 from rtdyn.sweep.manifest import new_manifest
 from rtdyn.sweep.sweep import prepare_sweep
 from rtdyn.text.evaluation import EvaluationOptions
+from rtdyn.text.king_james import held_out_chapters
 
 FEW = {"tokens": 3072, "bands": ("0.65:0.95",), "min_targets": 20, "positions_per_rare": 1.0}
 ANALYSED = StepOptions(("ablation",), "kept", "mean_abs", 1.0, 2.0, "auto", "cpu", 0)
@@ -48,7 +50,8 @@ def task(suite: SuiteSpec, options: EvaluationOptions, tmp_path: Path, monkeypat
     run = open_run(tmp_path / "run", new_manifest(suite, sweep.evaluation, sweep.config))
     (run.path / TASKS).mkdir()
     monkeypatch.chdir(tmp_path)
-    return Task("a.0", run.path, run.digest, tmp_path, suite, (0, 1, 4000), 4000, measured_on, ANALYSED, 1.0)
+    job = Job(suite, (0, 1, 4000), measured_on, ANALYSED, "mark", 1.0)
+    return replace(task_template(job, run, 4000), name="a.0", steps=job.steps)
 
 
 def test_a_damaged_step_is_noted_as_final_and_the_others_are_stored(task: Task) -> None:
@@ -82,6 +85,38 @@ def test_what_a_machines_disk_or_network_did_is_for_another_to_try(
         step: [("it cannot be had", final)] for step in (0, 4000)
     }
     assert worker.begun == []
+
+
+def test_relative_paths_count_from_where_the_command_was_given(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "schedules: {few: '0,4000'}\nsuites: {mine: {path: suite, revision: 'step{step}', schedule: few}}"
+    )
+    (tmp_path / "text.txt").write_text("\n\n".join(held_out_chapters()))
+    suite = load_suites(Path("mine.yaml"))["mine"]
+    counts = str(Path("suite", "token_counts.npy"))
+    measured_on = replace(task.measured_on, corpus="text.txt", frequencies=counts)
+    sweep = prepare_sweep(suite, 4000, measured_on, ANALYSED)
+    assert sweep.config["location"] == "suite"
+    run = open_run(Path("relative"), new_manifest(suite, sweep.evaluation, sweep.config))
+    (run.path / TASKS).mkdir()
+    given = replace(
+        task_template(Job(suite, (0,), measured_on, ANALYSED, "mark", 1.0), run, 4000), name="b.0", steps=(0,)
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    Worker(pickle.loads(pickle.dumps(given))).work()
+    assert list(done_steps(read_run(tmp_path / "relative"))) == [0] and Path.cwd() == elsewhere
+
+
+def test_names_and_addresses_of_the_hub_are_no_paths(tiny: SuiteSpec, task: Task) -> None:
+    named = replace(task.measured_on, corpus="king-james", frequencies="corpus")
+    on_hub = replace(task.measured_on, corpus="hf://datasets/a/b", frequencies="hf://datasets/a/c")
+    for asked in (named, on_hub, replace(named, corpus=None, frequencies=None)):
+        made = task_template(Job(tiny, (0,), asked, ANALYSED, "mark", 1.0), read_run(task.run), 4000)
+        assert made.measured_on == asked and made.suite == tiny
 
 
 def test_a_step_that_three_workers_died_with_is_left_alone(task: Task) -> None:

@@ -11,12 +11,8 @@ neuron lies in the plateau. (c) Likelihood ratios of the distribution of A (Clau
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import math
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -26,6 +22,7 @@ import numpy as np
 from rtdyn.analyses.regimes.fit import ROUND_OFF, ThreeSegments, fit_curves, fit_ranks, fit_sorted, ranked
 from rtdyn.errors import brief
 from rtdyn.intervals import NORMAL_95
+from rtdyn.quiet import quietly
 
 HALF_NORMAL, LOGNORMAL, PARETO = "half_normal", "lognormal", "pareto"
 SHAPES = (HALF_NORMAL, LOGNORMAL, PARETO)
@@ -274,39 +271,29 @@ def likelihoods(influence: np.ndarray) -> Likelihoods | str:
     values = influence[influence > 0]
     if len(np.unique(values)) < 2:
         return "fewer than two different influences above 0"
-    import powerlaw
-
     # the library's optimisers and its truncated power law expect numbers of order 1; the ratios do not depend on it
     scale = float(np.median(values))
     try:
-        with _silence():
-            fit = powerlaw.Fit(values / scale, discrete=False, verbose=False)
-            compared = {name: fit.distribution_compare(*pair) for name, pair in COMPARISONS.items()}
-            numbers = float(fit.xmin) * scale, float(fit.power_law.alpha), float(fit.power_law.D)
-            tail = int((values / scale >= fit.xmin).sum())
+        (xmin, alpha, distance), tail, compared = quietly(powerlaw_fit, values / scale)
     except (ValueError, RuntimeError, ArithmeticError, IndexError, TypeError, AttributeError) as error:
         return f"powerlaw cannot fit it ({brief(error)})"
     ratios, p_values = ({name: float(pair[k]) for name, pair in compared.items()} for k in (0, 1))
+    numbers = xmin * scale, alpha, distance
     if not all(map(math.isfinite, (*numbers, *ratios.values(), *p_values.values()))):
         return "powerlaw's fit has no finite likelihood"
-    xmin, alpha, distance = numbers
-    return Likelihoods(xmin, tail, alpha, distance, ratios, p_values)
+    return Likelihoods(numbers[0], tail, alpha, distance, ratios, p_values)
 
 
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Nothing printed, warned or logged by a library."""
-    quiet = io.StringIO()
-    disabled = logging.root.manager.disable
-    with (
-        warnings.catch_warnings(),
-        np.errstate(all="ignore"),
-        contextlib.redirect_stdout(quiet),
-        contextlib.redirect_stderr(quiet),
-    ):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logging.disable(disabled)
+def powerlaw_fit(
+    values: np.ndarray,
+) -> tuple[tuple[float, float, float], int, dict[str, tuple[float, float]]]:
+    """powerlaw's own fit of values (m,) > 0: xmin, exponent and distance, the tail's size, ratios and p by COMPARISONS.
+
+    For the quiet process, as the library prints and warns.
+    """
+    import powerlaw
+
+    fit = powerlaw.Fit(values, discrete=False, verbose=False)
+    compared = {name: fit.distribution_compare(*pair) for name, pair in COMPARISONS.items()}
+    numbers = float(fit.xmin), float(fit.power_law.alpha), float(fit.power_law.D)
+    return numbers, int((values >= fit.xmin).sum()), {name: (float(r), float(p)) for name, (r, p) in compared.items()}

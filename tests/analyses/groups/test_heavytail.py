@@ -7,6 +7,8 @@ import logging
 import random
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,7 @@ from scipy.stats import binomtest, chi2, kstest, pareto
 from support.random_sets import random_sets
 from torch import nn
 
+from rtdyn.analyses.groups import weightwatcher as ours
 from rtdyn.analyses.groups.heavytail import (
     ALPHA,
     ALPHA_WEIGHTED,
@@ -354,10 +357,40 @@ def test_it_leaves_no_trace(capfd: pytest.CaptureFixture[str], tmp_path: Path, m
     assert not list(tmp_path.iterdir())
 
 
+def test_what_another_thread_prints_and_logs_meanwhile_is_not_silenced(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    weightwatcher_metrics(gaussian(10, 10))
+    ended, said = threading.Event(), 0
+
+    def speak() -> None:
+        nonlocal said
+        while not ended.is_set():
+            print(f"line {said}")
+            logging.getLogger("another").warning("record %d", said)
+            said += 1
+            time.sleep(0.001)
+
+    speaker = threading.Thread(target=speak)
+    speaker.start()
+    try:
+        while said == 0:
+            time.sleep(0.001)
+        before = said
+        weightwatcher_metrics(gaussian(300, 300))
+        meanwhile = said - before
+    finally:
+        ended.set()
+        speaker.join()
+    assert meanwhile > 3
+    assert capsys.readouterr().out.splitlines() == [f"line {number}" for number in range(said)]
+    assert [record.message for record in caplog.records] == [f"record {number}" for number in range(said)]
+
+
 FIRST_IMPORT = """
 import logging, warnings
 import torch
-import rtdyn.analyses.heavytail as h
+import rtdyn.analyses.groups.weightwatcher as h
 torch.cuda.is_available = sight = lambda: True
 filters, handlers = warnings.filters[:], logging.getLogger().handlers[:]
 found = h.weightwatcher_metrics(torch.linspace(-1, 1, 400).reshape(20, 20).sin() + torch.eye(20))
@@ -370,7 +403,7 @@ print(repr(found))
 
 
 def test_its_first_import_is_silent_and_a_gpu_in_sight_does_not_change_the_numbers() -> None:
-    run = subprocess.run([sys.executable, "-c", FIRST_IMPORT], capture_output=True, text=True, check=False, timeout=120)
+    run = subprocess.run([sys.executable, "-c", FIRST_IMPORT], capture_output=True, text=True, check=False, timeout=600)
     assert run.returncode == 0 and run.stderr == "", run.stderr
     matrix = torch.linspace(-1, 1, 400).reshape(20, 20).sin() + torch.eye(20)
     assert ast.literal_eval(run.stdout) == weightwatcher_metrics(matrix)
@@ -381,6 +414,7 @@ def test_it_refuses_a_weightwatcher_that_rounds_weights(monkeypatch: pytest.Monk
 
     # what its import defines where torch sees a GPU
     monkeypatch.setattr(weightwatcher.RMT_Util, "torch_T_to_np", lambda t: t.to("cpu").half().numpy())
+    monkeypatch.setattr(ours, "quietly", lambda function, *arguments: function(*arguments))
     (reason,) = set(weightwatcher_metrics(gaussian(20, 20)).values())
     assert reason == "weightwatcher was imported with a GPU in sight and rounds weights to half precision"
 

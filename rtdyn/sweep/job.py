@@ -1,0 +1,39 @@
+"""What a command asks of one suite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rtdyn.analyses.options import StepOptions
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.sweep.cluster_options import ClusterOptions
+from rtdyn.text.evaluation import EvaluationOptions
+
+
+@dataclass(frozen=True)
+class Job:
+    """A suite to track: which steps, measured on what, analysed how, where, and into which run directory."""
+
+    suite: SuiteSpec
+    """The training run whose checkpoints are analysed."""
+    steps: tuple[int, ...]
+    """Asked for, ascending; an audit may leave some out."""
+    measured_on: EvaluationOptions
+    """Settings of the evaluation set."""
+    options: StepOptions
+    """Settings of the analyses."""
+    on_defect: str
+    """`mark`, `skip` or `fail`: what becomes of steps that the audit finds unsound."""
+    cache_gb: float
+    """Disk for checkpoints from the Hub that wait for their analysis, in 10^9 bytes."""
+    cluster: ClusterOptions = field(default_factory=ClusterOptions)
+    """Where the steps are analysed."""
+    out: Path | None = None
+    """The run directory; None for `runs/` and a name of the suite and the configuration."""
+    wandb: str | None = None
+    """`online`, `offline` or `disabled`; None to decide by the credentials there are."""
+    command: str | None = None
+    """The command line, which the manifest of a new run keeps."""
+    group: str | None = None
+    """The W&B group of a command over several suites, which the manifest keeps too."""
