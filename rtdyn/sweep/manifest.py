@@ -8,12 +8,12 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from rtdyn import __version__
 from rtdyn.store.run import SCHEMA_VERSION, config_digest
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.options import StepOptions
 from rtdyn.text.evaluation import Evaluation, EvaluationOptions
 from rtdyn.text.token_classes import class_errors
+from rtdyn.version import __version__
 
 
 def run_config(

@@ -15,12 +15,12 @@ from typing import Any
 import jinja2
 import polars as pl
 
-from rtdyn import __version__
 from rtdyn.analyses import ANALYSES
 from rtdyn.analyses.regimes.fit import PLATEAU
 from rtdyn.errors import InputError
 from rtdyn.judge.scorecard import ClaimRow, scorecard
 from rtdyn.store.run import Run, done_steps
+from rtdyn.version import __version__
 from rtdyn.views.notebook import RunFrames
 from rtdyn.views.report.page_data import THINNING, page_data
 from rtdyn.views.report.panels import JudgedPanels, undefined_lines
