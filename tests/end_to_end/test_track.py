@@ -60,7 +60,7 @@ def same_tables(one: Path, other: Path, steps: Sequence[int] = (0, 64, 1000, 400
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(takes_long: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An unbroken run of four steps."""
     out = tmp_path_factory.mktemp("whole") / "run"
     result = rtdyn("track", "--model", "tiny", "--steps", "0,64,1000,4000", "--out", out, *CHEAP)
@@ -70,7 +70,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete(takes_long: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All analyses at an early, a middle and a late step."""
     out = tmp_path_factory.mktemp("complete") / "run"
     result = rtdyn("track", "--model", "tiny", "--steps", "0,512,4000", *OF_BASELINE, "--out", out)

@@ -78,7 +78,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, hub: LoopbackHub) -> Machine
 
 
 @pytest.fixture(scope="module")
-def local(place: Machine) -> dict[str, pl.DataFrame]:
+def local(takes_long: None, place: Machine) -> dict[str, pl.DataFrame]:
     """The tables of the same steps from the bundled folder."""
     out = place.folder / "local"
     done = CliRunner().invoke(main, ["track", "--model", "tiny", "--steps", STEPS, *place.settings(out)])
@@ -87,7 +87,7 @@ def local(place: Machine) -> dict[str, pl.DataFrame]:
 
 
 @pytest.fixture(scope="module")
-def tracked(place: Machine) -> Path:
+def tracked(takes_long: None, place: Machine) -> Path:
     """A run of the suite on the Hub, into an empty cache."""
     ended = place.track("tracked", "on-hub", STEPS)
     assert ended.code == 0, ended.stderr
@@ -267,7 +267,7 @@ class Refusals:
 
 
 @pytest.fixture(scope="module")
-def refusals(tmp_path_factory: pytest.TempPathFactory, closed_url: str) -> Iterator[Refusals]:
+def refusals(takes_long: None, tmp_path_factory: pytest.TempPathFactory, closed_url: str) -> Iterator[Refusals]:
     """All of them, of one repository whose last step alone is whole."""
     folder = tmp_path_factory.mktemp("refusals")
     suite, marker = folder / "suite", folder / "marker"
