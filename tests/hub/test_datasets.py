@@ -447,6 +447,7 @@ def test_what_the_hub_refuses_is_a_sentence(place: Place, offline: Place) -> Non
     assert "not in the cache and HF_HUB_OFFLINE is set" in alone
 
 
+@pytest.mark.slow
 def test_a_run_on_a_data_set_resumes_without_a_network_and_says_what_it_read(
     place: Place, repo: str, tmp_path: Path
 ) -> None:

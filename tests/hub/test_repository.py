@@ -195,6 +195,7 @@ def test_a_flaky_hub_costs_nothing_but_time(suite: Path, tmp_path: Path, local: 
     assert rest[1] is not None and rest[1].startswith("bytes=1000-")
 
 
+@pytest.mark.slow
 def test_what_stays_wrong_is_refused_and_then_goes_on(suite: Path, tmp_path: Path) -> None:
     weights, index = "GET step0/model.safetensors", "GET step4000/model.safetensors.index.json"
     again = "; run the command again"
@@ -327,6 +328,7 @@ def test_a_repository_that_cannot_be_reached_leaves_no_run_directory(name: str, 
     assert not (refusals.place.folder / name).exists()
 
 
+@pytest.mark.slow
 def test_wrong_bytes_in_the_users_cache_stay_refused_until_the_named_file_is_deleted(
     suite: Path, tmp_path: Path
 ) -> None:
@@ -346,6 +348,7 @@ def test_wrong_bytes_in_the_users_cache_stay_refused_until_the_named_file_is_del
     assert not blob.exists()
 
 
+@pytest.mark.slow
 def test_a_file_listed_outside_the_folder_is_refused(suite: Path, tmp_path: Path) -> None:
     with LoopbackHub(suite) as hub:
         weights = hub.branches["step0"]["model.safetensors"]
@@ -361,6 +364,7 @@ def test_a_file_listed_outside_the_folder_is_refused(suite: Path, tmp_path: Path
     assert not [file for file in tmp_path.rglob("*evil*")]
 
 
+@pytest.mark.slow
 def test_no_token_and_no_signed_address_is_ever_shown_or_stored(suite: Path, tmp_path: Path) -> None:
     token = "hf_sentinelsentinel"
     weights = "step0/model.safetensors"
