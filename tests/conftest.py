@@ -29,8 +29,8 @@ LONGEST = ("test_track", "test_mirror", "test_ray", "test_slurm", "test_reposito
 """Files that take longest: begun first, so that no process waits for another at the end."""
 
 LIMIT_OF_SLOW = 1800.0
-"""Seconds. A limit is there to end a hang. A fixture counts into the limit of the first test that asks for it, and if it
-is cut off, all tests that share it fail with it: on a busy machine 300 s are no hang."""
+"""Seconds. A limit is there to end a hang, and on a busy machine 300 s are none. A fixture counts into the limit of the
+first test that asks for it; if it is cut off, all tests that share it fail with it."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
