@@ -22,3 +22,5 @@ RANDOM, MATCHED, SELECTED = "random", "matched", "selected"
 
 HUB_SCHEME = "hf://"
 """What an address of a data set on the Hub begins with."""
+CORPORA = ("king-james", "king-james-held-out")
+"""Evaluation texts that come with a package."""

@@ -28,10 +28,27 @@ EARLY, MIDDLE, LATE = 1, 512, 4000
 LONGEST = ("test_track", "test_mirror", "test_ray", "test_slurm", "test_repository", "test_stream", "test_datasets")
 """Files that take longest: begun first, so that no process waits for another at the end."""
 
+LIMIT_OF_SLOW = 1800.0
+"""Seconds. A limit is there to end a hang, and on a busy machine 300 s are none. A fixture counts into the limit of the
+first test that asks for it; if it is cut off, all tests that share it fail with it."""
 
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts the tests by file as LONGEST has them, the others after these in their order."""
+    """Tells quick tests from slow ones, gives the slow ones time, and puts the files of LONGEST first."""
+    for item in items:
+        if "takes_long" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+        if item.get_closest_marker("slow") is None:
+            item.add_marker("quick")
+        else:
+            item.add_marker(pytest.mark.timeout(LIMIT_OF_SLOW))
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(scope="session")
+def takes_long() -> None:
+    """Asked for by fixtures that take seconds: every test that uses one, at whatever remove, is slow."""
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +81,7 @@ def evaluation(tiny: SuiteSpec, options: EvaluationOptions) -> Evaluation:
 
 
 @pytest.fixture(scope="session")
-def captured(tiny: SuiteSpec, evaluation: Evaluation) -> Callable[[int], Capture]:
+def captured(takes_long: None, tiny: SuiteSpec, evaluation: Evaluation) -> Callable[[int], Capture]:
     """Captures of the bundled checkpoints, made once each."""
     made: dict[int, Capture] = {}
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtdyn.names import HUB_SCHEME
-from rtdyn.suites.suites_file import CORPORA
+from rtdyn.names import CORPORA, HUB_SCHEME
 
 if TYPE_CHECKING:  # a worker sets its environment before it imports anything large
     from rtdyn.analyses.options import StepOptions
@@ -59,7 +58,7 @@ def task_template(job: Job, run: Run, reference: int) -> Task:
         name="",
         run=run.path.resolve(),
         config_digest=run.digest,
-        location=run.manifest["config"]["location"],
+        location=run.manifest.config["location"],
         suite=suite,
         steps=(),
         reference=reference,

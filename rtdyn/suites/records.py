@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from rtdyn.names import HUB_SCHEME
+from rtdyn.names import CORPORA, HUB_SCHEME
 
-CORPORA = ("king-james", "king-james-held-out")
 _CORPUS = f"^({'|'.join(CORPORA)})$|^{HUB_SCHEME}"
 DefectKind = Literal["duplicate", "final-weights", "missing", "discontinuous"]
 

@@ -7,7 +7,6 @@ import re
 from importlib.metadata import version
 from typing import Any
 
-from rtdyn import __version__
 from rtdyn.analyses.options import StepOptions
 from rtdyn.store.manifest import (
     SCHEMA_VERSION,
@@ -23,6 +22,7 @@ from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.evaluation import Evaluation, EvaluationOptions
 from rtdyn.text.token_classes import class_errors
 from rtdyn.undefined import Undefined
+from rtdyn.version import __version__
 
 
 def run_config(

@@ -26,7 +26,7 @@ PLANTED = {0: 0, 1: None, 2: 0, 4: 4, 8: 64, 16: 16, 64: 8, 512: 512}
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def planted(takes_long: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     suite = tmp_path_factory.mktemp("planted") / "suite"
     for step, source in PLANTED.items():
         folder = suite / f"step{step}"

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 from loopback.metadata_hub import Branch, MetadataHub, branch, digest, sharded
 from loopback.place import COMMANDS, Ended, hub_environment
@@ -102,6 +103,7 @@ def test_a_sound_suite_is_found_sound_and_its_revisions_are_described(tmp_path: 
     assert step["format"] == "safetensors" and len(step["commit"]) == 40
 
 
+@pytest.mark.slow
 def test_step0_and_step1_alike_in_all_sizes(tmp_path: Path) -> None:
     """EleutherAI/pythia issue 83."""
     branches = own(step1=branch("w0"))
@@ -115,6 +117,7 @@ def test_step0_and_step1_alike_in_all_sizes(tmp_path: Path) -> None:
     assert any("issues/83" in reason for reason in strict.step(1)["reasons"])
 
 
+@pytest.mark.slow
 def test_eighty_six_of_154_branches_with_final_weights(tmp_path: Path) -> None:
     """EleutherAI/pythia issue 205, pythia-2.8b; step143000 is one of ten that differ from main."""
     known = load_suites()["pythia-2.8b"].defects
@@ -136,6 +139,7 @@ def test_eighty_six_of_154_branches_with_final_weights(tmp_path: Path) -> None:
     assert {d["status"] for d in with_registry.found["known_defects"]} == {"met"}
 
 
+@pytest.mark.slow
 def test_a_final_shard_among_those_of_two_early_steps(tmp_path: Path) -> None:
     """EleutherAI/pythia issue 206, pythia-12b."""
     shards = {s: [f"w{s}-1", f"w{s}-2", f"w{s}-3"] for s in PYTHIA}
@@ -155,6 +159,7 @@ def test_a_final_shard_among_those_of_two_early_steps(tmp_path: Path) -> None:
     assert ended.step(1)["notes"] and ended.step(1)["reasons"] == []
 
 
+@pytest.mark.slow
 def test_branches_without_weights_and_branches_that_are_not_there(tmp_path: Path) -> None:
     """EleutherAI/pythia issue 202, and others of its kind."""
     branches = own(step40000={"config.json": (500, "config"), "README.md": (9, "r")})
@@ -214,6 +219,7 @@ def test_digests_compare_within_one_format_only(tmp_path: Path) -> None:
     assert any("1 of 8 steps are in another format, bin" in f for f in ended.found["findings"])
 
 
+@pytest.mark.slow
 def test_a_registered_defect_that_formats_hide_keeps_the_registrys_word(tmp_path: Path) -> None:
     branches = own(step1=branch("w0", name="pytorch_model.bin"))
     ended = run(tmp_path, branches, *suites_file(tmp_path, "pythia-1.4b", ALL))
@@ -221,6 +227,7 @@ def test_a_registered_defect_that_formats_hide_keeps_the_registrys_word(tmp_path
     assert ended.found["known_defects"][0]["status"] == "unseen"
 
 
+@pytest.mark.slow
 def test_one_size_unlike_all_others_is_suspect_and_a_second_precision_is_not(tmp_path: Path) -> None:
     steps = tuple(range(30))
     cut = own(steps, step7=branch("w7", size=600))
@@ -252,6 +259,7 @@ def test_a_busy_hub_is_waited_for(tmp_path: Path) -> None:
     assert hub.requests.count("step2") == 3 and hub.requests.count("step1") == 1
 
 
+@pytest.mark.slow
 def test_a_suite_of_154_revisions_is_audited_within_a_minute_at_100_ms(tmp_path: Path) -> None:
     arguments = suites_file(tmp_path, "", ALL)
     with MetadataHub(own(), latency=0.1) as hub:
@@ -263,6 +271,7 @@ def test_a_suite_of_154_revisions_is_audited_within_a_minute_at_100_ms(tmp_path:
     assert seconds < 60
 
 
+@pytest.mark.slow
 def test_refusals_are_one_sentence_and_never_show_the_token(tmp_path: Path) -> None:
     arguments = suites_file(tmp_path, "", "0:2:1")
     with MetadataHub(own((0, 1, 2)), answers={"step1": [(401, None)], "step2": [(404, None)] * 9}) as hub:

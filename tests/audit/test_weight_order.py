@@ -41,6 +41,7 @@ def chord(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
     return float(np.sqrt(np.mean([float((x - y).norm()) ** 2 for x, y in zip(one, other, strict=True)])))
 
 
+@pytest.mark.slow
 def test_distances_are_those_of_the_weights(tiny: SuiteSpec, sound: Prints) -> None:
     steps = (0, 8, 512, 4000)
     weights = [load_model(fetch_local(tiny, s), "cpu").state_dict() for s in steps]
@@ -62,6 +63,7 @@ def test_a_fingerprint_survives_as_text(sound: Prints) -> None:
     assert decode(encode(sound[8]).replace("256", "128")) is None
 
 
+@pytest.mark.slow
 def test_a_sound_suite_and_its_parts_are_never_doubted(tiny: SuiteSpec, sound: Prints) -> None:
     assert doubted(sound) == set()
     parts = [parse_steps("log", tiny.steps), (0, 512, 4000), *itertools.combinations(tiny.steps, 3)]
@@ -70,6 +72,7 @@ def test_a_sound_suite_and_its_parts_are_never_doubted(tiny: SuiteSpec, sound: P
     assert [p for p in parts for updates in (True, False) if doubted({s: sound[s] for s in p}, updates=updates)] == []
 
 
+@pytest.mark.slow
 def test_two_steps_in_each_others_place_are_found_and_no_other(sound: Prints) -> None:
     pairs = list(itertools.combinations(sound, 2))
     assert [(a, b) for a, b in pairs if doubted({**sound, a: sound[b], b: sound[a]}) != {a, b}] == []

@@ -269,6 +269,7 @@ def test_hidden_states_that_the_disk_cannot_hold_are_refused(tmp_path: Path) -> 
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.slow
 def test_auto_goes_by_layers_where_a_step_exceeds_what_is_available(
     tiny: SuiteSpec, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

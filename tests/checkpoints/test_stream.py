@@ -31,6 +31,8 @@ from rtdyn.store.schema import TABLES
 ROOT = Path(__file__).parents[2]
 WEIGHTS = "model.safetensors"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:

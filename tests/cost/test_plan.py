@@ -38,6 +38,7 @@ def planned(*args: str | Path) -> dict[str, Any]:
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow
 def test_a_folders_plan_counts_what_a_run_would_measure(evaluation: Evaluation, tiny_folder: Path) -> None:
     found = planned("--model", "tiny", "--steps", "0,1,4000", *OURS, "--no-calibration")
     [one] = found["suites"]
@@ -52,6 +53,7 @@ def test_a_folders_plan_counts_what_a_run_would_measure(evaluation: Evaluation, 
     assert one["seconds"] is None and one["compute_seconds"] is None and found["total"]["seconds"] is None
 
 
+@pytest.mark.slow
 def test_a_calibration_gives_the_sum_of_the_stages(tiny_folder: Path) -> None:
     [one] = planned("--model", tiny_folder, "--steps", "0,4000", *OURS, "--analyses", "ablation,regimes")["suites"]
     assert set(one["seconds_per_step"]) == {"load", "capture", "ablation", "regimes"}
@@ -96,6 +98,7 @@ def _shape_of(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_the_options_of_a_run_change_the_plan() -> None:
     def plan(*args: str) -> dict[str, Any]:
         return planned("--model", "pythia-70m", "--steps", "last", "--no-calibration", *args)["suites"][0]
@@ -164,6 +167,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_hubs_metadata_are_counted_before_any_weights_move(suite: Path, tmp_path: Path) -> None:
     with LoopbackHub(suite) as hub:
         place = workplace(tmp_path, hub.url)
@@ -185,6 +189,7 @@ def test_a_hubs_metadata_are_counted_before_any_weights_move(suite: Path, tmp_pa
     assert "the shape of on-hub is not known" in gone.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_gone_leaves_an_estimate_by_the_suites_own_shape(suite: Path, tmp_path: Path) -> None:
     with LoopbackHub(suite) as hub:
         place = workplace(tmp_path, hub.url)

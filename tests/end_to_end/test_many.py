@@ -125,6 +125,7 @@ def test_the_group_is_the_commands(options: EvaluationOptions, tiny: SuiteSpec) 
     assert group(*seeds, tiny).startswith("suites-")
 
 
+@pytest.mark.slow
 def test_one_that_fails_costs_only_itself(tiny_folder: Path, tmp_path: Path) -> None:
     good, bad = (copy_suite(tiny_folder, tmp_path / n / "ck", 0, 4000) for n in ("good", "bad"))
     weights = bad / "step4000" / "model.safetensors"
@@ -156,6 +157,7 @@ def test_one_that_fails_costs_only_itself(tiny_folder: Path, tmp_path: Path) -> 
     assert list(done_steps(read_run(tmp_path / "out" / "bad-ck"))) == [0, 4000]
 
 
+@pytest.mark.slow
 def test_one_suite_behaves_as_it_always_did(tiny_folder: Path, tmp_path: Path) -> None:
     given = ("--steps", "0", "--out", tmp_path / "run", "--analyses", "heavytail", "--wandb", "offline")
     result = rtdyn("track", "--model", "tiny", "--model", "tiny", *given)
@@ -164,6 +166,7 @@ def test_one_suite_behaves_as_it_always_did(tiny_folder: Path, tmp_path: Path) -
     assert "W&B stopped" not in result.stdout and list((tmp_path / "run" / "wandb").glob("offline-run-*"))
 
 
+@pytest.mark.slow
 def test_ablation_stands_side_by_side_and_in_one_group(tiny_folder: Path, tmp_path: Path) -> None:
     copy = copy_suite(tiny_folder, tmp_path / "copy", 4000)
     arguments = ("track", "--model", "tiny", "--model", copy, "--steps", "last", "--out", tmp_path / "out")
@@ -177,6 +180,7 @@ def test_ablation_stands_side_by_side_and_in_one_group(tiny_folder: Path, tmp_pa
     assert len({grouping(m.replace(group=None)).group for m in manifests}) == 2
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tiny_folder: Path, tmp_path: Path) -> None:
     copy = copy_suite(tiny_folder, tmp_path / "copy", 0)
     arguments = ["track", "--model", copy, "--model", "tiny", "--steps", "0:32", "--out", tmp_path / "out", *LAYER]

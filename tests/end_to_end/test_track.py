@@ -60,7 +60,7 @@ def same_tables(one: Path, other: Path, steps: Sequence[int] = (0, 64, 1000, 400
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(takes_long: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An unbroken run of four steps."""
     out = tmp_path_factory.mktemp("whole") / "run"
     result = rtdyn("track", "--model", "tiny", "--steps", "0,64,1000,4000", "--out", out, *CHEAP)
@@ -70,7 +70,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete(takes_long: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All analyses at an early, a middle and a late step."""
     out = tmp_path_factory.mktemp("complete") / "run"
     result = rtdyn("track", "--model", "tiny", "--steps", "0,512,4000", *OF_BASELINE, "--out", out)
@@ -116,6 +116,7 @@ def test_the_run_directory_holds_what_the_design_says(whole: Path) -> None:
     assert metrics["tokens_seen"].unique().sort().to_list() == [s * 4096 for s in (0, 64, 1000, 4000)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_the_whole_suite_on_other_families(family: str, tmp_path: Path, tiny_folder: Path) -> None:
     """Sequential residuals, gated MLPs, grouped queries: all analyses, none crashing."""
@@ -219,6 +220,7 @@ def test_another_configuration_in_the_same_place_is_refused(whole: Path) -> None
     assert (whole / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_default_place_names_model_and_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
@@ -244,6 +246,7 @@ def test_a_folder_of_steps_gives_the_bundled_numbers(whole: Path, tiny_folder: P
     assert ours.equals(theirs)
 
 
+@pytest.mark.slow
 def test_duplicate_weights_are_said_and_recorded(tiny_folder: Path, tmp_path: Path) -> None:
     suite = tmp_path / "mine"
     suite.mkdir()
@@ -259,6 +262,7 @@ def test_duplicate_weights_are_said_and_recorded(tiny_folder: Path, tmp_path: Pa
     assert read_run(out).manifest.left_out == {10: "it holds the same weights as step 20"}
 
 
+@pytest.mark.slow
 def test_changed_weights_are_not_taken_for_the_stored_ones(tiny_folder: Path, tmp_path: Path) -> None:
     suite, out = broken_suite(tiny_folder, tmp_path), tmp_path / "run"
     arguments = ("track", "--model", suite, "--out", out, *CHEAP)
@@ -274,6 +278,7 @@ def test_changed_weights_are_not_taken_for_the_stored_ones(tiny_folder: Path, tm
     refused(rtdyn("track", "--model", other, "--out", out, *CHEAP), 3, "location")
 
 
+@pytest.mark.slow
 def test_further_bands_and_presets(tmp_path: Path) -> None:
     out = tmp_path / "run"
     result = rtdyn(
@@ -321,6 +326,7 @@ def test_the_whole_suite_runs_twice_to_the_same_tables_and_its_claims_are_judged
     assert len(stages) == 3 and all(set(ANALYSES) <= set(one) for one in stages)
 
 
+@pytest.mark.slow
 def test_influence_without_the_fit(tmp_path: Path) -> None:
     out = tmp_path / "run"
     result = rtdyn("track", "--model", "tiny", "--steps", "last", "--out", out, *CHEAP, "--analyses", "ablation")
@@ -328,6 +334,7 @@ def test_influence_without_the_fit(tmp_path: Path) -> None:
     assert set(read_table(read_run(out), "metrics")["analysis"]) == {"capture", "ablation"}
 
 
+@pytest.mark.slow
 def test_a_model_run_by_layers_gives_the_same_tables(tmp_path: Path) -> None:
     few = ("--rare", "0.65:0.95", "--tokens", "3072", "--min-targets", "20", "--positions-per-rare", "1")
     reading_the_model = ("--analyses", "ablation,routing,mediation", "--wandb", "disabled")
@@ -417,6 +424,7 @@ def overflow(step: Path) -> None:
     save_file(weights, file, metadata={"format": "pt"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -441,6 +449,7 @@ def test_a_damaged_checkpoint_is_refused(damage, words: tuple[str, ...], tiny_fo
     assert list(done_steps(read_run(out))) == [] and not list(out.rglob("*.aside"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("damage", "words"), [(drop_config, "no config.json"), (drop_weights, "no weights")])
 def test_a_checkpoint_that_lacks_files_is_passed_over(damage, words: str, tiny_folder: Path, tmp_path: Path) -> None:
     suite = broken_suite(tiny_folder, tmp_path)
@@ -452,6 +461,7 @@ def test_a_checkpoint_that_lacks_files_is_passed_over(damage, words: str, tiny_f
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_bad_sources_are_refused_before_anything_is_written(tiny_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     base = ("track", "--model", "tiny", "--steps", "last", "--out", out, *CHEAP)
@@ -482,6 +492,7 @@ def test_bad_sources_are_refused_before_anything_is_written(tiny_folder: Path, t
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     result = rtdyn("track", "--model", "tiny", "--steps", "last", "--out", tmp_path / "file" / "run", *CHEAP)

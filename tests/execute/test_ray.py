@@ -18,6 +18,8 @@ from rtdyn.store.run import done_steps, read_run
 REASON = ray_nodes.why_not()
 needs_ray = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[ray_nodes.RayNodes]:

@@ -16,6 +16,8 @@ from loopback.sweeps import CHEAP, STEPS, TINY, Sweep, logged, same_tables, unti
 REASON = loopback.why_not()
 needs_slurm = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[loopback.Slurm]:

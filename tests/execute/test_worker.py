@@ -44,7 +44,9 @@ def suite(tiny_folder: Path, tmp_path: Path) -> SuiteSpec:
 
 
 @pytest.fixture
-def task(suite: SuiteSpec, options: EvaluationOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
+def task(
+    takes_long: None, suite: SuiteSpec, options: EvaluationOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Task:
     measured_on = replace(options, corpus="king-james-held-out", **FEW)
     sweep = prepare_sweep(suite, 4000, measured_on, ANALYSED)
     run = open_run(tmp_path / "run", new_manifest(suite, sweep.evaluation, sweep.config))

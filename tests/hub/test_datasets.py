@@ -445,6 +445,7 @@ def test_what_the_hub_refuses_is_a_sentence(place: HubClient, offline: HubClient
     assert "not in the cache and HF_HUB_OFFLINE is set" in alone
 
 
+@pytest.mark.slow
 def test_a_run_on_a_data_set_resumes_without_a_network_and_says_what_it_read(
     place: HubClient, repo: str, tmp_path: Path
 ) -> None:

@@ -78,7 +78,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, hub: LoopbackHub) -> Machine
 
 
 @pytest.fixture(scope="module")
-def local(place: Machine) -> dict[str, pl.DataFrame]:
+def local(takes_long: None, place: Machine) -> dict[str, pl.DataFrame]:
     """The tables of the same steps from the bundled folder."""
     out = place.folder / "local"
     done = CliRunner().invoke(main, ["track", "--model", "tiny", "--steps", STEPS, *place.settings(out)])
@@ -87,7 +87,7 @@ def local(place: Machine) -> dict[str, pl.DataFrame]:
 
 
 @pytest.fixture(scope="module")
-def tracked(place: Machine) -> Path:
+def tracked(takes_long: None, place: Machine) -> Path:
     """A run of the suite on the Hub, into an empty cache."""
     ended = place.track("tracked", "on-hub", STEPS)
     assert ended.code == 0, ended.stderr
@@ -196,6 +196,7 @@ def test_a_flaky_hub_costs_nothing_but_time(suite: Path, tmp_path: Path, local: 
     assert rest[1] is not None and rest[1].startswith("bytes=1000-")
 
 
+@pytest.mark.slow
 def test_what_stays_wrong_is_refused_and_then_goes_on(suite: Path, tmp_path: Path) -> None:
     weights, index = "GET step0/model.safetensors", "GET step4000/model.safetensors.index.json"
     again = "; run the command again"
@@ -268,7 +269,7 @@ class Refusals:
 
 
 @pytest.fixture(scope="module")
-def refusals(tmp_path_factory: pytest.TempPathFactory, closed_url: str) -> Iterator[Refusals]:
+def refusals(takes_long: None, tmp_path_factory: pytest.TempPathFactory, closed_url: str) -> Iterator[Refusals]:
     """All of them, of one repository whose last step alone is whole."""
     folder = tmp_path_factory.mktemp("refusals")
     suite, marker = folder / "suite", folder / "marker"
@@ -328,6 +329,7 @@ def test_a_repository_that_cannot_be_reached_leaves_no_run_directory(name: str, 
     assert not (refusals.place.folder / name).exists()
 
 
+@pytest.mark.slow
 def test_wrong_bytes_in_the_users_cache_stay_refused_until_the_named_file_is_deleted(
     suite: Path, tmp_path: Path
 ) -> None:
@@ -347,6 +349,7 @@ def test_wrong_bytes_in_the_users_cache_stay_refused_until_the_named_file_is_del
     assert not blob.exists()
 
 
+@pytest.mark.slow
 def test_a_file_listed_outside_the_folder_is_refused(suite: Path, tmp_path: Path) -> None:
     with LoopbackHub(suite) as hub:
         weights = hub.branches["step0"]["model.safetensors"]
@@ -362,6 +365,7 @@ def test_a_file_listed_outside_the_folder_is_refused(suite: Path, tmp_path: Path
     assert not [file for file in tmp_path.rglob("*evil*")]
 
 
+@pytest.mark.slow
 def test_no_token_and_no_signed_address_is_ever_shown_or_stored(suite: Path, tmp_path: Path) -> None:
     token = "hf_sentinelsentinel"
     weights = "step0/model.safetensors"

@@ -291,6 +291,7 @@ def test_a_gated_mlps_matrices_are_judged_each_for_itself(tmp_path: Path) -> Non
     assert [r.matrix for r in rows_of(run, "tail-grows")] == ["gate", "up"]
 
 
+@pytest.mark.slow
 def test_what_the_store_lacks_is_said(tmp_path: Path) -> None:
     no_interval = edit("profile_r", ci_low=None, ci_high=None)
     assert verdict(tmp_path / "a", "attention-alike", no_interval)[1] == "Pearson r of profiles: no interval is stored"
@@ -327,6 +328,7 @@ def test_the_last_sound_step_counts(tmp_path: Path) -> None:
         scorecard(few)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.floats(-0.2, 0.2), st.floats(0.0005, 0.2), st.floats(0.0005, 0.2))
 def test_a_wider_interval_never_decides_more(

@@ -91,6 +91,7 @@ def tokenizer(tiny_folder: Path) -> Tokenizer:
     return load_tokenizer(tiny_folder)
 
 
+@pytest.mark.slow
 def test_encoding_orders_documents_by_seed_and_loses_none(tokenizer: Tokenizer) -> None:
     documents = read_documents("king-james-held-out")
     first = dict(encode(documents, tokenizer, seed=0))
@@ -100,6 +101,7 @@ def test_encoding_orders_documents_by_seed_and_loses_none(tokenizer: Tokenizer) 
     assert tokenizer.backend.decode(first[3]) == documents.texts[3]
 
 
+@pytest.mark.slow
 def test_training_and_held_out_chapters_share_nothing() -> None:
     whole, held_out, training = king_james.chapters(), king_james.held_out_chapters(), king_james.training_chapters()
     assert len(whole) == 1189 and len(held_out) == 237 and len(held_out) + len(training) == 1189

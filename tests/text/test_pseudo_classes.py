@@ -79,6 +79,7 @@ def test_clusters_of_rare_positions_are_imitated() -> None:
     assert len(hosts) > 35
 
 
+@pytest.mark.slow
 def test_every_common_position_is_equally_likely_where_all_are_alike() -> None:
     rare = np.arange(8) * LENGTH
     common = (np.arange(8)[:, None] * LENGTH + np.arange(1, 11)).ravel()
@@ -136,6 +137,7 @@ def test_targets_repeat_as_the_rare_ones_do() -> None:
     assert pseudo_classes(often, 5) == "too few common types are targets as often as the rare ones, 28 times and fewer"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("types", "rejected"), [(True, (0.0, 0.12)), (False, (0.25, 1.0))])
 def test_the_contrast_is_calibrated_where_types_carry_the_effect(types: bool, rejected: tuple[float, float]) -> None:
     """Were pseudo-classes drawn without regard to types, they would take a few types' chance for an effect."""

@@ -27,7 +27,7 @@ STEPS = (0, 512, 2000, 4000)
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small(takes_long: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "small"
     command = ["track", "--model", "tiny", "--steps", ",".join(map(str, STEPS)), "--out", str(out)]
     settings = [

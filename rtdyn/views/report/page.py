@@ -15,7 +15,6 @@ from typing import Any
 import jinja2
 import polars as pl
 
-from rtdyn import __version__
 from rtdyn.errors import InputError
 from rtdyn.judge.observations import is_recorded
 from rtdyn.judge.scorecard import ClaimRow, scorecard
@@ -23,6 +22,7 @@ from rtdyn.names import ANALYSES, PLATEAU
 from rtdyn.store.manifest import AuditRecord, CheckpointRecord, Manifest
 from rtdyn.store.run import Run, done_steps
 from rtdyn.undefined import Undefined
+from rtdyn.version import __version__
 from rtdyn.views.report.page_data import THINNING, page_data
 from rtdyn.views.report.panels import JudgedPanels, undefined_lines
 from rtdyn.views.report.plots.influence import NO_INFLUENCE

@@ -58,6 +58,7 @@ def whole(captured: Callable[[int], Capture]) -> tuple[Capture, Influence, np.nd
     return one, result, halves
 
 
+@pytest.mark.slow
 def test_the_halves_add_up_to_the_whole(whole: tuple[Capture, Influence, np.ndarray]) -> None:
     _, result, halves = whole
     c = result.classes["rare"]

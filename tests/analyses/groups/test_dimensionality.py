@@ -215,6 +215,7 @@ def test_a_coordinated_group_stands_out_of_its_null() -> None:
         assert value[0] < against.null_mean
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 512, 4000])
 def test_trained_checkpoints_agree_with_numpy(captured: Callable[[int], Capture], step: int) -> None:
     one = captured(step)

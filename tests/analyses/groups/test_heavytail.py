@@ -247,6 +247,7 @@ def test_the_tenth_is_the_floor_of_the_papers_product() -> None:
     assert (n // 10 == (n * 0.1).astype(int)).all() and (n // 2 == (n * 0.5).astype(int)).all()
 
 
+@pytest.mark.slow
 def test_p_values_are_uniform_for_rows_that_are_exchangeable() -> None:
     # KS at n = 150 and the 0.1 % level, for each rule
     rng = np.random.default_rng(0)
@@ -290,6 +291,7 @@ def direct(*matrices: torch.Tensor) -> list[dict[str, float]]:
     return weightwatcher.WeightWatcher(model=nn.Sequential(*layers)).analyze().to_dict("records")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(64, 40), (40, 64), (12, 96), (8, 9), (8, 8), (96, 96)])
 def test_the_metrics_are_weightwatchers_own(shape: tuple[int, int]) -> None:
     matrix = gaussian(*shape).float() * 0.3
@@ -402,6 +404,7 @@ print(repr(found))
 """
 
 
+@pytest.mark.slow
 def test_its_first_import_is_silent_and_a_gpu_in_sight_does_not_change_the_numbers() -> None:
     run = subprocess.run([sys.executable, "-c", FIRST_IMPORT], capture_output=True, text=True, check=False, timeout=600)
     assert run.returncode == 0 and run.stderr == "", run.stderr

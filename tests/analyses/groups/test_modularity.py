@@ -216,6 +216,7 @@ def test_moving_ends_where_no_move_to_a_neighbour_gains(density: float) -> None:
         assert 1 < member.shape[1] < graph.nodes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("density", [0.04, 0.3, 0.9])
 def test_louvain_is_no_worse_than_networkxs(density: float) -> None:
     rng = np.random.default_rng(12)
@@ -323,6 +324,7 @@ def shared_noise(r: np.ndarray, group: np.ndarray, amount: float) -> np.ndarray:
     return moved.astype(np.float32)
 
 
+@pytest.mark.slow
 def test_density_alone_moves_no_verdict(population: tuple[np.ndarray, np.ndarray]) -> None:
     r, sets = population
     group = np.ix_(sets[0], sets[0])
@@ -424,6 +426,7 @@ def test_as_many_swaps_are_made_as_asked(density: float) -> None:
     assert result.swaps_per_edge[0] == pytest.approx(27.5, rel=0.15)
 
 
+@pytest.mark.slow
 def test_random_graphs_rank_uniformly_among_their_rewired_ones() -> None:
     rng = np.random.default_rng(12)
     p, z = [], []

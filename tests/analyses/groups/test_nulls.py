@@ -64,6 +64,7 @@ def test_random_sets_reach_every_neuron_equally() -> None:
     assert stats.chisquare(np.bincount(sets.ravel(), minlength=25)).pvalue > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [0, 20, 32])
 @pytest.mark.parametrize("cells", [1, 16])
 @pytest.mark.parametrize("neurons", [64, 512])

@@ -260,6 +260,7 @@ def test_permuting_neurons_permutes_results(seed: int) -> None:
     assert ((ours.delta[:, order] - theirs.delta).abs() <= 2 * theirs.rounding).all()
 
 
+@pytest.mark.slow
 def test_block_size_changes_nothing_but_round_off(captured: Callable[[int], Capture]) -> None:
     one = captured(4000)
     whole = all_deltas(one, 1e-5)

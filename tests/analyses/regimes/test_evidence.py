@@ -63,6 +63,7 @@ def evidence(values: np.ndarray, draws: int = 499, uncertainty: float = 0.0) -> 
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uncensored", [128, 90])
 def test_each_p_value_is_uniform_under_its_own_shape_and_the_largest_is_valid_under_all(uncensored: int) -> None:
     rng = np.random.default_rng(uncensored)
@@ -76,6 +77,7 @@ def test_each_p_value_is_uniform_under_its_own_shape_and_the_largest_is_valid_un
     assert not np.allclose(p[PARETO], p[LOGNORMAL])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spread", "height"), [(0.3, 1.0), (1.0, 3.0)])
 def test_a_raised_top_is_found_against_every_shape(spread: float, height: float) -> None:
     rng = np.random.default_rng(1)

@@ -58,6 +58,7 @@ def text_of(figure: Figure) -> str:
     return "\n".join(t.get_text() for t in figure.findobj(Text) if isinstance(t, Text))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("analysis", ANALYSES)
 def test_each_analysis_alone_is_drawn_or_the_reason_is_given(shown: RunTables, analysis: str) -> None:
     run = only(shown, analysis)
@@ -88,6 +89,7 @@ def test_the_emergence_panel_marks_emergence_change_points_nulls_and_steps_left_
         assert markers.count("|") == changes, name
 
 
+@pytest.mark.slow
 def test_a_legend_names_nothing_that_is_not_drawn(shown: RunTables) -> None:
     sound = replace(only(shown, "dimensionality"), left_out={})
     drawn = figures([sound], [judged_panels(sound)], [sound.spread(4)])
@@ -99,6 +101,7 @@ def test_a_legend_names_nothing_that_is_not_drawn(shown: RunTables) -> None:
     assert "pseudo-classes" not in text_of(curves)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_the_legend_of_the_curves_lies_inside_the_figure(shown: RunTables, steps: int) -> None:
     figure = rank_influence(shown, shown.spread(steps))
@@ -116,6 +119,7 @@ def test_a_step_that_is_left_out_is_named_as_such_and_never_chosen(shown: RunTab
     assert "step 4 (left out)" in text_of(figure)
 
 
+@pytest.mark.slow
 def test_dollars_in_a_name_are_no_formula(shown: RunTables) -> None:
     run = replace(shown, label="a$b_{$ \\frac <x>")
     for draw in figures([run], [judged_panels(run)], [[0, 512]]).values():
@@ -153,6 +157,7 @@ def test_runs_of_one_suite_are_named_by_what_differs_or_by_their_directory(tmp_p
     assert len(set(deep)) == 2
 
 
+@pytest.mark.slow
 def test_a_notebook_gets_each_figure_by_name(path: Path) -> None:
     run = rtdyn.open_run(path)
     figure = run.plot("regime-sizes")

@@ -74,6 +74,7 @@ def test_the_same_run_is_drawn_the_same_twice(reported: Path, tmp_path: Path) ->
         assert file.read_bytes() == (reported / "report" / file.name).read_bytes(), file.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("analyses", "figures"),
     [("ablation", {"rank-influence", "emergence", "neurons", "neuron-table"}), ("heavytail", {"emergence"})],

@@ -199,7 +199,7 @@ def without_own(row: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+def outcomes(takes_long: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     """Every command of these tests, run side by side."""
     folder = tmp_path_factory.mktemp("runs")
 
