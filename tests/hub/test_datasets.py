@@ -225,6 +225,7 @@ def test_an_address_that_cannot_be_used_says_why(place: HubClient, repo: str) ->
         assert isinstance(outcome, str) and wanted in outcome and "\n" not in outcome, (wanted, outcome)
 
 
+@pytest.mark.slow
 def test_a_moved_branch_changes_nothing_of_an_address_that_was_read(
     place: HubClient, repo: str, tmp_path: Path
 ) -> None:
@@ -345,6 +346,7 @@ def test_shards_that_cannot_be_counted_say_why(place: HubClient, repo: str) -> N
         assert sentence in outcome
 
 
+@pytest.mark.slow
 def test_sampled_counts_are_unbiased_and_their_errors_honest(place: HubClient, repo: str) -> None:
     ids = shards(200, 40)
     place.hub.put(repo, {"s.bin": ids.astype("<u2").tobytes()})
@@ -365,6 +367,7 @@ def test_sampled_counts_are_unbiased_and_their_errors_honest(place: HubClient, r
     assert np.median(spread / np.sqrt(truth * (1 - truth) / (20 * BLOCK))) > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.jsonl", "b.parquet", "c.jsonl.gz", "d.txt"])
 def test_text_is_counted_with_the_models_own_tokenizer(place: HubClient, repo: str, name: str) -> None:
     texts = sentences(300)

@@ -470,6 +470,7 @@ def test_each_step_has_a_table_of_its_top_neurons(online: Server, store: Run) ->
     assert {row["top_neurons"]["nrows"] for row in online.rows.values()} == {TOP_NEURONS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("analyses", ["ablation", "heavytail"])
 def test_a_run_without_ranks_or_without_text_is_sent_too(home: Path, tmp_path: Path, analyses: str) -> None:
     few = ("--rare", "0.5:0.9", "--tokens", "8192", "--positions-per-rare", "1", "--tolerance", "1")
