@@ -102,13 +102,14 @@ def _request(source: Source, file: RemoteFile, start: int, stop: int) -> Iterato
                 f"{source.what}: {file.name}: asked for {stop - start:,} bytes from {start:,}, got the whole file; "
                 "run the command again, or set HF_ENDPOINT to a server that answers ranges"
             )
-        skip = 0 if in_part else start
-        left = stop - start
+        skip, left = 0 if in_part else start, stop - start
+        # an answer that is read to its end leaves its connection to the next request
+        to_end = in_part and answer.headers.get("content-length") == str(left)
         for chunk in answer.iter_raw():
             data = chunk[skip : skip + left]
             skip -= min(skip, len(chunk))
             left -= len(data)
             if data:
                 yield data
-            if not left:
+            if not left and not to_end:
                 return

@@ -426,6 +426,14 @@ def test_troubles_on_the_way_change_nothing(place: HubClient, repo: str) -> None
     assert all(trouble.times == 0 for trouble in place.hub.troubles)
 
 
+def test_many_ranges_go_over_few_connections(place: HubClient, repo: str) -> None:
+    place.hub.put(repo, {"s.bin": shards(60, 40).astype("<u2").tobytes()})
+    place.asked()
+    before = place.hub.connections
+    place.do(("counts", {"address": f"hf://datasets/{repo}", "tokens": 10**6, "types": 40}))
+    assert len(place.asked()) > 60 and place.hub.connections - before < 20
+
+
 def test_what_the_hub_refuses_is_a_sentence(place: HubClient, offline: HubClient) -> None:
     for repo in ("gated", "gone", "wrong", "whole"):
         place.hub.put(f"o/{repo}", {"a.txt": b"some text", "s.bin": b"\1\0" * 3 * BLOCK})

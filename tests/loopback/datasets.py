@@ -41,6 +41,8 @@ class LoopbackDatasets(Served):
     """Serves what `put` was given while its context is open, and records each request as (name, range)."""
 
     requests: list[tuple[str, str | None]] = field(default_factory=list)
+    connections: int = 0
+    """How many were opened."""
     troubles: list[Trouble] = field(default_factory=list)
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -100,6 +102,10 @@ class _Handler(BaseHTTPRequestHandler):
     def __init__(self, hub: LoopbackDatasets, *arguments: Any) -> None:
         self.hub = hub
         super().__init__(*arguments)
+
+    def setup(self) -> None:
+        self.hub.connections += 1
+        super().setup()
 
     def handle(self) -> None:
         # a client may leave at any time
