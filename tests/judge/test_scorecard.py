@@ -71,11 +71,13 @@ def planted(path: Path, change: Change = lambda row, step: row, steps: tuple[int
     """A run of `measured` steps, each row changed or, where the change gives None, left out."""
     run = open_run(path, manifest().replace(**more))
     for step in steps:
-        rows = [new for row in measured(step) if (new := change(row, step)) is not None]
-        empty = pl.DataFrame({"step": [step]})
-        tables = StepTables(metric_frame(rows, step, step * 10), empty, empty)
-        write_step(run, step, record(step, m=str(step)), tables)
+        store(run, step, [new for row in measured(step) if (new := change(row, step)) is not None])
     return run
+
+
+def store(run: Run, step: int, rows: list[Metric]) -> None:
+    empty = pl.DataFrame({"step": [step]})
+    write_step(run, step, record(step, m=str(step)), StepTables(metric_frame(rows, step, step * 10), empty, empty))
 
 
 def edit(metric: str, token_class: str | None = None, where: Mapping[str, Any] | None = None, **fields: Any) -> Change:
@@ -282,9 +284,7 @@ def test_a_gated_mlps_matrices_are_judged_each_for_itself(tmp_path: Path) -> Non
 
     run = open_run(tmp_path / "run", manifest())
     for step in STEPS:
-        frame = metric_frame([new for row in measured(step) for new in gated(row, step)], step, step)
-        empty = pl.DataFrame({"step": [step]})
-        write_step(run, step, record(step), StepTables(frame, empty, empty))
+        store(run, step, [new for row in measured(step) for new in gated(row, step)])
     gate, up = rows_of(run, "heavy-tailed")
     assert (gate.matrix, gate.verdict, up.matrix, up.verdict) == ("gate", SUPPORTED, "up", CONTRADICTED)
     assert gate.checks[0].metric == "hill_alpha_half_gate" and up.checks[0].value == 5.0
@@ -396,9 +396,7 @@ def test_the_bundled_checkpoints_give_an_open_scorecard_without_the_analyses(
 ) -> None:
     run = open_run(tmp_path / "run", manifest())
     for step in (1, 512, 4000):
-        frame = metric_frame(loss_metrics(captured(step), 256), step, step)
-        empty = pl.DataFrame({"step": [step]})
-        write_step(run, step, record(step), StepTables(frame, empty, empty))
+        store(run, step, loss_metrics(captured(step), 256))
     rows = scorecard(run)
     assert {row.verdict for row in rows} == {UNDETERMINED} and all(row.emerged is None for row in rows)
     assert all("was not asked for" in row.reason for row in rows)

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import polars as pl
 import pytest
@@ -27,175 +20,31 @@ import wandb
 from click.testing import CliRunner
 from loopback.wandb import Server, serving
 from polars.testing import assert_frame_equal
-from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # generated
+from support.wandb_runs import (
+    HANGING,
+    KEY,
+    LATER,
+    OUTAGE,
+    OUTAGES,
+    STEPS,
+    Outcome,
+    Workspace,
+    environment,
+    logged_steps,
+    outage,
+    rows,
+    sessions,
+    stored_row,
+    values,
+    without_own,
+)
 
 from rtdyn.cli import main
 from rtdyn.errors import InputError
-from rtdyn.store.metric_names import metric_name
 from rtdyn.store.run import Run, done_steps, locked, read_run, table_file
 from rtdyn.store.schema import TABLES
 from rtdyn.views.wandb.mirror import TIMEOUTS, choose_mode, start_wandb, sync
 from rtdyn.views.wandb.rows import TOP_NEURONS, grouping
-
-KEY = "0123456789abcdef0123456789abcdefdeadbeef"
-STEPS, LATER = (0, 4000), 1
-OUTAGES = ("refused", "errors", "silent")
-CHEAP = (
-    "--rare",
-    "0.5:0.9",
-    "--tokens",
-    "8192",
-    "--positions-per-rare",
-    "1",
-    "--tolerance",
-    "1",
-    "--analyses",
-    "ablation,regimes",
-)
-WITHOUT_CLIENT = "import sys; sys.modules['wandb'] = None; from rtdyn.cli import main; main()"
-HANGING = """
-import pathlib, sys
-from rtdyn.store.run import read_run
-from rtdyn.views.wandb.mirror import start_wandb
-start_wandb(read_run(pathlib.Path(sys.argv[1])), "offline", sys.exit)
-print("sent", flush=True)
-sys.stdin.read()
-"""
-OUTAGE = """
-import pathlib, sys
-import rtdyn.views.wandb.mirror as view_module
-from rtdyn.store.run import done_steps, read_run
-view_module.SLOW = 1.0
-run = read_run(pathlib.Path(sys.argv[1]))
-view = view_module.start_wandb(run, "online", lambda text: print(text, flush=True))
-print("begun", flush=True)
-sys.stdin.readline()
-view.log_step(list(done_steps(run))[-1])
-view.finish()
-print("ended", flush=True)
-sys.stdin.read()
-"""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one `rtdyn track` left behind."""
-
-    out: Path
-    cwd: Path
-    code: int
-    text: str
-    seconds: float
-
-    @property
-    def mentions(self) -> list[str]:
-        """The lines on either stream that speak of W&B."""
-        return [line for line in self.text.splitlines() if "w&b" in line.lower() or "wandb" in line.lower()]
-
-
-def environment(home: Path, **variables: str) -> dict[str, str]:
-    """This process's environment with another home and nothing of W&B but `variables`."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "XDG", "NETRC"))}
-    return {**kept, "HOME": str(home), "OMP_NUM_THREADS": "1", **variables}
-
-
-class Place:
-    """A run directory with a home and a working directory of its own, and the command run there."""
-
-    def __init__(self, folder: Path) -> None:
-        self.out, self.home, self.cwd = folder / "out", folder / "home", folder / "cwd"
-        self.home.mkdir(parents=True)
-        self.cwd.mkdir()
-
-    def track(self, *options: str, steps: tuple[int, ...] = STEPS, client: bool = True, **env: str) -> Outcome:
-        program = ("-m", "rtdyn.cli") if client else ("-c", WITHOUT_CLIENT)
-        chosen = ("--steps", ",".join(map(str, steps)), "--out", str(self.out))
-        began = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, *program, "track", "--model", "tiny", *CHEAP, *chosen, *options],
-            cwd=self.cwd,
-            env=environment(self.home, **env),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=280,
-        )
-        return Outcome(self.out, self.cwd, done.returncode, done.stdout, time.monotonic() - began)
-
-
-@contextmanager
-def outage(kind: str) -> Iterator[str]:
-    """The address of a server that is down in the given way."""
-    if kind in ("refused", "silent"):
-        with socket.socket() as bound:
-            bound.bind(("127.0.0.1", 0))
-            if kind == "silent":
-                bound.listen(64)  # connections are made by the system, and nobody ever reads them
-            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
-    else:
-        with serving(**{kind: True}) as server:
-            yield server.url
-
-
-def records(file: Path) -> Iterator[Record]:
-    """The records of a `.wandb` file, which is a LevelDB log under a header of 7 bytes."""
-    data, at, whole = file.read_bytes(), 7, b""
-    while at + 7 <= len(data):
-        left = 32768 - at % 32768
-        if left < 7:
-            at += left
-            continue
-        checksum, length, kind = struct.unpack_from("<IHB", data, at)
-        part = data[at + 7 : at + 7 + length]
-        assert zlib.crc32(bytes([kind]) + part) == checksum
-        at += 7 + length
-        whole = part if kind in (1, 2) else whole + part
-        if kind in (1, 4):
-            yield Record.FromString(whole)
-
-
-def sessions(out: Path) -> list[list[Record]]:
-    """The records of each time the run was begun or resumed, in order."""
-    wandb.teardown()  # what this process had is written by then at the latest, as it is when a command ends
-    files = out.glob("wandb/*run-2*/*.wandb")
-    return [list(records(file)) for file in sorted(files, key=lambda file: file.parent.name.partition("run-")[2])]
-
-
-def values(items: Any) -> dict[str, Any]:
-    pairs = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
-    assert len(pairs) == len(items)
-    return pairs
-
-
-def rows(session: list[Record]) -> list[dict[str, Any]]:
-    return [values(record.history.item) for record in session if record.HasField("history")]
-
-
-def logged_steps(session: list[Record]) -> list[int]:
-    return [row["step"] for row in rows(session)]
-
-
-def stored_row(run: Run, step: int) -> dict[str, Any]:
-    """What a step's row must hold, by its table: lines, bands, and the keys of tables."""
-    frame = pl.read_parquet(table_file(run, "metrics", step)).filter(pl.col("status") == "ok")
-    final = frame["layer"].max()
-    row: dict[str, Any] = {"step": step, "tokens_seen": frame["tokens_seen"][0]}
-    for metric in frame.filter(pl.col("head").is_null()).iter_rows(named=True):
-        name = metric_name(metric, final)
-        row[name] = metric["value"]
-        own = f"band/{name}/{metric['null']}" if metric["null"] else f"band/{name}"
-        mean, sd = metric["null_mean"], metric["null_sd"]
-        band = {f"band/{name}/{side}": metric[side] for side in ("ci_low", "ci_high")}
-        band |= {f"{own}/mean": mean, f"{own}/p": metric["p_value"]}
-        if sd is not None:
-            band |= {f"{own}/low": mean - 1.959963984540054 * sd, f"{own}/high": mean + 1.959963984540054 * sd}
-        row |= {key: value for key, value in band.items() if value is not None}
-    return row
-
-
-def without_own(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without the keys that the client adds, and without its table."""
-    return {key: value for key, value in row.items() if not key.startswith(("_", "top_neurons"))}
 
 
 @pytest.fixture(scope="module")
@@ -204,32 +53,20 @@ def outcomes(takes_long: None, tmp_path_factory: pytest.TempPathFactory) -> dict
     folder = tmp_path_factory.mktemp("runs")
 
     def resumed() -> tuple[Outcome, Outcome]:
-        place = Place(folder / "offline")
+        place = Workspace(folder / "offline")
         return place.track("--wandb", "offline"), place.track(steps=(*STEPS, LATER))
 
     with ThreadPoolExecutor(3) as pool, ExitStack() as stack:
         offline = pool.submit(resumed)
-        others = {"disabled": pool.submit(Place(folder / "disabled").track, "--wandb", "disabled", client=False)}
+        others = {"disabled": pool.submit(Workspace(folder / "disabled").track, "--wandb", "disabled", client=False)}
         for kind in OUTAGES:
             url = stack.enter_context(outage(kind))
-            track = partial(Place(folder / kind).track, WANDB_API_KEY=KEY, WANDB_INIT_TIMEOUT="2", WANDB_BASE_URL=url)
+            track = partial(
+                Workspace(folder / kind).track, WANDB_API_KEY=KEY, WANDB_INIT_TIMEOUT="2", WANDB_BASE_URL=url
+            )
             others[kind] = pool.submit(track)
         first, second = offline.result()
         return {"offline": first, "resumed": second, **{name: future.result() for name, future in others.items()}}
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty home and a fresh client for tests within this process."""
-    for name in set(os.environ) - set(environment(tmp_path)):
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.chdir(tmp_path)
-    wandb.teardown()
-    yield tmp_path
-    wandb.teardown()
 
 
 @pytest.fixture
@@ -551,65 +388,3 @@ def test_malformed_key_is_said_without_showing_it(home: Path, store: Run, monkey
     (notice,) = mirror(store, choose_mode(None))
     assert "WANDB_API_KEY" in notice
     assert KEY[:7] not in notice
-
-
-@pytest.mark.parametrize(
-    ("variables", "mode"),
-    [
-        ({}, "offline"),
-        ({"WANDB_API_KEY": ""}, "offline"),
-        ({"WANDB_API_KEY": KEY}, "online"),
-        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "offline"),
-        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "dryrun"}, "offline"),
-        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "disabled"}, "disabled"),
-        ({"WANDB_MODE": "online"}, "online"),
-    ],
-)
-def test_mode_follows_environment_and_key(
-    home: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], mode: str
-) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert choose_mode(None) == mode
-
-
-@pytest.mark.parametrize("asked", ["online", "offline", "disabled"])
-@pytest.mark.parametrize("set_to", ["online", "disabled"])
-def test_mode_asked_for_wins(home: Path, monkeypatch: pytest.MonkeyPatch, asked: str, set_to: str) -> None:
-    monkeypatch.setenv("WANDB_MODE", set_to)
-    assert choose_mode(asked) == asked
-
-
-@pytest.mark.parametrize(
-    ("machine", "server", "mode"),
-    [
-        (urlsplit(wandb.Settings().base_url).netloc, None, "online"),
-        ("api.wandb.ai", None, "online"),
-        ("api.wandb.ai", "https://wandb.example.org", "offline"),
-        ("wandb.example.org", "https://wandb.example.org", "online"),
-        ("localhost:8080", "http://localhost:8080", "online"),
-        ("localhost:8080", "http://localhost:9090", "offline"),
-    ],
-)
-@pytest.mark.parametrize("where", ["home", "NETRC"])
-@pytest.mark.parametrize("configured", ["environment", "settings"])
-def test_key_of_the_server_is_found_in_netrc(
-    home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    machine: str,
-    server: str | None,
-    mode: str,
-    where: str,
-    configured: str,
-) -> None:
-    file = home / (".netrc" if where == "home" else "keys")
-    file.write_text(f"machine {machine}\n  login user\n  password {KEY}\n")
-    if where == "NETRC":
-        monkeypatch.setenv("NETRC", str(file))
-    if server is not None and configured == "environment":
-        monkeypatch.setenv("WANDB_BASE_URL", server)
-    elif server is not None:
-        settings = home / ".config" / "wandb" / "settings"
-        settings.parent.mkdir(parents=True)
-        settings.write_text(f"[default]\nbase_url = {server}\n")
-    assert choose_mode(None) == mode
