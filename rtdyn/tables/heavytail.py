@@ -70,13 +70,13 @@ def _hill_names(matrices: Mapping[str, torch.Tensor], matrix: str) -> dict[str, 
 
 
 def _weightwatcher_rows(
-    matrix: str, found: Mapping[str, float | str], layer: int, group: str | None = None
+    matrix: str, found: Mapping[str, float | Undefined], layer: int, group: str | None = None
 ) -> list[Metric]:
     token_class = None if group is None else RARE
     row = partial(Metric, "heavytail", layer=layer, group=group, token_class=token_class)
     return [
-        row(metric=f"ww_{metric}_{matrix}", value=None, reason=value)
-        if isinstance(value, str)
+        row(metric=f"ww_{metric}_{matrix}", value=None, reason=value.reason)
+        if isinstance(value, Undefined)
         else row(metric=f"ww_{metric}_{matrix}", value=value)
         for metric, value in found.items()
     ]
@@ -87,7 +87,7 @@ def _weightwatcher_of_groups(captured: Capture, groups: Mapping[str, Group | Und
     for matrix, weights in captured.anatomy.input_rows.items():
         for name, group in groups.items():
             if isinstance(group, Undefined):
-                found: dict[str, float | str] = dict.fromkeys(WEIGHTWATCHER_METRICS, group.reason)
+                found: dict[str, float | Undefined] = dict.fromkeys(WEIGHTWATCHER_METRICS, group)
             else:
                 halves = [weights[torch.from_numpy(members)] for members in group.members]
                 found = _mean_of_halves([weightwatcher_metrics(own) for own in halves])
@@ -95,11 +95,11 @@ def _weightwatcher_of_groups(captured: Capture, groups: Mapping[str, Group | Und
     return rows
 
 
-def _mean_of_halves(found: list[dict[str, float | str]]) -> dict[str, float | str]:
-    result: dict[str, float | str] = {}
+def _mean_of_halves(found: list[dict[str, float | Undefined]]) -> dict[str, float | Undefined]:
+    result: dict[str, float | Undefined] = {}
     for metric, first in found[0].items():
         second = found[1][metric]
         result[metric] = (
-            first if isinstance(first, str) else second if isinstance(second, str) else (first + second) / 2
+            first if isinstance(first, Undefined) else second if isinstance(second, Undefined) else (first + second) / 2
         )
     return result

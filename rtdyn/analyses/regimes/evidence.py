@@ -20,6 +20,7 @@ from statistics import NormalDist
 import numpy as np
 
 from rtdyn.analyses.regimes.fit import ROUND_OFF, ThreeSegments, fit_curves, fit_ranks, fit_sorted, ranked
+from rtdyn.analyses.regimes.powerlaw_fit import powerlaw_fit
 from rtdyn.errors import brief
 from rtdyn.intervals import NORMAL_95
 from rtdyn.quiet import quietly
@@ -274,7 +275,7 @@ def likelihoods(influence: np.ndarray) -> Likelihoods | str:
     # the library's optimisers and its truncated power law expect numbers of order 1; the ratios do not depend on it
     scale = float(np.median(values))
     try:
-        (xmin, alpha, distance), tail, compared = quietly(powerlaw_fit, values / scale)
+        (xmin, alpha, distance), tail, compared = quietly(powerlaw_fit, values / scale, COMPARISONS)
     except (ValueError, RuntimeError, ArithmeticError, IndexError, TypeError, AttributeError) as error:
         return f"powerlaw cannot fit it ({brief(error)})"
     ratios, p_values = ({name: float(pair[k]) for name, pair in compared.items()} for k in (0, 1))
@@ -282,18 +283,3 @@ def likelihoods(influence: np.ndarray) -> Likelihoods | str:
     if not all(map(math.isfinite, (*numbers, *ratios.values(), *p_values.values()))):
         return "powerlaw's fit has no finite likelihood"
     return Likelihoods(numbers[0], tail, alpha, distance, ratios, p_values)
-
-
-def powerlaw_fit(
-    values: np.ndarray,
-) -> tuple[tuple[float, float, float], int, dict[str, tuple[float, float]]]:
-    """powerlaw's own fit of values (m,) > 0: xmin, exponent and distance, the tail's size, ratios and p by COMPARISONS.
-
-    For the quiet process, as the library prints and warns.
-    """
-    import powerlaw
-
-    fit = powerlaw.Fit(values, discrete=False, verbose=False)
-    compared = {name: fit.distribution_compare(*pair) for name, pair in COMPARISONS.items()}
-    numbers = float(fit.xmin), float(fit.power_law.alpha), float(fit.power_law.D)
-    return numbers, int((values >= fit.xmin).sum()), {name: (float(r), float(p)) for name, (r, p) in compared.items()}
