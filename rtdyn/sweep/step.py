@@ -34,6 +34,7 @@ from rtdyn.tables.regimes import regime_metrics
 from rtdyn.tables.routing import halved_groups, routing_metrics
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.pseudo_classes import overlap
+from rtdyn.undefined import Undefined
 
 ROUTING = 100
 """Apart from the groups' own random streams."""
@@ -75,14 +76,14 @@ def analyse_step(
     layer, documents = captured.anatomy.layer, evaluation.text.documents
     halves = window_halves(documents)
     further = set(options.analyses) - {"ablation"}
-    members = evaluation.pseudo_classes if further else "no analysis asks for them"
+    members = evaluation.pseudo_classes if further else Undefined("no analysis asks for them")
     result = influence(
         captured,
         torch.from_numpy(frequency_deciles(evaluation.classes.rank)),
         DECILES,
         tolerance=options.tolerance,
         memory_bytes=options.memory_bytes,
-        pseudo_classes=None if isinstance(members, str) else torch.from_numpy(members),
+        pseudo_classes=None if isinstance(members, Undefined) else torch.from_numpy(members),
         half=torch.from_numpy(halves[evaluation.positions.window]),
     )
     rows = [*loss_metrics(captured, evaluation.text.windows.shape[1]), *ablation_metrics(result, layer)]
@@ -93,7 +94,7 @@ def analyse_step(
         rows += regime_metrics(curves, contrast_of(result, members, options.rank_by), layer)
     columns: dict[str, np.ndarray] = {}
     lines: list[Columns] = []
-    if result.pseudo is not None and not isinstance(members, str):
+    if result.pseudo is not None and not isinstance(members, Undefined):
         lines.append(pseudo_influence_curve(result.pseudo, overlap(members), options.rank_by, layer))
     if set(GROUPED) & set(options.analyses):
         more, columns, more_lines = _group_analyses(captured, result, members, evaluation, halves, options, stage)
@@ -125,7 +126,7 @@ def _runs_by_layers(checkpoint: Checkpoint, evaluation: Evaluation, options: Ste
 def _group_analyses(
     captured: Capture,
     result: Influence,
-    members: np.ndarray | str,
+    members: np.ndarray | Undefined,
     evaluation: Evaluation,
     halves: np.ndarray,
     options: StepOptions,
@@ -134,7 +135,7 @@ def _group_analyses(
     """Rows of the analyses that measure groups, columns (F,) for every neuron, and lines. members: pseudo-classes."""
     layer, chosen = captured.anatomy.layer, options.analyses
     stage("groups")
-    shared = 0.0 if isinstance(members, str) else overlap(members)
+    shared = 0.0 if isinstance(members, Undefined) else overlap(members)
     cell = matching_cells(captured)
     groups = split_groups(result, evaluation.text.documents, cell, shared, options.seed, options.rank_by)
     rows = matching_metrics(groups, layer)
