@@ -33,6 +33,7 @@ from rtdyn.tables.regimes import regime_metrics
 from rtdyn.tables.step_rows import StepRows
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.pseudo_classes import overlap
+from rtdyn.undefined import Undefined
 
 DECILES = 10
 
@@ -70,14 +71,14 @@ def analyse_step(
     layer, documents = captured.anatomy.layer, evaluation.text.documents
     halves = window_halves(documents)
     further = set(options.analyses) - {"ablation"}
-    members = evaluation.pseudo_classes if further else "no analysis asks for them"
+    members = evaluation.pseudo_classes if further else Undefined("no analysis asks for them")
     result = influence(
         captured,
         torch.from_numpy(frequency_deciles(evaluation.classes.rank)),
         DECILES,
         tolerance=options.tolerance,
         memory_bytes=options.memory_bytes,
-        pseudo_classes=None if isinstance(members, str) else torch.from_numpy(members),
+        pseudo_classes=None if isinstance(members, Undefined) else torch.from_numpy(members),
         half=torch.from_numpy(halves[evaluation.positions.window]),
     )
     parts = [
@@ -88,7 +89,7 @@ def analyse_step(
         stage("regimes")
         curves = {name: curve(c, documents, options.rank_by, options.seed) for name, c in result.classes.items()}
         parts.append(StepRows(regime_metrics(curves, contrast_of(result, members, options.rank_by), layer)))
-    shared = 0.0 if isinstance(members, str) else overlap(members)
+    shared = 0.0 if isinstance(members, Undefined) else overlap(members)
     if result.pseudo is not None:
         parts.append(StepRows([], lines=[pseudo_influence_curve(result.pseudo, shared, options.rank_by, layer)]))
     if set(GROUPED) & set(options.analyses):

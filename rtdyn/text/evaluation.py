@@ -25,6 +25,7 @@ from rtdyn.text.token_classes import TokenClasses, classify
 from rtdyn.text.token_counts import TokenCounts, count_tokens, read_counts
 from rtdyn.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_digest, tokenizer_files_digest
 from rtdyn.text.windows import EvaluationSet, pack
+from rtdyn.undefined import Undefined
 
 RARE_TARGETS = 200
 MIN_TOKENS = 8192
@@ -80,7 +81,7 @@ class Evaluation:
     seed: int
 
     @cached_property
-    def pseudo_classes(self) -> np.ndarray | str:
+    def pseudo_classes(self) -> np.ndarray | Undefined:
         """bool (draws, N): positions of each pseudo-class, the same at every step, or why there are none."""
         return pseudo_classes(self.positions, seed=self.seed)
 

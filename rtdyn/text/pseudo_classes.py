@@ -17,6 +17,7 @@ import math
 import numpy as np
 
 from rtdyn.text.positions import MeasuredPositions
+from rtdyn.undefined import Undefined
 
 DRAWS = 200
 
@@ -36,7 +37,7 @@ def pseudo_classes(
     stratum: int = STRATUM,
     rare: str = "rare",
     common: str = "common",
-) -> np.ndarray | str:
+) -> np.ndarray | Undefined:
     """bool (draws, N): the measured positions of each pseudo-class, or why there are none.
 
     Every row has the rare class's number of positions in every stratum of `stratum` query positions, and its numbers
@@ -50,7 +51,7 @@ def pseudo_classes(
     needed, available = (np.bincount(strata[chosen], minlength=count) for chosen in (is_rare, pool))
     if (short := np.flatnonzero(needed > available)).size:
         s = int(short[0])
-        return (
+        return Undefined(
             f"{available[s]} measured {common} positions at queries {s * stratum} to {(s + 1) * stratum - 1}, "
             f"where the rare class has {needed[s]}"
         )
@@ -58,7 +59,7 @@ def pseudo_classes(
     _, kind = np.unique(positions.target[pool], return_inverse=True)
     most = np.sort(np.bincount(kind))[::-1]
     if len(most) < len(repeats) or (most[: len(repeats)] < repeats).any():
-        return f"too few {common} types are targets as often as the rare ones, {repeats[0]} times and fewer"
+        return Undefined(f"too few {common} types are targets as often as the rare ones, {repeats[0]} times and fewer")
     windows, index = np.unique(positions.window[is_rare], return_inverse=True)
     wanted = np.zeros((len(windows), count), dtype=np.int64)
     np.add.at(wanted, (index, strata[is_rare]), 1)
@@ -72,7 +73,7 @@ def pseudo_classes(
             if (np.bincount(strata[pool[taken]], minlength=count) == needed).all():
                 break
         else:
-            return f"{common} targets that repeat as the rare ones do lie at other query positions"
+            return Undefined(f"{common} targets that repeat as the rare ones do lie at other query positions")
         row[pool[taken]] = True
     return result
 

@@ -29,6 +29,7 @@ from rtdyn.tables.groups import dimensionality_metrics
 from rtdyn.tables.heavytail import heavytail_metrics
 from rtdyn.text.evaluation import EvaluationOptions, prepare
 from rtdyn.text.pseudo_classes import overlap, pseudo_classes
+from rtdyn.undefined import Undefined
 
 
 def initialised(config: Any, seed: int) -> Any:
@@ -56,8 +57,8 @@ def main() -> None:
     for seed in range(args.models):
         one = capture(initialised(config, seed), evaluation.text, positions)
         members = pseudo_classes(positions, seed=seed)
-        if isinstance(members, str):
-            raise SystemExit(members)
+        if isinstance(members, Undefined):
+            raise SystemExit(members.reason)
         half = torch.from_numpy(halves[positions.window])
         nowhere = torch.full((evaluation.n_logits,), -1)
         result = influence(one, nowhere, 1, pseudo_classes=torch.from_numpy(members), half=half)

@@ -21,6 +21,7 @@ from rtdyn.analyses.regimes.fit import fit_regimes
 from rtdyn.analyses.statistics import Comparison
 from rtdyn.text.positions import ClassPositions, MeasuredPositions
 from rtdyn.text.pseudo_classes import overlap, pseudo_classes
+from rtdyn.undefined import Undefined
 
 LEVEL = 0.05
 TOP_SHARE = 0.01
@@ -112,7 +113,7 @@ def one_contrast(
     classes = tuple(ClassPositions(n, len(m), np.sort(m)) for n, m in (("rare", rare), ("common", common)))
     positions = MeasuredPositions(flat, flat // LENGTH, flat % LENGTH, np.zeros_like(flat), classes)
     members = pseudo_classes(positions, 199, int(rng.integers(2**31)))
-    if isinstance(members, str):
+    if isinstance(members, Undefined):
         return None
     window = effect * rng.standard_normal(WINDOWS)
     values = rng.standard_normal(len(flat)) + window[positions.window] + 0.5 * positions.query / LENGTH

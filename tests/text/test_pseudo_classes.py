@@ -19,6 +19,7 @@ from rtdyn.analyses.statistics import Comparison
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.text.positions import ClassPositions, MeasuredPositions
 from rtdyn.text.pseudo_classes import overlap, pseudo_classes
+from rtdyn.undefined import Undefined
 
 LENGTH = 64
 
@@ -96,7 +97,7 @@ def test_more_rare_windows_than_hosts_and_hosts_that_lack_positions() -> None:
     for row in classes_of(measured(rare, common), 20):
         assert row.sum() == 12
     short = pseudo_classes(measured(rare, common[:11]), 5)
-    assert short == "11 measured common positions at queries 0 to 31, where the rare class has 12"
+    assert short == Undefined("11 measured common positions at queries 0 to 31, where the rare class has 12")
 
 
 def test_positions_of_both_classes_are_not_drawn() -> None:
@@ -134,7 +135,8 @@ def test_targets_repeat_as_the_rare_ones_do() -> None:
     for row in classes_of(positions, 30, stratum=LENGTH):
         assert np.unique(positions.target[row], return_counts=True)[1].tolist() == [4] * 7
     often = replace(positions, target=np.where(positions.members("rare"), 0, positions.target))
-    assert pseudo_classes(often, 5) == "too few common types are targets as often as the rare ones, 28 times and fewer"
+    reason = "too few common types are targets as often as the rare ones, 28 times and fewer"
+    assert pseudo_classes(often, 5) == Undefined(reason)
 
 
 @pytest.mark.slow
@@ -245,7 +247,7 @@ def test_real_checkpoints(step: int, captured: Callable[[int], Capture]) -> None
     rare, common = whole.positions.classes
     assert (rare.name, common.name) == ("rare", "common")
     too_few = pseudo_classes(whole.positions, 5)
-    assert isinstance(too_few, str) and "measured common positions at queries" in too_few
+    assert isinstance(too_few, Undefined) and "measured common positions at queries" in too_few.reason
     few = replace(rare, measured=rare.measured[:: len(rare.measured) // 10])
     positions = replace(whole.positions, classes=(few, common))
     members = pseudo_classes(positions, 60, seed=1, stratum=64)

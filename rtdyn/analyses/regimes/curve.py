@@ -60,10 +60,10 @@ def curve(c: ClassInfluence, documents: np.ndarray, rank_by: str, seed: int) -> 
     )
 
 
-def contrast_of(result: Influence, members: np.ndarray | str, rank_by: str) -> Contrast | str:
+def contrast_of(result: Influence, members: np.ndarray | Undefined, rank_by: str) -> Contrast | str:
     """Rare against the pseudo-classes of common positions; members: bool (draws, N), or why there are none."""
-    if isinstance(members, str) or result.pseudo is None:
-        return members if isinstance(members, str) else "there are no pseudo-classes"
+    if isinstance(members, Undefined) or result.pseudo is None:
+        return members.reason if isinstance(members, Undefined) else "there are no pseudo-classes"
     pseudo, rare = result.pseudo, result.classes["rare"]
     n = pseudo.n.sum(0)[:, None]
     if rank_by == "abs_mean":
