@@ -16,7 +16,7 @@ def audit_record(audit: Audit) -> dict[str, Any]:
     return {
         "model": audit.model,
         "location": audit.location,
-        "steps": [step_record(verdict) for verdict in audit.steps],
+        "steps": [_verdict_record(verdict) for verdict in audit.steps],
         "shared": [
             {
                 "steps": list(group.steps),
@@ -45,7 +45,7 @@ def audit_record(audit: Audit) -> dict[str, Any]:
     }
 
 
-def step_record(verdict: StepVerdict) -> dict[str, Any]:
+def _verdict_record(verdict: StepVerdict) -> dict[str, Any]:
     """One step's verdict as JSON holds it."""
     weights = verdict.weights
     return {

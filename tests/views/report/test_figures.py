@@ -91,7 +91,8 @@ def test_the_emergence_panel_marks_emergence_change_points_nulls_and_steps_left_
 
 @pytest.mark.slow
 def test_a_legend_names_nothing_that_is_not_drawn(shown: RunTables) -> None:
-    sound = replace(only(shown, "dimensionality"), left_out={})
+    manifest = shown.run.manifest.replace(left_out={})
+    sound = replace(only(shown, "dimensionality"), run=Run(shown.run.path, manifest))
     drawn = figures([sound], [judged_panels(sound)], [sound.spread(4)])
     panel, curves = drawn["emergence"](), drawn["rank-influence"]()
     assert isinstance(panel, Figure)
