@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from rtdyn.analyses.routing.last_layers import MEMORY_BYTES, attention_layers
-from rtdyn.analyses.routing.rerun import ablated_activations, clean_pass, mean_heads
+from rtdyn.analyses.routing.rerun import ablated_activations, clean_pass
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.errors import InputError
 from rtdyn.undefined import Undefined
 
 RERUN_TOLERANCE = 1e-3
 """Largest error of the blocks' second run, relative to the largest activation."""
-METHODS = ("zero", "bos", "mean")
+METHODS = ("zero", "bos")
 WHERE = ("query", "all")
 STRUCTURAL = Undefined("structural: with a parallel residual the final attention cannot reach the final MLP")
 
@@ -92,14 +92,13 @@ def ablate_heads(
     ]
     errors = [0.0] * len(parts.blocks)
     with torch.inference_mode():
-        means = mean_heads(captured, memory_bytes) if method == "mean" and len(rows) else None
         for window in np.unique(positions.window[rows]):
             here = rows[positions.window[rows] == window]
             clean = clean_pass(parts, captured.stream[window : window + 1])
             for i, block in enumerate(parts.blocks):
                 totals = {name: _Total(block.heads + 1, neurons, captured.activations.device) for name in chosen}
                 for some, activations in ablated_activations(
-                    parts, clean, i, positions.query[here], method, at, means, memory_bytes
+                    parts, clean, i, positions.query[here], method, at, memory_bytes
                 ):
                     before = captured.activations[torch.from_numpy(here[some]).to(activations.device)]
                     errors[i] = max(errors[i], float((activations[:, 0] - before).abs().max()))

@@ -1,6 +1,6 @@
 """The model's last layers run again, on its own code, with the outputs of attention heads replaced (METHODS §7).
 
-A head's output becomes zero, its mean over kept positions, or its value at key 0 (`bos`: the pattern wholly there).
+A head's output becomes zero, or its value at key 0 (`bos`: the pattern wholly there).
 at="query" is a forward pass that changes the output at one measured position alone, for each such position a pass of
 its own. No earlier position can notice, so in the next layer the position's own query, key and value are new, and all
 keys and values before it are those of the clean pass. at="all" changes the output everywhere. Either way only the last
@@ -18,11 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtdyn.capture.forward_pass import Capture
 from rtdyn.model.families import Anatomy, Block
-
-BATCH_TOKENS = 4096
-"""Tokens run together, at most, for the heads' means."""
 
 
 class _Cache:
@@ -125,28 +121,6 @@ def clean_pass(parts: Anatomy, stream: Tensor) -> CleanWindow:
     return CleanWindow(tuple(streams), tuple(heads), cache)
 
 
-def mean_heads(captured: Capture, memory_bytes: int) -> list[Tensor]:
-    """Each block's (H, head size): mean output of its heads over the kept positions of all windows."""
-    parts, stream = captured.anatomy, captured.stream
-    assert stream is not None
-    n_windows, length, _ = stream.shape
-    kept = torch.zeros(n_windows * length, dtype=torch.bool)
-    kept[torch.from_numpy(captured.kept_flat)] = True
-    kept = kept.view(n_windows, length).to(stream.device)
-    ids, mask = _causal(stream)
-    # a final block whose attention has no effect needs no mean
-    blocks = parts.blocks[:-1] if parts.parallel_residual else parts.blocks
-    sums = [torch.zeros(b.heads, b.head_size, dtype=torch.float64, device=stream.device) for b in blocks]
-    tokens = min(BATCH_TOKENS, memory_bytes // max(_position_bytes(parts, b, length) for b in parts.blocks))
-    for some in torch.arange(n_windows, device=stream.device).split(max(1, tokens // length)):
-        hidden = stream[some]
-        for total, block in zip(sums, blocks, strict=True):
-            passed = _run(parts, block, hidden, ids, mask)
-            total += passed.heads[kept[some]].sum(0, dtype=torch.float64)
-            hidden = passed.stream
-    return [(total / len(captured.kept_flat)).to(stream.dtype) for total in sums]
-
-
 def _position_bytes(parts: Anatomy, block: Block, keys: int) -> int:
     """What a position of a run takes: about sixteen numbers of each width, six of each neuron, three of each key."""
     neurons, width = parts.output_rows.shape
@@ -160,13 +134,12 @@ def ablated_activations(
     query: np.ndarray,
     method: str,
     at: str,
-    means: list[Tensor] | None,
     memory_bytes: int,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Activations (positions, 1 + H + 1, F) at slices of the window's positions `query`: as they are, then ablated.
 
-    which: of the blocks, the one whose heads are ablated. query: int64 (positions,). means: `mean_heads`, for the
-    method `mean`. memory_bytes: as `ablate_heads` has it. Where nothing can have an effect, (positions, 1, F).
+    which: of the blocks, the one whose heads are ablated. query: int64 (positions,). method, at, memory_bytes: as
+    `ablate_heads` has them. Where nothing can have an effect, (positions, 1, F).
     """
     block, final = parts.blocks[which], parts.blocks[-1]
     at_query = torch.from_numpy(query).to(clean.streams[which].device)
@@ -178,7 +151,7 @@ def ablated_activations(
         yield slice(0, len(query)), passed.activations
         return
     variants = block.heads + 2
-    replacement = _replacement(clean.heads[which], method, None if means is None else means[which])
+    replacement = _replacement(clean.heads[which], method)
     per_position = _position_bytes(parts, block, 2 * length)
     if at == "all" and block is not final and not parts.parallel_residual:
         ids, mask = _causal(clean.streams[which][None])
@@ -216,12 +189,12 @@ def _continue(parts: Anatomy, final: Block, stream: Tensor, ids: Tensor, cache: 
     return _run(parts, final, stream[None], ids[None], mask, cache=_Cache(cache))
 
 
-def _replacement(heads: Tensor, method: str, mean: Tensor | None) -> Tensor:
+def _replacement(heads: Tensor, method: str) -> Tensor:
     """(H, head size): what stands in for each head's output; heads (T, H, head size) are the window's."""
     if method == "zero":
         return torch.zeros_like(heads[0])
     # the first query can see no key but key 0, so that its output is the value there
-    return heads[0] if mean is None else mean
+    return heads[0]
 
 
 def _variants(heads: Tensor, replacement: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from rtdyn.errors import InputError
 from rtdyn.model.families import Block
 from rtdyn.undefined import Undefined
 
-ABLATIONS = (("zero", "query"), ("bos", "query"), ("mean", "query"), ("zero", "all"), ("bos", "all"))
+ABLATIONS = (("zero", "query"), ("bos", "query"), ("zero", "all"), ("bos", "all"))
 
 
 def head_outputs(model: Any, windows: Tensor, block: Block, attention: Any = None) -> Tensor:
@@ -57,9 +57,6 @@ def brute_force(model: Any, captured: Capture, windows: np.ndarray, which: int, 
     stand_in = torch.zeros(len(batch), block.heads * block.head_size)
     if method == "bos":
         stand_in = head_outputs(model, everything, block, captured.anatomy.attentions[which])[positions.window, -1]
-    if method == "mean":
-        mean = head_outputs(model, everything, block).flatten(0, 1)[captured.kept_flat].mean(0)
-        stand_in = mean.expand(len(batch), -1)
 
     def change(z: Tensor, own: slice) -> Tensor:
         if at == "all":
@@ -124,7 +121,7 @@ def test_ablating_everywhere_is_another_number_where_attention_carries_it_on() -
 def test_nothing_to_ablate_and_captures_that_cannot_be() -> None:
     config = next(c.values[0] for c in CASES if c.id == "gpt2-0")
     _, captured, _ = case(config)
-    nobody = ablate_heads(captured, {"rare": np.empty(0, dtype=np.int64)}, {"top": np.arange(3)}, method="mean")
+    nobody = ablate_heads(captured, {"rare": np.empty(0, dtype=np.int64)}, {"top": np.arange(3)})
     sums = nobody[0].classes["rare"]
     assert sums.n.sum() == 0
     assert group_effects(sums, "top", np.ones(3, dtype=bool)) == Undefined("no position of the class")
