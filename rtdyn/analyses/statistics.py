@@ -44,6 +44,12 @@ CLEAR_SE = 2.0
 """An influence is clear of zero beyond this many standard errors plus its error bound."""
 
 
+def jackknife_spread(left: np.ndarray) -> np.ndarray:
+    """Standard errors (...) of a statistic from its values left (n, ...), n > 1, each without one of n clusters."""
+    n = len(left)
+    return np.sqrt(((left - left.mean(0)) ** 2).sum(0) * (n - 1) / n)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A value among the values of its null."""

@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from rtdyn.analyses.context import Context
-from rtdyn.analyses.routing.routing import Routing, routing
-from rtdyn.tables.curves import attention_curves, eigenvalue_curves
+from rtdyn.analyses.routing.routing import routing
+from rtdyn.tables.curves import eigenvalue_curves
 from rtdyn.tables.groups import dimensionality_metrics, modularity_metrics
 from rtdyn.tables.heavytail import heavytail_metrics
 from rtdyn.tables.mediation import mediation_results
-from rtdyn.tables.routing import halved_groups, routing_metrics
+from rtdyn.tables.routing import routing_rows
 from rtdyn.tables.step_rows import StepRows
-
-ROUTING = 100
-"""Apart from the groups' own random streams."""
 
 
 def _same(context: Context) -> Context:
@@ -30,21 +25,6 @@ def _dimensionality(_: Context, context: Context) -> StepRows:
 
 def _modularity(_: Context, context: Context) -> StepRows:
     return StepRows(modularity_metrics(context.captured, context.halves, context.groups, context.seed, context.layer))
-
-
-def _routing(context: Context) -> Routing:
-    rng = np.random.default_rng([context.seed, ROUTING])
-    return routing(
-        context.captured,
-        halved_groups(context.groups),
-        rng,
-        part=context.halves,
-        memory_bytes=context.memory_bytes,
-    )
-
-
-def _routing_rows(found: Routing, context: Context) -> StepRows:
-    return StepRows(routing_metrics(found, context.groups, context.halves), lines=attention_curves(found))
 
 
 def _heavytail(_: Context, context: Context) -> StepRows:
@@ -71,7 +51,7 @@ def _mediation(_: Context, context: Context) -> StepRows:
 GROUP_ANALYSES: tuple[tuple[str, Callable[[Context], Any], Callable[[Any, Context], StepRows]], ...] = (
     ("dimensionality", _same, _dimensionality),
     ("modularity", _same, _modularity),
-    ("routing", _routing, _routing_rows),
+    ("routing", routing, routing_rows),
     ("heavytail", _same, _heavytail),
     ("mediation", _same, _mediation),
 )

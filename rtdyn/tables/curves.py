@@ -23,9 +23,8 @@ from rtdyn.analyses.groups import heavytail
 from rtdyn.analyses.groups.choose import Group
 from rtdyn.analyses.groups.heavytail import LARGEST_SPECTRUM
 from rtdyn.analyses.influence.ablation import PseudoInfluence
-from rtdyn.analyses.routing.profiles import Profiles
 from rtdyn.analyses.routing.routing import Routing
-from rtdyn.names import MATCHED, PLATEAU, RARE, TOP
+from rtdyn.names import COMMON, MATCHED, PLATEAU, RARE, TOP
 from rtdyn.store.schema import ATTENTION, ATTENTION_FIRST, CURVE_SCHEMA, EIGENVALUE, PSEUDO_INFLUENCE
 from rtdyn.tables.step_rows import Columns
 from rtdyn.undefined import Undefined
@@ -74,21 +73,23 @@ def pseudo_influence_curve(pseudo: PseudoInfluence, shared: float, rank_by: str,
     }
 
 
-def attention_curves(found: Routing, common: str = "common") -> list[Columns]:
+def attention_curves(result: Routing) -> list[Columns]:
     """Mean attention of both classes by head and by distance of the key."""
     parts: list[Columns] = []
-    for profile in found.profiles:
-        if profile.reason:
+    for profile in result.profiles:
+        mean = profile.attention
+        if isinstance(mean, Undefined):
             continue
-        nothing = np.full_like(profile.rare, np.nan)
-        parts += _profile_parts(profile, RARE, profile.rare, nothing, nothing)
-        parts += _profile_parts(profile, common, profile.common, profile.common_low, profile.common_high)
+        no_band = np.full_like(mean.rare, np.nan)
+        parts += _attention_lines(profile.layer, RARE, mean.rare, no_band, no_band)
+        parts += _attention_lines(profile.layer, COMMON, mean.common, mean.common_low, mean.common_high)
     return parts
 
 
-def _profile_parts(
-    profile: Profiles, token_class: str, mean: np.ndarray, low: np.ndarray, high: np.ndarray
+def _attention_lines(
+    layer: int, token_class: str, mean: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> list[Columns]:
+    """Lines of one class in one layer; mean, low and high (H, 1 + offsets), key 0 first."""
     parts: list[Columns] = []
     for kind, keys in ((ATTENTION_FIRST, slice(0, 1)), (ATTENTION, slice(1, None))):
         heads, width = mean[:, keys].shape
@@ -96,7 +97,7 @@ def _profile_parts(
             {
                 "kind": kind,
                 "token_class": token_class,
-                "layer": profile.layer,
+                "layer": layer,
                 "head": np.repeat(np.arange(heads), width),
                 "x": np.tile(np.arange(width), heads),
                 **{name: v[:, keys].ravel() for name, v in (("value", mean), ("low", low), ("high", high))},

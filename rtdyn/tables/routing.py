@@ -1,67 +1,50 @@
-"""Attention routing as rows of metrics/, a row for each layer, head and null."""
+"""Attention routing as rows of metrics/, a row for each layer, head and null, and as lines of curves/."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from functools import partial
 
-import numpy as np
-
-from rtdyn.analyses.groups.choose import Group
-from rtdyn.analyses.groups.measure import measure
+from rtdyn.analyses.context import Context
 from rtdyn.analyses.routing.differences import Difference
-from rtdyn.analyses.routing.head_ablation import AblationSums, HeadAblation, effects, group_effects
+from rtdyn.analyses.routing.head_effects import SplitEffects
 from rtdyn.analyses.routing.profiles import Correlation
 from rtdyn.analyses.routing.routing import Routing
 from rtdyn.analyses.statistics import Comparison
-from rtdyn.intervals import normal_interval
 from rtdyn.names import RARE
 from rtdyn.store.schema import Metric
+from rtdyn.tables.curves import attention_curves
 from rtdyn.tables.groups import with_nulls
+from rtdyn.tables.step_rows import StepRows
 from rtdyn.undefined import Undefined
 
-SIGNED, SHARE, TOTAL = "signed", "share", "total"
-"""Of the activations: (Σ|a'| − |a|)/Σ|a|, Σ|Δa|/Σ|a|, Σ|Δa| (`paper-code`)."""
 
-
-def halved_groups(groups: Mapping[str, Group | Undefined]) -> dict[str, np.ndarray]:
-    """The members that each half chose, by `<name>@<half>`."""
-    return {
-        f"{name}@{half}": members
-        for name, group in groups.items()
-        if not isinstance(group, Undefined)
-        for half, members in enumerate(group.members)
-    }
-
-
-def routing_metrics(found: Routing, groups: Mapping[str, Group | Undefined], halves: np.ndarray) -> list[Metric]:
+def routing_rows(result: Routing, _: Context) -> StepRows:
     """Profiles, Gini and attention to key 0 of rare against common, and what heads do to the groups' activations."""
-    rows = [Metric("routing", "matched_positions", float(len(found.matched.rare)), token_class=RARE)]
-    for profile in found.profiles:
-        for metric, r in (("profile_r", profile.with_bos), ("profile_r_without_bos", profile.without_bos)):
-            rows += _profile_rows(metric, r, profile.reason, profile.layer, profile.n)
-    for metric, layers in (("gini_difference", found.gini), ("bos_difference", found.bos)):
-        for layer, difference in zip(found.layers, layers, strict=True):
+    rows = [Metric("routing", "matched_positions", float(len(result.matched.rare)), token_class=RARE)]
+    for profile in result.profiles:
+        rows += _profile_rows("profile_r", profile.with_bos, profile.layer, profile.n)
+        rows += _profile_rows("profile_r_without_bos", profile.without_bos, profile.layer, profile.n)
+    for metric, differences in (("gini_difference", result.gini), ("bos_difference", result.bos)):
+        for layer, difference in zip(result.layers, differences, strict=True):
             rows += _difference_rows(metric, difference, layer)
-    for ablation in found.ablations:
-        for token_class, sums in ablation.classes.items():
-            for name, group in groups.items():
-                rows += _effect_rows(ablation, token_class, sums, name, group, halves)
-    return rows
+    for layer, by_class in zip(result.layers, result.effects, strict=True):
+        for token_class, by_group in by_class.items():
+            for group, effects in by_group.items():
+                rows += _effect_rows(effects, token_class, group, layer)
+    return StepRows(rows, lines=attention_curves(result))
 
 
-def _profile_rows(metric: str, r: Correlation | None, reason: str, layer: int, n: int) -> list[Metric]:
+def _profile_rows(metric: str, r: Correlation | Undefined, layer: int, n: int) -> list[Metric]:
     row = partial(Metric, "routing", metric, token_class=RARE, layer=layer, n=n)
-    if r is None or r.mean is None:
-        return [row(value=None, reason=reason or "every head's profile is constant")]
-    rows = []
-    rows.append(_resampled(partial(row, value=r.mean, ci_low=r.low, ci_high=r.high), r.null))
+    if isinstance(r, Undefined):
+        return [row(value=None, reason=r.reason)]
+    rows = [_resampled(partial(row, value=r.mean, ci_low=r.low, ci_high=r.high), r.null)]
     for head, (value, null) in enumerate(zip(r.by_head.tolist(), r.null_by_head, strict=True)):
-        if math.isfinite(value):
-            rows.append(_resampled(partial(row, value=value, head=head), null))
+        if isinstance(null, Undefined) and not math.isfinite(value):
+            rows.append(row(value=None, head=head, reason=null.reason))
         else:
-            rows.append(row(value=None, head=head, reason="the head's profile is constant"))
+            rows.append(_resampled(partial(row, value=value, head=head), null))
     return rows
 
 
@@ -72,73 +55,34 @@ def _resampled(row: partial[Metric], null: Comparison | Undefined) -> Metric:
 
 
 def _difference_rows(metric: str, d: Difference, layer: int) -> list[Metric]:
+    """A row for each head, and one for the mean over heads."""
     rows = []
-    for k, value in enumerate(d.difference.tolist()):
+    for k, (value, p) in enumerate(zip(d.difference.tolist(), d.p_value.tolist(), strict=True)):
         head = k if k < len(d.difference) - 1 else None
         row = partial(Metric, "routing", metric, token_class=RARE, layer=layer, head=head, n=d.n)
         if not math.isfinite(value):
-            rows.append(row(value=None, reason=d.reason or "no query has attention to compare"))
+            rows.append(row(value=None, reason=d.reason))
             continue
-        se, p = float(d.se[k]), float(d.p_value[k])
-        ends = normal_interval(value, se)
-        with_value = partial(row, value=value, ci_low=ends[0], ci_high=ends[1], null="permutation")
-        known = math.isfinite(p)
-        rows.append(with_value(null_mean=0.0, p_value=p) if known else with_value(reason=d.reason or "no permutation"))
+        low, high = d.interval(k)
+        with_value = partial(row, value=value, ci_low=low, ci_high=high, null="permutation")
+        rows.append(with_value(null_mean=0.0, p_value=p) if math.isfinite(p) else with_value(reason=d.reason))
     return rows
 
 
-def _strongest(here: np.ndarray, chosen_on: np.ndarray) -> np.ndarray:
-    """(s,): effect here of the head that is strongest where it was chosen, positive if it has the same sign; (s, H)."""
-    head = np.abs(chosen_on).argmax(1)[:, None]
-    effect, sign = (np.take_along_axis(v, head, axis=1)[:, 0] for v in (here, np.sign(chosen_on)))
-    return effect * sign
-
-
-def _effect_rows(
-    ablation: HeadAblation,
-    token_class: str,
-    sums: AblationSums,
-    name: str,
-    group: Group | Undefined,
-    halves: np.ndarray,
-) -> list[Metric]:
-    """Effects of each head and of all heads on one group at one class's positions, each half's choice on the other."""
+def _effect_rows(effects: SplitEffects | Undefined, token_class: str, group: str, layer: int) -> list[Metric]:
+    """Effects of each head and of all heads on one group at one class's positions."""
     suffix = "" if token_class == RARE else f"_{token_class}"
     metrics = (f"head_effect_max{suffix}", f"layer_effect{suffix}")
-    row = partial(Metric, "routing", token_class=RARE, group=name, layer=ablation.layer)
-    reason = group.reason if isinstance(group, Undefined) else ablation.structural
-    if isinstance(group, Undefined) or reason:
-        return [row(metric=metric, value=None, reason=reason) for metric in metrics]
-    found = [group_effects(sums, f"{name}@{half}", halves == 1 - half) for half in (0, 1)]
-    why = next((f.reason for f in found if f.reason), "")
-    signed = (found[0].signed + found[1].signed) / 2
-    if not np.isfinite(signed).all():
-        return [row(metric=metric, value=None, reason=why or "undefined on one half") for metric in metrics]
-
-    def statistic(half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
-        here = effects(sums, sets, half).signed
-        chosen_on = effects(sums, sets, 1 - half).signed[:, :-1]
-        return {metrics[0]: _strongest(here[:, :-1], chosen_on), metrics[1]: here[:, -1]}
-
-    values = measure(group, statistic)
-    # the head is the strongest on the half that chose the group; found[h] was measured on the other
-    heads = [int(np.abs(effects(sums, group.members[h][None], h).signed[0, :-1]).argmax()) for h in (0, 1)]
-    errors = (
-        math.hypot(*(float(f.signed_se[head]) for f, head in zip(found, heads, strict=True))) / 2,
-        math.hypot(*(float(f.signed_se[-1]) for f in found)) / 2,
-    )
+    row = partial(Metric, "routing", token_class=RARE, group=group, layer=layer)
+    if isinstance(effects, Undefined):
+        return [row(metric=metric, value=None, reason=effects.reason) for metric in metrics]
     rows = []
-    for metric, se in zip(metrics, errors, strict=True):
-        value = values[metric].value
-        ends = normal_interval(value, se)
-        rows += with_nulls("routing", metric, name, values[metric], ends, ablation.layer)
-    for head in range(len(signed) - 1):
-        per_head = {
-            SIGNED: signed[head],
-            SHARE: (found[0].share[head] + found[1].share[head]) / 2,
-            TOTAL: (found[0].total[head] + found[1].total[head]) / 2,
-        }
+    for metric, effect in zip(metrics, (effects.strongest, effects.layer), strict=True):
+        rows += with_nulls("routing", metric, group, effect.value, effect.interval, layer)
+    by_kind = {"signed": effects.signed, "share": effects.share, "total": effects.total}
+    for head in range(len(effects.signed)):
         rows += [
-            row(metric=f"head_effect_{kind}{suffix}", value=float(value), head=head) for kind, value in per_head.items()
+            row(metric=f"head_effect_{kind}{suffix}", value=float(values[head]), head=head)
+            for kind, values in by_kind.items()
         ]
     return rows

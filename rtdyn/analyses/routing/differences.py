@@ -1,4 +1,8 @@
-"""Differences of attention between the classes: Gini coefficients and attention to key 0 (METHODS §7)."""
+"""Differences of attention between the classes: Gini coefficients and attention to key 0 (METHODS §7).
+
+Gini of a query's attention x over the k keys it may see, G = 2·Σ_j j·x_(j) / (k·Σ x) − (k + 1)/k with x ascending: 0
+where uniform, (k − 1)/k where all on one key.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtdyn.analyses.routing.matching import (
-    BLOCKS,
-    MEMORY_BYTES,
-    MIN_BLOCKS,
-    PERMUTATIONS,
-    STRATUM,
-    MatchedPositions,
-    _attention,
-)
+from rtdyn.analyses.routing.blocks import BLOCKS, MIN_BLOCKS
+from rtdyn.analyses.routing.last_layers import MEMORY_BYTES, captured_attention
+from rtdyn.analyses.routing.matching import STRATUM, MatchedPositions
 from rtdyn.capture.forward_pass import Capture
+from rtdyn.intervals import normal_interval
+
+PERMUTATIONS = 999
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Difference:
     blocks: int
     reason: str
     """Why p_value and se are NaN, else empty."""
+
+    def interval(self, k: int) -> tuple[float | None, float | None]:
+        """95 % interval of the k-th difference; (None, None) without a standard error."""
+        return normal_interval(float(self.difference[k]), float(self.se[k]))
 
 
 def gini(attention: Tensor, keys: Tensor) -> Tensor:
@@ -57,12 +62,13 @@ def class_differences(
     matched: MatchedPositions,
     rng: np.random.Generator,
     stratum: int = STRATUM,
-    permutations: int = PERMUTATIONS,
-    blocks: int = BLOCKS,
     memory_bytes: int = MEMORY_BYTES,
 ) -> tuple[tuple[Difference, ...], tuple[Difference, ...]]:
-    """Differences of Gini, and of attention to key 0, by layer; each by head, then the mean over heads."""
-    attention, positions = _attention(captured), captured.positions
+    """Differences of Gini, and of attention to key 0, by layer; each by head, then the mean over heads.
+
+    Raises ValueError for a capture without attention.
+    """
+    attention, positions = captured_attention(captured), captured.positions
     rows = np.concatenate([matched.rare, matched.common])
     is_rare = np.arange(len(rows)) < len(matched.rare)
     _, layers, heads, length = attention.shape
@@ -70,17 +76,17 @@ def class_differences(
     values = np.empty((2, len(rows), layers, heads))
     for start in range(0, len(rows), chunk):
         some = rows[start : start + chunk]
-        own = attention[torch.from_numpy(some).to(attention.device)]
+        of_rows = attention[torch.from_numpy(some).to(attention.device)]
         keys = torch.from_numpy(positions.query[some] + 1).to(attention.device)
-        values[0, start : start + chunk] = gini(own, keys[:, None, None]).cpu().numpy()
-        values[1, start : start + chunk] = own[..., 0].double().cpu().numpy()
+        values[0, start : start + chunk] = gini(of_rows, keys[:, None, None]).cpu().numpy()
+        values[1, start : start + chunk] = of_rows[..., 0].double().cpu().numpy()
     values = np.concatenate([values, values.mean(-1, keepdims=True)], axis=-1)
     strata, windows = positions.query[rows] // stratum, positions.window[rows]
-    measured = [
-        [class_difference(of[:, i], is_rare, strata, windows, rng, permutations, blocks) for i in range(layers)]
-        for of in values
-    ]
-    return tuple(measured[0]), tuple(measured[1])
+    gini_by_layer, first_key_by_layer = (
+        tuple(class_difference(measured[:, i], is_rare, strata, windows, rng) for i in range(layers))
+        for measured in values
+    )
+    return gini_by_layer, first_key_by_layer
 
 
 def class_difference(
@@ -93,6 +99,8 @@ def class_difference(
     blocks: int = BLOCKS,
 ) -> Difference:
     """Difference of class means of values (n, K), with as many rare as common rows in each stratum.
+
+    is_rare: bool (n,). strata, windows: int (n,), each row's.
 
     The strata's means taken out, each block of consecutive windows contributes a number to the difference; swapping
     the labels of the whole block turns its sign. Positions of one block may thus depend on each other as they like.

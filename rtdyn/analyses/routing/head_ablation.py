@@ -1,30 +1,25 @@
-"""What ablating attention heads does to the activations of groups of neurons (METHODS §7)."""
+"""What ablating attention heads does to the final MLP's activations a, which become a' (METHODS §7)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rtdyn.analyses.routing.matching import MEMORY_BYTES, _layers
-from rtdyn.analyses.routing.rerun import _ablated, _clean_pass, _mean_heads
+from rtdyn.analyses.routing.last_layers import MEMORY_BYTES, attention_layers
+from rtdyn.analyses.routing.rerun import ablated_activations, clean_pass
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.errors import InputError
+from rtdyn.undefined import Undefined
 
 RERUN_TOLERANCE = 1e-3
 """Largest error of the blocks' second run, relative to the largest activation."""
-
-
-METHODS = ("zero", "bos", "mean")
-
-
+METHODS = ("zero", "bos")
 WHERE = ("query", "all")
-
-
-STRUCTURAL = "structural: with a parallel residual the final attention cannot reach the final MLP"
+STRUCTURAL = Undefined("structural: with a parallel residual the final attention cannot reach the final MLP")
 
 
 @dataclass(frozen=True)
@@ -54,40 +49,11 @@ class HeadAblation:
     """The heads of one layer, ablated each and together."""
 
     layer: int
-    method: str
-    at: str
     classes: Mapping[str, AblationSums]
-    structural: str
-    """Why the effects are 0 without having been measured, else empty."""
+    structural: Undefined | None
+    """Why the effects are 0 without having been measured; None where they were."""
     rerun_error: float
     """Largest |difference| between the capture's activations and the second run's, unablated."""
-
-
-@dataclass(frozen=True)
-class Effects:
-    """Effects of a layer's ablations, its H heads and then all, on the activations of sets of neurons; (s, H + 1)."""
-
-    total: np.ndarray
-    """Σ |Δa| over the class's positions and the set's neurons (`paper-code`)."""
-    share: np.ndarray
-    """Σ |Δa| / Σ |a|; NaN where Σ |a| is 0."""
-    signed: np.ndarray
-    """Σ (|a'| − |a|) / Σ |a|; NaN where Σ |a| is 0."""
-
-
-@dataclass(frozen=True)
-class GroupEffects:
-    """Effects on one group, with standard errors that leave out a window at a time; (H + 1,)."""
-
-    total: np.ndarray
-    total_se: np.ndarray
-    share: np.ndarray
-    share_se: np.ndarray
-    signed: np.ndarray
-    signed_se: np.ndarray
-    windows: int
-    reason: str
-    """Why values or errors are NaN, else empty."""
 
 
 def ablate_heads(
@@ -102,8 +68,11 @@ def ablate_heads(
 ) -> tuple[HeadAblation, ...]:
     """What ablating each head of the last two layers, and all of a layer, does to the final MLP's activations.
 
-    chosen: by class, indices into the measured positions. groups, part: as `routing` has them. memory_bytes: what a
-    batch may take; a position with all its ablations always goes in one batch. The output projection's bias stays.
+    chosen: by class, indices (n,) into the measured positions. groups: neurons (n,) of the final MLP by name. part:
+    int64 (windows,), labels from 0 of the parts of the windows whose sums are kept apart. memory_bytes: what a batch
+    may take; a position with all its ablations always goes in one batch. The output projection's bias stays. Raises
+    ValueError for a capture without attention or an unknown method, InputError if the blocks' second run does not give
+    the capture's activations.
     """
     if method not in METHODS or at not in WHERE:
         raise ValueError(f"method is one of {METHODS} and at one of {WHERE}, not {method!r} and {at!r}")
@@ -113,7 +82,7 @@ def ablate_heads(
     rows = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *chosen.values()]))
     n_windows, neurons = len(captured.stream), captured.activations.shape[1]
     labels = np.zeros(n_windows, dtype=np.int64) if part is None else part
-    members = {name: np.isin(np.arange(len(positions.flat)), own) for name, own in chosen.items()}
+    members = {name: np.isin(np.arange(len(positions.flat)), indices) for name, indices in chosen.items()}
     sums = [
         {
             name: _Sums(block.heads + 1, neurons, int(labels.max(initial=0)) + 1, groups, captured.activations.device)
@@ -123,14 +92,13 @@ def ablate_heads(
     ]
     errors = [0.0] * len(parts.blocks)
     with torch.inference_mode():
-        means = _mean_heads(captured, memory_bytes) if method == "mean" and len(rows) else None
         for window in np.unique(positions.window[rows]):
             here = rows[positions.window[rows] == window]
-            clean = _clean_pass(parts, captured.stream[window : window + 1])
+            clean = clean_pass(parts, captured.stream[window : window + 1])
             for i, block in enumerate(parts.blocks):
                 totals = {name: _Total(block.heads + 1, neurons, captured.activations.device) for name in chosen}
-                for some, activations in _ablated(
-                    parts, clean, i, positions.query[here], method, at, means, memory_bytes
+                for some, activations in ablated_activations(
+                    parts, clean, i, positions.query[here], method, at, memory_bytes
                 ):
                     before = captured.activations[torch.from_numpy(here[some]).to(activations.device)]
                     errors[i] = max(errors[i], float((activations[:, 0] - before).abs().max()))
@@ -145,54 +113,12 @@ def ablate_heads(
             "pass; this model's attention heads cannot be ablated"
         )
     structural = [
-        STRUCTURAL if parts.parallel_residual and i == len(parts.blocks) - 1 else "" for i in range(len(sums))
+        STRUCTURAL if parts.parallel_residual and i == len(parts.blocks) - 1 else None for i in range(len(sums))
     ]
     return tuple(
-        HeadAblation(layer, method, at, {name: own.result() for name, own in by_class.items()}, reason, error)
-        for layer, by_class, reason, error in zip(_layers(captured), sums, structural, errors, strict=True)
+        HeadAblation(layer, {name: total.result() for name, total in by_class.items()}, reason, error)
+        for layer, by_class, reason, error in zip(attention_layers(captured), sums, structural, errors, strict=True)
     )
-
-
-def effects(sums: AblationSums, sets: np.ndarray, part: int | None = None) -> Effects:
-    """Effects on sets (s, n) of neurons, over one part of the windows or all of them."""
-    chosen = slice(None) if part is None else slice(part, part + 1)
-    neurons = [v[chosen].sum(0).T for v in (sums.change, sums.before[:, None], sums.growth)]
-    change, before, growth = (np.stack([v[own].sum(0) for own in sets]) for v in neurons)
-    return Effects(change, _ratio(change, before), _ratio(growth, before))
-
-
-def group_effects(sums: AblationSums, name: str, windows: np.ndarray | None = None) -> GroupEffects:
-    """Effects on the group `name`, over the windows whose flag in windows (all windows,) is set, or all of them."""
-    own = np.ones(len(sums.window_ids), dtype=bool) if windows is None else windows[sums.window_ids]
-    change, growth = sums.group_change[name][own], sums.group_growth[name][own]
-    before = sums.group_before[name][own][:, None]
-    count = len(change)
-    undefined = np.full(change.shape[1], np.nan)
-    if count == 0:
-        return GroupEffects(*(undefined,) * 6, windows=0, reason="no position of the class")
-    statistics: tuple[Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray], ...] = (
-        lambda c, b, g: c,
-        lambda c, b, g: _ratio(c, b),
-        lambda c, b, g: _ratio(g, b),
-    )
-    whole = [v.sum(0) for v in (change, before, growth)]
-    # a sum over one window less is scaled up to as many windows; the ratios need no scale
-    left = [(total - v) * (count / max(1, count - 1)) for total, v in zip(whole, (change, before, growth), strict=True)]
-    values, errors = [], []
-    for statistic in statistics:
-        without = statistic(*left)
-        spread = ((without - without.mean(0)) ** 2).sum(0)
-        values.append(statistic(*whole))
-        errors.append(np.sqrt(spread * (count - 1) / count) if count > 1 else undefined)
-    if before.sum() == 0:
-        reason = "the group's activations are all 0"
-    else:
-        reason = "" if np.isfinite(errors).all() else "one window alone holds all of the group's activation"
-    return GroupEffects(values[0], errors[0], values[1], errors[1], values[2], errors[2], windows=count, reason=reason)
-
-
-def _ratio(value: np.ndarray, by: np.ndarray) -> np.ndarray:
-    return np.divide(value, by, out=np.full(np.broadcast_shapes(value.shape, by.shape), np.nan), where=by > 0)
 
 
 class _Total:
@@ -224,7 +150,7 @@ class _Sums:
         self.before = torch.zeros(labels, neurons, dtype=torch.float64, device=device)
         self.change, self.growth = torch.zeros(2, labels, ablations, neurons, dtype=torch.float64, device=device)
         self.windows: list[int] = []
-        self.groups = {name: torch.from_numpy(own).to(device) for name, own in groups.items()}
+        self.groups = {name: torch.from_numpy(members).to(device) for name, members in groups.items()}
         self.by_window: dict[str, list[tuple[np.ndarray, ...]]] = {name: [] for name in groups}
         self.ablations = ablations
 
@@ -236,9 +162,9 @@ class _Sums:
         self.change[label] += total.change
         self.growth[label] += total.growth
         self.windows.append(window)
-        for name, own in self.groups.items():
+        for name, members in self.groups.items():
             kinds = (total.change, total.before, total.growth)
-            self.by_window[name].append(tuple(v[..., own].sum(-1).cpu().numpy() for v in kinds))
+            self.by_window[name].append(tuple(v[..., members].sum(-1).cpu().numpy() for v in kinds))
 
     def result(self) -> AblationSums:
         shapes = ((0, self.ablations), (0,), (0, self.ablations))

@@ -1,38 +1,16 @@
-"""Common positions with the rare ones' query positions, and the attention at both."""
+"""Common positions drawn to the rare ones' histogram of query positions (METHODS §7)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
-from rtdyn.capture.forward_pass import Capture
+from rtdyn.names import COMMON, RARE
 from rtdyn.text.positions import MeasuredPositions
 
 STRATUM = 16
 """Query positions in a stratum of the histogram that common positions are drawn to."""
-
-
-PROFILE_OFFSETS = 32
-"""Keys back from the query, itself included, in a profile; queries with fewer keys before them are left out of it."""
-
-
-NULL_DRAWS = 199
-
-
-PERMUTATIONS = 999
-
-
-BLOCKS = 32
-"""Runs of consecutive windows, at most, whose labels are swapped together."""
-
-
-MIN_BLOCKS = 6
-"""Fewer blocks have too few sign patterns for a p below 0.05."""
-
-
-MEMORY_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -47,42 +25,30 @@ class MatchedPositions:
     """Rare positions whose stratum has too few common ones."""
 
 
-def _layers(captured: Capture) -> tuple[int, ...]:
-    last = captured.anatomy.layer
-    return tuple(range(last - len(captured.anatomy.attentions) + 1, last + 1))
-
-
-def _attention(captured: Capture) -> Tensor:
-    if captured.attention is None:
-        raise ValueError("the capture was made without attention")
-    return captured.attention
-
-
 def matched_positions(
-    positions: MeasuredPositions,
-    rng: np.random.Generator,
-    rare: str = "rare",
-    common: str = "common",
-    stratum: int = STRATUM,
+    positions: MeasuredPositions, rng: np.random.Generator, stratum: int = STRATUM
 ) -> MatchedPositions:
     """Equal numbers of both classes in every stratum of `stratum` query positions, the larger class drawn from."""
-    own, other = _pools(positions, rare, common)
+    rare, common = class_pools(positions)
     strata = positions.query // stratum
-    counts = np.minimum(*(np.bincount(strata[pool], minlength=strata.max(initial=0) + 1) for pool in (own, other)))
-    (first,), (second,) = (_draw(pool, strata, counts, rng) for pool in (own, other))
-    return MatchedPositions(first, second, len(own) - len(first))
+    counts = np.minimum(*(np.bincount(strata[pool], minlength=strata.max(initial=0) + 1) for pool in (rare, common)))
+    (first,), (second,) = (draw_by_stratum(pool, strata, counts, rng) for pool in (rare, common))
+    return MatchedPositions(first, second, len(rare) - len(first))
 
 
-def _pools(positions: MeasuredPositions, rare: str, common: str) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of each class's positions; those of both classes count as rare."""
-    own = positions.members(rare)
-    return np.flatnonzero(own), np.flatnonzero(positions.members(common) & ~own)
+def class_pools(positions: MeasuredPositions) -> tuple[np.ndarray, np.ndarray]:
+    """Indices int64 (n,) of each class's measured positions, ascending; those of both classes count as rare."""
+    rare = positions.members(RARE)
+    return np.flatnonzero(rare), np.flatnonzero(positions.members(COMMON) & ~rare)
 
 
-def _draw(
+def draw_by_stratum(
     pool: np.ndarray, strata: np.ndarray, counts: np.ndarray, rng: np.random.Generator, sets: int = 1
 ) -> list[np.ndarray]:
-    """`sets` disjoint subsets of `pool`, each with counts[s] members of stratum s, ascending."""
+    """`sets` disjoint subsets of `pool`, each with counts[s] members of stratum s, ascending.
+
+    pool: indices (n,) of measured positions. strata: int (N,), each measured position's. counts: int (strata,).
+    """
     order = pool[np.lexsort((rng.random(len(pool)), strata[pool]))]
     stratum = strata[order]
     place, count = np.arange(len(order)) - np.searchsorted(stratum, stratum), counts[stratum]

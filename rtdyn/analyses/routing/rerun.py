@@ -1,4 +1,12 @@
-"""The model's last layers run again with the attention of single heads changed at one query."""
+"""The model's last layers run again, on its own code, with the outputs of attention heads replaced (METHODS §7).
+
+A head's output becomes zero, or its value at key 0 (`bos`: the pattern wholly there).
+at="query" is a forward pass that changes the output at one measured position alone, for each such position a pass of
+its own. No earlier position can notice, so in the next layer the position's own query, key and value are new, and all
+keys and values before it are those of the clean pass. at="all" changes the output everywhere. Either way only the last
+two blocks run again; in the last block, and wherever the final MLP cannot see its own layer's attention, the two are
+the same number.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtdyn.capture.forward_pass import Capture
 from rtdyn.model.families import Anatomy, Block
-
-BATCH_TOKENS = 4096
-"""Tokens run together, at most, for the heads' means."""
 
 
 class _Cache:
@@ -44,7 +48,7 @@ class _Pass:
 
 
 @dataclass(frozen=True)
-class _Clean:
+class CleanWindow:
     """One window as it is: what enters each of the blocks, and the heads' outputs there."""
 
     streams: tuple[Tensor, ...]
@@ -103,8 +107,8 @@ def _causal(stream: Tensor) -> tuple[Tensor, Tensor]:
     return ids[None], _mask(ids <= ids[:, None], stream.dtype)
 
 
-def _clean_pass(parts: Anatomy, stream: Tensor) -> _Clean:
-    """One window (1, T, d) through the last blocks, the final one only where something of it is needed."""
+def clean_pass(parts: Anatomy, stream: Tensor) -> CleanWindow:
+    """One window's stream (1, T, d) through the last blocks, the final one only where something of it is needed."""
     ids, mask = _causal(stream)
     streams, heads, cache = [], [], _Cache()
     for i, block in enumerate(parts.blocks):
@@ -114,29 +118,7 @@ def _clean_pass(parts: Anatomy, stream: Tensor) -> _Clean:
         passed = _run(parts, block, stream, ids, mask, cache=cache)
         heads.append(passed.heads[0])
         stream = passed.stream
-    return _Clean(tuple(streams), tuple(heads), cache)
-
-
-def _mean_heads(captured: Capture, memory_bytes: int) -> list[Tensor]:
-    """Each block's (H, head size): mean output of its heads over the kept positions of all windows."""
-    parts, stream = captured.anatomy, captured.stream
-    assert stream is not None
-    n_windows, length, _ = stream.shape
-    kept = torch.zeros(n_windows * length, dtype=torch.bool)
-    kept[torch.from_numpy(captured.kept_flat)] = True
-    kept = kept.view(n_windows, length).to(stream.device)
-    ids, mask = _causal(stream)
-    # a final block whose attention has no effect needs no mean
-    blocks = parts.blocks[:-1] if parts.parallel_residual else parts.blocks
-    sums = [torch.zeros(b.heads, b.head_size, dtype=torch.float64, device=stream.device) for b in blocks]
-    tokens = min(BATCH_TOKENS, memory_bytes // max(_position_bytes(parts, b, length) for b in parts.blocks))
-    for some in torch.arange(n_windows, device=stream.device).split(max(1, tokens // length)):
-        hidden = stream[some]
-        for own, block in zip(sums, blocks, strict=True):
-            passed = _run(parts, block, hidden, ids, mask)
-            own += passed.heads[kept[some]].sum(0, dtype=torch.float64)
-            hidden = passed.stream
-    return [(own / len(captured.kept_flat)).to(stream.dtype) for own in sums]
+    return CleanWindow(tuple(streams), tuple(heads), cache)
 
 
 def _position_bytes(parts: Anatomy, block: Block, keys: int) -> int:
@@ -145,19 +127,19 @@ def _position_bytes(parts: Anatomy, block: Block, keys: int) -> int:
     return 4 * (16 * width + 6 * neurons + 3 * block.heads * keys)
 
 
-def _ablated(
+def ablated_activations(
     parts: Anatomy,
-    clean: _Clean,
+    clean: CleanWindow,
     which: int,
     query: np.ndarray,
     method: str,
     at: str,
-    means: list[Tensor] | None,
     memory_bytes: int,
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Activations (positions, 1 + H + 1, F) at some of the window's positions `query`: as they are, then ablated.
+    """Activations (positions, 1 + H + 1, F) at slices of the window's positions `query`: as they are, then ablated.
 
-    which: of the blocks, the one whose heads are ablated.
+    which: of the blocks, the one whose heads are ablated. query: int64 (positions,). method, at, memory_bytes: as
+    `ablate_heads` has them. Where nothing can have an effect, (positions, 1, F).
     """
     block, final = parts.blocks[which], parts.blocks[-1]
     at_query = torch.from_numpy(query).to(clean.streams[which].device)
@@ -169,19 +151,19 @@ def _ablated(
         yield slice(0, len(query)), passed.activations
         return
     variants = block.heads + 2
-    replacement = _replacement(clean.heads[which], method, None if means is None else means[which])
+    replacement = _replacement(clean.heads[which], method)
     per_position = _position_bytes(parts, block, 2 * length)
     if at == "all" and block is not final and not parts.parallel_residual:
         ids, mask = _causal(clean.streams[which][None])
-        found = []
+        at_queries = []
         changed = _variants(clean.heads[which], replacement).transpose(0, 1)
         for some in changed.split(max(1, memory_bytes // (per_position * length))):
             hidden = clean.streams[which].expand(len(some), -1, -1)
             hidden = _run(parts, block, hidden, ids, mask, heads=some).stream
             activations = _run(parts, final, hidden, ids, mask).activations
             assert activations is not None
-            found.append(activations[:, at_query])
-        yield slice(0, len(query)), torch.cat(found).transpose(0, 1)
+            at_queries.append(activations[:, at_query])
+        yield slice(0, len(query)), torch.cat(at_queries).transpose(0, 1)
         return
     together = max(1, min(length, memory_bytes // per_position) // variants)
     for start in range(0, len(query), together):
@@ -207,17 +189,17 @@ def _continue(parts: Anatomy, final: Block, stream: Tensor, ids: Tensor, cache: 
     return _run(parts, final, stream[None], ids[None], mask, cache=_Cache(cache))
 
 
-def _replacement(heads: Tensor, method: str, mean: Tensor | None) -> Tensor:
+def _replacement(heads: Tensor, method: str) -> Tensor:
     """(H, head size): what stands in for each head's output; heads (T, H, head size) are the window's."""
     if method == "zero":
         return torch.zeros_like(heads[0])
     # the first query can see no key but key 0, so that its output is the value there
-    return heads[0] if mean is None else mean
+    return heads[0]
 
 
 def _variants(heads: Tensor, replacement: Tensor) -> Tensor:
     """(n, 1 + H + 1, H, head size): heads (n, H, head size) as they are, with each one replaced, and with all."""
     count = heads.shape[1]
-    one = torch.eye(count, dtype=torch.bool, device=heads.device)
-    flags = torch.cat([torch.zeros_like(one[:1]), one, torch.ones_like(one[:1])])
+    each = torch.eye(count, dtype=torch.bool, device=heads.device)
+    flags = torch.cat([torch.zeros_like(each[:1]), each, torch.ones_like(each[:1])])
     return torch.where(flags[:, :, None], replacement, heads[:, None])

@@ -1,4 +1,7 @@
-"""Attention routing of one checkpoint: profiles, differences and head ablation (METHODS §7)."""
+"""Attention routing of one checkpoint: do the heads of the last two layers treat rare tokens in a way of their own.
+
+METHODS §7: profiles, differences and head ablation, rare targets against common ones.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rtdyn.analyses.context import Context
 from rtdyn.analyses.routing.differences import Difference, class_differences
 from rtdyn.analyses.routing.head_ablation import HeadAblation, ablate_heads
-from rtdyn.analyses.routing.matching import (
-    BLOCKS,
-    MEMORY_BYTES,
-    NULL_DRAWS,
-    PERMUTATIONS,
-    PROFILE_OFFSETS,
-    STRATUM,
-    MatchedPositions,
-    _layers,
-    matched_positions,
-)
+from rtdyn.analyses.routing.head_effects import SplitEffects, effects_by_class, halved_groups
+from rtdyn.analyses.routing.last_layers import attention_layers
+from rtdyn.analyses.routing.matching import MatchedPositions, matched_positions
 from rtdyn.analyses.routing.profiles import Profiles, attention_profiles
-from rtdyn.capture.forward_pass import Capture
+from rtdyn.names import COMMON, RARE
+from rtdyn.undefined import Undefined
+
+STREAM = 100
+"""Keeps the draws apart from the groups' own random streams."""
 
 
 @dataclass(frozen=True)
@@ -36,41 +36,27 @@ class Routing:
     bos: tuple[Difference, ...]
     """Attention to key 0, likewise."""
     ablations: tuple[HeadAblation, ...]
+    """Heads put to zero, of `halved_groups`; the parts of the windows are the halves."""
+    effects: tuple[Mapping[str, Mapping[str, SplitEffects | Undefined]], ...]
+    """By class and group."""
 
 
-def routing(
-    captured: Capture,
-    groups: Mapping[str, np.ndarray],
-    rng: np.random.Generator,
-    *,
-    rare: str = "rare",
-    common: str = "common",
-    method: str = "zero",
-    at: str = "query",
-    part: np.ndarray | None = None,
-    stratum: int = STRATUM,
-    offsets: int = PROFILE_OFFSETS,
-    draws: int = NULL_DRAWS,
-    permutations: int = PERMUTATIONS,
-    blocks: int = BLOCKS,
-    memory_bytes: int = MEMORY_BYTES,
-) -> Routing:
+def routing(context: Context) -> Routing:
     """Profiles, Gini, attention to key 0 and head ablations of the last two layers, rare against common.
 
-    captured: made with attention. groups: neurons of the final MLP by name. part: int64 (windows,), labels from 0 of
-    the parts of the windows that the ablations' sums are kept apart for. Raises ValueError for a capture without
-    attention or an unknown method, InputError if the blocks' second run does not give the capture's activations.
+    Raises ValueError for a capture without attention, InputError if the blocks' second run does not give the
+    capture's activations.
     """
-    matched = matched_positions(captured.positions, rng, rare, common, stratum)
-    profiles = attention_profiles(captured, rng, rare, common, stratum, offsets, draws)
-    gini, bos = class_differences(captured, matched, rng, stratum, permutations, blocks, memory_bytes)
+    captured, rng = context.captured, np.random.default_rng([context.seed, STREAM])
+    matched = matched_positions(captured.positions, rng)
+    profiles = attention_profiles(captured, rng)
+    gini, bos = class_differences(captured, matched, rng, memory_bytes=context.memory_bytes)
     ablations = ablate_heads(
         captured,
-        {rare: matched.rare, common: matched.common},
-        groups,
-        method=method,
-        at=at,
-        part=part,
-        memory_bytes=memory_bytes,
+        {RARE: matched.rare, COMMON: matched.common},
+        halved_groups(context.groups),
+        part=context.halves,
+        memory_bytes=context.memory_bytes,
     )
-    return Routing(_layers(captured), matched, profiles, gini, bos, ablations)
+    effects = tuple(effects_by_class(ablation, context.groups, context.halves) for ablation in ablations)
+    return Routing(attention_layers(captured), matched, profiles, gini, bos, ablations, effects)

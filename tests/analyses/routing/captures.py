@@ -1,0 +1,101 @@
+"""Captures with attention that tests of routing share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from analyses.influence.test_ablation import synthetic
+from model.test_families import random_model, text
+from torch import Tensor
+
+from rtdyn.analyses.context import Context
+from rtdyn.analyses.groups.choose import Group
+from rtdyn.analyses.options import StepOptions
+from rtdyn.capture.forward_pass import Capture, capture
+from rtdyn.model.families import Block, anatomy
+from rtdyn.text.positions import ClassPositions, MeasuredPositions
+from rtdyn.undefined import Undefined
+
+LAYERS = 3
+
+
+def two_classes(positions: MeasuredPositions) -> MeasuredPositions:
+    """Every third position rare, the others common."""
+    rare = np.arange(len(positions.flat)) % 3 == 0
+    classes = tuple(
+        ClassPositions(name, int(own.sum()), positions.flat[own]) for name, own in (("rare", rare), ("common", ~rare))
+    )
+    return replace(positions, classes=classes)
+
+
+def case(config: Any) -> tuple[Any, Capture, np.ndarray]:
+    """A random model of three blocks, its capture, and the windows."""
+    config = deepcopy(config)
+    config.num_hidden_layers = LAYERS
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:1] * LAYERS
+    model = random_model(config)
+    evaluation, positions = text()
+    return model, capture(model, evaluation, two_classes(positions), attention=True), evaluation.windows
+
+
+def split(name: str, *members: np.ndarray, sets: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None) -> Group:
+    """A group that both halves chose, the same members unless two are given, with these sets as its nulls."""
+    return Group(name, (members[0], members[-1]), sets or {}, 0.0, 0.0)
+
+
+def context(
+    captured: Capture, groups: Mapping[str, Group | Undefined], *, halves: np.ndarray | None = None, seed: int = 0
+) -> Context:
+    """What routing reads of a context: it looks at no influence, nor at the text."""
+    unread: Any = None
+    options = StepOptions(("ablation", "routing"), "kept", "mean_abs", 1e-5, 1.0, "never", "cpu", seed)
+    n_windows = int(captured.positions.window.max()) + 1
+    return Context(captured, unread, unread, np.arange(n_windows) % 2 if halves is None else halves, groups, options)
+
+
+def attention_capture(attention: np.ndarray, query: np.ndarray, rare: np.ndarray, per_window: int = 10) -> Capture:
+    """A capture whose attention is (N, layers, heads, T), every position in one of the two classes."""
+    n, base = len(query), synthetic(0, n=len(query))
+    window = np.arange(n) // per_window
+    flat = window * attention.shape[-1] + query
+    order = np.argsort(flat)
+    assert (np.diff(flat[order]) > 0).all()
+    classes = (ClassPositions("rare", n, flat[rare]), ClassPositions("common", n, flat[~rare]))
+    positions = MeasuredPositions(flat[order], window[order], query[order], np.zeros(n, dtype=int), classes)
+    layers = tuple(torch.nn.Identity() for _ in range(attention.shape[1]))
+    return replace(
+        base,
+        positions=positions,
+        attention=torch.from_numpy(attention[order].astype(np.float32)),
+        anatomy=replace(base.anatomy, attentions=layers, layer=len(layers) - 1),
+    )
+
+
+def random_attention(
+    rng: np.random.Generator, n: int = 300, heads: int = 2, length: int = 24
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Attention (n, 2, heads, T) with one expected profile for all, distinct queries in each ten, and a rare fifth."""
+    query = np.concatenate([rng.choice(np.arange(8, length), 10, replace=False) for _ in range(n // 10)])
+    back = query[:, None] - np.arange(length)
+    shape = np.where(back >= 0, 1 + 2.0 / (1 + np.abs(back)), 0.0)
+    weights = rng.exponential(size=(n, 2, heads, length)) * shape[:, None, None]
+    return weights / weights.sum(-1, keepdims=True), query, rng.random(n) < 0.2
+
+
+def hooked_activations(model: Any, windows: Tensor, block: Block, change: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """(windows, T, F): the final MLP's activations of a whole forward pass, head outputs passed through `change`."""
+    seen: dict[str, Tensor] = {}
+    handles = [anatomy(model).mlp_output.register_forward_pre_hook(lambda m, inputs: seen.update(a=inputs[0]))]
+    if change is not None:
+        handles.append(block.attention_output.register_forward_pre_hook(lambda m, i: (change(i[0].clone()),)))
+    with torch.no_grad():
+        model(windows)
+    for handle in handles:
+        handle.remove()
+    return seen["a"]
