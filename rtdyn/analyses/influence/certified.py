@@ -37,18 +37,10 @@ import torch
 from torch import Tensor
 
 from rtdyn.analyses.influence import fused
-from rtdyn.analyses.influence.logit_shift import (
-    NeuronBlock,
-    PositionBlock,
-    Projection,
-    Unembedding,
-    block_sizes,
-    coefficients,
-    neuron_block,
-    position_block,
-    slices,
-    unembedding,
-)
+from rtdyn.analyses.influence.block_sizes import block_sizes, slices
+from rtdyn.analyses.influence.logit_shift import NeuronBlock, coefficients, neuron_block
+from rtdyn.analyses.influence.position_block import PositionBlock, position_block
+from rtdyn.analyses.influence.unembedding import Projection, Unembedding, unembedding
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.errors import InputError
 

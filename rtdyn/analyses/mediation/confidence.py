@@ -15,19 +15,12 @@ from rtdyn.analyses.groups.choose import Group
 from rtdyn.analyses.groups.nulls import permuted_sets
 from rtdyn.analyses.influence import fused
 from rtdyn.analyses.influence.ablation import MEMORY_BYTES
+from rtdyn.analyses.influence.block_sizes import block_sizes, slices
 from rtdyn.analyses.influence.certified import DOUBLE_ROUNDING, EPSILON, SUM_ROUNDING, Z_ROUNDING, largest_shift
 from rtdyn.analyses.influence.fused import ROWS
-from rtdyn.analyses.influence.logit_shift import (
-    NeuronBlock,
-    PositionBlock,
-    Unembedding,
-    block_sizes,
-    coefficients,
-    neuron_block,
-    position_block,
-    slices,
-    unembedding,
-)
+from rtdyn.analyses.influence.logit_shift import NeuronBlock, coefficients, neuron_block
+from rtdyn.analyses.influence.position_block import PositionBlock, position_block
+from rtdyn.analyses.influence.unembedding import Unembedding, unembedding
 from rtdyn.analyses.kernels.tilted_sums import tilted_sums
 from rtdyn.analyses.statistics import _numpy, clustered_se
 from rtdyn.capture.forward_pass import Capture

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from rtdyn.analyses.influence.ablation import MEMORY_BYTES, TOLERANCE, ClassInfluence
 from rtdyn.analyses.influence.certified import DOUBLE_ROUNDING, delta_blocks
-from rtdyn.analyses.influence.logit_shift import Projection
+from rtdyn.analyses.influence.unembedding import Projection
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.intervals import NORMAL_95
 

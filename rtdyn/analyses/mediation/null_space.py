@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rtdyn.analyses.influence.logit_shift import slices, written_rows
+from rtdyn.analyses.influence.block_sizes import slices
+from rtdyn.analyses.influence.logit_shift import written_rows
 from rtdyn.capture.forward_pass import Capture
 
 LOWEST_SHARE = 0.05

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from rtdyn.analyses.influence import certified
 from rtdyn.analyses.influence.ablation import influence
+from rtdyn.analyses.influence.block_sizes import block_sizes
 from rtdyn.analyses.influence.certified import DeltaBlock, delta_blocks
-from rtdyn.analyses.influence.logit_shift import block_sizes
 from rtdyn.analyses.statistics import clustered_se, jackknife_se
 from rtdyn.capture.forward_pass import Capture, NeuronMoments
 from rtdyn.checkpoints.checkpoint import load_model

@@ -17,7 +17,7 @@ from torch import Tensor
 from rtdyn.analyses.influence import fused
 from rtdyn.analyses.influence.ablation import Influence, influence
 from rtdyn.analyses.influence.certified import delta_blocks
-from rtdyn.analyses.influence.logit_shift import Projection
+from rtdyn.analyses.influence.unembedding import Projection
 from rtdyn.analyses.mediation.confidence import Confidence, confidence, vocabulary_sums
 from rtdyn.analyses.mediation.frozen import frozen_influence, mediation, unigram_direction
 from rtdyn.analyses.mediation.null_space import null_space
