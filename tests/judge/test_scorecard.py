@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from store.test_run import manifest
 
+from rtdyn.analyses.influence.losses import mean_losses
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.checkpoints.checkpoint import Checkpoint
 from rtdyn.errors import InputError
@@ -395,7 +396,7 @@ def test_the_bundled_checkpoints_give_an_open_scorecard_without_the_analyses(
 ) -> None:
     run = open_run(tmp_path / "run", {**manifest(), "left_out": {}})
     for step in (1, 512, 4000):
-        frame = metric_frame(loss_metrics(captured(step), 256), step, step)
+        frame = metric_frame(loss_metrics(mean_losses(captured(step), 256)), step, step)
         empty = pl.DataFrame({"step": [step]})
         write_step(run, step, Checkpoint(step, run.path, f"step{step}", None, {}), StepTables(frame, empty, empty))
     rows = scorecard(run)
