@@ -57,14 +57,10 @@ class FrozenInfluence:
 
     mean_abs: Tensor
     """mean |Δ_frozen|."""
-    mean: Tensor
-    """mean Δ_frozen."""
     error_bound: Tensor
-    """Largest distance of either mean from its exact value."""
-    window_sum: Tensor
-    """float64 (w, F): Σ Δ_frozen over the positions of each of `ClassInfluence.window_ids`."""
+    """Largest distance of the mean from its exact value."""
     window_abs_sum: Tensor
-    """float64 (w, F): Σ |Δ_frozen|."""
+    """float64 (w, F): Σ |Δ_frozen| over the positions of each of `ClassInfluence.window_ids`."""
 
 
 def frozen_influence(
@@ -88,22 +84,15 @@ def frozen_influence(
     members = {name: torch.from_numpy(captured.positions.members(name)).to(device) for name in classes}
     windows = torch.from_numpy(captured.positions.window).to(device)
     indicators = {name: clusters(windows, member).indicator(slice(None)) for name, member in members.items()}
-    sums = {
-        name: torch.zeros(2, *c.window_sum.shape, dtype=torch.float64, device=device) for name, c in classes.items()
-    }
+    sums = {name: torch.zeros_like(c.window_abs_sum) for name, c in classes.items()}
     errors = {name: torch.zeros_like(c.mean) for name, c in classes.items()}
     limits = [(relative * c.mean_abs).clamp(min=tolerance) for c in classes.values()]
     for block in delta_blocks(captured, list(members.values()), limits, memory_bytes, projection=projection):
         for name, member in members.items():
-            by_window = indicators[name][:, block.rows]
-            sums[name][0, :, block.neurons] += by_window @ block.delta
-            sums[name][1, :, block.neurons] += by_window @ block.delta.abs()
+            sums[name][:, block.neurons] += indicators[name][:, block.rows] @ block.delta.abs()
             errors[name][block.neurons] += (block.half_width + block.rounding)[member[block.rows]].sum(0)
     return {
-        name: FrozenInfluence(
-            sums[name][1].sum(0) / c.n, sums[name][0].sum(0) / c.n, errors[name] / c.n, sums[name][0], sums[name][1]
-        )
-        for name, c in classes.items()
+        name: FrozenInfluence(sums[name].sum(0) / c.n, errors[name] / c.n, sums[name]) for name, c in classes.items()
     }
 
 

@@ -59,16 +59,16 @@ def surprise(at: PositionBlock, u: Unembedding, log_f: Tensor, softmax_rows: int
         conditioned = p[:, :known] / share
         ratio = log_p[:, :known] - share.log() - log_f
         kl = (conditioned * ratio).sum(1, keepdim=True)
-        found = [entropy[:, 0], kl[:, 0], share, _mean_rows(conditioned, u) - at.row[some]]
+        averages = [entropy[:, 0], kl[:, 0], share, _mean_rows(conditioned, u) - at.row[some]]
         for i, (probability, g) in enumerate(((p, log_p + entropy), (conditioned, ratio - kl))):
             weighted = probability * g
             weights[i, some, : g.shape[1]] = weighted
-            found += [
+            averages += [
                 _mean_rows(weighted, u),
                 (weighted * g).sum(1, keepdim=True).sqrt(),
                 g.abs().amax(1, keepdim=True),
             ]
-        parts.append(found)
+        parts.append(averages)
     entropy, kl, share, row, *rest = (torch.cat(columns) for columns in zip(*parts, strict=True))
     return Surprise(entropy, kl, known, share, row, Weighted(weights[0], *rest[:3]), Weighted(weights[1], *rest[3:]))
 

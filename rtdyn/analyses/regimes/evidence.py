@@ -185,8 +185,8 @@ def resampling_units(window_ids: np.ndarray, documents: np.ndarray) -> tuple[str
     window_ids: int (w,), the windows that hold the class. documents: int (windows,), by window id. Fewer than
     MIN_DOCUMENTS documents with the class give way to blocks of BLOCK_WINDOWS or more consecutive windows.
     """
-    own, index = np.unique(documents[window_ids], return_inverse=True)
-    if len(own) >= MIN_DOCUMENTS:
+    holding, index = np.unique(documents[window_ids], return_inverse=True)
+    if len(holding) >= MIN_DOCUMENTS:
         return "documents", index
     blocks = max(1, len(documents) // BLOCK_WINDOWS)
     return "blocks", np.unique(window_ids * blocks // len(documents), return_inverse=True)[1]

@@ -230,7 +230,6 @@ def test_mediation_of_real_checkpoints_is_within_its_bound(
         means = [v[member].abs().mean(0) for v in (exact_frozen, exact)]
         assert (frozen[name].error_bound <= (0.01 * c.mean_abs).clamp(min=1e-5)).all()
         assert ((frozen[name].mean_abs[some] - means[0]).abs() <= frozen[name].error_bound[some] + 1e-12).all()
-        assert ((frozen[name].mean[some] - exact_frozen[member].mean(0)).abs() <= frozen[name].error_bound[some]).all()
         got = mediated_share(c, frozen[name])
         defined = ~torch.isnan(got.value)
         assert defined.tolist() == [reason is None for reason in got.reason]
