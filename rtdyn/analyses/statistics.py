@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,12 +9,48 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rtdyn.intervals import normal_interval
 from rtdyn.undefined import Undefined
 
 
-def _indicator(index: Tensor, size: int) -> Tensor:
-    """float64 (size, n): 1 where index equals the row; a product with it sums groups in a fixed order on any device."""
+def indicator(index: Tensor, size: int) -> Tensor:
+    """float64 (size, n): 1 where index (n,) equals the row; a product with it sums groups in one order on any device.
+
+    An index outside the rows, as −1, is summed nowhere.
+    """
     return (index == torch.arange(size, device=index.device)[:, None]).double()
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """The w windows that hold positions of a class: positions of one window are not independent."""
+
+    ids: Tensor
+    """int64 (w,), ascending."""
+    n: Tensor
+    """int64 (w,): positions of the class in each."""
+    index: Tensor
+    """int64 (N,): each position's place in `ids`, −1 outside the class."""
+
+    def indicator(self, positions: slice | Tensor) -> Tensor:
+        """float64 (w, n): 1 where one of these positions, consecutive or flagged, lies in the window."""
+        return indicator(self.index[positions], len(self.ids))
+
+
+def clusters(windows: Tensor, member: Tensor) -> Clusters:
+    """The windows of a class; windows int64 (N,), member bool (N,)."""
+    ids, place, n = torch.unique(windows[member], return_inverse=True, return_counts=True)
+    index = torch.full_like(windows, -1)
+    index[member] = place
+    return Clusters(ids, n, index)
+
+
+def leave_one_out_se(values: Tensor) -> Tensor:
+    """Jackknife standard error (…) from values (w, …), each without one window; NaN for one window."""
+    windows = len(values)
+    if windows < 2:
+        return values.new_full(values.shape[1:], torch.nan)
+    return ((values - values.mean(0)).square().sum(0) * (windows - 1) / windows).sqrt()
 
 
 def jackknife_se(statistic: Callable[[Tensor], Tensor], sums: Tensor, counts: Tensor) -> float:
@@ -23,12 +58,8 @@ def jackknife_se(statistic: Callable[[Tensor], Tensor], sums: Tensor, counts: Te
 
     statistic maps means (w, F) to (w,); sums (w, F) and counts (w,) are those of the windows.
     """
-    windows = len(counts)
     left = (sums.sum(0) - sums) / (counts.sum() - counts)[:, None]
-    values = statistic(left)
-    return (
-        float(((values - values.mean()).square().sum() * (windows - 1) / windows).sqrt()) if windows > 1 else math.nan
-    )
+    return float(leave_one_out_se(statistic(left)))
 
 
 def clustered_se(sums: Tensor, counts: Tensor) -> Tensor:
@@ -48,6 +79,21 @@ def jackknife_spread(left: np.ndarray) -> np.ndarray:
     """Standard errors (...) of a statistic from its values left (n, ...), n > 1, each without one of n clusters."""
     n = len(left)
     return np.sqrt(((left - left.mean(0)) ** 2).sum(0) * (n - 1) / n)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float | None
+    high: float | None
+    """None, as `low`, where there is no standard error."""
+
+
+def estimate(value: float, se: float) -> Estimate:
+    """An estimate whose error is normal; se is not finite where it is unknown."""
+    return Estimate(value, *normal_interval(value, se))
 
 
 @dataclass(frozen=True)
@@ -74,5 +120,6 @@ def compare(value: float, null: np.ndarray) -> Comparison | Undefined:
     return Comparison(float(null.mean()), float(null.std(ddof=1)), p)
 
 
-def _numpy(values: torch.Tensor) -> np.ndarray:
+def as_numpy(values: Tensor) -> np.ndarray:
+    """The values, of the same shape and type, in the processor's memory."""
     return values.detach().cpu().numpy()

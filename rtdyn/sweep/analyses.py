@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from rtdyn.analyses.context import Context
+from rtdyn.analyses.mediation.mediation import mediation
 from rtdyn.analyses.routing.routing import routing
 from rtdyn.tables.curves import eigenvalue_curves
 from rtdyn.tables.groups import dimensionality_metrics, modularity_metrics
 from rtdyn.tables.heavytail import heavytail_metrics
-from rtdyn.tables.mediation import mediation_results
+from rtdyn.tables.mediation import mediation_rows
 from rtdyn.tables.routing import routing_rows
 from rtdyn.tables.step_rows import StepRows
 
@@ -34,25 +35,11 @@ def _heavytail(_: Context, context: Context) -> StepRows:
     )
 
 
-def _mediation(_: Context, context: Context) -> StepRows:
-    rows, columns = mediation_results(
-        context.captured,
-        context.influence,
-        context.evaluation.counts.counts,
-        context.groups,
-        context.halves,
-        context.memory_bytes,
-        context.seed,
-        context.layer,
-    )
-    return StepRows(rows, columns)
-
-
 GROUP_ANALYSES: tuple[tuple[str, Callable[[Context], Any], Callable[[Any, Context], StepRows]], ...] = (
     ("dimensionality", _same, _dimensionality),
     ("modularity", _same, _modularity),
     ("routing", routing, routing_rows),
     ("heavytail", _same, _heavytail),
-    ("mediation", _same, _mediation),
+    ("mediation", mediation, mediation_rows),
 )
 """By name, as `rtdyn.names.ANALYSES` has it: the analysis, and what makes rows of its result."""

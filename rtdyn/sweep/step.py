@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,8 +11,12 @@ from rtdyn.analyses.context import Context
 from rtdyn.analyses.groups.choose import split_groups, window_halves
 from rtdyn.analyses.groups.nulls import matching_cells
 from rtdyn.analyses.influence.ablation import Influence, influence
+from rtdyn.analyses.influence.losses import mean_losses
+from rtdyn.analyses.influence.summary import summarise
 from rtdyn.analyses.options import StepOptions
-from rtdyn.analyses.regimes.curve import Curve, contrast_of, curve
+from rtdyn.analyses.regimes.curve import Curve
+from rtdyn.analyses.regimes.pseudo_curve import pseudo_curve
+from rtdyn.analyses.regimes.regimes import regimes
 from rtdyn.audit.fingerprint import encode
 from rtdyn.capture.fingerprint_of_model import fingerprint
 from rtdyn.capture.forward_pass import Capture, capture
@@ -68,8 +72,8 @@ def analyse_step(
         attention="routing" in options.analyses,
     )
     stage("ablation")
-    layer, documents = captured.anatomy.layer, evaluation.text.documents
-    halves = window_halves(documents)
+    layer = captured.anatomy.layer
+    halves = window_halves(evaluation.text.documents)
     further = set(options.analyses) - {"ablation"}
     members = evaluation.pseudo_classes if further else Undefined("no analysis asks for them")
     result = influence(
@@ -81,17 +85,18 @@ def analyse_step(
         pseudo_classes=None if isinstance(members, Undefined) else torch.from_numpy(members),
         half=torch.from_numpy(halves[evaluation.positions.window]),
     )
-    parts = [
-        StepRows([*loss_metrics(captured, evaluation.text.windows.shape[1]), *ablation_metrics(result, layer)]),
-    ]
-    curves: dict[str, Curve] = {}
+    losses = loss_metrics(mean_losses(captured, evaluation.text.windows.shape[1]))
+    parts = [StepRows([*losses, *ablation_metrics(summarise(result), result.refined_share, layer)])]
+    curves: Mapping[str, Curve] = {}
     if "regimes" in options.analyses:
         stage("regimes")
-        curves = {name: curve(c, documents, options.rank_by, options.seed) for name, c in result.classes.items()}
-        parts.append(StepRows(regime_metrics(curves, contrast_of(result, members, options.rank_by), layer)))
+        evidence = regimes(result, evaluation, options)
+        curves = evidence.curves
+        parts.append(StepRows(regime_metrics(evidence, layer)))
     shared = 0.0 if isinstance(members, Undefined) else overlap(members)
     if result.pseudo is not None:
-        parts.append(StepRows([], lines=[pseudo_influence_curve(result.pseudo, shared, options.rank_by, layer)]))
+        line = pseudo_influence_curve(pseudo_curve(result.pseudo, shared, options.rank_by), layer)
+        parts.append(StepRows([], lines=[line]))
     if set(GROUPED) & set(options.analyses):
         parts += _group_analyses(captured, result, shared, evaluation, halves, options, stage)
     stage("tables")

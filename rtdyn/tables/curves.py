@@ -12,7 +12,6 @@ upper half, is the Pareto tail λ_{k+1}·((k + 1)/x)^{1/α} with Hill's α of th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,7 +21,7 @@ import torch
 from rtdyn.analyses.groups import heavytail
 from rtdyn.analyses.groups.choose import Group
 from rtdyn.analyses.groups.heavytail import LARGEST_SPECTRUM
-from rtdyn.analyses.influence.ablation import PseudoInfluence
+from rtdyn.analyses.regimes.pseudo_curve import PseudoCurve
 from rtdyn.analyses.routing.routing import Routing
 from rtdyn.names import COMMON, MATCHED, PLATEAU, RARE, TOP
 from rtdyn.store.schema import ATTENTION, ATTENTION_FIRST, CURVE_SCHEMA, EIGENVALUE, PSEUDO_INFLUENCE
@@ -33,8 +32,6 @@ SPECTRUM_GROUPS = (PLATEAU, TOP)
 BAND = (0.025, 0.975)
 BAND_DRAWS = 99
 """Matched sets whose spectra make a band."""
-RANKS = 97
-"""Ranks, evenly spaced in log rank, at which the pseudo-classes' influence is kept."""
 
 
 def curve_table(step: int, parts: Sequence[Columns]) -> pl.DataFrame:
@@ -52,24 +49,15 @@ def curve_table(step: int, parts: Sequence[Columns]) -> pl.DataFrame:
     )
 
 
-def pseudo_influence_curve(pseudo: PseudoInfluence, shared: float, rank_by: str, layer: int) -> Columns:
-    """The ranked influence of pseudo-classes; shared: `pseudo_classes.overlap`. Ranks where one has none are null."""
-    n = pseudo.n.sum(0)[:, None]
-    influence = pseudo.sum.sum(0).abs() / n if rank_by == "abs_mean" else pseudo.abs_sum.sum(0) / n
-    ranked = -np.sort(-influence.double().cpu().numpy(), axis=1)
-    ranks = np.unique(np.geomspace(1, ranked.shape[1], RANKS).round().astype(np.int64))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(ranked[:, ranks - 1])
-        mean = logs.mean(0)
-        widening = math.sqrt((1 + shared) / (1 - shared))
-        low, high = mean + widening * (np.quantile(logs, BAND, axis=0) - mean)
+def pseudo_influence_curve(curve: PseudoCurve, layer: int) -> Columns:
+    """The ranked influence of pseudo-classes."""
     return {
         "kind": PSEUDO_INFLUENCE,
         "layer": layer,
-        "x": ranks,
-        "value": np.exp(mean),
-        "low": np.exp(low),
-        "high": np.exp(high),
+        "x": curve.rank,
+        "value": curve.mean,
+        "low": curve.low,
+        "high": curve.high,
     }
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -11,75 +10,58 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from rtdyn.analyses.groups.choose import TOP_SHARE, top_size
-from rtdyn.analyses.influence.ablation import ClassInfluence, Influence
+from rtdyn.analyses.influence.ablation import Influence
+from rtdyn.analyses.influence.losses import MeanLoss
+from rtdyn.analyses.influence.summary import InfluenceSummary
 from rtdyn.analyses.regimes.curve import Curve
-from rtdyn.analyses.statistics import CLEAR_SE, clustered_se, jackknife_se
+from rtdyn.analyses.regimes.regimes import plateau_candidates
+from rtdyn.analyses.statistics import as_numpy
 from rtdyn.capture.forward_pass import Capture
-from rtdyn.intervals import normal_interval
-from rtdyn.names import PLATEAU, RARE
+from rtdyn.names import RARE
 from rtdyn.store.schema import Metric
+from rtdyn.undefined import Undefined
 
 
-def loss_metrics(captured: Capture, length: int) -> list[Metric]:
-    """Mean loss in nats over all kept positions and over each class's measured ones, with 95 % intervals."""
-    rows = [_loss_metric("all", captured.loss, captured.kept_flat // length)]
-    loss, positions = captured.measured_loss, captured.positions
-    for c in positions.classes:
-        members = positions.members(c.name)
-        rows.append(_loss_metric(c.name, loss[torch.from_numpy(members)], positions.window[members]))
-    return rows
+def loss_metrics(losses: Mapping[str, MeanLoss]) -> list[Metric]:
+    """Mean loss by token class, `all` among them, with 95 % intervals."""
+    return [
+        Metric(
+            "capture",
+            "loss",
+            value=loss.mean.value,
+            token_class=name,
+            ci_low=loss.mean.low,
+            ci_high=loss.mean.high,
+            n=loss.n,
+        )
+        for name, loss in losses.items()
+    ]
 
 
-def _loss_metric(name: str, loss: Tensor, windows: np.ndarray) -> Metric:
-    _, index, counts = np.unique(windows, return_inverse=True, return_counts=True)
-    sums = torch.from_numpy(np.bincount(index, loss.double().numpy()))[:, None]
-    mean = float(loss.double().mean())
-    low, high = normal_interval(mean, float(clustered_se(sums, torch.from_numpy(counts))[0]))
-    return Metric("capture", "loss", mean, token_class=name, ci_low=low, ci_high=high, n=len(loss))
-
-
-def ablation_metrics(result: Influence, layer: int) -> list[Metric]:
+def ablation_metrics(summaries: Mapping[str, InfluenceSummary], refined_share: float, layer: int) -> list[Metric]:
     """Summaries of the influence of all neurons on each class."""
+    rows = [row for name, summary in summaries.items() for row in _summary_rows(summary, name, layer)]
+    return [*rows, Metric("ablation", "refined_share", refined_share, layer=layer)]
+
+
+def _summary_rows(summary: InfluenceSummary, token_class: str, layer: int) -> list[Metric]:
+    row = partial(Metric, "ablation", token_class=token_class, layer=layer, n=summary.n)
     rows = []
-    for name, c in result.classes.items():
-        top = math.ceil(TOP_SHARE * len(c.mean_abs))
-        statistics: dict[str, Callable[[Tensor], Tensor]] = {
-            "influence_mean": partial(torch.mean, dim=1),
-            "influence_max": partial(torch.amax, dim=1),
-            "influence_top_share": partial(_share_of_largest, count=top),
-        }
-        values: list[tuple[str, float | None, float | None, float | None]] = []
-        for metric, statistic in statistics.items():
-            value = float(statistic(c.mean_abs[None]))
-            low, high = normal_interval(value, jackknife_se(statistic, c.window_abs_sum, c.window_n))
-            values.append((metric, value, low, high) if math.isfinite(value) else (metric, None, None, None))
-        clear = c.mean.abs() > CLEAR_SE * c.mean_se + c.error_bound
-        values += [
-            ("boosting_neurons", float((clear & (c.mean > 0)).sum()), None, None),
-            ("suppressing_neurons", float((clear & (c.mean < 0)).sum()), None, None),
-            ("error_bound_max", float(c.error_bound.max()), None, None),
-        ]
-        rows += [
-            Metric(
-                "ablation",
-                metric,
-                value,
-                token_class=name,
-                layer=layer,
-                ci_low=low,
-                ci_high=high,
-                n=c.n,
-                reason=None if value is not None else "every neuron's influence is 0",
-            )
-            for metric, value, low, high in values
-        ]
-    rows.append(Metric("ablation", "refined_share", result.refined_share, layer=layer))
-    return rows
-
-
-def _share_of_largest(means: Tensor, count: int) -> Tensor:
-    return means.topk(count, dim=1).values.sum(1) / means.sum(1)
+    for metric, number in (
+        ("influence_mean", summary.mean),
+        ("influence_max", summary.largest),
+        ("influence_top_share", summary.top_share),
+    ):
+        if isinstance(number, Undefined):
+            rows.append(row(metric=metric, value=None, reason=number.reason))
+        else:
+            rows.append(row(metric=metric, value=number.value, ci_low=number.low, ci_high=number.high))
+    return [
+        *rows,
+        row(metric="boosting_neurons", value=float(summary.boosting)),
+        row(metric="suppressing_neurons", value=float(summary.suppressing)),
+        row(metric="error_bound_max", value=summary.error_bound),
+    ]
 
 
 def neuron_table(
@@ -101,102 +83,59 @@ def neuron_table(
         "neuron": np.arange(neurons),
     }
     for name, c in result.classes.items():
-        columns[f"delta_{name}"] = _numpy(c.mean)
-        columns[f"mean_abs_{name}"] = _numpy(c.mean_abs)
-        columns[f"se_{name}"] = _numpy(c.mean_se)
-        columns[f"se_abs_{name}"] = _numpy(c.mean_abs_se)
-        columns[f"error_bound_{name}"] = _numpy(c.error_bound)
+        columns[f"delta_{name}"] = as_numpy(c.mean)
+        columns[f"mean_abs_{name}"] = as_numpy(c.mean_abs)
+        columns[f"se_{name}"] = as_numpy(c.mean_se)
+        columns[f"se_abs_{name}"] = as_numpy(c.mean_abs_se)
+        columns[f"error_bound_{name}"] = as_numpy(c.error_bound)
     for name, curve in curves.items():
         suffix = "" if name == RARE else f"_{name}"
-        label = [one or None for one in curve.regimes.label.tolist()]
+        labels = [label or None for label in curve.regimes.label.tolist()]
         columns[f"rank{suffix}"] = curve.regimes.rank
-        columns[f"regime{suffix}"] = pl.Series(label, dtype=pl.String)
+        columns[f"regime{suffix}"] = pl.Series(labels, dtype=pl.String)
         resampled = curve.bootstrap
         columns[f"stable_share{suffix}"] = (
-            np.full(neurons, np.nan) if isinstance(resampled, str) else resampled.stable_share
+            np.full(neurons, np.nan) if isinstance(resampled, Undefined) else resampled.stable_share
         )
-    columns["mean_activation"] = _numpy(moments.mean)
-    columns["sd_activation"] = _numpy(moments.variance.sqrt())
-    columns["positive_share"] = _numpy(moments.positive)
-    columns["norm"] = _numpy(rows.double().norm(dim=1))
+    columns["mean_activation"] = as_numpy(moments.mean)
+    columns["sd_activation"] = as_numpy(moments.variance.sqrt())
+    columns["positive_share"] = as_numpy(moments.positive)
+    columns["norm"] = as_numpy(rows.double().norm(dim=1))
     columns |= further
     return pl.DataFrame(columns).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
 def window_table(step: int, layer: int, result: Influence, curves: Mapping[str, Curve]) -> pl.DataFrame:
     """Sums of Δ and |Δ| by window for plateau candidates, and by frequency decile for every neuron."""
+    candidates = plateau_candidates(result, curves)
     frames = []
-    candidates = _candidates(result, curves)
     for name, c in result.classes.items():
-        frames.append(
-            _sums(
-                step,
-                "window",
-                name,
-                layer,
-                c.window_ids,
-                candidates,
-                c.window_n,
-                c.window_sum[:, candidates],
-                c.window_abs_sum[:, candidates],
+        window_sums = c.window_sum[:, candidates], c.window_abs_sum[:, candidates]
+        deciles, neurons = map(torch.arange, c.decile_sum.shape)
+        for kind, sums in (
+            ("window", _sums(c.window_ids, candidates, c.window_n, *window_sums)),
+            ("decile", _sums(deciles, neurons, c.decile_n, c.decile_sum, c.decile_abs_sum)),
+        ):
+            frames.append(
+                sums.select(
+                    pl.lit(step, pl.Int64).alias("step"),
+                    pl.lit(kind).alias("kind"),
+                    pl.lit(name, pl.String).alias("token_class"),
+                    pl.lit(layer, pl.Int64).alias("layer"),
+                    pl.all(),
+                )
             )
-        )
-        deciles, neurons = c.decile_sum.shape
-        everyone = torch.arange(neurons)
-        frames.append(
-            _sums(
-                step,
-                "decile",
-                name,
-                layer,
-                torch.arange(deciles),
-                everyone,
-                c.decile_n,
-                c.decile_sum,
-                c.decile_abs_sum,
-            )
-        )
     return pl.concat(frames)
 
 
-def _candidates(result: Influence, curves: Mapping[str, Curve]) -> Tensor:
-    """Neurons that are among the most influential on `rare`, or in the plateau of any class's curve."""
-    rare: ClassInfluence = result.classes[RARE]
-    top = top_size(len(rare.mean_abs))
-    chosen = torch.zeros_like(rare.mean_abs, dtype=torch.bool)
-    chosen[rare.mean_abs.topk(top).indices] = True
-    for c in curves.values():
-        chosen |= torch.from_numpy(c.regimes.label == PLATEAU).to(chosen.device)
-    return chosen.nonzero().squeeze(1)
-
-
-def _sums(
-    step: int,
-    kind: str,
-    token_class: str | None,
-    layer: int,
-    index: Tensor,
-    neurons: Tensor,
-    n: Tensor,
-    sums: Tensor,
-    abs_sums: Tensor,
-) -> pl.DataFrame:
+def _sums(index: Tensor, neurons: Tensor, n: Tensor, sums: Tensor, abs_sums: Tensor) -> pl.DataFrame:
+    """A row for each of the indices (k,), of n (k,) positions, and neurons (f,); sums and abs_sums are (k, f)."""
     return pl.DataFrame(
         {
-            "index": np.repeat(_numpy(index), len(neurons)),
-            "neuron": np.tile(_numpy(neurons), len(index)),
-            "n": np.repeat(_numpy(n), len(neurons)),
-            "sum_delta": _numpy(sums).ravel(),
-            "sum_abs_delta": _numpy(abs_sums).ravel(),
+            "index": np.repeat(as_numpy(index), len(neurons)),
+            "neuron": np.tile(as_numpy(neurons), len(index)),
+            "n": np.repeat(as_numpy(n), len(neurons)),
+            "sum_delta": as_numpy(sums).ravel(),
+            "sum_abs_delta": as_numpy(abs_sums).ravel(),
         }
-    ).select(
-        pl.lit(step, pl.Int64).alias("step"),
-        pl.lit(kind).alias("kind"),
-        pl.lit(token_class, pl.String).alias("token_class"),
-        pl.lit(layer, pl.Int64).alias("layer"),
-        pl.all(),
     )
-
-
-def _numpy(values: Tensor) -> np.ndarray:
-    return values.detach().cpu().numpy()

@@ -208,11 +208,11 @@ def peak_gib(call: Callable[[], Any]) -> float:
     return (status("VmHWM") - before) / 2**20
 
 
-def stage(one: Capture, args: argparse.Namespace, se_share: float = 0.0) -> Callable[[], Any]:
+def stage(one: Capture, args: argparse.Namespace) -> Callable[[], Any]:
     """The whole influence stage, as `rtdyn track` runs it."""
     nowhere = torch.full((one.anatomy.readout.unembedding.shape[0],), -1)
     memory = int(args.memory_gib * 2**30)
-    return lambda: influence(one, nowhere, 1, tolerance=args.tolerance, se_share=se_share, memory_bytes=memory)
+    return lambda: influence(one, nowhere, 1, tolerance=args.tolerance, memory_bytes=memory)
 
 
 def bench(name: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -223,7 +223,6 @@ def bench(name: str, args: argparse.Namespace) -> dict[str, Any]:
     n, f = one.activations.shape
     peak = peak_gib(stage(one, args))
     ours_s = best_seconds(stage(one, args), args.repeats)
-    loose_s = best_seconds(stage(one, args, se_share=0.05), args.repeats)
     rng = np.random.default_rng(0)
     few = torch.from_numpy(rng.choice(f, 2, replace=False))
     brute_s = best_seconds(lambda: brute_force(one, few, torch.float32), args.repeats) / (len(few) + 1) * f
@@ -243,7 +242,6 @@ def bench(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "logits": one.anatomy.readout.unembedding.shape[0],
         "forward_s": forward_s,
         "ours_s": ours_s,
-        "ours_at_0.05_se_s": loose_s,
         "bruteforce_s": brute_s,
         "transformerlens_s": lens_s,
         "ratio_bruteforce": brute_s / ours_s,

@@ -17,7 +17,7 @@ import numpy as np
 
 from rtdyn.analyses.regimes.contrast import MAX_OVERLAP, contrast
 from rtdyn.analyses.regimes.evidence import SHAPES, ShapeEvidence, log_of_shape, shape_p_values
-from rtdyn.analyses.regimes.fit import fit_regimes
+from rtdyn.analyses.regimes.fit import ThreeSegments, fit_regimes
 from rtdyn.analyses.statistics import Comparison
 from rtdyn.text.positions import ClassPositions, MeasuredPositions
 from rtdyn.text.pseudo_classes import overlap, pseudo_classes
@@ -79,7 +79,9 @@ def print_power(neurons: int, datasets: int, draws: int, rng: np.random.Generato
             log_a = -np.sort(-spread * rng.standard_normal((datasets, neurons)), axis=1)
             log_a[:, :top] += height
             fits = [fit_regimes(np.exp(row), np.zeros(neurons)).fit for row in log_a]
-            located = np.mean([f is not None and f.raised and abs(math.log(f.r1 / top)) < 0.15 for f in fits])
+            located = np.mean(
+                [isinstance(f, ThreeSegments) and f.raised and abs(math.log(f.r1 / top)) < 0.15 for f in fits]
+            )
             print(f"{spread:>7}{height:>7}{shares(p_values(log_a, draws))}{located:>13.3f}", flush=True)
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from rtdyn.analyses.influence.block_sizes import block_sizes, sizes_of
 from rtdyn.analyses.influence.certified import PAIR_BYTES
-from rtdyn.analyses.influence.logit_shift import block_sizes, sizes_of
 from rtdyn.capture.memory_need import Sample, memory
 from rtdyn.cost.operations import (
     EXACT_SHARE,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from store.test_run import manifest, record
 
+from rtdyn.analyses.influence.losses import mean_losses
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.errors import InputError
 from rtdyn.intervals import NORMAL_95
@@ -196,7 +197,7 @@ def test_the_bundled_checkpoints_make_a_series(captured: Callable[[int], Capture
     run = open_run(tmp_path / "run", manifest().replace(left_out={2: "it holds the same weights as step 1"}))
     expected = {}
     for step in (4000, 1, 512):
-        rows = loss_metrics(captured(step), 256)
+        rows = loss_metrics(mean_losses(captured(step), 256))
         expected[step] = next(r for r in rows if r.token_class == "rare")
         for copy in {step, 2} if step == 1 else {step}:
             empty = pl.DataFrame({"step": [copy]})

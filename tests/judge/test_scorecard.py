@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from store.test_run import manifest, record
 
+from rtdyn.analyses.influence.losses import mean_losses
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.errors import InputError
 from rtdyn.judge.claims import CLAIMS
@@ -396,7 +397,7 @@ def test_the_bundled_checkpoints_give_an_open_scorecard_without_the_analyses(
 ) -> None:
     run = open_run(tmp_path / "run", manifest())
     for step in (1, 512, 4000):
-        store(run, step, loss_metrics(captured(step), 256))
+        store(run, step, loss_metrics(mean_losses(captured(step), 256)))
     rows = scorecard(run)
     assert {row.verdict for row in rows} == {UNDETERMINED} and all(row.emerged is None for row in rows)
     assert all("was not asked for" in row.reason for row in rows)

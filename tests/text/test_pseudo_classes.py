@@ -14,7 +14,7 @@ from scipy import stats
 
 from rtdyn.analyses.influence.ablation import influence
 from rtdyn.analyses.regimes.contrast import CURVE_STATISTICS, MAX_OVERLAP, contrast, curve_statistics
-from rtdyn.analyses.regimes.fit import fit_regimes
+from rtdyn.analyses.regimes.fit import ThreeSegments, fit_regimes
 from rtdyn.analyses.statistics import Comparison
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.text.positions import ClassPositions, MeasuredPositions
@@ -219,7 +219,7 @@ def test_curve_statistics_are_those_of_the_fit_whatever_scale_and_order(seed: in
         assert np.isnan(result[name]).tolist() == [False, True, False]
         assert result[name] == pytest.approx(other[name], abs=1e-4, nan_ok=True)
     regimes = fit_regimes(values[2], np.zeros(200))
-    assert regimes.fit is not None
+    assert isinstance(regimes.fit, ThreeSegments)
     upper, lower = np.percentile(np.log(values[2]), (75, 25))
     expected = {
         "excess": regimes.fit.excess,

@@ -224,4 +224,4 @@ def _stable(
         sums.cpu().numpy()[own], c.window_n.cpu().numpy()[own], ids[own], documents, influence.uncertainty(), seed=seed
     )
     none = np.zeros(len(influence.mean), dtype=bool)
-    return (none, found) if isinstance(found, str) else (found.stable_share > STABLE, "")
+    return (none, found.reason) if isinstance(found, Undefined) else (found.stable_share > STABLE, "")

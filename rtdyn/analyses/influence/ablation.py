@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rtdyn.analyses.influence.certified import DeltaBlock, delta_blocks
-from rtdyn.analyses.statistics import _indicator, clustered_se
+from rtdyn.analyses.statistics import clustered_se, clusters, indicator
 from rtdyn.capture.forward_pass import Capture
 
 TOLERANCE = 1e-5
@@ -23,6 +23,16 @@ TOLERANCE = 1e-5
 
 MEMORY_BYTES = 2 * 2**30
 """What the blocks may take beyond the model and the capture."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The influence by which neurons are ranked; in nats, float64 (F,)."""
+
+    values: Tensor
+    se: Tensor
+    window_sum: Tensor
+    """float64 (w, F): the sums over each window of which `values` are means, signs apart."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,12 @@ class ClassInfluence:
     """float64 (deciles, F): Σ Δ_ni over them."""
     decile_abs_sum: Tensor
 
+    def ranking(self, rank_by: str) -> Ranking:
+        """What ranks neurons: |mean Δ| by `abs_mean`, else mean |Δ|."""
+        if rank_by == "abs_mean":
+            return Ranking(self.mean.abs(), self.mean_se, self.window_sum)
+        return Ranking(self.mean_abs, self.mean_abs_se, self.window_abs_sum)
+
 
 @dataclass(frozen=True)
 class PseudoInfluence:
@@ -63,6 +79,11 @@ class PseudoInfluence:
     """float64 (2, draws, F): Σ Δ_ni."""
     abs_sum: Tensor
     """float64 (2, draws, F): Σ |Δ_ni|."""
+
+    def ranking(self, rank_by: str) -> Tensor:
+        """float64 (draws, F): what ranks neurons in each pseudo-class, as `ClassInfluence.ranking` has it."""
+        n = self.n.sum(0)[:, None]
+        return self.sum.sum(0).abs() / n if rank_by == "abs_mean" else self.abs_sum.sum(0) / n
 
 
 @dataclass(frozen=True)
@@ -82,7 +103,6 @@ def influence(
     deciles: int,
     *,
     tolerance: float = TOLERANCE,
-    se_share: float = 0.0,
     memory_bytes: int = MEMORY_BYTES,
     pseudo_classes: Tensor | None = None,
     half: Tensor | None = None,
@@ -90,9 +110,8 @@ def influence(
     """Mean-ablation influence of every neuron on every class the capture was measured for.
 
     pseudo_classes: bool (draws, N), whose influences are summed too, apart where half (N,) is 0 and 1.
-    decile_of: int64 (V,), the frequency decile of each type as a target, −1 for none. tolerance in nats; with
-    `se_share`, a neuron's class mean may err by that share of its standard error where this is more.
-    Standard errors take windows as clusters: positions of one window are not independent.
+    decile_of: int64 (V,), the frequency decile of each type as a target, −1 for none. tolerance: what a neuron's class
+    mean may err by, in nats. Standard errors take windows as clusters.
     """
     positions = captured.positions
     device = captured.residual.device
@@ -105,14 +124,14 @@ def influence(
     }
     pseudo = None if pseudo_classes is None or half is None else _PseudoSums(pseudo_classes, half, captured)
     refined = 0
-    for block in delta_blocks(captured, list(members.values()), tolerance, memory_bytes, se_share):
-        for own in sums.values():
-            own.add(block)
+    for block in delta_blocks(captured, list(members.values()), tolerance, memory_bytes):
+        for of_class in sums.values():
+            of_class.add(block)
         if pseudo is not None:
             pseudo.add(block)
         refined += block.refined
     return Influence(
-        {name: own.result() for name, own in sums.items()},
+        {name: of_class.result() for name, of_class in sums.items()},
         None if pseudo is None else PseudoInfluence(pseudo.n, pseudo.sum, pseudo.abs_sum),
         refined / captured.activations.numel(),
     )
@@ -139,40 +158,37 @@ class _ClassSums:
 
     def __init__(self, member: Tensor, windows: Tensor, decile: Tensor, deciles: int, neurons: int) -> None:
         self.member = member
-        ids, index, self.window_n = torch.unique(windows[member], return_inverse=True, return_counts=True)
-        self.window_ids = ids
-        self.window = torch.full_like(windows, -1)
-        self.window[member] = index
+        self.clusters = clusters(windows, member)
         self.decile = decile
-        self.decile_n = _indicator(decile[member], deciles).sum(1).long()
+        self.decile_n = indicator(decile[member], deciles).sum(1).long()
         zeros = partial(torch.zeros, dtype=torch.float64, device=windows.device)
-        self.window_sum, self.window_abs_sum = zeros(2, len(ids), neurons)
+        self.window_sum, self.window_abs_sum = zeros(2, len(self.clusters.ids), neurons)
         self.decile_sum, self.decile_abs_sum = zeros(2, deciles, neurons)
         self.error = zeros(neurons)
 
     def add(self, block: DeltaBlock) -> None:
-        own = self.member[block.rows]
-        delta = block.delta[own]
-        by_window = _indicator(self.window[block.rows][own], len(self.window_ids))
-        by_decile = _indicator(self.decile[block.rows][own], len(self.decile_n))
+        member = self.member[block.rows]
+        delta = block.delta[member]
+        by_window = indicator(self.clusters.index[block.rows][member], len(self.clusters.ids))
+        by_decile = indicator(self.decile[block.rows][member], len(self.decile_n))
         self.window_sum[:, block.neurons] += by_window @ delta
         self.decile_sum[:, block.neurons] += by_decile @ delta
         delta = delta.abs()
         self.window_abs_sum[:, block.neurons] += by_window @ delta
         self.decile_abs_sum[:, block.neurons] += by_decile @ delta
-        self.error[block.neurons] += (block.half_width[own] + block.rounding[own]).sum(0)
+        self.error[block.neurons] += (block.half_width[member] + block.rounding[member]).sum(0)
 
     def result(self) -> ClassInfluence:
         n = int(self.member.sum())
         return ClassInfluence(
             n=n,
             mean_abs=self.window_abs_sum.sum(0) / n,
-            mean_abs_se=clustered_se(self.window_abs_sum, self.window_n),
+            mean_abs_se=clustered_se(self.window_abs_sum, self.clusters.n),
             mean=self.window_sum.sum(0) / n,
-            mean_se=clustered_se(self.window_sum, self.window_n),
+            mean_se=clustered_se(self.window_sum, self.clusters.n),
             error_bound=self.error / n,
-            window_ids=self.window_ids,
-            window_n=self.window_n,
+            window_ids=self.clusters.ids,
+            window_n=self.clusters.n,
             window_sum=self.window_sum,
             window_abs_sum=self.window_abs_sum,
             decile_n=self.decile_n,

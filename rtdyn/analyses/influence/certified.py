@@ -37,18 +37,10 @@ import torch
 from torch import Tensor
 
 from rtdyn.analyses.influence import fused
-from rtdyn.analyses.influence.logit_shift import (
-    NeuronBlock,
-    PositionBlock,
-    Projection,
-    Unembedding,
-    block_sizes,
-    coefficients,
-    neuron_block,
-    position_block,
-    slices,
-    unembedding,
-)
+from rtdyn.analyses.influence.block_sizes import block_sizes, slices
+from rtdyn.analyses.influence.logit_shift import NeuronBlock, coefficients, neuron_block
+from rtdyn.analyses.influence.position_block import PositionBlock, position_block
+from rtdyn.analyses.influence.unembedding import Projection, Unembedding, unembedding
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.errors import InputError
 
@@ -110,26 +102,23 @@ def delta_blocks(
     members: list[Tensor],
     tolerance: float | list[Tensor],
     memory_bytes: int,
-    se_share: float = 0.0,
     projection: Projection | None = None,
 ) -> Iterator[DeltaBlock]:
     """Δ of all measured positions, block by block, each class mean certified to `tolerance` nats.
 
     members: bool (N,) for each class. tolerance: one number, or for each class float64 (F,), one for each neuron.
-    projection: what is done to the shift of the logits before the loss is taken. With `se_share`, a neuron's class
-    mean is certified to that share of its standard error (positions taken as independent) where this is more than
-    the tolerance. Where round-off alone exceeds the tolerance, everything is summed and the bounds say so. Arrays take
-    about `memory_bytes` beside model and capture. Raises InputError where the loss overflows.
+    projection: what is done to the shift of the logits before the loss is taken. Where round-off alone exceeds the
+    tolerance, everything is summed and the bounds say so. Arrays take about `memory_bytes` beside model and capture.
+    Raises InputError where the loss overflows.
     """
     sizes = block_sizes(captured, memory_bytes, PAIR_BYTES)
     n, f = captured.activations.shape
     u = unembedding(captured, sizes, projection)
     if isinstance(tolerance, float | int):
         tolerance = [torch.full_like(captured.moments.mean, tolerance)] * len(members)
-    counts = [int(member.sum()) for member in members]
     for rows in slices(n, sizes.positions):
         at = position_block(captured, u, rows, sizes)
-        classes = [(m[rows], c, g) for m, c, g in zip(members, counts, tolerance, strict=True) if m[rows].any()]
+        classes = [(m[rows], limit) for m, limit in zip(members, tolerance, strict=True) if m[rows].any()]
         for neurons in slices(f, sizes.neurons):
             of = neuron_block(captured, u, neurons)
             pairs = _pairs(at, of, *coefficients(captured, at, of), sizes.lane)
@@ -137,19 +126,16 @@ def delta_blocks(
             delta, half_width = (low + high) / 2 - pairs.z_target, (high - low) / 2
             del low, high
             rounding = DOUBLE_ROUNDING * pairs.largest
+            limits = [(member, limit[neurons]) for member, limit in classes]
             refined = 0
             while True:
-                limits = [
-                    (m, _limit(delta[m], (half_width + rounding)[m], count, given[neurons], se_share))
-                    for m, count, given in classes
-                ]
-                found = _widest(half_width, rounding, limits)
-                if len(found) == 0:
+                widest = _widest(half_width, rounding, limits)
+                if len(widest) == 0:
                     break
-                row, neuron = found.T
+                row, neuron = widest.T
                 delta[row, neuron], rounding[row, neuron] = _sum_exactly(at, of, u, pairs, row, neuron)
                 half_width[row, neuron] = 0.0
-                refined += len(found)
+                refined += len(widest)
             if not torch.isfinite(delta).all():
                 raise InputError("the change of loss under ablation overflows; this checkpoint cannot be measured")
             yield DeltaBlock(rows, neurons, delta, half_width, rounding, refined)
@@ -217,23 +203,14 @@ def _second_order(mean: Tensor, variance: Tensor, error: Tensor, spread: Tensor)
     return mean + low, mean + high
 
 
-def _limit(delta: Tensor, error: Tensor, count: int, tolerance: Tensor, se_share: float) -> Tensor:
-    """(f,): the error each neuron's mean may carry over a class of `count`; delta, error (n, f) are this block's."""
-    if se_share == 0 or len(delta) < 2:
-        return tolerance
-    # the true standard deviation is at least that of the midpoints less the size of their errors
-    sd = delta.std(0) - (error.square().sum(0) / (len(delta) - 1)).sqrt()
-    return torch.maximum(tolerance, (se_share * sd / count**0.5).nan_to_num(nan=0.0, posinf=0.0))
-
-
 def _widest(half_width: Tensor, rounding: Tensor, limits: list[tuple[Tensor, Tensor]]) -> Tensor:
     """(k, 2) row and neuron of the fewest pairs whose removal brings every class's mean error within its limit (f,)."""
     chosen = torch.zeros_like(half_width, dtype=torch.bool)
     for member, limit in limits:
         left = limit * member.sum() - rounding[member].sum(0)
         wide = (half_width[member].sum(0) > left).nonzero()[:, 0]
-        own, order = half_width[member][:, wide].sort(dim=0)
-        over = (own.cumsum(0) > left[wide].clamp(min=0)) & (own > 0)
+        ascending, order = half_width[member][:, wide].sort(dim=0)
+        over = (ascending.cumsum(0) > left[wide].clamp(min=0)) & (ascending > 0)
         columns = torch.zeros_like(over).scatter(0, order, over)
         chosen[member.nonzero(), wide] |= columns
     return chosen.nonzero()

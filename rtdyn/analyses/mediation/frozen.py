@@ -1,22 +1,9 @@
-"""How far a neuron acts through token frequency and through the scale of the logits (METHODS §2, arXiv:2406.16254).
+"""How much of each neuron's influence goes through token frequency (METHODS §2, arXiv:2406.16254).
 
-Mediation. Mean ablation moves the logits by z (`logit_shift.py`); the frozen loss takes back what lies along the unit
-vector û of log unigram frequency, centred over the types that have counts: z' = z − ⟨z, û⟩û, z centred over the
-vocabulary. mediation = 1 − mean|Δ_frozen| / mean|Δ|. `longtail` masks û to a band of types, makes it a unit vector
-again, and leaves the logits of all other types as they were before ablation.
-
-Confidence. p' ∝ p·e^z with Z = E_p e^z; ℓ = log p + H(p), so E_p ℓ = 0; κ = log p − log f less its mean. Then
-
-    H(p') − H(p) = log Z − (E_p[ℓe^z] + E_p[z e^z])/Z,
-    KL(p'‖f) − KL(p‖f) = (E_p[κe^z] + E_p[z e^z])/Z − log Z,
-
-KL with p conditioned on the types that have counts (f is 0 elsewhere). First-order parts are float64 products with
-d-dimensional averages; with h = e^z − 1 − z what is left are the sums over the vocabulary of p·h, p·z(e^z − 1), p·ℓ·h
-and p·κ·h, float32 in short lanes. Round-off, L = max|z|, Q = E_p[z(e^z − 1)] and S = E_p h: E z² ≤ (1 + L)Q, so
-E|e^z − 1| ≤ √((1 + L)Q) + S, which times the error 2εL of z bounds that of S, and so on for the others.
-
-Null space. The share of ‖w̃_i‖² in the k lowest right singular directions of the centred unembedding; k/d for a
-direction drawn at random.
+Mean ablation moves the logits by z (`logit_shift.py`); the frozen loss takes back what lies along the unit vector û of
+log unigram frequency, centred over the types that have counts: z' = z − ⟨z, û⟩û, z centred over the vocabulary.
+mediation = 1 − mean|Δ_frozen| / mean|Δ|. `longtail` masks û to a band of types, makes it a unit vector again, and
+leaves the logits of all other types as they were before ablation.
 """
 
 from __future__ import annotations
@@ -30,18 +17,16 @@ from torch import Tensor
 
 from rtdyn.analyses.influence.ablation import MEMORY_BYTES, TOLERANCE, ClassInfluence
 from rtdyn.analyses.influence.certified import DOUBLE_ROUNDING, delta_blocks
-from rtdyn.analyses.influence.logit_shift import Projection
+from rtdyn.analyses.influence.unembedding import Projection
+from rtdyn.analyses.statistics import clusters, leave_one_out_se
 from rtdyn.capture.forward_pass import Capture
-from rtdyn.intervals import NORMAL_95
-
-FULL, LONGTAIL = "full", "longtail"
-
+from rtdyn.undefined import Undefined
 
 RELATIVE = 0.01
 """Error that a frozen mean |Δ| may carry, as a share of the neuron's mean |Δ|."""
 
 
-def unigram_direction(counts: np.ndarray, logits: int, band: np.ndarray | None = None) -> Projection | str:
+def unigram_direction(counts: np.ndarray, logits: int, band: np.ndarray | None = None) -> Projection | Undefined:
     """The projection that freezes the unigram direction, or why there is none.
 
     counts: (types,) occurrences of each type, at most `logits` of them; ids beyond are padding, where û is 0.
@@ -59,7 +44,9 @@ def unigram_direction(counts: np.ndarray, logits: int, band: np.ndarray | None =
         direction[~band] = 0.0
     norm = float(np.linalg.norm(direction))
     if norm <= 1e-12 * len(counts) ** 0.5:
-        return "all counted types are equally frequent" if band is None else "the band has no unigram direction"
+        return Undefined(
+            "all counted types are equally frequent" if band is None else "the band has no unigram direction"
+        )
     kept = None if band is None else torch.from_numpy(band.astype(np.float64))
     return Projection(torch.from_numpy(direction / norm), kept)
 
@@ -70,14 +57,10 @@ class FrozenInfluence:
 
     mean_abs: Tensor
     """mean |Δ_frozen|."""
-    mean: Tensor
-    """mean Δ_frozen."""
     error_bound: Tensor
-    """Largest distance of either mean from its exact value."""
-    window_sum: Tensor
-    """float64 (w, F): Σ Δ_frozen over the positions of each of `ClassInfluence.window_ids`."""
+    """Largest distance of the mean from its exact value."""
     window_abs_sum: Tensor
-    """float64 (w, F): Σ |Δ_frozen|."""
+    """float64 (w, F): Σ |Δ_frozen| over the positions of each of `ClassInfluence.window_ids`."""
 
 
 def frozen_influence(
@@ -100,28 +83,21 @@ def frozen_influence(
     )
     members = {name: torch.from_numpy(captured.positions.members(name)).to(device) for name in classes}
     windows = torch.from_numpy(captured.positions.window).to(device)
-    indicators = {name: (c.window_ids[:, None] == windows).double() * members[name] for name, c in classes.items()}
-    sums = {
-        name: torch.zeros(2, *c.window_sum.shape, dtype=torch.float64, device=device) for name, c in classes.items()
-    }
+    indicators = {name: clusters(windows, member).indicator(slice(None)) for name, member in members.items()}
+    sums = {name: torch.zeros_like(c.window_abs_sum) for name, c in classes.items()}
     errors = {name: torch.zeros_like(c.mean) for name, c in classes.items()}
     limits = [(relative * c.mean_abs).clamp(min=tolerance) for c in classes.values()]
     for block in delta_blocks(captured, list(members.values()), limits, memory_bytes, projection=projection):
         for name, member in members.items():
-            by_window = indicators[name][:, block.rows]
-            sums[name][0, :, block.neurons] += by_window @ block.delta
-            sums[name][1, :, block.neurons] += by_window @ block.delta.abs()
+            sums[name][:, block.neurons] += indicators[name][:, block.rows] @ block.delta.abs()
             errors[name][block.neurons] += (block.half_width + block.rounding)[member[block.rows]].sum(0)
     return {
-        name: FrozenInfluence(
-            sums[name][1].sum(0) / c.n, sums[name][0].sum(0) / c.n, errors[name] / c.n, sums[name][0], sums[name][1]
-        )
-        for name, c in classes.items()
+        name: FrozenInfluence(sums[name].sum(0) / c.n, errors[name] / c.n, sums[name]) for name, c in classes.items()
     }
 
 
 @dataclass(frozen=True)
-class Mediation:
+class MediatedShare:
     """Share of each neuron's influence on a class that goes through the frozen direction; float64 (F,)."""
 
     value: Tensor
@@ -130,13 +106,10 @@ class Mediation:
     """Standard error, leaving out a window at a time; NaN also for a class in one window."""
     error_bound: Tensor
     """Largest distance of the value from its exact one."""
-    low: Tensor
-    """Lower end of the 95 % interval, error bound included."""
-    high: Tensor
     reason: tuple[str | None, ...]
 
 
-def mediation(influence: ClassInfluence, frozen: FrozenInfluence) -> Mediation:
+def mediated_share(influence: ClassInfluence, frozen: FrozenInfluence) -> MediatedShare:
     """Each neuron's mediation, undefined where mean |Δ| does not exceed the two error bounds."""
     total, error = influence.mean_abs, influence.error_bound
     defined = total > error + frozen.error_bound
@@ -144,16 +117,11 @@ def mediation(influence: ClassInfluence, frozen: FrozenInfluence) -> Mediation:
     ratio = frozen.mean_abs / total
     bound = (frozen.error_bound + ratio * error) / (total - error) + DOUBLE_ROUNDING * (1 + ratio)
     left = [c.sum(0) - c for c in (frozen.window_abs_sum, influence.window_abs_sum)]
-    ratios = left[0] / left[1]
-    windows = len(ratios)
-    se = ((ratios - ratios.mean(0)).square().sum(0) * (windows - 1) / windows).sqrt()
-    if windows < 2:
-        se = torch.full_like(ratio, torch.nan)
-    value, se, bound = ((v.masked_fill(undefined, torch.nan)) for v in (1 - ratio, se, bound))
-    reach = NORMAL_95 * se + bound
+    se = leave_one_out_se(left[0] / left[1])
+    value, se, bound = (v.masked_fill(undefined, torch.nan) for v in (1 - ratio, se, bound))
     silent = (total + error == 0).tolist()
     reasons = tuple(
         None if ok else ("ablation changes nothing" if none else "mean |Δ| is within its error bound")
         for ok, none in zip(defined.tolist(), silent, strict=True)
     )
-    return Mediation(value, se, bound, value - reach, value + reach, reasons)
+    return MediatedShare(value, se, bound, reasons)

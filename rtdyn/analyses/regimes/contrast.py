@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from rtdyn.analyses.influence.ablation import Influence
 from rtdyn.analyses.regimes.evidence import shape_statistic
 from rtdyn.analyses.regimes.fit import fit_curves, ranked
-from rtdyn.analyses.statistics import Comparison, compare
+from rtdyn.analyses.statistics import Comparison, as_numpy, compare
+from rtdyn.names import RARE
 from rtdyn.undefined import Undefined
 
 MAX_OVERLAP = 0.2
@@ -27,7 +32,7 @@ def curve_statistics(influence: np.ndarray, uncertainty: np.ndarray | float = 0.
     bounds = np.broadcast_to(uncertainty, influence.shape)
     result = {name: np.full(len(influence), np.nan) for name in CURVE_STATISTICS}
     for row, fit in enumerate(fit_curves(influence, bounds)):
-        if isinstance(fit, str):
+        if isinstance(fit, Undefined):
             continue
         _, ranks, log_a = ranked(influence[row], bounds[row])
         members = int(np.searchsorted(ranks, fit.r1, side="right"))
@@ -35,6 +40,25 @@ def curve_statistics(influence: np.ndarray, uncertainty: np.ndarray | float = 0.
         for name, value in zip(CURVE_STATISTICS, values, strict=True):
             result[name][row] = value
     return result
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The rare class's curve statistics among those of the pseudo-classes."""
+
+    values: Mapping[str, float]
+    """By CURVE_STATISTICS, of the rare class's curve with nothing censored; NaN without a fit."""
+    against: Mapping[str, Comparison | Undefined]
+
+
+def contrast_with_pseudo_classes(result: Influence, shared: float, rank_by: str) -> Contrast | Undefined:
+    """The rare class's curve among those of the pseudo-classes of common positions; shared: their `overlap`."""
+    if result.pseudo is None:
+        return Undefined("there are no pseudo-classes")
+    rare = result.classes[RARE].ranking(rank_by).values
+    statistics = curve_statistics(as_numpy(torch.cat([rare[None], result.pseudo.ranking(rank_by)])))
+    values = {name: float(of_curves[0]) for name, of_curves in statistics.items()}
+    return Contrast(values, {name: contrast(value, statistics[name][1:], shared) for name, value in values.items()})
 
 
 def contrast(rare: float, pseudo: np.ndarray, shared: float = 0.0) -> Comparison | Undefined:

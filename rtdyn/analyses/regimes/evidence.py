@@ -24,6 +24,7 @@ from rtdyn.analyses.regimes.powerlaw_fit import powerlaw_fit
 from rtdyn.errors import brief
 from rtdyn.intervals import NORMAL_95
 from rtdyn.quiet import quietly
+from rtdyn.undefined import Undefined
 
 HALF_NORMAL, LOGNORMAL, PARETO = "half_normal", "lognormal", "pareto"
 SHAPES = (HALF_NORMAL, LOGNORMAL, PARETO)
@@ -78,7 +79,7 @@ class Bootstrap:
     """Share of draws whose curve has no fit; they are left out of all the rest."""
     raised_share: float
     """Share of draws whose top is raised."""
-    intervals: Mapping[str, Interval | str]
+    intervals: Mapping[str, Interval | Undefined]
     """By INTERVAL_STATISTICS, or why there is none."""
     stable_share: np.ndarray
     """(F,): share of draws in which the neuron is in a raised plateau; plateau neurons are above one half."""
@@ -119,7 +120,7 @@ def shape_statistic(log_a: np.ndarray, fit: ThreeSegments) -> float:
 
 def shape_p_values(
     influence: np.ndarray, uncertainty: np.ndarray, draws: int = SHAPE_DRAWS, seed: int = 0
-) -> ShapeEvidence | str:
+) -> ShapeEvidence | Undefined:
     """T of one curve against i.i.d. numbers of each shape, or why it has none.
 
     influence: (F,) ≥ 0; uncertainty: (F,), as for `fit_regimes`. A null curve has F numbers and loses its smallest, so
@@ -128,15 +129,15 @@ def shape_p_values(
     """
     _, ranks, log_a = ranked(influence, uncertainty)
     fit = fit_ranks(ranks, log_a)
-    if isinstance(fit, str):
+    if isinstance(fit, Undefined):
         return fit
     statistic = shape_statistic(log_a, fit)
     if math.isnan(statistic):
-        return "the middle half of the uncensored neurons have equal influence"
+        return Undefined("the middle half of the uncensored neurons have equal influence")
     nulls = {}
     for shape in SHAPES:
         null = null_statistics(shape, len(influence), len(ranks), draws, seed)
-        if isinstance(null, str):
+        if isinstance(null, Undefined):
             return null
         nulls[shape] = null
     return ShapeEvidence(
@@ -148,7 +149,7 @@ def shape_p_values(
 
 
 @lru_cache(maxsize=256)
-def null_statistics(shape: str, neurons: int, uncensored: int, draws: int, seed: int) -> np.ndarray | str:
+def null_statistics(shape: str, neurons: int, uncensored: int, draws: int, seed: int) -> np.ndarray | Undefined:
     """T (draws,), read-only, of the `uncensored` largest of `neurons` i.i.d. numbers of a shape, or why none.
 
     Kept in memory, so that steps with equal numbers share them.
@@ -160,8 +161,8 @@ def null_statistics(shape: str, neurons: int, uncensored: int, draws: int, seed:
         log_a = log_of_shape(shape, (min(rows, draws - start), neurons), rng)
         log_a = -np.sort(-log_a, axis=1)[:, :uncensored]
         for values, fit in zip(log_a, fit_sorted(log_a), strict=True):
-            if isinstance(fit, str):
-                return f"the shape nulls' curves have no fit: {fit}"
+            if isinstance(fit, Undefined):
+                return Undefined(f"the shape nulls' curves have no fit: {fit.reason}")
             statistics.append(shape_statistic(values, fit))
     result = np.array(statistics)
     result.flags.writeable = False
@@ -182,8 +183,8 @@ def resampling_units(window_ids: np.ndarray, documents: np.ndarray) -> tuple[str
     window_ids: int (w,), the windows that hold the class. documents: int (windows,), by window id. Fewer than
     MIN_DOCUMENTS documents with the class give way to blocks of BLOCK_WINDOWS or more consecutive windows.
     """
-    own, index = np.unique(documents[window_ids], return_inverse=True)
-    if len(own) >= MIN_DOCUMENTS:
+    holding, index = np.unique(documents[window_ids], return_inverse=True)
+    if len(holding) >= MIN_DOCUMENTS:
         return "documents", index
     blocks = max(1, len(documents) // BLOCK_WINDOWS)
     return "blocks", np.unique(window_ids * blocks // len(documents), return_inverse=True)[1]
@@ -197,7 +198,7 @@ def bootstrap(
     uncertainty: np.ndarray,
     draws: int = BOOTSTRAP_DRAWS,
     seed: int = 0,
-) -> Bootstrap | str:
+) -> Bootstrap | Undefined:
     """Refits the curve to resampled text, or says why it cannot.
 
     window_sum: (w, F), Σ|Δ| of each window that holds the class (with ΣΔ the curve is that of |mean Δ|); window_n and
@@ -207,19 +208,19 @@ def bootstrap(
     unit, index = resampling_units(window_ids, documents)
     units = int(index.max()) + 1
     if units < MIN_UNITS:
-        return f"the class lies in {units} {unit}, under {MIN_UNITS}"
+        return Undefined(f"the class lies in {units} {unit}, under {MIN_UNITS}")
     point = fit_ranks(*ranked(_means(window_sum, window_n, np.ones((1, len(index))))[0], uncertainty)[1:])
-    if isinstance(point, str):
+    if isinstance(point, Undefined):
         return point
     rng = np.random.default_rng(seed)
     times = rng.multinomial(units, np.full(units, 1 / units), size=draws)
     influence = _means(window_sum, window_n, times[:, index].astype(float))
     fits = fit_curves(influence, uncertainty)
-    found = [(values, fit) for values, fit in zip(influence, fits, strict=True) if not isinstance(fit, str)]
-    if 2 * len(found) < draws:
-        return f"{draws - len(found)} of {draws} resampled curves have no fit"
+    fitted = [(values, fit) for values, fit in zip(influence, fits, strict=True) if not isinstance(fit, Undefined)]
+    if 2 * len(fitted) < draws:
+        return Undefined(f"{draws - len(fitted)} of {draws} resampled curves have no fit")
     stable, top = np.zeros((2, influence.shape[1]))
-    for values, fit in found:
+    for values, fit in fitted:
         order, ranks, _ = ranked(values, uncertainty)
         members = order[ranks[ranks <= fit.r1] - 1]
         top[members] += 1
@@ -228,14 +229,14 @@ def bootstrap(
         unit=unit,
         units=units,
         draws=draws,
-        no_fit_share=1 - len(found) / draws,
-        raised_share=float(np.mean([fit.raised for _, fit in found])),
+        no_fit_share=1 - len(fitted) / draws,
+        raised_share=float(np.mean([fit.raised for _, fit in fitted])),
         intervals={
-            name: bias_corrected(float(getattr(point, name)), np.array([getattr(fit, name) for _, fit in found]))
+            name: bias_corrected(float(getattr(point, name)), np.array([getattr(fit, name) for _, fit in fitted]))
             for name in INTERVAL_STATISTICS
         },
-        stable_share=stable / len(found),
-        top_share=top / len(found),
+        stable_share=stable / len(fitted),
+        top_share=top / len(fitted),
     )
 
 
@@ -244,7 +245,7 @@ def _means(window_sum: np.ndarray, window_n: np.ndarray, times: np.ndarray) -> n
     return np.abs(times @ window_sum) / (times @ window_n)[:, None]
 
 
-def bias_corrected(estimate: float, draws: np.ndarray) -> Interval | str:
+def bias_corrected(estimate: float, draws: np.ndarray) -> Interval | Undefined:
     """Efron's bias-corrected 95 % percentile interval from bootstrap values (b,); draws at the estimate count half.
 
     Its ends are draws, taken outwards. The reason where nearly all draws lie on one side of the estimate: the
@@ -256,30 +257,30 @@ def bias_corrected(estimate: float, draws: np.ndarray) -> Interval | str:
         return Interval(estimate, estimate)
     normal = NormalDist()
     if not 0 < below < 1:
-        return f"all {b} draws lie {'above' if below == 0 else 'below'} the estimate"
+        return Undefined(f"all {b} draws lie {'above' if below == 0 else 'below'} the estimate")
     z0 = normal.inv_cdf(below)
     low, high = (normal.cdf(2 * z0 + side * NORMAL_95) for side in (-1, 1))
     if high < 1 / (b + 1) or low > b / (b + 1):
-        return f"{below:.1%} of {b} draws lie below the estimate, too one-sided to correct"
+        return Undefined(f"{below:.1%} of {b} draws lie below the estimate, too one-sided to correct")
     return Interval(float(np.quantile(draws, low, method="lower")), float(np.quantile(draws, high, method="higher")))
 
 
-def likelihoods(influence: np.ndarray) -> Likelihoods | str:
+def likelihoods(influence: np.ndarray) -> Likelihoods | Undefined:
     """The tail of influence (F,) under a power law, a truncated power law and a lognormal, or why it cannot be fitted.
 
     Zeros are left out. The library's own fit, messages off; it asks for at least two different values above 0.
     """
     values = influence[influence > 0]
     if len(np.unique(values)) < 2:
-        return "fewer than two different influences above 0"
+        return Undefined("fewer than two different influences above 0")
     # the library's optimisers and its truncated power law expect numbers of order 1; the ratios do not depend on it
     scale = float(np.median(values))
     try:
         (xmin, alpha, distance), tail, compared = quietly(powerlaw_fit, values / scale, COMPARISONS)
     except (ValueError, RuntimeError, ArithmeticError, IndexError, TypeError, AttributeError) as error:
-        return f"powerlaw cannot fit it ({brief(error)})"
+        return Undefined(f"powerlaw cannot fit it ({brief(error)})")
     ratios, p_values = ({name: float(pair[k]) for name, pair in compared.items()} for k in (0, 1))
     numbers = xmin * scale, alpha, distance
     if not all(map(math.isfinite, (*numbers, *ratios.values(), *p_values.values()))):
-        return "powerlaw's fit has no finite likelihood"
+        return Undefined("powerlaw's fit has no finite likelihood")
     return Likelihoods(numbers[0], tail, alpha, distance, ratios, p_values)

@@ -3,7 +3,7 @@
 Neurons are ranked by influence A; the curve is log A against log rank, natural logarithms throughout. The
 plateau has a line of its own and may jump; the power law log A = β − κ·log r and the rapid decay join at r2.
 Boundaries (i, j) minimise the Huber loss Σ_r w_r·ρ(log A_r − fit), w_r uniform in log rank, over a fixed grid.
-A shape alone proves nothing: i.i.d. numbers show one too. The evidence is in `regime_evidence` and `pseudo_classes`.
+A shape alone proves nothing: i.i.d. numbers show one too. The evidence is in `evidence` and `contrast`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 
 from rtdyn.analyses.kernels import huber
 from rtdyn.names import CENSORED, DECAY, PLATEAU, POWER_LAW
+from rtdyn.undefined import Undefined
 
 MIN_POINTS = 5
 MIN_SPAN = 0.7
@@ -93,10 +94,8 @@ class Regimes:
     label: np.ndarray
     """str (F,): plateau, powerlaw, decay or censored; all empty where the fit is undefined."""
     censored: int
-    fit: ThreeSegments | None
-    paper_code: FixedBoundaries | None
-    reason: str
-    """Why `fit` is None, else empty."""
+    fit: ThreeSegments | Undefined
+    paper_code: FixedBoundaries | Undefined
 
 
 def fit_regimes(influence: np.ndarray, uncertainty: np.ndarray) -> Regimes:
@@ -109,21 +108,14 @@ def fit_regimes(influence: np.ndarray, uncertainty: np.ndarray) -> Regimes:
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(1, len(order) + 1)
     fit = fit_ranks(ranks, log_a)
-    label = np.full(len(order), "" if isinstance(fit, str) else DECAY, dtype="<U8")
-    if not isinstance(fit, str):
+    label = np.full(len(order), "" if isinstance(fit, Undefined) else DECAY, dtype="<U8")
+    if not isinstance(fit, Undefined):
         label[rank <= fit.r2] = POWER_LAW
         label[rank <= fit.r1] = PLATEAU
         usable = np.zeros(len(order), dtype=bool)
         usable[order[ranks - 1]] = True
         label[~usable] = CENSORED
-    return Regimes(
-        rank,
-        label,
-        len(order) - len(ranks),
-        None if isinstance(fit, str) else fit,
-        _fixed_boundaries(ranks, log_a),
-        fit if isinstance(fit, str) else "",
-    )
+    return Regimes(rank, label, len(order) - len(ranks), fit, _fixed_boundaries(ranks, log_a))
 
 
 def ranked(influence: np.ndarray, uncertainty: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -134,41 +126,41 @@ def ranked(influence: np.ndarray, uncertainty: np.ndarray) -> tuple[np.ndarray, 
     return order, ranks, np.log(influence[order[ranks - 1]])
 
 
-def fit_ranks(ranks: np.ndarray, log_a: np.ndarray) -> ThreeSegments | str:
+def fit_ranks(ranks: np.ndarray, log_a: np.ndarray) -> ThreeSegments | Undefined:
     """The three segments of log_a (m,) at ascending ranks (m,), or why there are none."""
-    axis = _axis(ranks)
-    return axis if isinstance(axis, str) else _segments(axis, log_a)
+    axis = axis_of(ranks)
+    return axis if isinstance(axis, Undefined) else _segments(axis, log_a)
 
 
-def fit_curves(influence: np.ndarray, uncertainty: np.ndarray | float = 0.0) -> list[ThreeSegments | str]:
+def fit_curves(influence: np.ndarray, uncertainty: np.ndarray | float = 0.0) -> list[ThreeSegments | Undefined]:
     """The fit of each of k curves, or why there is none, on as many threads as torch has.
 
     influence: (k, F) ≥ 0. uncertainty: as for `fit_regimes`, of each curve (k, F), of all (F,), or a number.
     """
     bounds = np.broadcast_to(uncertainty, influence.shape)
 
-    def one(index: int) -> ThreeSegments | str:
+    def fit_curve(index: int) -> ThreeSegments | Undefined:
         _, ranks, log_a = ranked(influence[index], bounds[index])
         return fit_ranks(ranks, log_a)
 
-    return _threaded(one, len(influence))
+    return _threaded(fit_curve, len(influence))
 
 
-def fit_sorted(log_a: np.ndarray) -> list[ThreeSegments | str]:
+def fit_sorted(log_a: np.ndarray) -> list[ThreeSegments | Undefined]:
     """The fit of each of k curves log_a (k, m), descending, at ranks 1..m; threads as for `fit_curves`."""
     axis = _full_axis(log_a.shape[1])
-    if isinstance(axis, str):
+    if isinstance(axis, Undefined):
         return [axis] * len(log_a)
     return _threaded(lambda index: _segments(axis, log_a[index]), len(log_a))
 
 
-def _threaded(one: Callable[[int], ThreeSegments | str], count: int) -> list[ThreeSegments | str]:
+def _threaded(fit_curve: Callable[[int], ThreeSegments | Undefined], count: int) -> list[ThreeSegments | Undefined]:
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return list(pool.map(one, range(count)))
+        return list(pool.map(fit_curve, range(count)))
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
     """The log-rank axis of n bins and the boundaries on it; a boundary is the number of bins up to it."""
 
     start: np.ndarray
@@ -194,14 +186,14 @@ class _Axis:
 
 
 @lru_cache(maxsize=8)
-def _full_axis(points: int) -> _Axis | str:
-    return _axis(np.arange(1, points + 1))
+def _full_axis(points: int) -> Axis | Undefined:
+    return axis_of(np.arange(1, points + 1))
 
 
-def _axis(ranks: np.ndarray) -> _Axis | str:
+def axis_of(ranks: np.ndarray) -> Axis | Undefined:
     """Bins and boundaries for curves known at `ranks` (m,), ascending, or why they are too few."""
     if len(ranks) < 3 * MIN_POINTS:
-        return f"{len(ranks)} uncensored neurons, under {3 * MIN_POINTS}"
+        return Undefined(f"{len(ranks)} uncensored neurons, under {3 * MIN_POINTS}")
     # each rank's share of the axis, so that weights are uniform in log rank
     share = np.log((ranks + 0.5) / (ranks - 0.5))
     log_rank = np.log(ranks)
@@ -219,13 +211,14 @@ def _axis(ranks: np.ndarray) -> _Axis | str:
     apart = (cuts[None] - cuts[:, None] >= MIN_POINTS) & (at[None] - at[:, None] >= MIN_SPAN)
     first, second = np.nonzero(after_first[:, None] & before_last[None] & apart)
     if len(first) == 0:
-        return f"the uncensored ranks span {log_rank[-1] - log_rank[0]:.2f} log units, too few for three segments"
-    return _Axis(
+        span = f"{log_rank[-1] - log_rank[0]:.2f} log units"
+        return Undefined(f"the uncensored ranks span {span}, too few for three segments")
+    return Axis(
         start, share, x, weight / weight.sum(), last, cuts[first], cuts[second], cuts[after_first & before_last]
     )
 
 
-def _segments(axis: _Axis, log_a: np.ndarray) -> ThreeSegments:
+def _segments(axis: Axis, log_a: np.ndarray) -> ThreeSegments:
     x, weight, y = axis.x, axis.weight, axis.binned(log_a)
     centre = float(weight @ y)
     centred = y - centre
@@ -278,10 +271,10 @@ def _gain(loss: float, reference: float) -> float:
     return float(1 - loss / reference) if reference > 0 else 0.0
 
 
-def _fixed_boundaries(ranks: np.ndarray, log_a: np.ndarray) -> FixedBoundaries | None:
+def _fixed_boundaries(ranks: np.ndarray, log_a: np.ndarray) -> FixedBoundaries | Undefined:
     r1, r2 = (int(math.exp(b)) for b in PAPER_CODE_BOUNDARIES)
     if len(ranks) < 2 or ranks[-1] <= r2 or ranks[0] > r1:
-        return None
+        return Undefined("too few uncensored neurons for the fixed boundaries")
     x = np.log(ranks)
     slope, intercept = np.polyfit(x, log_a, 1)
     deviation = log_a - intercept - slope * x

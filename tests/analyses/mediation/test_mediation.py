@@ -17,14 +17,16 @@ from torch import Tensor
 from rtdyn.analyses.influence import fused
 from rtdyn.analyses.influence.ablation import Influence, influence
 from rtdyn.analyses.influence.certified import delta_blocks
-from rtdyn.analyses.influence.logit_shift import Projection
-from rtdyn.analyses.mediation.confidence import Confidence, confidence, vocabulary_sums
-from rtdyn.analyses.mediation.frozen import frozen_influence, mediation, unigram_direction
+from rtdyn.analyses.influence.unembedding import Projection
+from rtdyn.analyses.mediation.confidence import Confidence, confidence
+from rtdyn.analyses.mediation.frozen import frozen_influence, mediated_share, unigram_direction
 from rtdyn.analyses.mediation.null_space import null_space
+from rtdyn.analyses.mediation.vocabulary_sums import vocabulary_sums
 from rtdyn.analyses.statistics import jackknife_se
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.model.families import PostNorm
 from rtdyn.text.evaluation import Evaluation
+from rtdyn.undefined import Undefined
 
 STEPS = (1, 512, 4000)
 GIB = 2**30
@@ -145,9 +147,9 @@ def test_the_direction_is_the_centred_unit_log_frequency() -> None:
     np.testing.assert_allclose(full.direction, centred / np.linalg.norm(centred))
     np.testing.assert_allclose(tail.direction, centred * BAND / np.linalg.norm(centred * BAND))
     assert full.kept is None and tail.kept is not None and (tail.kept.numpy() == BAND).all()
-    assert unigram_direction(np.full(9, 4), 9) == "all counted types are equally frequent"
+    assert unigram_direction(np.full(9, 4), 9) == Undefined("all counted types are equally frequent")
     empty = unigram_direction(COUNTS, TYPES, np.zeros(TYPES, dtype=bool))
-    assert empty == "the band has no unigram direction"
+    assert empty == Undefined("the band has no unigram direction")
     with pytest.raises(ValueError, match="more than the 5 logits"):
         unigram_direction(COUNTS, 5)
 
@@ -189,13 +191,14 @@ def planted(seed: int) -> Capture:
 def test_a_write_along_the_direction_is_all_mediated_and_one_across_it_not_at_all() -> None:
     one = planted(3)
     result = influences(one, tolerance=0.0)
-    got = mediation(result.classes["rare"], frozen_influence(one, projection(), result.classes, relative=0.0)["rare"])
+    got = mediated_share(
+        result.classes["rare"], frozen_influence(one, projection(), result.classes, relative=0.0)["rare"]
+    )
     # ε = 10⁶ makes the norm a constant scale, up to 10⁻⁶ of itself
     assert got.value[0] == pytest.approx(1.0, abs=1e-4)
     assert got.value[1] == pytest.approx(0.0, abs=1e-4)
     assert 0.05 < got.value[2] < 0.95
-    assert got.low[2] < got.value[2] < got.high[2]
-    assert torch.isnan(got.value[5]) and torch.isnan(got.low[5])
+    assert torch.isfinite(got.se[2]) and torch.isnan(got.value[5]) and torch.isnan(got.se[5])
     assert got.reason == (*[None] * 5, "ablation changes nothing")
     assert result.classes["rare"].mean_abs[5] == 0
 
@@ -227,8 +230,7 @@ def test_mediation_of_real_checkpoints_is_within_its_bound(
         means = [v[member].abs().mean(0) for v in (exact_frozen, exact)]
         assert (frozen[name].error_bound <= (0.01 * c.mean_abs).clamp(min=1e-5)).all()
         assert ((frozen[name].mean_abs[some] - means[0]).abs() <= frozen[name].error_bound[some] + 1e-12).all()
-        assert ((frozen[name].mean[some] - exact_frozen[member].mean(0)).abs() <= frozen[name].error_bound[some]).all()
-        got = mediation(c, frozen[name])
+        got = mediated_share(c, frozen[name])
         defined = ~torch.isnan(got.value)
         assert defined.tolist() == [reason is None for reason in got.reason]
         assert defined[some].sum() > 4
@@ -247,16 +249,16 @@ def test_influence_within_its_bound_leaves_mediation_undefined() -> None:
     one = family(1, "layer norm", scale=1e-3)
     result = influences(one, tolerance=1.0)
     c = replace(result.classes["rare"], error_bound=torch.full((10,), 1.0, dtype=torch.float64))
-    got = mediation(c, frozen_influence(one, projection(), result.classes)["rare"])
+    got = mediated_share(c, frozen_influence(one, projection(), result.classes)["rare"])
     assert torch.isnan(got.value).all() and set(got.reason) == {"mean |Δ| is within its error bound"}
 
 
-def test_a_single_window_has_a_value_but_no_interval() -> None:
+def test_a_single_window_has_a_value_but_no_standard_error() -> None:
     one = family(4, "layer norm")
     one = replace(one, positions=replace(one.positions, window=np.zeros(12, dtype=np.int64)))
     result = influences(one)
-    got = mediation(result.classes["rare"], frozen_influence(one, projection(), result.classes)["rare"])
-    assert torch.isfinite(got.value).all() and torch.isnan(got.low).all()
+    got = mediated_share(result.classes["rare"], frozen_influence(one, projection(), result.classes)["rare"])
+    assert torch.isfinite(got.value).all() and torch.isnan(got.se).all()
 
 
 def exact_confidence(one: Capture, counts: np.ndarray, neurons: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -279,8 +281,8 @@ def check_confidence(got: Confidence, one: Capture, counts: np.ndarray, round_of
     for name, c in got.classes.items():
         member = torch.from_numpy(one.positions.members(name))
         assert c.n == int(member.sum()) == int(c.window_n.sum())
-        assert c.entropy == pytest.approx(float(h[member].mean()), rel=1e-9)
-        assert c.kl == pytest.approx(float(kl[member].mean()), rel=1e-9)
+        assert c.entropy.value == pytest.approx(float(h[member].mean()), rel=1e-9)
+        assert c.kl.value == pytest.approx(float(kl[member].mean()), rel=1e-9)
         for ours, sums, theirs in (
             (c.entropy_change, c.window_entropy_change, h_change),
             (c.kl_change, c.window_kl_change, kl_change),
@@ -349,16 +351,6 @@ def test_constant_neurons_change_no_confidence() -> None:
     assert got.entropy_change[1] != 0
 
 
-def test_positions_may_be_drawn_and_the_draw_is_the_seeds(captured: Callable[[int], Capture]) -> None:
-    one = captured(4000)
-    counts = np.arange(2560)
-    runs = [confidence(one, counts, np.array([3]), most=30, seed=s).classes for s in (0, 0, 1)]
-    assert all(c.n == 30 for run in runs for c in run.values())
-    for name in runs[0]:
-        assert torch.equal(runs[0][name].kl_change, runs[1][name].kl_change)
-        assert not torch.equal(runs[0][name].kl_change, runs[2][name].kl_change)
-
-
 def test_no_neurons_and_wrong_neurons() -> None:
     one = family(0, "layer norm")
     assert confidence(one, COUNTS, np.array([], dtype=np.int64)).classes["rare"].kl_change.shape == (0,)
@@ -398,9 +390,7 @@ def test_vocabulary_sums_are_right_to_float32(seed: int, v: int, directions: int
 def test_a_capture_cut_into_blocks_gives_the_same(captured: Callable[[int], Capture]) -> None:
     one = captured(4000)
     counts = np.arange(2560)
-    whole, split = (
-        confidence(one, counts, np.arange(40), most=60, memory_bytes=m).classes["rare"] for m in (GIB, 2560 * 900)
-    )
+    whole, split = (confidence(one, counts, np.arange(6), memory_bytes=m).classes["rare"] for m in (GIB, 2560 * 900))
     for name in ("entropy_change", "kl_change"):
         difference = (getattr(whole, name) - getattr(split, name)).abs()
         assert (difference <= whole.error_bound + split.error_bound).all()
@@ -418,14 +408,9 @@ def test_null_space_of_a_diagonal_unembedding_is_read_off() -> None:
     one = with_readout(one, gain=torch.ones(d), unembedding=(centred * torch.arange(1, d + 1)).float() + 5.0)
     rows = torch.eye(d)[[0, 1, 2, 7]].clone()
     rows = torch.cat([rows, torch.tensor([[3.0, 4.0] + [0.0] * 6, [0.0] * 8])])
-    for gain in ("unembedding", "write"):
-        got = null_space(rows_of(one, rows), 1, gain=gain)
-        torch.testing.assert_close(
-            got.squared_share[:5], torch.tensor([1, 0, 0, 0, 9 / 25]).double(), atol=1e-5, rtol=0
-        )
-        assert got.reason == (*[None] * 5, "the neuron writes nothing") and torch.isnan(got.squared_share[5])
-        np.testing.assert_allclose(got.singular_values, np.arange(1, d + 1), rtol=1e-5)
-        assert got.null_mean == 1 / 8
+    got = null_space(rows_of(one, rows), 1)
+    torch.testing.assert_close(got.squared_share[:5], torch.tensor([1, 0, 0, 0, 9 / 25]).double(), atol=1e-5, rtol=0)
+    assert got.reason == (*[None] * 5, "the neuron writes nothing") and torch.isnan(got.squared_share[5])
 
 
 @settings(max_examples=15, deadline=None)
@@ -454,14 +439,14 @@ def test_null_space_share_matches_an_svd_and_rotations_change_nothing(seed: int,
 
 
 @pytest.mark.parametrize("kind", ["layer norm", "RMS norm"])
-def test_random_rows_have_the_null_share_and_uniform_p_values(kind: str) -> None:
+def test_random_rows_have_the_share_of_a_beta_distribution(kind: str) -> None:
     one = family(9, kind)
     one = rows_of(one, torch.randn(4000, 8, generator=torch.Generator().manual_seed(0)))
     got = null_space(one, 2)
-    assert got.null_mean == 2 / (7 if kind == "layer norm" else 8)
-    assert float(got.squared_share.mean()) == pytest.approx(got.null_mean, abs=4 * got.null_sd / 4000**0.5)
-    assert float(got.squared_share.std()) == pytest.approx(got.null_sd, rel=0.05)
-    assert stats.kstest(got.p_value.numpy(), "uniform").pvalue > 0.001
+    dimensions = 7 if kind == "layer norm" else 8
+    expected = stats.beta(1, (dimensions - 2) / 2)
+    assert float(got.squared_share.mean()) == pytest.approx(2 / dimensions, abs=4 * expected.std() / 4000**0.5)
+    assert stats.kstest(got.squared_share.numpy(), expected.cdf).pvalue > 0.001
 
 
 def test_directions_that_cannot_be_told_apart_leave_the_share_undefined() -> None:
@@ -470,7 +455,7 @@ def test_directions_that_cannot_be_told_apart_leave_the_share_undefined() -> Non
         with_readout(one, unembedding=one.anatomy.readout.unembedding * torch.tensor([1.0] * 4 + [0.0] * 4)), 2
     )
     assert set(got.reason) == {"the lowest singular directions do not differ from the next"}
-    assert torch.isnan(got.squared_share).all() and torch.isnan(got.p_value).all()
+    assert torch.isnan(got.squared_share).all()
     with pytest.raises(ValueError, match="between 1 and 7"):
         null_space(one, 8)
 
@@ -479,6 +464,6 @@ def test_null_space_of_real_checkpoints_grows_from_chance(captured: Callable[[in
     early, late = (null_space(captured(step)) for step in (1, 4000))
     d = captured(1).residual.shape[1]
     assert early.k == max(1, int(0.05 * (d - 1)))
-    assert float(early.squared_share.mean()) == pytest.approx(early.null_mean, rel=0.15)
+    assert float(early.squared_share.mean()) == pytest.approx(early.k / (d - 1), rel=0.15)
     assert (late.squared_share >= 0).all() and (late.squared_share <= 1).all()
     assert all(reason is None for reason in late.reason)

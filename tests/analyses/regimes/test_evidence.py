@@ -30,9 +30,10 @@ from rtdyn.analyses.regimes.evidence import (
     resampling_units,
     shape_p_values,
 )
-from rtdyn.analyses.regimes.fit import fit_regimes
+from rtdyn.analyses.regimes.fit import ThreeSegments, fit_regimes
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.text.evaluation import Evaluation
+from rtdyn.undefined import Undefined
 
 DATASETS = 200
 KS_1_PERCENT = 1.63
@@ -94,7 +95,7 @@ def test_one_log_unit_on_a_wide_bulk_beats_the_two_light_shapes_and_its_end_is_l
     # the largest few of a Pareto sample scatter by more than that
     assert np.mean([r.p_values["pareto"] <= 0.05 for r in results]) < 0.5
     fits = [fit_regimes(c, np.zeros(2048)).fit for c in curves]
-    assert np.mean([f is not None and f.raised and abs(np.log(f.r1 / 20)) < 0.15 for f in fits]) >= 0.95
+    assert np.mean([isinstance(f, ThreeSegments) and f.raised and abs(np.log(f.r1 / 20)) < 0.15 for f in fits]) >= 0.95
 
 
 @settings(max_examples=8, deadline=None)
@@ -121,20 +122,22 @@ def test_nulls_are_censored_like_the_data_and_shared() -> None:
     for row in log_of_shape(LOGNORMAL, (99, 300), np.random.default_rng([0, SHAPES.index(LOGNORMAL)])):
         top = np.sort(row)[50:]
         fit = fit_regimes(np.exp(row), np.full(300, np.exp(np.sort(row)[49]))).fit
-        assert fit is not None
+        assert isinstance(fit, ThreeSegments)
         by_hand.append(fit.excess / (np.percentile(top, 75) - np.percentile(top, 25)))
     assert null == pytest.approx(np.array(by_hand), abs=1e-6)
 
 
 def test_curves_without_a_statistic_say_why() -> None:
     zero = np.zeros(200)
-    assert shape_p_values(zero, zero, 99) == "0 uncensored neurons, under 15"
-    assert shape_p_values(np.ones(200), zero, 99) == "the middle half of the uncensored neurons have equal influence"
+    assert shape_p_values(zero, zero, 99) == Undefined("0 uncensored neurons, under 15")
+    assert shape_p_values(np.ones(200), zero, 99) == Undefined(
+        "the middle half of the uncensored neurons have equal influence"
+    )
     # neurons whose ranks reach to 300 have a fit, as many of the largest of a null curve have none
     gaps = np.full(300, 1e9)
     gaps[np.unique(np.geomspace(1, 300, 24).astype(int)) - 1] = 0
     result = shape_p_values(np.arange(1, 301) ** -0.5, gaps, 99)
-    assert isinstance(result, str) and result.startswith("the shape nulls' curves have no fit")
+    assert isinstance(result, Undefined) and result.reason.startswith("the shape nulls' curves have no fit")
 
 
 def test_the_bias_corrected_interval_covers_where_its_theory_is_exact() -> None:
@@ -157,7 +160,7 @@ def test_the_interval_of_a_mean_is_that_of_the_plain_percentiles_when_unbiased()
     draws = np.arange(1, 1000) / 1000
     assert bias_corrected(0.5, draws) == Interval(0.025, 0.975)
     assert bias_corrected(3.0, np.full(9, 3.0)) == Interval(3.0, 3.0)
-    assert bias_corrected(0.0, draws) == "all 999 draws lie above the estimate"
+    assert bias_corrected(0.0, draws) == Undefined("all 999 draws lie above the estimate")
     assert "too one-sided" in str(bias_corrected(0.0015, draws))
 
 
@@ -201,14 +204,14 @@ def test_resampling_is_that_of_a_loop_over_units() -> None:
     for draw in times:
         rows = [w for unit, count in enumerate(draw) for w in np.flatnonzero(documents == unit).tolist() * int(count)]
         regimes = fit_regimes(sums[rows].sum(0) / n[rows].sum(), uncertainty)
-        assert regimes.fit is not None
+        assert isinstance(regimes.fit, ThreeSegments)
         fits.append(regimes.fit)
         members += (regimes.label == "plateau") & regimes.fit.raised
     assert result.stable_share == pytest.approx(members / 40)
     whole = fit_regimes(sums.sum(0) / n.sum(), uncertainty).fit
     for name in INTERVAL_STATISTICS:
         expected = bias_corrected(getattr(whole, name), np.array([getattr(f, name) for f in fits]))
-        if isinstance(expected, str):
+        if isinstance(expected, Undefined):
             assert result.intervals[name] == expected
         else:
             interval = result.intervals[name]
@@ -242,8 +245,8 @@ def test_few_documents_give_way_to_blocks_of_windows() -> None:
     rng = np.random.default_rng(0)
     sums, n, ids = windows_of(rng.lognormal(size=100), 20, 0.1, rng)
     nothing = np.zeros(100)
-    assert bootstrap(sums, n, ids, np.zeros(20, dtype=int), nothing) == "the class lies in 2 blocks, under 5"
-    assert bootstrap(sums, n, ids, np.arange(20), np.full(100, 1e9)) == "0 uncensored neurons, under 15"
+    assert bootstrap(sums, n, ids, np.zeros(20, dtype=int), nothing) == Undefined("the class lies in 2 blocks, under 5")
+    assert bootstrap(sums, n, ids, np.arange(20), np.full(100, 1e9)) == Undefined("0 uncensored neurons, under 15")
 
 
 def test_most_draws_without_a_fit_leave_no_bootstrap() -> None:
@@ -252,7 +255,7 @@ def test_most_draws_without_a_fit_leave_no_bootstrap() -> None:
     sums[np.arange(36) % 10, np.arange(36)] = np.exp(-0.05 * np.arange(36))
     ten = np.arange(10)
     result = bootstrap(sums, np.full(10, 2), ten, ten, np.zeros(36), 50)
-    assert isinstance(result, str) and result.endswith("of 50 resampled curves have no fit")
+    assert isinstance(result, Undefined) and result.reason.endswith("of 50 resampled curves have no fit")
     more = bootstrap(np.tile(sums, 3), np.full(10, 2), ten, ten, np.zeros(108), 50)
     assert isinstance(more, Bootstrap) and 0 <= more.no_fit_share < 0.5
 
@@ -286,10 +289,10 @@ def test_the_power_law_is_the_closed_form_and_its_ratio_that_of_scipy() -> None:
 
 
 def test_influence_without_a_distribution_says_why() -> None:
-    assert likelihoods(np.zeros(50)) == "fewer than two different influences above 0"
-    assert likelihoods(np.ones(50)) == "fewer than two different influences above 0"
+    assert likelihoods(np.zeros(50)) == Undefined("fewer than two different influences above 0")
+    assert likelihoods(np.ones(50)) == Undefined("fewer than two different influences above 0")
     few = likelihoods(np.array([1.0, 2.0, 0.0]))
-    assert isinstance(few, str) and few.startswith("powerlaw")
+    assert isinstance(few, Undefined) and few.reason.startswith("powerlaw")
 
 
 @pytest.mark.parametrize("step", [1, 512, 4000])
@@ -307,5 +310,5 @@ def test_real_checkpoints(step: int, captured: Callable[[int], Capture], evaluat
     assert resampled.top_share.sum() >= 5
     kappa = resampled.intervals["kappa"]
     fit = fit_regimes(values, uncertainty).fit
-    assert isinstance(kappa, Interval) and fit is not None and kappa.low <= fit.kappa <= kappa.high
+    assert isinstance(kappa, Interval) and isinstance(fit, ThreeSegments) and kappa.low <= fit.kappa <= kappa.high
     assert isinstance(likelihoods(values), Likelihoods)

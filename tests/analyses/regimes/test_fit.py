@@ -17,8 +17,9 @@ from rtdyn.analyses.regimes.fit import (
     HUBER,
     MIN_POINTS,
     MIN_SPAN,
+    FixedBoundaries,
     ThreeSegments,
-    _axis,
+    axis_of,
     fit_curves,
     fit_ranks,
     fit_regimes,
@@ -26,6 +27,7 @@ from rtdyn.analyses.regimes.fit import (
 )
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.names import CENSORED, DECAY, PLATEAU, POWER_LAW
+from rtdyn.undefined import Undefined
 
 
 def planted(neurons: int, r1: int, r2: int, kappa: float, excess: float, decay: float) -> np.ndarray:
@@ -42,7 +44,7 @@ def planted(neurons: int, r1: int, r2: int, kappa: float, excess: float, decay: 
 def test_a_planted_curve_is_recovered(neurons: int, r1: int, r2: int) -> None:
     curve = planted(neurons, r1, r2, kappa=0.6, excess=1.2, decay=3.0)
     fit = fit_regimes(curve, np.zeros(neurons)).fit
-    assert fit is not None
+    assert isinstance(fit, ThreeSegments)
     assert abs(np.log(fit.r1 / r1)) <= 0.13 and abs(np.log(fit.r2 / r2)) <= 0.13
     assert fit.kappa == pytest.approx(0.6, abs=0.03)
     assert fit.beta == pytest.approx(0.0, abs=0.1)
@@ -54,7 +56,7 @@ def test_a_planted_curve_is_recovered(neurons: int, r1: int, r2: int) -> None:
 
 def test_a_pure_power_law_has_no_excess_and_no_bend() -> None:
     fit = fit_regimes(np.arange(1, 1025) ** -0.8, np.zeros(1024)).fit
-    assert fit is not None
+    assert isinstance(fit, ThreeSegments)
     assert fit.excess == pytest.approx(0, abs=1e-6)
     assert fit.kappa == pytest.approx(0.8, abs=1e-6)
     assert fit.decay_slope == pytest.approx(-0.8, abs=1e-6)
@@ -62,7 +64,7 @@ def test_a_pure_power_law_has_no_excess_and_no_bend() -> None:
 
 def test_a_flat_top_below_the_power_law_is_flattening() -> None:
     fit = fit_regimes(planted(1024, 20, 300, kappa=0.8, excess=-0.8, decay=3.0), np.zeros(1024)).fit
-    assert fit is not None and not fit.raised
+    assert isinstance(fit, ThreeSegments) and not fit.raised
     assert fit.excess == pytest.approx(-0.8, abs=0.15)
 
 
@@ -71,7 +73,7 @@ def test_a_flat_top_below_the_power_law_is_flattening() -> None:
 def test_scaling_influence_moves_only_the_level(seed: int, factor: float) -> None:
     values = np.abs(np.random.default_rng(seed).standard_normal(400))
     one, other = fit_regimes(values, np.zeros(400)), fit_regimes(values * factor, np.zeros(400))
-    assert one.fit is not None and other.fit is not None
+    assert isinstance(one.fit, ThreeSegments) and isinstance(other.fit, ThreeSegments)
     assert (one.rank == other.rank).all() and (one.label == other.label).all()
     assert (one.fit.r1, one.fit.r2) == (other.fit.r1, other.fit.r2)
     for name in ("kappa", "plateau_slope", "decay_slope", "excess"):
@@ -93,7 +95,7 @@ def test_labels_follow_ranks_and_sizes_add_up() -> None:
     values = np.random.default_rng(0).permutation(planted(1024, 20, 300, 0.6, 1.0, 3.0))
     uncertainty = np.full(1024, np.sort(values)[40])
     result = fit_regimes(values, uncertainty)
-    assert result.fit is not None
+    assert isinstance(result.fit, ThreeSegments)
     counts = {label: int((result.label == label).sum()) for label in (PLATEAU, POWER_LAW, DECAY, CENSORED)}
     assert sum(counts.values()) == 1024
     assert counts[CENSORED] == result.censored == 41
@@ -107,7 +109,7 @@ def test_labels_follow_ranks_and_sizes_add_up() -> None:
 def test_segments_are_wide_enough() -> None:
     for seed in range(10):
         fit = fit_regimes(np.random.default_rng(seed).exponential(size=512), np.zeros(512)).fit
-        assert fit is not None
+        assert isinstance(fit, ThreeSegments)
         assert np.log(fit.r1) >= MIN_SPAN and fit.r1 >= 5
         assert np.log(fit.r2 / fit.r1) >= MIN_SPAN
         assert np.log(fit.last / fit.r2) >= MIN_SPAN
@@ -123,8 +125,8 @@ def huber_loss(residual: np.ndarray, weight: np.ndarray, threshold: float) -> fl
 def test_the_huber_fit_is_that_of_scipy(bent: bool, scale: float) -> None:
     rng = np.random.default_rng(4)
     ranks = np.arange(1, 401)
-    axis = _axis(ranks)
-    assert not isinstance(axis, str)
+    axis = axis_of(ranks)
+    assert not isinstance(axis, Undefined)
     x, weight = axis.x, axis.weight
     y = axis.binned(0.5 - 0.9 * np.log(ranks) + 0.05 * rng.standard_t(2, size=400))
     knot = 60 if bent else len(x)
@@ -154,8 +156,8 @@ def by_hand(log_a: np.ndarray) -> tuple[int, int, float, float]:
     """r1, r2, κ and excess from the definition: every allowed pair of boundaries, least squares by numpy."""
     n = len(log_a)
     ranks = np.arange(1, n + 1)
-    axis = _axis(ranks)
-    assert not isinstance(axis, str)
+    axis = axis_of(ranks)
+    assert not isinstance(axis, Undefined)
     x, y, weight, last = axis.x, axis.binned(log_a), axis.weight, axis.last
     cuts = {int(np.searchsorted(last, np.exp(b) + 1e-9, side="right")) for b in np.arange(0, np.log(n), 0.125)}
 
@@ -217,23 +219,23 @@ def test_many_curves_are_fitted_as_one_by_one() -> None:
     together = fit_curves(values, uncertainty)
     for row, fit in enumerate(together):
         alone = fit_regimes(values[row], uncertainty[row])
-        assert fit == (alone.fit if alone.fit is not None else alone.reason)
-    assert isinstance(together[4], str)
+        assert fit == alone.fit
+    assert isinstance(together[4], Undefined)
     log_a = -np.sort(-rng.standard_normal((5, 300)), axis=1)
     assert fit_sorted(log_a) == [fit_ranks(np.arange(1, 301), row) for row in log_a]
-    assert fit_sorted(log_a[:2, :9]) == ["9 uncensored neurons, under 15"] * 2
+    assert fit_sorted(log_a[:2, :9]) == [Undefined("9 uncensored neurons, under 15")] * 2
 
 
 def test_tied_neurons_are_ranked_in_their_order() -> None:
     values = np.repeat([4.0, 2.0, 1.0, 0.5], 64)
     result = fit_regimes(values, np.zeros(256))
     assert (result.rank == np.arange(1, 257)).all()
-    assert result.fit is not None and np.isfinite(result.fit.excess)
+    assert isinstance(result.fit, ThreeSegments) and np.isfinite(result.fit.excess)
 
 
 def test_weights_are_uniform_in_log_rank() -> None:
-    axis = _axis(np.arange(1, 5001))
-    assert not isinstance(axis, str)
+    axis = axis_of(np.arange(1, 5001))
+    assert not isinstance(axis, Undefined)
     x, weight = axis.x, axis.weight
     assert weight.sum() == pytest.approx(1)
     assert axis.last[-1] == 5000 and len(x) < 500
@@ -244,24 +246,29 @@ def test_weights_are_uniform_in_log_rank() -> None:
 
 def test_too_few_neurons_and_equal_influence_are_not_called_regimes() -> None:
     few = fit_regimes(np.linspace(1, 2, 10), np.zeros(10))
-    assert few.fit is None and "under 15" in few.reason and set(few.label) == {""}
+    assert isinstance(few.fit, Undefined) and "under 15" in few.fit.reason and set(few.label) == {""}
     zero = fit_regimes(np.zeros(512), np.zeros(512))
-    assert zero.fit is None and zero.censored == 512
+    assert isinstance(zero.fit, Undefined) and zero.censored == 512
     narrow = fit_ranks(np.arange(100, 120), np.linspace(0, -1, 20))
-    assert isinstance(narrow, str) and "log units" in narrow
+    assert isinstance(narrow, Undefined) and "log units" in narrow.reason
     flat = fit_regimes(np.ones(512), np.zeros(512)).fit
-    assert flat is not None and flat.excess == pytest.approx(0, abs=1e-9) and flat.gain_over_one == pytest.approx(0)
+    assert (
+        isinstance(flat, ThreeSegments)
+        and flat.excess == pytest.approx(0, abs=1e-9)
+        and flat.gain_over_one == pytest.approx(0)
+    )
 
 
 def test_paper_code_boundaries_and_reference_line() -> None:
     values = np.arange(1, 513) ** -0.7
     paper = fit_regimes(values, np.zeros(512)).paper_code
-    assert paper is not None
+    assert isinstance(paper, FixedBoundaries)
     assert (paper.r1, paper.r2) == (33, 244)
     slope, intercept = np.polyfit(np.log(np.arange(1, 513)), np.log(values), 1)
     assert (paper.slope, paper.intercept) == pytest.approx((slope, intercept))
     assert paper.plateau_deviation == pytest.approx(0, abs=1e-9)
-    assert fit_regimes(values[:100], np.zeros(100)).paper_code is None
+    few = fit_regimes(values[:100], np.zeros(100)).paper_code
+    assert few == Undefined("too few uncensored neurons for the fixed boundaries")
 
 
 @pytest.mark.parametrize("step", [1, 512, 4000])
@@ -269,6 +276,6 @@ def test_real_checkpoints_are_fitted(step: int, captured: Callable[[int], Captur
     result = influence(captured(step), torch.full((2560,), -1), 1)
     for c in result.classes.values():
         regimes = fit_regimes(c.mean_abs.numpy(), (2 * c.mean_abs_se + c.error_bound).numpy())
-        assert regimes.fit is not None, regimes.reason
+        assert isinstance(regimes.fit, ThreeSegments), regimes.fit
         assert 0 < regimes.fit.gain_over_one <= 1
         assert regimes.fit.decay_slope < -regimes.fit.kappa < 0

@@ -1,0 +1,95 @@
+"""Mediation of groups against sums by hand, and what is stored of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from analyses.mediation.test_mediation import COUNTS, exact_confidence, family, influences
+
+from rtdyn.analyses.context import Context
+from rtdyn.analyses.groups.choose import Group
+from rtdyn.analyses.groups.measure import GroupValue
+from rtdyn.analyses.mediation.mediation import (
+    ENTROPY_CHANGE,
+    KL_CHANGE,
+    MEDIATION,
+    NULL_SPACE_SHARE,
+    ThroughFrequency,
+    mediation,
+)
+from rtdyn.analyses.options import StepOptions
+from rtdyn.names import PLATEAU, RANDOM, TOP
+from rtdyn.tables.mediation import mediation_rows
+from rtdyn.text.evaluation import Evaluation
+from rtdyn.undefined import Undefined
+
+NEURONS = 24
+MEMBERS = (np.array([0, 1, 2]), np.array([3, 4]))
+OPTIONS = StepOptions(("mediation",), "kept", "mean_abs", 1e-5, 1.0, "never", "cpu", 7)
+NOBODY = Undefined("no top neuron on one half of the windows")
+
+
+def context(plateau: Group | Undefined, counts: np.ndarray = COUNTS) -> Context:
+    one = family(1, "layer norm", f=NEURONS)
+    evaluation = cast(Evaluation, SimpleNamespace(counts=SimpleNamespace(counts=counts)))
+    groups: dict[str, Group | Undefined] = {PLATEAU: plateau, TOP: NOBODY}
+    return Context(one, influences(one), evaluation, np.array([0, 1]), groups, OPTIONS)
+
+
+def planted_group() -> Group:
+    rng = np.random.default_rng(0)
+    first, second = (np.stack([rng.choice(NEURONS, len(m), replace=False) for _ in range(29)]) for m in MEMBERS)
+    return Group(PLATEAU, MEMBERS, {RANDOM: (first, second)}, 0.1, 0.0)
+
+
+def test_numbers_of_a_group_are_means_over_both_halves() -> None:
+    given = context(planted_group())
+    result = mediation(given)
+    assert isinstance(result.frequency, ThroughFrequency)
+    frozen, rare = result.frequency.frozen["rare"], given.influence.classes["rare"]
+    _, _, entropy, kl = exact_confidence(given.captured, COUNTS, list(range(NEURONS)))
+    windows = torch.from_numpy(given.captured.positions.window)
+    expected: dict[str, list[float]] = {MEDIATION: [], NULL_SPACE_SHARE: [], ENTROPY_CHANGE: [], KL_CHANGE: []}
+    for half, members in enumerate(MEMBERS):
+        left, total = (sums[1 - half, members].sum() for sums in (frozen.window_abs_sum, rare.window_abs_sum))
+        expected[MEDIATION].append(float(1 - left / total))
+        expected[NULL_SPACE_SHARE].append(float(result.null_space.squared_share[members].mean()))
+        for metric, changes in ((ENTROPY_CHANGE, entropy), (KL_CHANGE, kl)):
+            expected[metric].append(float(changes[windows == 1 - half][:, members].mean()))
+    for metric, values in expected.items():
+        value = result.groups[metric][PLATEAU]
+        assert isinstance(value, GroupValue) and value.n == 2 and set(value.nulls) == {RANDOM}
+        assert value.value == pytest.approx(np.mean(values), abs=1e-6)
+        assert result.groups[metric][TOP] == NOBODY
+
+
+def test_rows_say_what_is_missing_and_columns_leave_out_neurons_that_were_not_pooled() -> None:
+    given = context(planted_group())
+    stored = mediation_rows(mediation(given), given)
+    named = {(row.metric, row.group): row for row in stored.metrics}
+    for metric in (MEDIATION, NULL_SPACE_SHARE, ENTROPY_CHANGE, KL_CHANGE):
+        assert named[metric, TOP].value is None and named[metric, TOP].reason == NOBODY.reason
+        assert named[metric, PLATEAU].null == RANDOM and named[metric, PLATEAU].p_value is not None
+    entropy = named["entropy", None]
+    assert entropy.value is not None and entropy.ci_low is not None and entropy.ci_low < entropy.value
+    assert named["null_space_directions", None].value == 1
+    assert len(stored.columns["mediation_rare"]) == NEURONS and np.isfinite(stored.columns["mediation_rare"]).all()
+    # the group's five members and twice as many others
+    changed = np.isfinite(stored.columns["entropy_change_rare"])
+    assert changed.sum() == 15 and changed[:5].all()
+
+
+def test_equal_counts_and_no_groups_leave_reasons() -> None:
+    given = context(NOBODY, np.full(30, 4))
+    result = mediation(given)
+    same = Undefined("all counted types are equally frequent")
+    assert result.frequency == same and isinstance(result.confidence, Undefined)
+    assert result.groups[MEDIATION] == {PLATEAU: same, TOP: same}
+    assert result.groups[KL_CHANGE] == result.groups[NULL_SPACE_SHARE] == {PLATEAU: NOBODY, TOP: NOBODY}
+    stored = mediation_rows(result, given)
+    assert set(stored.columns) == {NULL_SPACE_SHARE}
+    assert [row.reason for row in stored.metrics if row.metric == MEDIATION] == [same.reason] * 2
