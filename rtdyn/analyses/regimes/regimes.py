@@ -34,7 +34,7 @@ def regimes(result: Influence, evaluation: Evaluation, options: StepOptions) -> 
     documents, members = evaluation.text.documents, evaluation.pseudo_classes
     curves = {name: curve(c, documents, options.rank_by, options.seed) for name, c in result.classes.items()}
     if isinstance(members, Undefined):
-        return CurveEvidence(curves, Undefined(members))
+        return CurveEvidence(curves, members)
     return CurveEvidence(curves, contrast_with_pseudo_classes(result, overlap(members), options.rank_by))
 
 
