@@ -482,7 +482,7 @@ def test_a_run_on_a_data_set_resumes_without_a_network_and_says_what_it_read(
     ]
 
     def track(**env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, env=place.environment(**env), capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, env=place.environment(**env), capture_output=True, text=True, timeout=240)
 
     done = track()
     assert done.returncode == 0, done.stderr
