@@ -123,6 +123,7 @@ def expected_sums(found: Tensor, own: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.abs(a[1:] - a[0]).sum(1), np.abs(a[0]).sum(0), (np.abs(a[1:]) - np.abs(a[0])).sum(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CASES)
 def test_ablations_match_a_forward_pass_for_each_position_and_head(config: Any) -> None:
     model, captured, windows = case(config)
@@ -405,6 +406,7 @@ def test_profiles_and_their_null_are_of_one_size_where_common_queries_are_scarce
     assert abs(found.with_bos.mean - found.with_bos.null.null_mean) < 4 * found.with_bos.null.null_sd
 
 
+@pytest.mark.slow
 def test_profile_p_values_are_uniform_where_classes_attend_alike() -> None:
     rng, draws = np.random.default_rng(2), 120
     p = []
@@ -525,6 +527,7 @@ def trained(tiny: SuiteSpec, evaluation: Evaluation) -> Callable[[int], tuple[An
     return at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 512, 4000])
 def test_bundled_checkpoints(trained: Callable[[int], tuple[Any, Capture]], evaluation: Evaluation, step: int) -> None:
     model, captured = trained(step)
@@ -562,6 +565,7 @@ def test_bundled_checkpoints(trained: Callable[[int], tuple[Any, Capture]], eval
     np.testing.assert_allclose(result.change[0, 3], (changed - a).abs(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_gives_heads_a_shape_that_chance_had_not(trained: Callable[[int], tuple[Any, Capture]]) -> None:
     early, late = (routing(trained(step)[1], {}, np.random.default_rng(0), draws=19) for step in (1, 4000))
     nulls = [r.profiles[0].without_bos.null for r in (early, late) if r.profiles[0].without_bos is not None]
