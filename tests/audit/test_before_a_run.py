@@ -102,6 +102,7 @@ def test_an_audit_of_other_steps_keeps_what_was_found_before() -> None:
     assert found["made"] == "b" and joined(None, now, {})["steps"] == now["steps"]
 
 
+@pytest.mark.slow
 def test_a_verdict_is_that_of_the_weights_that_were_analysed(tmp_path: Path) -> None:
     suite = tmp_path / "suite"
     for step in (2, 8):

@@ -86,6 +86,7 @@ def test_a_raised_top_is_found_against_every_shape(spread: float, height: float)
     assert np.mean(found) >= 0.95
 
 
+@pytest.mark.slow
 def test_one_log_unit_on_a_wide_bulk_beats_the_two_light_shapes_and_its_end_is_located() -> None:
     rng = np.random.default_rng(2)
     curves = [raised_top(2048, 20, 1.0, 1.0, rng) for _ in range(30)]
@@ -260,6 +261,7 @@ def test_most_draws_without_a_fit_leave_no_bootstrap() -> None:
     assert isinstance(more, Bootstrap) and 0 <= more.no_fit_share < 0.5
 
 
+@pytest.mark.slow
 def test_likelihoods_of_a_power_law_and_of_a_lognormal(capfd: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     pareto = likelihoods(rng.pareto(1.5, 1500) + 1)

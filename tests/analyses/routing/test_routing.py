@@ -66,6 +66,7 @@ def trained(tiny: SuiteSpec, evaluation: Evaluation) -> Callable[[int], tuple[An
     return at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 512, 4000])
 def test_bundled_checkpoints(trained: Callable[[int], tuple[Any, Capture]], evaluation: Evaluation, step: int) -> None:
     model, captured = trained(step)
@@ -108,6 +109,7 @@ def test_bundled_checkpoints(trained: Callable[[int], tuple[Any, Capture]], eval
     np.testing.assert_allclose(sums.change[0, 3], (changed - a).abs(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_gives_heads_a_shape_that_chance_had_not(trained: Callable[[int], tuple[Any, Capture]]) -> None:
     early, late = (routing(context(trained(step)[1], {})) for step in (1, 4000))
     correlations = [r.profiles[0].without_bos for r in (early, late)]

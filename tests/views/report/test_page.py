@@ -85,6 +85,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(runs, folder / "both.html")
 
 
+@pytest.mark.slow
 def test_the_page_says_where_its_numbers_come_from(page: Path) -> None:
     text = page.read_text()
     for said in ("rtdyn track --model synthetic --steps all", "some-text", "commit abc123", "torch 9.8.7", "step4"):
