@@ -8,6 +8,7 @@ import networkx as nx
 import numpy as np
 import pytest
 
+from rtdyn.analyses.groups import heavytail
 from rtdyn.analyses.groups.choose import Group, window_halves
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.names import MATCHED, RANDOM, SELECTED
@@ -101,7 +102,7 @@ def test_dimensionality_is_that_of_each_halfs_choice_on_the_other(
 
     for metric, statistic in (("participation_ratio", participation), ("d_eff", d_eff)):
         assert_beside_nulls(rows, metric, crossed(statistic, MEMBERS), over_draws(statistic, groups["fourteen"]))
-    assert rows_of(rows, "d_eff", "nobody")[None].reason == groups["nobody"]
+    assert rows_of(rows, "d_eff", "nobody")[None].reason == groups["nobody"].reason
 
 
 def test_correlations_and_communities_are_those_of_numpy_and_networkx(
@@ -126,7 +127,7 @@ def test_correlations_and_communities_are_those_of_numpy_and_networkx(
     rewired = rows_of(rows, "q_threshold", "fourteen")["rewired"]
     assert rewired.n == 14 and rewired.p_value is not None and 0.02 <= rewired.p_value <= 1
     assert rows_of(rows, "q_excess", "three")[None].reason == "only 3 of the group's neurons vary"
-    assert rows_of(rows, "q_paper_code", "nobody")[None].reason == groups["nobody"]
+    assert rows_of(rows, "q_paper_code", "nobody")[None].reason == groups["nobody"].reason
     for limit in ("LARGEST_GRAPH", "LARGEST_REWIRED"):
         monkeypatch.setattr(group_tables, limit, 13)
     rows = modularity_metrics(one, halves, groups, 0, LAYER)
@@ -149,7 +150,7 @@ def test_hill_is_that_of_the_weights_whatever_the_half(
     layers = {row.metric for row in rows if row.group is None}
     assert layers == {"hill_alpha_tenth", "hill_alpha_half", "hill_alpha_least_ks"}
     assert not any(row.metric.startswith("ww") for row in rows)
-    monkeypatch.setattr(group_tables, "LARGEST_SPECTRUM", 13)
+    monkeypatch.setattr(heavytail, "LARGEST_SPECTRUM", 13)
     rows = heavytail_metrics(one, groups, LAYER, weightwatcher=False)
     assert rows_of(rows, metric, "fourteen")[None].reason == "a group of 14 neurons, over 13"
 
@@ -161,6 +162,6 @@ def test_size_and_what_the_matched_sets_share_are_told(groups: dict[str, Group |
         ("fourteen", "matched_own_share", 0.25, None),
         ("three", "size", 3, None),
         ("three", "matched_own_share", 1.0, None),
-        ("nobody", "size", None, groups["nobody"]),
-        ("nobody", "matched_own_share", None, groups["nobody"]),
+        ("nobody", "size", None, groups["nobody"].reason),
+        ("nobody", "matched_own_share", None, groups["nobody"].reason),
     ]
