@@ -6,6 +6,8 @@ import math
 
 NORMAL_95 = 1.959963984540054
 """Standard errors on either side of a 95 % interval."""
+QUANTILES_95 = (0.025, 0.975)
+"""Those between which 95 % lie."""
 
 
 def normal_interval(value: float, se: float) -> tuple[float | None, float | None]:

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from rtdyn.analyses.context import Context
+from rtdyn.analyses.groups.dimensionality import dimensionality
+from rtdyn.analyses.groups.input_weights import heavytail
+from rtdyn.analyses.groups.modularity import modularity
 from rtdyn.analyses.routing.routing import Routing, routing
-from rtdyn.tables.curves import attention_curves, eigenvalue_curves
-from rtdyn.tables.groups import dimensionality_metrics, modularity_metrics
-from rtdyn.tables.heavytail import heavytail_metrics
+from rtdyn.tables.curves import attention_curves
+from rtdyn.tables.groups import dimensionality_rows, modularity_rows
+from rtdyn.tables.heavytail import heavytail_rows
 from rtdyn.tables.mediation import mediation_results
 from rtdyn.tables.routing import halved_groups, routing_metrics
 from rtdyn.tables.step_rows import StepRows
@@ -22,14 +25,6 @@ ROUTING = 100
 
 def _same(context: Context) -> Context:
     return context
-
-
-def _dimensionality(_: Context, context: Context) -> StepRows:
-    return StepRows(dimensionality_metrics(context.captured, context.halves, context.groups, context.layer))
-
-
-def _modularity(_: Context, context: Context) -> StepRows:
-    return StepRows(modularity_metrics(context.captured, context.halves, context.groups, context.seed, context.layer))
 
 
 def _routing(context: Context) -> Routing:
@@ -47,13 +42,6 @@ def _routing_rows(found: Routing, context: Context) -> StepRows:
     return StepRows(routing_metrics(found, context.groups, context.halves), lines=attention_curves(found))
 
 
-def _heavytail(_: Context, context: Context) -> StepRows:
-    return StepRows(
-        heavytail_metrics(context.captured, context.groups, context.layer),
-        lines=eigenvalue_curves(context.captured.anatomy.input_rows, context.groups, context.layer),
-    )
-
-
 def _mediation(_: Context, context: Context) -> StepRows:
     rows, columns = mediation_results(
         context.captured,
@@ -69,10 +57,10 @@ def _mediation(_: Context, context: Context) -> StepRows:
 
 
 GROUP_ANALYSES: tuple[tuple[str, Callable[[Context], Any], Callable[[Any, Context], StepRows]], ...] = (
-    ("dimensionality", _same, _dimensionality),
-    ("modularity", _same, _modularity),
+    ("dimensionality", dimensionality, dimensionality_rows),
+    ("modularity", modularity, modularity_rows),
     ("routing", _routing, _routing_rows),
-    ("heavytail", _same, _heavytail),
+    ("heavytail", heavytail, heavytail_rows),
     ("mediation", _same, _mediation),
 )
 """By name, as `rtdyn.names.ANALYSES` has it: the analysis, and what makes rows of its result."""
