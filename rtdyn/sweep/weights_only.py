@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from rtdyn.analyses.groups.input_weights import layer_tails
 from rtdyn.audit.fingerprint import encode, fingerprint_of
 from rtdyn.checkpoints.checkpoint import Checkpoint, read_config
 from rtdyn.checkpoints.tensors import read_final_mlp
 from rtdyn.store.schema import StepTables, metric_frame
 from rtdyn.sweep.same_suite import check_same_shape
-from rtdyn.tables.heavytail import layer_heavytail_metrics
+from rtdyn.tables.heavytail import layer_tail_rows
 
 WINDOW_SCHEMA: Mapping[str, Any] = {
     "step": pl.Int64,
@@ -40,7 +41,7 @@ def analyse_weights(
     check_same_shape(read_config(checkpoint.folder), model_config, checkpoint.step)
     mlp, inputs, output = read_final_mlp(checkpoint.folder)
     stage("heavytail")
-    rows = layer_heavytail_metrics(inputs, output, mlp.layer)
+    rows = layer_tail_rows(layer_tails(inputs, output), mlp.layer)
     neurons = pl.DataFrame(
         {
             "step": np.full(len(output), checkpoint.step),

@@ -6,32 +6,24 @@ widened by the positions that pseudo-classes share, as `pseudo_classes.contrast`
 `attention`: x the keys back from the query, 0 the query itself, value the class's mean attention there; low and high,
 for common targets, hold 95 % of draws of as many common queries. `attention_first`: the same for key 0, x = 0.
 `eigenvalue`, or `eigenvalue_<matrix>` for a gated MLP: x from 1, value the x-th largest eigenvalue of a group's input
-weights (`analyses.heavytail`), chosen on `half` of the windows; low and high hold 95 % of matched sets; fit, in the
-upper half, is the Pareto tail λ_{k+1}·((k + 1)/x)^{1/α} with Hill's α of the rule `half`.
+weights (`analyses.groups.group_spectra`), chosen on `half` of the windows; low and high hold 95 % of matched sets; fit,
+in the upper half, is the Pareto tail λ_{k+1}·((k + 1)/x)^{1/α} with Hill's α of the rule `half`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
-import torch
 
-from rtdyn.analyses.groups import heavytail
-from rtdyn.analyses.groups.choose import Group
-from rtdyn.analyses.groups.heavytail import LARGEST_SPECTRUM
+from rtdyn.analyses.groups.group_spectra import GroupSpectrum
 from rtdyn.analyses.regimes.pseudo_curve import PseudoCurve
 from rtdyn.analyses.routing.routing import Routing
-from rtdyn.names import COMMON, MATCHED, PLATEAU, RARE, TOP
+from rtdyn.names import COMMON, RARE
 from rtdyn.store.schema import ATTENTION, ATTENTION_FIRST, CURVE_SCHEMA, EIGENVALUE, PSEUDO_INFLUENCE
 from rtdyn.tables.step_rows import Columns
 from rtdyn.undefined import Undefined
-
-SPECTRUM_GROUPS = (PLATEAU, TOP)
-BAND = (0.025, 0.975)
-BAND_DRAWS = 99
-"""Matched sets whose spectra make a band."""
 
 
 def curve_table(step: int, parts: Sequence[Columns]) -> pl.DataFrame:
@@ -94,31 +86,22 @@ def _attention_lines(
     return parts
 
 
-def eigenvalue_curves(
-    matrices: Mapping[str, torch.Tensor], groups: Mapping[str, Group | Undefined], layer: int
-) -> list[Columns]:
-    """Eigenvalues of the plateau's and the top's input weights beside those of matched sets. matrices: (F, d) each."""
-    parts: list[Columns] = []
-    for matrix, weights in matrices.items():
-        kind = EIGENVALUE if len(matrices) == 1 else f"{EIGENVALUE}_{matrix}"
-        for name in SPECTRUM_GROUPS:
-            group = groups[name]
-            if isinstance(group, Undefined):
-                continue
-            matched = group.sets[MATCHED]
-            for half, members in enumerate(group.members):
-                if len(members) <= LARGEST_SPECTRUM and not isinstance(matched, Undefined):
-                    lines = _spectrum(weights, members, matched[half][:BAND_DRAWS])
-                    parts.append({"kind": kind, "group": name, "half": half, "layer": layer, **lines})
-    return parts
+def eigenvalue_curves(spectra: Sequence[GroupSpectrum], several: bool, layer: int) -> list[Columns]:
+    """Eigenvalues of groups' input weights beside those of matched sets.
 
-
-def _spectrum(weights: torch.Tensor, members: np.ndarray, matched: np.ndarray) -> dict[str, np.ndarray]:
-    own = heavytail.spectra(weights, members[None])
-    low, high = np.quantile(heavytail.spectra(weights, matched).eigenvalues, BAND, axis=0)
-    values, rank = own.eigenvalues[0], np.arange(1, len(members) + 1)
-    hill = heavytail.hill_of_spectra(own, heavytail.HALF)
-    fit, k = np.full(len(values), np.nan), int(hill.k[0])
-    if np.isfinite(hill.alpha[0]):
-        fit[: k + 1] = values[k] * ((k + 1) / rank[: k + 1]) ** (1 / hill.alpha[0])
-    return {"x": rank, "value": values, "low": low, "high": high, "fit": fit}
+    several: whether the MLP has more than one input matrix, and each line's kind tells whose it is.
+    """
+    return [
+        {
+            "kind": f"{EIGENVALUE}_{spectrum.matrix}" if several else EIGENVALUE,
+            "group": spectrum.group,
+            "half": spectrum.half,
+            "layer": layer,
+            "x": np.arange(1, len(spectrum.eigenvalues) + 1),
+            "value": spectrum.eigenvalues,
+            "low": spectrum.low,
+            "high": spectrum.high,
+            "fit": spectrum.fit,
+        }
+        for spectrum in spectra
+    ]

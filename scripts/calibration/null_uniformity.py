@@ -16,17 +16,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from rtdyn.analyses.context import Context
 from rtdyn.analyses.groups.choose import split_groups, window_halves
+from rtdyn.analyses.groups.dimensionality import dimensionality
+from rtdyn.analyses.groups.input_weights import hill_of_groups
 from rtdyn.analyses.groups.nulls import matching_cells
-from rtdyn.analyses.influence.ablation import influence
+from rtdyn.analyses.influence.ablation import TOLERANCE, influence
+from rtdyn.analyses.options import StepOptions
+from rtdyn.analyses.statistics import Comparison
 from rtdyn.capture.forward_pass import capture
 from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.checkpoints.local import fetch_local
 from rtdyn.names import TOP
-from rtdyn.store.schema import Metric
 from rtdyn.suites.find import find_suite, load_suites
-from rtdyn.tables.groups import dimensionality_metrics
-from rtdyn.tables.heavytail import heavytail_metrics
 from rtdyn.text.evaluation import EvaluationOptions, prepare
 from rtdyn.text.pseudo_classes import overlap, pseudo_classes
 from rtdyn.undefined import Undefined
@@ -50,6 +52,7 @@ def main() -> None:
     suite = find_suite("tiny", load_suites())
     options = EvaluationOptions(None, "text", None, 1, ("paper-text",), None, 256, "prepend", "target", 50, 10.0, 0)
     evaluation = prepare(suite, suite.steps[-1], options)
+    settings = StepOptions(("dimensionality", "heavytail"), "kept", "mean_abs", TOLERANCE, 1.0, "never", "cpu", 0)
     config = load_model(fetch_local(suite, suite.steps[0]), "cpu").config
     documents, positions = evaluation.text.documents, evaluation.positions
     halves = window_halves(documents)
@@ -64,13 +67,14 @@ def main() -> None:
         result = influence(one, nowhere, 1, pseudo_classes=torch.from_numpy(members), half=half)
         groups = split_groups(result, documents, matching_cells(one), overlap(members), seed)
         top = {TOP: groups[TOP]}
-        rows: list[Metric] = [
-            *dimensionality_metrics(one, halves, top, 2),
-            *heavytail_metrics(one, top, 2, weightwatcher=False),
-        ]
-        for row in rows:
-            if row.null is not None and row.p_value is not None:
-                p_values[row.metric, row.null].append(row.p_value)
+        context = Context(one, result, evaluation, halves, top, settings)
+        values = dict(dimensionality(context).groups[TOP])
+        for weights in one.anatomy.input_rows.values():
+            values |= {f"hill_alpha_{rule}": alpha for rule, alpha in hill_of_groups(weights, top)[TOP].items()}
+        for metric, value in values.items():
+            for null, against in () if isinstance(value, Undefined) else value.nulls.items():
+                if isinstance(against, Comparison):
+                    p_values[metric, null].append(against.p_value)
     for (metric, null), found in sorted(p_values.items()):
         p = np.array(found)
         uniform = float(kstest(p, "uniform").pvalue)

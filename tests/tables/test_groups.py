@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import networkx as nx
 import numpy as np
 import pytest
+from scipy.stats import chi2
 
+from rtdyn.analyses.context import Context
+from rtdyn.analyses.groups import input_weights
+from rtdyn.analyses.groups import modularity as modularity_module
 from rtdyn.analyses.groups.choose import Group, window_halves
+from rtdyn.analyses.groups.dimensionality import dimensionality
+from rtdyn.analyses.groups.group_spectra import group_spectra
+from rtdyn.analyses.groups.heavytail import ALPHA, ENTROPY
+from rtdyn.analyses.groups.input_weights import heavytail
+from rtdyn.analyses.groups.modularity import modularity
+from rtdyn.analyses.influence.ablation import Influence
+from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.forward_pass import Capture
-from rtdyn.names import MATCHED, RANDOM, SELECTED
+from rtdyn.names import MATCHED, PLATEAU, RANDOM, SELECTED, TOP
 from rtdyn.store.schema import Metric
-from rtdyn.tables import groups as group_tables
-from rtdyn.tables.groups import dimensionality_metrics, matching_metrics, modularity_metrics
-from rtdyn.tables.heavytail import heavytail_metrics
+from rtdyn.tables.curves import eigenvalue_curves
+from rtdyn.tables.groups import dimensionality_rows, matching_metrics, modularity_rows
+from rtdyn.tables.heavytail import heavytail_rows
+from rtdyn.text.evaluation import Evaluation
 from rtdyn.undefined import Undefined
 
-LAYER = 5
+LAYER = 2
 MEMBERS = (np.arange(0, 14), np.arange(100, 114))
 DRAWS = 19
 
@@ -43,6 +56,12 @@ def groups() -> dict[str, Group | Undefined]:
         "three": Group("three", three, {MATCHED: tuple(np.repeat(m[None], DRAWS, 0) for m in three)}, 1.0, 0.0),
         "nobody": Undefined("no neuron on one half of the windows"),
     }
+
+
+@pytest.fixture(scope="module")
+def context(one: Capture, halves: np.ndarray, groups: dict[str, Group | Undefined], evaluation: Evaluation) -> Context:
+    options = StepOptions(("ablation",), "kept", "mean_abs", 1e-5, 1.0, "never", "cpu", 0)
+    return Context(one, Influence({}, None, 0.0), evaluation, halves, groups, options)
 
 
 def activations(one: Capture, halves: np.ndarray, half: int) -> np.ndarray:
@@ -84,9 +103,9 @@ def over_draws(statistic: Callable[[int, np.ndarray], float], group: Group | Und
 
 
 def test_dimensionality_is_that_of_each_halfs_choice_on_the_other(
-    one: Capture, halves: np.ndarray, groups: dict[str, Group | Undefined]
+    context: Context, one: Capture, halves: np.ndarray, groups: dict[str, Group | Undefined]
 ) -> None:
-    rows = dimensionality_metrics(one, halves, groups, LAYER)
+    rows = dimensionality_rows(dimensionality(context), context).metrics
 
     def spectrum(half: int, members: np.ndarray) -> np.ndarray:
         return np.linalg.eigvalsh(np.corrcoef(activations(one, halves, half)[:, members].T))[::-1]
@@ -101,13 +120,17 @@ def test_dimensionality_is_that_of_each_halfs_choice_on_the_other(
 
     for metric, statistic in (("participation_ratio", participation), ("d_eff", d_eff)):
         assert_beside_nulls(rows, metric, crossed(statistic, MEMBERS), over_draws(statistic, groups["fourteen"]))
-    assert rows_of(rows, "d_eff", "nobody")[None].reason == groups["nobody"]
+    assert rows_of(rows, "d_eff", "nobody")[None].reason == groups["nobody"].reason
 
 
 def test_correlations_and_communities_are_those_of_numpy_and_networkx(
-    one: Capture, halves: np.ndarray, groups: dict[str, Group | Undefined], monkeypatch: pytest.MonkeyPatch
+    context: Context,
+    one: Capture,
+    halves: np.ndarray,
+    groups: dict[str, Group | Undefined],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rows = modularity_metrics(one, halves, groups, 0, LAYER)
+    rows = modularity_rows(modularity(context), context).metrics
     with np.errstate(invalid="ignore"):
         r = [np.corrcoef(activations(one, halves, half).T) for half in (0, 1)]
 
@@ -126,18 +149,36 @@ def test_correlations_and_communities_are_those_of_numpy_and_networkx(
     rewired = rows_of(rows, "q_threshold", "fourteen")["rewired"]
     assert rewired.n == 14 and rewired.p_value is not None and 0.02 <= rewired.p_value <= 1
     assert rows_of(rows, "q_excess", "three")[None].reason == "only 3 of the group's neurons vary"
-    assert rows_of(rows, "q_paper_code", "nobody")[None].reason == groups["nobody"]
+    assert rows_of(rows, "q_paper_code", "nobody")[None].reason == groups["nobody"].reason
     for limit in ("LARGEST_GRAPH", "LARGEST_REWIRED"):
-        monkeypatch.setattr(group_tables, limit, 13)
-    rows = modularity_metrics(one, halves, groups, 0, LAYER)
+        monkeypatch.setattr(modularity_module, limit, 13)
+    rows = modularity_rows(modularity(context), context).metrics
     for metric in ("q_excess", "q_threshold", "q_paper_code"):
         assert rows_of(rows, metric, "fourteen")[None].reason == "a group of 14 neurons, over 13"
 
 
+@pytest.fixture
+def tails(context: Context, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Metric]]:
+    """Rows of heavy tails, weightwatcher's numbers being the rows of its matrix and a reason."""
+    monkeypatch.setattr(
+        input_weights, "weightwatcher_metrics", lambda matrix: {ALPHA: float(len(matrix)), ENTROPY: "no entropy"}
+    )
+    shown = {**context.groups, PLATEAU: context.groups["nobody"], TOP: context.groups["three"]}
+
+    def rows() -> list[Metric]:
+        whole = replace(context, groups=shown)
+        return list(heavytail_rows(heavytail(whole), whole).metrics)
+
+    return rows
+
+
 def test_hill_is_that_of_the_weights_whatever_the_half(
-    one: Capture, groups: dict[str, Group | Undefined], monkeypatch: pytest.MonkeyPatch
+    one: Capture,
+    groups: dict[str, Group | Undefined],
+    tails: Callable[[], list[Metric]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rows = heavytail_metrics(one, groups, LAYER, weightwatcher=False)
+    rows = tails()
     ((_, weights),) = one.anatomy.input_rows.items()
 
     def tenth(half: int, members: np.ndarray) -> float:
@@ -145,13 +186,61 @@ def test_hill_is_that_of_the_weights_whatever_the_half(
         return 1 / np.log(values[0] / values[1])
 
     metric = "hill_alpha_tenth"
-    assert_beside_nulls(rows, metric, crossed(tenth, MEMBERS), over_draws(tenth, groups["fourteen"]))
-    layers = {row.metric for row in rows if row.group is None}
-    assert layers == {"hill_alpha_tenth", "hill_alpha_half", "hill_alpha_least_ks"}
-    assert not any(row.metric.startswith("ww") for row in rows)
-    monkeypatch.setattr(group_tables, "LARGEST_SPECTRUM", 13)
-    rows = heavytail_metrics(one, groups, LAYER, weightwatcher=False)
-    assert rows_of(rows, metric, "fourteen")[None].reason == "a group of 14 neurons, over 13"
+    alpha = crossed(tenth, MEMBERS)
+    assert_beside_nulls(rows, metric, alpha, over_draws(tenth, groups["fourteen"]))
+    # one eigenvalue in the tail, so 2 degrees of freedom
+    for row in rows_of(rows, metric, "fourteen").values():
+        assert (row.ci_low, row.ci_high) == pytest.approx(tuple(alpha * chi2.ppf((0.025, 0.975), 2) / 2), rel=1e-5)
+    monkeypatch.setattr(input_weights, "LARGEST_SPECTRUM", 13)
+    assert rows_of(tails(), metric, "fourteen")[None].reason == "a group of 14 neurons, over 13"
+
+
+def test_the_layer_comes_after_the_groups_and_weightwatchers_means_last(
+    one: Capture, tails: Callable[[], list[Metric]]
+) -> None:
+    rows = tails()
+    ((matrix, weights),) = one.anatomy.input_rows.items()
+    names = [(row.metric, row.group) for row in rows if not row.metric.startswith("hill") or row.group is None]
+    layer = [("hill_alpha_tenth", None), ("hill_alpha_half", None), ("hill_alpha_least_ks", None)]
+    for name in (matrix, "out"):
+        layer += [(f"ww_alpha_{name}", None), (f"ww_entropy_{name}", None)]
+    assert names[: len(layer)] == layer
+    by_name = {(row.metric, row.group): row for row in rows if row.metric.startswith("ww")}
+    assert by_name[f"ww_alpha_{matrix}", None].value == len(weights)
+    assert by_name[f"ww_alpha_{matrix}", "fourteen"].value == 14
+    assert by_name[f"ww_entropy_{matrix}", "fourteen"].reason == "no entropy"
+    assert by_name[f"ww_alpha_{matrix}", PLATEAU].reason == "no neuron on one half of the windows"
+    whole = next(row for row in rows if row.metric == "hill_alpha_tenth" and row.group is None)
+    assert whole.n == len(weights) and whole.ci_low < whole.value < whole.ci_high
+
+
+def test_spectra_are_those_of_what_each_half_chose_beside_matched_sets(
+    one: Capture, groups: dict[str, Group | Undefined]
+) -> None:
+    inputs = one.anatomy.input_rows
+    (weights,) = inputs.values()
+    fourteen = groups["fourteen"]
+    assert isinstance(fourteen, Group)
+    drawn = fourteen.sets[RANDOM]
+    matched = replace(fourteen, sets={MATCHED: drawn})
+    lines = eigenvalue_curves(group_spectra(inputs, {PLATEAU: groups["nobody"], TOP: matched}), False, LAYER)
+    assert [(line["kind"], line["group"], line["half"]) for line in lines] == [
+        ("eigenvalue", TOP, 0),
+        ("eigenvalue", TOP, 1),
+    ]
+
+    def spectrum(members: np.ndarray) -> np.ndarray:
+        return np.linalg.eigvalsh(np.corrcoef(weights[members].double().numpy()))[::-1]
+
+    for half, line in enumerate(lines):
+        values = spectrum(MEMBERS[half])
+        band = np.quantile([spectrum(members) for members in drawn[half]], (0.025, 0.975), axis=0)
+        assert line["x"].tolist() == list(range(1, 15))
+        np.testing.assert_allclose(line["value"], values, rtol=1e-6)
+        np.testing.assert_allclose((line["low"], line["high"]), band, rtol=1e-6)
+        alpha = 1 / np.log(values[:7] / values[7]).mean()
+        np.testing.assert_allclose(line["fit"][:8], values[7] * (8 / np.arange(1, 9)) ** (1 / alpha), rtol=1e-6)
+        assert np.isnan(line["fit"][8:]).all()
 
 
 def test_size_and_what_the_matched_sets_share_are_told(groups: dict[str, Group | Undefined]) -> None:
@@ -161,6 +250,6 @@ def test_size_and_what_the_matched_sets_share_are_told(groups: dict[str, Group |
         ("fourteen", "matched_own_share", 0.25, None),
         ("three", "size", 3, None),
         ("three", "matched_own_share", 1.0, None),
-        ("nobody", "size", None, groups["nobody"]),
-        ("nobody", "matched_own_share", None, groups["nobody"]),
+        ("nobody", "size", None, groups["nobody"].reason),
+        ("nobody", "matched_own_share", None, groups["nobody"].reason),
     ]

@@ -22,8 +22,6 @@ from rtdyn.store.schema import STABLE
 from rtdyn.undefined import Undefined
 
 TOP_SHARE = 0.01
-
-
 MIN_TOP = 32
 
 
@@ -60,6 +58,11 @@ class Group:
     overlap: float
     """Positions that pseudo-classes share, by which the selected null is widened (`pseudo_classes.contrast`)."""
 
+    @property
+    def size(self) -> float:
+        """Members, the mean of both halves' choices."""
+        return float(np.mean([len(members) for members in self.members]))
+
 
 def top_size(neurons: int) -> int:
     """Members of `top`."""
@@ -82,12 +85,12 @@ def half_influence(
     c: ClassInfluence, halves: np.ndarray, half: int, rank_by: str = "mean_abs"
 ) -> HalfInfluence | Undefined:
     """A class's influence over one half of the windows, or why there is none. halves: (windows,), by window id."""
-    own = halves[c.window_ids.cpu().numpy()] == half
-    if own.sum() < 2:
-        return Undefined(f"half of the windows hold {int(own.sum())} with positions of the class")
-    counts = c.window_n[own]
+    in_half = halves[c.window_ids.cpu().numpy()] == half
+    if in_half.sum() < 2:
+        return Undefined(f"half of the windows hold {int(in_half.sum())} with positions of the class")
+    counts = c.window_n[in_half]
     n = counts.sum()
-    abs_sums, sums = c.window_abs_sum[own], c.window_sum[own]
+    abs_sums, sums = c.window_abs_sum[in_half], c.window_sum[in_half]
     mean, mean_se = sums.sum(0) / n, clustered_se(sums, counts)
     ranking, ranking_se = (
         (mean.abs(), mean_se) if rank_by == "abs_mean" else (abs_sums.sum(0) / n, clustered_se(abs_sums, counts))
@@ -133,7 +136,7 @@ def with_nulls(
     if max(map(len, members)) > LARGE:
         draws = min(draws, LARGE_DRAWS)
     matched = permuted_sets(members, cell, draws, rng)
-    selected = [_selected(name, own, regimes[half], pseudo, half, rank_by) for half, own in enumerate(members)]
+    selected = [_selected(name, mine, regimes[half], pseudo, half, rank_by) for half, mine in enumerate(members)]
     sets: dict[str, tuple[np.ndarray, np.ndarray] | Undefined] = {
         RANDOM: permuted_sets(members, np.zeros_like(cell), draws, rng),
         MATCHED: matched,
@@ -145,8 +148,8 @@ def with_nulls(
         sets[SELECTED] = second
     else:
         sets[SELECTED] = (first, second)
-    own = [np.isin(found, mine).mean() for found, mine in zip(matched, members, strict=True)]
-    return Group(name, members, sets, float(np.mean(own)), overlap)
+    own_shares = [np.isin(drawn, mine).mean() for drawn, mine in zip(matched, members, strict=True)]
+    return Group(name, members, sets, float(np.mean(own_shares)), overlap)
 
 
 def _selected(
@@ -182,21 +185,22 @@ def split_groups(
     documents: (windows,), each window's document. cell: `nulls.matching_cells`. overlap: `pseudo_classes.overlap`.
     """
     halves, rare = window_halves(documents), result.classes[RARE]
-    chosen, fits, reasons = [], [], {}
+    chosen, fits, undefined = [], [], {}
     for half in (0, 1):
-        own = half_influence(rare, halves, half, rank_by)
-        if isinstance(own, Undefined):
-            return dict.fromkeys(GROUPS, own)
-        stable, reason = _stable(rare, halves, half, documents, own, rank_by, seed)
-        if reason:
-            reasons[PLATEAU] = reason
-        fits.append(half_regimes(own))
-        chosen.append(choose(own, fits[-1], stable))
+        influence = half_influence(rare, halves, half, rank_by)
+        if isinstance(influence, Undefined):
+            return dict.fromkeys(GROUPS, influence)
+        stable = _stable(rare, halves, half, documents, influence, rank_by, seed)
+        if isinstance(stable, Undefined):
+            undefined[PLATEAU] = stable
+            stable = np.zeros(len(influence.mean), dtype=bool)
+        fits.append(half_regimes(influence))
+        chosen.append(choose(influence, fits[-1], stable))
     groups: dict[str, Group | Undefined] = {}
     for number, name in enumerate(GROUPS):
         members = (chosen[0][name], chosen[1][name])
-        if name in reasons:
-            groups[name] = Undefined(reasons[name])
+        if name in undefined:
+            groups[name] = undefined[name]
         elif min(map(len, members)) == 0:
             groups[name] = Undefined(f"no {name} neuron on one half of the windows")
         else:
@@ -215,13 +219,11 @@ def _stable(
     influence: HalfInfluence,
     rank_by: str,
     seed: int,
-) -> tuple[np.ndarray, str]:
-    """Which neurons are in the plateau in more than half of one half's bootstrap, or why that is unknown."""
+) -> np.ndarray | Undefined:
+    """bool (F,): in the plateau in more than half of one half's bootstrap, or why that is unknown."""
     ids = c.window_ids.cpu().numpy()
-    own = halves[ids] == half
-    sums = c.window_sum if rank_by == "abs_mean" else c.window_abs_sum
-    found = bootstrap(
-        sums.cpu().numpy()[own], c.window_n.cpu().numpy()[own], ids[own], documents, influence.uncertainty(), seed=seed
-    )
-    none = np.zeros(len(influence.mean), dtype=bool)
-    return (none, found.reason) if isinstance(found, Undefined) else (found.stable_share > STABLE, "")
+    in_half = halves[ids] == half
+    sums = (c.window_sum if rank_by == "abs_mean" else c.window_abs_sum).cpu().numpy()[in_half]
+    counts = c.window_n.cpu().numpy()[in_half]
+    resampled = bootstrap(sums, counts, ids[in_half], documents, influence.uncertainty(), seed=seed)
+    return resampled if isinstance(resampled, Undefined) else resampled.stable_share > STABLE

@@ -9,23 +9,37 @@ Statistics take `sets` (s, n) of neuron indices, so that a group and its nulls g
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rtdyn.analyses.context import Context
+from rtdyn.analyses.groups.correlations import CHUNK_BYTES, eigenvalues, standardised
+from rtdyn.analyses.groups.measure import GroupValues, activations_by_half, measure_if_defined
+from rtdyn.undefined import Undefined
+
 VARIANCE_SHARE = 0.95
 POSITIONS_PER_NEURON = 5
 MIN_NEURONS = 2
 ROUND_OFF = 1e-9
 """A cumulative share this close under the threshold has reached it: equal eigenvalues come out unequal by round-off."""
-CHUNK_BYTES = 256 * 2**20
-CORRELATION_BYTES = 2**30
+
+METRICS = ("d_eff", "d_eff_share", "participation_ratio")
 
 
 @dataclass(frozen=True)
 class Dimensionality:
+    """What `dimensionality` finds."""
+
+    groups: GroupValues
+    """METRICS of each group's activations at all measured positions."""
+
+
+@dataclass(frozen=True)
+class SetDimensionality:
     """One value for each set, NaN where `undefined` gives a reason."""
 
     d_eff: np.ndarray
@@ -38,32 +52,33 @@ class Dimensionality:
     """int64 (s,): neurons that vary."""
 
 
-def standardised(activations: Tensor) -> tuple[Tensor, np.ndarray]:
-    """Z-scores over positions, by the population standard deviation, and which neurons vary.
+def dimensionality(context: Context) -> Dimensionality:
+    """Effective dimensionality of each group's activations beside its nulls."""
+    z = [standardised(activations)[0] for activations in activations_by_half(context)]
 
-    activations: (N, F). Returns float64 (N, F) on the same device, 0 for a neuron whose maximum equals its minimum,
-    and bool (F,).
-    """
-    if not activations.numel():
-        return activations.detach().double(), np.zeros(activations.shape[1], dtype=bool)
-    values = activations.detach().double()
-    centred = values - values.mean(0)
-    scale = centred.square().mean(0).sqrt()
-    live = (values.amax(0) > values.amin(0)) & (scale > 0)
-    centred[:, ~live] = 0
-    return centred.div_(torch.where(live, scale, 1.0)), live.cpu().numpy()
+    def statistic(half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
+        values = set_dimensionality(z[half], sets)
+        return dict(zip(METRICS, (values.d_eff, values.d_eff_share, values.participation_ratio), strict=True))
+
+    def reasons(half: int, members: np.ndarray) -> Mapping[str, Undefined | None]:
+        live = int((z[half][:, torch.from_numpy(members)] != 0).any(0).sum())
+        return dict.fromkeys(METRICS, undefined(live, len(z[half])))
+
+    return Dimensionality(
+        {name: measure_if_defined(group, METRICS, statistic, reasons) for name, group in context.groups.items()}
+    )
 
 
-def undefined(n_live: int, positions: int) -> str | None:
+def undefined(n_live: int, positions: int) -> Undefined | None:
     """Why a group of `n_live` varying neurons has no dimensionality over that many positions, or None if it has one."""
     if n_live < MIN_NEURONS:
-        return f"neurons that vary: {n_live}, under {MIN_NEURONS}"
+        return Undefined(f"neurons that vary: {n_live}, under {MIN_NEURONS}")
     if positions < POSITIONS_PER_NEURON * n_live:
-        return f"{positions:,} positions for {n_live:,} neurons, under {POSITIONS_PER_NEURON} each"
+        return Undefined(f"{positions:,} positions for {n_live:,} neurons, under {POSITIONS_PER_NEURON} each")
     return None
 
 
-def dimensionality(z: Tensor, sets: np.ndarray, *, chunk_bytes: int = CHUNK_BYTES) -> Dimensionality:
+def set_dimensionality(z: Tensor, sets: np.ndarray, *, chunk_bytes: int = CHUNK_BYTES) -> SetDimensionality:
     """Effective dimensionality of each set.
 
     z: (N, F) from `standardised`. sets: int64 (s, n) indices of neurons, distinct within a set. Memory beyond z: about
@@ -78,33 +93,4 @@ def dimensionality(z: Tensor, sets: np.ndarray, *, chunk_bytes: int = CHUNK_BYTE
         reached = np.cumsum(values, axis=1) >= (VARIANCE_SHARE - ROUND_OFF) * total[:, None]
         d_eff[defined] = reached.argmax(1) + 1
         ratio[defined] = total**2 / (values**2).sum(1)
-    return Dimensionality(d_eff, d_eff / np.maximum(live, 1), ratio, live)
-
-
-def eigenvalues(z: Tensor, sets: np.ndarray, *, chunk_bytes: int = CHUNK_BYTES) -> np.ndarray:
-    """Eigenvalues of each set's correlation matrix ZᵀZ/N: float64 (s, n), descending, none under 0.
-
-    z: float64 (N, F) from `standardised`. sets: int64 (s, n). Where n > N the n − N that must be 0 are exactly 0.
-    """
-    result = np.zeros(sets.shape)
-    n, positions = sets.shape[1], len(z)
-    if not result.size or not positions:
-        return result
-    used, index = np.unique(sets, return_inverse=True)
-    index = index.reshape(sets.shape)
-    narrow = z[:, torch.from_numpy(used).to(z.device)]
-    # one product for all sets where it is the cheaper way and fits, else one for each set
-    shared = n <= positions and len(used) ** 2 <= min(len(sets) * n**2, CORRELATION_BYTES // 8)
-    source = narrow.T @ narrow / positions if shared else narrow.T.contiguous()
-    side = min(n, positions)
-    step = max(1, chunk_bytes // (8 * (3 * side**2 + (0 if shared else n * positions))))
-    for start in range(0, len(sets), step):
-        rows = torch.from_numpy(index[start : start + step]).to(z.device)
-        if shared:
-            matrices = source[rows[:, :, None], rows[:, None, :]]
-        else:
-            values = source[rows]
-            matrices = (values @ values.mT if n <= positions else values.mT @ values) / positions
-        found = torch.linalg.eigvalsh(matrices).flip(1).clamp(min=0)
-        result[start : start + step, :side] = found.cpu().numpy()
-    return result
+    return SetDimensionality(d_eff, d_eff / np.maximum(live, 1), ratio, live)

@@ -9,34 +9,24 @@ it: its alpha is the exponent of the density of uncentred squared singular value
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from rtdyn.analyses.groups import heavytail
-from rtdyn.analyses.groups.dimensionality import eigenvalues, standardised
-from rtdyn.analyses.groups.measure import HIGH, LOW, _too_large
+from rtdyn.analyses.groups.correlations import eigenvalues, standardised
+from rtdyn.undefined import Undefined
 
 TENTH, HALF, LEAST_KS = "tenth", "half", "least-ks"
-
-
 RULES = (TENTH, HALF, LEAST_KS)
-
-
+"""How long the tail is."""
 MIN_K = 5
-
-
 CONFIDENCE = 0.95
-
-
 EQUAL = 1e-10
 """Logarithms of eigenvalue ratios under this are round-off."""
 
-
 ALPHA, ALPHA_WEIGHTED, STABLE_RANK, ENTROPY = "alpha", "alpha_weighted", "stable_rank", "entropy"
+"""weightwatcher's metrics."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +61,7 @@ def spectra(rows: Tensor, sets: np.ndarray) -> Spectra:
     return Spectra(np.where(values > zero, values, 0.0), live[sets].sum(1))
 
 
-def hill(rows: Tensor, sets: np.ndarray, rule: str = TENTH, *, min_k: int = MIN_K) -> Hill:
-    """Hill's α of each set's input rows.
-
-    rows: (F, d). sets: int64 (s, n). rule and min_k: as `hill_of_spectra` has them.
-    """
-    return hill_of_spectra(spectra(rows, sets), rule, min_k=min_k)
-
-
-def hill_of_spectra(given: Spectra, rule: str = TENTH, *, min_k: int = MIN_K) -> Hill:
+def hill_of_spectra(spectra: Spectra, rule: str = TENTH, *, min_k: int = MIN_K) -> Hill:
     """Hill's α of each set.
 
     rule: `tenth` or `half`, k = max(1, ⌊n·f⌋) of the rows that vary, or `least-ks`, the k ≥ min_k at which the
@@ -88,9 +70,9 @@ def hill_of_spectra(given: Spectra, rule: str = TENTH, *, min_k: int = MIN_K) ->
     """
     from scipy.stats import chi2
 
-    values = given.eigenvalues
+    values = spectra.eigenvalues
     logs = np.log(np.where(values > 0, values, np.nan))
-    k = _least_ks(logs, min_k) if rule == LEAST_KS else _fixed_k(given.live, rule)
+    k = _least_ks(logs, min_k) if rule == LEAST_KS else _fixed_k(spectra.live, rule)
     inverse = _mean_log_excess(logs, k)
     defined = (k >= min_k) & (inverse > EQUAL)
     alpha = np.full(len(values), np.nan)
@@ -100,26 +82,28 @@ def hill_of_spectra(given: Spectra, rule: str = TENTH, *, min_k: int = MIN_K) ->
     return Hill(alpha, k, low, high)
 
 
-def undefined(given: Spectra, rule: str = TENTH, *, min_k: int = MIN_K) -> list[str | None]:
-    """Why each set has no α, or None where it has one."""
-    found = hill_of_spectra(given, rule, min_k=min_k)
+def undefined(spectra: Spectra, rule: str = TENTH, *, min_k: int = MIN_K) -> list[Undefined | None]:
+    """Why each of s sets has no α, or None where it has one."""
+    hill = hill_of_spectra(spectra, rule, min_k=min_k)
     return [
         None if np.isfinite(alpha) else _reason(values, int(live), int(k), rule, min_k)
-        for alpha, values, live, k in zip(found.alpha, given.eigenvalues, given.live, found.k, strict=True)
+        for alpha, values, live, k in zip(hill.alpha, spectra.eigenvalues, spectra.live, hill.k, strict=True)
     ]
 
 
-def _reason(values: np.ndarray, live: int, k: int, rule: str, min_k: int) -> str:
+def _reason(values: np.ndarray, live: int, k: int, rule: str, min_k: int) -> Undefined:
+    """Why a set with eigenvalues (n,) has no α."""
     positive = int((values > 0).sum())
     if rule != LEAST_KS and k < min_k:
-        return f"a tail of {k} eigenvalues of {live} neurons, under {min_k}"
+        return Undefined(f"a tail of {k} eigenvalues of {live} neurons, under {min_k}")
     least = max(1, min_k) if rule == LEAST_KS else k
     if positive <= least:
-        return f"{positive} eigenvalues above 0, under the {least + 1} that a tail of {least} needs"
-    return "the largest eigenvalues are equal"
+        return Undefined(f"{positive} eigenvalues above 0, under the {least + 1} that a tail of {least} needs")
+    return Undefined("the largest eigenvalues are equal")
 
 
 def _fixed_k(live: np.ndarray, rule: str) -> np.ndarray:
+    """int64 (s,): max(1, ⌊n·f⌋) of the rows that vary, live (s,)."""
     parts = {TENTH: 10, HALF: 2}
     if rule not in parts:
         raise ValueError(f"no rule {rule!r} for the tail, only {', '.join(RULES)}")
@@ -135,7 +119,7 @@ def _mean_log_excess(logs: np.ndarray, k: np.ndarray) -> np.ndarray:
 
 
 def _least_ks(logs: np.ndarray, min_k: int) -> np.ndarray:
-    """The k of least distance, the larger of equals; 0 where none is allowed. logs: (s, n) descending."""
+    """int64 (s,): the k of least distance, the larger of equals; 0 where none is allowed. logs: (s, n) descending."""
     best = np.full(len(logs), np.inf)
     chosen = np.zeros(len(logs), dtype=np.int64)
     for k in range(max(1, min_k), logs.shape[1]):
@@ -150,30 +134,3 @@ def _least_ks(logs: np.ndarray, min_k: int) -> np.ndarray:
         nearer = distance <= best[some]
         best[some[nearer]], chosen[some[nearer]] = distance[nearer], k
     return chosen
-
-
-LARGEST_SPECTRUM = 1024
-"""Neurons of a group whose weights' eigenvalues are computed, hundreds of times for its nulls."""
-
-
-def _hill(weights: torch.Tensor, names: Mapping[str, str], half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
-    found = heavytail.spectra(weights, sets)
-    values: dict[str, np.ndarray] = {}
-    for rule, name in names.items():
-        hill = heavytail.hill_of_spectra(found, rule, min_k=_least(rule))
-        values |= {name: hill.alpha, name + LOW: hill.low, name + HIGH: hill.high}
-    return values
-
-
-def _no_hill(
-    weights: torch.Tensor, names: Mapping[str, str], group: str, half: int, members: np.ndarray
-) -> Mapping[str, str | None]:
-    if len(members) > LARGEST_SPECTRUM:
-        return dict.fromkeys(names.values(), _too_large(members, LARGEST_SPECTRUM))
-    found = heavytail.spectra(weights, members[None])
-    return {name: heavytail.undefined(found, rule, min_k=_least(rule))[0] for rule, name in names.items()}
-
-
-def _least(rule: str) -> int:
-    """The shortest tail: the papers' figure has one of three for 32 neurons."""
-    return 1 if rule == heavytail.TENTH else heavytail.MIN_K

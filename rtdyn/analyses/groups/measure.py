@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from rtdyn.analyses.context import Context
 from rtdyn.analyses.groups.choose import Group
 from rtdyn.analyses.regimes.contrast import contrast
 from rtdyn.analyses.statistics import Comparison, compare
 from rtdyn.names import SELECTED
 from rtdyn.undefined import Undefined
 
+LOW, HIGH = ":low", ":high"
+"""What a statistic adds to a metric's name for the ends of its interval."""
+
 Statistic = Callable[[int, np.ndarray], Mapping[str, np.ndarray]]
 """From a half of the windows and sets (s, n) to values (s,) by metric, NaN where undefined."""
+
+Reasons = Callable[[int, np.ndarray], Mapping[str, Undefined | None]]
+"""From the half measured and a group's members (n,) to why a metric has no value, as far as that is known."""
 
 
 @dataclass(frozen=True)
@@ -25,26 +35,56 @@ class GroupValue:
     n: int
     """Neurons, the smaller half's choice."""
     nulls: Mapping[str, Comparison | Undefined]
+    interval: tuple[float | None, float | None] = (None, None)
+    """95 %, the means of both halves' ends, where the statistic has one."""
+
+
+UNDEFINED_ON_A_HALF = Undefined("it is undefined for the group on one half of the windows")
+
+GroupValues = Mapping[str, Mapping[str, GroupValue | Undefined]]
+"""By group and metric; the metrics that cannot be measured come first."""
 
 
 def measure(group: Group, statistic: Statistic) -> dict[str, GroupValue]:
     """Every metric of `statistic` for the group, each half's choice measured on the other half; NaN where undefined."""
-    values = [statistic(1 - half, own[None]) for half, own in enumerate(group.members)]
+    values = [statistic(1 - half, members[None]) for half, members in enumerate(group.members)]
+    means = {metric: float((values[0][metric][0] + values[1][metric][0]) / 2) for metric in values[0]}
+    metrics = [metric for metric in means if not metric.endswith((LOW, HIGH))]
     nulls: dict[str, dict[str, np.ndarray] | Undefined] = {}
     for null, sets in group.sets.items():
         if isinstance(sets, Undefined):
             nulls[null] = sets
             continue
-        drawn = [statistic(1 - half, own) for half, own in enumerate(sets)]
-        nulls[null] = {metric: (drawn[0][metric] + drawn[1][metric]) / 2 for metric in drawn[0]}
+        drawn = [statistic(1 - half, of_half) for half, of_half in enumerate(sets)]
+        nulls[null] = {metric: (drawn[0][metric] + drawn[1][metric]) / 2 for metric in metrics}
     result = {}
-    for metric in values[0]:
-        value = float((values[0][metric][0] + values[1][metric][0]) / 2)
+    for metric in metrics:
         against = {
-            null: drawn if isinstance(drawn, Undefined) else _compared(null, value, drawn[metric], group.overlap)
+            null: drawn
+            if isinstance(drawn, Undefined)
+            else _compared(null, means[metric], drawn[metric], group.overlap)
             for null, drawn in nulls.items()
         }
-        result[metric] = GroupValue(value, min(map(len, group.members)), against)
+        interval = (means.get(metric + LOW), means.get(metric + HIGH))
+        result[metric] = GroupValue(means[metric], min(map(len, group.members)), against, interval)
+    return result
+
+
+def measure_if_defined(
+    group: Group | Undefined, metrics: tuple[str, ...], statistic: Statistic, reasons: Reasons
+) -> dict[str, GroupValue | Undefined]:
+    """Each of the metrics of `statistic` for the group, or why it has no value on one of the halves."""
+    if isinstance(group, Undefined):
+        return dict.fromkeys(metrics, group)
+    by_half = [reasons(1 - half, members) for half, members in enumerate(group.members)]
+    why = {metric: reason for of_half in by_half for metric, reason in of_half.items() if reason is not None}
+    result: dict[str, GroupValue | Undefined] = {metric: why[metric] for metric in metrics if metric in why}
+    if len(result) == len(metrics):
+        return result
+    values = measure(group, statistic)
+    for metric in (m for m in metrics if m not in why):
+        value = values[metric]
+        result[metric] = value if math.isfinite(value.value) else UNDEFINED_ON_A_HALF
     return result
 
 
@@ -53,19 +93,15 @@ def _compared(null: str, value: float, drawn: np.ndarray, overlap: float) -> Com
     return contrast(value, drawn, overlap) if null == SELECTED else compare(value, drawn)
 
 
-LOW, HIGH = ":low", ":high"
-"""What a statistic calls the ends of a metric's interval."""
+def too_large(members: np.ndarray, largest: int) -> Undefined | None:
+    """Why a group (n,) of over `largest` neurons is not measured; None for others."""
+    return Undefined(f"a group of {len(members):,} neurons, over {largest:,}") if len(members) > largest else None
 
 
-Reasons = Callable[[str, int, np.ndarray], Mapping[str, str | None]]
-"""From a group's name, the half measured and its members to why a metric has no value, as far as that is known."""
-
-
-def _too_large(members: np.ndarray, largest: int) -> str | None:
-    return f"a group of {len(members):,} neurons, over {largest:,}" if len(members) > largest else None
-
-
-def _undefined(name: str, group: Group, reasons: Reasons) -> dict[str, str]:
-    """By metric, why it has no value on one of the halves."""
-    found = [reasons(name, 1 - half, members) for half, members in enumerate(group.members)]
-    return {metric: why for by_metric in found for metric, why in by_metric.items() if why is not None}
+def activations_by_half(context: Context) -> Iterator[Tensor]:
+    """float32 (N_h, F) for each half h of the windows: activations at its measured positions."""
+    captured = context.captured
+    half_of = context.halves[captured.positions.window]
+    for half in (0, 1):
+        rows = torch.from_numpy(np.flatnonzero(half_of == half)).to(captured.activations.device)
+        yield captured.activations[rows]

@@ -16,32 +16,26 @@ from rtdyn.capture.forward_pass import Capture
 
 DRAWS = 999
 """Random and matched sets of a group."""
-
-
 LARGE = 64
-
-
 LARGE_DRAWS = 199
 """The same for groups of more than LARGE neurons, whose statistics cost the cube of their size."""
-
-
 DECILES = 10
 
 
 def permuted_sets(
     members: tuple[np.ndarray, np.ndarray], cell: np.ndarray, draws: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """int64 (draws, n) for each of two choices: where random permutations within cells take their members.
+    """int64 (draws, n) for each of two choices, members (n,): where random permutations within cells take them.
 
     cell: int64 (F,); neurons change places with those of their own cell only.
     """
     by_cell = np.argsort(cell, kind="stable")
-    sets = tuple(np.empty((draws, len(own)), dtype=np.int64) for own in members)
+    sets = tuple(np.empty((draws, len(choice)), dtype=np.int64) for choice in members)
     place = np.empty(len(cell), dtype=np.int64)
     for draw in range(draws):
         place[by_cell] = np.lexsort((rng.random(len(cell)), cell))
-        for found, own in zip(sets, members, strict=True):
-            found[draw] = np.sort(place[own])
+        for drawn, choice in zip(sets, members, strict=True):
+            drawn[draw] = np.sort(place[choice])
     return sets[0], sets[1]
 
 

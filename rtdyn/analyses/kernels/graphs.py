@@ -11,7 +11,7 @@ from rtdyn.analyses.kernels.compiled import compiled
 
 @compiled()
 def totals(r: Any, threshold: float) -> Any:
-    """(3, F): each neuron's strength, number of edges and sum of r with all others."""
+    """float64 (3, F): each neuron's strength, number of edges and sum of r with all others; r (F, F)."""
     out = np.zeros((3, len(r)))
     for i in range(len(r)):
         for j in range(len(r)):
@@ -27,7 +27,7 @@ def totals(r: Any, threshold: float) -> Any:
 
 @compiled()
 def inside(r: Any, sets: Any, threshold: float) -> Any:
-    """(3, s): weight, number of edges and sum of r over each set's pairs."""
+    """float64 (3, s): weight, number of edges and sum of r over each set's pairs; r (F, F), sets int64 (s, n)."""
     out = np.zeros((3, len(sets)))
     for k in range(len(sets)):
         for a in range(sets.shape[1]):
@@ -45,7 +45,7 @@ def inside(r: Any, sets: Any, threshold: float) -> Any:
 
 @compiled()
 def pair_weights(r: Any, members: Any, least: float) -> Any:
-    """|r| of every two of `members` (n,), row by row, 0 where undefined or under `least`; float64 (n(n − 1)/2,)."""
+    """float64 (n(n − 1)/2,): |r| of every two of `members` (n,), row by row, 0 where undefined or under `least`."""
     out = np.zeros(len(members) * (len(members) - 1) // 2)
     pair = 0
     for a in range(len(members)):
@@ -62,9 +62,9 @@ def pair_weights(r: Any, members: Any, least: float) -> Any:
 def linked(weight: Any, nodes: int, cut: float, ties: int) -> Any:
     """The graph whose edges are the pairs of a weight above `cut`, and the first `ties` of those that have it.
 
-    weight: of `pair_weights`. Returns the number of nodes with an edge, and the edges, int64 (E, 2) and float64 (E,).
-    Nodes are numbered by falling strength, so Q does not depend on the order of the neurons, which Louvain's would
-    follow.
+    weight: of `pair_weights`, for n = `nodes`. Returns the number of nodes with an edge, and the edges, int64 (E, 2)
+    and float64 (E,). Nodes are numbered by falling strength, so Q does not depend on the order of the neurons, which
+    Louvain's would follow.
     """
     strength, between = np.zeros(nodes), np.zeros((nodes, nodes))
     pair, edges = 0, 0
@@ -99,7 +99,11 @@ def linked(weight: Any, nodes: int, cut: float, ties: int) -> Any:
 
 @compiled()
 def neighbours(nodes: int, ends: Any, weights: Any) -> Any:
-    """Each node's neighbours and weights, one after the other, and where each node's begin."""
+    """The graph of edges (E, 2) and weights (E,), node by node.
+
+    Returns where each node's neighbours begin, int64 (nodes + 1,), the neighbours, int64 (2E,), and the weights of the
+    edges to them, float64 (2E,): `start`, `neighbour` and `weight` of the functions below.
+    """
     start = np.zeros(nodes + 1, np.int64)
     for e in range(len(ends)):
         start[ends[e, 0] + 1] += 1
@@ -118,7 +122,7 @@ def neighbours(nodes: int, ends: Any, weights: Any) -> Any:
 
 @compiled()
 def renamed(community: Any) -> Any:
-    """Communities numbered from 0 by their first node, and how many there are."""
+    """Communities (n,) numbered from 0 by their first node, int64 (n,), and how many there are."""
     name, count = np.full(len(community), -1), 0
     out = np.empty_like(community)
     for u in range(len(community)):
@@ -133,18 +137,22 @@ def renamed(community: Any) -> Any:
 def sweep(
     start: Any, neighbour: Any, weight: Any, strength: Any, total: float, order: Any, community: Any, held: Any
 ) -> bool:
-    """Moves each node in turn to the neighbouring community where Q gains most; whether any moved."""
+    """Moves each node in turn to the neighbouring community where Q gains most; whether any moved.
+
+    order and community: int64 (n,), the latter changed in place; strength (n,), with sum `total`; held (n,): the
+    strength of each community, changed in place.
+    """
     towards, touched = np.zeros(len(strength)), np.empty(len(strength) + 1, np.int64)
     moved = False
     for u in order:
-        own, count = community[u], 0
+        home, count = community[u], 0
         for e in range(start[u], start[u + 1]):
             c = community[neighbour[e]]
             touched[count] = c
             count += towards[c] == 0  # a branch would often be foreseen wrongly
             towards[c] += weight[e]
-        held[own] -= strength[u]
-        best, most = own, towards[own] - held[own] * strength[u] / total
+        held[home] -= strength[u]
+        best, most = home, towards[home] - held[home] * strength[u] / total
         for k in range(count):
             c = touched[k]
             gain = towards[c] - held[c] * strength[u] / total
@@ -153,7 +161,7 @@ def sweep(
                 best, most = c, gain
             towards[c] = 0
         held[best] += strength[u]
-        if best != own:
+        if best != home:
             community[u] = best
             moved = True
     return moved
@@ -163,7 +171,10 @@ def sweep(
 def settle(
     start: Any, neighbour: Any, weight: Any, strength: Any, total: float, order: Any, community: Any, count: int
 ) -> None:
-    """Sweeps until no node moves, for graphs dense enough that each node's weight towards each community is kept."""
+    """Sweeps until no node moves, for graphs dense enough that each node's weight towards each community is kept.
+
+    community: int64 (n,), numbered from 0 to count − 1, changed in place; other arguments as `sweep` has them.
+    """
     held, towards = np.zeros(count), np.zeros((len(strength), count))
     for u in range(len(strength)):
         held[community[u]] += strength[u]
@@ -173,25 +184,25 @@ def settle(
     while moved:
         moved = False
         for u in order:
-            own, share = community[u], strength[u] / total
-            best, most = own, towards[u, own] - (held[own] - strength[u]) * share
+            home, share = community[u], strength[u] / total
+            best, most = home, towards[u, home] - (held[home] - strength[u]) * share
             for c in range(count):
                 gain = towards[u, c] - held[c] * share
-                if c != own and gain > most + 1e-13 * total:
+                if c != home and gain > most + 1e-13 * total:
                     best, most = c, gain
-            if best != own:
+            if best != home:
                 moved = True
                 community[u] = best
-                held[own] -= strength[u]
+                held[home] -= strength[u]
                 held[best] += strength[u]
                 for e in range(start[u], start[u + 1]):
-                    towards[neighbour[e], own] -= weight[e]
+                    towards[neighbour[e], home] -= weight[e]
                     towards[neighbour[e], best] += weight[e]
 
 
 @compiled()
 def move(start: Any, neighbour: Any, weight: Any, strength: Any, total: float, order: Any) -> Any:
-    """Communities after moving nodes one by one, each to where Q gains most, until none gains."""
+    """int64 (n,): communities after moving nodes one by one, in `order` (n,), until Q gains by no move."""
     community, held = np.arange(len(strength)), strength.copy()
     moved = sweep(start, neighbour, weight, strength, total, order, community, held)
     few, count = renamed(community)
@@ -205,7 +216,7 @@ def move(start: Any, neighbour: Any, weight: Any, strength: Any, total: float, o
 
 @compiled()
 def merged(start: Any, neighbour: Any, weight: Any, community: Any, count: int) -> Any:
-    """The graph whose nodes are the communities, without the weights inside them."""
+    """The graph, as of `neighbours`, of communities (n,) as nodes, `count` of them, without the weights inside them."""
     nodes_start = np.zeros(count + 2, np.int64)
     for u in range(len(community)):
         nodes_start[community[u] + 2] += 1
@@ -220,16 +231,16 @@ def merged(start: Any, neighbour: Any, weight: Any, community: Any, count: int) 
     towards, touched = np.zeros(count), np.empty(count + 1, np.int64)
     filled = 0
     for c in range(count):
-        found = 0
+        reached = 0
         for u in by_community[nodes_start[c] : nodes_start[c + 1]]:
             for e in range(start[u], start[u + 1]):
                 other = community[neighbour[e]]
                 if other == c:
                     continue
-                touched[found] = other
-                found += towards[other] == 0
+                touched[reached] = other
+                reached += towards[other] == 0
                 towards[other] += weight[e]
-        for k in range(found):
+        for k in range(reached):
             new_neighbour[filled], new_weight[filled] = touched[k], towards[touched[k]]
             towards[touched[k]] = 0
             filled += 1
@@ -239,7 +250,7 @@ def merged(start: Any, neighbour: Any, weight: Any, community: Any, count: int) 
 
 @compiled()
 def shuffled(count: int, rng: Any) -> Any:
-    """0 to count − 1 in random order; numba's own permutation takes seconds to compile."""
+    """int64 (count,): 0 to count − 1 in random order; numba's own permutation takes seconds to compile."""
     order = np.arange(count)
     for last in range(count - 1, 0, -1):
         other = int(rng.random() * (last + 1))
@@ -249,7 +260,7 @@ def shuffled(count: int, rng: Any) -> Any:
 
 @compiled()
 def best(nodes: int, ends: Any, weights: Any, restarts: int, rng: Any) -> Any:
-    """Largest modularity of `restarts` runs, and its partition."""
+    """Largest modularity of `restarts` runs, and its partition, int64 (nodes,); edges (E, 2) and weights (E,)."""
     first = neighbours(nodes, ends, weights)
     first_strength = np.zeros(nodes)
     for u in range(nodes):
@@ -280,7 +291,10 @@ def best(nodes: int, ends: Any, weights: Any, restarts: int, rng: Any) -> Any:
 
 @compiled()
 def swap(pairs: Any, adjacent: Any, attempts: int, rng: Any) -> int:
-    """Exchanges ends of random pairs in place; the number of proposals that made neither loop nor double."""
+    """Exchanges ends of random pairs in place; the number of proposals that made neither loop nor double.
+
+    pairs: int64 (p, 2); adjacent: bool (nodes, nodes), where the pairs are.
+    """
     made, count = 0, len(pairs)
     for _ in range(attempts if count > 1 else 0):
         x, y, side = int(rng.random() * count), int(rng.random() * count), int(rng.random() * 2)

@@ -13,8 +13,10 @@ from scipy.stats import kstest
 from scipy.stats import zscore as scipy_zscore
 from support.random_sets import random_sets
 
+from rtdyn.analyses.groups import correlations
 from rtdyn.analyses.groups import dimensionality as module
-from rtdyn.analyses.groups.dimensionality import dimensionality, eigenvalues, standardised, undefined
+from rtdyn.analyses.groups.correlations import eigenvalues, standardised
+from rtdyn.analyses.groups.dimensionality import set_dimensionality, undefined
 from rtdyn.analyses.statistics import compare
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.undefined import Undefined
@@ -52,7 +54,7 @@ def test_equal_eigenvalues_give_95_percent_of_them_rounded_up(r: int) -> None:
         if n < 2:
             continue
         z, _ = standardised(torch.from_numpy(np.tile(factors, copies)).float())
-        found = dimensionality(z, np.arange(n)[None])
+        found = set_dimensionality(z, np.arange(n)[None])
         assert found.d_eff[0] == -(-95 * r // 100)
         assert found.d_eff_share[0] == found.d_eff[0] / n
         assert found.participation_ratio[0] == pytest.approx(r, rel=1e-5)
@@ -63,19 +65,19 @@ def test_round_off_does_not_add_a_component(r: int, monkeypatch: pytest.MonkeyPa
     # 0.95 r is whole here, so that one eigenvalue a hair too large lowers the share of the others below 0.95
     for positions in range(5 * r, 5 * r + 90, 3):
         z, _ = standardised(torch.from_numpy(orthonormal(positions, r)))
-        assert dimensionality(z, np.arange(r)[None]).d_eff[0] == 95 * r // 100
+        assert set_dimensionality(z, np.arange(r)[None]).d_eff[0] == 95 * r // 100
     uneven = np.append(np.ones(r - 1), 1 + 1e-12)[None]
     monkeypatch.setattr(module, "eigenvalues", lambda *_args, **_kwargs: uneven)
-    assert dimensionality(z, np.arange(r)[None]).d_eff[0] == 95 * r // 100
+    assert set_dimensionality(z, np.arange(r)[None]).d_eff[0] == 95 * r // 100
     uneven[0, -1] = 1 + 1e-6
-    assert dimensionality(z, np.arange(r)[None]).d_eff[0] == 95 * r // 100 + 1
+    assert set_dimensionality(z, np.arange(r)[None]).d_eff[0] == 95 * r // 100 + 1
 
 
 def test_planted_two_by_two_correlation() -> None:
     a, b = orthonormal(500, 2).T
     for rho in (0.0, 0.5, 0.899, 0.901, 1.0):
         z, _ = standardised(torch.from_numpy(np.stack([a, rho * a + np.sqrt(1 - rho**2) * b], axis=1)))
-        found = dimensionality(z, np.array([[0, 1]]))
+        found = set_dimensionality(z, np.array([[0, 1]]))
         assert eigenvalues(z, np.array([[0, 1]]))[0] == pytest.approx([1 + rho, 1 - rho], abs=1e-12)
         assert found.d_eff[0] == (1 if (1 + rho) / 2 >= 0.95 else 2)
         assert found.participation_ratio[0] == pytest.approx(2 / (1 + rho**2))
@@ -101,7 +103,7 @@ def test_agrees_with_numpys_svd(neurons: int, extra: int, size: int, count: int,
     values = activations(5 * size + extra, neurons, seed)
     z, _ = standardised(values)
     sets = np.random.default_rng(seed).random((count, neurons)).argsort(1)[:, :size]
-    found = dimensionality(z, sets)
+    found = set_dimensionality(z, sets)
     for i, own in enumerate(sets):
         d_eff, ratio = by_numpy(values[:, own].numpy())
         assert found.d_eff[i] == d_eff
@@ -115,8 +117,10 @@ def test_order_scale_sign_and_offset_do_not_matter(seed: int, size: int) -> None
     values = activations(90, 15, seed)
     changed = values * torch.from_numpy(rng.lognormal(size=15) * rng.choice([-1, 1], 15)) + torch.arange(15)
     own = rng.permutation(15)[:size]
-    first = dimensionality(standardised(values)[0], own[None])
-    second = dimensionality(standardised(changed[torch.from_numpy(rng.permutation(90))])[0], rng.permutation(own)[None])
+    first = set_dimensionality(standardised(values)[0], own[None])
+    second = set_dimensionality(
+        standardised(changed[torch.from_numpy(rng.permutation(90))])[0], rng.permutation(own)[None]
+    )
     assert first.d_eff == second.d_eff
     assert first.participation_ratio == pytest.approx(second.participation_ratio)
     assert 1 <= first.participation_ratio[0] <= size and 1 <= first.d_eff[0] <= size
@@ -128,7 +132,7 @@ def test_every_way_of_making_the_matrices_gives_the_same(monkeypatch: pytest.Mon
     sets = rng.random((30, 40)).argsort(1)[:, :12]
     shared = eigenvalues(z, sets)
     np.testing.assert_allclose(eigenvalues(z, sets, chunk_bytes=1), shared, atol=1e-12)
-    monkeypatch.setattr(module, "CORRELATION_BYTES", 0)
+    monkeypatch.setattr(correlations, "CORRELATION_BYTES", 0)
     np.testing.assert_allclose(eigenvalues(z, sets), shared, atol=1e-12)
     np.testing.assert_allclose(eigenvalues(z, sets, chunk_bytes=1), shared, atol=1e-12)
 
@@ -145,8 +149,8 @@ def test_constant_neurons_leave_the_group() -> None:
     values[:, [3, 7]] = torch.tensor([0.1, -2.7], dtype=torch.float64)
     z, live = standardised(values)
     assert live.sum() == 8 and not live[[3, 7]].any()
-    with_constants = dimensionality(z, np.arange(10)[None])
-    without = dimensionality(z, np.flatnonzero(live)[None])
+    with_constants = set_dimensionality(z, np.arange(10)[None])
+    without = set_dimensionality(z, np.flatnonzero(live)[None])
     assert with_constants.live[0] == without.live[0] == 8
     assert with_constants.d_eff == without.d_eff and with_constants.d_eff_share == without.d_eff_share
     assert with_constants.participation_ratio == pytest.approx(without.participation_ratio)
@@ -160,28 +164,28 @@ def test_undefined_values_are_nan_beside_defined_ones() -> None:
     for own, live, reason in (
         (np.arange(10), 10, None),
         (np.arange(4, 14), 6, None),
-        (np.array([0, 10, 11, 12]), 1, "neurons that vary: 1, under 2"),
-        (np.array([10, 11, 12, 13]), 0, "neurons that vary: 0, under 2"),
-        (np.array([2]), 1, "neurons that vary: 1, under 2"),
+        (np.array([0, 10, 11, 12]), 1, Undefined("neurons that vary: 1, under 2")),
+        (np.array([10, 11, 12, 13]), 0, Undefined("neurons that vary: 0, under 2")),
+        (np.array([2]), 1, Undefined("neurons that vary: 1, under 2")),
     ):
-        found = dimensionality(z, own[None])
+        found = set_dimensionality(z, own[None])
         assert found.live[0] == live and undefined(live, 50) == reason
         for one in (found.d_eff, found.d_eff_share, found.participation_ratio):
             assert np.isnan(one[0]) == (reason is not None)
-    mixed = dimensionality(z, np.array([[0, 1, 2], [0, 10, 11]]))
+    mixed = set_dimensionality(z, np.array([[0, 1, 2], [0, 10, 11]]))
     assert np.isfinite(mixed.d_eff[0]) and np.isnan(mixed.d_eff[1])
-    assert np.isnan(dimensionality(z[:49], np.arange(10)[None]).d_eff[0])
-    assert undefined(300, 1133) == "1,133 positions for 300 neurons, under 5 each"
+    assert np.isnan(set_dimensionality(z[:49], np.arange(10)[None]).d_eff[0])
+    assert undefined(300, 1133) == Undefined("1,133 positions for 300 neurons, under 5 each")
     assert undefined(2, 10) is None and undefined(2, 9) is not None
 
 
 def test_empty_input() -> None:
     z, live = standardised(torch.empty(0, 5))
     assert z.shape == (0, 5) and not live.any()
-    assert np.isnan(dimensionality(z, np.arange(5)[None]).d_eff).all()
+    assert np.isnan(set_dimensionality(z, np.arange(5)[None]).d_eff).all()
     z, _ = standardised(activations(50, 5))
-    assert dimensionality(z, np.empty((0, 3), dtype=np.int64)).d_eff.shape == (0,)
-    assert np.isnan(dimensionality(z, np.empty((2, 0), dtype=np.int64)).d_eff).all()
+    assert set_dimensionality(z, np.empty((0, 3), dtype=np.int64)).d_eff.shape == (0,)
+    assert np.isnan(set_dimensionality(z, np.empty((2, 0), dtype=np.int64)).d_eff).all()
 
 
 def test_p_values_are_uniform_for_neurons_that_are_exchangeable() -> None:
@@ -194,7 +198,8 @@ def test_p_values_are_uniform_for_neurons_that_are_exchangeable() -> None:
         sets = random_sets(group, 48, 199, rng)
         assert not isinstance(sets, Undefined)
         against = compare(
-            float(dimensionality(z, group[None]).participation_ratio[0]), dimensionality(z, sets).participation_ratio
+            float(set_dimensionality(z, group[None]).participation_ratio[0]),
+            set_dimensionality(z, sets).participation_ratio,
         )
         assert not isinstance(against, Undefined)
         p_values.append(against.p_value)
@@ -208,7 +213,7 @@ def test_a_coordinated_group_stands_out_of_its_null() -> None:
     z, _ = standardised(torch.from_numpy(values))
     sets = random_sets(np.arange(10), 100, 999, rng)
     assert not isinstance(sets, Undefined)
-    own, null = dimensionality(z, np.arange(10)[None]), dimensionality(z, sets)
+    own, null = set_dimensionality(z, np.arange(10)[None]), set_dimensionality(z, sets)
     for value, drawn in ((own.d_eff, null.d_eff), (own.participation_ratio, null.participation_ratio)):
         against = compare(float(value[0]), drawn)
         assert not isinstance(against, Undefined) and against.p_value == pytest.approx(2 / 1000)
@@ -225,7 +230,7 @@ def test_trained_checkpoints_agree_with_numpy(captured: Callable[[int], Capture]
     assert live.all()
     size = min(32, len(values) // 5)
     sets = np.random.default_rng(step).random((4, values.shape[1])).argsort(1)[:, :size]
-    found = dimensionality(z, sets)
+    found = set_dimensionality(z, sets)
     for i, own in enumerate(sets):
         d_eff, ratio = by_numpy(values[:, own].double().numpy())
         assert found.d_eff[i] == d_eff

@@ -15,11 +15,11 @@ from support.random_sets import random_sets
 from rtdyn.analyses.groups.heavytail import (
     HALF,
     LEAST_KS,
+    MIN_K,
     RULES,
     TENTH,
     Hill,
     Spectra,
-    hill,
     hill_of_spectra,
     spectra,
     undefined,
@@ -44,6 +44,11 @@ def by_hand(rows: np.ndarray, k: int) -> float:
 
 
 # Hill's α
+
+
+def hill(rows: torch.Tensor, sets: np.ndarray, rule: str = TENTH, *, min_k: int = MIN_K) -> Hill:
+    """Of each set's input rows."""
+    return hill_of_spectra(spectra(rows, sets), rule, min_k=min_k)
 
 
 def hill_of_eigenvalues(values: np.ndarray, rule: str = TENTH) -> Hill:
@@ -164,7 +169,7 @@ def test_the_trace_is_n_and_eigenvalues_beyond_the_rank_are_exactly_0(neurons: i
 def test_a_tail_beyond_the_rank_is_undefined() -> None:
     given_spectra = spectra(gaussian(60, 20), np.arange(60)[None])
     assert np.isnan(hill_of_spectra(given_spectra, HALF).alpha[0])
-    assert undefined(given_spectra, HALF) == ["19 eigenvalues above 0, under the 31 that a tail of 30 needs"]
+    assert undefined(given_spectra, HALF) == [Undefined("19 eigenvalues above 0, under the 31 that a tail of 30 needs")]
     assert np.isfinite(hill_of_spectra(given_spectra, TENTH).alpha[0])
     least = hill_of_spectra(given_spectra, LEAST_KS)
     assert np.isfinite(least.alpha[0]) and least.k[0] <= 18
@@ -172,7 +177,7 @@ def test_a_tail_beyond_the_rank_is_undefined() -> None:
     for rule in RULES:
         assert np.isnan(hill(copies, np.arange(40)[None], rule, min_k=4).alpha[0])
     assert undefined(spectra(copies, np.arange(40)[None]), LEAST_KS) == [
-        "4 eigenvalues above 0, under the 6 that a tail of 5 needs"
+        Undefined("4 eigenvalues above 0, under the 6 that a tail of 5 needs")
     ]
 
 
@@ -186,7 +191,7 @@ def test_constant_rows_leave_the_group() -> None:
     assert spectra(rows, np.arange(70)[None]).live[0] == 60
     nothing = spectra(rows, np.arange(60, 70)[None])
     assert nothing.live[0] == 0
-    assert undefined(nothing, TENTH) == ["a tail of 0 eigenvalues of 0 neurons, under 5"]
+    assert undefined(nothing, TENTH) == [Undefined("a tail of 0 eigenvalues of 0 neurons, under 5")]
 
 
 def test_small_groups_and_equal_eigenvalues_are_undefined() -> None:
@@ -197,14 +202,16 @@ def test_small_groups_and_equal_eigenvalues_are_undefined() -> None:
         loose = hill(rows, sets, TENTH, min_k=1)
         assert loose.k[0] == max(1, n // 10) and np.isfinite(loose.alpha[0]) == authors
         assert np.isfinite(loose.low[0]) == np.isfinite(loose.high[0]) == authors
-    assert undefined(spectra(rows, np.arange(49)[None]), TENTH) == ["a tail of 4 eigenvalues of 49 neurons, under 5"]
+    assert undefined(spectra(rows, np.arange(49)[None]), TENTH) == [
+        Undefined("a tail of 4 eigenvalues of 49 neurons, under 5")
+    ]
     assert undefined(spectra(rows, np.arange(50)[None]), TENTH) == [None]
     noise = gaussian(40, 20).numpy()
     orthogonal = np.linalg.qr(noise - noise.mean(0))[0].T
     flat = spectra(torch.from_numpy(orthogonal), np.arange(20)[None])
     assert flat.eigenvalues[0] == pytest.approx(1)
     for rule in (HALF, LEAST_KS):
-        assert undefined(flat, rule) == ["the largest eigenvalues are equal"]
+        assert undefined(flat, rule) == [Undefined("the largest eigenvalues are equal")]
         assert np.isnan(hill_of_spectra(flat, rule).alpha[0])
 
 

@@ -14,28 +14,28 @@ from hypothesis import strategies as st
 from scipy import stats
 from support.random_sets import random_sets
 
-from rtdyn.analyses.groups.modularity import (
-    MIN_EDGES,
+from rtdyn.analyses.groups.communities import (
     SWAPS_PER_EDGE,
-    _attempts,
-    _Graph,
-    _graph,
-    _louvain,
-    _rewired,
-    correlation,
-    edge_counts,
     equal_edges,
     group_modularity,
+    louvain,
+    modularity_reason,
+    rewired_graph,
+    rewired_z,
+    swap_attempts,
+)
+from rtdyn.analyses.groups.correlations import correlation
+from rtdyn.analyses.groups.graph import MIN_EDGES, Graph, edge_counts, graph_of
+from rtdyn.analyses.groups.segregation import (
     mean_correlation,
     mean_correlation_reasons,
-    modularity_reason,
-    rewired_z,
     segregation,
     segregation_reason,
 )
 from rtdyn.analyses.kernels import graphs
 from rtdyn.analyses.statistics import Comparison, compare
 from rtdyn.capture.forward_pass import Capture
+from rtdyn.undefined import Undefined
 
 STEPS = (1, 512, 4000)
 
@@ -74,9 +74,9 @@ def everyone(r: np.ndarray) -> np.ndarray:
     return np.arange(len(r))[None]
 
 
-def built(r: np.ndarray, threshold: float | None = 0.3) -> _Graph:
-    graph = _graph(r, np.arange(len(r)), threshold, None)
-    assert isinstance(graph, _Graph)
+def built(r: np.ndarray, threshold: float | None = 0.3) -> Graph:
+    graph = graph_of(r, np.arange(len(r)), threshold, None)
+    assert isinstance(graph, Graph)
     return graph
 
 
@@ -86,7 +86,7 @@ def compared(value: float, null: np.ndarray) -> Comparison:
     return result
 
 
-def degrees(graph: _Graph) -> np.ndarray:
+def degrees(graph: Graph) -> np.ndarray:
     return np.bincount(graph.ends.ravel(), minlength=graph.nodes)
 
 
@@ -156,7 +156,7 @@ def test_modularity_is_that_of_its_partition_and_as_good_as_networkxs(threshold:
             nx.community.modularity(graph, nx.community.louvain_communities(graph, seed=seed)) for seed in range(4)
         )
         mine = built(r, threshold)
-        value, community = _louvain(mine, 10, np.random.default_rng(0))
+        value, community = louvain(mine, 10, np.random.default_rng(0))
         renamed = nx.Graph()
         renamed.add_weighted_edges_from(
             (int(a), int(b), float(w)) for (a, b), w in zip(mine.ends, mine.weights, strict=True)
@@ -190,8 +190,8 @@ def test_louvain_reaches_the_optimum_of_small_graphs() -> None:
         w = np.abs(w - np.eye(7, dtype=np.float32)).astype(np.float64)
         k, total = w.sum(1), w.sum()
         optimum = ((w / total - np.outer(k, k) / total**2) * same).sum((1, 2)).max()
-        graph = _Graph(*graphs.linked(graphs.pair_weights(w, np.arange(7), 0.1), 7, 0.0, 0))
-        value, _ = _louvain(graph, 10, np.random.default_rng(0))
+        graph = Graph(*graphs.linked(graphs.pair_weights(w, np.arange(7), 0.1), 7, 0.0, 0))
+        value, _ = louvain(graph, 10, np.random.default_rng(0))
         assert value <= optimum + 1e-12
         reached += value > optimum - 1e-12
     assert reached >= 38
@@ -293,8 +293,8 @@ def test_strongest_edges_are_those_networkx_is_given() -> None:
 
 def test_tied_edges_are_counted_exactly() -> None:
     r = from_weights(np.full((12, 12), 0.5))
-    graph = _graph(r, np.arange(12), None, 20)
-    assert isinstance(graph, _Graph)
+    graph = graph_of(r, np.arange(12), None, 20)
+    assert isinstance(graph, Graph)
     assert len(graph.ends) == 20
 
 
@@ -388,7 +388,7 @@ def test_ranks_among_like_sets_are_uniform() -> None:
 def test_rewiring_keeps_degrees_and_weights(seed: int, density: float) -> None:
     rng = np.random.default_rng(seed)
     graph = built(random_graph(rng, 24, density))
-    rewired, made = _rewired(graph, 3000, rng)
+    rewired, made = rewired_graph(graph, 3000, rng)
     np.testing.assert_array_equal(degrees(rewired), degrees(graph))
     np.testing.assert_array_equal(np.sort(rewired.weights), np.sort(graph.weights))
     ends = np.sort(rewired.ends, axis=1)
@@ -403,14 +403,14 @@ def test_rewiring_draws_every_graph_of_the_degrees_alike(dense: bool) -> None:
     start = np.array([(0, 1), (0, 2), (0, 3), (1, 2), (1, 4), (3, 5)])
     if dense:
         start = np.array([p for p in pairs.tolist() if p not in start.tolist()])
-    graph = _Graph(6, start, np.ones(len(start)))
+    graph = Graph(6, start, np.ones(len(start)))
     subsets = [pairs[list(chosen)] for chosen in combinations(range(15), len(start))]
-    every = [s.tolist() for s in subsets if (degrees(_Graph(6, s, np.ones(len(s)))) == degrees(graph)).all()]
+    every = [s.tolist() for s in subsets if (degrees(Graph(6, s, np.ones(len(s)))) == degrees(graph)).all()]
     assert len(every) > 10
     rng = np.random.default_rng(10)
     counts = np.zeros(len(every))
     for _ in range(3000):
-        counts[every.index(sorted(np.sort(_rewired(graph, 120, rng)[0].ends, axis=1).tolist()))] += 1
+        counts[every.index(sorted(np.sort(rewired_graph(graph, 120, rng)[0].ends, axis=1).tolist()))] += 1
     assert stats.chisquare(counts).pvalue > 0.001
 
 
@@ -418,8 +418,8 @@ def test_rewiring_draws_every_graph_of_the_degrees_alike(dense: bool) -> None:
 def test_as_many_swaps_are_made_as_asked(density: float) -> None:
     rng = np.random.default_rng(11)
     graph = built(random_graph(rng, 60, density))
-    attempts = _attempts(graph, SWAPS_PER_EDGE, 100.0, rng)
-    made = [_rewired(graph, attempts, rng)[1] for _ in range(10)]
+    attempts = swap_attempts(graph, SWAPS_PER_EDGE, 100.0, rng)
+    made = [rewired_graph(graph, attempts, rng)[1] for _ in range(10)]
     assert min(made) >= SWAPS_PER_EDGE * len(graph.ends)
     assert max(made) <= 1.4 * SWAPS_PER_EDGE * len(graph.ends)
     result = rewired_z(random_graph(rng, 60, density), np.arange(60)[None], draws=4, swaps_per_edge=25)
@@ -540,33 +540,35 @@ def test_undefined_values_have_reasons() -> None:
     z[:, :4] = 1.0
     r = correlation(z)
     few, unlinked = np.arange(13), np.arange(10, 30)
-    assert modularity_reason(r, few) == "only 9 of the group's neurons vary"
-    assert (modularity_reason(r, unlinked) or "").startswith("only ")
-    assert (modularity_reason(r, unlinked) or "").endswith(" edges in the group's graph")
+    assert modularity_reason(r, few) == Undefined("only 9 of the group's neurons vary")
+    few_edges = modularity_reason(r, unlinked)
+    assert isinstance(few_edges, Undefined)
+    assert few_edges.reason.startswith("only ") and few_edges.reason.endswith(" edges in the group's graph")
     assert modularity_reason(r, unlinked, threshold=None) is None
     assert modularity_reason(r, unlinked, edges=190) is None
-    assert (
-        modularity_reason(r, unlinked, edges=191)
-        == "only 190 pairs of the group's neurons are correlated, fewer than the 191 compared"
+    assert modularity_reason(r, unlinked, edges=191) == Undefined(
+        "only 190 pairs of the group's neurons are correlated, fewer than the 191 compared"
     )
     assert modularity_reason(r, unlinked, edges=MIN_EDGES) is None
-    assert modularity_reason(r, unlinked, edges=MIN_EDGES - 1) == "only 9 edges in the group's graph"
-    assert modularity_reason(r, unlinked, edges=0) == "only 0 edges in the group's graph"
-    assert modularity_reason(r, np.array([7])) == "only 1 of the group's neurons vary"
-    assert modularity_reason(r, np.array([], dtype=np.int64)) == "only 0 of the group's neurons vary"
+    assert modularity_reason(r, unlinked, edges=MIN_EDGES - 1) == Undefined("only 9 edges in the group's graph")
+    assert modularity_reason(r, unlinked, edges=0) == Undefined("only 0 edges in the group's graph")
+    assert modularity_reason(r, np.array([7])) == Undefined("only 1 of the group's neurons vary")
+    assert modularity_reason(r, np.array([], dtype=np.int64)) == Undefined("only 0 of the group's neurons vary")
     for members, options in ((few, {}), (unlinked, {}), (unlinked, {"edges": 191}), (np.array([7]), {})):
         assert np.isnan(group_modularity(r, members[None], **options)).all()
         assert np.isnan(rewired_z(r, members[None], draws=2, **options).z).all()
-    assert segregation_reason(r, few) == "only 9 of the group's neurons vary"
-    assert (segregation_reason(r, unlinked) or "").endswith(" edges have an end in the group")
-    assert segregation_reason(r, np.arange(40), threshold=None) == "no varying neuron lies outside the group"
+    no_rest = Undefined("no varying neuron lies outside the group")
+    assert segregation_reason(r, few) == Undefined("only 9 of the group's neurons vary")
+    few_ends = segregation_reason(r, unlinked)
+    assert isinstance(few_ends, Undefined) and few_ends.reason.endswith(" edges have an end in the group")
+    assert segregation_reason(r, np.arange(40), threshold=None) == no_rest
     assert segregation_reason(r, unlinked, threshold=None) is None
     undefined = segregation(r, np.stack([few, few + 1]))
     assert np.isnan([undefined.modularity, undefined.inside_share, undefined.inside_weight_share]).all()
     assert np.isnan(segregation(np.full_like(r, np.nan), few[None]).modularity).all()
-    assert mean_correlation_reasons(r, np.array([0, 7])) == ("only 1 of the group's neurons vary", None)
-    assert mean_correlation_reasons(r, np.array([0, 1])) == ("only 0 of the group's neurons vary",) * 2
-    assert mean_correlation_reasons(r, np.arange(40)) == (None, "no varying neuron lies outside the group")
+    assert mean_correlation_reasons(r, np.array([0, 7])) == (Undefined("only 1 of the group's neurons vary"), None)
+    assert mean_correlation_reasons(r, np.array([0, 1])) == (Undefined("only 0 of the group's neurons vary"),) * 2
+    assert mean_correlation_reasons(r, np.arange(40)) == (None, no_rest)
     lone = mean_correlation(r, np.array([[0, 7], [0, 1]]))
     assert np.isnan(lone.within).all()
     assert np.isfinite(lone.across[0])

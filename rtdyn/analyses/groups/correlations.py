@@ -1,0 +1,86 @@
+"""Correlations between columns: z-scores, every pair's Pearson r, and the eigenvalues of sets of columns."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 256 * 2**20
+CORRELATION_BYTES = 2**30
+BLOCK = 1024
+"""Neurons whose standardised activations are held in float64 at a time."""
+
+
+def standardised(columns: Tensor) -> tuple[Tensor, np.ndarray]:
+    """Z-scores of each column, by the population standard deviation, and which columns vary.
+
+    columns: (N, F). Returns float64 (N, F) on the same device, 0 for a column whose maximum equals its minimum or that
+    is not finite, and bool (F,).
+    """
+    if not columns.numel():
+        return columns.detach().double(), np.zeros(columns.shape[1], dtype=bool)
+    values = columns.detach().double()
+    centred = values - values.mean(0)
+    scale = centred.square().mean(0).sqrt()
+    live = (values.amax(0) > values.amin(0)) & (scale > 0)
+    centred[:, ~live] = 0
+    return centred.div_(torch.where(live, scale, 1.0)), live.cpu().numpy()
+
+
+def correlation(columns: Tensor, *, block: int = BLOCK) -> np.ndarray:
+    """float32 (F, F): Pearson r of every two of the columns (N, F), exactly symmetric, diagonal 1.
+
+    Columns may have any mean and scale: they are standardised in float64, `block` at a time, and so are their
+    products. A column that is constant or not finite has NaN with every other and itself. Memory beyond the columns:
+    4·F² bytes (256 MiB at F = 8,192) and 16·block·(N + block) for the blocks, on their device.
+    """
+    neurons = columns.shape[1]
+    r = np.empty((neurons, neurons), dtype=np.float32)
+    starts = range(0, neurons, block)
+    for first in starts:
+        left = _or_nan(columns[:, first : first + block])
+        for second in range(first, neurons, block):
+            right = left if second == first else _or_nan(columns[:, second : second + block])
+            product = (left.T @ right / len(columns)).clamp_(-1, 1).float().cpu().numpy()
+            r[first : first + block, second : second + block] = product
+            r[second : second + block, first : first + block] = product.T
+    diagonal = r.diagonal()
+    r[np.arange(neurons), np.arange(neurons)] = np.where(np.isnan(diagonal), np.nan, 1.0)
+    return r
+
+
+def _or_nan(columns: Tensor) -> Tensor:
+    """float64: z-scores, NaN for columns that never vary. columns: (N, F)."""
+    z, live = standardised(columns)
+    z[:, torch.from_numpy(~live).to(z.device)] = torch.nan
+    return z
+
+
+def eigenvalues(z: Tensor, sets: np.ndarray, *, chunk_bytes: int = CHUNK_BYTES) -> np.ndarray:
+    """Eigenvalues of each set's correlation matrix ZᵀZ/N: float64 (s, n), descending, none under 0.
+
+    z: float64 (N, F) from `standardised`. sets: int64 (s, n). Where n > N the n − N that must be 0 are exactly 0.
+    """
+    result = np.zeros(sets.shape)
+    n, positions = sets.shape[1], len(z)
+    if not result.size or not positions:
+        return result
+    used, index = np.unique(sets, return_inverse=True)
+    index = index.reshape(sets.shape)
+    narrow = z[:, torch.from_numpy(used).to(z.device)]
+    # one product for all sets where it is the cheaper way and fits, else one for each set
+    shared = n <= positions and len(used) ** 2 <= min(len(sets) * n**2, CORRELATION_BYTES // 8)
+    source = narrow.T @ narrow / positions if shared else narrow.T.contiguous()
+    side = min(n, positions)
+    step = max(1, chunk_bytes // (8 * (3 * side**2 + (0 if shared else n * positions))))
+    for start in range(0, len(sets), step):
+        rows = torch.from_numpy(index[start : start + step]).to(z.device)
+        if shared:
+            matrices = source[rows[:, :, None], rows[:, None, :]]
+        else:
+            values = source[rows]
+            matrices = (values @ values.mT if n <= positions else values.mT @ values) / positions
+        descending = torch.linalg.eigvalsh(matrices).flip(1).clamp(min=0)
+        result[start : start + step, :side] = descending.cpu().numpy()
+    return result

@@ -1,0 +1,66 @@
+"""Eigenvalues of groups' input weights beside those of matched sets, to be looked at as lines (METHODS §8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from rtdyn.analyses.groups.choose import Group
+from rtdyn.analyses.groups.heavytail import HALF, hill_of_spectra, spectra
+from rtdyn.intervals import QUANTILES_95
+from rtdyn.names import MATCHED, PLATEAU, TOP
+from rtdyn.undefined import Undefined
+
+SPECTRUM_GROUPS = (PLATEAU, TOP)
+BAND_DRAWS = 99
+"""Matched sets whose spectra make a band."""
+LARGEST_SPECTRUM = 1024
+"""Neurons of a group whose weights' eigenvalues are computed, hundreds of times for its nulls."""
+
+
+@dataclass(frozen=True)
+class GroupSpectrum:
+    """Eigenvalues of the input weights of what one half of the windows chose; float64 (n,), descending."""
+
+    matrix: str
+    group: str
+    half: int
+    eigenvalues: np.ndarray
+    low: np.ndarray
+    """Low and high hold 95 % of matched sets at each rank."""
+    high: np.ndarray
+    fit: np.ndarray
+    """The Pareto tail λ_{k+1}·((k + 1)/x)^{1/α} at rank x, with Hill's α of the rule `half`; NaN beyond it."""
+
+
+def group_spectra(inputs: Mapping[str, Tensor], groups: Mapping[str, Group | Undefined]) -> list[GroupSpectrum]:
+    """Of SPECTRUM_GROUPS, where they and matched sets exist and are not too large. inputs: by name, (F, d)."""
+    result = []
+    for matrix, weights in inputs.items():
+        for name in SPECTRUM_GROUPS:
+            group = groups[name]
+            if isinstance(group, Undefined):
+                continue
+            matched = group.sets[MATCHED]
+            for half, members in enumerate(group.members):
+                if len(members) <= LARGEST_SPECTRUM and not isinstance(matched, Undefined):
+                    lines = _lines(weights, members, matched[half][:BAND_DRAWS])
+                    result.append(GroupSpectrum(matrix, name, half, *lines))
+    return result
+
+
+def _lines(
+    weights: Tensor, members: np.ndarray, matched: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Eigenvalues, low, high and fit, (n,) each. weights: (F, d); members: (n,); matched: (s, n)."""
+    of_group = spectra(weights, members[None])
+    low, high = np.quantile(spectra(weights, matched).eigenvalues, QUANTILES_95, axis=0)
+    values, rank = of_group.eigenvalues[0], np.arange(1, len(members) + 1)
+    hill = hill_of_spectra(of_group, HALF)
+    fit, k = np.full(len(values), np.nan), int(hill.k[0])
+    if np.isfinite(hill.alpha[0]):
+        fit[: k + 1] = values[k] * ((k + 1) / rank[: k + 1]) ** (1 / hill.alpha[0])
+    return values, low, high, fit

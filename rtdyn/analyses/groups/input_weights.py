@@ -1,0 +1,140 @@
+"""Heavy tails of the input weights of the final layer and of its groups (METHODS §8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rtdyn.analyses.context import Context
+from rtdyn.analyses.groups.choose import Group
+from rtdyn.analyses.groups.group_spectra import LARGEST_SPECTRUM, GroupSpectrum, group_spectra
+from rtdyn.analyses.groups.heavytail import MIN_K, RULES, TENTH, hill_of_spectra, spectra, undefined
+from rtdyn.analyses.groups.measure import HIGH, LOW, GroupValues, measure_if_defined, too_large
+from rtdyn.analyses.groups.weightwatcher import WEIGHTWATCHER_METRICS, weightwatcher_metrics
+from rtdyn.undefined import Undefined
+
+OUTPUT = "out"
+"""What the matrix of output rows is called beside the input matrices."""
+
+MetricValues = Mapping[str, float | Undefined]
+"""By metric of WEIGHTWATCHER_METRICS."""
+
+
+@dataclass(frozen=True)
+class LayerAlpha:
+    """Hill's α of all input rows of one matrix, with its 95 % interval."""
+
+    alpha: float
+    low: float
+    high: float
+    n: int
+    """Rows."""
+
+
+@dataclass(frozen=True)
+class LayerTails:
+    """The layer's whole matrices; they need no text, and a layer has no null."""
+
+    hill: Mapping[str, Mapping[str, LayerAlpha | Undefined]]
+    """By input matrix and rule."""
+    weightwatcher: Mapping[str, MetricValues]
+    """By matrix: the input matrices and OUTPUT."""
+
+
+@dataclass(frozen=True)
+class HeavyTails:
+    """What `heavytail` finds; matrices are the input matrices by name."""
+
+    hill: Mapping[str, GroupValues]
+    """By matrix, then Hill's α by group and rule."""
+    layer: LayerTails
+    weightwatcher: Mapping[str, Mapping[str, MetricValues]]
+    """By matrix and group: means of both halves' choices."""
+    spectra: Sequence[GroupSpectrum]
+
+
+def heavytail(context: Context) -> HeavyTails:
+    """Hill's α of each group's input weights, and weightwatcher's numbers for the layer's and the groups' matrices."""
+    inputs = context.captured.anatomy.input_rows
+    return HeavyTails(
+        {matrix: hill_of_groups(weights, context.groups) for matrix, weights in inputs.items()},
+        layer_tails(inputs, context.captured.anatomy.output_rows),
+        {
+            matrix: {name: _weightwatcher_of_group(weights, group) for name, group in context.groups.items()}
+            for matrix, weights in inputs.items()
+        },
+        group_spectra(inputs, context.groups),
+    )
+
+
+def hill_of_groups(weights: Tensor, groups: Mapping[str, Group | Undefined]) -> GroupValues:
+    """Hill's α by rule of each group's rows of weights (F, d), the same whatever half is measured."""
+
+    def statistic(_half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
+        of_sets = spectra(weights, sets)
+        values: dict[str, np.ndarray] = {}
+        for rule in RULES:
+            hill = hill_of_spectra(of_sets, rule, min_k=_least(rule))
+            values |= {rule: hill.alpha, rule + LOW: hill.low, rule + HIGH: hill.high}
+        return values
+
+    def reasons(_half: int, members: np.ndarray) -> Mapping[str, Undefined | None]:
+        large = too_large(members, LARGEST_SPECTRUM)
+        if large is not None:
+            return dict.fromkeys(RULES, large)
+        of_group = spectra(weights, members[None])
+        return {rule: undefined(of_group, rule, min_k=_least(rule))[0] for rule in RULES}
+
+    return {name: measure_if_defined(group, RULES, statistic, reasons) for name, group in groups.items()}
+
+
+def _least(rule: str) -> int:
+    """The shortest tail: the papers' figure has one of three for 32 neurons."""
+    return 1 if rule == TENTH else MIN_K
+
+
+def layer_tails(inputs: Mapping[str, Tensor], output: Tensor) -> LayerTails:
+    """Hill's α of all the layer's input rows, and weightwatcher's numbers for its matrices.
+
+    inputs: by name, (F, d). output: (F, d).
+    """
+    return LayerTails(
+        {matrix: _layer_alphas(weights) for matrix, weights in inputs.items()},
+        {matrix: _weightwatcher(weights) for matrix, weights in {**inputs, OUTPUT: output}.items()},
+    )
+
+
+def _layer_alphas(weights: Tensor) -> dict[str, LayerAlpha | Undefined]:
+    """By rule. weights: (F, d)."""
+    whole = spectra(weights, np.arange(len(weights))[None])
+    alphas: dict[str, LayerAlpha | Undefined] = {}
+    for rule in RULES:
+        why = undefined(whole, rule)[0]
+        hill = hill_of_spectra(whole, rule)
+        alpha = LayerAlpha(float(hill.alpha[0]), float(hill.low[0]), float(hill.high[0]), len(weights))
+        alphas[rule] = alpha if why is None else why
+    return alphas
+
+
+def _weightwatcher(matrix: Tensor) -> MetricValues:
+    """Of one matrix (a, b)."""
+    values = weightwatcher_metrics(matrix)
+    return {metric: Undefined(value) if isinstance(value, str) else value for metric, value in values.items()}
+
+
+def _weightwatcher_of_group(weights: Tensor, group: Group | Undefined) -> MetricValues:
+    """The mean over the submatrices that each half chose. weights: (F, d)."""
+    if isinstance(group, Undefined):
+        return dict.fromkeys(WEIGHTWATCHER_METRICS, group)
+    first, second = (_weightwatcher(weights[torch.from_numpy(members)]) for members in group.members)
+    return {metric: _mean(first[metric], second[metric]) for metric in first}
+
+
+def _mean(first: float | Undefined, second: float | Undefined) -> float | Undefined:
+    if isinstance(first, Undefined):
+        return first
+    return second if isinstance(second, Undefined) else (first + second) / 2
