@@ -98,7 +98,6 @@ _SOURCES = (
 )
 """Where text and counts are from."""
 
-
 _ANALYSES = (
     click.option(
         "--analyses",
@@ -110,7 +109,6 @@ _ANALYSES = (
     ),
 )
 """Which analyses."""
-
 
 _MEASUREMENT = (
     click.option(
@@ -171,7 +169,6 @@ _MEASUREMENT = (
     ),
 )
 """Which classes, at which positions, and what is measured of a neuron."""
-
 
 _COMPUTATION = (
     click.option(
@@ -262,7 +259,6 @@ _OPTIONS_OF = {
     **dict.fromkeys(("slurm_partition", "slurm_account", "slurm_time", "slurm_option"), ("slurm",)),
     "ray_address": ("ray",),
 }
-
 
 _CLUSTER = (
     click.option(

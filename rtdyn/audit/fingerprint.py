@@ -17,15 +17,9 @@ from typing import Any
 import numpy as np
 
 NUMBERS = 256
-
-
 SAMPLE = 1 << 18
-
-
 KIND = f"{SAMPLE} entries in {NUMBERS} sums"
 """Fingerprints of another kind cannot be compared with these."""
-
-
 Fingerprint = Mapping[str, np.ndarray]
 """By matrix, float32 (1 + NUMBERS,): the root mean square of its entries, then the sums, expected as large."""
 

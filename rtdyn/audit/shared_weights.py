@@ -42,8 +42,6 @@ def duplicate_steps(
 
 
 MAIN = "main"
-
-
 Revisions = Mapping[int | str, tuple[Weights, ...]]
 """Every copy of the weights at each step, and at the branch `MAIN`, the copy that is loaded first."""
 

@@ -8,8 +8,6 @@ from rtdyn.model.sizes import ModelShape
 
 BATCH_TOKENS = 4096
 """Tokens of the capture's batch."""
-
-
 LOGIT_CHUNK_BYTES = 2**27
 """Of the capture's logits, and as much of their logarithmic probabilities."""
 

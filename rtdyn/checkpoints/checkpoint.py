@@ -16,11 +16,7 @@ from rtdyn.model.families import OLD_BUFFERS, check_family
 from rtdyn.store.manifest import CheckpointRecord
 
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
-
-
 KEY_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
-
-
 _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 

@@ -23,16 +23,10 @@ from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.suites.suite import SuiteSpec
 
 GB = 10**9
-
-
 MOST_OF_DISK = 0.95
 """Share of the free disk that may be used: the run directory may lie there too."""
-
-
 LEAVING_SECONDS = 2.0
 """How long the end of a stream waits for a connection that is silent; it ends by itself then."""
-
-
 Tell = Callable[[str], None]
 
 

@@ -28,33 +28,19 @@ from rtdyn.model.sizes import ModelShape
 
 EXACT_SHARE = 0.06
 """Pairs summed over the whole vocabulary at the default tolerance: 4.8 % to 6.7 %, by bench_ablation.py."""
-
-
 POSITION_PASSES, NEURON_PASSES = 20, 6
 """How often the ablation goes through an array of V numbers for a position, and for a neuron in a block of positions:
 logits, p, m and its averages; q, its range and its square."""
-
-
 PAIR_PASSES = 250
 """What a pair of position and neuron takes beside its sums over the vocabulary: moments, bounds, and being sorted."""
-
-
 LOSS_PASSES, SCORE_PASSES, HIDDEN_PASSES = 3, 4, 16
 """The same of the capture: for a position's logits, its scores in a head, its hidden state in a layer."""
-
-
 CONFIDENCE_TERMS = 3
 """Cost of a pair's four sums of changes of confidence, in units of one exact sum."""
-
-
 CONFIDENCE_GROUPS = 6
 """Neurons whose changes of confidence are computed, in units of the group `top`: both halves', with their pools."""
-
-
 UNEMBEDDING_PASSES = 2
 """The same for the unembedding, made float64 anew for every few positions where it is too large to be held so."""
-
-
 BYTES_A_NEURON, BYTES_A_STEP = 1000, 60_000
 """Of a step's files and W&B's: what 512 neurons take in a run of the bundled suite with all analyses."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 CONFIG = "config.json"
 
-
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",

@@ -21,8 +21,6 @@ from rtdyn.hub.remote_file import Digest, RemoteFile, digest_of
 from rtdyn.hub.retry import METADATA, retrying
 
 _SHA1, _SHA256 = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}")
-
-
 DOWNLOADS = 3
 """How often a file is downloaded whose bytes differ from the published digest."""
 

@@ -31,8 +31,6 @@ Kind = Literal["exact", "close", "bounds", "interval", "ignore"]
 """`exact`: the same number. `close`: at most max(relative · |baseline|, absolute) away. `bounds`: from `low` to
 `high`, wherever the baseline lies. `interval`: within the baseline's own ci_low and ci_high; for values only.
 `ignore`: defined where the baseline is, and nothing more."""
-
-
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A setting as a file may give it."""
 

@@ -14,8 +14,6 @@ from rtdyn.undefined import Undefined
 
 MIN_SEGMENT = 3
 """Steps of a segment, at least."""
-
-
 PENALTY_SCALE = 2.0
 """β in units of the Bayesian information criterion's penalty; `change_points` states the false alarms it leaves."""
 

@@ -9,15 +9,11 @@ from typing import Literal
 from rtdyn.names import COMMON, PLATEAU, RARE
 
 FINAL, PENULTIMATE = -1, -2
-
-
 Kind = Literal["interval", "difference", "null", "p", "point", "trend", "relative trend"]
 """How a criterion is read. `interval`: the metric's own interval. `difference`: value minus null mean, ±1.96 null sd.
 `null`: the value's rank in its null, on the side of the region. `p`: a p-value that is stored as the value. `point`:
 the value alone, which can hold support back but not bear a verdict. `trend`: the slope of ln value over ln(step + 1)
 with Sen's interval. `relative trend`: the same of ln(value / null mean)."""
-
-
 Role = Literal["decides", "for support", "for contradiction", "for either"]
 """Whether a criterion bears the verdict, or has to be supported before the claim is supported or contradicted."""
 
@@ -64,13 +60,8 @@ class Claim:
 
 # fmt: off
 _SHAPE = Criterion("largest shape p (half-normal, lognormal, Pareto)", "regimes", "shape_p_value", "p", null="shape")
-
-
 _RAISED = Criterion("excess of the top, ln units", "regimes", "excess", low=0.0)
-
-
 _MATCHED_AND_SELECTED = ("matched", "selected")
-
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(

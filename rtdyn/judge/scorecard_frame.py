@@ -15,7 +15,6 @@ from rtdyn.store.run import Run
 
 CLAIMS_FILE = "claims.parquet"
 
-
 CLAIM_SCHEMA: dict[str, Any] = {
     "claim": pl.String,
     "text": pl.String,

@@ -11,8 +11,6 @@ from rtdyn.model.families import anatomy, check_family
 
 BYTES_OF = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 """Bytes of a number in a checkpoint's files, by the config.json's dtype."""
-
-
 OLD_MASKS = ("gpt_neox", "gpt2")
 """Families whose files of older transformers hold each layer's attention mask too, a byte a pair of positions."""
 

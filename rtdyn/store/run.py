@@ -29,8 +29,6 @@ MANIFEST = "manifest.json"
 
 TASKS = "tasks"
 """Folder of what a cluster's tasks say of themselves, while some may be running."""
-
-
 _STEP_FILE = re.compile(r"step=[0-9]+\.parquet")
 
 

@@ -9,7 +9,6 @@ import polars as pl
 
 TABLES = ("metrics", "neurons", "windows", "curves")
 
-
 METRIC_SCHEMA: dict[str, Any] = {
     "step": pl.Int64,
     "tokens_seen": pl.Int64,
@@ -30,7 +29,6 @@ METRIC_SCHEMA: dict[str, Any] = {
     "status": pl.String,
     "reason": pl.String,
 }
-
 
 CURVE_SCHEMA: dict[str, Any] = {
     "step": pl.Int64,

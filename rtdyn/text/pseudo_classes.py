@@ -20,12 +20,8 @@ from rtdyn.text.positions import MeasuredPositions
 from rtdyn.undefined import Undefined
 
 DRAWS = 200
-
-
 STRATUM = 32
 """Query positions in a stratum."""
-
-
 ATTEMPTS = 100
 """Times that the types of a pseudo-class are drawn until its strata are those of the rare class."""
 

@@ -13,18 +13,10 @@ from rtdyn.text.token_counts import SampledCounts, TokenCounts
 from rtdyn.undefined import Undefined
 
 ELBOW_WINDOW = 2000
-
-
 ELBOW_MIN_TYPES = 3 * ELBOW_WINDOW
-
-
 ROUND_OFF = 1e-6
 """Change of slope that the arithmetic alone may show."""
-
-
 RARE_FRACTION = 0.15
-
-
 CLASS_COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 

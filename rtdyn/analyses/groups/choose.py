@@ -23,8 +23,6 @@ from rtdyn.undefined import Undefined
 
 TOP_SHARE = 0.01
 MIN_TOP = 32
-
-
 GROUPS = (PLATEAU, TOP, BOOST, SUPPRESS, POWER_LAW, DECAY)
 
 

@@ -24,11 +24,7 @@ from rtdyn.undefined import Undefined
 
 EQUAL_FLOAT32 = 1e-5
 """A ratio of eigenvalues of a matrix rounded to float32 exceeds 1 by less through round-off."""
-
-
 WEIGHTWATCHER_METRICS = (ALPHA, ALPHA_WEIGHTED, STABLE_RANK, ENTROPY)
-
-
 _COLUMNS = (*WEIGHTWATCHER_METRICS, "num_evals", "weak_rank_loss", "status", "xmin", "xmax", "matrix_rank")
 """Of weightwatcher's table, what the metrics and their reasons are made of."""
 

@@ -10,8 +10,6 @@ import torch
 from torch import nn
 
 MIN_SINGULAR_VALUES = 8
-
-
 WEIGHTWATCHER_THRESHOLD = 1e-5
 """weightwatcher's fit leaves out eigenvalues at or under this, whatever the scale of the matrix."""
 

@@ -19,8 +19,6 @@ from rtdyn.capture.forward_pass import Capture
 
 TOLERANCE = 1e-5
 """Largest error a neuron's class mean may carry, in nats."""
-
-
 MEMORY_BYTES = 2 * 2**30
 """What the blocks may take beyond the model and the capture."""
 

@@ -34,8 +34,6 @@ from rtdyn.capture.forward_pass import Capture
 
 PAIR_TOLERANCE = 1e-4
 """Round-off in nats beyond which a pair's change of entropy or KL is summed in float64."""
-
-
 PAIR_BYTES = 512
 """What a pair takes while its changes are computed: about sixty float64 numbers."""
 

@@ -13,8 +13,6 @@ from rtdyn.capture.forward_pass import Capture
 
 LOWEST_SHARE = 0.05
 """Share of the unembedding's singular directions that count as its null space."""
-
-
 DISTINCT = 1e-10
 """Smallest gap between squared singular values that tells two directions apart, relative to the largest."""
 

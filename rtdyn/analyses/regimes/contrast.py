@@ -18,8 +18,6 @@ from rtdyn.undefined import Undefined
 
 MAX_OVERLAP = 0.2
 """Share of positions that two pseudo-classes may have in common; beyond it clusters are imitated too poorly."""
-
-
 CURVE_STATISTICS = ("excess", "kappa", "r1", "plateau_fraction", "shape_statistic")
 
 

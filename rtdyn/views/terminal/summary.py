@@ -31,14 +31,12 @@ CAUTION = (
     "different numbers of positions; their censored neurons do not compare."
 )
 
-
 _LAYER_ROWS = (
     ("Hill α of the input rows", "hill_alpha_tenth"),
     ("weightwatcher α, input", "ww_alpha"),
     ("weightwatcher α, output", "ww_alpha_out"),
 )
 """Of a run of weights alone; a gated MLP has several input matrices."""
-
 
 _MAIN = (
     ("loss", "capture", "loss", "all"),

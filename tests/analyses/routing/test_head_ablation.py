@@ -77,6 +77,7 @@ def expected_sums(found: Tensor, own: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.abs(a[1:] - a[0]).sum(1), np.abs(a[0]).sum(0), (np.abs(a[1:]) - np.abs(a[0])).sum(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CASES)
 def test_ablations_match_a_forward_pass_for_each_position_and_head(config: Any) -> None:
     model, captured, windows = case(config)

@@ -63,6 +63,7 @@ def test_profiles_and_their_null_are_of_one_size_where_common_queries_are_scarce
     assert abs(profile.with_bos.mean - profile.with_bos.null.null_mean) < 4 * profile.with_bos.null.null_sd
 
 
+@pytest.mark.slow
 def test_profile_p_values_are_uniform_where_classes_attend_alike() -> None:
     rng, draws = np.random.default_rng(2), 120
     p = []
