@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rtdyn.analyses.groups.choose import Group
+from rtdyn.analyses.group import Group
 from rtdyn.analyses.influence.ablation import Influence
 from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.forward_pass import Capture

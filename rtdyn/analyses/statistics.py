@@ -121,5 +121,5 @@ def compare(value: float, null: np.ndarray) -> Comparison | Undefined:
 
 
 def as_numpy(values: Tensor) -> np.ndarray:
-    """The values, of the same shape and type, in the processor's memory."""
+    """The values of a tensor on any device, such as (F,) or (w, F), of the same shape and type."""
     return values.detach().cpu().numpy()

@@ -20,9 +20,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rtdyn.analyses.groups.choose import MIN_TOP, TOP_SHARE
 from rtdyn.analyses.influence.block_sizes import sizes_of
 from rtdyn.analyses.influence.certified import PAIR_BYTES
+from rtdyn.analyses.top import MIN_TOP, TOP_SHARE
 from rtdyn.capture.memory_need import Sample
 from rtdyn.model.sizes import ModelShape
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from rtdyn.analyses.context import Context
-from rtdyn.analyses.groups.choose import Group
+from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.dimensionality import Dimensionality
 from rtdyn.analyses.groups.measure import UNDEFINED_ON_A_HALF, GroupValue, GroupValues
 from rtdyn.analyses.groups.modularity import Modularity

@@ -11,9 +11,10 @@ import pytest
 from scipy.stats import chi2
 
 from rtdyn.analyses.context import Context
+from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups import input_weights
 from rtdyn.analyses.groups import modularity as modularity_module
-from rtdyn.analyses.groups.choose import Group, window_halves
+from rtdyn.analyses.groups.choose import window_halves
 from rtdyn.analyses.groups.dimensionality import dimensionality
 from rtdyn.analyses.groups.group_spectra import group_spectra
 from rtdyn.analyses.groups.heavytail import ALPHA, ENTROPY

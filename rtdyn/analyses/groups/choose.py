@@ -6,23 +6,21 @@ the windows it was chosen on; every number is the mean over both ways. Each grou
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.nulls import DRAWS, LARGE, LARGE_DRAWS, permuted_sets
 from rtdyn.analyses.influence.ablation import ClassInfluence, Influence, PseudoInfluence
 from rtdyn.analyses.regimes.evidence import bootstrap
 from rtdyn.analyses.regimes.fit import Regimes, fit_regimes
 from rtdyn.analyses.statistics import CLEAR_SE, clustered_se
+from rtdyn.analyses.top import top_size
 from rtdyn.names import BOOST, DECAY, MATCHED, PLATEAU, POWER_LAW, RANDOM, RARE, SELECTED, SUPPRESS, TOP
 from rtdyn.store.schema import STABLE
 from rtdyn.undefined import Undefined
 
-TOP_SHARE = 0.01
-MIN_TOP = 32
 GROUPS = (PLATEAU, TOP, BOOST, SUPPRESS, POWER_LAW, DECAY)
 
 
@@ -38,33 +36,8 @@ class HalfInfluence:
     error_bound: np.ndarray
 
     def uncertainty(self) -> np.ndarray:
-        """What `ranking` must exceed not to be censored."""
+        """What `ranking` must exceed not to be censored, (F,)."""
         return CLEAR_SE * self.ranking_se + self.error_bound
-
-
-@dataclass(frozen=True)
-class Group:
-    """A group as each half chose it, with the sets of its nulls."""
-
-    name: str
-    members: tuple[np.ndarray, np.ndarray]
-    """int64, ascending: chosen on half 0 and on half 1."""
-    sets: Mapping[str, tuple[np.ndarray, np.ndarray] | Undefined]
-    """By null: sets (s, n) for each half's group, or why there are none."""
-    own_share: float
-    """Share of a matched set that are the group's own members, on average: near 1, the null can show nothing."""
-    overlap: float
-    """Positions that pseudo-classes share, by which the selected null is widened (`pseudo_classes.contrast`)."""
-
-    @property
-    def size(self) -> float:
-        """Members, the mean of both halves' choices."""
-        return float(np.mean([len(members) for members in self.members]))
-
-
-def top_size(neurons: int) -> int:
-    """Members of `top`."""
-    return min(neurons, max(MIN_TOP, math.ceil(TOP_SHARE * neurons)))
 
 
 def window_halves(documents: np.ndarray) -> np.ndarray:
@@ -128,6 +101,8 @@ def with_nulls(
     rank_by: str = "mean_abs",
 ) -> Group:
     """The group with its random, matched and selected sets.
+
+    members: int (n,), chosen on each half.
 
     cell: `nulls.matching_cells`. overlap: `pseudo_classes.overlap`.
     """

@@ -46,10 +46,10 @@ class Rewired:
 
 
 def equal_edges(counts: np.ndarray) -> int:
-    """The number of edges at which sets are compared: the lower median of their own numbers, the group's among them.
+    """The number of edges at which sets are compared: the lower median of their own, the group's among them.
 
     It treats all sets alike, so that under exchangeability of group and null sets ranks stay uniform; the group's own
-    number would not do that. Raises ValueError where there are no counts.
+    number would not do that. counts: int (s,), edges of each set. Raises ValueError where there are none.
     """
     if len(counts) == 0:
         raise ValueError("no sets to compare")
@@ -93,6 +93,8 @@ def rewired_z(
     seed: int = 0,
 ) -> Rewired:
     """Louvain's Q of each set's graph against `draws` random graphs with its degrees and weights, weights shuffled.
+
+    r: (F, F). sets: int (s, n).
 
     Graphs are drawn by exchanging ends of two edges, where this makes neither loops nor double edges. Proposals, not
     swaps, are fixed beforehand, from a pilot's rate of acceptance, since only then all graphs are equally likely; they

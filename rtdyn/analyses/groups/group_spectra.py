@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from rtdyn.analyses.groups.choose import Group
+from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.heavytail import HALF, hill_of_spectra, spectra
 from rtdyn.intervals import QUANTILES_95
 from rtdyn.names import MATCHED, PLATEAU, TOP

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rtdyn.analyses.context import Context
-from rtdyn.analyses.groups.choose import Group
+from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.group_spectra import LARGEST_SPECTRUM, GroupSpectrum, group_spectra
 from rtdyn.analyses.groups.heavytail import MIN_K, RULES, TENTH, hill_of_spectra, spectra, undefined
 from rtdyn.analyses.groups.measure import HIGH, LOW, GroupValues, measure_if_defined, too_large

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rtdyn.analyses.context import Context
-from rtdyn.analyses.groups.choose import Group
+from rtdyn.analyses.group import Group
 from rtdyn.analyses.regimes.contrast import contrast
 from rtdyn.analyses.statistics import Comparison, compare
 from rtdyn.names import SELECTED

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from rtdyn.analyses.context import Context
-from rtdyn.analyses.groups.choose import Group
+from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.communities import equal_edges, group_modularity, modularity_reason, rewired_z
 from rtdyn.analyses.groups.correlations import correlation
 from rtdyn.analyses.groups.graph import THRESHOLD, edge_counts

@@ -47,7 +47,7 @@ def shifts(m: Tensor, q: Tensor, a: Tensor, t: Tensor, row: Tensor, neuron: Tens
 
 
 def unfused(p: Tensor, m: Tensor, q: Tensor, a: Tensor, t: Tensor, row: Tensor, neuron: Tensor) -> Tensor:
-    """`exponential_excess` in float64, array by array."""
+    """`exponential_excess` in float64 (pairs,), array by array."""
     result = torch.empty_like(t)
     for some, z in shifts(m, q, a, t, row, neuron):
         result[some] = (p[row[some]] * (torch.expm1(z) - z)).sum(1)

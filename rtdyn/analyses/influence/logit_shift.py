@@ -60,7 +60,7 @@ def written_rows(captured: Capture, neurons: slice | Tensor) -> Tensor:
 
 
 def neuron_block(captured: Capture, u: Unembedding, neurons: slice | Tensor) -> NeuronBlock:
-    """These neurons' q; neurons are consecutive, or named by a tensor of indices."""
+    """These neurons' q, (k, V); neurons are consecutive, or named by a tensor (k,) of indices."""
     parts = captured.anatomy
     rows = parts.output_rows[neurons].double()
     written = written_rows(captured, neurons)

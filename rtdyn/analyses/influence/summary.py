@@ -10,9 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rtdyn.analyses.groups.choose import TOP_SHARE
 from rtdyn.analyses.influence.ablation import ClassInfluence, Influence
 from rtdyn.analyses.statistics import CLEAR_SE, Estimate, estimate, jackknife_se
+from rtdyn.analyses.top import TOP_SHARE
 from rtdyn.undefined import Undefined
 
 

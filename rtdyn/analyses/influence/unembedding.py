@@ -62,7 +62,7 @@ class Unembedding:
         return result
 
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        """All centred rows, some types at a time."""
+        """All centred rows, some types at a time: which, and float64 (types, d)."""
         for chunk in slices(len(self.rows), self.types):
             yield chunk, self.at(chunk)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rtdyn.analyses.context import Context
-from rtdyn.analyses.groups.choose import Group
+from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.measure import GroupValue, Statistic, measure
 from rtdyn.analyses.mediation.confidence import Confidence, confidence
 from rtdyn.analyses.mediation.frozen import (

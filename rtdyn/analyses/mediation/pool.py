@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rtdyn.analyses.groups.choose import Group
+from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.nulls import permuted_sets
 from rtdyn.names import RANDOM
 

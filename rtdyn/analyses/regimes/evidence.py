@@ -170,7 +170,7 @@ def null_statistics(shape: str, neurons: int, uncensored: int, draws: int, seed:
 
 
 def log_of_shape(shape: str, size: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Logarithms of i.i.d. numbers of a shape, with scale and exponent 1."""
+    """Logarithms of i.i.d. numbers of a shape, with scale and exponent 1; size: (draws, F)."""
     if shape == PARETO:
         return rng.standard_exponential(size)
     normal = rng.standard_normal(size)

@@ -181,7 +181,7 @@ class Axis:
     """Boundaries of two segments."""
 
     def binned(self, log_a: np.ndarray) -> np.ndarray:
-        """Mean log A of each bin; ranks weigh by their width."""
+        """Mean log A of each bin, (bins,), from that of each rank (m,); ranks weigh by their width."""
         return np.add.reduceat(self.share * log_a, self.start) / np.add.reduceat(self.share, self.start)
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rtdyn.analyses.groups.choose import top_size
 from rtdyn.analyses.influence.ablation import Influence
 from rtdyn.analyses.options import StepOptions
 from rtdyn.analyses.regimes.contrast import Contrast, contrast_with_pseudo_classes
 from rtdyn.analyses.regimes.curve import Curve, curve
+from rtdyn.analyses.top import top_size
 from rtdyn.names import PLATEAU, RARE
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.pseudo_classes import overlap

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rtdyn.analyses.groups.choose import Group
+from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.measure import GroupValue, measure
 from rtdyn.analyses.routing.head_ablation import AblationSums, HeadAblation
 from rtdyn.analyses.statistics import jackknife_spread

@@ -10,14 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.choose import (
     GROUPS,
-    Group,
     HalfInfluence,
     choose,
     half_influence,
     half_regimes,
-    top_size,
     window_halves,
     with_nulls,
 )
@@ -25,6 +24,7 @@ from rtdyn.analyses.groups.measure import measure
 from rtdyn.analyses.groups.nulls import matching_cells
 from rtdyn.analyses.influence.ablation import Influence, PseudoInfluence, influence
 from rtdyn.analyses.statistics import Comparison
+from rtdyn.analyses.top import top_size
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.names import BOOST, MATCHED, PLATEAU, RANDOM, SELECTED, SUPPRESS, TOP
 from rtdyn.undefined import Undefined

@@ -11,7 +11,7 @@ import torch
 from analyses.mediation.test_mediation import COUNTS, exact_confidence, family, influences
 
 from rtdyn.analyses.context import Context
-from rtdyn.analyses.groups.choose import Group
+from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.measure import GroupValue
 from rtdyn.analyses.mediation.mediation import (
     ENTROPY_CHANGE,

@@ -14,7 +14,7 @@ from model.test_families import random_model, text
 from torch import Tensor
 
 from rtdyn.analyses.context import Context
-from rtdyn.analyses.groups.choose import Group
+from rtdyn.analyses.group import Group
 from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.model.families import Block, anatomy

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model.test_families import GATED, SHAPE, random_model, text
 
-from rtdyn.analyses.groups.choose import Group
+from rtdyn.analyses.group import Group
 from rtdyn.analyses.routing.head_ablation import STRUCTURAL, AblationSums, HeadAblation, ablate_heads
 from rtdyn.analyses.routing.head_effects import (
     GroupEffects,

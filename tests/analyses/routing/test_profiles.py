@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import numpy as np
+import pytest
 from analyses.routing.captures import (
     attention_capture,
     random_attention,
