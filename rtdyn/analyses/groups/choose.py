@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.nulls import DRAWS, LARGE, LARGE_DRAWS, permuted_sets
@@ -56,7 +57,7 @@ def half_influence(
     c: ClassInfluence, halves: np.ndarray, half: int, rank_by: str = "mean_abs"
 ) -> HalfInfluence | Undefined:
     """A class's influence over one half of the windows, or why there is none. halves: (windows,), by window id."""
-    in_half = halves[c.window_ids.cpu().numpy()] == half
+    in_half = torch.from_numpy(halves[c.window_ids.cpu().numpy()] == half)
     if in_half.sum() < 2:
         return Undefined(f"half of the windows hold {int(in_half.sum())} with positions of the class")
     counts = c.window_n[in_half]

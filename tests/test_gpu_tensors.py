@@ -1,0 +1,108 @@
+"""No analysis mixes tensors of the GPU with those of the CPU: tensors that say they are there give the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from support.pretend_cuda import GPU, GpuTensor, pretend_cuda
+
+from rtdyn.analyses.groups.choose import half_influence, window_halves
+from rtdyn.analyses.groups.nulls import matching_cells
+from rtdyn.analyses.influence.ablation import Influence, influence
+from rtdyn.analyses.mediation.confidence import confidence
+from rtdyn.analyses.mediation.frozen import frozen_influence, mediated_share, unigram_direction
+from rtdyn.analyses.mediation.null_space import null_space
+from rtdyn.analyses.routing.head_ablation import ablate_heads
+from rtdyn.capture.forward_pass import Capture, capture
+from rtdyn.capture.layered_model import open_model
+from rtdyn.checkpoints.local import fetch_local
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.text.evaluation import Evaluation
+from rtdyn.undefined import Undefined
+
+Captures = Callable[..., Capture]
+LATE = 4000
+MEMORY = 2**28
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def gpu() -> Iterator[str]:
+    with pretend_cuda():
+        yield str(GPU)
+
+
+@pytest.fixture
+def both(tiny: SuiteSpec, evaluation: Evaluation, gpu: str) -> Captures:
+    """Makes the capture on a device."""
+
+    def on(device: str, by_layers: bool = False) -> Capture:
+        model = open_model(fetch_local(tiny, LATE), device, by_layers, MEMORY)
+        return capture(model, evaluation.text, evaluation.positions, attention=True)
+
+    return on
+
+
+def _influence(captured: Capture, evaluation: Evaluation) -> Influence:
+    half = torch.from_numpy(window_halves(evaluation.text.documents)[evaluation.positions.window])
+    decile = torch.from_numpy(np.where(evaluation.classes.rank > 0, 0, -1))
+    members = torch.arange(len(half)) % 3 == torch.arange(3)[:, None]
+    return influence(captured, decile, 1, memory_bytes=MEMORY, pseudo_classes=members, half=half)
+
+
+def _same(here: torch.Tensor, there: torch.Tensor, absolute: float = 1e-9) -> None:
+    assert isinstance(there, GpuTensor)
+    torch.testing.assert_close(here, there.inner, rtol=1e-6, atol=absolute, equal_nan=True)
+
+
+def test_pretended_tensors_refuse_those_of_the_cpu(gpu: str) -> None:
+    there = torch.zeros(3, device=gpu)
+    with pytest.raises(RuntimeError, match="on the CPU"):
+        there + torch.ones(3)
+    with pytest.raises(RuntimeError):
+        there.numpy()
+    assert there.cpu().numpy().tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("by_layers", [False, True])
+def test_a_capture_on_the_gpu(both: Captures, gpu: str, by_layers: bool) -> None:
+    here, there = both("cpu"), both(gpu, by_layers)
+    for name in ("residual", "activations", "attention", "stream"):
+        _same(getattr(here, name), getattr(there, name), 1e-4)
+    assert np.array_equal(matching_cells(here), matching_cells(there))
+
+
+def test_influence_and_mediation_on_the_gpu(both: Captures, gpu: str, evaluation: Evaluation) -> None:
+    captures = both("cpu"), both(gpu)
+    results = [_influence(captured, evaluation) for captured in captures]
+    halves, counts = window_halves(evaluation.text.documents), evaluation.counts.counts
+    found = []
+    for captured, result in zip(captures, results, strict=True):
+        rare = result.classes["rare"]
+        half = half_influence(rare, halves, 0)
+        projection = unigram_direction(counts, evaluation.n_logits)
+        assert not isinstance(half, Undefined) and not isinstance(projection, Undefined)
+        frozen = frozen_influence(captured, projection, result.classes, memory_bytes=MEMORY)["rare"]
+        changed = confidence(captured, counts, np.arange(8), memory_bytes=MEMORY).classes["rare"]
+        found.append((rare, half, frozen, mediated_share(rare, frozen), changed, null_space(captured)))
+    (rare, half, frozen, share, changed, null), (rare_, half_, frozen_, share_, changed_, null_) = found
+    bounds = rare.error_bound + rare_.error_bound.cpu()
+    assert ((rare.mean_abs - rare_.mean_abs.cpu()).abs() <= bounds + 1e-6).all()
+    assert np.allclose(half.ranking, half_.ranking, rtol=0.01, atol=3e-5)
+    frozen_bounds = frozen.error_bound + frozen_.error_bound.cpu()
+    assert ((frozen.mean_abs - frozen_.mean_abs.cpu()).abs() <= frozen_bounds + 1e-6).all()
+    assert torch.equal(share.value.isnan(), share_.value.cpu().isnan())
+    torch.testing.assert_close(changed.kl_change, changed_.kl_change.cpu(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(null.squared_share, null_.squared_share.cpu(), rtol=1e-5, atol=1e-8)
+
+
+def test_head_ablation_on_the_gpu(both: Captures, gpu: str) -> None:
+    chosen = {"rare": np.arange(4)}
+    here, there = (ablate_heads(both(d), chosen, {"some": np.arange(4)}, memory_bytes=MEMORY) for d in ("cpu", gpu))
+    for one, other in zip(here, there, strict=True):
+        change, change_ = (a.classes["rare"].change for a in (one, other))
+        assert np.allclose(change, change_, rtol=1e-3, atol=1e-3 * np.abs(change).max())
