@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -91,8 +92,12 @@ def test_a_folder_of_the_very_name_comes_before_a_pattern(
 def test_a_suite_of_the_very_name_comes_before_a_pattern(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     entry = "{repo: me/mine, revision: 'step{step}', schedule: pythia}"
-    file.write_text(f"suites: {{'mine[1]': {entry}, mine1: {entry}}}")
+    names = ["mine[1]", "min?1", "other"]
+    defects = [{"suites": [n], "steps": "1", "kind": "missing", "note": n, "source": "s"} for n in names]
+    file.write_text(f"suites: {{'mine[1]': {entry}, mine1: {entry}, other: {entry}}}\ndefects: {json.dumps(defects)}")
     suites = load_suites(file)
+    assert [d.note for d in suites["mine[1]"].defects] == ["mine[1]"]
+    assert [d.note for d in suites["mine1"].defects] == ["min?1"]
     assert find_suites(["mine[1]"], suites) == ((suites["mine[1]"],), False)
     assert find_suites(["mine[12]"], suites) == ((suites["mine1"],), True)
 
