@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from rich.console import Console
 
 from rtdyn.audit.before_a_run import audit_before, joined, moved_steps
@@ -21,6 +20,7 @@ from rtdyn.execute.ledger import read_seconds
 from rtdyn.execute.serial import run_serial
 from rtdyn.execute.task import Task, task_template
 from rtdyn.judge.observations import left_out
+from rtdyn.parquet import read_parquet
 from rtdyn.store.manifest import AuditRecord, CheckpointRecord
 from rtdyn.store.run import Run, done_steps, locked, open_run, step_record, table_file, write_manifest
 from rtdyn.store.schema import StepTables
@@ -207,7 +207,7 @@ def _run_elsewhere(
             log(step)
             if seconds is not None and step not in logged:
                 log_seconds(run.path, step, dict(seconds))
-            summary = step_line(pl.read_parquet(table_file(run, "metrics", step)))
+            summary = step_line(read_parquet(table_file(run, "metrics", step)))
             reporter.end(summary, sum((seconds or {}).values()))
 
         def on_look(tasks: int, at_work: int) -> None:

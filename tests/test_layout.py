@@ -96,6 +96,15 @@ def holds_a_shape(text: str) -> bool:
     return any(all(axis.fullmatch(part) for part in one.split(",")) for one in inner)
 
 
+def names_of_polars(file: Path) -> Iterator[str]:
+    """The names that a file takes from polars, as `pl.name` or by `from polars import name`."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("pl", "polars"):
+            yield node.attr
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "polars":
+            yield from (alias.name for alias in node.names)
+
+
 def test_no_module_is_part_of_a_cycle(imports: nx.DiGraph) -> None:
     assert len(imports.edges) > 500
     assert cycles(imports) == []
@@ -128,6 +137,17 @@ def test_functions_are_short() -> None:
 def test_files_are_short() -> None:
     lines = {str(file.relative_to(ROOT)): len(file.read_text(encoding="utf-8").splitlines()) for file in SOURCES}
     compare({file for file, count in lines.items() if count > LONGEST_FILE}, LONG_FILES)
+
+
+def test_one_file_calls_the_readers_of_polars() -> None:
+    # they take brackets in a path for a pattern, and then read other files than the one that is named
+    readers = re.compile(r"(?:read|scan)_\w+")
+    calls = {
+        str(file.relative_to(ROOT)): {name for name in names_of_polars(file) if readers.fullmatch(name)}
+        for file in SOURCES
+    }
+    assert calls["rtdyn/parquet.py"] == {"read_parquet", "read_parquet_metadata", "scan_parquet"}
+    compare({file for file, names in calls.items() if names}, {"rtdyn/parquet.py"})
 
 
 def test_analyses_say_the_shapes_of_their_arrays() -> None:

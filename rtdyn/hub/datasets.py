@@ -161,7 +161,10 @@ def _commit(repo: str, revision: str, what: str) -> str:
 
 
 def _list(repo: str, commit: str, path: str, address: str) -> list[RemoteFile]:
-    """The files that `path` means: one, those in a folder and below, or those that fit a pattern."""
+    """The files that `path` means: one, those in a folder and below, or those that fit a pattern.
+
+    What is there under the very name is meant by it, and so are the folders that a pattern begins with.
+    """
     parts = PurePosixPath(path).parts
     plain = next((i for i, part in enumerate(parts) if re.search(r"[*?\[]", part)), len(parts))
     is_pattern = plain < len(parts)
@@ -174,8 +177,12 @@ def _list(repo: str, commit: str, path: str, address: str) -> list[RemoteFile]:
             return [file]
     tree = _tree(repo, commit, "/".join(parts[:plain]), True, address)
     files = [file for file in tree.values() if file is not None]
-    if is_pattern:
-        files = [f for f in files if _fits(PurePosixPath(f.name).parts, parts)]
+    if is_pattern and path in tree:
+        files = [f for f in files if f.name == path or f.name.startswith(f"{path}/")]
+    elif is_pattern:
+        begins = max((n for n in range(plain + 1, len(parts)) if "/".join(parts[:n]) in tree), default=plain)
+        split = ((PurePosixPath(f.name).parts, f) for f in files)
+        files = [f for own, f in split if own[:begins] == parts[:begins] and _fits(own[begins:], parts[begins:])]
     return sorted(files, key=lambda f: f.name)
 
 

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from rtdyn.errors import InputError, first_fault
 from rtdyn.files import ASIDE, clear_aside, replace_file, write_json
+from rtdyn.parquet import read_metadata, read_parquet
 from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
 from rtdyn.store.schema import TABLES, StepTables
 
@@ -147,7 +148,7 @@ def write_copy(run: Run, of: int, step: int, tokens_seen: int | None, revision: 
     columns = {"step": pl.lit(step, pl.Int64), "tokens_seen": pl.lit(tokens_seen, pl.Int64)}
     copies = {}
     for table in TABLES:
-        frame = pl.read_parquet(table_file(run, table, of))
+        frame = read_parquet(table_file(run, table, of))
         copies[table] = frame.with_columns(**{name: columns[name] for name in columns if name in frame.columns})
     metadata = _metadata(table_file(run, TABLES[0], of))
     record = CheckpointRecord.model_validate_json(metadata["checkpoint"])
@@ -193,7 +194,7 @@ def read_table(run: Run, table: str) -> pl.DataFrame:
     files = [table_file(run, table, step) for step in done_steps(run)]
     if not files:
         raise InputError(f"{run.path} holds no finished step yet")
-    return pl.concat([pl.read_parquet(file) for file in files])
+    return pl.concat([read_parquet(file) for file in files])
 
 
 def _step_of(file: Path) -> int:
@@ -202,6 +203,6 @@ def _step_of(file: Path) -> int:
 
 def _metadata(file: Path) -> dict[str, str]:
     try:
-        return pl.read_parquet_metadata(file)
+        return read_metadata(file)
     except (OSError, pl.exceptions.PolarsError):
         return {}

@@ -36,9 +36,9 @@ def load_suites(extra: Path | None = None) -> dict[str, SuiteSpec]:
 
 def find_suite(model: str, suites: Mapping[str, SuiteSpec]) -> SuiteSpec:
     """The suite called `model`: a registered name, its Hub repository, or a folder of `step*/` folders."""
-    for suite in suites.values():
-        if model in (suite.name, suite.repo):
-            return suite
+    suite = _named(model, suites)
+    if suite is not None:
+        return suite
     folder = Path(model)
     if folder.is_dir():
         return _folder_suite(folder)
@@ -52,23 +52,31 @@ def find_suites(models: Sequence[str], suites: Mapping[str, SuiteSpec]) -> tuple
     """The suites that `models` name, each once in the order given, and whether several were asked for.
 
     Beside what `find_suite` takes, a pattern of `*`, `?` and `[...]` means every registered suite whose name or
-    repository it matches, or, matched against paths, every folder that holds `step*/` folders. Several were asked for
+    repository it matches, or, matched against paths, every folder that holds `step*/` folders. What is there under the
+    very name is meant by it: a suite, a folder, and the folders that a pattern begins with. Several were asked for
     where there are several, and by any pattern, whatever it matches today. Raises UsageError for a pattern that
     matches nothing.
     """
     chosen: dict[SuiteSpec, None] = {}
-    patterns = [m for m in models if glob.has_magic(m) and not Path(m).is_dir()]
+    patterns = [m for m in models if glob.has_magic(m) and _named(m, suites) is None and not Path(m).is_dir()]
     for model in models:
         chosen.update(dict.fromkeys(_matching(model, suites) if model in patterns else [find_suite(model, suites)]))
     return tuple(chosen), len(chosen) > 1 or bool(patterns)
+
+
+def _named(model: str, suites: Mapping[str, SuiteSpec]) -> SuiteSpec | None:
+    return next((suite for suite in suites.values() if model in (suite.name, suite.repo)), None)
 
 
 def _matching(pattern: str, suites: Mapping[str, SuiteSpec]) -> list[SuiteSpec]:
     named = [s for s in suites.values() if any(fnmatch.fnmatchcase(n, pattern) for n in (s.name, s.repo) if n)]
     if named:
         return named
-    paths = sorted(glob.glob(pattern))  # noqa: PTH207 -- Path.glob takes no absolute pattern
-    folders = [Path(path) for path in paths if Path(path).is_dir()]
+    above = next(folder for folder in Path(pattern).parents if folder.is_dir())
+    below = str(Path(pattern).relative_to(above))
+    found = glob.glob(below, root_dir=above)  # noqa: PTH207 -- Path.glob finds hidden folders too
+    paths = sorted((above / path for path in found), key=str)
+    folders = [path for path in paths if path.is_dir()]
     holding = [_folder_suite(folder) for folder in folders if steps_in(folder)]
     if folders and not holding:
         raise UsageError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -74,12 +75,25 @@ def suites_of(records: SuitesFile, file: Path, base: Path) -> dict[str, SuiteSpe
         for combination in itertools.product(*choices.values()):
             suite = _suite(records, file, base, pattern, dict(zip(choices, map(str, combination), strict=True)))
             suites[suite.name] = suite
-    for wanted in (pattern for defect in records.defects for pattern in defect.suites):
-        if not fnmatch.filter(suites, wanted):
+    defects: dict[str, list[Defect]] = {name: [] for name in suites}
+    for d in records.defects:
+        defect = Defect(d.steps, d.kind, d.note, d.source, d.belongs_to, d.whole)
+        for name in _concerned(d.suites, suites, file):
+            defects[name].append(defect)
+    return {name: replace(suite, defects=tuple(defects[name])) for name, suite in suites.items()}
+
+
+def _concerned(patterns: Iterable[str], suites: Iterable[str], file: Path) -> list[str]:
+    """The names that `patterns` mean, each once; a pattern that is the very name of one means that one alone."""
+    names, concerned = list(suites), set()
+    for pattern in patterns:
+        found = [pattern] if pattern in names else [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if not found:
             raise InputError(
-                f"{file}: a defect names the suite {wanted!r}, which matches none{near_matches(wanted, suites)}"
+                f"{file}: a defect names the suite {pattern!r}, which matches none{near_matches(pattern, names)}"
             )
-    return suites
+        concerned.update(found)
+    return [name for name in names if name in concerned]
 
 
 def _suite(records: SuitesFile, file: Path, base: Path, pattern: str, values: Mapping[str, str]) -> SuiteSpec:
@@ -98,14 +112,13 @@ def _suite(records: SuitesFile, file: Path, base: Path, pattern: str, values: Ma
     entry, name = records.suites[pattern], filled(pattern)
     if ("path" in entry.model_fields_set) == ("repo" in entry.model_fields_set):
         raise InputError(f"{file}: suite {name} must have either a path or a repo")
-    concern = (d for d in records.defects if any(fnmatch.fnmatchcase(name, suites) for suites in d.suites))
     return SuiteSpec(
         name=name,
         steps=named("schedule", entry.schedule, records.schedules),
         path=base / entry.path if "path" in entry.model_fields_set else None,
         repo=filled(entry.repo) if "repo" in entry.model_fields_set else None,
         family=entry.family or None,
-        defects=tuple(Defect(d.steps, d.kind, d.note, d.source, d.belongs_to, d.whole) for d in concern),
+        defects=(),
         shape=tuple(named("shape", filled(entry.shape), records.shapes).items()) if entry.shape else (),
         **entry.model_dump(include={"revision", "tokens_per_step", "corpus", "frequencies", "note"}),
     )

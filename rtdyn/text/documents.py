@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from rtdyn.errors import InputError
+from rtdyn.parquet import read_parquet
 from rtdyn.text import king_james
 from rtdyn.text.tokenizer import Tokenizer
 
@@ -109,7 +110,7 @@ def parse_lines(text: str, text_field: str, source: str) -> list[str]:
 
 def _read_parquet(file: Path, text_field: str) -> list[str]:
     try:
-        frame = pl.read_parquet(file)
+        frame = read_parquet(file)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise InputError(f"the corpus {file} is not a readable Parquet file ({error})") from None
     if text_field not in frame.columns or frame[text_field].dtype != pl.String:

@@ -91,10 +91,10 @@ def prepare(
 ) -> Evaluation:
     """Evaluation windows, token classes and measured positions of a run; tokenizer and config are `step`'s.
 
-    `say` is told of what takes long.
+    `say` is told of what takes long, and of what is switched off in the tokenizer.
     """
     tokenizer_folder = find_tokenizer(suite, step)
-    tokenizer = load_tokenizer(tokenizer_folder)
+    tokenizer = load_tokenizer(tokenizer_folder, say)
     config_folder = find_config(suite, step)
     model_config = read_config(config_folder)
     n_logits = _whole_number(model_config, ("vocab_size",), config_folder)

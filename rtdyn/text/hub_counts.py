@@ -27,6 +27,7 @@ import polars as pl
 from rtdyn.errors import InputError
 from rtdyn.files import replace_file
 from rtdyn.hub.datasets import HubDataset, read_range, read_ranges
+from rtdyn.parquet import read_metadata, read_parquet
 from rtdyn.text.hub_documents import COUNTING_STRETCH, text_blocks
 from rtdyn.text.token_counts import SampledCounts, TokenCounts, sampled_counts
 from rtdyn.text.tokenizer import Tokenizer
@@ -232,7 +233,7 @@ def _token_type(dataset: HubDataset) -> np.dtype[Any]:
 def _read_tally(file: Path, types: int) -> _Tally:
     """What is kept of an earlier call, or an empty tally."""
     try:
-        frame, kept = pl.read_parquet(file), json.loads(pl.read_parquet_metadata(file)["tally"])
+        frame, kept = read_parquet(file), json.loads(read_metadata(file)["tally"])
     except (OSError, KeyError, ValueError, pl.exceptions.PolarsError):
         return _Tally(np.zeros(types, np.int64), np.zeros(types), np.zeros(types))
     counts, squares, products = (frame[name].to_numpy(writable=True) for name in ("counts", "squares", "products"))

@@ -22,6 +22,7 @@ from rtdyn.errors import InputError, brief
 from rtdyn.files import replace_file
 from rtdyn.hub.datasets import HubDataset, read_range, read_whole
 from rtdyn.hub.remote_file import RemoteFile
+from rtdyn.parquet import read_parquet
 from rtdyn.text.documents import Documents, digest_documents, parse_lines
 
 EVALUATION_STRETCH = 64 << 10
@@ -268,7 +269,7 @@ class HubText:
 
 def _read_kept(file: Path) -> list[TextBlock]:
     try:
-        frame = pl.read_parquet(file)
+        frame = read_parquet(file)
     except (OSError, pl.exceptions.PolarsError):
         return []
     return [TextBlock(tuple(row["texts"]), row["place"], row["size"]) for row in frame.iter_rows(named=True)]

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from rtdyn.errors import InputError
+from rtdyn.parquet import read_parquet
 from rtdyn.undefined import Undefined
 
 MAX_TYPES = 10_000_000
@@ -70,7 +71,7 @@ def sampled_counts(values: np.ndarray, source: str, sampled: SampledCounts) -> T
 
 
 def _parquet_counts(file: Path) -> np.ndarray:
-    frame = pl.read_parquet(file)
+    frame = read_parquet(file)
     if "count" not in frame.columns:
         raise InputError(f"{file} has no column `count` (its columns: {', '.join(frame.columns)})")
     if "token_id" not in frame.columns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,12 @@ def tokenizer_files_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer in `folder`; code beside it is never run. Raises InputError if there is none."""
+def load_tokenizer(folder: Path, say: Callable[[str], None] = lambda text: None) -> Tokenizer:
+    """The tokenizer in `folder`, which gives a text the same ids each time; code beside it is never run.
+
+    Of what a tokenizer.json can hold, only the `dropout` of a BPE draws at random: it is switched off, and `say` is
+    told. Truncation and padding saved there have no effect on `encode`. Raises InputError if there is no tokenizer.
+    """
     import transformers
 
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
@@ -54,4 +59,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         backend = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the library raises nearly any type on a damaged file
         raise InputError(f"the tokenizer in {folder} cannot be loaded ({type(error).__name__}: {error})") from error
+    # a tokenizer in Python has no backend of its own, and no dropout
+    model = getattr(getattr(backend, "backend_tokenizer", None), "model", None)
+    dropout = getattr(model, "dropout", None)
+    if model is not None and dropout:
+        model.dropout = None
+        say(f"the tokenizer in {folder} drops merges at random (dropout {dropout:g}); rtdyn switches that off")
     return Tokenizer(backend, len(backend), backend.bos_token_id, backend.eos_token_id)

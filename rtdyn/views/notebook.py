@@ -14,6 +14,7 @@ from rtdyn.judge.observations import is_recorded, read_judged
 from rtdyn.judge.scorecard import scorecard
 from rtdyn.judge.scorecard_frame import claim_frame
 from rtdyn.judge.trajectories import trajectories
+from rtdyn.parquet import scan_parquet
 from rtdyn.store.manifest import Manifest
 from rtdyn.store.run import Run, done_steps, table_file
 
@@ -98,7 +99,7 @@ class RunFrames:
     def _scan(self, table: str) -> pl.LazyFrame:
         if not self.steps:
             raise InputError(f"{self.path} holds no finished step yet")
-        return pl.scan_parquet([table_file(self.run, table, step) for step in self.steps])
+        return scan_parquet([table_file(self.run, table, step) for step in self.steps])
 
 
 def read_frames(path: Path) -> RunFrames:

@@ -134,7 +134,8 @@ class HubClient:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubClient]:
-    with LoopbackDatasets() as hub, HubClient(tmp_path_factory.mktemp("hf"), hub) as place:
+    # what is kept has to be found again under any name of a home
+    with LoopbackDatasets() as hub, HubClient(tmp_path_factory.mktemp("hf [1]"), hub) as place:
         yield place
 
 
@@ -199,6 +200,20 @@ def test_an_address_means_a_file_a_folder_or_a_pattern(place: HubClient, repo: s
             assert outcome == [other if "refs" in address else commit, names], address
         else:
             assert "holds no .parquet" in outcome
+
+
+def test_what_is_there_under_the_very_name_is_no_pattern(place: HubClient, repo: str) -> None:
+    held = ["run [12]/a.jsonl", "run [12]/d/b.jsonl", "run 1/a.jsonl", "run [12]/c[1].jsonl", "run [12]/c1.jsonl"]
+    place.hub.put(repo, {name: lines(["a"]) for name in held})
+    wanted = {
+        "run [12]": ["run [12]/a.jsonl", "run [12]/c1.jsonl", "run [12]/c[1].jsonl", "run [12]/d/b.jsonl"],
+        "run [12]/*.jsonl": ["run [12]/a.jsonl", "run [12]/c1.jsonl", "run [12]/c[1].jsonl"],
+        "run [12]/c[1].jsonl": ["run [12]/c[1].jsonl"],
+        "run [1]/*.jsonl": ["run 1/a.jsonl"],
+        "*/a.jsonl": ["run 1/a.jsonl", "run [12]/a.jsonl"],
+    }
+    found = place.do(*(("files", {"address": f"hf://datasets/{repo}/{path}"}) for path in wanted))
+    assert dict(zip(wanted, (names for _, names in found), strict=True)) == wanted
 
 
 def test_an_address_that_cannot_be_used_says_why(place: HubClient, repo: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from rtdyn.errors import InputError, UsageError
-from rtdyn.suites.find import find_suite, load_suites
+from rtdyn.suites.find import find_suite, find_suites, load_suites
 from rtdyn.suites.steps import parse_steps
 
 PYTHIA_STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *range(1000, 143001, 1000))
@@ -64,6 +65,41 @@ def test_name_repository_and_folder_find_a_suite(tiny_folder: Path) -> None:
     folder = find_suite(str(tiny_folder), suites)
     assert folder.steps == suites["tiny"].steps and folder.repo is None and folder.tokens_seen(1) is None
     assert folder.frequencies == "token_counts.npy"
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted"),
+    [
+        ("runs [exp]", ["runs [exp]"]),
+        ("runs [exp]/ck[1]", ["runs [exp]/ck[1]"]),
+        ("runs [exp]/ck*", ["runs [exp]/ck1", "runs [exp]/ck[1]"]),
+        ("a*b/*", ["a*b/ck"]),
+        ("runs [e]/*", ["runs e/ck1"]),
+        ("runs*/ck1", ["runs [exp]/ck1", "runs e/ck1"]),
+    ],
+)
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_folder_of_the_very_name_comes_before_a_pattern(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, wanted: list[str], absolute: bool
+) -> None:
+    for folder in ("runs [exp]", "runs [exp]/ck1", "runs [exp]/ck[1]", "runs e", "runs e/ck1", "a*b/ck", "a1b/ck"):
+        (tmp_path / folder / "step0").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    found, _ = find_suites([str(tmp_path / model) if absolute else model], load_suites())
+    assert [suite.path for suite in found] == [tmp_path / folder for folder in wanted]
+
+
+def test_a_suite_of_the_very_name_comes_before_a_pattern(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    entry = "{repo: me/mine, revision: 'step{step}', schedule: pythia}"
+    names = ["mine[1]", "min?1", "other"]
+    defects = [{"suites": [n], "steps": "1", "kind": "missing", "note": n, "source": "s"} for n in names]
+    file.write_text(f"suites: {{'mine[1]': {entry}, mine1: {entry}, other: {entry}}}\ndefects: {json.dumps(defects)}")
+    suites = load_suites(file)
+    assert [d.note for d in suites["mine[1]"].defects] == ["mine[1]"]
+    assert [d.note for d in suites["mine1"].defects] == ["min?1"]
+    assert find_suites(["mine[1]"], suites) == ((suites["mine[1]"],), False)
+    assert find_suites(["mine[12]"], suites) == ((suites["mine1"],), True)
 
 
 def test_an_unknown_model_is_met_with_near_matches() -> None:

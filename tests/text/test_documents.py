@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -161,3 +164,37 @@ def test_a_missing_or_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match="cannot be loaded"):
         load_tokenizer(tmp_path)
+
+
+TRUNCATION = {"direction": "Right", "max_length": 64, "strategy": "LongestFirst", "stride": 0}
+PADDING = {"strategy": {"Fixed": 3000}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 5, "pad_type_id": 0,
+           "pad_token": "$"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [
+        ({"model": {"dropout": 0.5}}, r"the tokenizer in .* drops merges at random \(dropout 0\.5\)"),
+        ({"model": {"dropout": 1.0}}, r"dropout 1\)"),
+        ({"model": {"dropout": 0.0}}, None),
+        ({"truncation": TRUNCATION}, None),
+        ({"padding": PADDING}, None),
+        ({"truncation": TRUNCATION, "padding": PADDING, "model": {"dropout": 0.2}}, r"dropout 0\.2\)"),
+    ],
+)
+def test_what_is_saved_in_a_tokenizer_neither_draws_nor_cuts_nor_pads(
+    tokenizer: Tokenizer, tiny_folder: Path, tmp_path: Path, saved: dict[str, Any], said: str | None
+) -> None:
+    plain = json.loads((tiny_folder / "tokenizer.json").read_text(encoding="utf-8"))
+    changed = {**plain, **saved, "model": {**plain["model"], **saved.get("model", {})}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(changed), encoding="utf-8")
+    shutil.copy(tiny_folder / "tokenizer_config.json", tmp_path)
+    texts = list(king_james.chapters()[:3])
+    wanted = tokenizer.encode(texts)
+    assert all(64 < len(ids) < 3000 for ids in wanted)
+    for _ in range(2):
+        heard: list[str] = []
+        loaded = load_tokenizer(tmp_path, heard.append)
+        for _ in range(2):
+            assert all(map(np.array_equal, loaded.encode(texts), wanted))
+        assert len(heard) == (said is not None) and (said is None or re.search(said, heard[0]))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import polars as pl
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from rtdyn.many import Outcome
+from rtdyn.parquet import read_parquet
 from rtdyn.store.run import done_steps, table_file
 from rtdyn.views.terminal.summary import CAUTION, main_cells
 
@@ -26,7 +26,7 @@ def print_side_by_side(outcomes: Sequence[Outcome], console: Console) -> None:
             cells[outcome.label] = {"steps": "failed"}
             continue
         steps = list(done_steps(outcome.run))
-        metrics = pl.read_parquet(table_file(outcome.run, "metrics", steps[-1]))
+        metrics = read_parquet(table_file(outcome.run, "metrics", steps[-1]))
         stored = {"steps": str(len(steps)), "last step": str(steps[-1])}
         cells[outcome.label] = {**stored, **main_cells(metrics)}
     failed = sum(outcome.run is None for outcome in outcomes)

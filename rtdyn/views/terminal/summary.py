@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rtdyn.names import RARE
+from rtdyn.parquet import read_parquet
 from rtdyn.store.run import Run, done_steps, table_file
 
 _ROWS = (
@@ -59,7 +60,7 @@ def step_line(metrics: pl.DataFrame) -> str:
 def print_summary(run: Run, console: Console) -> None:
     """The main numbers of the last stored step, a column a class, and the run directory."""
     steps = list(done_steps(run))
-    metrics = pl.read_parquet(table_file(run, "metrics", steps[-1]))
+    metrics = read_parquet(table_file(run, "metrics", steps[-1]))
     classes, rows = summary_rows(metrics)
     title = escape(f"{run.manifest.suite}, step {steps[-1]}, {len(steps)} steps stored")
     table = Table(title=title, title_justify="left")

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from rtdyn.errors import InputError, brief
 from rtdyn.files import write_json
+from rtdyn.parquet import read_parquet
 from rtdyn.store.run import MANIFEST, Run, done_steps, locked, read_run, table_file
 from rtdyn.views.wandb.rows import BAND, grouping, heads, prefixes, scalars, settings_of, top_neurons
 
@@ -63,10 +62,10 @@ class WandbView:
 
     def _send(self, step: int) -> None:
         wandb = _client()
-        metrics = pl.read_parquet(table_file(self.run, "metrics", step))
+        metrics = read_parquet(table_file(self.run, "metrics", step))
         row: dict[str, Any] = scalars(metrics)
         tables = {
-            "top_neurons": top_neurons(pl.read_parquet(table_file(self.run, "neurons", step))),
+            "top_neurons": top_neurons(read_parquet(table_file(self.run, "neurons", step))),
             "attention_heads": heads(metrics),
         }
         for key, frame in tables.items():

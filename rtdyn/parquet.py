@@ -1,0 +1,28 @@
+"""Parquet files by their very names: a bracket, `*`, `?` or `~` in a path is no pattern.
+
+polars takes such a path for a pattern or a home folder, and then reads other files than the one that is named. Only
+this file calls its readers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import polars as pl
+
+
+def read_parquet(file: Path) -> pl.DataFrame:
+    """The table in `file`. Raises OSError or PolarsError if it cannot be read."""
+    return pl.read_parquet(file.absolute(), glob=False)
+
+
+def scan_parquet(files: Iterable[Path]) -> pl.LazyFrame:
+    """The rows of `files` one below the other, read when they are collected."""
+    return pl.scan_parquet([file.absolute() for file in files], glob=False)
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """The texts that `file` holds beside its table. Raises OSError or PolarsError if it cannot be read."""
+    with file.open("rb") as handle:
+        return pl.read_parquet_metadata(handle)
