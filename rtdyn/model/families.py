@@ -194,8 +194,8 @@ def _olmo2(model: Any) -> Anatomy:
     return _gated(model, _rms_readout(model), PostNorm(norm.weight, norm.variance_epsilon))
 
 
-OLD_BUFFERS = re.compile(r"attention\.(masked_)?bias$|rotary_emb\.inv_freq$")
-"""Constants that old checkpoints stored as if they were weights."""
+OLD_BUFFERS = re.compile(r"(^|\.)(attn|attention|crossattention)\.(masked_)?bias$|(^|\.)rotary_emb\.inv_freq$")
+"""Masks and rotary frequencies that old checkpoints stored as if they were weights; no family has such parameters."""
 
 FAMILIES: Mapping[str, Callable[[Any], Anatomy]] = {
     "gpt_neox": _gpt_neox,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -21,7 +22,7 @@ from rtdyn.capture.fingerprint_of_model import fingerprint
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.capture.layered_model import LayeredModel, open_model
 from rtdyn.capture.memory_need import Sample, memory
-from rtdyn.checkpoints.checkpoint import Checkpoint, load_model, read_config, weight_files
+from rtdyn.checkpoints.checkpoint import Checkpoint, check_keys, load_model, read_config, weight_files
 from rtdyn.checkpoints.local import fetch_local
 from rtdyn.errors import InputError
 from rtdyn.model.sizes import model_shape
@@ -145,8 +146,13 @@ def renamed(checkpoint: Checkpoint, rename: Callable[[str], str], more: dict[str
         ("gpt_neox", lambda name: name.replace("lm_head", "embed_out"), "gpt_neox.layers.0.attention.masked_bias"),
         ("gpt_neox", lambda name: name, "gpt_neox.layers.1.attention.rotary_emb.inv_freq"),
         ("gpt2", lambda name: name.removeprefix("transformer."), "h.0.attn.bias"),
+        ("gpt2", lambda name: name, "transformer.h.1.attn.bias"),
+        ("gpt2", lambda name: name, "transformer.h.1.attn.masked_bias"),
+        ("gpt2", lambda name: name.removeprefix("transformer."), "h.0.attn.masked_bias"),
+        ("llama", lambda name: name, "model.layers.0.self_attn.rotary_emb.inv_freq"),
+        ("olmo", lambda name: name, "model.layers.0.self_attn.rotary_emb.inv_freq"),
     ],
-    ids=["embed_out", "inv_freq", "without-prefix"],
+    ids=["embed_out", "neox", "gpt2-base", "gpt2", "gpt2-masked", "gpt2-base-masked", "llama", "olmo"],
 )
 def test_names_and_constants_of_old_checkpoints_are_known(
     family: str, rename: Callable[[str], str], buffer: str, tmp_path: Path
@@ -154,6 +160,25 @@ def test_names_and_constants_of_old_checkpoints_are_known(
     checkpoint = saved(random_model(CONFIGS[family]), tmp_path)
     checkpoint = renamed(checkpoint, rename, {buffer: torch.ones(3)})
     assert assert_same(*captures(checkpoint)) >= 20
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama", "olmo", "olmo2"])
+def test_no_parameter_of_a_family_is_taken_for_an_old_constant(family: str, tmp_path: Path) -> None:
+    names = {name for name, _ in random_model(CONFIGS[family]).named_parameters()}
+    for name in names:
+        with pytest.raises(InputError, match=f"unexpected keys {re.escape(name)}$"):
+            check_keys(tmp_path, {"missing_keys": set(), "unexpected_keys": {name}, "mismatched_keys": set()})
+
+
+@pytest.mark.parametrize("name", ["transformer.h.1.attn.c_attn.bias", "transformer.h.1.attn.c_proj.bias"])
+def test_a_missing_bias_of_attention_is_refused(name: str, tmp_path: Path) -> None:
+    checkpoint = saved(random_model(CONFIGS["gpt2"]), tmp_path, shard="1GB")
+    stored = load_file(tmp_path / "model.safetensors")
+    del stored[name]
+    save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    for load in (lambda: load_model(checkpoint, "cpu"), lambda: by_layers(checkpoint)):
+        with pytest.raises(InputError, match=f"missing keys {re.escape(name)}$"):
+            load()
 
 
 def test_one_block_at_a_time_is_in_memory_and_then_the_last(tmp_path: Path) -> None:
