@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 from rtdyn.checkpoints.safetensors_files import check_safetensors
 from rtdyn.errors import InputError, brief
 from rtdyn.hub.names import CONFIG
-from rtdyn.model.families import OLD_BUFFERS, check_family
+from rtdyn.model.families import OLD_BUFFERS, base_model_name, check_family
+from rtdyn.model.stored_names import wrapping
 from rtdyn.store.manifest import CheckpointRecord
 
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
@@ -33,6 +35,11 @@ class Checkpoint:
     """SHA-256 of each weight file, by name."""
     ranges: bool = False
     """Whether only some tensors were read, by ranges: the digests are then those that the Hub publishes."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The weight files, their index included."""
+        return tuple(self.folder / name for name in self.digests)
 
     @property
     def record(self) -> CheckpointRecord:
@@ -107,12 +114,16 @@ def load_model(checkpoint: Checkpoint, device: str) -> Any:
     import torch
     import transformers
 
+    from rtdyn.checkpoints.stored import stored_tensors
+
     folder = checkpoint.folder
     check_files(checkpoint)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     auto: Any = transformers.AutoModelForCausalLM
     try:
+        base = base_model_name(str(read_config(folder)["model_type"]))
+        prefix = wrapping(stored_tensors(checkpoint.files).keys(), base)
         model, info = auto.from_pretrained(
             folder,
             dtype=torch.float32,
@@ -122,6 +133,7 @@ def load_model(checkpoint: Checkpoint, device: str) -> Any:
             weights_only=True,
             use_safetensors=any(n.endswith(".safetensors") for n in checkpoint.digests),
             output_loading_info=True,
+            key_mapping={f"^{re.escape(prefix)}": ""} if prefix else None,
         )
     except Exception as error:  # the library raises nearly any type on damaged weights
         raise cannot_be_loaded(folder, error) from error

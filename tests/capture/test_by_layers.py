@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import resource
+import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from rtdyn.capture.layered_model import LayeredModel, open_model
 from rtdyn.capture.memory_need import Sample, memory
 from rtdyn.checkpoints.checkpoint import Checkpoint, check_keys, load_model, read_config, weight_files
 from rtdyn.checkpoints.local import fetch_local
+from rtdyn.checkpoints.tensors import read_final_mlp
 from rtdyn.errors import InputError
 from rtdyn.model.sizes import model_shape
 from rtdyn.suites.suite import SuiteSpec
@@ -58,7 +60,7 @@ def checkpoint_in(folder: Path) -> Checkpoint:
     return Checkpoint(0, folder, "step0", None, dict.fromkeys(files, ""))
 
 
-def saved_as_bin(folder: Path) -> Checkpoint:
+def saved_as_bin(folder: Path, prefix: str = "") -> Checkpoint:
     """The folder's safetensors as two `.bin` shards."""
     whole: dict[str, torch.Tensor] = load_model(checkpoint_in(folder), "cpu").state_dict()
     for file in folder.glob("*.safetensors*"):
@@ -66,8 +68,8 @@ def saved_as_bin(folder: Path) -> Checkpoint:
     names = sorted(whole)
     shards = {"pytorch_model-1.bin": names[::2], "pytorch_model-2.bin": names[1::2]}
     for shard, own in shards.items():
-        torch.save({name: whole[name].clone() for name in own}, folder / shard)
-    weight_map = {name: shard for shard, own in shards.items() for name in own}
+        torch.save({prefix + name: whole[name].clone() for name in own}, folder / shard)
+    weight_map = {prefix + name: shard for shard, own in shards.items() for name in own}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return checkpoint_in(folder)
 
@@ -160,6 +162,38 @@ def test_names_and_constants_of_old_checkpoints_are_known(
     checkpoint = saved(random_model(CONFIGS[family]), tmp_path)
     checkpoint = renamed(checkpoint, rename, {buffer: torch.ones(3)})
     assert assert_same(*captures(checkpoint)) >= 20
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama-tied", "olmo"])
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.", "base_model.model.", "module._orig_mod."])
+def test_a_prefix_of_all_names_changes_nothing(prefix: str, family: str, kind: str, tmp_path: Path) -> None:
+    plain = saved(random_model(CONFIGS[family]), tmp_path / "plain", shard="1GB")
+    _, inputs, output = read_final_mlp(plain.folder)
+    folder = shutil.copytree(plain.folder, tmp_path / "wrapped")
+    wrapped = saved_as_bin(folder, prefix) if kind == "bin" else renamed(checkpoint_in(folder), prefix.__add__, {})
+    expected = load_model(plain, "cpu").state_dict()
+    ours = load_model(wrapped, "cpu").state_dict()
+    assert ours.keys() == expected.keys() and all(torch.equal(ours[name], expected[name]) for name in ours)
+    layered = by_layers(wrapped)
+    layered.fill(*layered.skeleton.modules())
+    for name, values in layered.skeleton.named_parameters():
+        assert torch.equal(values, expected[name]), name
+    _, ours_in, ours_out = read_final_mlp(folder)
+    assert torch.equal(ours_out, output) and all(torch.equal(ours_in[k], inputs[k]) for k in inputs)
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama"])
+def test_a_mixture_of_prefixed_and_plain_names_is_refused(family: str, tmp_path: Path) -> None:
+    checkpoint = saved(random_model(CONFIGS[family]), tmp_path)
+
+    def some(name: str) -> str:
+        return name if "layers.1" in name or "h.1" in name else f"_orig_mod.{name}"
+
+    checkpoint = renamed(checkpoint, some, {})
+    for load in (lambda: load_model(checkpoint, "cpu"), lambda: by_layers(checkpoint)):
+        with pytest.raises(InputError, match=r"do not fit their config.json: missing keys"):
+            load()
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama", "olmo", "olmo2"])
