@@ -20,6 +20,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from rtdyn.capture.free_memory import return_freed
+from rtdyn.checkpoints.byte_order_mark import without_marks
 from rtdyn.checkpoints.checkpoint import Checkpoint, cannot_be_loaded, check_files, check_finite, check_keys, load_model
 from rtdyn.checkpoints.stored import Stored, read_tensors, stored_tensors
 from rtdyn.errors import InputError
@@ -100,7 +101,8 @@ def _skeleton(checkpoint: Checkpoint, device: str) -> Any:
     auto: Any = transformers.AutoModelForCausalLM
     transformers.utils.logging.set_verbosity_error()
     try:
-        config = transformers.AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+        with without_marks(checkpoint.folder) as plain:
+            config = transformers.AutoConfig.from_pretrained(plain, local_files_only=True)
         with torch.device("meta"):
             model = auto.from_config(config, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False)
         rotary: Any = anatomy(model).rotary

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rtdyn.checkpoints.byte_order_mark import without_marks
 from rtdyn.checkpoints.safetensors_files import check_safetensors
 from rtdyn.errors import InputError, brief
 from rtdyn.hub.names import CONFIG
@@ -74,10 +75,10 @@ def weight_files(names: set[str], read_index: Any, where: str) -> list[str]:
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from `file`. Raises InputError if it is missing or is not one."""
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{file.parent} has no {file.name}; a checkpoint needs it beside its weights") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} is not readable JSON ({error}); download it again") from None
     if not isinstance(data, dict):
         raise InputError(f"{file} does not hold a JSON object; download it again")
@@ -124,17 +125,18 @@ def load_model(checkpoint: Checkpoint, device: str) -> Any:
     try:
         base = base_model_name(str(read_config(folder)["model_type"]))
         prefix = wrapping(stored_tensors(checkpoint.files).keys(), base)
-        model, info = auto.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            attn_implementation="eager",
-            trust_remote_code=False,
-            local_files_only=True,
-            weights_only=True,
-            use_safetensors=any(n.endswith(".safetensors") for n in checkpoint.digests),
-            output_loading_info=True,
-            key_mapping={f"^{re.escape(prefix)}": ""} if prefix else None,
-        )
+        with without_marks(folder) as plain:
+            model, info = auto.from_pretrained(
+                plain,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                trust_remote_code=False,
+                local_files_only=True,
+                weights_only=True,
+                use_safetensors=any(n.endswith(".safetensors") for n in checkpoint.digests),
+                output_loading_info=True,
+                key_mapping={f"^{re.escape(prefix)}": ""} if prefix else None,
+            )
     except Exception as error:  # the library raises nearly any type on damaged weights
         raise cannot_be_loaded(folder, error) from error
     check_keys(folder, {k: set(map(str, info.get(k) or ())) for k in KEY_FAULTS})

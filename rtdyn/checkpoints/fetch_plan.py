@@ -137,7 +137,7 @@ def _plan(suite: SuiteSpec, step: int, weights_only: bool, small: dict[str, byte
     def parsed(name: str) -> dict[str, Any]:
         try:
             data = json.loads(content(name))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{revision.what}: {name} is not readable JSON ({error}); leave the step out") from None
         if not isinstance(data, dict):
             raise InputError(f"{revision.what}: {name} does not hold a JSON object; leave the step out")

@@ -183,6 +183,30 @@ def test_a_prefix_of_all_names_changes_nothing(prefix: str, family: str, kind: s
     assert torch.equal(ours_out, output) and all(torch.equal(ours_in[k], inputs[k]) for k in inputs)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama-tied"])
+def test_byte_order_marks_of_config_and_index_are_dropped(family: str, tmp_path: Path) -> None:
+    plain = saved(random_model(CONFIGS[family]), tmp_path)
+    expected, (_, inputs, output) = load_model(plain, "cpu").state_dict(), read_final_mlp(tmp_path)
+    files = list(tmp_path.glob("*.json"))
+    assert {"config.json", "model.safetensors.index.json"} <= {file.name for file in files}
+    for file in files:
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    ours = load_model(plain, "cpu").state_dict()
+    assert ours.keys() == expected.keys() and all(torch.equal(ours[name], expected[name]) for name in ours)
+    layered = by_layers(plain)
+    layered.fill(*layered.skeleton.modules())
+    assert all(torch.equal(values, expected[name]) for name, values in layered.skeleton.named_parameters())
+    _, ours_in, ours_out = read_final_mlp(tmp_path)
+    assert torch.equal(ours_out, output) and all(torch.equal(ours_in[k], inputs[k]) for k in inputs)
+
+
+def test_a_config_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    checkpoint = saved(random_model(CONFIGS["gpt2"]), tmp_path)
+    (tmp_path / "config.json").write_text("[" * 200000)
+    with pytest.raises(InputError, match=r"config.json is not readable JSON"):
+        load_model(checkpoint, "cpu")
+
+
 @pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama"])
 def test_a_mixture_of_prefixed_and_plain_names_is_refused(family: str, tmp_path: Path) -> None:
     checkpoint = saved(random_model(CONFIGS[family]), tmp_path)

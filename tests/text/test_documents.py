@@ -224,6 +224,16 @@ def test_missing_and_misnamed_texts_are_refused(tmp_path: Path) -> None:
         read_documents(str(tmp_path / "n.parquet"))
 
 
+@pytest.mark.slow
+def test_byte_order_marks_of_a_tokenizers_files_are_dropped(tiny_folder: Path, tmp_path: Path) -> None:
+    for file in (*tiny_folder.glob("tokenizer*.json"), tiny_folder / "step0" / "config.json"):
+        (tmp_path / file.name).write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    ours, plain = load_tokenizer(tmp_path), load_tokenizer(tiny_folder)
+    assert (ours.size, ours.bos, ours.eos) == (plain.size, plain.bos, plain.eos)
+    text = "In the beginning God created the heaven"
+    assert ours.encode([text])[0].tolist() == plain.encode([text])[0].tolist()
+
+
 def test_a_missing_or_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no tokenizer"):
         load_tokenizer(tmp_path)
