@@ -20,10 +20,12 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from rtdyn.capture.free_memory import return_freed
+from rtdyn.checkpoints.byte_order_mark import without_marks
 from rtdyn.checkpoints.checkpoint import Checkpoint, cannot_be_loaded, check_files, check_finite, check_keys, load_model
-from rtdyn.checkpoints.tensors import Stored, read_tensors, stored_tensors
+from rtdyn.checkpoints.stored import Stored, read_tensors, stored_tensors
 from rtdyn.errors import InputError
 from rtdyn.model.families import anatomy
+from rtdyn.model.stored_names import wrapping
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def _skeleton(checkpoint: Checkpoint, device: str) -> Any:
     auto: Any = transformers.AutoModelForCausalLM
     transformers.utils.logging.set_verbosity_error()
     try:
-        config = transformers.AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+        with without_marks(checkpoint.folder) as plain:
+            config = transformers.AutoConfig.from_pretrained(plain, local_files_only=True)
         with torch.device("meta"):
             model = auto.from_config(config, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False)
         rotary: Any = anatomy(model).rotary
@@ -114,7 +117,7 @@ def _skeleton(checkpoint: Checkpoint, device: str) -> Any:
 def _places(checkpoint: Checkpoint, skeleton: Any) -> dict[str, Stored]:
     """Where each parameter's values lie. Raises InputError for missing and unexpected names and other shapes."""
     try:
-        stored = stored_tensors(checkpoint)
+        stored = stored_tensors(checkpoint.files)
     except Exception as error:  # the libraries raise nearly any type on damaged weights
         raise cannot_be_loaded(checkpoint.folder, error) from error
     expected = dict(skeleton.named_parameters(remove_duplicate=False))
@@ -123,8 +126,12 @@ def _places(checkpoint: Checkpoint, skeleton: Any) -> dict[str, Stored]:
     converters = [t for t in transforms if isinstance(t, WeightConverter)]
     places: dict[str, Stored] = {}
     unexpected: set[str] = set()
+    base = skeleton.base_model_prefix
+    wrapped = len(wrapping(stored.keys(), base))
     for name, place in stored.items():
-        target, converter = rename_source_key(name, renamings, converters, skeleton.base_model_prefix, expected)
+        target, converter = rename_source_key(
+            name[wrapped:], renamings, converters, skeleton.base_model_prefix, expected
+        )
         if converter is not None:
             raise InputError(
                 f"the weights in {checkpoint.folder} hold {name}, which several weights are made from; "

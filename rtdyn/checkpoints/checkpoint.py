@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rtdyn.checkpoints.byte_order_mark import without_marks
 from rtdyn.checkpoints.safetensors_files import check_safetensors
 from rtdyn.errors import InputError, brief
 from rtdyn.hub.names import CONFIG
-from rtdyn.model.families import OLD_BUFFERS, check_family
+from rtdyn.model.families import OLD_BUFFERS, base_model_name, check_family
+from rtdyn.model.stored_names import wrapping
 from rtdyn.store.manifest import CheckpointRecord
 
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
@@ -33,6 +36,11 @@ class Checkpoint:
     """SHA-256 of each weight file, by name."""
     ranges: bool = False
     """Whether only some tensors were read, by ranges: the digests are then those that the Hub publishes."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The weight files, their index included."""
+        return tuple(self.folder / name for name in self.digests)
 
     @property
     def record(self) -> CheckpointRecord:
@@ -67,10 +75,10 @@ def weight_files(names: set[str], read_index: Any, where: str) -> list[str]:
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from `file`. Raises InputError if it is missing or is not one."""
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{file.parent} has no {file.name}; a checkpoint needs it beside its weights") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} is not readable JSON ({error}); download it again") from None
     if not isinstance(data, dict):
         raise InputError(f"{file} does not hold a JSON object; download it again")
@@ -107,22 +115,28 @@ def load_model(checkpoint: Checkpoint, device: str) -> Any:
     import torch
     import transformers
 
+    from rtdyn.checkpoints.stored import stored_tensors
+
     folder = checkpoint.folder
     check_files(checkpoint)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     auto: Any = transformers.AutoModelForCausalLM
     try:
-        model, info = auto.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            attn_implementation="eager",
-            trust_remote_code=False,
-            local_files_only=True,
-            weights_only=True,
-            use_safetensors=any(n.endswith(".safetensors") for n in checkpoint.digests),
-            output_loading_info=True,
-        )
+        base = base_model_name(str(read_config(folder)["model_type"]))
+        prefix = wrapping(stored_tensors(checkpoint.files).keys(), base)
+        with without_marks(folder) as plain:
+            model, info = auto.from_pretrained(
+                plain,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                trust_remote_code=False,
+                local_files_only=True,
+                weights_only=True,
+                use_safetensors=any(n.endswith(".safetensors") for n in checkpoint.digests),
+                output_loading_info=True,
+                key_mapping={f"^{re.escape(prefix)}": ""} if prefix else None,
+            )
     except Exception as error:  # the library raises nearly any type on damaged weights
         raise cannot_be_loaded(folder, error) from error
     check_keys(folder, {k: set(map(str, info.get(k) or ())) for k in KEY_FAULTS})
@@ -132,9 +146,9 @@ def load_model(checkpoint: Checkpoint, device: str) -> Any:
 
 
 def check_keys(folder: Path, faults: Mapping[str, set[str]]) -> None:
-    """Raises InputError for names among `faults`, by one of KEY_FAULTS, other than constants of old checkpoints."""
+    """Raises InputError for names among `faults`, by one of KEY_FAULTS; old checkpoints may hold their constants."""
     for kind in KEY_FAULTS:
-        keys = [k for k in sorted(faults[kind]) if not OLD_BUFFERS.search(k)]
+        keys = sorted(k for k in faults[kind] if kind != "unexpected_keys" or not OLD_BUFFERS.search(k))
         if keys:
             names = ", ".join(keys[:3])
             raise InputError(f"the weights in {folder} do not fit their config.json: {kind.replace('_', ' ')} {names}")

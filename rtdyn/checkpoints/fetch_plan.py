@@ -18,6 +18,7 @@ from rtdyn.hub.remote_file import RemoteFile
 from rtdyn.hub.repository import Revision, check_cached, checked, in_cache, revision_at
 from rtdyn.hub.retry import each_answer
 from rtdyn.model.families import final_mlp
+from rtdyn.model.stored_names import stored_name
 from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.suites.suite import SuiteSpec
 
@@ -136,7 +137,7 @@ def _plan(suite: SuiteSpec, step: int, weights_only: bool, small: dict[str, byte
     def parsed(name: str) -> dict[str, Any]:
         try:
             data = json.loads(content(name))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{revision.what}: {name} is not readable JSON ({error}); leave the step out") from None
         if not isinstance(data, dict):
             raise InputError(f"{revision.what}: {name} does not hold a JSON object; leave the step out")
@@ -152,7 +153,8 @@ def _plan(suite: SuiteSpec, step: int, weights_only: bool, small: dict[str, byte
     tensors: tuple[TensorRange, ...] = ()
     # without published digests a step could not be told from another once its ranges are read
     if weights_only and absent and absent[0].name.endswith(".safetensors") and all(file.sha256 for file in files):
-        tensors = remote_tensors(revision, _holding(mlp_tensors(mlp), files, names, parsed), mlp_tensors(mlp), transfer)
+        holding = _holding(mlp_tensors(mlp), files, names, parsed, revision.what)
+        tensors = remote_tensors(revision, holding, mlp_tensors(mlp), transfer)
         disk_bytes = {}
     folder = sum(map(len, texts.values())) + sum(t.stop - t.start for t in tensors)
     plan = StepPlan(step, revision, texts, files, tensors)
@@ -160,11 +162,11 @@ def _plan(suite: SuiteSpec, step: int, weights_only: bool, small: dict[str, byte
 
 
 def _holding(
-    wanted: Sequence[str], files: Sequence[RemoteFile], names: Sequence[str], parsed: Any
+    wanted: Sequence[str], files: Sequence[RemoteFile], names: Sequence[str], parsed: Any, where: str
 ) -> Sequence[RemoteFile]:
     """The shards that the index says hold the wanted tensors; all files where there is no index."""
     if not names[0].endswith(".json"):
         return files
     weight_map = parsed(names[0])["weight_map"]
-    shards = {weight_map.get(t, weight_map.get(t.partition(".")[2])) for t in wanted}
+    shards = {weight_map[stored_name(t, weight_map.keys(), where)] for t in wanted}
     return [file for file in files if file.name in shards]

@@ -34,7 +34,7 @@ def safetensors_header(read: Callable[[int, int], bytes], size: int, what: str) 
     try:
         header = {n: t for n, t in json.loads(read(8, 8 + length)).items() if n != "__metadata__"}
         end = max((t["data_offsets"][1] for t in header.values()), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         raise InputError(f"{what} has a damaged safetensors header; download it again") from None
     if 8 + length + end != size:
         raise InputError(f"{what} is truncated: {size:,} bytes of {8 + length + end:,}; download it again")

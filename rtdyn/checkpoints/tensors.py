@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import torch
-from safetensors import safe_open
-from torch import Tensor
 
-from rtdyn.checkpoints.checkpoint import Checkpoint, cannot_be_loaded, check_finite, read_json, weight_files
+from rtdyn.checkpoints.checkpoint import cannot_be_loaded, check_finite, read_json, weight_files
 from rtdyn.checkpoints.safetensors_files import check_safetensors, safetensors_header
+from rtdyn.checkpoints.stored import opened
 from rtdyn.errors import InputError
 from rtdyn.hub.names import CONFIG
 from rtdyn.hub.ranges import Transfer, stream_range
 from rtdyn.hub.remote_file import RemoteFile
 from rtdyn.hub.repository import Revision
-from rtdyn.model.families import FinalMlp, final_mlp, stored_name
+from rtdyn.model.families import FinalMlp, final_mlp
+from rtdyn.model.stored_names import stored_name
 
 PARTIAL = "model.safetensors"
 """The file that the tensors read by ranges are put into."""
@@ -133,67 +130,14 @@ def _read(folder: Path, wanted: Sequence[str]) -> dict[str, Any]:
     ]
     read: dict[str, Callable[[], Any]] = {}
     try:
-        with ExitStack() as opened:
+        with ExitStack() as stack:
             for file in files:
                 if file.suffix == ".safetensors":
                     check_safetensors(file)
-                read |= opened.enter_context(_opened(file))
+                read |= stack.enter_context(opened(file))
             names_of = {tensor: stored_name(tensor, read.keys(), str(folder)) for tensor in wanted}
             return {tensor: read[name]() for tensor, name in names_of.items()}
     except InputError:
         raise
     except Exception as error:  # the libraries raise nearly any type on damaged weights
         raise cannot_be_loaded(folder, error) from error
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Where a tensor lies."""
-
-    file: Path
-    name: str
-    """In the file."""
-    shape: tuple[int, ...]
-
-
-def stored_tensors(checkpoint: Checkpoint) -> dict[str, Stored]:
-    """Every tensor of the checkpoint by its name, from the files' headers alone.
-
-    Raises whatever safetensors or torch raise for files they cannot read.
-    """
-    tensors: dict[str, Stored] = {}
-    for file in (checkpoint.folder / name for name in checkpoint.digests):
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as handle:
-                tensors |= {n: Stored(file, n, tuple(handle.get_slice(n).get_shape())) for n in handle.keys()}  # noqa: SIM118 -- not a mapping
-        elif file.suffix == ".bin":
-            state = torch.load(file, map_location="meta", weights_only=True)
-            tensors |= {n: Stored(file, n, tuple(tensor.shape)) for n, tensor in state.items()}
-    return tensors
-
-
-def read_tensors(wanted: Iterable[Stored]) -> Iterator[tuple[Stored, Tensor]]:
-    """Each of the tensors with its values, as they are stored, on the CPU; a file is open while its own are read.
-
-    Raises whatever safetensors or torch raise for files they cannot read.
-    """
-    for file, within in groupby(sorted(wanted, key=_file), key=_file):
-        with _opened(file) as read:
-            for stored in within:
-                yield stored, read[stored.name]()
-
-
-def _file(stored: Stored) -> Path:
-    return stored.file
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[dict[str, Callable[[], Tensor]]]:
-    """A file's tensors by name, each read from disk when it is called."""
-    if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as handle:
-            yield {name: partial(handle.get_tensor, name) for name in handle.keys()}  # noqa: SIM118 -- not a mapping
-    else:
-        # files older than torch 1.6 are no archives and have to be read whole
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
-        yield {name: partial(state.__getitem__, name) for name in state}

@@ -9,7 +9,7 @@ A family enters `FAMILIES` once tests compare it with hooks on transformers' own
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -194,8 +194,8 @@ def _olmo2(model: Any) -> Anatomy:
     return _gated(model, _rms_readout(model), PostNorm(norm.weight, norm.variance_epsilon))
 
 
-OLD_BUFFERS = re.compile(r"attention\.(masked_)?bias$|rotary_emb\.inv_freq$")
-"""Constants that old checkpoints stored as if they were weights."""
+OLD_BUFFERS = re.compile(r"(^|\.)(attn|attention|crossattention)\.(masked_)?bias$|(^|\.)rotary_emb\.inv_freq$")
+"""Masks and rotary frequencies that old checkpoints stored as if they were weights; no family has such parameters."""
 
 FAMILIES: Mapping[str, Callable[[Any], Anatomy]] = {
     "gpt_neox": _gpt_neox,
@@ -255,15 +255,9 @@ def final_mlp(config: Mapping[str, Any], where: str) -> FinalMlp:
     return FinalMlp(layers - 1, {key: matrix(*place) for key, place in inputs.items()}, matrix(*output))
 
 
-def stored_name(tensor: str, names: Collection[str], where: str) -> str:
-    """The name of a tensor among those of a file; a model saved without its head lacks the first part.
-
-    Raises InputError if it is not there.
-    """
-    for name in (tensor, tensor.partition(".")[2]):
-        if name in names:
-            return name
-    raise InputError(f"{where} holds no {tensor}; its weights do not fit its config.json")
+def base_model_name(family: str) -> str:
+    """What the names of a family's parameters begin with, up to the first dot; those of the head do not."""
+    return _FINAL_MLPS[family][0].partition(".")[0]
 
 
 def check_family(model_type: str, where: str) -> None:

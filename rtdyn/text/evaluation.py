@@ -110,6 +110,8 @@ def prepare(
         encoded = encode_blocks(on_hub, tokenizer, options.seed)
     else:
         documents = read_documents(corpus, options.text_field)
+        if documents.passed_over:
+            say(f"{documents.passed_over:,} rows of {documents.name} hold no text and are passed over")
         encoded = encode(documents, tokenizer, options.seed)
     source = options.frequencies or suite.frequencies
     # a data set is not read whole, so its own counts are those of a sample, as of any other

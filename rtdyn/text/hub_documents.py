@@ -23,7 +23,7 @@ from rtdyn.files import replace_file
 from rtdyn.hub.datasets import HubDataset, read_range, read_whole
 from rtdyn.hub.remote_file import RemoteFile
 from rtdyn.parquet import read_parquet
-from rtdyn.text.documents import Documents, digest_documents, parse_lines
+from rtdyn.text.documents import Documents, Rows, decode, digest_documents, no_column, parse_lines, with_text
 
 EVALUATION_STRETCH = 64 << 10
 """Bytes of a block of a plain file that evaluation text is read from: small, so that a few come from many places."""
@@ -33,6 +33,9 @@ FILES_AT_ONCE = 16
 """Parquet files whose row groups are drawn from together; each costs its footer."""
 SAID_FROM = 64 << 20
 _LINE_TAIL = 64 << 10
+_TEXT_TYPES = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
+_ROWS_WITHOUT_COLUMN = 1000
+"""Rows of JSON after which a column that none of them has is taken for a wrong one."""
 _GZIP = 31
 """zlib's number for a stream with a gzip header."""
 
@@ -48,18 +51,39 @@ class TextBlock:
     """Bytes of it in the file, compressed where that is."""
 
 
+class _Column:
+    """The column of JSON that texts are in, and whether it was ever there."""
+
+    def __init__(self, name: str, found: bool) -> None:
+        self.name = name
+        self.found = found
+        self.rows = 0
+
+    def note(self, rows: Rows, what: str) -> None:
+        """Raises InputError once _ROWS_WITHOUT_COLUMN rows have no such column."""
+        self.found, self.rows = self.found or rows.named, self.rows + len(rows.texts)
+        if self.rows >= _ROWS_WITHOUT_COLUMN:
+            self.check(what)
+
+    def check(self, what: str) -> None:
+        """Raises InputError if there were rows and none has the column."""
+        if self.rows and not self.found:
+            raise no_column(what, self.name)
+
+
 def text_blocks(dataset: HubDataset, text_field: str, seed: int, stretch: int, skip: int = 0) -> Iterator[TextBlock]:
     """Every block of a data set, none twice, in the random order of `seed`; the first `skip` are not read.
 
-    Raises InputError for text that cannot be read, or a column that is not there.
+    Rows without text are passed over. Raises InputError for text that cannot be read, or a column that is not there.
     """
     rng = np.random.default_rng(seed)
+    column = _Column(text_field, found=skip > 0)
     if dataset.form == ".parquet":
         yield from _row_groups(dataset, text_field, rng, skip)
     elif dataset.form.endswith(".gz"):
         order = rng.permutation(len(dataset.files))
         files = (dataset.files[i] for i in order)
-        blocks = (block for file in files for block in _gzip_blocks(dataset, file, text_field, stretch))
+        blocks = (block for file in files for block in _gzip_blocks(dataset, file, column, stretch))
         yield from (block for i, block in enumerate(blocks) if i >= skip)
     else:
         spans = [(f, start) for f in dataset.files for start in range(0, f.size, stretch)]
@@ -68,8 +92,9 @@ def text_blocks(dataset: HubDataset, text_field: str, seed: int, stretch: int, s
             stop = min(start + stretch, file.size)
             data = _whole_lines(dataset, file, start, stop)
             place = f"{file.name}, lines from byte {start:,}"
-            texts = _parse(data, text_field, f"{dataset.address}: {place}", dataset.form)
+            texts = _parse(data, column, f"{dataset.address}: {place}", dataset.form)
             yield TextBlock(texts, place, len(data))
+    column.check(dataset.address)
 
 
 def _whole_lines(dataset: HubDataset, file: RemoteFile, start: int, stop: int) -> bytes:
@@ -88,18 +113,21 @@ def _whole_lines(dataset: HubDataset, file: RemoteFile, start: int, stop: int) -
     return data
 
 
-def _parse(data: bytes, text_field: str, what: str, form: str) -> tuple[str, ...]:
+def _parse(data: bytes, column: _Column, what: str, form: str) -> tuple[str, ...]:
     try:
-        text = data.decode("utf-8")
+        text = decode(data)
     except UnicodeDecodeError as error:
         raise InputError(f"{what} is not UTF-8 text (byte {error.start}); name another file") from None
     if "\x00" in text:
         raise InputError(f"{what} looks binary (it holds a zero byte); name another file")
-    texts = parse_lines(text, text_field, what) if form.startswith(".json") else [text]
-    return tuple(t for t in texts if t.strip())
+    if not form.startswith(".json"):
+        return tuple(with_text([text]))
+    rows = parse_lines(text, column.name, what)
+    column.note(rows, what)
+    return tuple(with_text(rows.texts))
 
 
-def _gzip_blocks(dataset: HubDataset, file: RemoteFile, text_field: str, stretch: int) -> Iterator[TextBlock]:
+def _gzip_blocks(dataset: HubDataset, file: RemoteFile, column: _Column, stretch: int) -> Iterator[TextBlock]:
     """A file in gzip from its beginning, in stretches of whole lines; its members follow one another."""
     what = f"{dataset.address}: {file.name}"
     unzip, rest, read, lines = zlib.decompressobj(_GZIP), b"", 0, 1
@@ -116,12 +144,13 @@ def _gzip_blocks(dataset: HubDataset, file: RemoteFile, text_field: str, stretch
             raise InputError(f"{what} is not a readable gzip file ({error}); name another file") from None
         whole, _, tail = rest.rpartition(b"\n")
         if len(whole) >= stretch:
-            yield TextBlock(_parse(whole, text_field, f"{what}, from line {lines}", dataset.form), file.name, read)
+            part = _parse(whole.removesuffix(b"\r"), column, f"{what}, from line {lines}", dataset.form)
+            yield TextBlock(part, file.name, read)
             lines, rest, read = lines + whole.count(b"\n") + 1, tail, 0
     if not unzip.eof:
         raise InputError(f"{what} ends inside its gzip stream; name another file")
     if rest.strip():
-        yield TextBlock(_parse(rest, text_field, f"{what}, from line {lines}", dataset.form), file.name, read)
+        yield TextBlock(_parse(rest, column, f"{what}, from line {lines}", dataset.form), file.name, read)
 
 
 def _pieces(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
@@ -184,8 +213,8 @@ def _open_parquet(dataset: HubDataset, file: RemoteFile, text_field: str) -> Any
             f"{dataset.address}: {file.name} is not a readable Parquet file ({brief(error)}); name another"
         ) from None
     schema = reader.schema_arrow
-    kinds = (pyarrow.string(), pyarrow.large_string())
-    if text_field not in schema.names or schema.field(text_field).type not in kinds:
+    kind = schema.field(text_field).type if text_field in schema.names else None
+    if str(kind.value_type if isinstance(kind, pyarrow.DictionaryType) else kind) not in _TEXT_TYPES:
         raise InputError(
             f"{dataset.address}: {file.name} has no text column {text_field!r} "
             f"(its columns: {', '.join(schema.names)}); name it with --text-field"
@@ -201,10 +230,16 @@ def _row_group(dataset: HubDataset, file: RemoteFile, reader: Any, group: int, t
         rows = reader.read_row_group(group, columns=[text_field], use_threads=False).column(text_field).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{dataset.address}: {place} cannot be read ({brief(error)}); run the command again") from None
+    try:
+        texts = with_text(row.decode("utf-8") if isinstance(row, bytes) else row for row in rows)
+    except UnicodeDecodeError:
+        raise InputError(
+            f"{dataset.address}: {place} holds bytes that are not UTF-8 text under {text_field!r}; name another"
+        ) from None
     metadata = reader.metadata.row_group(group)
     columns = [metadata.column(i) for i in range(metadata.num_columns)]
     size = sum(c.total_compressed_size for c in columns if c.path_in_schema == text_field)
-    return TextBlock(tuple(t for t in rows if t and t.strip()), place, size)
+    return TextBlock(tuple(texts), place, size)
 
 
 class HubText:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rtdyn.checkpoints.byte_order_mark import without_marks
 from rtdyn.errors import InputError
 from rtdyn.hub.names import TOKENIZER_FILES
 
@@ -56,7 +57,8 @@ def load_tokenizer(folder: Path, say: Callable[[str], None] = lambda text: None)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(f"{folder} holds no tokenizer (tokenizer.json); put the suite's own beside its step folders")
     try:
-        backend = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        with without_marks(folder) as plain:
+            backend = transformers.AutoTokenizer.from_pretrained(plain, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the library raises nearly any type on a damaged file
         raise InputError(f"the tokenizer in {folder} cannot be loaded ({type(error).__name__}: {error})") from error
     # a tokenizer in Python has no backend of its own, and no dropout

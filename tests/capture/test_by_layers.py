@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
+import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -21,8 +23,9 @@ from rtdyn.capture.fingerprint_of_model import fingerprint
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.capture.layered_model import LayeredModel, open_model
 from rtdyn.capture.memory_need import Sample, memory
-from rtdyn.checkpoints.checkpoint import Checkpoint, load_model, read_config, weight_files
+from rtdyn.checkpoints.checkpoint import Checkpoint, check_keys, load_model, read_config, weight_files
 from rtdyn.checkpoints.local import fetch_local
+from rtdyn.checkpoints.tensors import read_final_mlp
 from rtdyn.errors import InputError
 from rtdyn.model.sizes import model_shape
 from rtdyn.suites.suite import SuiteSpec
@@ -57,7 +60,7 @@ def checkpoint_in(folder: Path) -> Checkpoint:
     return Checkpoint(0, folder, "step0", None, dict.fromkeys(files, ""))
 
 
-def saved_as_bin(folder: Path) -> Checkpoint:
+def saved_as_bin(folder: Path, prefix: str = "") -> Checkpoint:
     """The folder's safetensors as two `.bin` shards."""
     whole: dict[str, torch.Tensor] = load_model(checkpoint_in(folder), "cpu").state_dict()
     for file in folder.glob("*.safetensors*"):
@@ -65,8 +68,8 @@ def saved_as_bin(folder: Path) -> Checkpoint:
     names = sorted(whole)
     shards = {"pytorch_model-1.bin": names[::2], "pytorch_model-2.bin": names[1::2]}
     for shard, own in shards.items():
-        torch.save({name: whole[name].clone() for name in own}, folder / shard)
-    weight_map = {name: shard for shard, own in shards.items() for name in own}
+        torch.save({prefix + name: whole[name].clone() for name in own}, folder / shard)
+    weight_map = {prefix + name: shard for shard, own in shards.items() for name in own}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return checkpoint_in(folder)
 
@@ -145,8 +148,13 @@ def renamed(checkpoint: Checkpoint, rename: Callable[[str], str], more: dict[str
         ("gpt_neox", lambda name: name.replace("lm_head", "embed_out"), "gpt_neox.layers.0.attention.masked_bias"),
         ("gpt_neox", lambda name: name, "gpt_neox.layers.1.attention.rotary_emb.inv_freq"),
         ("gpt2", lambda name: name.removeprefix("transformer."), "h.0.attn.bias"),
+        ("gpt2", lambda name: name, "transformer.h.1.attn.bias"),
+        ("gpt2", lambda name: name, "transformer.h.1.attn.masked_bias"),
+        ("gpt2", lambda name: name.removeprefix("transformer."), "h.0.attn.masked_bias"),
+        ("llama", lambda name: name, "model.layers.0.self_attn.rotary_emb.inv_freq"),
+        ("olmo", lambda name: name, "model.layers.0.self_attn.rotary_emb.inv_freq"),
     ],
-    ids=["embed_out", "inv_freq", "without-prefix"],
+    ids=["embed_out", "neox", "gpt2-base", "gpt2", "gpt2-masked", "gpt2-base-masked", "llama", "olmo"],
 )
 def test_names_and_constants_of_old_checkpoints_are_known(
     family: str, rename: Callable[[str], str], buffer: str, tmp_path: Path
@@ -154,6 +162,81 @@ def test_names_and_constants_of_old_checkpoints_are_known(
     checkpoint = saved(random_model(CONFIGS[family]), tmp_path)
     checkpoint = renamed(checkpoint, rename, {buffer: torch.ones(3)})
     assert assert_same(*captures(checkpoint)) >= 20
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama-tied", "olmo"])
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.", "base_model.model.", "module._orig_mod."])
+def test_a_prefix_of_all_names_changes_nothing(prefix: str, family: str, kind: str, tmp_path: Path) -> None:
+    plain = saved(random_model(CONFIGS[family]), tmp_path / "plain", shard="1GB")
+    _, inputs, output = read_final_mlp(plain.folder)
+    folder = shutil.copytree(plain.folder, tmp_path / "wrapped")
+    wrapped = saved_as_bin(folder, prefix) if kind == "bin" else renamed(checkpoint_in(folder), prefix.__add__, {})
+    expected = load_model(plain, "cpu").state_dict()
+    ours = load_model(wrapped, "cpu").state_dict()
+    assert ours.keys() == expected.keys() and all(torch.equal(ours[name], expected[name]) for name in ours)
+    layered = by_layers(wrapped)
+    layered.fill(*layered.skeleton.modules())
+    for name, values in layered.skeleton.named_parameters():
+        assert torch.equal(values, expected[name]), name
+    _, ours_in, ours_out = read_final_mlp(folder)
+    assert torch.equal(ours_out, output) and all(torch.equal(ours_in[k], inputs[k]) for k in inputs)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama-tied"])
+def test_byte_order_marks_of_config_and_index_are_dropped(family: str, tmp_path: Path) -> None:
+    plain = saved(random_model(CONFIGS[family]), tmp_path)
+    expected, (_, inputs, output) = load_model(plain, "cpu").state_dict(), read_final_mlp(tmp_path)
+    files = list(tmp_path.glob("*.json"))
+    assert {"config.json", "model.safetensors.index.json"} <= {file.name for file in files}
+    for file in files:
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    ours = load_model(plain, "cpu").state_dict()
+    assert ours.keys() == expected.keys() and all(torch.equal(ours[name], expected[name]) for name in ours)
+    layered = by_layers(plain)
+    layered.fill(*layered.skeleton.modules())
+    assert all(torch.equal(values, expected[name]) for name, values in layered.skeleton.named_parameters())
+    _, ours_in, ours_out = read_final_mlp(tmp_path)
+    assert torch.equal(ours_out, output) and all(torch.equal(ours_in[k], inputs[k]) for k in inputs)
+
+
+def test_a_config_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    checkpoint = saved(random_model(CONFIGS["gpt2"]), tmp_path)
+    (tmp_path / "config.json").write_text("[" * 200000)
+    with pytest.raises(InputError, match=r"config.json is not readable JSON"):
+        load_model(checkpoint, "cpu")
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama"])
+def test_a_mixture_of_prefixed_and_plain_names_is_refused(family: str, tmp_path: Path) -> None:
+    checkpoint = saved(random_model(CONFIGS[family]), tmp_path)
+
+    def some(name: str) -> str:
+        return name if "layers.1" in name or "h.1" in name else f"_orig_mod.{name}"
+
+    checkpoint = renamed(checkpoint, some, {})
+    for load in (lambda: load_model(checkpoint, "cpu"), lambda: by_layers(checkpoint)):
+        with pytest.raises(InputError, match=r"do not fit their config.json: missing keys"):
+            load()
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama", "olmo", "olmo2"])
+def test_no_parameter_of_a_family_is_taken_for_an_old_constant(family: str, tmp_path: Path) -> None:
+    names = {name for name, _ in random_model(CONFIGS[family]).named_parameters()}
+    for name in names:
+        with pytest.raises(InputError, match=f"unexpected keys {re.escape(name)}$"):
+            check_keys(tmp_path, {"missing_keys": set(), "unexpected_keys": {name}, "mismatched_keys": set()})
+
+
+@pytest.mark.parametrize("name", ["transformer.h.1.attn.c_attn.bias", "transformer.h.1.attn.c_proj.bias"])
+def test_a_missing_bias_of_attention_is_refused(name: str, tmp_path: Path) -> None:
+    checkpoint = saved(random_model(CONFIGS["gpt2"]), tmp_path, shard="1GB")
+    stored = load_file(tmp_path / "model.safetensors")
+    del stored[name]
+    save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    for load in (lambda: load_model(checkpoint, "cpu"), lambda: by_layers(checkpoint)):
+        with pytest.raises(InputError, match=f"missing keys {re.escape(name)}$"):
+            load()
 
 
 def test_one_block_at_a_time_is_in_memory_and_then_the_last(tmp_path: Path) -> None:

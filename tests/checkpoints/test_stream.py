@@ -185,8 +185,8 @@ def test_weights_alone_are_read_by_ranges_and_give_the_numbers_of_whole_files(su
     whole = load_file(TINY / "step16" / WEIGHTS)
     halves = {"a.safetensors": sorted(whole)[::2], "b.safetensors": sorted(whole)[1::2]}
     for name, tensors in halves.items():
-        save_file({tensor: whole[tensor] for tensor in tensors}, sharded / name)
-    index = {tensor: name for name, tensors in halves.items() for tensor in tensors}
+        save_file({f"module.{tensor}": whole[tensor] for tensor in tensors}, sharded / name)
+    index = {f"module.{tensor}": name for name, tensors in halves.items() for tensor in tensors}
     (sharded / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": index}))
     with LoopbackHub(local, cdn=True) as hub:
         place = workplace(tmp_path, hub.url)

@@ -20,6 +20,8 @@ from typing import Any, Self
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from loopback.datasets import LoopbackDatasets, Trouble
 from loopback.place import hub_environment
@@ -296,6 +298,46 @@ def test_plain_text_reads_as_the_file_does(place: HubClient, repo: str, tmp_path
     )
     local = read_documents(str(tmp_path / "a.txt"))
     assert all(outcome[:2] == [list(local.texts), local.sha256] for outcome in outcomes)
+
+
+def test_text_from_windows_reads_as_the_file_does(place: HubClient, repo: str, tmp_path: Path) -> None:
+    text = "\n".join(sentences(50))
+    data = ("\ufeff" + text.replace("\n", "\r\n")).encode()
+    place.hub.put(repo, {"a.txt": data, "b.txt.gz": gzip.compress(data), "c.jsonl": b"\xef\xbb\xbf" + lines([text])})
+    (tmp_path / "a.txt").write_bytes(data)
+    asked = [("texts", {"address": f"hf://datasets/{repo}/{n}", "stretch": 1 << 20}) for n in ("a.txt", "b.txt.gz")]
+    in_parts = ("texts", {"address": f"hf://datasets/{repo}/b.txt.gz", "stretch": 100})
+    *whole, parts, rows = place.do(*asked, in_parts, ("texts", {"address": f"hf://datasets/{repo}/c.jsonl"}))
+    assert whole == [[text], [text]] == [list(read_documents(str(tmp_path / "a.txt")).texts)] * 2
+    assert len(parts) > 2 and "\n".join(parts) == text and rows == [text]
+
+
+def test_every_type_of_text_column_is_read(place: HubClient, repo: str) -> None:
+    texts = sentences(6)
+    arrays = {
+        "dictionary": pa.array(texts).dictionary_encode(),
+        "large": pa.array([*texts, None], pa.large_string()),
+        "view": pa.array(texts, pa.string_view()),
+        "binary": pa.array([t.encode() for t in texts], pa.binary()),
+        "latin": pa.array([b"caf\xe9"], pa.binary()),
+        "numbers": pa.array([1, 2]).dictionary_encode(),
+    }
+    for name, array in arrays.items():
+        pyarrow.parquet.write_table(pa.table({"text": array}), buffer := io.BytesIO())
+        place.hub.put(f"{repo}-{name}", {"a.parquet": buffer.getvalue()})
+    *found, latin, numbers = place.do(*(("texts", {"address": f"hf://datasets/{repo}-{n}"}) for n in arrays))
+    assert found == [texts] * 4
+    assert "row group 0 holds bytes that are not UTF-8 text" in latin and "no text column 'text'" in numbers
+
+
+def test_rows_of_json_without_text_are_passed_over(place: HubClient, repo: str) -> None:
+    rows = [b'{"text": null}', b'{"other": 1}', b'{"text": "one"}', b'{"text": ""}', b'{"text": "two"}']
+    place.hub.put(repo, {"a.jsonl": b"\n".join(rows), "b.jsonl": b'{"other": 1}\n' * 5000})
+    asked = [("texts", {"address": f"hf://datasets/{repo}/a.jsonl", "stretch": n}) for n in (1, 20, 1000)]
+    found = place.do(*asked, ("texts", {"address": f"hf://datasets/{repo}/b.jsonl", "stretch": 16000}))
+    assert [sorted(texts) for texts in found[:3]] == [["one", "two"]] * 3
+    assert "no row has a text under 'text'; name the column with --text-field" in found[3]
+    assert sum(name == "b.jsonl" for name, _ in place.asked()) < 4, "it is not read to its end"
 
 
 def test_only_what_is_asked_for_is_fetched_and_kept(place: HubClient, offline: HubClient, repo: str) -> None:

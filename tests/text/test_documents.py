@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -127,6 +129,68 @@ def test_texts_are_read_from_all_forms(tmp_path: Path) -> None:
     assert len(digests) == 1 and read_documents(str(tmp_path / "a.txt")).sha256 not in digests
 
 
+TEXTS = ["first é text", "second\ntext"]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array(TEXTS).dictionary_encode(),
+        pa.array(TEXTS, pa.large_string()),
+        pa.array(TEXTS, pa.string_view()),
+        pa.array([t.encode() for t in TEXTS], pa.binary()),
+        pa.array([t.encode() for t in TEXTS], pa.large_binary()),
+        pl.Series(TEXTS, dtype=pl.Categorical),
+        pl.Series(TEXTS, dtype=pl.Enum(TEXTS)),
+        pl.Series(["\ufeff" + TEXTS[0], TEXTS[1]]),
+        pl.Series([None, *TEXTS, " "]),
+    ],
+    ids=lambda array: str(getattr(array, "type", getattr(array, "dtype", None))),
+)
+def test_every_type_of_text_column_is_read(array: Any, tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    if isinstance(array, pl.Series):
+        pl.DataFrame({"text": array}).write_parquet(file)
+    else:
+        pyarrow.parquet.write_table(pa.table({"text": array}), file)
+    documents = read_documents(str(file))
+    assert documents.texts == tuple(TEXTS)
+    assert documents.passed_over == len(array) - 2
+
+
+def test_columns_that_hold_no_text_are_refused(tmp_path: Path) -> None:
+    for array, words in (
+        (pa.array([b"caf\xe9"]), "bytes that are not UTF-8"),
+        (pa.array([1, 2]).dictionary_encode(), "no text column"),
+        (pa.array([{"a": "b"}]), "no text column"),
+    ):
+        pyarrow.parquet.write_table(pa.table({"text": array}), tmp_path / "a.parquet")
+        with pytest.raises(InputError, match=words):
+            read_documents(str(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_marks_and_line_ends_of_windows_change_nothing(mark: str, end: str, suffix: str, tmp_path: Path) -> None:
+    lines = ['{"text": "one"}', '{"text": "two"}', ""]
+    file = tmp_path / f"a.{suffix}"
+    file.write_bytes((mark + end.join(lines)).encode())
+    assert read_documents(str(file)).texts == (("one", "two") if suffix == "jsonl" else ("\n".join(lines),))
+
+
+def test_rows_of_json_without_text_are_passed_over_and_counted(tmp_path: Path) -> None:
+    rows = ['{"text": "one"}', '{"text": null}', '{"other": 1}', '\ufeff{"text": "two"}', '{"text": " "}']
+    (tmp_path / "a.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    documents = read_documents(str(tmp_path / "a.jsonl"))
+    assert (documents.texts, documents.passed_over) == (("one", "two"), 3)
+
+
+def test_other_columns_of_json_may_hold_any_number(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one", "id": ' + "9" * 5000 + "}")
+    assert read_documents(str(tmp_path / "a.jsonl")).texts == ("one",)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -136,6 +200,10 @@ def test_texts_are_read_from_all_forms(tmp_path: Path) -> None:
         ("latin.txt", "caf\xe9".encode("latin-1"), r"not UTF-8 text \(byte 3\)"),
         ("bad.jsonl", b'{"text": "a"}\n{"text": ', "line 2: not JSON"),
         ("field.jsonl", b'{"body": "a"}\n', "--text-field"),
+        ("nulls.jsonl", b'{"text": null}\n', "holds no text"),
+        ("mark.txt", "\ufeff".encode(), "holds no text"),
+        ("number.jsonl", b'{"text": "a"}\n{"text": 1}', "line 2: no text under 'text'"),
+        ("deep.jsonl", b'{"text": "a", "b": ' + b"[" * 200000 + b"]" * 200000 + b"}", "line 1: nested too deeply"),
         ("list.jsonl", b"[1]\n", "--text-field"),
         ("half.JSONL", b'{"text": "a\\ud800"}\n', "line 1: holds half of a surrogate"),
         ("rows.json", b'[{"text": "a"}]', "is a .json file"),
@@ -156,6 +224,16 @@ def test_missing_and_misnamed_texts_are_refused(tmp_path: Path) -> None:
     pl.DataFrame({"text": [1, 2]}).write_parquet(tmp_path / "n.parquet")
     with pytest.raises(InputError, match="no text column"):
         read_documents(str(tmp_path / "n.parquet"))
+
+
+@pytest.mark.slow
+def test_byte_order_marks_of_a_tokenizers_files_are_dropped(tiny_folder: Path, tmp_path: Path) -> None:
+    for file in (*tiny_folder.glob("tokenizer*.json"), tiny_folder / "step0" / "config.json"):
+        (tmp_path / file.name).write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    ours, plain = load_tokenizer(tmp_path), load_tokenizer(tiny_folder)
+    assert (ours.size, ours.bos, ours.eos) == (plain.size, plain.bos, plain.eos)
+    text = "In the beginning God created the heaven"
+    assert ours.encode([text])[0].tolist() == plain.encode([text])[0].tolist()
 
 
 def test_a_missing_or_damaged_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""What weight files on disk hold, by name: where each tensor lies, and its values once they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from zipfile import is_zipfile
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor lies."""
+
+    file: Path
+    name: str
+    """In the file."""
+    shape: tuple[int, ...]
+
+
+def stored_tensors(files: Iterable[Path]) -> dict[str, Stored]:
+    """Every tensor of the weight files by its name, from their headers alone; other files are passed over.
+
+    Raises whatever safetensors or torch raise for files they cannot read.
+    """
+    tensors: dict[str, Stored] = {}
+    for file in files:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as handle:
+                tensors |= {n: Stored(file, n, tuple(handle.get_slice(n).get_shape())) for n in handle.keys()}  # noqa: SIM118 -- not a mapping
+        elif file.suffix == ".bin":
+            state = torch.load(file, map_location="meta", weights_only=True, mmap=is_zipfile(file))
+            tensors |= {n: Stored(file, n, tuple(tensor.shape)) for n, tensor in state.items()}
+    return tensors
+
+
+def read_tensors(wanted: Iterable[Stored]) -> Iterator[tuple[Stored, Tensor]]:
+    """Each of the tensors with its values, as they are stored, on the CPU; a file is open while its own are read.
+
+    Raises whatever safetensors or torch raise for files they cannot read.
+    """
+    for file, within in groupby(sorted(wanted, key=_file), key=_file):
+        with opened(file) as read:
+            for stored in within:
+                yield stored, read[stored.name]()
+
+
+def _file(stored: Stored) -> Path:
+    return stored.file
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[dict[str, Callable[[], Tensor]]]:
+    """A file's tensors by name, each read from disk when it is called."""
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as handle:
+            yield {name: partial(handle.get_tensor, name) for name in handle.keys()}  # noqa: SIM118 -- not a mapping
+    else:
+        # files older than torch 1.6 are no archives and have to be read whole
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
+        yield {name: partial(state.__getitem__, name) for name in state}

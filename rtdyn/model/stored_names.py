@@ -1,0 +1,43 @@
+"""The names that tensors have in a checkpoint's files, where they are not those of the family's own modules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from rtdyn.errors import InputError
+
+WRAPPINGS = ("_orig_mod.", "module.", "base_model.model.", "model.")
+"""What torch.compile, DataParallel, merged adapters and Lightning put before every name."""
+_OF_THE_BASE = r"(layers|h|embed_tokens|embed_in|wte|wpe|norm|final_layer_norm|ln_f)\."
+"""Modules that stand right under the base model of one family or another."""
+_HEADS = r"(lm_head|embed_out)\."
+
+
+def wrapping(names: Collection[str], base: str) -> str:
+    """What a wrapper put before all of `names`: one of WRAPPINGS, several of them nested, or nothing.
+
+    base: the name of the family's base model, such as `gpt_neox` or `model`; a name that begins as the family's own
+    names do ends the prefix. It is empty unless every name has it.
+    """
+    own = re.compile(rf"({re.escape(base)}\.)?{_OF_THE_BASE}|{_HEADS}")
+    prefix = ""
+    while not any(own.match(name, len(prefix)) for name in names):
+        further = [prefix + w for w in WRAPPINGS if names and all(name.startswith(prefix + w) for name in names)]
+        if not further:
+            return ""
+        prefix = further[0]
+    return prefix
+
+
+def stored_name(tensor: str, names: Collection[str], where: str) -> str:
+    """The name of a tensor among those of a file; a model saved without its head lacks the first part.
+
+    A prefix that a wrapper put before all names is kept. Raises InputError if it is not there.
+    """
+    base, _, rest = tensor.partition(".")
+    prefix = wrapping(names, base)
+    for name in (prefix + tensor, prefix + rest):
+        if name in names:
+            return name
+    raise InputError(f"{where} holds no {tensor}; its weights do not fit its config.json")
