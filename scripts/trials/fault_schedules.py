@@ -26,6 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from loopback.hub import Fault, LoopbackHub
 from loopback.place import TINY, TOKENIZER, Machine, copy_step, workplace
 
+from rtdyn.checkpoints.fetch_plan import Repeat
+from rtdyn.store.manifest import CheckpointRecord
+
 STEPS = "0,1,512,4000"
 SHARDS = 5
 TARGETS = (
@@ -141,7 +144,7 @@ class Bytes:
 
     def __init__(self, place: Machine) -> None:
         self.place = place
-        self.stores: dict[str, dict[int, Any]] = {}
+        self.stores: dict[str, dict[int, CheckpointRecord]] = {}
 
     def run(self, out: str, cache_gb: float) -> str | None:
         """One sweep over what the store lacks; the sentence of its refusal, if any."""
@@ -157,13 +160,16 @@ class Bytes:
         try:
             with open_stream(suite, steps, done, cache_gb, False, lambda _: None, patience) as stream:
                 for of in stream.repeats.keys() - set(stream.steps):
-                    done.update({r.step: {**done[of], "commit": r.commit} for r in stream.repeats[of]})
+                    done.update({r.step: _repeated(done[of], r) for r in stream.repeats[of]})
                 for step in stream.steps:
                     checkpoint = stream.take(step, lambda _: None)
                     files = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in checkpoint.folder.iterdir()}
-                    done[step] = {"commit": checkpoint.commit, "digests": checkpoint.digests, "files": files}
+                    record = CheckpointRecord(
+                        revision=checkpoint.revision, commit=checkpoint.commit, digests=dict(checkpoint.digests)
+                    )
+                    done[step] = record.replace(files=files)
                     stream.release(step)
-                    done.update({r.step: {**done[step], "commit": r.commit} for r in stream.repeats.get(step, ())})
+                    done.update({r.step: _repeated(done[step], r) for r in stream.repeats.get(step, ())})
         except InputError as error:
             return f"rtdyn: {error}"
         return None
@@ -178,6 +184,10 @@ class Bytes:
     def result(self, out: str) -> Any:
         """By step."""
         return self.stores[out]
+
+
+def _repeated(record: CheckpointRecord, repeat: Repeat) -> CheckpointRecord:
+    return record.replace(revision=repeat.revision, commit=repeat.commit)
 
 
 def _kill(arguments: list[str], place: Machine, seconds: float) -> None:
