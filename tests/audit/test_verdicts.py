@@ -248,6 +248,7 @@ def test_frozen_shards_that_all_steps_share_are_no_defect() -> None:
     assert audit(suite, listings, None).unsound == ()
 
 
+@pytest.mark.slow
 def test_a_busy_hub_is_waited_for(tmp_path: Path) -> None:
     steps = tuple(range(6))
     answers = {"step2": [(429, "1"), (503, None)], "refs": [(502, None)], "step4": [(500, None)]}

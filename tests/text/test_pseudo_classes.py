@@ -157,6 +157,7 @@ def test_the_contrast_is_calibrated_where_types_carry_the_effect(types: bool, re
     assert rejected[0] <= np.mean(np.array(p) <= 0.05) <= rejected[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window_effect", [0.0, 1.0])
 def test_the_contrast_is_calibrated_where_rare_is_a_draw_of_common(window_effect: float) -> None:
     """KS against uniform at 1 %, and the rare mean scatters about its null by as much as the null says."""

@@ -126,6 +126,7 @@ def test_correlation_knows_neither_unit_nor_origin(seed: int, scale: float, shif
     np.testing.assert_allclose(correlation(torch.from_numpy(moved)), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cliques", "size"), [(3, 5), (6, 6), (10, 4)])
 def test_ring_of_cliques_has_its_closed_form(cliques: int, size: int) -> None:
     weights = np.kron(np.eye(cliques), np.ones((size, size)))

@@ -74,6 +74,7 @@ def test_the_metrics_are_weightwatchers_own(shape: tuple[int, int]) -> None:
     assert found[ALPHA_WEIGHTED] == pytest.approx(found[ALPHA] * np.log10(squares.max()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_one_call_for_several_layers_gives_the_same_and_leaves_small_ones_out() -> None:
     matrices = [gaussian(30, 40, seed).float() for seed in range(3)] + [gaussian(7, 40).float()]
     table = direct(*matrices)

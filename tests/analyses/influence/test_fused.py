@@ -21,6 +21,7 @@ def pairs(seed: int, n: int, f: int, v: int, directions: int, size: float, k: in
     return p, m, q, a, t, torch.randint(n, (k,), generator=g), torch.randint(f, (k,), generator=g)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10_000),

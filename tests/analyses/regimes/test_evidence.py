@@ -99,6 +99,7 @@ def test_one_log_unit_on_a_wide_bulk_beats_the_two_light_shapes_and_its_end_is_l
     assert np.mean([isinstance(f, ThreeSegments) and f.raised and abs(np.log(f.r1 / 20)) < 0.15 for f in fits]) >= 0.95
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 500), factor=st.floats(1e-5, 1e5), power=st.floats(0.2, 4.0))
 def test_scale_exponent_and_order_of_neurons_do_not_matter(seed: int, factor: float, power: float) -> None:

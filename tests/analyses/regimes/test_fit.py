@@ -40,6 +40,7 @@ def planted(neurons: int, r1: int, r2: int, kappa: float, excess: float, decay: 
     return np.exp(log_a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("neurons", "r1", "r2"), [(512, 12, 150), (2048, 20, 600), (8192, 80, 2000)])
 def test_a_planted_curve_is_recovered(neurons: int, r1: int, r2: int) -> None:
     curve = planted(neurons, r1, r2, kappa=0.6, excess=1.2, decay=3.0)

@@ -63,6 +63,7 @@ def edit_manifest(run: Path, **changes: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
+@pytest.mark.slow
 def test_a_run_of_all_analyses_gives_every_figure_and_the_page(reported: Path) -> None:
     assert drawn(reported / "report") == set(SINGLE)
     assert (reported / "report" / PAGE).is_file()
@@ -95,6 +96,7 @@ def test_a_real_run_of_one_analysis_is_drawn_as_far_as_it_goes(
     assert "3 of 3 audited steps are sound" in page
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_reports_the_steps_it_has(copied: Path) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
     last = max(int(step) for step in manifest["checkpoints"])
@@ -109,6 +111,7 @@ def test_an_unfinished_run_reports_the_steps_it_has(copied: Path) -> None:
     assert f"<td>{last}</td><td>step{last}</td>" not in page
 
 
+@pytest.mark.slow
 def test_runs_that_share_a_report_share_the_figures(reported: Path, tmp_path: Path) -> None:
     other = synthetic_run(tmp_path / "other", 5, 60, suite="other", seed=1)
     done = rtdyn("report", reported, other, "--out", tmp_path / "both")
@@ -158,6 +161,7 @@ def test_a_folder_that_cannot_be_written_is_refused(copied: Path) -> None:
     assert (copied / "report").read_text() == "in the way"
 
 
+@pytest.mark.slow
 def test_a_neuron_without_influence_and_an_undefined_fit_are_drawn(copied: Path) -> None:
     file = table_file(read_run(copied), "neurons", 0)
     metadata = pl.read_parquet_metadata(file)
