@@ -22,29 +22,15 @@ import tempfile
 import time
 from pathlib import Path
 
+from pythia_config import pythia_config
+
 SHAPES = {"70m": (6, 512, 8, 50304), "1.4b": (24, 2048, 16, 50304), "12b": (36, 5120, 40, 50688)}
 """Layers, width, heads and vocabulary rows, from the models' configs; the MLPs are four times as wide."""
 SHARD_BYTES = 2 * 2**30
 
 
 def config(shape: str) -> dict[str, object]:
-    layers, width, heads, rows = SHAPES[shape]
-    return {
-        "architectures": ["GPTNeoXForCausalLM"],
-        "model_type": "gpt_neox",
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "vocab_size": rows,
-        "max_position_embeddings": 2048,
-        "rotary_pct": 0.25,
-        "use_parallel_residual": True,
-        "tie_word_embeddings": False,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "torch_dtype": "float16",
-    }
+    return pythia_config(*SHAPES[shape])
 
 
 def make_suite(folder: Path, shape: str) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pythia_config import pythia_config
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -90,22 +91,7 @@ def drawn_evaluation(
 def model_config(shape: str, layers: int) -> dict[str, object]:
     """Pythia's config.json at this shape, with so many layers."""
     width, heads, rows = SHAPES[shape]
-    return {
-        "architectures": ["GPTNeoXForCausalLM"],
-        "model_type": "gpt_neox",
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "vocab_size": rows,
-        "max_position_embeddings": 2048,
-        "rotary_pct": 0.25,
-        "use_parallel_residual": True,
-        "tie_word_embeddings": False,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "torch_dtype": "float16",
-    }
+    return pythia_config(layers, width, heads, rows)
 
 
 def make_checkpoint(folder: Path, shape: str, layers: int, counts: np.ndarray, seed: int = 0) -> Checkpoint:
