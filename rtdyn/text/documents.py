@@ -13,6 +13,7 @@ import polars as pl
 
 from rtdyn.errors import InputError
 from rtdyn.parquet import read_parquet
+from rtdyn.streams import stream
 from rtdyn.text import king_james
 from rtdyn.text.tokenizer import Tokenizer
 
@@ -169,12 +170,12 @@ def _read_parquet(file: Path, text_field: str) -> Sequence[str | None]:
 
 def encode(documents: Documents, tokenizer: Tokenizer, seed: int) -> Iterator[tuple[int, np.ndarray]]:
     """Token ids of each document with its place in the corpus, documents in random order by `seed`."""
-    yield from _encode(documents.texts, tokenizer, np.random.default_rng(seed))
+    yield from _encode(documents.texts, tokenizer, stream(seed, "documents"))
 
 
 def encode_blocks(blocks: Iterable[Sequence[str]], tokenizer: Tokenizer, seed: int) -> Iterator[tuple[int, np.ndarray]]:
     """The same of documents that come in blocks: blocks in their order, a block's documents in random order."""
-    rng, first = np.random.default_rng(seed), 0
+    rng, first = stream(seed, "documents"), 0
     for texts in blocks:
         yield from ((first + i, ids) for i, ids in _encode(texts, tokenizer, rng))
         first += len(texts)

@@ -28,6 +28,7 @@ from rtdyn.errors import InputError
 from rtdyn.files import replace_file
 from rtdyn.hub.datasets import HubDataset, read_range, read_ranges
 from rtdyn.parquet import read_metadata, read_parquet
+from rtdyn.streams import stream
 from rtdyn.text.hub_documents import COUNTING_STRETCH, text_blocks
 from rtdyn.text.token_counts import SampledCounts, TokenCounts, sampled_counts
 from rtdyn.text.tokenizer import Tokenizer
@@ -209,7 +210,7 @@ def _shard_blocks(dataset: HubDataset, tokens: int, seed: int, skip: int) -> Ite
         if file.size % dtype.itemsize:
             raise InputError(f"{dataset.what}: {file.name} is no list of {dtype.name} token ids: {file.size:,} bytes")
     spans = [(f, start) for f in dataset.files for start in range(0, f.size, length)]
-    order = np.random.default_rng(seed).permutation(len(spans))[skip:]
+    order = stream(seed, "stretches to count").permutation(len(spans))[skip:]
     for some in (order[i : i + _AT_ONCE] for i in range(0, len(order), _AT_ONCE)):
         ranges = [(f, start, min(start + length, f.size)) for f, start in (spans[i] for i in some)]
         for (file, start, stop), data in zip(ranges, read_ranges(dataset, ranges), strict=True):

@@ -23,6 +23,7 @@ from rtdyn.files import replace_file
 from rtdyn.hub.datasets import HubDataset, read_range, read_whole
 from rtdyn.hub.remote_file import RemoteFile
 from rtdyn.parquet import read_parquet
+from rtdyn.streams import stream
 from rtdyn.text.documents import Documents, Rows, decode, digest_documents, no_column, parse_lines, with_text
 
 EVALUATION_STRETCH = 64 << 10
@@ -76,7 +77,7 @@ def text_blocks(dataset: HubDataset, text_field: str, seed: int, stretch: int, s
 
     Rows without text are passed over. Raises InputError for text that cannot be read, or a column that is not there.
     """
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, "stretches of a data set")
     column = _Column(text_field, found=skip > 0)
     if dataset.form == ".parquet":
         yield from _row_groups(dataset, text_field, rng, skip)

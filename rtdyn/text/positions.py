@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from zlib import crc32
 
 import numpy as np
 
 from rtdyn.errors import InputError
+from rtdyn.streams import stream
 from rtdyn.text.token_classes import TokenClasses
 from rtdyn.text.windows import EvaluationSet
 
@@ -83,5 +83,5 @@ def measure(
 def _draw(name: str, available: np.ndarray, cap: int, seed: int) -> np.ndarray:
     if name == "rare" or len(available) <= cap:
         return available
-    rng = np.random.default_rng([seed, crc32(name.encode())])
+    rng = stream(seed, "positions", name)
     return np.sort(rng.choice(available, size=cap, replace=False))

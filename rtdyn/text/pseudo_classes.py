@@ -16,6 +16,7 @@ import math
 
 import numpy as np
 
+from rtdyn.streams import stream
 from rtdyn.text.positions import MeasuredPositions
 from rtdyn.undefined import Undefined
 
@@ -60,7 +61,7 @@ def pseudo_classes(
     wanted = np.zeros((len(windows), count), dtype=np.int64)
     np.add.at(wanted, (index, strata[is_rare]), 1)
     hosts, host = np.unique(positions.window[pool], return_inverse=True)
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, "pseudo-classes")
     result = np.zeros((draws, len(positions.flat)), dtype=bool)
     for row in result:
         for _ in range(ATTEMPTS):

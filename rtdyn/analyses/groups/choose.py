@@ -20,6 +20,7 @@ from rtdyn.analyses.statistics import CLEAR_SE, clustered_se
 from rtdyn.analyses.top import top_size
 from rtdyn.names import BOOST, DECAY, MATCHED, PLATEAU, POWER_LAW, RANDOM, RARE, SELECTED, SUPPRESS, TOP
 from rtdyn.store.schema import STABLE
+from rtdyn.streams import stream
 from rtdyn.undefined import Undefined
 
 GROUPS = (PLATEAU, TOP, BOOST, SUPPRESS, POWER_LAW, DECAY)
@@ -171,14 +172,14 @@ def split_groups(
         fits.append(half_regimes(influence))
         chosen.append(choose(influence, fits[-1], stable))
     groups: dict[str, Group | Undefined] = {}
-    for number, name in enumerate(GROUPS):
+    for name in GROUPS:
         members = (chosen[0][name], chosen[1][name])
         if name in undefined:
             groups[name] = undefined[name]
         elif min(map(len, members)) == 0:
             groups[name] = Undefined(f"no {name} neuron on one half of the windows")
         else:
-            rng = np.random.default_rng([seed, number])
+            rng = stream(seed, "null sets", name)
             groups[name] = with_nulls(
                 name, members, (fits[0], fits[1]), result.pseudo, overlap, cell, rng, draws, rank_by
             )

@@ -16,6 +16,7 @@ import torch
 
 from rtdyn.analyses.groups.graph import THRESHOLD, Graph, checked_sets, graph_of
 from rtdyn.analyses.kernels import graphs
+from rtdyn.streams import stream
 from rtdyn.undefined import Undefined
 
 RESTARTS = 10
@@ -74,7 +75,7 @@ def group_modularity(
 
     def largest_q(members: np.ndarray) -> float:
         graph = graph_of(r, members, threshold, edges)
-        return np.nan if isinstance(graph, Undefined) else louvain(graph, restarts, np.random.default_rng(seed))[0]
+        return np.nan if isinstance(graph, Undefined) else louvain(graph, restarts, stream(seed, "communities"))[0]
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         return np.fromiter(pool.map(largest_q, checked_sets(r, sets)), np.float64, len(sets))
@@ -108,9 +109,9 @@ def rewired_z(
         graph = graph_of(r, members, threshold, edges)
         if isinstance(graph, Undefined):
             continue
-        value[k] = louvain(graph, restarts, np.random.default_rng(seed))[0]
+        value[k] = louvain(graph, restarts, stream(seed, "communities"))[0]
         null, swaps[k] = _rewired_modularity(
-            graph, draws, swaps_per_edge, attempts_per_swap, restarts, np.random.default_rng([seed, 1])
+            graph, draws, swaps_per_edge, attempts_per_swap, restarts, stream(seed, "rewired graphs")
         )
         mean[k], sd[k] = null.mean(), null.std(ddof=1)
         p[k] = min(1.0, 2 * (1 + min((null <= value[k]).sum(), (null >= value[k]).sum())) / (draws + 1))

@@ -22,12 +22,11 @@ from rtdyn.analyses.mediation.null_space import NullSpace, null_space
 from rtdyn.analyses.mediation.pool import pooled
 from rtdyn.analyses.statistics import as_numpy
 from rtdyn.names import PLATEAU, RARE, TOP
+from rtdyn.streams import stream
 from rtdyn.undefined import Undefined
 
 MEDIATION, NULL_SPACE_SHARE = "mediation", "null_space_share"
 ENTROPY_CHANGE, KL_CHANGE = "entropy_change", "kl_change"
-CONFIDENCE = 200
-"""Apart from other random streams of a seed."""
 POOLED = (PLATEAU, TOP)
 """Groups whose changes of confidence are computed."""
 
@@ -105,9 +104,9 @@ def _mediation_of_groups(
 def _pools(context: Context) -> dict[str, Group | Undefined]:
     """The groups whose changes of confidence are computed, each with a pool of others for its null."""
     pools: dict[str, Group | Undefined] = {}
-    for number, name in enumerate(POOLED):
+    for name in POOLED:
         group = context.groups[name]
-        rng = np.random.default_rng([context.seed, CONFIDENCE + number])
+        rng = stream(context.seed, "pools", name)
         neurons = context.captured.activations.shape[1]
         pools[name] = group if isinstance(group, Undefined) else pooled(group, neurons, rng)
     return pools

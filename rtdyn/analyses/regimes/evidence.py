@@ -24,6 +24,7 @@ from rtdyn.analyses.regimes.powerlaw_fit import powerlaw_fit
 from rtdyn.errors import brief
 from rtdyn.intervals import NORMAL_95
 from rtdyn.quiet import quietly
+from rtdyn.streams import stream
 from rtdyn.undefined import Undefined
 
 HALF_NORMAL, LOGNORMAL, PARETO = "half_normal", "lognormal", "pareto"
@@ -154,7 +155,7 @@ def null_statistics(shape: str, neurons: int, uncensored: int, draws: int, seed:
 
     Kept in memory, so that steps with equal numbers share them.
     """
-    rng = np.random.default_rng([seed, SHAPES.index(shape)])
+    rng = stream(seed, "shape nulls", shape)
     rows = max(1, NULL_CHUNK // neurons)
     statistics = []
     for start in range(0, draws, rows):
@@ -212,7 +213,7 @@ def bootstrap(
     point = fit_ranks(*ranked(_means(window_sum, window_n, np.ones((1, len(index))))[0], uncertainty)[1:])
     if isinstance(point, Undefined):
         return point
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, "resampled text")
     times = rng.multinomial(units, np.full(units, 1 / units), size=draws)
     influence = _means(window_sum, window_n, times[:, index].astype(float))
     fits = fit_curves(influence, uncertainty)

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from rtdyn.analyses.context import Context
 from rtdyn.analyses.routing.differences import Difference, class_differences
 from rtdyn.analyses.routing.head_ablation import HeadAblation, ablate_heads
@@ -18,10 +16,8 @@ from rtdyn.analyses.routing.last_layers import attention_layers
 from rtdyn.analyses.routing.matching import MatchedPositions, matched_positions
 from rtdyn.analyses.routing.profiles import Profiles, attention_profiles
 from rtdyn.names import COMMON, RARE
+from rtdyn.streams import stream
 from rtdyn.undefined import Undefined
-
-STREAM = 100
-"""Keeps the draws apart from the groups' own random streams."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ def routing(context: Context) -> Routing:
     Raises ValueError for a capture without attention, InputError if the blocks' second run does not give the
     capture's activations.
     """
-    captured, rng = context.captured, np.random.default_rng([context.seed, STREAM])
+    captured, rng = context.captured, stream(context.seed, "attention")
     matched = matched_positions(captured.positions, rng)
     profiles = attention_profiles(captured, rng)
     gini, bos = class_differences(captured, matched, rng, memory_bytes=context.memory_bytes)
