@@ -19,6 +19,8 @@ TOP, BOOST, SUPPRESS = "top", "boost", "suppress"
 
 RANDOM, MATCHED, SELECTED = "random", "matched", "selected"
 """Nulls of a group's statistic."""
+PSEUDO_CLASS = "pseudo-class"
+"""The null of a class's statistic: as many common positions in the rare class's place."""
 
 HUB_SCHEME = "hf://"
 """What an address of a data set on the Hub begins with."""

@@ -37,6 +37,11 @@ class Context:
         return self.captured.anatomy.layer
 
     @property
+    def clusters(self) -> np.ndarray:
+        """int64 (windows,): the independent piece of text that each window is of."""
+        return self.evaluation.clusters.index
+
+    @property
     def seed(self) -> int:
         """Seed of every random draw."""
         return self.options.seed

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rtdyn.intervals import normal_interval
+from rtdyn.intervals import t_interval
 from rtdyn.undefined import Undefined
 
 
@@ -23,43 +22,35 @@ def indicator(index: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Clusters:
-    """The w windows that hold positions of a class: positions of one window are not independent."""
+    """The g clusters, such as documents or windows, that hold positions of a class."""
 
     ids: Tensor
-    """int64 (w,), ascending."""
+    """int64 (g,), ascending."""
     n: Tensor
-    """int64 (w,): positions of the class in each."""
+    """int64 (g,): positions of the class in each."""
     index: Tensor
     """int64 (N,): each position's place in `ids`, −1 outside the class."""
 
     def indicator(self, positions: slice | Tensor) -> Tensor:
-        """float64 (w, n): 1 where one of these positions, consecutive or flagged, lies in the window."""
+        """float64 (g, n): 1 where one of these positions, consecutive or flagged, lies in the cluster."""
         return indicator(self.index[positions], len(self.ids))
 
 
-def clusters(windows: Tensor, member: Tensor) -> Clusters:
-    """The windows of a class; windows int64 (N,), member bool (N,)."""
-    ids, place, n = torch.unique(windows[member], return_inverse=True, return_counts=True)
-    index = torch.full_like(windows, -1)
+def clusters(labels: Tensor, member: Tensor) -> Clusters:
+    """The clusters of a class; labels int64 (N,), each position's, and member bool (N,)."""
+    ids, place, n = torch.unique(labels[member], return_inverse=True, return_counts=True)
+    index = torch.full_like(labels, -1)
     index[member] = place
     return Clusters(ids, n, index)
 
 
-def leave_one_out_se(values: Tensor) -> Tensor:
-    """Jackknife standard error (…) from values (w, …), each without one window; NaN for one window."""
-    windows = len(values)
-    if windows < 2:
-        return values.new_full(values.shape[1:], torch.nan)
-    return ((values - values.mean(0)).square().sum(0) * (windows - 1) / windows).sqrt()
+def jackknife_se(left: np.ndarray) -> np.ndarray:
+    """Standard errors (...) of a statistic from its values left (g, ...), each without one of g clusters; NaN for one.
 
-
-def jackknife_se(statistic: Callable[[Tensor], Tensor], sums: Tensor, counts: Tensor) -> float:
-    """Standard error, leaving out a window at a time, of a statistic of class means; NaN for one window.
-
-    statistic maps means (w, F) to (w,); sums (w, F) and counts (w,) are those of the windows.
+    Efron & Stein 1981: the sum of squares about their mean, times (g − 1)/g.
     """
-    left = (sums.sum(0) - sums) / (counts.sum() - counts)[:, None]
-    return float(leave_one_out_se(statistic(left)))
+    n = len(left)
+    return np.sqrt(((left - left.mean(0)) ** 2).sum(0) * (n - 1) / n) if n > 1 else np.full(left.shape[1:], np.nan)
 
 
 def clustered_se(sums: Tensor, counts: Tensor) -> Tensor:
@@ -75,12 +66,6 @@ CLEAR_SE = 2.0
 """An influence is clear of zero beyond this many standard errors plus its error bound."""
 
 
-def jackknife_spread(left: np.ndarray) -> np.ndarray:
-    """Standard errors (...) of a statistic from its values left (n, ...), n > 1, each without one of n clusters."""
-    n = len(left)
-    return np.sqrt(((left - left.mean(0)) ** 2).sum(0) * (n - 1) / n)
-
-
 @dataclass(frozen=True)
 class Estimate:
     """A number with its 95 % interval."""
@@ -89,11 +74,13 @@ class Estimate:
     low: float | None
     high: float | None
     """None, as `low`, where there is no standard error."""
+    clusters: int
+    """Independent pieces of text that the interval is from."""
 
 
-def estimate(value: float, se: float) -> Estimate:
-    """An estimate whose error is normal; se is not finite where it is unknown."""
-    return Estimate(value, *normal_interval(value, se))
+def estimate(value: float, se: float, clusters: int) -> Estimate:
+    """An estimate with its t interval; se is of so many clusters, and not finite where it is unknown."""
+    return Estimate(value, *t_interval(value, se, clusters), clusters)
 
 
 @dataclass(frozen=True)

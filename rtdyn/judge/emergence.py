@@ -13,11 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rtdyn.intervals import NORMAL_95
+from rtdyn.intervals import NORMAL_90, NORMAL_95
 from rtdyn.judge.series import refuse_few
 
-NORMAL_90 = 1.6448536269514722
-"""Standard errors on either side of a 90 % interval."""
 ALPHA = 0.05
 """The level of every test of a trajectory."""
 LEAST_RUN = 3
@@ -79,19 +77,34 @@ def _no_emergence(p: np.ndarray, significant: np.ndarray) -> str:
     return f"no run of significant steps lasts for {LASTING:.0%} of the remaining ones"
 
 
-def beyond_p(value: np.ndarray, ci_low: np.ndarray, ci_high: np.ndarray, bound: float, side: int) -> np.ndarray:
+def beyond_p(
+    value: np.ndarray, ci_low: np.ndarray, ci_high: np.ndarray, clusters: np.ndarray, bound: float, side: int
+) -> np.ndarray:
     """One-sided p-values (k,) that the quantity lies above (side +1) or below (−1) `bound`; NaN where undefined.
 
-    From 95 % intervals by the normal distribution, each side of an interval having its own width:
-    p = Φ(−1.96·(centre − bound)/(centre − ci_low)) for side +1. So p ≤ 0.025 just where the interval excludes `bound`.
+    From 95 % intervals, each side having its own width: p = T(−t·(centre − bound)/(centre − ci_low)) for side +1, T
+    Student's distribution with clusters − 1 degrees of freedom and t its quantile at 0.975. Where clusters is NaN, T is
+    normal. So p ≤ 0.025 just where the interval excludes `bound`.
     """
+    from scipy.special import stdtr
+
     centre = interval_centre(value, ci_low, ci_high)
     width = centre - ci_low if side > 0 else ci_high - centre
     distance = side * (centre - bound)
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.where(width > 0, NORMAL_95 * distance / width, np.where(distance > 0, math.inf, -math.inf))
-    z[np.isnan(width) | np.isnan(distance)] = math.nan
-    return np.array([0.5 * math.erfc(x / math.sqrt(2)) for x in z])
+        reach = _quantiles(clusters, 0.95)
+        t = np.where(width > 0, reach * distance / width, np.where(distance > 0, math.inf, -math.inf))
+    t[np.isnan(width) | np.isnan(distance)] = math.nan
+    return np.asarray(stdtr(np.where(np.isnan(clusters), math.inf, clusters - 1), -t))
+
+
+def _quantiles(clusters: np.ndarray, share: float) -> np.ndarray:
+    """Standard errors on either side of an interval (k,); normal ones where clusters (k,) is NaN."""
+    from scipy.special import stdtrit
+
+    normal = NORMAL_95 if share == 0.95 else NORMAL_90
+    known = np.nan_to_num(clusters, nan=2.0)
+    return np.where(np.isnan(clusters), normal, stdtrit(known - 1, (1 + share) / 2))
 
 
 def interval_centre(value: np.ndarray, ci_low: np.ndarray, ci_high: np.ndarray) -> np.ndarray:
@@ -100,7 +113,10 @@ def interval_centre(value: np.ndarray, ci_low: np.ndarray, ci_high: np.ndarray) 
     return np.where(inside, value, (ci_low + ci_high) / 2)
 
 
-def interval_90(value: np.ndarray, ci_low: np.ndarray, ci_high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """90 % intervals (k,), (k,) from 95 % ones: each side shrinks by the normal ratio 1.645/1.960 about the value."""
-    centre, ratio = interval_centre(value, ci_low, ci_high), NORMAL_90 / NORMAL_95
+def interval_90(
+    value: np.ndarray, ci_low: np.ndarray, ci_high: np.ndarray, clusters: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """90 % intervals (k,), (k,) from 95 % ones: each side shrinks about the value by the ratio of t quantiles."""
+    centre = interval_centre(value, ci_low, ci_high)
+    ratio = _quantiles(clusters, 0.9) / _quantiles(clusters, 0.95)
     return centre - ratio * (centre - ci_low), centre + ratio * (ci_high - centre)

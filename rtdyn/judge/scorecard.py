@@ -3,10 +3,11 @@
 A claim is decided by criteria, each a region for a statistic at the last sound step. An effect (95 %): supported if
 the 95 % interval lies inside the region, contradicted if it lies outside, else undetermined. An absence, or a published
 figure with a margin (90 %): supported if the 90 % interval lies inside the equivalence margin, which is two one-sided
-tests at 5 %, contradicted if the 95 % interval lies outside. The store holds 95 % intervals; each side shrinks by
-1.645/1.960 about the value to give 90 %. A difference from a null has the interval ±1.96 null sd. Gates are criteria
-that have to be supported before a claim is (or before it is contradicted). A p-value above 0.05 decides nothing.
-Levels hold for each criterion by itself; they are not corrected for the number of claims.
+tests at 5 %, contradicted if the 95 % interval lies outside. The store holds 95 % intervals, of as many independent
+pieces of text as it says; each side shrinks by the ratio of t quantiles about the value to give 90 %. A difference from
+a null has the interval ±1.96 null sd. Gates are criteria that have to be supported before a claim is (or before it is
+contradicted). A p-value above 0.05 decides nothing. Levels hold for each criterion by itself; they are not corrected
+for the number of claims.
 All thresholds, margins and texts are in the table CLAIMS.
 """
 
@@ -53,6 +54,10 @@ class Check:
     """Lower end of its 95 % interval; None where it has none."""
     ci_high: float | None
     """Upper end of its 95 % interval; None where it has none."""
+    clusters: int | None
+    """Independent pieces of text that the interval is from; None where it is not from text."""
+    at_edge: bool
+    """Whether the value is the last that could be found: the quantity is as far or farther."""
     null: str | None
     """The null that it is held against; None without one."""
     null_mean: float | None
@@ -154,7 +159,11 @@ def _evaluate(
     if any(c.kind in ("trend", "relative trend") for c in criteria):
         return checks, Undefined("a trend belongs to no step")
     # each has to be significant: the intersection-union test
-    needed = [_p_values(c, r) for c, r in zip(criteria, readings, strict=True) if c.role != "for contradiction"]
+    needed = [
+        _p_values(c, r)
+        for c, r in zip(criteria, readings, strict=True)
+        if c.role not in ("for contradiction", "beside")
+    ]
     return checks, np.max(np.stack(needed), axis=0)
 
 
@@ -192,15 +201,6 @@ def _reading(c: Criterion, metrics: pl.DataFrame, layer: int | None) -> Series:
         half = NORMAL_95 * np.where(main.null_sd > 0, main.null_sd, math.nan)
         value = main.value - main.null_mean
         return replace(main, value=value, ci_low=value - half, ci_high=value + half)
-    if c.interval_of is not None:
-        other = _stored(c, c.interval_of, metrics, layer)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scale = np.where(other.value != 0, main.value / other.value, math.nan)
-        low, high = (
-            np.where(np.isnan(mine), scale * theirs, mine)
-            for mine, theirs in ((main.ci_low, other.ci_low), (main.ci_high, other.ci_high))
-        )
-        return replace(main, ci_low=low, ci_high=high)
     return main
 
 
@@ -228,15 +228,19 @@ def _check(c: Criterion, r: Series) -> Check:
         value, low, high, p, reason = _trend(c, r)
     if not reason and math.isnan(value):
         reason = r.null_reasons[-1] or "undefined"
+    clusters, at_edge = float(r.clusters[-1]), r.at_edge[-1]
+    if not reason and at_edge:
+        reason = "the boundary lies at the edge of what the fit can find"
     level = None if c.kind in ("null", "p", "point") else 0.9 if c.absence else 0.95
     if reason:
         verdict = UNDETERMINED
     elif level is not None:
-        verdict, reason = _by_interval(c, value, low, high)
+        verdict, reason = _by_interval(c, value, low, high, clusters)
     else:
         verdict, reason = _by_test(c, value, null_mean, p, r.null_reasons[-1])
     return Check(
-        c.statistic, c.role, c.kind, c.metric, c.token_class, _stated(value), _stated(low), _stated(high), c.null,
+        c.statistic, c.role, c.kind, c.metric, c.token_class, _stated(value), _stated(low), _stated(high),
+        None if math.isnan(clusters) else int(clusters), at_edge, c.null,
         _stated(null_mean), _stated(null_sd), _stated(p),
         c.low if c.kind != "null" else None, c.high if c.kind != "null" else None, level, verdict, reason,
     )  # fmt: skip
@@ -264,13 +268,13 @@ def _bounds(c: Criterion) -> tuple[float, float]:
     return -math.inf if c.low is None else c.low, math.inf if c.high is None else c.high
 
 
-def _by_interval(c: Criterion, value: float, low: float, high: float) -> tuple[str, str]:
+def _by_interval(c: Criterion, value: float, low: float, high: float, clusters: float) -> tuple[str, str]:
     if math.isnan(low) or math.isnan(high):
         return UNDETERMINED, "no interval is stored" if c.kind != "difference" else "its null does not vary"
     least, most = _bounds(c)
     inner_low, inner_high = low, high
     if c.absence:
-        narrow = interval_90(*(np.array([x]) for x in (value, low, high)))
+        narrow = interval_90(*(np.array([x]) for x in (value, low, high, clusters)))
         inner_low, inner_high = float(narrow[0][0]), float(narrow[1][0])
     if least < inner_low and inner_high < most:
         return SUPPORTED, ""
@@ -310,6 +314,6 @@ def _p_values(c: Criterion, r: Series) -> np.ndarray:
         above = r.value - r.null_mean
         inside = np.isfinite(r.p_value) if c.kind == "p" else (least < above) & (above < most)
         return np.where(undefined | np.isnan(r.p_value), math.nan, np.where(inside, r.p_value, 1.0))
-    sides = [beyond_p(r.value, r.ci_low, r.ci_high, bound, side)
+    sides = [beyond_p(r.value, r.ci_low, r.ci_high, r.clusters, bound, side)
              for bound, side in ((c.low, 1), (c.high, -1)) if bound is not None]  # fmt: skip
     return np.minimum(1.0, np.max(np.stack(sides), axis=0) * (1 if c.absence else 2))

@@ -37,6 +37,8 @@ CLAIM_SCHEMA: dict[str, Any] = {
     "check_value": pl.Float64,
     "check_ci_low": pl.Float64,
     "check_ci_high": pl.Float64,
+    "check_clusters": pl.Int64,
+    "check_at_edge": pl.Boolean,
     "check_null": pl.String,
     "check_null_mean": pl.Float64,
     "check_null_sd": pl.Float64,

@@ -11,7 +11,9 @@ import polars as pl
 
 from rtdyn.errors import InputError
 from rtdyn.judge.trajectories import MIN_STEPS
+from rtdyn.store.schema import AT_EDGE
 
+_NUMBERS = ("value", "ci_low", "ci_high", "null_mean", "null_sd", "p_value", "clusters")
 NOT_STORED = "not measured at this step"
 
 
@@ -41,12 +43,16 @@ class Series:
     tokens_seen: np.ndarray
     """float64 (k,), NaN where the suite does not say."""
     value: np.ndarray
-    """float64 (k,), as are the five that follow."""
+    """float64 (k,), as are the six that follow."""
     ci_low: np.ndarray
     ci_high: np.ndarray
     null_mean: np.ndarray
     null_sd: np.ndarray
     p_value: np.ndarray
+    clusters: np.ndarray
+    """Independent pieces of text that the interval is from."""
+    at_edge: tuple[bool, ...]
+    """Whether the value is the last that could be found; (k,)."""
     reasons: tuple[str, ...]
     """Why the value is undefined, empty where it is not; (k,)."""
     null_reasons: tuple[str, ...]
@@ -66,13 +72,11 @@ def series(metrics: pl.DataFrame, selection: Selection) -> Series:
     for row in rows.to_dicts():
         by_step.setdefault(row["step"], []).append(row)
     records = [_record(by_step.get(int(s)), selection) for s in steps["step"]]
-    columns = {
-        name: np.array([math.nan if r[name] is None else float(r[name]) for r in records])
-        for name in ("value", "ci_low", "ci_high", "null_mean", "null_sd", "p_value")
-    }
+    columns = {name: np.array([math.nan if r[name] is None else float(r[name]) for r in records]) for name in _NUMBERS}
     return Series(
         steps=steps["step"].to_numpy(),
         tokens_seen=steps["tokens_seen"].cast(pl.Float64).fill_null(math.nan).to_numpy(),
+        at_edge=tuple(bool(r["at_edge"]) for r in records),
         reasons=tuple(r["reason"] or "" for r in records),
         null_reasons=tuple(r["null_reason"] or "" for r in records),
         **columns,
@@ -107,13 +111,12 @@ def _preferring(rows: pl.DataFrame, column: str, wanted: str | None) -> pl.DataF
 
 def _record(rows: list[dict[str, Any]] | None, selection: Selection) -> dict[str, Any]:
     """The one observation in a step's rows: value and interval, and what they agree on about the null."""
-    columns = ("value", "ci_low", "ci_high", "null_mean", "null_sd", "p_value")
     defined = [row for row in rows or () if row["value"] is not None]
     if not defined:
         reason = next((row["reason"] for row in rows or ()), NOT_STORED)
-        return dict.fromkeys((*columns, "null_reason")) | {"reason": reason}
-    record: dict[str, Any] = {"reason": None}
-    for column in columns:
+        return dict.fromkeys((*_NUMBERS, "at_edge", "null_reason")) | {"reason": reason}
+    record: dict[str, Any] = {"reason": None, "at_edge": any(row["status"] == AT_EDGE for row in defined)}
+    for column in _NUMBERS:
         values = {row[column] for row in defined} - {None}
         record[column] = values.pop() if len(values) == 1 else None
         if values and column in ("value", "ci_low", "ci_high"):

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rtdyn.suites.suite import Defect
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class Record(BaseModel):

@@ -26,6 +26,7 @@ METRIC_SCHEMA: dict[str, Any] = {
     "ci_low": pl.Float64,
     "ci_high": pl.Float64,
     "n": pl.Int64,
+    "clusters": pl.Int64,
     "status": pl.String,
     "reason": pl.String,
 }
@@ -54,7 +55,11 @@ PSEUDO_INFLUENCE, ATTENTION, ATTENTION_FIRST, EIGENVALUE = (
 """Kinds of curves/."""
 
 STABLE = 0.5
-"""Share of the bootstrap, `stable_share` of neurons/, in more than which a stable plateau neuron is a member."""
+"""Share of halves of the text, `stable_share` of neurons/, in more than which a stable plateau neuron is a member."""
+PLAIN = "_plain"
+"""What a metric's name ends with whose selection or noise is left in, beside its corrected one."""
+OK, UNDEFINED, AT_EDGE = "ok", "undefined", "at_edge"
+"""What `status` says of a row of metrics/."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,10 @@ class Metric:
     """Upper end of the value's 95 % interval, in the metric's unit; None where none is estimated."""
     n: int | None = None
     """How many things the value is over: positions, neurons, pairs or pseudo-classes, as the metric has it."""
+    clusters: int | None = None
+    """Independent pieces of text, documents or blocks, that the interval is from; None where it is not from text."""
+    at_edge: bool = False
+    """Whether the value is the last that could be found: it says only that the quantity is as far or farther."""
     reason: str | None = None
     """Why there is no value, or no null where one is named, in one clause; None where all is defined."""
 
@@ -113,6 +122,8 @@ def metric_frame(rows: list[Metric], step: int, tokens_seen: int | None) -> pl.D
         lacks_null = row.null is not None and row.p_value is None
         if (row.value is None or lacks_null) != bool(row.reason) or (row.value is not None and row.value != row.value):
             raise ValueError(f"{row.analysis}/{row.metric}: a metric, and its null, has numbers or a reason for none")
-        status = "ok" if row.value is not None else "undefined"
-        records.append({"step": step, "tokens_seen": tokens_seen, "status": status, **asdict(row)})
+        columns = asdict(row)
+        edge = columns.pop("at_edge")
+        status = UNDEFINED if row.value is None else AT_EDGE if edge else OK
+        records.append({"step": step, "tokens_seen": tokens_seen, "status": status, **columns})
     return pl.DataFrame(records, schema=METRIC_SCHEMA)

@@ -73,7 +73,8 @@ def analyse_step(
     )
     stage("ablation")
     layer = captured.anatomy.layer
-    halves = window_halves(evaluation.text.documents)
+    cluster = evaluation.clusters.index
+    halves = window_halves(cluster)
     further = set(options.analyses) - {"ablation"}
     members = evaluation.pseudo_classes if further else Undefined("no analysis asks for them")
     result = influence(
@@ -84,9 +85,10 @@ def analyse_step(
         memory_bytes=options.memory_bytes,
         pseudo_classes=None if isinstance(members, Undefined) else torch.from_numpy(members),
         half=torch.from_numpy(halves[evaluation.positions.window]),
+        cluster=cluster,
     )
-    losses = loss_metrics(mean_losses(captured, evaluation.text.windows.shape[1]))
-    parts = [StepRows([*losses, *ablation_metrics(summarise(result), result.refined_share, layer)])]
+    losses = loss_metrics(mean_losses(captured, evaluation.text.windows.shape[1], cluster))
+    parts = [StepRows([*losses, *ablation_metrics(summarise(result, options.seed), result.refined_share, layer)])]
     curves: Mapping[str, Curve] = {}
     if "regimes" in options.analyses:
         stage("regimes")
@@ -138,7 +140,7 @@ def _group_analyses(
     """What the analyses of groups add to the tables, each in turn. shared: `pseudo_classes.overlap`."""
     stage("groups")
     cell = matching_cells(captured)
-    groups = split_groups(result, evaluation.text.documents, cell, shared, options.seed, options.rank_by)
+    groups = split_groups(result, evaluation.clusters.index, cell, shared, options.seed, options.rank_by)
     context = Context(captured, result, evaluation, halves, groups, options)
     parts = [StepRows(matching_metrics(groups, context.layer))]
     for name, analyse, rows in GROUP_ANALYSES:

@@ -4,10 +4,10 @@ kind `pseudo_influence`: x a rank, value, low and high the ranked influence of p
 their geometric mean and the band that holds 95 % of them, rank by rank; deviations from the mean, in logarithms, are
 widened by the positions that pseudo-classes share, as `pseudo_classes.contrast` does.
 `attention`: x the keys back from the query, 0 the query itself, value the class's mean attention there; low and high,
-for common targets, hold 95 % of draws of as many common queries. `attention_first`: the same for key 0, x = 0.
+for common targets, hold 95 % of pseudo-classes of as many. `attention_first`: the same for key 0, x = 0.
 `eigenvalue`, or `eigenvalue_<matrix>` for a gated MLP: x from 1, value the x-th largest eigenvalue of a group's input
-weights (`analyses.groups.group_spectra`), chosen on `half` of the windows; low and high hold 95 % of matched sets; fit,
-in the upper half, is the Pareto tail λ_{k+1}·((k + 1)/x)^{1/α} with Hill's α of the rule `half`.
+weights (`analyses.groups.group_spectra`), chosen on `half` of the windows; low and high hold 95 % of sets selected
+alike; fit, in the upper half, is the Pareto tail λ_{k+1}·((k + 1)/x)^{1/α} with Hill's α of the rule `half`.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _attention_lines(
 
 
 def eigenvalue_curves(spectra: Sequence[GroupSpectrum], several: bool, layer: int) -> list[Columns]:
-    """Eigenvalues of groups' input weights beside those of matched sets.
+    """Eigenvalues of groups' input weights beside those of sets selected alike.
 
     several: whether the MLP has more than one input matrix, and each line's kind tells whose it is.
     """

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rtdyn.analyses.influence.ablation import Influence
 from rtdyn.analyses.influence.losses import MeanLoss
+from rtdyn.analyses.influence.signs import signs_of
 from rtdyn.analyses.influence.summary import InfluenceSummary
 from rtdyn.analyses.regimes.curve import Curve
 from rtdyn.analyses.regimes.regimes import plateau_candidates
@@ -33,6 +34,7 @@ def loss_metrics(losses: Mapping[str, MeanLoss]) -> list[Metric]:
             ci_low=loss.mean.low,
             ci_high=loss.mean.high,
             n=loss.n,
+            clusters=loss.mean.clusters,
         )
         for name, loss in losses.items()
     ]
@@ -55,7 +57,8 @@ def _summary_rows(summary: InfluenceSummary, token_class: str, layer: int) -> li
         if isinstance(number, Undefined):
             rows.append(row(metric=metric, value=None, reason=number.reason))
         else:
-            rows.append(row(metric=metric, value=number.value, ci_low=number.low, ci_high=number.high))
+            low, high, clusters = number.low, number.high, number.clusters
+            rows.append(row(metric=metric, value=number.value, ci_low=low, ci_high=high, clusters=clusters))
     return [
         *rows,
         row(metric="boosting_neurons", value=float(summary.boosting)),
@@ -73,6 +76,7 @@ def neuron_table(
 ) -> pl.DataFrame:
     """A row a neuron. `rank`, `regime` and `stable_share` are those of the class `rare`; others carry its name.
 
+    sign: 1 where a neuron clearly helps the class, −1 where it clearly hurts, else 0 (`influence.signs`).
     further: columns (F,) of other analyses, NaN where undefined.
     """
     rows, moments = captured.anatomy.output_rows, captured.moments
@@ -88,12 +92,13 @@ def neuron_table(
         columns[f"se_{name}"] = as_numpy(c.mean_se)
         columns[f"se_abs_{name}"] = as_numpy(c.mean_abs_se)
         columns[f"error_bound_{name}"] = as_numpy(c.error_bound)
+        columns[f"sign_{name}"] = signs_of(c)
     for name, curve in curves.items():
         suffix = "" if name == RARE else f"_{name}"
         labels = [label or None for label in curve.regimes.label.tolist()]
         columns[f"rank{suffix}"] = curve.regimes.rank
         columns[f"regime{suffix}"] = pl.Series(labels, dtype=pl.String)
-        resampled = curve.bootstrap
+        resampled = curve.resampled
         columns[f"stable_share{suffix}"] = (
             np.full(neurons, np.nan) if isinstance(resampled, Undefined) else resampled.stable_share
         )

@@ -70,7 +70,7 @@ def _confidence_rows(changes: Confidence, layer: int) -> list[Metric]:
     rare = changes.classes[RARE]
     row = partial(Metric, "mediation", token_class=RARE, layer=layer, n=rare.n)
     return [
-        row(metric=metric, value=before.value, ci_low=before.low, ci_high=before.high)
+        row(metric=metric, value=before.value, ci_low=before.low, ci_high=before.high, clusters=before.clusters)
         for metric, before in (("entropy", rare.entropy), ("kl_to_unigram", rare.kl))
     ]
 

@@ -7,10 +7,11 @@ from functools import partial
 
 from rtdyn.analyses.regimes.contrast import CURVE_STATISTICS, Contrast
 from rtdyn.analyses.regimes.curve import Curve
-from rtdyn.analyses.regimes.evidence import COMPARISONS, Bootstrap, Interval, Likelihoods, ShapeEvidence
+from rtdyn.analyses.regimes.evidence import COMPARISONS, Likelihoods, ShapeEvidence
 from rtdyn.analyses.regimes.regimes import CurveEvidence
-from rtdyn.analyses.regimes.summary import bootstrap_values, fit_values
-from rtdyn.names import RARE
+from rtdyn.analyses.regimes.resampled import Resampled
+from rtdyn.analyses.regimes.summary import corrected_values, fit_values, stability_values
+from rtdyn.names import PSEUDO_CLASS, RARE
 from rtdyn.store.schema import Metric
 from rtdyn.undefined import Undefined
 
@@ -29,21 +30,18 @@ def _curve_rows(c: Curve, token_class: str, layer: int) -> list[Metric]:
     return [
         *_fit_rows(c, row),
         *_shape_rows(c.shape, row),
-        *_bootstrap_rows(c.bootstrap, row),
+        *_stability_rows(c.resampled, row),
         *_likelihood_rows(c.likelihoods, row),
     ]
 
 
 def _fit_rows(c: Curve, row: Row) -> list[Metric]:
-    rows = []
-    for metric, value in fit_values(c.regimes).items():
-        if isinstance(value, Undefined):
-            rows.append(row(metric=metric, value=None, reason=value.reason))
-            continue
-        interval = None if isinstance(c.bootstrap, Undefined) else c.bootstrap.intervals.get(metric)
-        low, high = (interval.low, interval.high) if isinstance(interval, Interval) else (None, None)
-        rows.append(row(metric=metric, value=value, ci_low=low, ci_high=high))
-    return rows
+    return [
+        row(metric=metric, value=None, reason=value.reason)
+        if isinstance(value, Undefined)
+        else row(metric=metric, **vars(value))
+        for metric, value in {**fit_values(c.regimes), **corrected_values(c.regimes, c.resampled)}.items()
+    ]
 
 
 def _shape_rows(shape: ShapeEvidence | Undefined, row: Row) -> list[Metric]:
@@ -63,12 +61,12 @@ def _shape_rows(shape: ShapeEvidence | Undefined, row: Row) -> list[Metric]:
     return [*rows, row(metric="shape_p_value", value=shape.p_value, null="shape", p_value=shape.p_value)]
 
 
-def _bootstrap_rows(resampled: Bootstrap | Undefined, row: Row) -> list[Metric]:
+def _stability_rows(resampled: Resampled | Undefined, row: Row) -> list[Metric]:
     return [
         row(metric=metric, value=None, reason=value.reason)
         if isinstance(value, Undefined)
         else row(metric=metric, value=value)
-        for metric, value in bootstrap_values(resampled).items()
+        for metric, value in stability_values(resampled).items()
     ]
 
 
@@ -94,7 +92,7 @@ def _contrast_rows(contrast: Contrast | Undefined, layer: int) -> list[Metric]:
                 row(
                     metric=f"contrast_{name}",
                     value=value,
-                    null="pseudo-class",
+                    null=PSEUDO_CLASS,
                     null_mean=against.null_mean,
                     null_sd=against.null_sd,
                     p_value=against.p_value,

@@ -10,9 +10,9 @@ from rtdyn.analyses.routing.differences import Difference
 from rtdyn.analyses.routing.head_effects import SplitEffects
 from rtdyn.analyses.routing.profiles import Correlation
 from rtdyn.analyses.routing.routing import Routing
-from rtdyn.analyses.statistics import Comparison
-from rtdyn.names import RARE
-from rtdyn.store.schema import Metric
+from rtdyn.analyses.statistics import Comparison, Estimate
+from rtdyn.names import PSEUDO_CLASS, RARE
+from rtdyn.store.schema import PLAIN, Metric
 from rtdyn.tables.curves import attention_curves
 from rtdyn.tables.groups import with_nulls
 from rtdyn.tables.step_rows import StepRows
@@ -39,33 +39,43 @@ def _profile_rows(metric: str, r: Correlation | Undefined, layer: int, n: int) -
     row = partial(Metric, "routing", metric, token_class=RARE, layer=layer, n=n)
     if isinstance(r, Undefined):
         return [row(value=None, reason=r.reason)]
-    rows = [_resampled(partial(row, value=r.mean, ci_low=r.low, ci_high=r.high), r.null)]
-    for head, (value, null) in enumerate(zip(r.by_head.tolist(), r.null_by_head, strict=True)):
-        if isinstance(null, Undefined) and not math.isfinite(value):
-            rows.append(row(value=None, head=head, reason=null.reason))
-        else:
-            rows.append(_resampled(partial(row, value=value, head=head), null))
+    plain = partial(Metric, "routing", metric + PLAIN, token_class=RARE, layer=layer, n=n)
+    rows = [_without_noise(row, r.mean), _against(partial(plain, value=r.plain_mean), r.null)]
+    for head, (value, as_it_is) in enumerate(zip(r.by_head.tolist(), r.plain_by_head.tolist(), strict=True)):
+        null = r.null_by_head[head]
+        if math.isfinite(as_it_is):
+            hidden = None if math.isfinite(value) else "noise hides the head's profile"
+            rows.append(row(value=None if hidden else value, head=head, reason=hidden))
+            rows.append(_against(partial(plain, value=as_it_is, head=head), null))
+        elif isinstance(null, Undefined):
+            rows += [of(value=None, head=head, reason=null.reason) for of in (row, plain)]
     return rows
 
 
-def _resampled(row: partial[Metric], null: Comparison | Undefined) -> Metric:
+def _without_noise(row: partial[Metric], mean: Estimate | Undefined) -> Metric:
+    if isinstance(mean, Undefined):
+        return row(value=None, reason=mean.reason)
+    return row(value=mean.value, ci_low=mean.low, ci_high=mean.high, clusters=mean.clusters)
+
+
+def _against(row: partial[Metric], null: Comparison | Undefined) -> Metric:
+    """The row among pseudo-classes in the rare class's place."""
     if isinstance(null, Undefined):
-        return row(null="resampling", reason=null.reason)
-    return row(null="resampling", null_mean=null.null_mean, null_sd=null.null_sd, p_value=null.p_value)
+        return row(null=PSEUDO_CLASS, reason=null.reason)
+    return row(null=PSEUDO_CLASS, null_mean=null.null_mean, null_sd=null.null_sd, p_value=null.p_value)
 
 
 def _difference_rows(metric: str, d: Difference, layer: int) -> list[Metric]:
     """A row for each head, and one for the mean over heads."""
     rows = []
-    for k, (value, p) in enumerate(zip(d.difference.tolist(), d.p_value.tolist(), strict=True)):
+    for k, (value, null) in enumerate(zip(d.difference.tolist(), d.against, strict=True)):
         head = k if k < len(d.difference) - 1 else None
-        row = partial(Metric, "routing", metric, token_class=RARE, layer=layer, head=head, n=d.n)
-        if not math.isfinite(value):
-            rows.append(row(value=None, reason=d.reason))
-            continue
-        low, high = d.interval(k)
-        with_value = partial(row, value=value, ci_low=low, ci_high=high, null="permutation")
-        rows.append(with_value(null_mean=0.0, p_value=p) if math.isfinite(p) else with_value(reason=d.reason))
+        row = partial(Metric, "routing", metric, token_class=RARE, layer=layer, head=head, n=d.n, clusters=d.clusters)
+        if math.isfinite(value):
+            low, high = d.interval(k)
+            rows.append(_against(partial(row, value=value, ci_low=low, ci_high=high), null))
+        elif isinstance(null, Undefined):
+            rows.append(row(value=None, reason=null.reason))
     return rows
 
 

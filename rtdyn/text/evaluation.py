@@ -16,6 +16,7 @@ from rtdyn.errors import InputError
 from rtdyn.hub.datasets import dataset_at, is_hub
 from rtdyn.hub.names import CONFIG
 from rtdyn.suites.suite import SuiteSpec
+from rtdyn.text.clusters import TextClusters, text_clusters
 from rtdyn.text.documents import encode, encode_blocks, read_documents
 from rtdyn.text.hub_counts import count_dataset
 from rtdyn.text.hub_documents import HubText
@@ -84,6 +85,14 @@ class Evaluation:
     def pseudo_classes(self) -> np.ndarray | Undefined:
         """bool (draws, N): positions of each pseudo-class, the same at every step, or why there are none."""
         return pseudo_classes(self.positions, seed=self.seed)
+
+    @cached_property
+    def clusters(self) -> TextClusters:
+        """The independent pieces of the text, the same at every step."""
+        frequency = np.append(self.counts.counts, np.ones(max(0, self.n_logits - len(self.counts.counts))))
+        surprise = -np.log(np.maximum(frequency, 1.0))[self.text.targets]
+        kept = self.text.kept
+        return text_clusters(self.text.documents, (surprise * kept).sum(1) / np.maximum(1, kept.sum(1)))
 
 
 def prepare(

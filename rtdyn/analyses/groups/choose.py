@@ -14,9 +14,10 @@ import torch
 from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.nulls import DRAWS, LARGE, LARGE_DRAWS, permuted_sets
 from rtdyn.analyses.influence.ablation import ClassInfluence, Influence, PseudoInfluence
-from rtdyn.analyses.regimes.evidence import bootstrap
+from rtdyn.analyses.influence.signs import clear_signs
 from rtdyn.analyses.regimes.fit import Regimes, fit_regimes
-from rtdyn.analyses.statistics import CLEAR_SE, clustered_se
+from rtdyn.analyses.regimes.resampled import stable_members
+from rtdyn.analyses.statistics import CLEAR_SE, as_numpy, clustered_se, indicator
 from rtdyn.analyses.top import top_size
 from rtdyn.names import BOOST, DECAY, MATCHED, PLATEAU, POWER_LAW, RANDOM, RARE, SELECTED, SUPPRESS, TOP
 from rtdyn.store.schema import STABLE
@@ -36,18 +37,20 @@ class HalfInfluence:
     mean: np.ndarray
     mean_se: np.ndarray
     error_bound: np.ndarray
+    clusters: int
+    """Independent pieces of text in the half."""
 
     def uncertainty(self) -> np.ndarray:
         """What `ranking` must exceed not to be censored, (F,)."""
         return CLEAR_SE * self.ranking_se + self.error_bound
 
 
-def window_halves(documents: np.ndarray) -> np.ndarray:
-    """int64 (windows,): 0 or 1. documents (windows,); each goes whole to the half that has fewer windows so far."""
-    halves = np.empty(len(documents), dtype=np.int64)
+def window_halves(cluster: np.ndarray) -> np.ndarray:
+    """int64 (windows,): 0 or 1. cluster (windows,); each goes whole to the half that has fewer windows so far."""
+    halves = np.empty(len(cluster), dtype=np.int64)
     sizes = [0, 0]
-    for document in dict.fromkeys(documents.tolist()):
-        mine = documents == document
+    for piece in dict.fromkeys(cluster.tolist()):
+        mine = cluster == piece
         half = int(sizes[1] < sizes[0])
         halves[mine] = half
         sizes[half] += int(mine.sum())
@@ -59,17 +62,22 @@ def half_influence(
 ) -> HalfInfluence | Undefined:
     """A class's influence over one half of the windows, or why there is none. halves: (windows,), by window id."""
     in_half = torch.from_numpy(halves[c.window_ids.cpu().numpy()] == half)
-    if in_half.sum() < 2:
-        return Undefined(f"half of the windows hold {int(in_half.sum())} with positions of the class")
-    counts = c.window_n[in_half]
+    _, piece = torch.unique(c.window_cluster[in_half], return_inverse=True)
+    held = int(piece.max()) + 1 if len(piece) else 0
+    if held < 2:
+        return Undefined(f"half of the text holds {held} independent pieces with positions of the class")
+    by_cluster = indicator(piece, held)
+    counts = by_cluster @ c.window_n[in_half].double()
     n = counts.sum()
-    abs_sums, sums = c.window_abs_sum[in_half], c.window_sum[in_half]
+    abs_sums, sums = by_cluster @ c.window_abs_sum[in_half], by_cluster @ c.window_sum[in_half]
     mean, mean_se = sums.sum(0) / n, clustered_se(sums, counts)
     ranking, ranking_se = (
         (mean.abs(), mean_se) if rank_by == "abs_mean" else (abs_sums.sum(0) / n, clustered_se(abs_sums, counts))
     )
-    values = (ranking, ranking_se, mean, mean_se, c.error_bound * (c.n / n))
-    return HalfInfluence(*(v.cpu().numpy() for v in values))
+    bound = c.error_bound * (c.n / n)
+    return HalfInfluence(
+        as_numpy(ranking), as_numpy(ranking_se), as_numpy(mean), as_numpy(mean_se), as_numpy(bound), held
+    )
 
 
 def half_regimes(influence: HalfInfluence) -> Regimes:
@@ -79,12 +87,12 @@ def half_regimes(influence: HalfInfluence) -> Regimes:
 
 def choose(influence: HalfInfluence, regimes: Regimes, stable: np.ndarray) -> dict[str, np.ndarray]:
     """Members of each group by one half's influence. stable: bool (F,), the plateau's stable members."""
-    clear = np.abs(influence.mean) > CLEAR_SE * influence.mean_se + influence.error_bound
+    signs = clear_signs(influence.mean, influence.mean_se, influence.error_bound, influence.clusters)
     flags = {
         PLATEAU: stable,
         TOP: regimes.rank <= top_size(len(stable)),
-        BOOST: clear & (influence.mean > 0),
-        SUPPRESS: clear & (influence.mean < 0),
+        BOOST: signs > 0,
+        SUPPRESS: signs < 0,
         POWER_LAW: regimes.label == POWER_LAW,
         DECAY: regimes.label == DECAY,
     }
@@ -148,7 +156,7 @@ def _selected(
 
 def split_groups(
     result: Influence,
-    documents: np.ndarray,
+    cluster: np.ndarray,
     cell: np.ndarray,
     overlap: float,
     seed: int,
@@ -157,15 +165,16 @@ def split_groups(
 ) -> dict[str, Group | Undefined]:
     """Every group with its nulls, chosen by the influence on `rare`, or why there is none.
 
-    documents: (windows,), each window's document. cell: `nulls.matching_cells`. overlap: `pseudo_classes.overlap`.
+    cluster: (windows,), the independent piece of text that each window is of. cell: `nulls.matching_cells`. overlap:
+    `pseudo_classes.overlap`.
     """
-    halves, rare = window_halves(documents), result.classes[RARE]
+    halves, rare = window_halves(cluster), result.classes[RARE]
     chosen, fits, undefined = [], [], {}
     for half in (0, 1):
         influence = half_influence(rare, halves, half, rank_by)
         if isinstance(influence, Undefined):
             return dict.fromkeys(GROUPS, influence)
-        stable = _stable(rare, halves, half, documents, influence, rank_by, seed)
+        stable = _stable(rare, halves, half, influence, rank_by, seed)
         if isinstance(stable, Undefined):
             undefined[PLATEAU] = stable
             stable = np.zeros(len(influence.mean), dtype=bool)
@@ -187,18 +196,14 @@ def split_groups(
 
 
 def _stable(
-    c: ClassInfluence,
-    halves: np.ndarray,
-    half: int,
-    documents: np.ndarray,
-    influence: HalfInfluence,
-    rank_by: str,
-    seed: int,
+    c: ClassInfluence, halves: np.ndarray, half: int, influence: HalfInfluence, rank_by: str, seed: int
 ) -> np.ndarray | Undefined:
-    """bool (F,): in the plateau in more than half of one half's bootstrap, or why that is unknown."""
-    ids = c.window_ids.cpu().numpy()
-    in_half = halves[ids] == half
-    sums = (c.window_sum if rank_by == "abs_mean" else c.window_abs_sum).cpu().numpy()[in_half]
-    counts = c.window_n.cpu().numpy()[in_half]
-    resampled = bootstrap(sums, counts, ids[in_half], documents, influence.uncertainty(), seed=seed)
-    return resampled if isinstance(resampled, Undefined) else resampled.stable_share > STABLE
+    """bool (F,): in the plateau in more than half of one half's halves, or why that is unknown."""
+    in_half = torch.from_numpy(halves[c.window_ids.cpu().numpy()] == half)
+    _, piece = torch.unique(c.window_cluster[in_half], return_inverse=True)
+    by_cluster = indicator(piece, influence.clusters)
+    sums = by_cluster @ (c.window_sum if rank_by == "abs_mean" else c.window_abs_sum)[in_half]
+    counts = by_cluster @ c.window_n[in_half].double()
+    rng = stream(seed, "resampled text", half)
+    share = stable_members(as_numpy(sums), as_numpy(counts), influence.uncertainty(), rng)
+    return share if isinstance(share, Undefined) else share > STABLE

@@ -1,4 +1,4 @@
-"""Eigenvalues of groups' input weights beside those of matched sets, to be looked at as lines (METHODS §8)."""
+"""Eigenvalues of groups' input weights beside those of sets selected alike, to be looked at as lines (METHODS §8)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.heavytail import HALF, hill_of_spectra, spectra
 from rtdyn.intervals import QUANTILES_95
-from rtdyn.names import MATCHED, PLATEAU, TOP
+from rtdyn.names import PLATEAU, SELECTED, TOP
 from rtdyn.undefined import Undefined
 
 SPECTRUM_GROUPS = (PLATEAU, TOP)
 BAND_DRAWS = 99
-"""Matched sets whose spectra make a band."""
+"""Selected sets whose spectra make a band."""
 LARGEST_SPECTRUM = 1024
 """Neurons of a group whose weights' eigenvalues are computed, hundreds of times for its nulls."""
 
@@ -30,34 +30,34 @@ class GroupSpectrum:
     half: int
     eigenvalues: np.ndarray
     low: np.ndarray
-    """Low and high hold 95 % of matched sets at each rank."""
+    """Low and high hold 95 % of selected sets at each rank."""
     high: np.ndarray
     fit: np.ndarray
     """The Pareto tail λ_{k+1}·((k + 1)/x)^{1/α} at rank x, with Hill's α of the rule `half`; NaN beyond it."""
 
 
 def group_spectra(inputs: Mapping[str, Tensor], groups: Mapping[str, Group | Undefined]) -> list[GroupSpectrum]:
-    """Of SPECTRUM_GROUPS, where they and matched sets exist and are not too large. inputs: by name, (F, d)."""
+    """Of SPECTRUM_GROUPS, where they and selected sets exist and are not too large. inputs: by name, (F, d)."""
     result = []
     for matrix, weights in inputs.items():
         for name in SPECTRUM_GROUPS:
             group = groups[name]
             if isinstance(group, Undefined):
                 continue
-            matched = group.sets[MATCHED]
+            selected = group.sets[SELECTED]
             for half, members in enumerate(group.members):
-                if len(members) <= LARGEST_SPECTRUM and not isinstance(matched, Undefined):
-                    lines = _lines(weights, members, matched[half][:BAND_DRAWS])
+                if len(members) <= LARGEST_SPECTRUM and not isinstance(selected, Undefined):
+                    lines = _lines(weights, members, selected[half][:BAND_DRAWS])
                     result.append(GroupSpectrum(matrix, name, half, *lines))
     return result
 
 
 def _lines(
-    weights: Tensor, members: np.ndarray, matched: np.ndarray
+    weights: Tensor, members: np.ndarray, selected: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Eigenvalues, low, high and fit, (n,) each. weights: (F, d); members: (n,); matched: (s, n)."""
+    """Eigenvalues, low, high and fit, (n,) each. weights: (F, d); members: (n,); selected: (s, n)."""
     of_group = spectra(weights, members[None])
-    low, high = np.quantile(spectra(weights, matched).eigenvalues, QUANTILES_95, axis=0)
+    low, high = np.quantile(spectra(weights, selected).eigenvalues, QUANTILES_95, axis=0)
     values, rank = of_group.eigenvalues[0], np.arange(1, len(members) + 1)
     hill = hill_of_spectra(of_group, HALF)
     fit, k = np.full(len(values), np.nan), int(hill.k[0])

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,8 +47,12 @@ class ClassInfluence:
     mean_se: Tensor
     error_bound: Tensor
     """Largest distance of either mean from its exact value, float32 round-off included."""
+    clusters: int
+    """Independent pieces of text, g, that hold positions of the class; the standard errors are theirs."""
     window_ids: Tensor
     """int64 (w,): the windows that hold positions of the class."""
+    window_cluster: Tensor
+    """int64 (w,): the cluster, 0 to g − 1, that each of them is of."""
     window_n: Tensor
     """int64 (w,): positions in each."""
     window_sum: Tensor
@@ -65,6 +70,10 @@ class ClassInfluence:
         if rank_by == "abs_mean":
             return Ranking(self.mean.abs(), self.mean_se, self.window_sum)
         return Ranking(self.mean_abs, self.mean_abs_se, self.window_abs_sum)
+
+    def by_cluster(self, by_window: Tensor) -> Tensor:
+        """float64 (g, …): sums over clusters of sums over windows (w, …)."""
+        return indicator(self.window_cluster, self.clusters) @ by_window.double()
 
 
 @dataclass(frozen=True)
@@ -104,20 +113,23 @@ def influence(
     memory_bytes: int = MEMORY_BYTES,
     pseudo_classes: Tensor | None = None,
     half: Tensor | None = None,
+    cluster: np.ndarray | None = None,
 ) -> Influence:
     """Mean-ablation influence of every neuron on every class the capture was measured for.
 
     pseudo_classes: bool (draws, N), whose influences are summed too, apart where half (N,) is 0 and 1.
     decile_of: int64 (V,), the frequency decile of each type as a target, −1 for none. tolerance: what a neuron's class
-    mean may err by, in nats. Standard errors take windows as clusters.
+    mean may err by, in nats. cluster: int (windows,), the independent piece of text that each window is of, by default
+    itself: standard errors are those of clusters.
     """
     positions = captured.positions
     device = captured.residual.device
     windows = torch.from_numpy(positions.window).to(device)
+    cluster_of = None if cluster is None else torch.from_numpy(cluster).to(device)
     decile = decile_of.to(device)[torch.from_numpy(positions.target).to(device)]
     members = {c.name: torch.from_numpy(positions.members(c.name)).to(device) for c in positions.classes}
     sums = {
-        name: _ClassSums(member, windows, decile, deciles, captured.activations.shape[1])
+        name: _ClassSums(member, windows, cluster_of, decile, deciles, captured.activations.shape[1])
         for name, member in members.items()
     }
     pseudo = None if pseudo_classes is None or half is None else _PseudoSums(pseudo_classes, half, captured)
@@ -154,20 +166,25 @@ class _PseudoSums:
 class _ClassSums:
     """Sums of Δ over one class's positions by window and by decile, block after block."""
 
-    def __init__(self, member: Tensor, windows: Tensor, decile: Tensor, deciles: int, neurons: int) -> None:
+    def __init__(
+        self, member: Tensor, windows: Tensor, cluster_of: Tensor | None, decile: Tensor, deciles: int, neurons: int
+    ) -> None:
         self.member = member
-        self.clusters = clusters(windows, member)
+        self.windows = clusters(windows, member)
+        labels = self.windows.ids if cluster_of is None else cluster_of[self.windows.ids]
+        held, self.window_cluster = torch.unique(labels, return_inverse=True)
+        self.by_cluster = indicator(self.window_cluster, len(held))
         self.decile = decile
         self.decile_n = indicator(decile[member], deciles).sum(1).long()
         zeros = partial(torch.zeros, dtype=torch.float64, device=windows.device)
-        self.window_sum, self.window_abs_sum = zeros(2, len(self.clusters.ids), neurons)
+        self.window_sum, self.window_abs_sum = zeros(2, len(self.windows.ids), neurons)
         self.decile_sum, self.decile_abs_sum = zeros(2, deciles, neurons)
         self.error = zeros(neurons)
 
     def add(self, block: DeltaBlock) -> None:
         member = self.member[block.rows]
         delta = block.delta[member]
-        by_window = indicator(self.clusters.index[block.rows][member], len(self.clusters.ids))
+        by_window = indicator(self.windows.index[block.rows][member], len(self.windows.ids))
         by_decile = indicator(self.decile[block.rows][member], len(self.decile_n))
         self.window_sum[:, block.neurons] += by_window @ delta
         self.decile_sum[:, block.neurons] += by_decile @ delta
@@ -178,15 +195,18 @@ class _ClassSums:
 
     def result(self) -> ClassInfluence:
         n = int(self.member.sum())
+        cluster_n = self.by_cluster @ self.windows.n.double()
         return ClassInfluence(
             n=n,
             mean_abs=self.window_abs_sum.sum(0) / n,
-            mean_abs_se=clustered_se(self.window_abs_sum, self.clusters.n),
+            mean_abs_se=clustered_se(self.by_cluster @ self.window_abs_sum, cluster_n),
             mean=self.window_sum.sum(0) / n,
-            mean_se=clustered_se(self.window_sum, self.clusters.n),
+            mean_se=clustered_se(self.by_cluster @ self.window_sum, cluster_n),
             error_bound=self.error / n,
-            window_ids=self.clusters.ids,
-            window_n=self.clusters.n,
+            clusters=len(self.by_cluster),
+            window_ids=self.windows.ids,
+            window_cluster=self.window_cluster,
+            window_n=self.windows.n,
             window_sum=self.window_sum,
             window_abs_sum=self.window_abs_sum,
             decile_n=self.decile_n,

@@ -17,26 +17,29 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class MeanLoss:
-    """Mean loss in nats; windows are the clusters of its interval."""
+    """Mean loss in nats."""
 
     mean: Estimate
     n: int
     """Positions."""
 
 
-def mean_losses(captured: Capture, length: int) -> dict[str, MeanLoss]:
-    """Over all kept positions, named ALL, and over each class's measured ones. length: positions of a window."""
-    losses = {ALL: _mean_loss(captured.loss, captured.kept_flat // length)}
+def mean_losses(captured: Capture, length: int, cluster: np.ndarray) -> dict[str, MeanLoss]:
+    """Over all kept positions, named ALL, and over each class's measured ones.
+
+    length: positions of a window. cluster: int (windows,), the independent piece of text that each window is of.
+    """
+    losses = {ALL: _mean_loss(captured.loss, cluster[captured.kept_flat // length])}
     measured, positions = captured.measured_loss, captured.positions
     for c in positions.classes:
         members = positions.members(c.name)
-        losses[c.name] = _mean_loss(measured[torch.from_numpy(members)], positions.window[members])
+        losses[c.name] = _mean_loss(measured[torch.from_numpy(members)], cluster[positions.window[members]])
     return losses
 
 
-def _mean_loss(loss: Tensor, windows: np.ndarray) -> MeanLoss:
-    """loss (n,), of positions in these windows (n,)."""
-    _, index, counts = np.unique(windows, return_inverse=True, return_counts=True)
+def _mean_loss(loss: Tensor, cluster: np.ndarray) -> MeanLoss:
+    """loss (n,), of positions in these clusters (n,)."""
+    _, index, counts = np.unique(cluster, return_inverse=True, return_counts=True)
     sums = torch.from_numpy(np.bincount(index, loss.double().numpy()))[:, None]
     se = float(clustered_se(sums, torch.from_numpy(counts))[0])
-    return MeanLoss(estimate(float(loss.double().mean()), se), len(loss))
+    return MeanLoss(estimate(float(loss.double().mean()), se, len(counts)), len(loss))

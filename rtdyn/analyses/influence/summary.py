@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from rtdyn.analyses.half_samples import Corrected, corrected, half_samples, means
 from rtdyn.analyses.influence.ablation import ClassInfluence, Influence
-from rtdyn.analyses.statistics import CLEAR_SE, Estimate, estimate, jackknife_se
+from rtdyn.analyses.influence.signs import signs_of
+from rtdyn.analyses.statistics import Estimate, as_numpy, clustered_se, estimate
 from rtdyn.analyses.top import TOP_SHARE
+from rtdyn.streams import stream
 from rtdyn.undefined import Undefined
 
 
@@ -24,42 +24,68 @@ class InfluenceSummary:
     """Positions."""
     mean: Estimate | Undefined
     largest: Estimate | Undefined
+    """Without the winner's curse (`half_samples`), as is the share."""
     top_share: Estimate | Undefined
     """Share of the sum that the most influential TOP_SHARE of the neurons have."""
     boosting: int
-    """Neurons whose mean Δ is clear above zero: they help."""
+    """Neurons whose mean Δ is clear above zero (`signs`): they help."""
     suppressing: int
     """Neurons whose mean Δ is clear below zero."""
     error_bound: float
     """The largest of any neuron."""
 
 
-def summarise(result: Influence) -> dict[str, InfluenceSummary]:
-    """By class; intervals leave out a window at a time."""
-    return {name: _of_class(c) for name, c in result.classes.items()}
+def summarise(result: Influence, seed: int) -> dict[str, InfluenceSummary]:
+    """By class. seed: of the halves of the text."""
+    return {name: _of_class(c, seed) for name, c in result.classes.items()}
 
 
-def _of_class(c: ClassInfluence) -> InfluenceSummary:
-    clear = c.mean.abs() > CLEAR_SE * c.mean_se + c.error_bound
+def _of_class(c: ClassInfluence, seed: int) -> InfluenceSummary:
+    signs = signs_of(c)
+    largest, top_share = _of_the_top(c, seed)
     return InfluenceSummary(
         n=c.n,
-        mean=_estimate(partial(torch.mean, dim=1), c),
-        largest=_estimate(partial(torch.amax, dim=1), c),
-        top_share=_estimate(partial(_share_of_largest, count=math.ceil(TOP_SHARE * len(c.mean_abs))), c),
-        boosting=int((clear & (c.mean > 0)).sum()),
-        suppressing=int((clear & (c.mean < 0)).sum()),
+        mean=_mean(c),
+        largest=largest,
+        top_share=top_share,
+        boosting=int((signs > 0).sum()),
+        suppressing=int((signs < 0).sum()),
         error_bound=float(c.error_bound.max()),
     )
 
 
-def _estimate(statistic: Callable[[Tensor], Tensor], c: ClassInfluence) -> Estimate | Undefined:
-    """statistic maps influences (w, F) to (w,)."""
-    value = float(statistic(c.mean_abs[None]))
-    if not math.isfinite(value):
-        return Undefined("every neuron's influence is 0")
-    return estimate(value, jackknife_se(statistic, c.window_abs_sum, c.window_n))
+def _mean(c: ClassInfluence) -> Estimate:
+    """Of all neurons: one number for each cluster, so that its standard error is that of a mean."""
+    se = clustered_se(c.by_cluster(c.window_abs_sum.mean(1, keepdim=True)), c.by_cluster(c.window_n))
+    return estimate(float(c.mean_abs.mean()), float(se[0]), c.clusters)
 
 
-def _share_of_largest(influence: Tensor, count: int) -> Tensor:
-    """(w,): what the `count` largest of each row of influence (w, F) are of its sum."""
-    return influence.topk(count, dim=1).values.sum(1) / influence.sum(1)
+def _of_the_top(c: ClassInfluence, seed: int) -> tuple[Estimate | Undefined, Estimate | Undefined]:
+    """The largest influence and the share of the top, both without the winner's curse."""
+    if not bool((c.mean_abs > 0).any()):
+        silent = Undefined("every neuron's influence is 0")
+        return Estimate(0.0, None, None, c.clusters), silent
+    count = math.ceil(TOP_SHARE * len(c.mean_abs))
+    samples = half_samples(c.clusters, stream(seed, "resampled text"))
+    if isinstance(samples, Undefined):
+        plain = _largest_and_share(as_numpy(c.mean_abs)[None], count)[:, 0].tolist()
+        return Estimate(plain[0], None, None, c.clusters), Estimate(plain[1], None, None, c.clusters)
+    sums, counts = as_numpy(c.by_cluster(c.window_abs_sum)), as_numpy(c.by_cluster(c.window_n))
+    values = _largest_and_share(means(samples.weights(), sums, counts), count)
+    largest, share = (corrected(of_samples, c.clusters) for of_samples in np.log(values))
+    return _exponential(largest), _exponential(share)
+
+
+def _exponential(logarithm: Corrected | Undefined) -> Estimate | Undefined:
+    """The estimate whose logarithm this is."""
+    if isinstance(logarithm, Undefined):
+        return logarithm
+    on_logs = logarithm.estimate()
+    low, high = (None if end is None else math.exp(end) for end in (on_logs.low, on_logs.high))
+    return Estimate(math.exp(on_logs.value), low, high, on_logs.clusters)
+
+
+def _largest_and_share(influence: np.ndarray, count: int) -> np.ndarray:
+    """(2, k): the largest of each row of influence (k, F), and what the `count` largest are of its sum."""
+    top = np.partition(influence, -count, axis=1)[:, -count:]
+    return np.stack([top.max(1), top.sum(1) / influence.sum(1)])

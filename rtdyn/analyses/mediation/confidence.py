@@ -78,12 +78,14 @@ def confidence(
     counts: np.ndarray,
     neurons: np.ndarray,
     *,
+    cluster: np.ndarray | None = None,
     tolerance: float = PAIR_TOLERANCE,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Confidence:
     """Entropy and KL to the unigram distribution before and after ablating each of `neurons`.
 
     counts: (types,) occurrences, as for `unigram_direction`; f ∝ counts + 1. neurons: int64 (k,), distinct or not.
+    cluster: int (windows,), the independent piece of text that each window is of, by default itself.
     tolerance: round-off in nats beyond which a pair is summed in float64. Costs O(V) for each pair of position and
     neuron. Raises ValueError for more counts than logits or a neuron that does not exist.
     """
@@ -93,6 +95,8 @@ def confidence(
     if len(neurons) and (neurons.min() < 0 or neurons.max() >= f):
         raise ValueError(f"neurons must lie between 0 and {f - 1}")
     device, n = captured.residual.device, len(captured.residual)
+    if cluster is None:
+        cluster = np.arange(captured.positions.window.max(initial=0) + 1)
     weights = torch.from_numpy(counts.astype(np.float64) + 1).to(device)
     log_f = weights.log() - weights.sum().log()
     # two more arrays of the vocabulary's length a position than the certified pass holds
@@ -111,19 +115,23 @@ def confidence(
             a, t = coefficients(captured, at, of)
             changes[:, rows, some], again = _changes(at, of, u, surprised, a, t, log_f, tolerance)
             doubled += again
-    classes = {c.name: _class(captured, c.name, before, changes) for c in captured.positions.classes}
+    classes = {c.name: _class(captured, c.name, before, changes, cluster) for c in captured.positions.classes}
     return Confidence(neurons, classes, doubled / max(1, n * len(neurons)))
 
 
-def _class(captured: Capture, name: str, before: Tensor, changes: Tensor) -> ClassConfidence:
+def _class(captured: Capture, name: str, before: Tensor, changes: Tensor, cluster: np.ndarray) -> ClassConfidence:
     """Means over one class of before (2, N) and changes (3, N, k), the last of them round-off."""
     device = before.device
     member = torch.from_numpy(captured.positions.members(name)).to(device)
     windows = clusters(torch.from_numpy(captured.positions.window).to(device), member)
     n = int(member.sum())
     by_window = windows.indicator(member)
-    sums = by_window @ before[:, member].T
-    entropy, kl = map(estimate, (sums.sum(0) / n).tolist(), clustered_se(sums, windows.n).tolist())
+    pieces = clusters(torch.from_numpy(cluster[captured.positions.window]).to(device), member)
+    sums = pieces.indicator(member) @ before[:, member].T
+    ses = clustered_se(sums, pieces.n).tolist()
+    entropy, kl = (
+        estimate(mean, se, len(pieces.ids)) for mean, se in zip((sums.sum(0) / n).tolist(), ses, strict=True)
+    )
     entropy_change, kl_change = (by_window @ v[member] for v in changes[:2])
     return ClassConfidence(
         n=n,

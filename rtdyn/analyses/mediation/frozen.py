@@ -18,7 +18,7 @@ from torch import Tensor
 from rtdyn.analyses.influence.ablation import MEMORY_BYTES, TOLERANCE, ClassInfluence
 from rtdyn.analyses.influence.certified import DOUBLE_ROUNDING, delta_blocks
 from rtdyn.analyses.influence.unembedding import Projection
-from rtdyn.analyses.statistics import clusters, leave_one_out_se
+from rtdyn.analyses.statistics import as_numpy, clusters, jackknife_se
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.undefined import Undefined
 
@@ -103,7 +103,7 @@ class MediatedShare:
     value: Tensor
     """1 − mean|Δ_frozen| / mean|Δ|; NaN where `reason` says why."""
     se: Tensor
-    """Standard error, leaving out a window at a time; NaN also for a class in one window."""
+    """Standard error, leaving out a cluster at a time; NaN also for a class in one cluster."""
     error_bound: Tensor
     """Largest distance of the value from its exact one."""
     reason: tuple[str | None, ...]
@@ -116,8 +116,8 @@ def mediated_share(influence: ClassInfluence, frozen: FrozenInfluence) -> Mediat
     undefined = ~defined
     ratio = frozen.mean_abs / total
     bound = (frozen.error_bound + ratio * error) / (total - error) + DOUBLE_ROUNDING * (1 + ratio)
-    left = [c.sum(0) - c for c in (frozen.window_abs_sum, influence.window_abs_sum)]
-    se = leave_one_out_se(left[0] / left[1])
+    left = [c.sum(0) - c for c in map(influence.by_cluster, (frozen.window_abs_sum, influence.window_abs_sum))]
+    se = torch.from_numpy(jackknife_se(as_numpy(left[0] / left[1]))).to(ratio.device)
     value, se, bound = (v.masked_fill(undefined, torch.nan) for v in (1 - ratio, se, bound))
     silent = (total + error == 0).tolist()
     reasons = tuple(

@@ -123,6 +123,7 @@ def _changes(context: Context, pools: Mapping[str, Group | Undefined]) -> Confid
         context.captured,
         context.evaluation.counts.counts,
         np.unique(np.concatenate(neurons)),
+        cluster=context.clusters,
         memory_bytes=context.memory_bytes,
     )
 

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from rtdyn.analyses.influence.ablation import ClassInfluence
-from rtdyn.analyses.regimes.evidence import (
-    Bootstrap,
-    Likelihoods,
-    ShapeEvidence,
-    bootstrap,
-    likelihoods,
-    shape_p_values,
-)
+from rtdyn.analyses.regimes.evidence import Likelihoods, ShapeEvidence, likelihoods, shape_p_values
 from rtdyn.analyses.regimes.fit import Regimes, fit_regimes
+from rtdyn.analyses.regimes.resampled import Resampled, resampled
 from rtdyn.analyses.statistics import CLEAR_SE, as_numpy
+from rtdyn.streams import stream
 from rtdyn.undefined import Undefined
 
 
@@ -26,19 +19,19 @@ class Curve:
 
     regimes: Regimes
     shape: ShapeEvidence | Undefined
-    bootstrap: Bootstrap | Undefined
+    resampled: Resampled | Undefined
     likelihoods: Likelihoods | Undefined
 
 
-def curve(c: ClassInfluence, documents: np.ndarray, rank_by: str, seed: int) -> Curve:
-    """Fit, shape nulls, bootstrap and likelihoods of one class. documents: (windows,), each window's document."""
+def curve(c: ClassInfluence, rank_by: str, seed: int) -> Curve:
+    """Fit, shape nulls, fits to halves of the text, and likelihoods of one class."""
     ranking = c.ranking(rank_by)
     influence = as_numpy(ranking.values)
     uncertainty = as_numpy(CLEAR_SE * ranking.se + c.error_bound)
-    window_sum, window_n, window_ids = map(as_numpy, (ranking.window_sum, c.window_n, c.window_ids))
+    sums, counts = as_numpy(c.by_cluster(ranking.window_sum)), as_numpy(c.by_cluster(c.window_n))
     return Curve(
         fit_regimes(influence, uncertainty),
         shape_p_values(influence, uncertainty, seed=seed),
-        bootstrap(window_sum, window_n, window_ids, documents, uncertainty, seed=seed),
+        resampled(sums, counts, uncertainty, stream(seed, "resampled text")),
         likelihoods(influence),
     )

@@ -94,6 +94,10 @@ class Regimes:
     label: np.ndarray
     """str (F,): plateau, powerlaw, decay or censored; all empty where the fit is undefined."""
     censored: int
+    least_r1: int
+    """First rank that the grid lets the plateau end at; a fit at it cannot say how much smaller it is. 0 without."""
+    most_r2: int
+    """Last rank that it lets the power law end at."""
     fit: ThreeSegments | Undefined
     paper_code: FixedBoundaries | Undefined
 
@@ -115,7 +119,9 @@ def fit_regimes(influence: np.ndarray, uncertainty: np.ndarray) -> Regimes:
         usable = np.zeros(len(order), dtype=bool)
         usable[order[ranks - 1]] = True
         label[~usable] = CENSORED
-    return Regimes(rank, label, len(order) - len(ranks), fit, _fixed_boundaries(ranks, log_a))
+    axis = axis_of(ranks)
+    ends = (0, 0) if isinstance(axis, Undefined) else axis.ends
+    return Regimes(rank, label, len(order) - len(ranks), *ends, fit, _fixed_boundaries(ranks, log_a))
 
 
 def ranked(influence: np.ndarray, uncertainty: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -179,6 +185,11 @@ class Axis:
     """(pairs,): ends of the power law."""
     inside: np.ndarray
     """Boundaries of two segments."""
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The first rank at which a plateau may end, and the last at which a power law may."""
+        return int(self.last[self.first.min() - 1]), int(self.last[self.second.max() - 1])
 
     def binned(self, log_a: np.ndarray) -> np.ndarray:
         """Mean log A of each bin, (bins,), from that of each rank (m,); ranks weigh by their width."""

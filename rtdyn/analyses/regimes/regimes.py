@@ -31,8 +31,8 @@ class CurveEvidence:
 
 def regimes(result: Influence, evaluation: Evaluation, options: StepOptions) -> CurveEvidence:
     """Curves of the influence on each class, neurons ranked by `rank_by`."""
-    documents, members = evaluation.text.documents, evaluation.pseudo_classes
-    curves = {name: curve(c, documents, options.rank_by, options.seed) for name, c in result.classes.items()}
+    members = evaluation.pseudo_classes
+    curves = {name: curve(c, options.rank_by, options.seed) for name, c in result.classes.items()}
     if isinstance(members, Undefined):
         return CurveEvidence(curves, members)
     return CurveEvidence(curves, contrast_with_pseudo_classes(result, overlap(members), options.rank_by))

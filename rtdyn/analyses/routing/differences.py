@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtdyn.analyses.routing.blocks import BLOCKS, MIN_BLOCKS
+from rtdyn.analyses.regimes.contrast import contrast
 from rtdyn.analyses.routing.last_layers import MEMORY_BYTES, captured_attention
-from rtdyn.analyses.routing.matching import STRATUM, MatchedPositions
+from rtdyn.analyses.routing.reference import PseudoSets, Reference
+from rtdyn.analyses.statistics import Comparison
 from rtdyn.capture.forward_pass import Capture
-from rtdyn.intervals import normal_interval
-
-PERMUTATIONS = 999
+from rtdyn.intervals import t_interval
+from rtdyn.undefined import Undefined
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,17 @@ class Difference:
     common: np.ndarray
     difference: np.ndarray
     se: np.ndarray
-    """Blocks of windows as clusters."""
-    p_value: np.ndarray
-    """Two-sided, by swapping the labels of whole blocks."""
+    """Of independent pieces of text."""
+    against: tuple[Comparison | Undefined, ...]
+    """(K,): each difference among those of pseudo-classes, or why it has no place there."""
     n: int
-    """Positions of each class."""
-    blocks: int
-    reason: str
-    """Why p_value and se are NaN, else empty."""
+    """Rare positions."""
+    clusters: int
+    """Independent pieces of text that hold them."""
 
     def interval(self, k: int) -> tuple[float | None, float | None]:
         """95 % interval of the k-th difference; (None, None) without a standard error."""
-        return normal_interval(float(self.difference[k]), float(self.se[k]))
+        return t_interval(float(self.difference[k]), float(self.se[k]), self.clusters)
 
 
 def gini(attention: Tensor, keys: Tensor) -> Tensor:
@@ -58,86 +57,49 @@ def gini(attention: Tensor, keys: Tensor) -> Tensor:
 
 
 def class_differences(
-    captured: Capture,
-    matched: MatchedPositions,
-    rng: np.random.Generator,
-    stratum: int = STRATUM,
-    memory_bytes: int = MEMORY_BYTES,
+    captured: Capture, beside: Reference, pseudo: PseudoSets | Undefined, memory_bytes: int = MEMORY_BYTES
 ) -> tuple[tuple[Difference, ...], tuple[Difference, ...]]:
     """Differences of Gini, and of attention to key 0, by layer; each by head, then the mean over heads.
 
-    Raises ValueError for a capture without attention.
+    beside: with a row for each of the pseudo-classes. Raises ValueError for a capture without attention.
     """
-    attention, positions = captured_attention(captured), captured.positions
-    rows = np.concatenate([matched.rare, matched.common])
-    is_rare = np.arange(len(rows)) < len(matched.rare)
+    attention, query, rows = captured_attention(captured), captured.positions.query, beside.rows
     _, layers, heads, length = attention.shape
     chunk = max(1, memory_bytes // (32 * layers * heads * length))
     values = np.empty((2, len(rows), layers, heads))
     for start in range(0, len(rows), chunk):
         some = rows[start : start + chunk]
         of_rows = attention[torch.from_numpy(some).to(attention.device)]
-        keys = torch.from_numpy(positions.query[some] + 1).to(attention.device)
+        keys = torch.from_numpy(query[some] + 1).to(attention.device)
         values[0, start : start + chunk] = gini(of_rows, keys[:, None, None]).cpu().numpy()
         values[1, start : start + chunk] = of_rows[..., 0].double().cpu().numpy()
     values = np.concatenate([values, values.mean(-1, keepdims=True)], axis=-1)
-    strata, windows = positions.query[rows] // stratum, positions.window[rows]
     gini_by_layer, first_key_by_layer = (
-        tuple(class_difference(measured[:, i], is_rare, strata, windows, rng) for i in range(layers))
-        for measured in values
+        tuple(class_difference(measured[:, i], beside, pseudo) for i in range(layers)) for measured in values
     )
     return gini_by_layer, first_key_by_layer
 
 
-def class_difference(
-    values: np.ndarray,
-    is_rare: np.ndarray,
-    strata: np.ndarray,
-    windows: np.ndarray,
-    rng: np.random.Generator,
-    permutations: int = PERMUTATIONS,
-    blocks: int = BLOCKS,
-) -> Difference:
-    """Difference of class means of values (n, K), with as many rare as common rows in each stratum.
-
-    is_rare: bool (n,). strata, windows: int (n,), each row's.
-
-    The strata's means taken out, each block of consecutive windows contributes a number to the difference; swapping
-    the labels of the whole block turns its sign. Positions of one block may thus depend on each other as they like.
-    Raises ValueError for unequal numbers in a stratum.
-    """
-    n, k = int(is_rare.sum()), values.shape[1]
-    undefined = np.full(k, np.nan)
-    if n == 0:
-        return Difference(undefined, undefined, undefined, undefined, undefined, 0, 0, "no rare position has a match")
-    sign = np.where(is_rare, 1.0, -1.0)
-    _, index, size = np.unique(strata, return_inverse=True, return_counts=True)
-    if np.bincount(index, sign).any():
-        raise ValueError("the classes have unequal numbers of positions in a stratum")
-    centred = values - (_sums_by(index, values, len(size)) / size[:, None])[index]
-    means = values[is_rare].mean(0), values[~is_rare].mean(0)
-    difference = means[0] - means[1]
-    _, window = np.unique(windows, return_inverse=True)
-    count = min(blocks, window.max() + 1)
-    if count < MIN_BLOCKS:
-        reason = f"{count} blocks of windows, under {MIN_BLOCKS}"
-        return Difference(*means, difference, undefined, undefined, n, count, reason)
-    block = window * count // (window.max() + 1)
-    contributions = _sums_by(block, sign[:, None] * centred, count) / n
-    residuals = _sums_by(block, sign[:, None] * centred - difference / 2, count) / n
-    se = np.sqrt((residuals**2).sum(0) * count / (count - 1))
-    swapped = np.abs(rng.choice([-1.0, 1.0], size=(permutations, count)) @ contributions)
-    # equal patterns of signs may differ in the last digit
-    p_value = (1 + (swapped >= np.abs(contributions.sum(0)) * (1 - 1e-9)).sum(0)) / (permutations + 1)
-    defined = np.isfinite(difference)
-    reason = "" if defined.all() else "a query's attention is 0 everywhere"
-    return Difference(
-        *means, difference, np.where(defined, se, np.nan), np.where(defined, p_value, np.nan), n, count, reason
+def class_difference(values: np.ndarray, beside: Reference, pseudo: PseudoSets | Undefined) -> Difference:
+    """Difference of class means of values (r, K), of the positions of `beside`."""
+    if beside.n == 0:
+        nothing = np.full(values.shape[1], np.nan)
+        reason = Undefined("no rare position has a common one at its place")
+        return Difference(nothing, nothing, nothing, nothing, (reason,) * values.shape[1], 0, 0)
+    dark = ~np.isfinite(values).all(0)
+    values = np.where(dark, 0.0, values)
+    own, common = beside.own @ values, beside.common @ values
+    difference, count = own - common, beside.clusters
+    of_rare, of_common = beside.residuals(values, own[0], common[0])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        se = np.sqrt(((of_rare - of_common) ** 2).sum(0) * np.divide(count, count - 1) if count > 1 else np.nan)
+    against = tuple(
+        Undefined("a query's attention is 0 everywhere") if dark[k]
+        else pseudo if isinstance(pseudo, Undefined)
+        else contrast(float(difference[0, k]), difference[1:, k], pseudo.overlap)
+        for k in range(values.shape[1])
+    )  # fmt: skip
+    rare, beside_it, apart, error = (
+        np.where(dark, np.nan, v) for v in (own[0], common[0], difference[0], np.broadcast_to(se, dark.shape))
     )
-
-
-def _sums_by(index: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
-    """float64 (size, K): sums of the rows of values (n, K) by index."""
-    sums = np.zeros((size, values.shape[1]))
-    np.add.at(sums, index, values)
-    return sums
+    return Difference(rare, beside_it, apart, error, against, beside.n, count)

@@ -14,8 +14,8 @@ import numpy as np
 from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.measure import GroupValue, measure
 from rtdyn.analyses.routing.head_ablation import AblationSums, HeadAblation
-from rtdyn.analyses.statistics import jackknife_spread
-from rtdyn.intervals import normal_interval
+from rtdyn.analyses.statistics import jackknife_se
+from rtdyn.intervals import t_interval
 from rtdyn.undefined import Undefined
 
 STRONGEST, LAYER = "strongest", "layer"
@@ -32,7 +32,9 @@ class GroupEffects:
     signed: np.ndarray
     """(Σ|a'| − Σ|a|) / Σ|a|."""
     signed_se: np.ndarray
-    """Of `signed`, leaving out a window at a time; NaN where one window alone holds all of the activation."""
+    """Of `signed`, leaving out a cluster at a time; NaN where one alone holds all of the activation."""
+    clusters: int
+    """Independent pieces of text that hold the positions."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class SignedEffect:
     value: GroupValue
     interval: tuple[float | None, float | None]
     """95 %; (None, None) without a standard error."""
+    clusters: int
+    """Independent pieces of text that it is from, both halves'."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +77,18 @@ def _halved(name: str, half: int) -> str:
 
 
 def effects_by_class(
-    ablation: HeadAblation, groups: Mapping[str, Group | Undefined], halves: np.ndarray
+    ablation: HeadAblation, groups: Mapping[str, Group | Undefined], halves: np.ndarray, cluster: np.ndarray
 ) -> dict[str, dict[str, SplitEffects | Undefined]]:
     """By class and group, the effects of one layer's heads, or why there are none.
 
-    ablation: of `halved_groups`, the parts of its sums being the halves. halves: int64 (windows,), 0 or 1.
+    ablation: of `halved_groups`, the parts of its sums being the halves. halves: int64 (windows,), 0 or 1. cluster:
+    int64 (windows,), the independent piece of text that each window is of.
     """
 
     def of_group(sums: AblationSums, name: str, group: Group | Undefined) -> SplitEffects | Undefined:
         if isinstance(group, Undefined):
             return group
-        return split_effects(sums, name, group, halves) if ablation.structural is None else ablation.structural
+        return split_effects(sums, name, group, halves, cluster) if ablation.structural is None else ablation.structural
 
     return {
         token_class: {name: of_group(sums, name, group) for name, group in groups.items()}
@@ -91,11 +96,16 @@ def effects_by_class(
     }
 
 
-def split_effects(sums: AblationSums, name: str, group: Group, halves: np.ndarray) -> SplitEffects | Undefined:
-    """Effects on one group at one class's positions, each half's choice on the other. halves: int64 (windows,)."""
+def split_effects(
+    sums: AblationSums, name: str, group: Group, halves: np.ndarray, cluster: np.ndarray
+) -> SplitEffects | Undefined:
+    """Effects on one group at one class's positions, each half's choice on the other.
+
+    halves, cluster: int64 (windows,).
+    """
     measured = []
     for half in (0, 1):
-        on_other = group_effects(sums, _halved(name, half), halves == 1 - half)
+        on_other = group_effects(sums, _halved(name, half), halves == 1 - half, cluster)
         if isinstance(on_other, Undefined):
             return on_other
         measured.append(on_other)
@@ -112,8 +122,10 @@ def split_effects(sums: AblationSums, name: str, group: Group, halves: np.ndarra
         STRONGEST: math.hypot(*(float(m.signed_se[head]) for m, head in zip(measured, heads, strict=True))) / 2,
         LAYER: math.hypot(*(float(m.signed_se[-1]) for m in measured)) / 2,
     }
+    clusters = sum(m.clusters for m in measured)
     strongest, layer = (
-        SignedEffect(values[kind], normal_interval(values[kind].value, se)) for kind, se in errors.items()
+        SignedEffect(values[kind], t_interval(values[kind].value, se, clusters), clusters)
+        for kind, se in errors.items()
     )
     signed, share, total = (
         ((first + second) / 2)[:-1]
@@ -122,23 +134,28 @@ def split_effects(sums: AblationSums, name: str, group: Group, halves: np.ndarra
     return SplitEffects(strongest, layer, signed, share, total)
 
 
-def group_effects(sums: AblationSums, name: str, windows: np.ndarray) -> GroupEffects | Undefined:
-    """Effects on the group `name` of `sums`, over the windows whose flag in windows, bool (all windows,), is set."""
+def group_effects(sums: AblationSums, name: str, windows: np.ndarray, cluster: np.ndarray) -> GroupEffects | Undefined:
+    """Effects on the group `name` of `sums`, over the windows whose flag in windows, bool (all windows,), is set.
+
+    cluster: int64 (all windows,), the independent piece of text that each is of.
+    """
     flagged = windows[sums.window_ids]
-    change, growth = sums.group_change[name][flagged], sums.group_growth[name][flagged]
-    before = sums.group_before[name][flagged][:, None]
-    count = len(before)
-    if count == 0:
+    if not flagged.any():
         return Undefined("no position of the class")
+    held, piece = np.unique(cluster[sums.window_ids[flagged]], return_inverse=True)
+    count = len(held)
+    by_cluster = (np.arange(count)[:, None] == piece).astype(np.float64)
+    change, growth = by_cluster @ sums.group_change[name][flagged], by_cluster @ sums.group_growth[name][flagged]
+    before = by_cluster @ sums.group_before[name][flagged][:, None]
     if before.sum() == 0:
         return Undefined("the group's activations are all 0")
     total, size, grown = (v.sum(0) for v in (change, before, growth))
     signed = _ratio(grown, size)
     if count == 1:
-        return GroupEffects(total, _ratio(total, size), signed, np.full_like(signed, np.nan))
-    # sums over one window less, scaled up to as many windows
+        return GroupEffects(total, _ratio(total, size), signed, np.full_like(signed, np.nan), count)
+    # sums over one cluster less, scaled up to as many clusters
     grown_left, size_left = ((whole - v) * (count / (count - 1)) for whole, v in ((grown, growth), (size, before)))
-    return GroupEffects(total, _ratio(total, size), signed, jackknife_spread(_ratio(grown_left, size_left)))
+    return GroupEffects(total, _ratio(total, size), signed, jackknife_se(_ratio(grown_left, size_left)), count)
 
 
 def signed_effects(sums: AblationSums, sets: np.ndarray, part: int) -> np.ndarray:

@@ -1,49 +1,56 @@
 """Attention profiles: do the heads of the last two layers look elsewhere from rare targets (METHODS §7).
 
-A class's mean attention to key 0 and to the keys o positions back, one r = Pearson(rare, common) a head, beside the
-same r of two disjoint draws of common positions.
+A class's mean attention to key 0 and to the keys o positions back is a profile; one r = Pearson(rare, common) a head.
+Noise of the means lowers r: at 200 targets it says more of the sample's size than of the heads. So the reported r is
+that of the profiles without noise (Spearman's correction for attenuation): from each of the three sums of products
+over offsets, Σ x·y, Σ x² and Σ y², is taken what the errors of x and y add to it, which the independent pieces of the
+text show. The plain r stands beside it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rtdyn.analyses.routing.blocks import BLOCKS, MIN_BLOCKS
+from rtdyn.analyses.regimes.contrast import contrast
 from rtdyn.analyses.routing.last_layers import attention_layers, captured_attention
-from rtdyn.analyses.routing.matching import STRATUM, class_pools, draw_by_stratum
-from rtdyn.analyses.statistics import Comparison, compare, jackknife_spread
+from rtdyn.analyses.routing.reference import PseudoSets, Reference
+from rtdyn.analyses.statistics import Comparison, Estimate, estimate, jackknife_se
 from rtdyn.capture.forward_pass import Capture
-from rtdyn.intervals import NORMAL_95
+from rtdyn.intervals import QUANTILES_95
 from rtdyn.undefined import Undefined
 
 PROFILE_OFFSETS = 32
 """Keys back from the query, itself included, in a profile; queries with fewer keys before them are left out of it."""
-NULL_DRAWS = 199
 MIN_QUERIES = 10
-"""Queries a class needs in a profile."""
+"""Queries of the rare class in a profile, at least."""
+MIN_CLUSTERS = 6
+"""Independent pieces of text that they lie in, at least."""
+LEAST_RELIABILITY = 0.2
+"""Share of a profile's sum of squares that is no noise, under which r without noise is not told."""
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """Pearson r between the classes' profiles, and its null of two common draws of the same size."""
+    """Pearson r between the classes' profiles without their noise; over the H heads that have one."""
 
     by_head: np.ndarray
-    """float64 (H,); NaN for a head with a constant profile."""
+    """float64 (H,); NaN for a head with a constant profile, or one that noise hides."""
+    plain_by_head: np.ndarray
+    """float64 (H,): of the profiles as they are; NaN for a head with a constant profile."""
     null_by_head: tuple[Comparison | Undefined, ...]
-    """(H,): each head's null, or why there is none."""
-    mean: float
-    """Over the heads that have an r."""
+    """(H,): each head's plain r among those of pseudo-classes, or why it has no place there."""
+    mean: Estimate | Undefined
+    """Over heads; its interval leaves out an independent piece of text at a time."""
     sd: float | None
     """Over heads; None for fewer than two."""
+    plain_mean: float
     null: Comparison | Undefined
-    """Of the mean over heads."""
-    low: float | None
-    """95 % interval of the mean over heads, on Fisher's z, leaving out a block of windows at a time."""
-    high: float | None
+    """Of `plain_mean`."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class MeanAttention:
     rare: np.ndarray
     common: np.ndarray
     common_low: np.ndarray
-    """Between this and `common_high` lie 95 % of the null's draws of as many common queries, key by key."""
+    """Between this and `common_high` lie 95 % of the pseudo-classes' means, key by key; NaN without these."""
     common_high: np.ndarray
 
 
@@ -63,7 +70,7 @@ class Profiles:
 
     layer: int
     n: int
-    """Queries of each class: half of the stratum's common ones at most, as the null draws them twice."""
+    """Queries of the rare class."""
     attention: MeanAttention | Undefined
     with_bos: Correlation | Undefined
     without_bos: Correlation | Undefined
@@ -71,67 +78,58 @@ class Profiles:
 
 
 def attention_profiles(
-    captured: Capture,
-    rng: np.random.Generator,
-    stratum: int = STRATUM,
-    offsets: int = PROFILE_OFFSETS,
-    draws: int = NULL_DRAWS,
+    captured: Capture, beside: Reference, pseudo: PseudoSets | Undefined, offsets: int = PROFILE_OFFSETS
 ) -> tuple[Profiles, ...]:
-    """Profiles of both classes by layer, over queries with at least `offsets` keys before them.
+    """Profiles of both classes by layer.
 
-    Raises ValueError for a capture without attention.
+    beside: of queries with at least `offsets` keys before them, with a row for each of the pseudo-classes. Raises
+    ValueError for a capture without attention.
     """
-    attention, positions = captured_attention(captured), captured.positions
-    layers, far = attention_layers(captured), positions.query >= offsets
-    rare, common = (pool[far[pool]] for pool in class_pools(positions))
-    strata = positions.query // stratum
-    size = strata.max(initial=0) + 1
-    counts = np.minimum(np.bincount(strata[rare], minlength=size), np.bincount(strata[common], minlength=size) // 2)
-    n = int(counts.sum())
-    if n < MIN_QUERIES:
-        too_few = Undefined(
-            f"{n} queries of each class at position {offsets} or later with enough common ones, under {MIN_QUERIES}"
-        )
-        return tuple(Profiles(layer, n, too_few, too_few, too_few) for layer in layers)
-    drawn = [*draw_by_stratum(rare, strata, counts, rng), *draw_by_stratum(common, strata, counts, rng)]
-    for _ in range(draws):
-        drawn += draw_by_stratum(common, strata, counts, rng, sets=2)
-    drawn += _without_each_block(drawn[0], drawn[1], positions.window)
-    means = _mean_attention(attention, positions.query, np.concatenate([rare, common]), drawn, offsets)
-    pairs = means.reshape(len(drawn) // 2, 2, *means.shape[1:])
-    null = pairs[1 : 1 + draws].reshape(-1, *means.shape[1:])
-    low, high = np.quantile(null, (0.025, 0.975), axis=0)
-    with_bos, without_bos = (_pearson(pairs[:, 0, ..., first:], pairs[:, 1, ..., first:]) for first in (0, 1))
+    attention, layers = captured_attention(captured), attention_layers(captured)
+    too_few = _too_few(beside, offsets)
+    if too_few is not None:
+        return tuple(Profiles(layer, beside.n, too_few, too_few, too_few) for layer in layers)
+    values = _profile_values(attention, captured.positions.query, beside.rows, offsets)
+    shape = values.shape[1:]
+    flat = values.reshape(len(values), -1)
+    means = {
+        name: (weights @ flat).reshape(-1, *shape) for name, weights in (("own", beside.own), ("common", beside.common))
+    }
+    errors = [
+        e.reshape(-1, *shape) for e in beside.residuals(flat, means["own"][0].ravel(), means["common"][0].ravel())
+    ]
+    left = _without_each_cluster(beside, flat, shape)
+    band = np.full((2, *shape), np.nan)
+    if len(beside.own) > 1:
+        band = np.quantile(means["own"][1:], QUANTILES_95, axis=0)
     return tuple(
         Profiles(
             layer,
-            n,
-            MeanAttention(pairs[0, 0, i], pairs[0, 1, i], low[i], high[i]),
-            _correlation(with_bos[:, i], 1 + draws),
-            _correlation(without_bos[:, i], 1 + draws),
+            beside.n,
+            MeanAttention(means["own"][0, i], means["common"][0, i], band[0, i], band[1, i]),
+            *(
+                _correlation(
+                    {name: v[:, i, :, first:] for name, v in means.items()},
+                    (errors[0][:, i, :, first:], errors[1][:, i, :, first:]),
+                    (left[0][:, i, :, first:], left[1][:, i, :, first:]),
+                    beside,
+                    pseudo,
+                )
+                for first in (0, 1)
+            ),
         )
         for i, layer in enumerate(layers)
     )
 
 
-def _without_each_block(rare: np.ndarray, common: np.ndarray, window: np.ndarray) -> list[np.ndarray]:
-    """Both sets of queries without each block of windows in turn; nothing if that leaves one of them empty."""
-    blocks = np.array_split(np.unique(window[np.concatenate([rare, common])]), BLOCKS)
-    left = [rows[~np.isin(window[rows], block)] for block in blocks if len(block) for rows in (rare, common)]
-    return left if all(len(rows) for rows in left) else []
-
-
-def _mean_attention(
-    attention: Tensor, query: np.ndarray, rows: np.ndarray, sets: list[np.ndarray], offsets: int
-) -> np.ndarray:
-    """float64 (sets, layers, H, 1 + offsets): each set's mean attention; the sets (n,) are of `rows`."""
-    place = np.empty(len(query), dtype=np.int64)
-    place[rows] = np.arange(len(rows))
-    weights = np.zeros((len(sets), len(rows)))
-    for weight, members in zip(weights, sets, strict=True):
-        weight[place[members]] = 1 / len(members)
-    values = _profile_values(attention, query, rows, offsets)
-    return (weights @ values.reshape(len(rows), -1)).reshape(len(sets), *values.shape[1:])
+def _too_few(beside: Reference, offsets: int) -> Undefined | None:
+    if beside.n < MIN_QUERIES:
+        return Undefined(
+            f"{beside.n} rare queries at position {offsets} or later with common ones, under {MIN_QUERIES}"
+        )
+    if beside.clusters < MIN_CLUSTERS:
+        return Undefined(f"the rare queries lie in {beside.clusters} independent pieces of text, under {MIN_CLUSTERS}")
+    return None
 
 
 def _profile_values(attention: Tensor, query: np.ndarray, rows: np.ndarray, offsets: int) -> np.ndarray:
@@ -142,36 +140,66 @@ def _profile_values(attention: Tensor, query: np.ndarray, rows: np.ndarray, offs
     return chosen.gather(3, keys[:, None, None].expand(*chosen.shape[:3], -1)).double().cpu().numpy()
 
 
-def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Over the last axis; NaN where either is constant to round-off."""
-    centred = [v - v.mean(-1, keepdims=True) for v in (x, y)]
-    norms = [np.sqrt((c**2).sum(-1)) for c in centred]
-    varies = [norm > 1e-12 * np.abs(v).max(-1) for norm, v in zip(norms, (x, y), strict=True)]
+def _without_each_cluster(beside: Reference, flat: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """float64 (g, layers, H, 1 + offsets) twice: means of the rare class and of common ones, a cluster left out."""
+    held = np.unique(beside.cluster[beside.own[0] > 0])
+    weights = [beside.without(int(c)) for c in held]
+    own, common = (np.stack([pair[k] for pair in weights]) @ flat for k in (0, 1))
+    return own.reshape(-1, *shape), common.reshape(-1, *shape)
+
+
+def _products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Σ over the last axis of x·y, both less their means over it."""
+    return ((x - x.mean(-1, keepdims=True)) * (y - y.mean(-1, keepdims=True))).sum(-1)
+
+
+def _pearson(
+    x: np.ndarray, y: np.ndarray, noise: np.ndarray | float = 0.0, least_reliability: float = 0.0
+) -> np.ndarray:
+    """r over the last axis, noise (3, …) taken from Σ xy, Σ x² and Σ y²; NaN where either is constant or hidden."""
+    sums = np.stack([_products(x, y), _products(x, x), _products(y, y)])
+    left = sums - noise
+    varies = np.ones(sums.shape[1:], dtype=bool)
+    for total, signal, v in zip(sums[1:], left[1:], (x, y), strict=True):
+        varies &= (np.sqrt(total) > 1e-12 * np.abs(v).max(-1)) & (signal > least_reliability * total)
     with np.errstate(invalid="ignore", divide="ignore"):
-        r = (centred[0] * centred[1]).sum(-1) / (norms[0] * norms[1])
-    return np.where(varies[0] & varies[1], r, np.nan)
+        return np.where(varies, left[0] / np.sqrt(left[1] * left[2]), np.nan)
 
 
-def _correlation(r: np.ndarray, drawn: int) -> Correlation | Undefined:
-    """r: (drawn + blocks, H), the classes' first, then the null's, then those that leave out a block of windows."""
-    by_head, null, left = r[0], r[1:drawn], r[drawn:]
-    defined = np.isfinite(by_head)
-    if not defined.any():
+def _correlation(
+    means: Mapping[str, np.ndarray],
+    errors: tuple[np.ndarray, np.ndarray],
+    left: tuple[np.ndarray, np.ndarray],
+    beside: Reference,
+    pseudo: PseudoSets | Undefined,
+) -> Correlation | Undefined:
+    """One layer's r.
+
+    means: of the rare class and then the pseudo-classes, and of the common positions of each, (1 + draws, H, o).
+    errors: what each cluster adds to those of the rare class and its common ones, (g, H, o). left: the means with each
+    of the clusters that hold rare positions left out.
+    """
+    plain = _pearson(means["own"], means["common"])
+    constant = np.isnan(plain[0])
+    if constant.all():
         return Undefined("every head's profile is constant")
+    count = beside.clusters
+    x, y = errors
+    noise = np.stack([_products(a, b).sum(0) for a, b in ((x, y), (x, x), (y, y))]) * count / (count - 1)
+    by_head = _pearson(means["own"][0], means["common"][0], noise, LEAST_RELIABILITY)
+    known = np.isfinite(by_head)
+    mean: Estimate | Undefined = Undefined("noise hides every head's profile; more rare targets would show it")
+    if known.any():
+        # a text with a cluster less has noise that is as much larger
+        without = _pearson(left[0], left[1], noise[:, None] * count / (count - 1))[:, known].mean(1)
+        mean = estimate(float(by_head[known].mean()), float(jackknife_se(without)), count)
     null_by_head = tuple(
-        compare(float(v), of_head) if np.isfinite(v) else Undefined("the head's profile is constant")
-        for v, of_head in zip(by_head, null.T, strict=True)
-    )
-    mean = float(by_head[defined].mean())
-    sd = float(by_head[defined].std(ddof=1)) if defined.sum() > 1 else None
-    low, high = _fisher_interval(mean, left[:, defined].mean(1))
-    return Correlation(by_head, null_by_head, mean, sd, compare(mean, null[:, defined].mean(1)), low, high)
-
-
-def _fisher_interval(r: float, left: np.ndarray) -> tuple[float | None, float | None]:
-    """95 % interval of a correlation on Fisher's z, from its values (b,) with each block left out; None for too few."""
-    if len(left) < MIN_BLOCKS or not np.isfinite(left).all() or max(abs(r), np.abs(left).max()) >= 1:
-        return None, None
-    reach = NORMAL_95 * float(jackknife_spread(np.arctanh(left)))
-    low, high = np.tanh(np.arctanh(r) + np.array([-reach, reach])).tolist()
-    return low, high
+        Undefined("the head's profile is constant") if none
+        else pseudo if isinstance(pseudo, Undefined)
+        else contrast(float(of_head[0]), of_head[1:], pseudo.overlap)
+        for none, of_head in zip(constant.tolist(), plain.T, strict=True)
+    )  # fmt: skip
+    plain_mean = plain[:, ~constant].mean(1)
+    null = pseudo if isinstance(pseudo, Undefined) else contrast(float(plain_mean[0]), plain_mean[1:], pseudo.overlap)
+    sd = float(by_head[known].std(ddof=1)) if known.sum() > 1 else None
+    return Correlation(by_head, plain[0], null_by_head, mean, sd, float(plain_mean[0]), null)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from rtdyn.analyses.context import Context
 from rtdyn.analyses.routing.differences import Difference, class_differences
@@ -14,9 +15,11 @@ from rtdyn.analyses.routing.head_ablation import HeadAblation, ablate_heads
 from rtdyn.analyses.routing.head_effects import SplitEffects, effects_by_class, halved_groups
 from rtdyn.analyses.routing.last_layers import attention_layers
 from rtdyn.analyses.routing.matching import MatchedPositions, matched_positions
-from rtdyn.analyses.routing.profiles import Profiles, attention_profiles
+from rtdyn.analyses.routing.profiles import PROFILE_OFFSETS, Profiles, attention_profiles
+from rtdyn.analyses.routing.reference import PseudoSets, reference
 from rtdyn.names import COMMON, RARE
 from rtdyn.streams import stream
+from rtdyn.text.pseudo_classes import overlap
 from rtdyn.undefined import Undefined
 
 
@@ -45,8 +48,10 @@ def routing(context: Context) -> Routing:
     """
     captured, rng = context.captured, stream(context.seed, "attention")
     matched = matched_positions(captured.positions, rng)
-    profiles = attention_profiles(captured, rng)
-    gini, bos = class_differences(captured, matched, rng, memory_bytes=context.memory_bytes)
+    pseudo = _pseudo_sets(context)
+    beside = partial(reference, captured.positions, context.clusters, None if isinstance(pseudo, Undefined) else pseudo)
+    profiles = attention_profiles(captured, beside(least_query=PROFILE_OFFSETS), pseudo)
+    gini, bos = class_differences(captured, beside(), pseudo, context.memory_bytes)
     ablations = ablate_heads(
         captured,
         {RARE: matched.rare, COMMON: matched.common},
@@ -54,5 +59,12 @@ def routing(context: Context) -> Routing:
         part=context.halves,
         memory_bytes=context.memory_bytes,
     )
-    effects = tuple(effects_by_class(ablation, context.groups, context.halves) for ablation in ablations)
+    effects = tuple(
+        effects_by_class(ablation, context.groups, context.halves, context.clusters) for ablation in ablations
+    )
     return Routing(attention_layers(captured), matched, profiles, gini, bos, ablations, effects)
+
+
+def _pseudo_sets(context: Context) -> PseudoSets | Undefined:
+    members = context.evaluation.pseudo_classes
+    return members if isinstance(members, Undefined) else PseudoSets(members, overlap(members))

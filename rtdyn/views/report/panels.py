@@ -13,7 +13,7 @@ from rtdyn.errors import InputError
 from rtdyn.judge.change_points import ChangePoints, change_points
 from rtdyn.judge.emergence import Emergence, beyond_p, emergence
 from rtdyn.judge.series import NOT_STORED, Selection, Series, series
-from rtdyn.names import COMMON, PLATEAU, RARE, TOP
+from rtdyn.names import COMMON, PLATEAU, PSEUDO_CLASS, RARE, SELECTED, TOP
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.run_tables import RunTables
 
@@ -70,7 +70,7 @@ def _by_class(analysis: str, metric: str, effect: Effect = "none") -> tuple[Pane
 
 
 def _by_group(
-    analysis: str, metric: str, null: str = "matched", groups: tuple[str, ...] = (TOP, PLATEAU)
+    analysis: str, metric: str, null: str = SELECTED, groups: tuple[str, ...] = (TOP, PLATEAU)
 ) -> tuple[PanelLine, ...]:
     return tuple(PanelLine(g, Selection(analysis, metric, RARE, g, null), "null", g) for g in groups)
 
@@ -98,7 +98,6 @@ def _of_layer(metric: str, *matrices: str) -> tuple[PanelLine, ...]:
     )
 
 
-_CONTRAST = "pseudo-class"
 PANELS: tuple[Panel, ...] = (
     Panel("loss", "Loss", "nats", "linear", (*_by_class("capture", "loss"),)),
     Panel("influence-max", "Largest influence", "nats", "log", _by_class("ablation", "influence_max")),
@@ -107,24 +106,24 @@ PANELS: tuple[Panel, ...] = (
     Panel("excess", "Excess of the top", "log units", "linear", _by_class("regimes", "excess", "above 0")),
     Panel("shape-p", "Largest shape p", "", "log", _by_class("regimes", "shape_p_value", "value is p")),
     Panel("contrast-excess", "Excess among pseudo-classes", "log units", "linear",
-          (PanelLine(RARE, Selection("regimes", "contrast_excess", RARE, None, _CONTRAST), "null"),)),
+          (PanelLine(RARE, Selection("regimes", "contrast_excess", RARE, None, PSEUDO_CLASS), "null"),)),
     Panel("kappa", "Power-law exponent κ", "", "linear", _by_class("regimes", "kappa")),
     Panel("contrast-kappa", "κ among pseudo-classes", "", "linear",
-          (PanelLine(RARE, Selection("regimes", "contrast_kappa", RARE, None, _CONTRAST), "null"),)),
+          (PanelLine(RARE, Selection("regimes", "contrast_kappa", RARE, None, PSEUDO_CLASS), "null"),)),
     Panel("participation", "Participation ratio", "dimensions", "linear",
           _by_group("dimensionality", "participation_ratio")),
     Panel("d-eff", "Effective dimensionality", "components", "linear", _by_group("dimensionality", "d_eff")),
     Panel("q-excess", "Modularity at equal edges", "Q", "symlog", _by_group("modularity", "q_excess")),
     Panel("inside", "Edges inside the group", "share", "linear", _by_group("modularity", "inside_share")),
-    Panel("profile-r", "Attention profiles", "Pearson r", "linear", _by_layer("profile_r", "resampling")),
+    Panel("profile-r", "Attention profiles", "Pearson r", "linear", _by_layer("profile_r_plain", PSEUDO_CLASS)),
     Panel("gini", "Gini of attention", "rare − common", "symlog",
-          _by_layer("gini_difference", "permutation")),
+          _by_layer("gini_difference", PSEUDO_CLASS)),
     Panel("bos", "Attention to key 0", "rare − common", "symlog",
-          _by_layer("bos_difference", "permutation")),
+          _by_layer("bos_difference", PSEUDO_CLASS)),
     Panel("head-max", "Strongest head on the top", "share of activation", "symlog",
-          _by_layer("head_effect_max", "matched", TOP)),
+          _by_layer("head_effect_max", SELECTED, TOP)),
     Panel("layer-effect", "All heads on the top", "share of activation", "symlog",
-          _by_layer("layer_effect", "matched", TOP)),
+          _by_layer("layer_effect", SELECTED, TOP)),
     Panel("hill", "Hill α of input weights", "", "linear", _by_group("heavytail", "hill_alpha_half")),
     Panel("hill-gate", "Hill α of gate weights", "", "linear", _by_group("heavytail", "hill_alpha_half_gate")),
     Panel("hill-up", "Hill α of up weights", "", "linear", _by_group("heavytail", "hill_alpha_half_up")),
@@ -202,11 +201,21 @@ def _only(whole: Series, steps: set[int]) -> Series:
     kept = np.isin(whole.steps, list(steps))
     arrays: dict[str, Any] = {
         name: getattr(whole, name)[kept]
-        for name in ("steps", "tokens_seen", "value", "ci_low", "ci_high", "null_mean", "null_sd", "p_value")
+        for name in (
+            "steps",
+            "tokens_seen",
+            "value",
+            "ci_low",
+            "ci_high",
+            "null_mean",
+            "null_sd",
+            "p_value",
+            "clusters",
+        )
     }
     reasons: dict[str, Any] = {
         name: tuple(r for r, k in zip(getattr(whole, name), kept, strict=True) if k)
-        for name in ("reasons", "null_reasons")
+        for name in ("reasons", "null_reasons", "at_edge")
     }
     return Series(**arrays, **reasons)
 
@@ -218,6 +227,6 @@ def _emergence(effect: Effect, measured: Series) -> Emergence | None:
         return emergence(measured.steps, measured.value)
     if effect == "above 0":
         # ≤ 0.05 where the 95 % interval lies above 0
-        p = 2 * beyond_p(measured.value, measured.ci_low, measured.ci_high, 0.0, 1)
+        p = 2 * beyond_p(measured.value, measured.ci_low, measured.ci_high, measured.clusters, 0.0, 1)
         return emergence(measured.steps, np.minimum(1.0, p))
     return None

@@ -14,6 +14,8 @@ from rich.table import Table
 from rtdyn.judge.observations import read_judged
 from rtdyn.judge.scorecard import CONTRADICTED, SUPPORTED, Check, ClaimRow, scorecard
 from rtdyn.judge.scorecard_frame import as_json, store_claims
+from rtdyn.text.clusters import FEW_CLUSTERS
+from rtdyn.views.number import number
 
 CELLS = ("claim", "statistic", "value", "null", "region", "verdict", "emerged")
 
@@ -58,14 +60,15 @@ def _label(row: ClaimRow) -> str:
 def _value(check: Check) -> str:
     if check.value is None:
         return "undefined"
-    interval = "" if check.ci_low is None or check.ci_high is None else f" ({check.ci_low:.3g} to {check.ci_high:.3g})"
-    return f"{check.value:.3g}{interval}"
+    shown = number(check.value, check.ci_low, check.ci_high, at_edge=check.at_edge)
+    few = "" if check.clusters is None or check.clusters >= FEW_CLUSTERS else f", only {check.clusters} pieces of text"
+    return shown + few
 
 
 def _null(check: Check) -> str:
     parts = [check.null or ""]
     if check.null_mean is not None:
-        sd = "" if check.null_sd is None else f" ± {check.null_sd:.2g}"
+        sd = "" if check.null_sd is None else f" (sd {check.null_sd:.2g})"
         parts.append(f"{check.null_mean:.3g}{sd}")
     if check.p_value is not None:
         parts.append(f"p {check.p_value:.2g}")

@@ -12,6 +12,8 @@ from rich.table import Table
 from rtdyn.names import RARE
 from rtdyn.parquet import read_parquet
 from rtdyn.store.run import Run, done_steps, table_file
+from rtdyn.store.schema import AT_EDGE
+from rtdyn.views.number import number
 
 _ROWS = (
     ("positions", "ablation", "influence_mean", "n"),
@@ -135,10 +137,9 @@ def _cell(metrics: pl.DataFrame, analysis: str, metric: str, token_class: str, c
 def _value(row: dict[str, Any], column: str) -> str:
     if row[column] is None:
         return "undefined"
-    text = f"{row[column]:.4g}"
-    if column == "value" and row["ci_low"] is not None and row["ci_high"] is not None:
-        text += f" ± {(row['ci_high'] - row['ci_low']) / 2:.2g}"
-    return text
+    if column != "value":
+        return number(row[column])
+    return number(row["value"], row["ci_low"], row["ci_high"], at_edge=row["status"] == AT_EDGE)
 
 
 def _shape(metrics: pl.DataFrame, token_class: str) -> str:

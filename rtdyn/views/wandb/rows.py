@@ -84,7 +84,7 @@ def scalars(metrics: pl.DataFrame) -> dict[str, float]:
     if rows[0]["tokens_seen"] is not None:
         values["tokens_seen"] = rows[0]["tokens_seen"]
     for row in rows:
-        if row["status"] == "ok" and row["head"] is None:
+        if row["value"] is not None and row["head"] is None:
             name = metric_name(row, final)
             values[name] = row["value"]
             values |= {f"{BAND}/{name}/{key}": number for key, number in _band(row) if number is not None}

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from rtdyn.intervals import NORMAL_95
 from rtdyn.names import CENSORED, COMMON, DECAY, PLATEAU, POWER_LAW, RARE
-from rtdyn.store.schema import PSEUDO_INFLUENCE
+from rtdyn.store.schema import PLAIN, PSEUDO_INFLUENCE
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.plots.style import (
     COLOURS,
@@ -52,9 +52,10 @@ def ranked_influence(shown: RunTables, step: int, token_class: str) -> pl.DataFr
 
 def fitted_segments(shown: RunTables, step: int, token_class: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """By regime, ranks and fitted influence at the ends of its line; empty where the fit is undefined."""
-    names = ("r1", "r2", "last", "kappa", "beta", "plateau_slope", "plateau_intercept", "decay_slope")
+    corrected = ("r1", "r2", "kappa", "decay_slope")
+    names = (*(name + PLAIN for name in corrected), "last", "beta", "plateau_slope", "plateau_intercept")
     fitted = {name: shown.value(step, name, token_class) for name in names}
-    fit = {name: value for name, value in fitted.items() if value is not None}
+    fit = {name.removesuffix(PLAIN): value for name, value in fitted.items() if value is not None}
     if len(fit) < len(names):
         return {}
     r1, r2, last = fit["r1"], fit["r2"], fit["last"]

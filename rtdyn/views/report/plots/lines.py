@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from rtdyn.intervals import NORMAL_95
-from rtdyn.names import COMMON, RARE
+from rtdyn.names import COMMON, RARE, SELECTED
 from rtdyn.store.schema import ATTENTION, EIGENVALUE
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.plots.style import COLOURS, LINE_STYLES, NULL, grid, plain, run_colour, styled
@@ -100,7 +99,7 @@ def compare_attention(runs: Sequence[RunTables], at: Sequence[int]) -> Figure | 
 
 
 def spectra(runs: Sequence[RunTables], at: Sequence[int]) -> Figure | Undefined:
-    """Eigenvalues by rank, an axis a group and input matrix, with Hill's fit and the band of matched sets; or why none.
+    """Eigenvalues by rank, an axis a group and input matrix, Hill's fit and the band of selected sets; or why none.
 
     Several runs share the axes, a colour each and no bands.
     """
@@ -130,7 +129,7 @@ def spectra(runs: Sequence[RunTables], at: Sequence[int]) -> Figure | Undefined:
             handles: list[Line2D | Patch] = [
                 *(Line2D([], [], color="black", ls=_HALF_STYLES[h], label=f"chosen on half {h + 1}") for h in (0, 1)),
                 Line2D([], [], color="black", lw=0.8, label="Pareto tail with Hill's α (straight)"),
-                Patch(color=NULL, alpha=0.4, label="95 % of matched sets"),
+                Patch(color=NULL, alpha=0.4, label="95 % of sets selected alike for common targets"),
             ]
         else:
             handles = [Line2D([], [], color=run_colour(i), label=name) for i, name in enumerate(names)]
@@ -152,9 +151,9 @@ def _spectrum(ax: Axes, rows: pl.DataFrame, colour: str, *, bands: bool) -> None
 def _hill(shown: RunTables, step: int, group: str, matrix: str) -> str:
     name = "hill_alpha_half" + (f"_{matrix}" if matrix else "")
     rows = shown.metrics.filter(step=step, analysis="heavytail", metric=name, group=group)
-    matched = rows.filter(null="matched")
-    if not matched.height or matched["value"][0] is None:
+    beside = rows.filter(null=SELECTED)
+    if not beside.height or beside["value"][0] is None:
         return ": α undefined"
-    row = matched.row(0, named=True)
-    against = "" if row["null_mean"] is None else f", matched {row['null_mean']:.2g} ± {NORMAL_95 * row['null_sd']:.1g}"
+    row = beside.row(0, named=True)
+    against = "" if row["null_mean"] is None else f", selected {row['null_mean']:.2g} (sd {row['null_sd']:.1g})"
     return f": α {row['value']:.2g}{against}"

@@ -33,7 +33,7 @@ REGIMES = (
 )
 """What a neuron is at a step, with its colour in the map."""
 TABLE_COLUMNS = ("rank", "neuron", "influence on rare (nats)", "on common (nats)", "rank on common", "Δ rare (nats)",
-                 "regime", "in plateau (bootstrap)", "mediated share")  # fmt: skip
+                 "regime", "in plateau (halves)", "mediated share")  # fmt: skip
 NONE = "—"
 
 
