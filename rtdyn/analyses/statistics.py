@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtdyn.intervals import t_interval
+from rtdyn.intervals import skewed_interval, t_interval
 from rtdyn.undefined import Undefined
 
 
@@ -76,6 +76,23 @@ class Estimate:
     """None, as `low`, where there is no standard error."""
     clusters: int
     """Independent pieces of text that the interval is from."""
+
+
+def mean_estimate(sums: Tensor, counts: Tensor) -> Estimate:
+    """Σ sums / Σ counts, both (g,), rows being independent clusters, with an interval that allows for skewness."""
+    return Estimate(float(sums.sum() / counts.sum()), *mean_interval(sums[:, None], counts)[0], len(counts))
+
+
+def mean_interval(sums: Tensor, counts: Tensor) -> list[tuple[float | None, float | None]]:
+    """95 % intervals, F of them, of Σ sums / Σ counts; sums (g, F), counts (g,); rows are independent clusters."""
+    mean, se = sums.sum(0) / counts.sum(), clustered_se(sums, counts)
+    residuals = sums - counts[:, None] * mean
+    spread = residuals.square().mean(0).sqrt()
+    skewness = torch.where(spread > 0, (residuals / spread.clamp(min=1e-300)).pow(3).mean(0), 0.0)
+    return [
+        skewed_interval(*numbers, len(counts))
+        for numbers in zip(mean.tolist(), se.tolist(), skewness.tolist(), strict=True)
+    ]
 
 
 def estimate(value: float, se: float, clusters: int) -> Estimate:

@@ -16,7 +16,7 @@ from rtdyn.analyses.influence.signs import signs_of
 from rtdyn.analyses.influence.summary import InfluenceSummary
 from rtdyn.analyses.regimes.curve import Curve
 from rtdyn.analyses.regimes.regimes import plateau_candidates
-from rtdyn.analyses.statistics import as_numpy
+from rtdyn.analyses.statistics import as_numpy, mean_interval
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.names import RARE
 from rtdyn.store.schema import Metric
@@ -76,7 +76,7 @@ def neuron_table(
 ) -> pl.DataFrame:
     """A row a neuron. `rank`, `regime` and `stable_share` are those of the class `rare`; others carry its name.
 
-    sign: 1 where a neuron clearly helps the class, −1 where it clearly hurts, else 0 (`influence.signs`).
+    ci_low_abs, ci_high_abs: the 95 % interval of mean_abs. sign: 1 where a neuron clearly helps the class, −1 where it clearly hurts, else 0 (`influence.signs`).
     further: columns (F,) of other analyses, NaN where undefined.
     """
     rows, moments = captured.anatomy.output_rows, captured.moments
@@ -91,6 +91,9 @@ def neuron_table(
         columns[f"mean_abs_{name}"] = as_numpy(c.mean_abs)
         columns[f"se_{name}"] = as_numpy(c.mean_se)
         columns[f"se_abs_{name}"] = as_numpy(c.mean_abs_se)
+        ends = mean_interval(c.by_cluster(c.window_abs_sum), c.by_cluster(c.window_n))
+        for place, end in enumerate(("ci_low", "ci_high")):
+            columns[f"{end}_abs_{name}"] = pl.Series([both[place] for both in ends], dtype=pl.Float64)
         columns[f"error_bound_{name}"] = as_numpy(c.error_bound)
         columns[f"sign_{name}"] = signs_of(c)
     for name, curve in curves.items():

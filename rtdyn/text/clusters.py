@@ -19,7 +19,7 @@ FEW_CLUSTERS = 20
 """Clusters under which intervals are of doubtful coverage, which is said."""
 TIMES_TAU = 4.0
 """Length of a block over the time beyond one window that neighbours hang together."""
-MIN_BLOCKS = 10
+MIN_BLOCKS = 20
 """Blocks that a text is cut into at least, where it has as many windows."""
 
 

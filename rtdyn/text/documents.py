@@ -1,21 +1,18 @@
-"""Evaluation text: documents, read from the bundled book or a user's file, and packed into windows."""
+"""Evaluation text: documents, read from the bundled book or a user's file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from rtdyn.errors import InputError
 from rtdyn.parquet import read_parquet
-from rtdyn.streams import stream
 from rtdyn.text import king_james
-from rtdyn.text.tokenizer import Tokenizer
 
 NOT_TEXT = (".json", ".csv", ".tsv", ".gz", ".zst", ".bz2", ".xz", ".zip", ".npy", ".pdf", ".html")
 """Suffixes whose content would be measured as if its syntax were text."""
@@ -166,23 +163,3 @@ def _read_parquet(file: Path, text_field: str) -> Sequence[str | None]:
         raise InputError(
             f"{file}: the column {text_field!r} holds bytes that are not UTF-8 text; name another"
         ) from None
-
-
-def encode(documents: Documents, tokenizer: Tokenizer, seed: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Token ids of each document with its place in the corpus, documents in random order by `seed`."""
-    yield from _encode(documents.texts, tokenizer, stream(seed, "documents"))
-
-
-def encode_blocks(blocks: Iterable[Sequence[str]], tokenizer: Tokenizer, seed: int) -> Iterator[tuple[int, np.ndarray]]:
-    """The same of documents that come in blocks: blocks in their order, a block's documents in random order."""
-    rng, first = stream(seed, "documents"), 0
-    for texts in blocks:
-        yield from ((first + i, ids) for i, ids in _encode(texts, tokenizer, rng))
-        first += len(texts)
-
-
-def _encode(texts: Sequence[str], tokenizer: Tokenizer, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
-    order = rng.permutation(len(texts))
-    for some in np.array_split(order, max(1, len(order) // 64)):
-        encoded = tokenizer.encode([texts[i] for i in some]) if len(some) else []
-        yield from zip(map(int, some), encoded, strict=True)

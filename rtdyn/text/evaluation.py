@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +15,17 @@ from rtdyn.checkpoints.locate import find_config, find_tokenizer
 from rtdyn.errors import InputError
 from rtdyn.hub.datasets import dataset_at, is_hub
 from rtdyn.hub.names import CONFIG
+from rtdyn.streams import stream
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.clusters import TextClusters, text_clusters
-from rtdyn.text.documents import encode, encode_blocks, read_documents
+from rtdyn.text.documents import read_documents
+from rtdyn.text.draw import draw_windows
 from rtdyn.text.hub_counts import count_dataset
 from rtdyn.text.hub_documents import HubText
 from rtdyn.text.positions import MeasuredPositions, measure
 from rtdyn.text.pseudo_classes import pseudo_classes
 from rtdyn.text.token_classes import TokenClasses, classify
-from rtdyn.text.token_counts import TokenCounts, count_tokens, read_counts
+from rtdyn.text.token_counts import TokenCounts, count_texts, read_counts
 from rtdyn.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_digest, tokenizer_files_digest
 from rtdyn.text.windows import EvaluationSet, pack
 from rtdyn.undefined import Undefined
@@ -114,26 +116,27 @@ def prepare(
     eos = tokenizer.eos if tokenizer.eos is not None else model_config.get("eos_token_id")
     corpus = options.corpus or suite.corpus
     on_hub = HubText(dataset_at(corpus), options.text_field, options.seed, say) if is_hub(corpus) else None
-    encoded: Iterable[tuple[int, np.ndarray]]
+    blocks: Iterable[Sequence[str]]
     if on_hub is not None:
-        encoded = encode_blocks(on_hub, tokenizer, options.seed)
+        blocks = on_hub
     else:
         documents = read_documents(corpus, options.text_field)
         if documents.passed_over:
             say(f"{documents.passed_over:,} rows of {documents.name} hold no text and are passed over")
-        encoded = encode(documents, tokenizer, options.seed)
+        blocks = [documents.texts]
     source = options.frequencies or suite.frequencies
     # a data set is not read whole, so its own counts are those of a sample, as of any other
     source = corpus if source == "corpus" and on_hub is not None else source
     if is_hub(source):
         counts = _hub_counts(source, tokenizer, tokenizer_files_digest(tokenizer_folder), options, say)
     elif source == "corpus":
-        encoded = list(encoded)
-        counts = count_tokens(np.concatenate([ids for _, ids in encoded]), tokenizer.size, documents.name)
+        counts = count_texts(documents.texts, tokenizer, documents.name)
     else:
         counts = read_counts(_counts_file(source, suite, options))
     classes = classify(counts, options.bands, n_logits)
-    text = pack(encoded, options.window, bos, eos, _Enough(classes, options))
+    body = options.window - (bos is not None)
+    drawn = draw_windows(blocks, tokenizer, body, eos, stream(options.seed, "documents"))
+    text = pack(drawn, options.window, bos, eos, _Enough(classes, options))
     if on_hub is not None:
         documents = on_hub.finish()
     positions = measure(text, classes, options.class_by, options.positions_per_rare, options.min_targets, options.seed)

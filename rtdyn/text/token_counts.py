@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,14 @@ import polars as pl
 
 from rtdyn.errors import InputError
 from rtdyn.parquet import read_parquet
+from rtdyn.text.draw import stretch_ends
+from rtdyn.text.tokenizer import Tokenizer
 from rtdyn.undefined import Undefined
 
 MAX_TYPES = 10_000_000
 """Largest vocabulary a counts file may describe."""
+COUNTED_AT_ONCE = 2**20
+"""Characters of a text that are encoded at a time."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,14 @@ def read_counts(file: Path) -> TokenCounts:
     return _checked(values, str(file))
 
 
-def count_tokens(ids: np.ndarray, n_types: int, source: str) -> TokenCounts:
-    """Counts of the token ids of a corpus itself, for `--frequencies corpus`."""
-    return _checked(np.bincount(ids, minlength=n_types), source)
+def count_texts(texts: Iterable[str], tokenizer: Tokenizer, source: str) -> TokenCounts:
+    """Counts of the tokens of a corpus itself, for `--frequencies corpus`; long texts are encoded in stretches."""
+    counts = np.zeros(tokenizer.size, dtype=np.int64)
+    for text in texts:
+        ends = stretch_ends(text, COUNTED_AT_ONCE)
+        for start, end in zip([0, *ends[:-1]], ends, strict=True):
+            counts += np.bincount(tokenizer.encode([text[start:end]])[0], minlength=tokenizer.size)
+    return _checked(counts, source)
 
 
 def sampled_counts(values: np.ndarray, source: str, sampled: SampledCounts) -> TokenCounts:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from rtdyn.errors import InputError
+from rtdyn.text.draw import DrawnWindow
 
 MIN_QUERY = 3
 """Queries before this index in a window are dropped (METHODS §1)."""
@@ -33,52 +34,34 @@ class EvaluationSet:
 
 
 def pack(
-    documents: Iterable[tuple[int, np.ndarray]],
+    drawn: Iterable[DrawnWindow],
     length: int,
     bos: int | None,
     eos: int | None,
     enough: Callable[[int, np.ndarray, np.ndarray], bool],
 ) -> EvaluationSet:
-    """Windows of `length` tokens from documents joined by EOS, each beginning with BOS if there is one.
+    """Windows of `length` tokens, each beginning with BOS if there is one, in the order of the corpus.
 
-    Stops at the first window after which `enough(tokens so far, window, kept)` is true, else at the end of
-    the text; an incomplete last window is dropped. Raises InputError if the text fills no window.
+    Stops drawing at the first window after which `enough(tokens so far, window, kept)` is true, else at the end of the
+    text. Raises InputError if the text fills no window.
     """
-    body = length - (bos is not None)
-    windows: list[np.ndarray] = []
-    owners: list[int] = []
-    kept: list[np.ndarray] = []
-    for owner, ids in _cut(documents, body, eos):
-        window = ids if bos is None else np.concatenate([[bos], ids])
-        windows.append(window.astype(np.int32))
-        owners.append(owner)
-        kept.append(_kept(window, bos, eos))
-        if enough(len(windows) * length, windows[-1], kept[-1]):
+    taken: list[tuple[int, int, np.ndarray]] = []
+    for one in drawn:
+        window = (one.ids if bos is None else np.concatenate([[bos], one.ids])).astype(np.int32)
+        taken.append((one.document, one.place, window))
+        if enough(len(taken) * length, window, _kept(window, bos, eos)):
             break
-    if not windows:
+    if not taken:
         raise InputError(
             f"the corpus is shorter than one window of {length} tokens; give more text or a smaller --window"
         )
-    stacked = np.stack(windows)
+    # in the order of the text, so that blocks of windows are neighbours in it
+    taken.sort(key=lambda window: window[:2])
+    stacked = np.stack([window for _, _, window in taken])
+    kept = np.stack([_kept(window, bos, eos) for window in stacked])
+    documents = np.array([document for document, _, _ in taken], dtype=np.int32)
     digest = hashlib.sha256(f"{length} {bos} {eos} ".encode() + stacked.astype("<i4").tobytes()).hexdigest()
-    return EvaluationSet(stacked, np.array(owners, dtype=np.int32), np.stack(kept), digest)
-
-
-def _cut(documents: Iterable[tuple[int, np.ndarray]], body: int, eos: int | None) -> Iterator[tuple[int, np.ndarray]]:
-    """Pieces of exactly `body` tokens of the joined documents, each with the document it begins in."""
-    rest, owner = np.empty(0, dtype=np.int64), -1
-    for document, ids in documents:
-        if len(rest) == 0:
-            owner = document
-        begins = len(rest)
-        rest = np.concatenate([rest, ids] if eos is None else [rest, ids, [eos]])
-        start = 0
-        while len(rest) - start >= body:
-            yield (owner if start < begins else document), rest[start : start + body]
-            start += body
-        if start > 0:
-            owner = document
-        rest = rest[start:]
+    return EvaluationSet(stacked, documents, kept, digest)
 
 
 def _kept(window: np.ndarray, bos: int | None, eos: int | None) -> np.ndarray:

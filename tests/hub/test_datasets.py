@@ -442,8 +442,8 @@ def test_text_is_counted_with_the_models_own_tokenizer(place: HubClient, repo: s
     wanted = np.bincount(np.concatenate(tokenizer.encode(documents)), minlength=tokenizer.size)
     assert whole[0] == wanted.tolist() and whole[3]["whole"]
     if name == "b.parquet":
-        [[part]] = place.do(("counts", {"address": address, "tokens": 1000}))
-        assert 1000 <= sum(part[0]) < sum(whole[0]) and part[1] is not None and part[3]["blocks"] >= 2
+        [[part]] = place.do(("counts", {"address": address, "tokens": 2000}))
+        assert 2000 <= sum(part[0]) < sum(whole[0]) and part[1] is not None and part[3]["blocks"] >= 2
 
 
 def test_kept_counts_need_no_network_and_stopped_ones_go_on(place: HubClient, offline: HubClient, repo: str) -> None:

@@ -13,14 +13,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rtdyn.errors import InputError
 from rtdyn.text import king_james
-from rtdyn.text.documents import encode, read_documents
+from rtdyn.text.documents import read_documents
+from rtdyn.text.draw import DrawnWindow
 from rtdyn.text.tokenizer import Tokenizer, load_tokenizer
-from rtdyn.text.windows import EvaluationSet, pack
+from rtdyn.text.windows import pack
 
 BOS, EOS = 1, 2
 
@@ -29,49 +28,25 @@ def never(tokens: int, window: np.ndarray, kept: np.ndarray) -> bool:
     return False
 
 
-def packed(lengths: list[int], length: int, bos: int | None = BOS, eos: int | None = EOS) -> EvaluationSet:
-    documents = [(i, np.arange(100 * (i + 1), 100 * (i + 1) + n)) for i, n in enumerate(lengths)]
-    return pack(documents, length, bos, eos, never)
+def drawn(*windows: tuple[int, int, list[int]]) -> list[DrawnWindow]:
+    return [DrawnWindow(document, place, np.array(ids)) for document, place, ids in windows]
 
 
-def test_windows_join_documents_by_eos_and_begin_with_bos() -> None:
-    packed_set = packed([5, 4], 6)
-    assert packed_set.windows.tolist() == [[1, 100, 101, 102, 103, 104], [1, 2, 200, 201, 202, 203]]
-    assert packed_set.documents.tolist() == [0, 0]
-    assert packed_set.targets.tolist() == [[100, 101, 102, 103, 104, 0], [2, 200, 201, 202, 203, 0]]
-    assert packed([5, 4], 5, bos=None).windows.tolist() == [[100, 101, 102, 103, 104], [2, 200, 201, 202, 203]]
-    assert packed([6, 4], 5, bos=None, eos=None).windows.tolist() == [
-        [100, 101, 102, 103, 104],
-        [105, 200, 201, 202, 203],
-    ]
-
-
-def test_a_window_belongs_to_the_document_it_begins_in() -> None:
-    assert packed([9, 3, 30], 11).documents.tolist() == [0, 1, 2, 2]
-
-
-@settings(max_examples=60)
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(8, 20), st.booleans())
-def test_packing_loses_only_an_incomplete_tail(lengths: list[int], length: int, with_bos: bool) -> None:
-    total = sum(lengths) + len(lengths)
-    body = length - with_bos
-    if total < body:
-        with pytest.raises(InputError, match="shorter than one window"):
-            packed(lengths, length, BOS if with_bos else None)
-        return
-    result = packed(lengths, length, BOS if with_bos else None)
-    stream = np.concatenate([[*range(100 * (i + 1), 100 * (i + 1) + n), EOS] for i, n in enumerate(lengths)])
-    body_tokens = result.windows[:, 1:] if with_bos else result.windows
-    assert (body_tokens.ravel() == stream[: body_tokens.size]).all()
-    assert 0 <= total - body_tokens.size < body
+def test_windows_begin_with_bos_and_follow_the_corpus() -> None:
+    pieces = drawn((1, 40, [200, 201, 202, 203, 204]), (1, 0, [100, 101, 102, 103, 104]), (0, 9, [5, 6, 7, 8, 9]))
+    found = pack(pieces, 6, BOS, EOS, never)
+    assert found.windows.tolist() == [[1, 5, 6, 7, 8, 9], [1, 100, 101, 102, 103, 104], [1, 200, 201, 202, 203, 204]]
+    assert found.documents.tolist() == [0, 1, 1]
+    assert found.targets.tolist()[0] == [5, 6, 7, 8, 9, 0]
+    assert pack(pieces, 5, None, EOS, never).windows.shape == (3, 5)
+    with pytest.raises(InputError, match="shorter than one window"):
+        pack([], 6, BOS, EOS, never)
 
 
 def test_dropped_positions() -> None:
-    packed_set = packed([5, 20], 10)
-    window, kept = packed_set.windows[0], packed_set.kept[0]
-    assert window.tolist() == [1, 100, 101, 102, 103, 104, 2, 200, 201, 202]
+    packed_set = pack(drawn((0, 0, [100, 101, 102, 103, 104, 2, 200, 201, 202])), 10, BOS, EOS, never)
     # queries 0-2, the last, the query whose target is EOS (5), and EOS itself (6) are dropped
-    assert np.flatnonzero(kept).tolist() == [3, 4, 7, 8]
+    assert np.flatnonzero(packed_set.kept[0]).tolist() == [3, 4, 7, 8]
 
 
 def test_windows_stop_when_there_is_enough() -> None:
@@ -81,29 +56,19 @@ def test_windows_stop_when_there_is_enough() -> None:
         seen.append(tokens)
         return tokens >= 20
 
-    assert len(pack([(0, np.arange(3, 500))], 10, BOS, EOS, after_two).windows) == 2
+    pieces = iter(drawn(*((0, i, list(range(3, 12))) for i in range(9))))
+    assert len(pack(pieces, 10, BOS, EOS, after_two).windows) == 2 and len(list(pieces)) == 7
     assert seen == [10, 20]
 
 
 def test_the_digest_depends_on_every_token() -> None:
-    one, same = packed([30], 10), packed([30], 10)
-    other = pack([(0, np.array([*range(100, 126), 7, 127, 128, 129]))], 10, BOS, EOS, never)
-    assert one.sha256 == same.sha256 != other.sha256
+    one, same, other = (pack(drawn((0, 0, [3, 4, 5, last])), 5, BOS, EOS, never).sha256 for last in (6, 6, 7))
+    assert one == same != other
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_folder: Path) -> Tokenizer:
     return load_tokenizer(tiny_folder)
-
-
-@pytest.mark.slow
-def test_encoding_orders_documents_by_seed_and_loses_none(tokenizer: Tokenizer) -> None:
-    documents = read_documents("king-james-held-out")
-    first = dict(encode(documents, tokenizer, seed=0))
-    second = dict(encode(documents, tokenizer, seed=1))
-    assert list(first) != list(second) and sorted(first) == sorted(second) == list(range(len(documents.texts)))
-    assert all((first[i] == second[i]).all() for i in first)
-    assert tokenizer.backend.decode(first[3]) == documents.texts[3]
 
 
 @pytest.mark.slow

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtdyn.errors import InputError, UsageError
+from rtdyn.text import king_james
 from rtdyn.text.token_classes import ELBOW_WINDOW, classify, elbow
-from rtdyn.text.token_counts import TokenCounts, count_tokens, read_counts
+from rtdyn.text.token_counts import TokenCounts, count_texts, read_counts
+from rtdyn.text.tokenizer import load_tokenizer
 
 
 def counts_of(values: list[int] | np.ndarray) -> TokenCounts:
@@ -167,5 +169,11 @@ def test_unreadable_counts_files_are_refused(tmp_path: Path) -> None:
             read_counts(tmp_path / name)
 
 
-def test_counting_a_corpus() -> None:
-    assert count_tokens(np.array([1, 1, 3]), 5, "x").counts.tolist() == [0, 2, 0, 1, 0]
+def test_counting_a_corpus(tiny_folder: Path) -> None:
+    tokenizer = load_tokenizer(tiny_folder)
+    texts = king_james.held_out_chapters()[:3]
+    long = " ".join(texts * 100)
+    counts = count_texts([*texts, long], tokenizer, "x").counts
+    whole = np.concatenate(tokenizer.encode([*texts, long]))
+    # a word may fall apart where the long text is cut
+    assert np.abs(counts - np.bincount(whole, minlength=tokenizer.size)).sum() <= 8

@@ -172,8 +172,7 @@ class _ClassSums:
         self.member = member
         self.windows = clusters(windows, member)
         labels = self.windows.ids if cluster_of is None else cluster_of[self.windows.ids]
-        held, self.window_cluster = torch.unique(labels, return_inverse=True)
-        self.by_cluster = indicator(self.window_cluster, len(held))
+        self.window_cluster = torch.unique(labels, return_inverse=True)[1]
         self.decile = decile
         self.decile_n = indicator(decile[member], deciles).sum(1).long()
         zeros = partial(torch.zeros, dtype=torch.float64, device=windows.device)
@@ -194,22 +193,47 @@ class _ClassSums:
         self.error[block.neurons] += (block.half_width[member] + block.rounding[member]).sum(0)
 
     def result(self) -> ClassInfluence:
-        n = int(self.member.sum())
-        cluster_n = self.by_cluster @ self.windows.n.double()
-        return ClassInfluence(
-            n=n,
-            mean_abs=self.window_abs_sum.sum(0) / n,
-            mean_abs_se=clustered_se(self.by_cluster @ self.window_abs_sum, cluster_n),
-            mean=self.window_sum.sum(0) / n,
-            mean_se=clustered_se(self.by_cluster @ self.window_sum, cluster_n),
-            error_bound=self.error / n,
-            clusters=len(self.by_cluster),
-            window_ids=self.windows.ids,
-            window_cluster=self.window_cluster,
-            window_n=self.windows.n,
-            window_sum=self.window_sum,
-            window_abs_sum=self.window_abs_sum,
-            decile_n=self.decile_n,
-            decile_sum=self.decile_sum,
-            decile_abs_sum=self.decile_abs_sum,
+        return class_influence(
+            self.windows.ids,
+            self.window_cluster,
+            self.windows.n,
+            self.window_sum,
+            self.window_abs_sum,
+            self.error / self.windows.n.sum(),
+            (self.decile_n, self.decile_sum, self.decile_abs_sum),
         )
+
+
+def class_influence(
+    window_ids: Tensor,
+    window_cluster: Tensor,
+    window_n: Tensor,
+    window_sum: Tensor,
+    window_abs_sum: Tensor,
+    error_bound: Tensor,
+    deciles: tuple[Tensor, Tensor, Tensor],
+) -> ClassInfluence:
+    """A class's influence from sums over its windows, all as the fields of `ClassInfluence`.
+
+    deciles: n, Σ Δ and Σ |Δ|.
+    """
+    n, clusters = int(window_n.sum()), int(window_cluster.max()) + 1
+    by_cluster = indicator(window_cluster, clusters)
+    cluster_n = by_cluster @ window_n.double()
+    return ClassInfluence(
+        n=n,
+        mean_abs=window_abs_sum.sum(0) / n,
+        mean_abs_se=clustered_se(by_cluster @ window_abs_sum, cluster_n),
+        mean=window_sum.sum(0) / n,
+        mean_se=clustered_se(by_cluster @ window_sum, cluster_n),
+        error_bound=error_bound,
+        clusters=clusters,
+        window_ids=window_ids,
+        window_cluster=window_cluster,
+        window_n=window_n,
+        window_sum=window_sum,
+        window_abs_sum=window_abs_sum,
+        decile_n=deciles[0],
+        decile_sum=deciles[1],
+        decile_abs_sum=deciles[2],
+    )

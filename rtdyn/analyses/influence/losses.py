@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtdyn.analyses.statistics import Estimate, clustered_se, estimate
+from rtdyn.analyses.statistics import Estimate, mean_estimate
 from rtdyn.capture.forward_pass import Capture
 
 ALL = "all"
@@ -40,6 +40,5 @@ def mean_losses(captured: Capture, length: int, cluster: np.ndarray) -> dict[str
 def _mean_loss(loss: Tensor, cluster: np.ndarray) -> MeanLoss:
     """loss (n,), of positions in these clusters (n,)."""
     _, index, counts = np.unique(cluster, return_inverse=True, return_counts=True)
-    sums = torch.from_numpy(np.bincount(index, loss.double().numpy()))[:, None]
-    se = float(clustered_se(sums, torch.from_numpy(counts))[0])
-    return MeanLoss(estimate(float(loss.double().mean()), se, len(counts)), len(loss))
+    sums = torch.from_numpy(np.bincount(index, loss.double().numpy()))
+    return MeanLoss(mean_estimate(sums, torch.from_numpy(counts)), len(loss))

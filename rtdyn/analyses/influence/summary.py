@@ -10,7 +10,7 @@ import numpy as np
 from rtdyn.analyses.half_samples import Corrected, corrected, half_samples, means
 from rtdyn.analyses.influence.ablation import ClassInfluence, Influence
 from rtdyn.analyses.influence.signs import signs_of
-from rtdyn.analyses.statistics import Estimate, as_numpy, clustered_se, estimate
+from rtdyn.analyses.statistics import Estimate, as_numpy, mean_estimate
 from rtdyn.analyses.top import TOP_SHARE
 from rtdyn.streams import stream
 from rtdyn.undefined import Undefined
@@ -37,10 +37,11 @@ class InfluenceSummary:
 
 def summarise(result: Influence, seed: int) -> dict[str, InfluenceSummary]:
     """By class. seed: of the halves of the text."""
-    return {name: _of_class(c, seed) for name, c in result.classes.items()}
+    return {name: summarise_class(c, seed) for name, c in result.classes.items()}
 
 
-def _of_class(c: ClassInfluence, seed: int) -> InfluenceSummary:
+def summarise_class(c: ClassInfluence, seed: int) -> InfluenceSummary:
+    """Of one class."""
     signs = signs_of(c)
     largest, top_share = _of_the_top(c, seed)
     return InfluenceSummary(
@@ -56,8 +57,7 @@ def _of_class(c: ClassInfluence, seed: int) -> InfluenceSummary:
 
 def _mean(c: ClassInfluence) -> Estimate:
     """Of all neurons: one number for each cluster, so that its standard error is that of a mean."""
-    se = clustered_se(c.by_cluster(c.window_abs_sum.mean(1, keepdim=True)), c.by_cluster(c.window_n))
-    return estimate(float(c.mean_abs.mean()), float(se[0]), c.clusters)
+    return mean_estimate(c.by_cluster(c.window_abs_sum.mean(1)), c.by_cluster(c.window_n))
 
 
 def _of_the_top(c: ClassInfluence, seed: int) -> tuple[Estimate | Undefined, Estimate | Undefined]:

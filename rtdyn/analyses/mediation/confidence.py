@@ -29,7 +29,7 @@ from rtdyn.analyses.influence.position_block import PositionBlock, position_bloc
 from rtdyn.analyses.influence.unembedding import Unembedding, unembedding
 from rtdyn.analyses.mediation.surprise import Surprise, Weighted, surprise
 from rtdyn.analyses.mediation.vocabulary_sums import vocabulary_sums
-from rtdyn.analyses.statistics import Estimate, clustered_se, clusters, estimate
+from rtdyn.analyses.statistics import Estimate, clusters, mean_estimate
 from rtdyn.capture.forward_pass import Capture
 
 PAIR_TOLERANCE = 1e-4
@@ -128,10 +128,7 @@ def _class(captured: Capture, name: str, before: Tensor, changes: Tensor, cluste
     by_window = windows.indicator(member)
     pieces = clusters(torch.from_numpy(cluster[captured.positions.window]).to(device), member)
     sums = pieces.indicator(member) @ before[:, member].T
-    ses = clustered_se(sums, pieces.n).tolist()
-    entropy, kl = (
-        estimate(mean, se, len(pieces.ids)) for mean, se in zip((sums.sum(0) / n).tolist(), ses, strict=True)
-    )
+    entropy, kl = (mean_estimate(column, pieces.n) for column in sums.T)
     entropy_change, kl_change = (by_window @ v[member] for v in changes[:2])
     return ClassConfidence(
         n=n,

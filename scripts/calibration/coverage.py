@@ -1,0 +1,287 @@
+"""Do the printed intervals cover? Replicates of a text, each measured as a run would be, against the text's own value.
+
+    python scripts/calibration/coverage.py --step 4000 --targets 200 --replicates 400 [--json FILE]
+
+The bundled suite's step is measured once on a large text. A replicate is a part of it: windows drawn one by one
+(`own`), documents of 4 or 16 consecutive windows, or one run of consecutive windows (`one text`), as many as hold
+about so many rare targets. Prints, by design, the share of 95 % intervals that hold the large text's value, and the
+bias in standard deviations of the replicates. The whole table takes an hour on one core; `--designs own --replicates
+40` is the short form that the tests run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rtdyn.analyses.influence.ablation import ClassInfluence, class_influence
+from rtdyn.analyses.influence.certified import delta_blocks
+from rtdyn.analyses.influence.losses import mean_losses
+from rtdyn.analyses.influence.signs import signs_of
+from rtdyn.analyses.influence.summary import summarise_class
+from rtdyn.analyses.regimes.fit import fit_regimes
+from rtdyn.analyses.regimes.resampled import resampled
+from rtdyn.analyses.regimes.summary import FitValue, corrected_values, fit_values
+from rtdyn.analyses.routing.differences import class_difference, gini
+from rtdyn.analyses.routing.profiles import PROFILE_OFFSETS, Correlation, attention_profiles
+from rtdyn.analyses.routing.reference import reference
+from rtdyn.analyses.statistics import Estimate, as_numpy, mean_interval
+from rtdyn.capture.forward_pass import Capture, capture
+from rtdyn.checkpoints.checkpoint import load_model
+from rtdyn.checkpoints.local import fetch_local
+from rtdyn.checkpoints.locate import find_tokenizer
+from rtdyn.names import COMMON, RARE
+from rtdyn.store.schema import PLAIN
+from rtdyn.streams import stream
+from rtdyn.suites.find import find_suite, load_suites
+from rtdyn.text.clusters import text_clusters
+from rtdyn.text.documents import read_documents
+from rtdyn.text.evaluation import Evaluation, EvaluationOptions, prepare
+from rtdyn.text.positions import ClassPositions, MeasuredPositions, measure
+from rtdyn.text.tokenizer import load_tokenizer
+from rtdyn.text.windows import EvaluationSet, pack
+from rtdyn.undefined import Undefined
+
+DESIGNS = {"own": 1, "4 windows": 4, "16 windows": 16, "one text": 0}
+CURVE = ("kappa", "excess", "r1", "r2")
+POSITIONS_PER_RARE = 10.0
+NO_ANALYSIS = Undefined("no pseudo-classes are drawn here")
+
+
+@dataclass(frozen=True)
+class Population:
+    """A large text, measured once."""
+
+    captured: Capture
+    text: EvaluationSet
+    delta: np.ndarray
+    """float32 (N, F)."""
+    surprise: np.ndarray
+    """float64 (windows,)."""
+
+
+def population(step: int, corpus: str, tokens: int) -> Population:
+    """The bundled suite's step on the first `tokens` tokens of a text, with attention."""
+    suite = find_suite("tiny", load_suites())
+    options = EvaluationOptions(
+        None, "text", None, 1, ("paper-text",), None, 256, "prepend", "target", 50, POSITIONS_PER_RARE, 0
+    )
+    own: Evaluation = prepare(suite, suite.steps[-1], options)
+    tokenizer = load_tokenizer(find_tokenizer(suite, suite.steps[-1]), print)
+    documents = read_documents(corpus)
+    encoded = ((i, tokenizer.encode([text])[0]) for i, text in enumerate(documents.texts))
+    text = pack(encoded, 256, tokenizer.bos, tokenizer.eos, lambda so_far, window, kept: so_far >= tokens)
+    positions = measure(text, own.classes, "target", POSITIONS_PER_RARE, 50, 0)
+    captured = capture(load_model(fetch_local(suite, step), "cpu"), text, positions, attention=True)
+    members = [torch.from_numpy(positions.members(c.name)) for c in positions.classes]
+    delta = np.zeros(captured.activations.shape, dtype=np.float32)
+    for block in delta_blocks(captured, members, 1e-5, 2**30):
+        delta[block.rows, block.neurons] = block.delta.numpy()
+    frequency = np.maximum(own.counts.counts, 1).astype(np.float64)
+    surprise = -np.log(np.append(frequency, np.ones(own.n_logits - len(frequency))))[text.targets]
+    return Population(captured, text, delta, (surprise * text.kept).sum(1) / text.kept.sum(1))
+
+
+def part(whole: Population, windows: np.ndarray, documents: np.ndarray) -> tuple[Capture, np.ndarray, np.ndarray]:
+    """The capture of some windows (w,) as if they were the text, the rows (n,) of its positions, and its clusters.
+
+    documents: int (w,), the document that each of them is of.
+    """
+    captured, length = whole.captured, whole.text.windows.shape[1]
+    place = np.full(len(whole.text.windows), -1)
+    place[windows] = np.arange(len(windows))
+    positions = captured.positions
+    rows = np.flatnonzero(place[positions.window] >= 0)
+    rows = rows[np.lexsort((positions.query[rows], place[positions.window[rows]]))]
+    flat = place[positions.window[rows]] * length + positions.query[rows]
+    of_old = dict(zip(positions.flat[rows].tolist(), flat.tolist(), strict=True))
+    classes = tuple(
+        ClassPositions(c.name, len(m), np.sort(np.array([of_old[i] for i in m.tolist()], dtype=np.int64)))
+        for c in positions.classes
+        for m in (c.measured[place[c.measured // length] >= 0],)
+    )
+    mine = MeasuredPositions(flat, flat // length, flat % length, positions.target[rows], classes)
+    kept = np.flatnonzero(place[captured.kept_flat // length] >= 0)
+    order = np.argsort(place[captured.kept_flat[kept] // length] * length + captured.kept_flat[kept] % length)
+    kept = kept[order]
+    kept_flat = place[captured.kept_flat[kept] // length] * length + captured.kept_flat[kept] % length
+    assert captured.attention is not None
+    index = torch.from_numpy(rows)
+    taken = replace(
+        captured, positions=mine, loss=captured.loss[torch.from_numpy(kept)], kept_flat=kept_flat,
+        attention=captured.attention[index], residual=captured.residual[index],
+        activations=captured.activations[:0],
+    )  # fmt: skip
+    return taken, rows, text_clusters(documents, whole.surprise[windows]).index
+
+
+def influence_on(delta: np.ndarray, positions: MeasuredPositions, name: str, cluster: np.ndarray) -> ClassInfluence:
+    """A class's influence from Δ (n, F) of the positions."""
+    member = positions.members(name)
+    ids, index, counts = np.unique(positions.window[member], return_inverse=True, return_counts=True)
+    sums = np.zeros((2, len(ids), delta.shape[1]))
+    own = delta[member].astype(np.float64)
+    order = np.argsort(index, kind="stable")
+    starts = np.searchsorted(index[order], np.arange(len(ids)))
+    sums[0], sums[1] = (np.add.reduceat(v[order], starts, axis=0) for v in (own, np.abs(own)))
+    labels = np.unique(cluster[ids], return_inverse=True)[1]
+    t = torch.from_numpy
+    nothing = torch.zeros(1, dtype=torch.int64), torch.zeros(1, delta.shape[1]), torch.zeros(1, delta.shape[1])
+    zero = torch.zeros(delta.shape[1], dtype=torch.float64)
+    return class_influence(t(ids), t(labels), t(counts), t(sums[0]), t(sums[1]), zero, nothing)
+
+
+Numbers = dict[str, tuple[float, float | None, float | None]]
+"""By name: value and the ends of its interval."""
+
+
+def numbers(taken: Capture, delta: np.ndarray, cluster: np.ndarray, seed: int, *, whole: bool) -> tuple[
+    Numbers, dict[str, ClassInfluence]
+]:  # fmt: skip
+    """What a run would print of a text; of the whole large text the plain values, as there its noise is small."""
+    found: Numbers = {}
+
+    def add(name: str, e: Estimate | FitValue | Undefined) -> None:
+        if isinstance(e, Estimate):
+            found[name] = e.value, e.low, e.high
+        elif isinstance(e, FitValue):
+            found[name] = e.value, e.ci_low, e.ci_high
+
+    for name, loss in mean_losses(taken, 256, cluster).items():
+        add(f"loss, {name}", loss.mean)
+    classes = {name: influence_on(delta, taken.positions, name, cluster) for name in (RARE, COMMON)}
+    for name, c in classes.items():
+        summary = summarise_class(c, seed)
+        add(f"mean influence, {name}", summary.mean)
+        add(f"largest influence, {name}", summary.largest)
+        add(f"share of the top, {name}", summary.top_share)
+        ranking = c.ranking("mean_abs")
+        regimes = fit_regimes(as_numpy(ranking.values), as_numpy(2 * ranking.se))
+        if whole:
+            plain = fit_values(regimes)
+            for metric in CURVE:
+                add(f"{metric}, {name}", plain[metric + PLAIN])
+            continue
+        sums, counts = as_numpy(c.by_cluster(ranking.window_sum)), as_numpy(c.by_cluster(c.window_n))
+        halves = resampled(sums, counts, as_numpy(2 * ranking.se), stream(seed, "resampled text"))
+        for metric, value in corrected_values(regimes, halves).items():
+            if metric in CURVE:
+                add(f"{metric}, {name}", value)
+    found |= _attention(taken, cluster)
+    return found, classes
+
+
+def _attention(taken: Capture, cluster: np.ndarray) -> Numbers:
+    found: Numbers = {}
+    beside = reference(taken.positions, cluster, None)
+    assert taken.attention is not None
+    rows = torch.from_numpy(beside.rows)
+    keys = torch.from_numpy(taken.positions.query[beside.rows] + 1)
+    concentrated = gini(taken.attention[rows], keys[:, None, None]).mean(-1).numpy()
+    difference = class_difference(concentrated, beside, NO_ANALYSIS)
+    for k, layer in enumerate(("layer before", "last layer")):
+        found[f"Gini difference, {layer}"] = float(difference.difference[k]), *difference.interval(k)
+    far = reference(taken.positions, cluster, None, PROFILE_OFFSETS)
+    for profile, layer in zip(attention_profiles(taken, far, NO_ANALYSIS), ("layer before", "last layer"), strict=True):
+        r = profile.with_bos
+        if isinstance(r, Correlation) and isinstance(r.mean, Estimate):
+            found[f"profile r, {layer}"] = r.mean.value, r.mean.low, r.mean.high
+            found[f"plain profile r, {layer}"] = r.plain_mean, None, None
+    return found
+
+
+def replicates(whole: Population, design: str, targets: int, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Windows of each replicate and the document of each."""
+    rng, windows = np.random.default_rng(1), len(whole.text.windows)
+    rare = int(whole.captured.positions.members(RARE).sum())
+    wanted = round(targets / rare * windows)
+    size = DESIGNS[design]
+    for _ in range(count):
+        if size == 0:
+            first = int(rng.integers(windows - wanted + 1))
+            yield np.arange(first, first + wanted), np.zeros(wanted, dtype=np.int64)
+        else:
+            documents = rng.choice(windows // size, max(1, wanted // size), replace=False)
+            chosen = (documents[:, None] * size + np.arange(size)).ravel()
+            yield chosen, np.repeat(np.arange(len(documents)), size)
+
+
+def coverage(whole: Population, design: str, targets: int, count: int) -> dict[str, dict[str, float]]:
+    """By number: coverage, bias in standard deviations, the share of replicates that print an interval."""
+    every = np.arange(len(whole.text.windows))
+    taken, rows, _ = part(whole, every, every)
+    truth, true_classes = numbers(taken, whole.delta[rows], every, 0, whole=True)
+    values: Mapping[str, list[float]] = defaultdict(list)
+    inside: Mapping[str, list[bool]] = defaultdict(list)
+    wrong, clear = defaultdict(int), defaultdict(int)
+    for seed, (windows, documents) in enumerate(replicates(whole, design, targets, count)):
+        taken, rows, cluster = part(whole, windows, documents)
+        found, classes = numbers(taken, whole.delta[rows], cluster, seed, whole=False)
+        for name, (value, low, high) in found.items():
+            values[name].append(value)
+            if low is not None or high is not None:
+                least, most = -math.inf if low is None else low, math.inf if high is None else high
+                inside[name].append(least <= truth[name][0] <= most)
+        for name, c in classes.items():
+            ends = mean_interval(c.by_cluster(c.window_abs_sum), c.by_cluster(c.window_n))
+            true = true_classes[name].mean_abs.tolist()
+            inside[f"mean |Δ| of a neuron, {name}"] += [
+                low is not None and high is not None and low <= t <= high
+                for (low, high), t in zip(ends, true, strict=True)
+            ]
+            signs = signs_of(c)
+            wrong[name] += int((signs * np.sign(as_numpy(true_classes[name].mean)) < 0).sum())
+            clear[name] += int((signs != 0).sum())
+    table = {
+        name: {
+            "coverage": float(np.mean(inside[name])) if inside[name] else math.nan,
+            "bias": float((np.mean(v) - truth[name][0]) / np.std(v)),
+            "printed": len(inside[name]) / count,
+        }
+        for name, v in values.items()
+    }
+    for name in classes:
+        neuron = f"mean |Δ| of a neuron, {name}"
+        table[neuron] = {"coverage": float(np.mean(inside[neuron])), "bias": 0.0, "printed": 1.0}
+        table[f"wrong signs, {name}"] = {
+            "coverage": wrong[name] / max(1, clear[name]), "bias": 0.0, "printed": clear[name] / count,
+        }  # fmt: skip
+    return table
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--step", type=int, default=4000)
+    parser.add_argument("--corpus", default="king-james")
+    parser.add_argument("--tokens", type=int, default=1_300_000, help="of the large text")
+    parser.add_argument("--targets", type=int, default=200, help="rare targets of a replicate")
+    parser.add_argument("--replicates", type=int, default=400)
+    parser.add_argument("--designs", nargs="+", choices=DESIGNS, default=list(DESIGNS))
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    whole = population(args.step, args.corpus, args.tokens)
+    found = {design: coverage(whole, design, args.targets, args.replicates) for design in args.designs}
+    names = list(dict.fromkeys(name for table in found.values() for name in table))
+    print(f"step {args.step}, {args.targets} rare targets, {args.replicates} replicates: coverage (bias in sd)")
+    print(f"{'':36}" + "".join(f"{design:>18}" for design in found))
+    for name in names:
+        cells = [table.get(name) for table in found.values()]
+        print(
+            f"{name:36}"
+            + "".join(" " * 18 if c is None else f"{c['coverage']:>9.3f} ({c['bias']:+.2f})  " for c in cells)
+        )
+    if args.json is not None:
+        args.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
