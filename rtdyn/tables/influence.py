@@ -76,7 +76,8 @@ def neuron_table(
 ) -> pl.DataFrame:
     """A row a neuron. `rank`, `regime` and `stable_share` are those of the class `rare`; others carry its name.
 
-    ci_low_abs, ci_high_abs: the 95 % interval of mean_abs. sign: 1 where a neuron clearly helps the class, −1 where it clearly hurts, else 0 (`influence.signs`).
+    ci_low_abs, ci_high_abs: the 95 % interval of mean_abs. sign: 1 where a neuron clearly helps the class, −1 where it
+    clearly hurts, else 0 (`influence.signs`).
     further: columns (F,) of other analyses, NaN where undefined.
     """
     rows, moments = captured.anatomy.output_rows, captured.moments

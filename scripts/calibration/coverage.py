@@ -15,7 +15,7 @@ import argparse
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -219,9 +219,10 @@ def coverage(whole: Population, design: str, targets: int, count: int) -> dict[s
     every = np.arange(len(whole.text.windows))
     taken, rows, _ = part(whole, every, every)
     truth, true_classes = numbers(taken, whole.delta[rows], every, 0, whole=True)
-    values: Mapping[str, list[float]] = defaultdict(list)
-    inside: Mapping[str, list[bool]] = defaultdict(list)
-    wrong, clear = defaultdict(int), defaultdict(int)
+    values: dict[str, list[float]] = defaultdict(list)
+    inside: dict[str, list[bool]] = defaultdict(list)
+    wrong: dict[str, int] = defaultdict(int)
+    clear: dict[str, int] = defaultdict(int)
     for seed, (windows, documents) in enumerate(replicates(whole, design, targets, count)):
         taken, rows, cluster = part(whole, windows, documents)
         found, classes = numbers(taken, whole.delta[rows], cluster, seed, whole=False)
