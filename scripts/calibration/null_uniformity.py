@@ -19,7 +19,7 @@ import torch
 from rtdyn.analyses.context import Context
 from rtdyn.analyses.groups.choose import split_groups, window_halves
 from rtdyn.analyses.groups.dimensionality import dimensionality
-from rtdyn.analyses.groups.input_weights import hill_of_groups
+from rtdyn.analyses.groups.input_weights import hill_of_groups, spectra_once
 from rtdyn.analyses.groups.nulls import matching_cells
 from rtdyn.analyses.influence.ablation import TOLERANCE, influence
 from rtdyn.analyses.options import StepOptions
@@ -70,7 +70,8 @@ def main() -> None:
         context = Context(one, result, evaluation, halves, top, settings)
         values = dict(dimensionality(context).groups[TOP])
         for weights in one.anatomy.input_rows.values():
-            values |= {f"hill_alpha_{rule}": alpha for rule, alpha in hill_of_groups(weights, top)[TOP].items()}
+            of_rows = hill_of_groups(spectra_once(weights, top), top)[TOP]
+            values |= {f"hill_alpha_{rule}": alpha for rule, alpha in of_rows.items()}
         for metric, value in values.items():
             for null, against in () if isinstance(value, Undefined) else value.nulls.items():
                 if isinstance(against, Comparison):

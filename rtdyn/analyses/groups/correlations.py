@@ -57,21 +57,38 @@ def _or_nan(columns: Tensor) -> Tensor:
     return z
 
 
-def eigenvalues(z: Tensor, sets: np.ndarray, *, chunk_bytes: int = CHUNK_BYTES) -> np.ndarray:
+def gram(z: Tensor) -> Tensor:
+    """float64 (F, F), on z's device: correlations ZᵀZ/N of every two columns. z: float64 (N, F) of `standardised`."""
+    return (z.T @ z).div_(len(z))
+
+
+def fits_gram(neurons: int) -> bool:
+    """Whether `gram` of so many neurons takes at most CORRELATION_BYTES."""
+    return neurons**2 <= CORRELATION_BYTES // 8
+
+
+def eigenvalues(
+    z: Tensor, sets: np.ndarray, *, whole: Tensor | None = None, chunk_bytes: int = CHUNK_BYTES
+) -> np.ndarray:
     """Eigenvalues of each set's correlation matrix ZᵀZ/N: float64 (s, n), descending, none under 0.
 
-    z: float64 (N, F) from `standardised`. sets: int64 (s, n). Where n > N the n − N that must be 0 are exactly 0.
+    z: float64 (N, F) from `standardised`. sets: int64 (s, n). whole: `gram` of z, where it is there. Where n > N the
+    n − N that must be 0 are exactly 0.
     """
     result = np.zeros(sets.shape)
     n, positions = sets.shape[1], len(z)
     if not result.size or not positions:
         return result
-    used, index = np.unique(sets, return_inverse=True)
-    index = index.reshape(sets.shape)
-    narrow = z[:, torch.from_numpy(used).to(z.device)]
-    # one product for all sets where it is the cheaper way and fits, else one for each set
-    shared = n <= positions and len(used) ** 2 <= min(len(sets) * n**2, CORRELATION_BYTES // 8)
-    source = narrow.T @ narrow / positions if shared else narrow.T.contiguous()
+    index, source = sets, whole
+    shared = whole is not None and n <= positions
+    if not shared:
+        used, index = np.unique(sets, return_inverse=True)
+        index = index.reshape(sets.shape)
+        narrow = z[:, torch.from_numpy(used).to(z.device)]
+        # one product for all sets where it is the cheaper way and fits, else one for each set
+        shared = n <= positions and len(used) ** 2 <= len(sets) * n**2 and fits_gram(len(used))
+        source = gram(narrow) if shared else narrow.T.contiguous()
+    assert source is not None
     side = min(n, positions)
     step = max(1, chunk_bytes // (8 * (3 * side**2 + (0 if shared else n * positions))))
     for start in range(0, len(sets), step):

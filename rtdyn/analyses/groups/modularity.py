@@ -31,7 +31,7 @@ PRESETS: Mapping[str, float | None] = {"q_threshold": THRESHOLD, "q_paper_code":
 """Least |r| of an edge, by metric."""
 
 LOUVAIN_DRAWS = 199
-"""Sets of each null that Louvain's algorithm runs on."""
+"""Most sets of each null that Louvain's algorithm runs on."""
 LARGEST_GRAPH = 512
 """Neurons of a group whose own graph is searched for communities."""
 LARGEST_REWIRED = 64
@@ -84,15 +84,13 @@ def _communities(r: Sequence[np.ndarray], group: Group | Undefined, seed: int) -
     edges = _equal_edges(r, group)
 
     def statistic(half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
-        searched = sets[:LOUVAIN_DRAWS]
-        values = group_modularity(r[half], searched, edges=edges[half], seed=seed)
-        return {Q_EXCESS: np.append(values, np.full(len(sets) - len(searched), np.nan))}
+        return {Q_EXCESS: group_modularity(r[half], sets, edges=edges[half], seed=seed)}
 
     def reasons(half: int, members: np.ndarray) -> Mapping[str, Undefined | None]:
         why = too_large(members, LARGEST_GRAPH) or modularity_reason(r[half], members, edges=edges[half])
         return {Q_EXCESS: why}
 
-    return measure_if_defined(group, (Q_EXCESS,), statistic, reasons)
+    return measure_if_defined(group, (Q_EXCESS,), statistic, reasons, LOUVAIN_DRAWS)
 
 
 def _equal_edges(r: Sequence[np.ndarray], group: Group) -> list[int]:
