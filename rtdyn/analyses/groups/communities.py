@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rtdyn.analyses.groups.graph import THRESHOLD, Graph, checked_sets, graph_of
 from rtdyn.analyses.kernels import graphs
@@ -58,7 +59,7 @@ def equal_edges(counts: np.ndarray) -> int:
 
 
 def group_modularity(
-    r: np.ndarray,
+    r: Tensor,
     sets: np.ndarray,
     *,
     threshold: float | None = THRESHOLD,
@@ -82,7 +83,7 @@ def group_modularity(
 
 
 def rewired_z(
-    r: np.ndarray,
+    r: Tensor,
     sets: np.ndarray,
     *,
     threshold: float | None = THRESHOLD,
@@ -122,7 +123,7 @@ def rewired_z(
 
 
 def modularity_reason(
-    r: np.ndarray, members: np.ndarray, *, threshold: float | None = THRESHOLD, edges: int | None = None
+    r: Tensor, members: np.ndarray, *, threshold: float | None = THRESHOLD, edges: int | None = None
 ) -> Undefined | None:
     """Why the graph of `members` (n,) in r (F, F) has no modularity; None where it has one."""
     graph = graph_of(r, checked_sets(r, members[None])[0], threshold, edges)

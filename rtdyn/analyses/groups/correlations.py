@@ -28,25 +28,25 @@ def standardised(columns: Tensor) -> tuple[Tensor, np.ndarray]:
     return centred.div_(torch.where(live, scale, 1.0)), live.cpu().numpy()
 
 
-def correlation(columns: Tensor, *, block: int = BLOCK) -> np.ndarray:
-    """float32 (F, F): Pearson r of every two of the columns (N, F), exactly symmetric, diagonal 1.
+def correlation(columns: Tensor, *, block: int = BLOCK) -> Tensor:
+    """float32 (F, F), on the device of the columns (N, F): Pearson r of every two, exactly symmetric, diagonal 1.
 
     Columns may have any mean and scale: they are standardised in float64, `block` at a time, and so are their
     products. A column that is constant or not finite has NaN with every other and itself. Memory beyond the columns:
-    4·F² bytes (256 MiB at F = 8,192) and 16·block·(N + block) for the blocks, on their device.
+    4·F² bytes (256 MiB at F = 8,192) and 16·block·(N + block) for the blocks.
     """
     neurons = columns.shape[1]
-    r = np.empty((neurons, neurons), dtype=np.float32)
+    r = torch.empty(neurons, neurons, device=columns.device)
     starts = range(0, neurons, block)
     for first in starts:
         left = _or_nan(columns[:, first : first + block])
         for second in range(first, neurons, block):
             right = left if second == first else _or_nan(columns[:, second : second + block])
-            product = (left.T @ right / len(columns)).clamp_(-1, 1).float().cpu().numpy()
+            product = (left.T @ right / len(columns)).clamp_(-1, 1).float()
             r[first : first + block, second : second + block] = product
             r[second : second + block, first : first + block] = product.T
     diagonal = r.diagonal()
-    r[np.arange(neurons), np.arange(neurons)] = np.where(np.isnan(diagonal), np.nan, 1.0)
+    diagonal.copy_(torch.where(diagonal.isnan(), diagonal, 1.0))
     return r
 
 
