@@ -7,8 +7,8 @@ blocks' matrices, a multiplication and an addition counted apart:
     ablation   2(D+1)·N·V·d of the positions and 2·F·V·d of the neurons, once a block of positions        float64
                2D·N·V·d (E_p[m u]) float32, and 2·N·F·V (E_p q²), bfloat16 where the processor has it
                N·F·V·(share summed exactly), a term each
-    mediation  the ablation once more; its part of the positions again with 3·N·K·V terms, for K neurons whose changes
-               of confidence are summed; 2·V·d² + 9·d³ float64 (the unembedding's singular directions)
+    mediation  the ablation once more; its part of M positions again with 3·M·K·V terms, for K neurons whose changes
+               of confidence are summed, at M = 2N/11; 2·V·d² + 9·d³ float64 (the unembedding's singular directions)
 
 Beside the products, arrays of the vocabulary's length are gone through: PASSES times for a position, fewer for a
 neuron; where a network is small, that is what takes the time. The counts of passes were fitted to runs of the
@@ -39,6 +39,8 @@ CONFIDENCE_TERMS = 3
 """Cost of a pair's four sums of changes of confidence, in units of one exact sum."""
 CONFIDENCE_GROUPS = 6
 """Neurons whose changes of confidence are computed, in units of the group `top`: both halves', with their pools."""
+CONFIDENCE_POSITIONS = 2 / 11
+"""Share of the positions that they are computed at: of two classes as many as of `rare`, at the default 10 for each."""
 UNEMBEDDING_PASSES = 2
 """The same for the unembedding, made float64 anew for every few positions where it is too large to be held so."""
 BYTES_A_NEURON, BYTES_A_STEP = 1000, 60_000
@@ -111,11 +113,12 @@ def mediation_operations(model: ModelShape, sample: Sample, memory_bytes: int) -
     """The influence once more with the unigram direction frozen, changes of confidence, and the null space."""
     n, v, d, directions = sample.positions, model.logits, model.width, model.directions
     neurons = min(model.neurons, CONFIDENCE_GROUPS * max(MIN_TOP, int(TOP_SHARE * model.neurons)))
+    equal = CONFIDENCE_POSITIONS * n
     confidence = Operations(
-        float32=2.0 * directions * n * v * d,
-        float64=2.0 * (directions + 1) * n * v * d + 2.0 * neurons * v * d,
-        exact=float(CONFIDENCE_TERMS * n * neurons * v),
-        passed=float(POSITION_PASSES * n * v),
+        float32=2.0 * directions * equal * v * d,
+        float64=2.0 * (directions + 1) * equal * v * d + 2.0 * neurons * v * d,
+        exact=float(CONFIDENCE_TERMS * equal * neurons * v),
+        passed=float(POSITION_PASSES * equal * v),
     )
     singular = Operations(float64=2.0 * v * d**2 + 9.0 * d**3)
     return total_operations([ablation_operations(model, sample, memory_bytes), confidence, singular])

@@ -11,6 +11,7 @@ from rtdyn.analyses.context import Context
 from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.measure import GroupValue, Statistic, measure
 from rtdyn.analyses.mediation.confidence import Confidence, confidence
+from rtdyn.analyses.mediation.equal_numbers import equal_numbers
 from rtdyn.analyses.mediation.frozen import (
     FrozenInfluence,
     MediatedShare,
@@ -113,14 +114,14 @@ def _pools(context: Context) -> dict[str, Group | Undefined]:
 
 
 def _changes(context: Context, pools: Mapping[str, Group | Undefined]) -> Confidence | Undefined:
-    """What ablating the neurons of the groups and of their nulls does to confidence."""
+    """What ablating the neurons of the groups and of their nulls does to confidence, at equal numbers of positions."""
     groups = [group for group in pools.values() if not isinstance(group, Undefined)]
     if not groups:
         return Undefined("no group has neurons whose changes of confidence could be computed")
     drawn = [sets for group in groups for sets in group.sets.values() if not isinstance(sets, Undefined)]
     neurons = [members for group in groups for members in group.members] + [s.ravel() for pair in drawn for s in pair]
     return confidence(
-        context.captured,
+        equal_numbers(context.captured),
         context.evaluation.counts.counts,
         np.unique(np.concatenate(neurons)),
         memory_bytes=context.memory_bytes,
