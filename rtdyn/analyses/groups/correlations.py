@@ -94,7 +94,8 @@ def eigenvalues(
     for start in range(0, len(sets), step):
         rows = torch.from_numpy(index[start : start + step]).to(z.device)
         if shared:
-            matrices = source[rows[:, :, None], rows[:, None, :]]
+            # several times as fast as indexing by two arrays
+            matrices = torch.take(source, rows[:, :, None] * len(source) + rows[:, None, :])
         else:
             values = source[rows]
             matrices = (values @ values.mT if n <= positions else values.mT @ values) / positions
