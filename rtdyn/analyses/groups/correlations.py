@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rtdyn.analyses.statistics import as_numpy
+from rtdyn.analyses.threads import in_threads
+
 CHUNK_BYTES = 256 * 2**20
 CORRELATION_BYTES = 2**30
 BLOCK = 1024
@@ -99,6 +102,13 @@ def eigenvalues(
         else:
             values = source[rows]
             matrices = (values @ values.mT if n <= positions else values.mT @ values) / positions
-        descending = torch.linalg.eigvalsh(matrices).flip(1).clamp(min=0)
-        result[start : start + step, :side] = descending.cpu().numpy()
+        result[start : start + step, :side] = _spectra(matrices)[:, ::-1].clip(min=0)
     return result
+
+
+def _spectra(matrices: Tensor) -> np.ndarray:
+    """Ascending eigenvalues (s, n) of symmetric matrices (s, n, n); on the CPU some matrices in each thread."""
+    if matrices.device.type != "cpu" or len(matrices) == 1:
+        return as_numpy(torch.linalg.eigvalsh(matrices))
+    parts = np.array_split(matrices.numpy(), min(len(matrices), torch.get_num_threads()))
+    return np.concatenate(in_threads(np.linalg.eigvalsh, parts))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from rtdyn.analyses.context import Context
@@ -25,6 +23,7 @@ from rtdyn.analyses.groups.segregation import (
 )
 from rtdyn.analyses.groups.set_sums import Layer, edge_counts, layer, set_sums
 from rtdyn.analyses.statistics import Comparison
+from rtdyn.analyses.threads import in_threads
 from rtdyn.undefined import Undefined
 
 WHOLE_LAYER = ("segregation_q", "inside_share", "inside_weight_share", "correlation_within", "correlation_across")
@@ -116,9 +115,8 @@ def _presets(
 ) -> Mapping[str, Mapping[str, GroupValue | Undefined]]:
     """By metric of PRESETS and group, in as many threads as torch has. r: (F, F) of each half."""
     wanted = [(metric, name) for metric in PRESETS for name in groups]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        values = pool.map(lambda key: _beside_rewired(r, groups[key[1]], PRESETS[key[0]], seed), wanted)
-        by_key = dict(zip(wanted, values, strict=True))
+    values = in_threads(lambda key: _beside_rewired(r, groups[key[1]], PRESETS[key[0]], seed), wanted)
+    by_key = dict(zip(wanted, values, strict=True))
     return {metric: {name: by_key[metric, name] for name in groups} for metric in PRESETS}
 
 
