@@ -101,7 +101,7 @@ def test_influence_and_mediation_on_the_gpu(both: Captures, gpu: str, evaluation
         assert not isinstance(half, Undefined) and not isinstance(projection, Undefined)
         frozen = frozen_influence(captured, projection, result.classes, memory_bytes=MEMORY)["rare"]
         changed = confidence(captured, counts, np.arange(8), memory_bytes=MEMORY).classes["rare"]
-        found.append((rare, half, frozen, mediated_share(rare, frozen), changed, null_space(captured)))
+        found.append((rare, half, frozen, mediated_share(frozen), changed, null_space(captured)))
     (rare, half, frozen, share, changed, null), (rare_, half_, frozen_, share_, changed_, null_) = found
     bounds = rare.error_bound + rare_.error_bound.cpu()
     assert ((rare.mean_abs - rare_.mean_abs.cpu()).abs() <= bounds + 1e-6).all()

@@ -53,7 +53,7 @@ class Mediation:
 
 
 def mediation(context: Context) -> Mediation:
-    """All of it for one checkpoint; costs about one more pass of `influence`, and O(V) for each pooled pair."""
+    """All of it for one checkpoint, at equal numbers of positions of every class where it costs O(V) a pair."""
     frequency = _through_frequency(context)
     null = null_space(context.captured)
     pools = _pools(context)
@@ -78,8 +78,8 @@ def _through_frequency(context: Context) -> ThroughFrequency | Undefined:
     projection = unigram_direction(counts, logits)
     if isinstance(projection, Undefined):
         return projection
-    frozen = frozen_influence(captured, projection, classes, memory_bytes=context.memory_bytes)
-    return ThroughFrequency(frozen, {name: mediated_share(c, frozen[name]) for name, c in classes.items()})
+    frozen = frozen_influence(equal_numbers(captured), projection, classes, memory_bytes=context.memory_bytes)
+    return ThroughFrequency(frozen, {name: mediated_share(of_class) for name, of_class in frozen.items()})
 
 
 def _mediation_of_groups(
@@ -90,9 +90,10 @@ def _mediation_of_groups(
         return dict.fromkeys(context.groups, frequency)
     rare = context.influence.classes[RARE]
     half_of = context.halves[as_numpy(rare.window_ids)]
+    of_rare = frequency.frozen[RARE]
     frozen, whole = (
         [as_numpy(sums)[half_of == half].sum(0) for half in (0, 1)]
-        for sums in (frequency.frozen[RARE].window_abs_sum, rare.window_abs_sum)
+        for sums in (of_rare.window_abs_sum, of_rare.whole.window_abs_sum)
     )
 
     def statistic(half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
