@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from support.pretend_cuda import GPU, GpuTensor, pretend_cuda
 
+from rtdyn.analyses.context import Context
+from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.choose import half_influence, window_halves
+from rtdyn.analyses.groups.dimensionality import dimensionality
+from rtdyn.analyses.groups.input_weights import heavytail
+from rtdyn.analyses.groups.modularity import modularity
 from rtdyn.analyses.groups.nulls import matching_cells
 from rtdyn.analyses.influence.ablation import Influence, influence
 from rtdyn.analyses.mediation.confidence import confidence
 from rtdyn.analyses.mediation.frozen import frozen_influence, mediated_share, unigram_direction
 from rtdyn.analyses.mediation.null_space import null_space
+from rtdyn.analyses.options import StepOptions
 from rtdyn.analyses.routing.head_ablation import ablate_heads
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.capture.layered_model import open_model
 from rtdyn.checkpoints.local import fetch_local
+from rtdyn.names import PLATEAU, RANDOM, TOP
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.undefined import Undefined
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "benchmarks"))
+
+from compare_numbers import Tolerance, different
 
 Captures = Callable[..., Capture]
 LATE = 4000
@@ -88,7 +101,7 @@ def test_influence_and_mediation_on_the_gpu(both: Captures, gpu: str, evaluation
         assert not isinstance(half, Undefined) and not isinstance(projection, Undefined)
         frozen = frozen_influence(captured, projection, result.classes, memory_bytes=MEMORY)["rare"]
         changed = confidence(captured, counts, np.arange(8), memory_bytes=MEMORY).classes["rare"]
-        found.append((rare, half, frozen, mediated_share(rare, frozen), changed, null_space(captured)))
+        found.append((rare, half, frozen, mediated_share(frozen), changed, null_space(captured)))
     (rare, half, frozen, share, changed, null), (rare_, half_, frozen_, share_, changed_, null_) = found
     bounds = rare.error_bound + rare_.error_bound.cpu()
     assert ((rare.mean_abs - rare_.mean_abs.cpu()).abs() <= bounds + 1e-6).all()
@@ -106,3 +119,35 @@ def test_head_ablation_on_the_gpu(both: Captures, gpu: str) -> None:
     for one, other in zip(here, there, strict=True):
         change, change_ = (a.classes["rare"].change for a in (one, other))
         assert np.allclose(change, change_, rtol=1e-3, atol=1e-3 * np.abs(change).max())
+
+
+def test_groups_are_measured_on_the_gpu_and_nothing_quadratic_comes_back(
+    both: Captures, gpu: str, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = both("cpu"), both(gpu)
+    neurons, rng = here.activations.shape[1], np.random.default_rng(0)
+    groups: dict[str, Group | Undefined] = {}
+    for name, size in (("few", 24), ("many", 200)):
+        drawn = [np.sort(rng.random((30, neurons)).argsort(1)[:, :size], axis=1) for _ in range(4)]
+        members = (drawn[0][0], drawn[1][0])
+        groups[name] = Group(name, members, {RANDOM: (drawn[2], drawn[3])}, 0.0, 0.0)
+    groups |= dict.fromkeys((PLATEAU, TOP), Undefined("not drawn"))
+    options = StepOptions(("ablation",), "kept", "mean_abs", 1e-5, 1.0, "never", "cpu", 0)
+    halves = window_halves(evaluation.text.documents)
+    brought: list[int] = []
+    cpu = torch.Tensor.cpu
+
+    def watched(tensor: torch.Tensor) -> torch.Tensor:
+        if isinstance(tensor, GpuTensor):
+            brought.append(tensor.numel())
+        return cpu(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", watched)
+    for analyse, tolerance in ((dimensionality, 1e-6), (modularity, 1e-5), (heavytail, 1e-5)):
+        results = [
+            analyse(Context(captured, Influence({}, None, 0.0), evaluation, halves, groups, options))
+            for captured in (here, there)
+        ]
+        assert different("", *results, Tolerance(tolerance, tolerance)) == []
+        assert brought and max(brought) < neurons**2 / 4, analyse
+        brought.clear()

@@ -7,8 +7,9 @@ blocks' matrices, a multiplication and an addition counted apart:
     ablation   2(D+1)·N·V·d of the positions and 2·F·V·d of the neurons, once a block of positions        float64
                2D·N·V·d (E_p[m u]) float32, and 2·N·F·V (E_p q²), bfloat16 where the processor has it
                N·F·V·(share summed exactly), a term each
-    mediation  the ablation once more; its part of the positions again with 3·N·K·V terms, for K neurons whose changes
-               of confidence are summed; 2·V·d² + 9·d³ float64 (the unembedding's singular directions)
+    mediation  the ablation twice more of M = 2N/11 positions, but its products of the neurons once; its part of the
+               positions again with 3·M·K·V terms, for K neurons whose changes of confidence are summed; 2·V·d² + 9·d³
+               float64 (the unembedding's singular directions)
 
 Beside the products, arrays of the vocabulary's length are gone through: PASSES times for a position, fewer for a
 neuron; where a network is small, that is what takes the time. The counts of passes were fitted to runs of the
@@ -18,7 +19,7 @@ bundled suite.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rtdyn.analyses.influence.block_sizes import sizes_of
 from rtdyn.analyses.influence.certified import PAIR_BYTES
@@ -39,6 +40,8 @@ CONFIDENCE_TERMS = 3
 """Cost of a pair's four sums of changes of confidence, in units of one exact sum."""
 CONFIDENCE_GROUPS = 6
 """Neurons whose changes of confidence are computed, in units of the group `top`: both halves', with their pools."""
+EQUAL_POSITIONS = 2 / 11
+"""Share of the positions that mediation looks at: of two classes as many as of `rare`, at the default 10 for each."""
 UNEMBEDDING_PASSES = 2
 """The same for the unembedding, made float64 anew for every few positions where it is too large to be held so."""
 BYTES_A_NEURON, BYTES_A_STEP = 1000, 60_000
@@ -108,17 +111,21 @@ def ablation_operations(model: ModelShape, sample: Sample, memory_bytes: int) ->
 
 
 def mediation_operations(model: ModelShape, sample: Sample, memory_bytes: int) -> Operations:
-    """The influence once more with the unigram direction frozen, changes of confidence, and the null space."""
-    n, v, d, directions = sample.positions, model.logits, model.width, model.directions
+    """The influence with and without the unigram direction frozen, changes of confidence, and the null space."""
+    v, d, directions = model.logits, model.width, model.directions
     neurons = min(model.neurons, CONFIDENCE_GROUPS * max(MIN_TOP, int(TOP_SHARE * model.neurons)))
+    equal = max(1, round(EQUAL_POSITIONS * sample.positions))
+    frozen = ablation_operations(model, replace(sample, positions=equal), memory_bytes // 2)
+    # the neurons are multiplied with the unembedding once for both
+    whole = replace(frozen, float64=frozen.float64 - 2.0 * model.neurons * v * d)
     confidence = Operations(
-        float32=2.0 * directions * n * v * d,
-        float64=2.0 * (directions + 1) * n * v * d + 2.0 * neurons * v * d,
-        exact=float(CONFIDENCE_TERMS * n * neurons * v),
-        passed=float(POSITION_PASSES * n * v),
+        float32=2.0 * directions * equal * v * d,
+        float64=2.0 * (directions + 1) * equal * v * d + 2.0 * neurons * v * d,
+        exact=float(CONFIDENCE_TERMS * equal * neurons * v),
+        passed=float(POSITION_PASSES * equal * v),
     )
     singular = Operations(float64=2.0 * v * d**2 + 9.0 * d**3)
-    return total_operations([ablation_operations(model, sample, memory_bytes), confidence, singular])
+    return total_operations([frozen, whole, confidence, singular])
 
 
 def run_bytes(model: ModelShape, steps: int, analyses: Sequence[str]) -> int:

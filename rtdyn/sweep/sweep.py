@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from rtdyn.analyses.compile_ahead import compile_ahead
 from rtdyn.analyses.groups.weightwatcher import begin_weightwatcher
 from rtdyn.analyses.options import StepOptions
 from rtdyn.checkpoints.checkpoint import Checkpoint, read_config
@@ -42,6 +43,7 @@ class Sweep:
         """One step's tables; `stage` is told what begins. Raises InputError for weights that cannot be used."""
         if "heavytail" in self.options.analyses:
             begin_weightwatcher()
+        compile_ahead(self.options.analyses, self.options.device)
         seen = self.suite.tokens_seen(checkpoint.step)
         if self.evaluation is None:
             return analyse_weights(checkpoint, seen, self.model_config, stage)

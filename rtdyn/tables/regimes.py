@@ -21,7 +21,7 @@ Row = Callable[..., Metric]
 def regime_metrics(evidence: CurveEvidence, layer: int) -> list[Metric]:
     """The fit of each class's curve with its evidence; where a number is undefined, its row says why."""
     rows = [row for name, c in evidence.curves.items() for row in _curve_rows(c, name, layer)]
-    return [*rows, *_contrast_rows(evidence.contrast, layer)]
+    return [*rows, *contrast_rows(evidence.contrast, layer)]
 
 
 def _curve_rows(c: Curve, token_class: str, layer: int) -> list[Metric]:
@@ -77,7 +77,7 @@ def _likelihood_rows(fitted: Likelihoods | Undefined, row: Row) -> list[Metric]:
     return [row(metric="tail_alpha", value=fitted.alpha), row(metric="tail_size", value=float(fitted.tail)), *rows]
 
 
-def _contrast_rows(contrast: Contrast | Undefined, layer: int) -> list[Metric]:
+def contrast_rows(contrast: Contrast | Undefined, layer: int) -> list[Metric]:
     """What the rare class's curve shows beyond pseudo-classes of common positions."""
     row = partial(Metric, "regimes", token_class=RARE, layer=layer)
     if isinstance(contrast, Undefined):

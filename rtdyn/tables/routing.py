@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 from rtdyn.analyses.context import Context
 from rtdyn.analyses.routing.differences import Difference
 from rtdyn.analyses.routing.head_effects import SplitEffects
-from rtdyn.analyses.routing.profiles import Correlation
+from rtdyn.analyses.routing.profiles import Correlation, Profiles
 from rtdyn.analyses.routing.routing import Routing
 from rtdyn.analyses.statistics import Comparison, Estimate
 from rtdyn.names import PSEUDO_CLASS, RARE
@@ -22,17 +23,28 @@ from rtdyn.undefined import Undefined
 def routing_rows(result: Routing, _: Context) -> StepRows:
     """Profiles, Gini and attention to key 0 of rare against common, and what heads do to the groups' activations."""
     rows = [Metric("routing", "matched_positions", float(len(result.matched.rare)), token_class=RARE)]
-    for profile in result.profiles:
-        rows += _profile_rows("profile_r", profile.with_bos, profile.layer, profile.n)
-        rows += _profile_rows("profile_r_without_bos", profile.without_bos, profile.layer, profile.n)
-    for metric, differences in (("gini_difference", result.gini), ("bos_difference", result.bos)):
-        for layer, difference in zip(result.layers, differences, strict=True):
-            rows += _difference_rows(metric, difference, layer)
+    rows += attention_rows(result.profiles, (result.gini, result.bos), result.layers)
     for layer, by_class in zip(result.layers, result.effects, strict=True):
         for token_class, by_group in by_class.items():
             for group, effects in by_group.items():
                 rows += _effect_rows(effects, token_class, group, layer)
     return StepRows(rows, lines=attention_curves(result))
+
+
+def attention_rows(
+    profiles: Sequence[Profiles],
+    differences: tuple[Sequence[Difference], Sequence[Difference]],
+    layers: Sequence[int],
+) -> list[Metric]:
+    """Where heads look from rare targets, and how concentrated; differences by layer, of Gini and of key 0."""
+    rows = []
+    for profile in profiles:
+        rows += _profile_rows("profile_r", profile.with_bos, profile.layer, profile.n)
+        rows += _profile_rows("profile_r_without_bos", profile.without_bos, profile.layer, profile.n)
+    for metric, by_layer in zip(("gini_difference", "bos_difference"), differences, strict=True):
+        for layer, difference in zip(layers, by_layer, strict=True):
+            rows += _difference_rows(metric, difference, layer)
+    return rows
 
 
 def _profile_rows(metric: str, r: Correlation | Undefined, layer: int, n: int) -> list[Metric]:

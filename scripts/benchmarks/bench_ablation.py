@@ -34,8 +34,10 @@ from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.checkpoints.local import fetch_local
 from rtdyn.checkpoints.locate import find_tokenizer
 from rtdyn.model.families import Anatomy, Readout
+from rtdyn.streams import stream
 from rtdyn.suites.find import find_suite, load_suites
-from rtdyn.text.documents import encode, read_documents
+from rtdyn.text.documents import read_documents
+from rtdyn.text.draw import draw_windows
 from rtdyn.text.positions import ClassPositions, MeasuredPositions
 from rtdyn.text.tokenizer import Tokenizer, load_tokenizer
 from rtdyn.text.windows import EvaluationSet, pack
@@ -84,7 +86,9 @@ def measured(tokenizer: Tokenizer, targets: int) -> tuple[EvaluationSet, Measure
         return found >= targets
 
     documents = read_documents("king-james-held-out")
-    text = pack(encode(documents, tokenizer, 0), WINDOW, tokenizer.bos, tokenizer.eos, enough)
+    body = WINDOW - (tokenizer.bos is not None)
+    drawn = draw_windows([documents.texts], tokenizer, body, tokenizer.eos, stream(0, "documents"))
+    text = pack(drawn, WINDOW, tokenizer.bos, tokenizer.eos, enough)
     flat = np.flatnonzero(text.kept.ravel())
     return text, one_class(flat, text.targets.ravel()[flat].astype(np.int64))
 

@@ -243,7 +243,7 @@ def captures_apart(here: Capture, there: Capture) -> Found:
 
 
 def _influence(captured: Capture, evaluation: Evaluation) -> Influence:
-    halves, members = window_halves(evaluation.text.documents), evaluation.pseudo_classes
+    halves, members = window_halves(evaluation.clusters.index), evaluation.pseudo_classes
     return influence(
         captured,
         torch.from_numpy(frequency_deciles(evaluation.classes.rank)),
@@ -277,8 +277,8 @@ def influences_apart(here: Influence, there: Influence, relative: float) -> Foun
 
 def _further(evaluation: Evaluation, sides: list[Side]) -> Iterator[Check]:
     """All that comes after the influence, of the same capture on both devices and with the first's groups."""
-    documents, members = evaluation.text.documents, evaluation.pseudo_classes
-    layer, halves = sides[0].captured.anatomy.layer, window_halves(documents)
+    cluster, members = evaluation.clusters.index, evaluation.pseudo_classes
+    layer, halves = sides[0].captured.anatomy.layer, window_halves(cluster)
     shared = 0.0 if isinstance(members, Undefined) else overlap(members)
     devices = (sides[0].device, sides[1].device)
 
@@ -289,14 +289,14 @@ def _further(evaluation: Evaluation, sides: list[Side]) -> Iterator[Check]:
         return both(name, call, lambda a, b: (rows_apart(a, b, by_field), {"rows": len(a)}))
 
     def summaries(side: Side) -> Any:
-        losses = loss_metrics(mean_losses(side.captured, evaluation.text.windows.shape[1]))
-        return [*losses, *ablation_metrics(summarise(side.result), side.result.refined_share, layer)]
+        losses = loss_metrics(mean_losses(side.captured, evaluation.text.windows.shape[1], evaluation.clusters.index))
+        return [*losses, *ablation_metrics(summarise(side.result, 0), side.result.refined_share, layer)]
 
     yield rows("summaries", summaries, FITS)
     yield rows("regimes", lambda s: regime_metrics(regimes(s.result, evaluation, OPTIONS), layer), FITS)
 
     def grouped(side: Side) -> dict[str, Group | Undefined]:
-        return split_groups(side.result, documents, matching_cells(side.captured), shared, 0)
+        return split_groups(side.result, cluster, matching_cells(side.captured), shared, 0)
 
     groups = grouped(sides[0])
     yield both("groups", grouped, groups_apart)

@@ -97,8 +97,6 @@ def _note_structure(step: Any, costs: StageCosts, say: Callable[..., None]) -> N
 
     That is no part of the step, and a stage of its own.
     """
-    import numpy as np
-
     from rtdyn.analyses.groups.correlations import correlation
     from rtdyn.analyses.groups.graph import THRESHOLD
     from rtdyn.undefined import Undefined
@@ -114,7 +112,7 @@ def _note_structure(step: Any, costs: StageCosts, say: Callable[..., None]) -> N
         groups = split(*args, **kwargs)
         costs.begin(STRUCTURE)
         r = correlation(seen[-1].activations)
-        joined = int((np.abs(r) >= THRESHOLD).sum()) - len(r)
+        joined = int((r.abs() >= THRESHOLD).sum()) - len(r)
         sizes = {
             name: g.reason if isinstance(g, Undefined) else [len(m) for m in g.members] for name, g in groups.items()
         }

@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rtdyn.checkpoints.checkpoint import Checkpoint, sha256_of
+from rtdyn.text.draw import DrawnWindow
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.positions import measure
 from rtdyn.text.token_classes import classify
@@ -59,13 +60,15 @@ def token_counts(types: int) -> np.ndarray:
     return np.random.default_rng(1).permutation(expected.astype(np.int64))
 
 
-def drawn_documents(counts: np.ndarray, tokens: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Documents of ids drawn from the counts, id 0 left out, a little more than `tokens` in all."""
+def drawn_windows(counts: np.ndarray, tokens: int, seed: int) -> Iterator[DrawnWindow]:
+    """Windows of ids drawn from the counts, id 0 left out, a little more than `tokens` in all."""
     share = counts.astype(np.float64)
     share[0] = 0
     rng = np.random.default_rng(seed)
     for document in range(tokens // DOCUMENT_TOKENS + 2):
-        yield document, rng.choice(len(share), DOCUMENT_TOKENS, p=share / share.sum())
+        ids = rng.choice(len(share), DOCUMENT_TOKENS, p=share / share.sum())
+        for start in range(0, DOCUMENT_TOKENS - WINDOW + 2, WINDOW - 1):
+            yield DrawnWindow(document, start, ids[start : start + WINDOW - 1])
 
 
 def drawn_evaluation(
@@ -82,7 +85,7 @@ def drawn_evaluation(
     logits = int(str(config["vocab_size"]))
     classes = classify(kept, ("paper-text",), logits)
     text: EvaluationSet = pack(
-        drawn_documents(counts, tokens, seed), WINDOW, 0, 0, lambda so_far, window, some: so_far >= tokens
+        drawn_windows(counts, tokens, seed), WINDOW, 0, 0, lambda so_far, window, some: so_far >= tokens
     )
     positions = measure(text, classes, "target", positions_per_rare, min_targets, seed)
     return Evaluation(text, kept, classes, positions, "", "drawn", {}, logits, config, None, seed)

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from known_delta import all_deltas, influence_on
 
-from rtdyn.analyses.influence.ablation import ClassInfluence, class_influence
-from rtdyn.analyses.influence.certified import delta_blocks
+from rtdyn.analyses.influence.ablation import ClassInfluence
 from rtdyn.analyses.influence.losses import mean_losses
 from rtdyn.analyses.influence.signs import signs_of
 from rtdyn.analyses.influence.summary import summarise_class
@@ -44,6 +44,7 @@ from rtdyn.streams import stream
 from rtdyn.suites.find import find_suite, load_suites
 from rtdyn.text.clusters import text_clusters
 from rtdyn.text.documents import read_documents
+from rtdyn.text.draw import DrawnWindow
 from rtdyn.text.evaluation import Evaluation, EvaluationOptions, prepare
 from rtdyn.text.positions import ClassPositions, MeasuredPositions, measure
 from rtdyn.text.tokenizer import load_tokenizer
@@ -77,14 +78,12 @@ def population(step: int, corpus: str, tokens: int) -> Population:
     own: Evaluation = prepare(suite, suite.steps[-1], options)
     tokenizer = load_tokenizer(find_tokenizer(suite, suite.steps[-1]), print)
     documents = read_documents(corpus)
-    encoded = ((i, tokenizer.encode([text])[0]) for i, text in enumerate(documents.texts))
-    text = pack(encoded, 256, tokenizer.bos, tokenizer.eos, lambda so_far, window, kept: so_far >= tokens)
+    joined = np.concatenate(tokenizer.encode(list(documents.texts)))
+    pieces = (DrawnWindow(0, i, joined[i : i + 255]) for i in range(0, len(joined) - 254, 255))
+    text = pack(pieces, 256, tokenizer.bos, tokenizer.eos, lambda so_far, window, kept: so_far >= tokens)
     positions = measure(text, own.classes, "target", POSITIONS_PER_RARE, 50, 0)
     captured = capture(load_model(fetch_local(suite, step), "cpu"), text, positions, attention=True)
-    members = [torch.from_numpy(positions.members(c.name)) for c in positions.classes]
-    delta = np.zeros(captured.activations.shape, dtype=np.float32)
-    for block in delta_blocks(captured, members, 1e-5, 2**30):
-        delta[block.rows, block.neurons] = block.delta.numpy()
+    delta = all_deltas(captured)
     frequency = np.maximum(own.counts.counts, 1).astype(np.float64)
     surprise = -np.log(np.append(frequency, np.ones(own.n_logits - len(frequency))))[text.targets]
     return Population(captured, text, delta, (surprise * text.kept).sum(1) / text.kept.sum(1))
@@ -121,22 +120,6 @@ def part(whole: Population, windows: np.ndarray, documents: np.ndarray) -> tuple
         activations=captured.activations[:0],
     )  # fmt: skip
     return taken, rows, text_clusters(documents, whole.surprise[windows]).index
-
-
-def influence_on(delta: np.ndarray, positions: MeasuredPositions, name: str, cluster: np.ndarray) -> ClassInfluence:
-    """A class's influence from Δ (n, F) of the positions."""
-    member = positions.members(name)
-    ids, index, counts = np.unique(positions.window[member], return_inverse=True, return_counts=True)
-    sums = np.zeros((2, len(ids), delta.shape[1]))
-    own = delta[member].astype(np.float64)
-    order = np.argsort(index, kind="stable")
-    starts = np.searchsorted(index[order], np.arange(len(ids)))
-    sums[0], sums[1] = (np.add.reduceat(v[order], starts, axis=0) for v in (own, np.abs(own)))
-    labels = np.unique(cluster[ids], return_inverse=True)[1]
-    t = torch.from_numpy
-    nothing = torch.zeros(1, dtype=torch.int64), torch.zeros(1, delta.shape[1]), torch.zeros(1, delta.shape[1])
-    zero = torch.zeros(delta.shape[1], dtype=torch.float64)
-    return class_influence(t(ids), t(labels), t(counts), t(sums[0]), t(sums[1]), zero, nothing)
 
 
 Numbers = dict[str, tuple[float, float | None, float | None]]

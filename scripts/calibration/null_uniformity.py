@@ -1,37 +1,56 @@
-"""Are p-values uniform in models that have learned nothing? The bundled architecture, newly initialised many times.
+"""Are p-values uniform where nothing is there to find?
 
     python scripts/calibration/null_uniformity.py --models 20
+    python scripts/calibration/null_uniformity.py --step 2000 --classes 500 [--json FILE]
 
-Prints, for the group `top` and each null, the Kolmogorov–Smirnov p of uniformity over the models and the share of
-p ≤ 0.05. Choosing neurons by influence alone makes `random` differ from the group even here; `selected` must not.
-d_eff takes few values, and ties count in both tails: its p-values are conservative and cannot be uniform.
+The first asks models that have learned nothing: the bundled architecture, newly initialised many times. The second
+asks a trained one: pseudo-classes of common positions take the rare class's place, so that nothing sets the class
+apart. Prints, for each metric and null, the share of p ≤ 0.01 and ≤ 0.05, and the Kolmogorov–Smirnov p of uniformity.
+A p that a verdict, a band or a mark rests on (`selected`, `pseudo-class`) must be uniform or conservative. `random`
+and `matched` ask other questions, whose answer is yes in any model: are influential neurons unlike others, and unlike
+others as strong? d_eff takes few values, and ties count in both tails: its p is conservative and cannot be uniform.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from known_delta import all_deltas, influence_on, pseudo_influence_on
 
 from rtdyn.analyses.context import Context
 from rtdyn.analyses.groups.choose import split_groups, window_halves
-from rtdyn.analyses.groups.dimensionality import dimensionality
-from rtdyn.analyses.groups.input_weights import hill_of_groups
 from rtdyn.analyses.groups.nulls import matching_cells
-from rtdyn.analyses.influence.ablation import TOLERANCE, influence
+from rtdyn.analyses.influence.ablation import TOLERANCE, Influence
 from rtdyn.analyses.options import StepOptions
-from rtdyn.analyses.statistics import Comparison
-from rtdyn.capture.forward_pass import capture
+from rtdyn.analyses.regimes.contrast import contrast_with_pseudo_classes
+from rtdyn.analyses.routing.differences import class_differences
+from rtdyn.analyses.routing.profiles import PROFILE_OFFSETS, attention_profiles
+from rtdyn.analyses.routing.reference import PseudoSets, reference
+from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.checkpoints.local import fetch_local
-from rtdyn.names import TOP
+from rtdyn.names import COMMON, PSEUDO_CLASS, RARE, TOP
+from rtdyn.store.schema import Metric
 from rtdyn.suites.find import find_suite, load_suites
-from rtdyn.text.evaluation import EvaluationOptions, prepare
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.sweep.analyses import GROUP_ANALYSES
+from rtdyn.tables.regimes import contrast_rows
+from rtdyn.tables.routing import attention_rows
+from rtdyn.text.evaluation import Evaluation, EvaluationOptions, prepare
+from rtdyn.text.positions import ClassPositions
 from rtdyn.text.pseudo_classes import overlap, pseudo_classes
 from rtdyn.undefined import Undefined
+
+GROUPED = ("dimensionality", "modularity", "heavytail")
+OPTIONS = StepOptions(GROUPED, "kept", "mean_abs", TOLERANCE, 1.0, "never", "cpu", 0)
 
 
 def initialised(config: Any, seed: int) -> Any:
@@ -43,42 +62,97 @@ def initialised(config: Any, seed: int) -> Any:
     return auto.from_config(config, attn_implementation="eager").eval().requires_grad_(False)
 
 
+def untrained(
+    suite: SuiteSpec, evaluation: Evaluation, models: int
+) -> Iterator[tuple[Capture, np.ndarray, Evaluation]]:
+    """Captures of newly initialised models, Δ and what they are measured on."""
+    config = load_model(fetch_local(suite, suite.steps[0]), "cpu").config
+    for seed in range(models):
+        captured = capture(initialised(config, seed), evaluation.text, evaluation.positions, attention=True)
+        yield captured, all_deltas(captured), replace(evaluation, seed=seed)
+
+
+def swapped(
+    suite: SuiteSpec, evaluation: Evaluation, step: int, classes: int
+) -> Iterator[tuple[Capture, np.ndarray, Evaluation]]:
+    """One trained model, a pseudo-class in the rare class's place each time."""
+    captured = capture(
+        load_model(fetch_local(suite, step), "cpu"), evaluation.text, evaluation.positions, attention=True
+    )
+    delta, positions = all_deltas(captured), evaluation.positions
+    members = pseudo_classes(positions, draws=classes, seed=1)
+    if isinstance(members, Undefined):
+        raise SystemExit(members.reason)
+    common = positions.members(COMMON) & ~positions.members(RARE)
+    for seed, mine in enumerate(members):
+        named = tuple(
+            ClassPositions(name, int(flags.sum()), positions.flat[flags])
+            for name, flags in ((RARE, mine), (COMMON, common & ~mine))
+        )
+        placed = replace(positions, classes=named)
+        yield replace(captured, positions=placed), delta, replace(evaluation, positions=placed, seed=seed)
+
+
+def rows_of(captured: Capture, delta: np.ndarray, evaluation: Evaluation) -> Iterator[Metric]:
+    """The rows of the group `top`, of the contrast and of attention, as a run stores them."""
+    members, cluster = evaluation.pseudo_classes, evaluation.clusters.index
+    if isinstance(members, Undefined):
+        return
+    halves, shared = window_halves(cluster), overlap(members)
+    classes = {name: influence_on(delta, captured.positions, name, cluster) for name in (RARE, COMMON)}
+    pseudo = pseudo_influence_on(delta, members, halves[captured.positions.window])
+    result = Influence(classes, pseudo, 0.0)
+    groups = split_groups(result, cluster, matching_cells(captured), shared, evaluation.seed)
+    context = Context(captured, result, evaluation, halves, {**groups, **_only(TOP, groups)}, OPTIONS)
+    for name, analyse, rows in GROUP_ANALYSES:
+        if name in GROUPED:
+            yield from rows(analyse(context), context).metrics
+    yield from contrast_rows(contrast_with_pseudo_classes(result, shared, "mean_abs"), context.layer)
+    sets = PseudoSets(members, shared)
+    profiles = attention_profiles(captured, reference(captured.positions, cluster, sets, PROFILE_OFFSETS), sets)
+    differences = class_differences(captured, reference(captured.positions, cluster, sets), sets)
+    yield from attention_rows(profiles, differences, tuple(p.layer for p in profiles))
+
+
+def _only(kept: str, groups: Any) -> dict[str, Any]:
+    """The other groups, not asked for."""
+    return {name: Undefined("not asked for") for name in groups if name != kept}
+
+
 def main() -> None:
+    """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=int, default=20)
+    parser.add_argument("--models", type=int, default=20, help="untrained ones")
+    parser.add_argument("--step", type=int, help="of the bundled suite, in their place")
+    parser.add_argument("--classes", type=int, default=250, help="pseudo-classes in the rare class's place")
+    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     from scipy.stats import kstest
 
     suite = find_suite("tiny", load_suites())
     options = EvaluationOptions(None, "text", None, 1, ("paper-text",), None, 256, "prepend", "target", 50, 10.0, 0)
     evaluation = prepare(suite, suite.steps[-1], options)
-    settings = StepOptions(("dimensionality", "heavytail"), "kept", "mean_abs", TOLERANCE, 1.0, "never", "cpu", 0)
-    config = load_model(fetch_local(suite, suite.steps[0]), "cpu").config
-    documents, positions = evaluation.text.documents, evaluation.positions
-    halves = window_halves(documents)
+    measured = (
+        untrained(suite, evaluation, args.models)
+        if args.step is None
+        else swapped(suite, evaluation, args.step, args.classes)
+    )
     p_values: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for seed in range(args.models):
-        one = capture(initialised(config, seed), evaluation.text, positions)
-        members = pseudo_classes(positions, seed=seed)
-        if isinstance(members, Undefined):
-            raise SystemExit(members.reason)
-        half = torch.from_numpy(halves[positions.window])
-        nowhere = torch.full((evaluation.n_logits,), -1)
-        result = influence(one, nowhere, 1, pseudo_classes=torch.from_numpy(members), half=half)
-        groups = split_groups(result, documents, matching_cells(one), overlap(members), seed)
-        top = {TOP: groups[TOP]}
-        context = Context(one, result, evaluation, halves, top, settings)
-        values = dict(dimensionality(context).groups[TOP])
-        for weights in one.anatomy.input_rows.values():
-            values |= {f"hill_alpha_{rule}": alpha for rule, alpha in hill_of_groups(weights, top)[TOP].items()}
-        for metric, value in values.items():
-            for null, against in () if isinstance(value, Undefined) else value.nulls.items():
-                if isinstance(against, Comparison):
-                    p_values[metric, null].append(against.p_value)
+    for captured, delta, of_class in measured:
+        for row in rows_of(captured, delta, of_class):
+            if row.null is not None and row.p_value is not None:
+                head = "" if row.head is None else " of heads"
+                layer = f", layer {row.layer}" if row.null == PSEUDO_CLASS and row.analysis == "routing" else ""
+                p_values[row.metric + head + layer, row.null].append(row.p_value)
+    table = {}
     for (metric, null), found in sorted(p_values.items()):
         p = np.array(found)
         uniform = float(kstest(p, "uniform").pvalue)
-        print(f"{metric:24} {null:10} n {len(p):3}  p ≤ 0.05: {np.mean(p <= 0.05):5.2f}  KS p {uniform:.3f}")
+        table[f"{metric}/{null}"] = {"n": len(p), "0.01": float(np.mean(p <= 0.01)), "0.05": float(np.mean(p <= 0.05))}
+        print(f"{metric:36} {null:13} n {len(p):4}  p ≤ 0.01: {np.mean(p <= 0.01):5.3f}  p ≤ 0.05: "
+              f"{np.mean(p <= 0.05):5.3f}  KS p {uniform:.3f}")  # fmt: skip
+    if args.json is not None:
+        args.json.write_text(json.dumps(table, indent=1))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from rtdyn.analyses.groups.choose import window_halves
 from rtdyn.analyses.groups.dimensionality import dimensionality
 from rtdyn.analyses.groups.group_spectra import group_spectra
 from rtdyn.analyses.groups.heavytail import ALPHA, ENTROPY
-from rtdyn.analyses.groups.input_weights import heavytail
+from rtdyn.analyses.groups.input_weights import heavytail, spectra_once
 from rtdyn.analyses.groups.modularity import modularity
 from rtdyn.analyses.influence.ablation import Influence
 from rtdyn.analyses.options import StepOptions
@@ -224,7 +224,8 @@ def test_spectra_are_those_of_what_each_half_chose_beside_matched_sets(
     assert isinstance(fourteen, Group)
     drawn = fourteen.sets[RANDOM]
     matched = replace(fourteen, sets={MATCHED: drawn})
-    lines = eigenvalue_curves(group_spectra(inputs, {PLATEAU: groups["nobody"], TOP: matched}), False, LAYER)
+    spectra_of = {name: spectra_once(rows, groups) for name, rows in inputs.items()}
+    lines = eigenvalue_curves(group_spectra(spectra_of, {PLATEAU: groups["nobody"], TOP: matched}), False, LAYER)
     assert [(line["kind"], line["group"], line["half"]) for line in lines] == [
         ("eigenvalue", TOP, 0),
         ("eigenvalue", TOP, 1),

@@ -8,14 +8,14 @@ Louvain is compiled here: networkx takes fifty times as long, and igraph is unde
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from rtdyn.analyses.groups.graph import THRESHOLD, Graph, checked_sets, graph_of
 from rtdyn.analyses.kernels import graphs
+from rtdyn.analyses.threads import in_threads
 from rtdyn.streams import stream
 from rtdyn.undefined import Undefined
 
@@ -58,7 +58,7 @@ def equal_edges(counts: np.ndarray) -> int:
 
 
 def group_modularity(
-    r: np.ndarray,
+    r: Tensor,
     sets: np.ndarray,
     *,
     threshold: float | None = THRESHOLD,
@@ -77,12 +77,11 @@ def group_modularity(
         graph = graph_of(r, members, threshold, edges)
         return np.nan if isinstance(graph, Undefined) else louvain(graph, restarts, stream(seed, "communities"))[0]
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return np.fromiter(pool.map(largest_q, checked_sets(r, sets)), np.float64, len(sets))
+    return np.array(in_threads(largest_q, checked_sets(r, sets)), dtype=np.float64)
 
 
 def rewired_z(
-    r: np.ndarray,
+    r: Tensor,
     sets: np.ndarray,
     *,
     threshold: float | None = THRESHOLD,
@@ -122,7 +121,7 @@ def rewired_z(
 
 
 def modularity_reason(
-    r: np.ndarray, members: np.ndarray, *, threshold: float | None = THRESHOLD, edges: int | None = None
+    r: Tensor, members: np.ndarray, *, threshold: float | None = THRESHOLD, edges: int | None = None
 ) -> Undefined | None:
     """Why the graph of `members` (n,) in r (F, F) has no modularity; None where it has one."""
     graph = graph_of(r, checked_sets(r, members[None])[0], threshold, edges)

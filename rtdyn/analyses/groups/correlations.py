@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rtdyn.analyses.statistics import as_numpy
+from rtdyn.analyses.threads import in_threads
+
 CHUNK_BYTES = 256 * 2**20
 CORRELATION_BYTES = 2**30
 BLOCK = 1024
@@ -28,25 +31,25 @@ def standardised(columns: Tensor) -> tuple[Tensor, np.ndarray]:
     return centred.div_(torch.where(live, scale, 1.0)), live.cpu().numpy()
 
 
-def correlation(columns: Tensor, *, block: int = BLOCK) -> np.ndarray:
-    """float32 (F, F): Pearson r of every two of the columns (N, F), exactly symmetric, diagonal 1.
+def correlation(columns: Tensor, *, block: int = BLOCK) -> Tensor:
+    """float32 (F, F), on the device of the columns (N, F): Pearson r of every two, exactly symmetric, diagonal 1.
 
     Columns may have any mean and scale: they are standardised in float64, `block` at a time, and so are their
     products. A column that is constant or not finite has NaN with every other and itself. Memory beyond the columns:
-    4·F² bytes (256 MiB at F = 8,192) and 16·block·(N + block) for the blocks, on their device.
+    4·F² bytes (256 MiB at F = 8,192) and 16·block·(N + block) for the blocks.
     """
     neurons = columns.shape[1]
-    r = np.empty((neurons, neurons), dtype=np.float32)
+    r = torch.empty(neurons, neurons, device=columns.device)
     starts = range(0, neurons, block)
     for first in starts:
         left = _or_nan(columns[:, first : first + block])
         for second in range(first, neurons, block):
             right = left if second == first else _or_nan(columns[:, second : second + block])
-            product = (left.T @ right / len(columns)).clamp_(-1, 1).float().cpu().numpy()
+            product = (left.T @ right / len(columns)).clamp_(-1, 1).float()
             r[first : first + block, second : second + block] = product
             r[second : second + block, first : first + block] = product.T
     diagonal = r.diagonal()
-    r[np.arange(neurons), np.arange(neurons)] = np.where(np.isnan(diagonal), np.nan, 1.0)
+    diagonal.copy_(torch.where(diagonal.isnan(), diagonal, 1.0))
     return r
 
 
@@ -57,30 +60,55 @@ def _or_nan(columns: Tensor) -> Tensor:
     return z
 
 
-def eigenvalues(z: Tensor, sets: np.ndarray, *, chunk_bytes: int = CHUNK_BYTES) -> np.ndarray:
+def gram(z: Tensor) -> Tensor:
+    """float64 (F, F), on z's device: correlations ZᵀZ/N of every two columns. z: float64 (N, F) of `standardised`."""
+    return (z.T @ z).div_(len(z))
+
+
+def fits_gram(neurons: int) -> bool:
+    """Whether `gram` of so many neurons takes at most CORRELATION_BYTES."""
+    return neurons**2 <= CORRELATION_BYTES // 8
+
+
+def eigenvalues(
+    z: Tensor, sets: np.ndarray, *, whole: Tensor | None = None, chunk_bytes: int = CHUNK_BYTES
+) -> np.ndarray:
     """Eigenvalues of each set's correlation matrix ZᵀZ/N: float64 (s, n), descending, none under 0.
 
-    z: float64 (N, F) from `standardised`. sets: int64 (s, n). Where n > N the n − N that must be 0 are exactly 0.
+    z: float64 (N, F) from `standardised`. sets: int64 (s, n). whole: `gram` of z, where it is there. Where n > N the
+    n − N that must be 0 are exactly 0.
     """
     result = np.zeros(sets.shape)
     n, positions = sets.shape[1], len(z)
     if not result.size or not positions:
         return result
-    used, index = np.unique(sets, return_inverse=True)
-    index = index.reshape(sets.shape)
-    narrow = z[:, torch.from_numpy(used).to(z.device)]
-    # one product for all sets where it is the cheaper way and fits, else one for each set
-    shared = n <= positions and len(used) ** 2 <= min(len(sets) * n**2, CORRELATION_BYTES // 8)
-    source = narrow.T @ narrow / positions if shared else narrow.T.contiguous()
+    index, source = sets, whole
+    shared = whole is not None and n <= positions
+    if not shared:
+        used, index = np.unique(sets, return_inverse=True)
+        index = index.reshape(sets.shape)
+        narrow = z[:, torch.from_numpy(used).to(z.device)]
+        # one product for all sets where it is the cheaper way and fits, else one for each set
+        shared = n <= positions and len(used) ** 2 <= len(sets) * n**2 and fits_gram(len(used))
+        source = gram(narrow) if shared else narrow.T.contiguous()
+    assert source is not None
     side = min(n, positions)
     step = max(1, chunk_bytes // (8 * (3 * side**2 + (0 if shared else n * positions))))
     for start in range(0, len(sets), step):
         rows = torch.from_numpy(index[start : start + step]).to(z.device)
         if shared:
-            matrices = source[rows[:, :, None], rows[:, None, :]]
+            # several times as fast as indexing by two arrays
+            matrices = torch.take(source, rows[:, :, None] * len(source) + rows[:, None, :])
         else:
             values = source[rows]
             matrices = (values @ values.mT if n <= positions else values.mT @ values) / positions
-        descending = torch.linalg.eigvalsh(matrices).flip(1).clamp(min=0)
-        result[start : start + step, :side] = descending.cpu().numpy()
+        result[start : start + step, :side] = _spectra(matrices)[:, ::-1].clip(min=0)
     return result
+
+
+def _spectra(matrices: Tensor) -> np.ndarray:
+    """Ascending eigenvalues (s, n) of symmetric matrices (s, n, n); on the CPU some matrices in each thread."""
+    if matrices.device.type != "cpu" or len(matrices) == 1:
+        return as_numpy(torch.linalg.eigvalsh(matrices))
+    parts = np.array_split(matrices.numpy(), min(len(matrices), torch.get_num_threads()))
+    return np.concatenate(in_threads(np.linalg.eigvalsh, parts))

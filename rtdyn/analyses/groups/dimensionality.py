@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from rtdyn.analyses.context import Context
-from rtdyn.analyses.groups.correlations import CHUNK_BYTES, eigenvalues, standardised
+from rtdyn.analyses.group import Group
+from rtdyn.analyses.groups.correlations import CHUNK_BYTES, eigenvalues, fits_gram, gram, standardised
 from rtdyn.analyses.groups.measure import GroupValues, activations_by_half, measure_if_defined
+from rtdyn.analyses.groups.sequential import FIRST
 from rtdyn.undefined import Undefined
 
 VARIANCE_SHARE = 0.95
@@ -55,9 +57,12 @@ class SetDimensionality:
 def dimensionality(context: Context) -> Dimensionality:
     """Effective dimensionality of each group's activations beside its nulls."""
     z = [standardised(activations)[0] for activations in activations_by_half(context)]
+    # sets of a null together have more pairs of neurons than the layer, unless groups are small beside it
+    once = _pairs(context.groups, len(z[0])) >= z[0].shape[1] ** 2 and fits_gram(z[0].shape[1])
+    whole = [gram(of_half) if once else None for of_half in z]
 
     def statistic(half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
-        values = set_dimensionality(z[half], sets)
+        values = set_dimensionality(z[half], sets, whole=whole[half])
         return dict(zip(METRICS, (values.d_eff, values.d_eff_share, values.participation_ratio), strict=True))
 
     def reasons(half: int, members: np.ndarray) -> Mapping[str, Undefined | None]:
@@ -69,6 +74,12 @@ def dimensionality(context: Context) -> Dimensionality:
     )
 
 
+def _pairs(groups: Mapping[str, Group | Undefined], positions: int) -> int:
+    """Pairs of neurons in the first sets of every null of groups that may have a dimensionality."""
+    sizes = [len(group.members[0]) for group in groups.values() if not isinstance(group, Undefined)]
+    return FIRST * sum(n**2 for n in sizes if undefined(n, positions) is None)
+
+
 def undefined(n_live: int, positions: int) -> Undefined | None:
     """Why a group of `n_live` varying neurons has no dimensionality over that many positions, or None if it has one."""
     if n_live < MIN_NEURONS:
@@ -78,17 +89,20 @@ def undefined(n_live: int, positions: int) -> Undefined | None:
     return None
 
 
-def set_dimensionality(z: Tensor, sets: np.ndarray, *, chunk_bytes: int = CHUNK_BYTES) -> SetDimensionality:
+def set_dimensionality(
+    z: Tensor, sets: np.ndarray, *, whole: Tensor | None = None, chunk_bytes: int = CHUNK_BYTES
+) -> SetDimensionality:
     """Effective dimensionality of each set.
 
-    z: (N, F) from `standardised`. sets: int64 (s, n) indices of neurons, distinct within a set. Memory beyond z: about
-    `chunk_bytes`, and at most CORRELATION_BYTES for correlations shared by sets.
+    z: (N, F) from `standardised`. sets: int64 (s, n) indices of neurons, distinct within a set. whole: `gram` of z,
+    where it is there. Memory beyond z: about `chunk_bytes`, and at most CORRELATION_BYTES for correlations shared by
+    sets.
     """
     live = (z != 0).any(0).cpu().numpy()[sets].sum(1)
     defined = np.array([undefined(int(n), len(z)) is None for n in live], dtype=bool)
     d_eff, ratio = np.full(len(sets), np.nan), np.full(len(sets), np.nan)
     if defined.any():
-        values = eigenvalues(z, sets[defined], chunk_bytes=chunk_bytes)
+        values = eigenvalues(z, sets[defined], whole=whole, chunk_bytes=chunk_bytes)
         total = values.sum(1)
         reached = np.cumsum(values, axis=1) >= (VARIANCE_SHARE - ROUND_OFF) * total[:, None]
         d_eff[defined] = reached.argmax(1) + 1

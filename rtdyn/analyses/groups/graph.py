@@ -9,8 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from rtdyn.analyses.kernels import graphs
+from rtdyn.analyses.statistics import as_numpy
 from rtdyn.undefined import Undefined
 
 THRESHOLD = 0.3
@@ -30,15 +33,17 @@ class Graph:
     """float64 (E,), positive."""
 
 
-def graph_of(r: np.ndarray, members: np.ndarray, threshold: float | None, edges: int | None) -> Graph | Undefined:
+def graph_of(r: Tensor, members: np.ndarray, threshold: float | None, edges: int | None) -> Graph | Undefined:
     """The graph of `members` (n,), checked and ascending, in correlations r (F, F), or why it is too small.
 
     edges: take the strongest `edges` pairs, whatever the threshold (ties at the last by neuron).
     """
-    nodes = len(members) - int(np.isnan(r[members, members]).sum())
+    index = torch.from_numpy(members)
+    own = as_numpy(r[index[:, None], index])
+    nodes = len(members) - int(np.isnan(own.diagonal()).sum())
     if nodes < MIN_NODES:
         return few_vary(nodes)
-    weight = graphs.pair_weights(r, members, least_weight(threshold if edges is None else None))
+    weight = graphs.pair_weights(own, least_weight(threshold if edges is None else None))
     available = int(np.count_nonzero(weight))
     if edges is not None and available < edges:
         return Undefined(
@@ -51,19 +56,13 @@ def graph_of(r: np.ndarray, members: np.ndarray, threshold: float | None, edges:
     return Graph(*graphs.linked(weight, len(members), cut, kept - np.count_nonzero(weight > cut)))
 
 
-def edge_counts(r: np.ndarray, sets: np.ndarray, *, threshold: float | None = THRESHOLD) -> np.ndarray:
-    """int64 (s,): edges inside each set of sets (s, n), neurons of r (F, F)."""
-    sets = checked_sets(r, sets)
-    return graphs.inside(r, sets, least_weight(threshold))[1].astype(np.int64)
-
-
-def checked_sets(r: np.ndarray, sets: np.ndarray) -> np.ndarray:
+def checked_sets(r: Tensor, sets: np.ndarray) -> np.ndarray:
     """int64 (s, n): `sets` (s, n) with each row ascending. The compiled loops check no index themselves.
 
     Raises ValueError if r is not (F, F) or a row holds no distinct neurons of it.
     """
     if r.ndim != 2 or r.shape[0] != r.shape[1]:
-        raise ValueError(f"correlations of shape {r.shape} are not square")
+        raise ValueError(f"correlations of shape {tuple(r.shape)} are not square")
     if sets.ndim != 2 or not np.issubdtype(sets.dtype, np.integer):
         raise ValueError(f"sets must be whole numbers (s, n), not {sets.dtype} of shape {sets.shape}")
     ordered = np.sort(sets.astype(np.int64), axis=1)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from rtdyn.analyses.group import Group
-from rtdyn.analyses.groups.heavytail import HALF, hill_of_spectra, spectra
+from rtdyn.analyses.groups.heavytail import HALF, Spectra, hill_of_spectra
+from rtdyn.analyses.groups.sequential import FIRST
 from rtdyn.intervals import QUANTILES_95
 from rtdyn.names import PLATEAU, SELECTED, TOP
 from rtdyn.undefined import Undefined
 
 SPECTRUM_GROUPS = (PLATEAU, TOP)
-BAND_DRAWS = 99
+BAND_DRAWS = FIRST
 """Selected sets whose spectra make a band."""
 LARGEST_SPECTRUM = 1024
 """Neurons of a group whose weights' eigenvalues are computed, hundreds of times for its nulls."""
@@ -36,10 +36,15 @@ class GroupSpectrum:
     """The Pareto tail λ_{k+1}·((k + 1)/x)^{1/α} at rank x, with Hill's α of the rule `half`; NaN beyond it."""
 
 
-def group_spectra(inputs: Mapping[str, Tensor], groups: Mapping[str, Group | Undefined]) -> list[GroupSpectrum]:
-    """Of SPECTRUM_GROUPS, where they and selected sets exist and are not too large. inputs: by name, (F, d)."""
+def group_spectra(
+    inputs: Mapping[str, Callable[[np.ndarray], Spectra]], groups: Mapping[str, Group | Undefined]
+) -> list[GroupSpectrum]:
+    """Of SPECTRUM_GROUPS, where they and selected sets exist and are not too large.
+
+    inputs: by name of the matrix, what gives the spectra of sets (s, n) of its rows.
+    """
     result = []
-    for matrix, weights in inputs.items():
+    for matrix, spectra_of in inputs.items():
         for name in SPECTRUM_GROUPS:
             group = groups[name]
             if isinstance(group, Undefined):
@@ -47,17 +52,17 @@ def group_spectra(inputs: Mapping[str, Tensor], groups: Mapping[str, Group | Und
             selected = group.sets[SELECTED]
             for half, members in enumerate(group.members):
                 if len(members) <= LARGEST_SPECTRUM and not isinstance(selected, Undefined):
-                    lines = _lines(weights, members, selected[half][:BAND_DRAWS])
+                    lines = _lines(spectra_of, members, selected[half][:BAND_DRAWS])
                     result.append(GroupSpectrum(matrix, name, half, *lines))
     return result
 
 
 def _lines(
-    weights: Tensor, members: np.ndarray, selected: np.ndarray
+    spectra_of: Callable[[np.ndarray], Spectra], members: np.ndarray, selected: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Eigenvalues, low, high and fit, (n,) each. weights: (F, d); members: (n,); selected: (s, n)."""
-    of_group = spectra(weights, members[None])
-    low, high = np.quantile(spectra(weights, selected).eigenvalues, QUANTILES_95, axis=0)
+    """Eigenvalues, low, high and fit, (n,) each. members: (n,); selected: (s, n)."""
+    of_group = spectra_of(members[None])
+    low, high = np.quantile(spectra_of(selected).eigenvalues, QUANTILES_95, axis=0)
     values, rank = of_group.eigenvalues[0], np.arange(1, len(members) + 1)
     hill = hill_of_spectra(of_group, HALF)
     fit, k = np.full(len(values), np.nan), int(hill.k[0])

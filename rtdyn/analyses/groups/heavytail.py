@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from rtdyn.analyses.groups.correlations import eigenvalues, standardised
+from rtdyn.analyses.groups.correlations import eigenvalues, fits_gram, gram, standardised
+from rtdyn.analyses.kernels.least_ks import least_ks
 from rtdyn.undefined import Undefined
 
 TENTH, HALF, LEAST_KS = "tenth", "half", "least-ks"
@@ -53,12 +54,33 @@ class Hill:
     high: np.ndarray
 
 
-def spectra(rows: Tensor, sets: np.ndarray) -> Spectra:
-    """Eigenvalues of C for each set. rows: (F, d) input weights. sets: int64 (s, n), distinct within a set."""
+@dataclass(frozen=True)
+class StandardRows:
+    """Input rows W̃ of all F neurons, each of mean 0 and variance 1."""
+
+    z: Tensor
+    """float64 (d, F), 0 for rows that do not vary."""
+    live: np.ndarray
+    """bool (F,): rows that vary."""
+    gram: Tensor | None = None
+    """float64 (F, F): W̃W̃ᵀ/d, where many sets are asked for."""
+
+
+def standard_rows(rows: Tensor, squares: int = 0) -> StandardRows:
+    """The rows (F, d), with the product of every two where that is cheaper and fits.
+
+    squares: Σ n² over the sets of n neurons whose spectra will be asked for.
+    """
     z, live = standardised(rows.T)
-    values = eigenvalues(z, sets)
-    zero = max(sets.shape[1], rows.shape[1]) * np.finfo(np.float64).eps * values.max(axis=1, initial=0, keepdims=True)
-    return Spectra(np.where(values > zero, values, 0.0), live[sets].sum(1))
+    whole = squares >= len(rows) ** 2 and fits_gram(len(rows))
+    return StandardRows(z, live, gram(z) if whole else None)
+
+
+def spectra(rows: StandardRows, sets: np.ndarray) -> Spectra:
+    """Eigenvalues of C for each set of sets (s, n), int64, distinct within a set."""
+    values = eigenvalues(rows.z, sets, whole=rows.gram)
+    zero = max(sets.shape[1], len(rows.z)) * np.finfo(np.float64).eps * values.max(axis=1, initial=0, keepdims=True)
+    return Spectra(np.where(values > zero, values, 0.0), rows.live[sets].sum(1))
 
 
 def hill_of_spectra(spectra: Spectra, rule: str = TENTH, *, min_k: int = MIN_K) -> Hill:
@@ -84,7 +106,11 @@ def hill_of_spectra(spectra: Spectra, rule: str = TENTH, *, min_k: int = MIN_K) 
 
 def undefined(spectra: Spectra, rule: str = TENTH, *, min_k: int = MIN_K) -> list[Undefined | None]:
     """Why each of s sets has no α, or None where it has one."""
-    hill = hill_of_spectra(spectra, rule, min_k=min_k)
+    return reasons(spectra, hill_of_spectra(spectra, rule, min_k=min_k), rule, min_k=min_k)
+
+
+def reasons(spectra: Spectra, hill: Hill, rule: str, *, min_k: int = MIN_K) -> list[Undefined | None]:
+    """Why each of s sets has no α in its Hill by this rule, or None where it has one."""
     return [
         None if np.isfinite(alpha) else _reason(values, int(live), int(k), rule, min_k)
         for alpha, values, live, k in zip(hill.alpha, spectra.eigenvalues, spectra.live, hill.k, strict=True)
@@ -120,17 +146,6 @@ def _mean_log_excess(logs: np.ndarray, k: np.ndarray) -> np.ndarray:
 
 def _least_ks(logs: np.ndarray, min_k: int) -> np.ndarray:
     """int64 (s,): the k of least distance, the larger of equals; 0 where none is allowed. logs: (s, n) descending."""
-    best = np.full(len(logs), np.inf)
-    chosen = np.zeros(len(logs), dtype=np.int64)
-    for k in range(max(1, min_k), logs.shape[1]):
-        inverse = _mean_log_excess(logs, np.full(len(logs), k))
-        some = np.flatnonzero(inverse > EQUAL)
-        if not len(some):
-            continue
-        excess = logs[some, :k] - logs[some, k, None]
-        above = np.exp(-excess / inverse[some, None])  # the fitted share of the tail above each eigenvalue
-        index = np.arange(k)
-        distance = np.maximum((above - index / k).max(1), ((index + 1) / k - above).max(1))
-        nearer = distance <= best[some]
-        best[some[nearer]], chosen[some[nearer]] = distance[nearer], k
-    return chosen
+    positive = np.isfinite(logs).sum(1)
+    found = [least_ks(row[:n], max(1, min_k), EQUAL) for row, n in zip(logs, positive, strict=True)]
+    return np.array(found, dtype=np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,19 @@ from torch import Tensor
 from rtdyn.analyses.context import Context
 from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.group_spectra import LARGEST_SPECTRUM, GroupSpectrum, group_spectra
-from rtdyn.analyses.groups.heavytail import MIN_K, RULES, TENTH, hill_of_spectra, spectra, undefined
+from rtdyn.analyses.groups.heavytail import (
+    MIN_K,
+    RULES,
+    TENTH,
+    Spectra,
+    hill_of_spectra,
+    reasons,
+    spectra,
+    standard_rows,
+    undefined,
+)
 from rtdyn.analyses.groups.measure import HIGH, LOW, GroupValues, measure_if_defined, too_large
+from rtdyn.analyses.groups.sequential import FIRST
 from rtdyn.analyses.groups.weightwatcher import WEIGHTWATCHER_METRICS, weightwatcher_metrics
 from rtdyn.undefined import Undefined
 
@@ -59,37 +70,64 @@ class HeavyTails:
 
 def heavytail(context: Context) -> HeavyTails:
     """Hill's α of each group's input weights, and weightwatcher's numbers for the layer's and the groups' matrices."""
-    inputs = context.captured.anatomy.input_rows
+    inputs, groups = context.captured.anatomy.input_rows, context.groups
+    spectra_of = {matrix: spectra_once(weights, groups) for matrix, weights in inputs.items()}
     return HeavyTails(
-        {matrix: hill_of_groups(weights, context.groups) for matrix, weights in inputs.items()},
+        {matrix: hill_of_groups(spectra_of[matrix], groups) for matrix in inputs},
         layer_tails(inputs, context.captured.anatomy.output_rows),
         {
-            matrix: {name: _weightwatcher_of_group(weights, group) for name, group in context.groups.items()}
+            matrix: {name: _weightwatcher_of_group(weights, group) for name, group in groups.items()}
             for matrix, weights in inputs.items()
         },
-        group_spectra(inputs, context.groups),
+        group_spectra(spectra_of, groups),
     )
 
 
-def hill_of_groups(weights: Tensor, groups: Mapping[str, Group | Undefined]) -> GroupValues:
-    """Hill's α by rule of each group's rows of weights (F, d), the same whatever half is measured."""
+def spectra_once(weights: Tensor, groups: Mapping[str, Group | Undefined]) -> Callable[[np.ndarray], Spectra]:
+    """What gives the spectra of sets (s, n) of rows of weights (F, d), computing those of equal sets once.
+
+    groups: those that will be asked for.
+    """
+    sizes = [
+        len(chosen)
+        for group in groups.values()
+        if not isinstance(group, Undefined)
+        for chosen in group.members
+        if too_large(chosen, LARGEST_SPECTRUM) is None
+    ]
+    rows = standard_rows(weights, FIRST * sum(n**2 for n in sizes))
+    known: dict[bytes, Spectra] = {}
+
+    def spectra_of(sets: np.ndarray) -> Spectra:
+        key = sets.tobytes()
+        if key not in known:
+            known[key] = spectra(rows, sets)
+        return known[key]
+
+    return spectra_of
+
+
+def hill_of_groups(spectra_of: Callable[[np.ndarray], Spectra], groups: Mapping[str, Group | Undefined]) -> GroupValues:
+    """Hill's α by rule of each group's rows, the same whatever half is measured.
+
+    spectra_of: of `spectra_once`, from sets (s, n).
+    """
 
     def statistic(_half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
-        of_sets = spectra(weights, sets)
+        of_sets = spectra_of(sets)
         values: dict[str, np.ndarray] = {}
         for rule in RULES:
             hill = hill_of_spectra(of_sets, rule, min_k=_least(rule))
             values |= {rule: hill.alpha, rule + LOW: hill.low, rule + HIGH: hill.high}
         return values
 
-    def reasons(_half: int, members: np.ndarray) -> Mapping[str, Undefined | None]:
+    def reasons_of(_half: int, members: np.ndarray) -> Mapping[str, Undefined | None]:
         large = too_large(members, LARGEST_SPECTRUM)
         if large is not None:
             return dict.fromkeys(RULES, large)
-        of_group = spectra(weights, members[None])
-        return {rule: undefined(of_group, rule, min_k=_least(rule))[0] for rule in RULES}
+        return {rule: undefined(spectra_of(members[None]), rule, min_k=_least(rule))[0] for rule in RULES}
 
-    return {name: measure_if_defined(group, RULES, statistic, reasons) for name, group in groups.items()}
+    return {name: measure_if_defined(group, RULES, statistic, reasons_of) for name, group in groups.items()}
 
 
 def _least(rule: str) -> int:
@@ -110,11 +148,11 @@ def layer_tails(inputs: Mapping[str, Tensor], output: Tensor) -> LayerTails:
 
 def _layer_alphas(weights: Tensor) -> dict[str, LayerAlpha | Undefined]:
     """By rule. weights: (F, d)."""
-    whole = spectra(weights, np.arange(len(weights))[None])
+    whole = spectra(standard_rows(weights), np.arange(len(weights))[None])
     alphas: dict[str, LayerAlpha | Undefined] = {}
     for rule in RULES:
-        why = undefined(whole, rule)[0]
         hill = hill_of_spectra(whole, rule)
+        why = reasons(whole, hill, rule)[0]
         alpha = LayerAlpha(float(hill.alpha[0]), float(hill.low[0]), float(hill.high[0]), len(weights))
         alphas[rule] = alpha if why is None else why
     return alphas

@@ -1,4 +1,7 @@
-"""A statistic of groups, each group chosen on one half of the windows and measured on the other (METHODS §4)."""
+"""A statistic of groups, each group chosen on one half of the windows and measured on the other (METHODS §4).
+
+Sets of a null are measured as far as p needs them (`sequential.py`).
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from torch import Tensor
 
 from rtdyn.analyses.context import Context
 from rtdyn.analyses.group import Group
+from rtdyn.analyses.groups.sequential import batches, compare_in_turn, settled
 from rtdyn.analyses.regimes.contrast import contrast
-from rtdyn.analyses.statistics import Comparison, compare
+from rtdyn.analyses.statistics import Comparison
 from rtdyn.names import SELECTED
 from rtdyn.undefined import Undefined
 
@@ -45,33 +49,48 @@ GroupValues = Mapping[str, Mapping[str, GroupValue | Undefined]]
 """By group and metric; the metrics that cannot be measured come first."""
 
 
-def measure(group: Group, statistic: Statistic) -> dict[str, GroupValue]:
-    """Every metric of `statistic` for the group, each half's choice measured on the other half; NaN where undefined."""
+def measure(group: Group, statistic: Statistic, most: int | None = None) -> dict[str, GroupValue]:
+    """Every metric of `statistic` for the group, each half's choice measured on the other half; NaN where undefined.
+
+    most: sets of each null that may be measured, None for all.
+    """
     values = [statistic(1 - half, members[None]) for half, members in enumerate(group.members)]
     means = {metric: float((values[0][metric][0] + values[1][metric][0]) / 2) for metric in values[0]}
-    metrics = [metric for metric in means if not metric.endswith((LOW, HIGH))]
-    nulls: dict[str, dict[str, np.ndarray] | Undefined] = {}
-    for null, sets in group.sets.items():
-        if isinstance(sets, Undefined):
-            nulls[null] = sets
-            continue
-        drawn = [statistic(1 - half, of_half) for half, of_half in enumerate(sets)]
-        nulls[null] = {metric: (drawn[0][metric] + drawn[1][metric]) / 2 for metric in metrics}
+    of_metrics = {metric: value for metric, value in means.items() if not metric.endswith((LOW, HIGH))}
+    nulls = {
+        null: sets if isinstance(sets, Undefined) else _drawn(sets, statistic, of_metrics, most)
+        for null, sets in group.sets.items()
+    }
     result = {}
-    for metric in metrics:
+    for metric, value in of_metrics.items():
         against = {
-            null: drawn
-            if isinstance(drawn, Undefined)
-            else _compared(null, means[metric], drawn[metric], group.overlap)
+            null: drawn if isinstance(drawn, Undefined) else _compared(null, value, drawn[metric], group.overlap)
             for null, drawn in nulls.items()
         }
         interval = (means.get(metric + LOW), means.get(metric + HIGH))
-        result[metric] = GroupValue(means[metric], min(map(len, group.members)), against, interval)
+        result[metric] = GroupValue(value, min(map(len, group.members)), against, interval)
     return result
 
 
+def _drawn(
+    sets: tuple[np.ndarray, np.ndarray], statistic: Statistic, values: Mapping[str, float], most: int | None
+) -> dict[str, np.ndarray]:
+    """Each metric of a null's sets (s, n), chosen on either half, in their order until every p is settled."""
+    drawn = {metric: np.empty(0) for metric in values}
+    for batch in batches(min(len(sets[0]), most or len(sets[0]))):
+        first, second = (statistic(1 - half, of_half[batch]) for half, of_half in enumerate(sets))
+        drawn = {m: np.append(so_far, (first[m] + second[m]) / 2) for m, so_far in drawn.items()}
+        if all(settled(value, drawn[metric]) for metric, value in values.items()):
+            break
+    return drawn
+
+
 def measure_if_defined(
-    group: Group | Undefined, metrics: tuple[str, ...], statistic: Statistic, reasons: Reasons
+    group: Group | Undefined,
+    metrics: tuple[str, ...],
+    statistic: Statistic,
+    reasons: Reasons,
+    most: int | None = None,
 ) -> dict[str, GroupValue | Undefined]:
     """Each of the metrics of `statistic` for the group, or why it has no value on one of the halves."""
     if isinstance(group, Undefined):
@@ -81,7 +100,7 @@ def measure_if_defined(
     result: dict[str, GroupValue | Undefined] = {metric: why[metric] for metric in metrics if metric in why}
     if len(result) == len(metrics):
         return result
-    values = measure(group, statistic)
+    values = measure(group, statistic, most)
     for metric in (m for m in metrics if m not in why):
         value = values[metric]
         result[metric] = value if math.isfinite(value.value) else UNDEFINED_ON_A_HALF
@@ -90,7 +109,7 @@ def measure_if_defined(
 
 def _compared(null: str, value: float, drawn: np.ndarray, overlap: float) -> Comparison | Undefined:
     # pseudo-classes share positions, and the sets they select are more alike than independent ones
-    return contrast(value, drawn, overlap) if null == SELECTED else compare(value, drawn)
+    return contrast(value, drawn, overlap, compare_in_turn) if null == SELECTED else compare_in_turn(value, drawn)
 
 
 def too_large(members: np.ndarray, largest: int) -> Undefined | None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from rtdyn.analyses.context import Context
 from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.communities import equal_edges, group_modularity, modularity_reason, rewired_z
 from rtdyn.analyses.groups.correlations import correlation
-from rtdyn.analyses.groups.graph import THRESHOLD, edge_counts
+from rtdyn.analyses.groups.graph import THRESHOLD
 from rtdyn.analyses.groups.measure import GroupValue, GroupValues, activations_by_half, measure_if_defined, too_large
 from rtdyn.analyses.groups.segregation import (
     mean_correlation,
@@ -22,7 +21,9 @@ from rtdyn.analyses.groups.segregation import (
     segregation,
     segregation_reason,
 )
+from rtdyn.analyses.groups.set_sums import Layer, edge_counts, layer, set_sums
 from rtdyn.analyses.statistics import Comparison
+from rtdyn.analyses.threads import in_threads
 from rtdyn.undefined import Undefined
 
 WHOLE_LAYER = ("segregation_q", "inside_share", "inside_weight_share", "correlation_within", "correlation_across")
@@ -31,7 +32,7 @@ PRESETS: Mapping[str, float | None] = {"q_threshold": THRESHOLD, "q_paper_code":
 """Least |r| of an edge, by metric."""
 
 LOUVAIN_DRAWS = 199
-"""Sets of each null that Louvain's algorithm runs on."""
+"""Most sets of each null that Louvain's algorithm runs on."""
 LARGEST_GRAPH = 512
 """Neurons of a group whose own graph is searched for communities."""
 LARGEST_REWIRED = 64
@@ -53,49 +54,52 @@ class Modularity:
 def modularity(context: Context) -> Modularity:
     """Communities inside each group, and each group as a community of the whole layer, beside their nulls."""
     r = [correlation(activations) for activations in activations_by_half(context)]
-    groups = context.groups
+    layers, groups = [layer(of_half) for of_half in r], context.groups
     return Modularity(
-        {name: _in_whole_layer(r, group) for name, group in groups.items()},
+        {name: _in_whole_layer(layers, group) for name, group in groups.items()},
         {name: _communities(r, group, context.seed) for name, group in groups.items()},
         _presets(r, groups, context.seed),
     )
 
 
-def _in_whole_layer(r: Sequence[np.ndarray], group: Group | Undefined) -> Mapping[str, GroupValue | Undefined]:
-    """WHOLE_LAYER of one group. r: (F, F) of each half."""
+def _in_whole_layer(layers: Sequence[Layer], group: Group | Undefined) -> Mapping[str, GroupValue | Undefined]:
+    """WHOLE_LAYER of one group, in the graph of each half."""
 
     def statistic(half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
-        apart, mean = segregation(r[half], sets), mean_correlation(r[half], sets)
+        sums = set_sums(layers[half], sets)
+        apart, mean = segregation(sums), mean_correlation(sums)
         values = (apart.modularity, apart.inside_share, apart.inside_weight_share, mean.within, mean.across)
         return dict(zip(WHOLE_LAYER, values, strict=True))
 
     def reasons(half: int, members: np.ndarray) -> Mapping[str, Undefined | None]:
-        apart = segregation_reason(r[half], members)
-        within, across = mean_correlation_reasons(r[half], members)
+        sums = set_sums(layers[half], members[None])
+        apart = segregation_reason(sums)
+        within, across = mean_correlation_reasons(sums)
         return dict(zip(WHOLE_LAYER, (apart, apart, apart, within, across), strict=True))
 
     return measure_if_defined(group, WHOLE_LAYER, statistic, reasons)
 
 
-def _communities(r: Sequence[np.ndarray], group: Group | Undefined, seed: int) -> Mapping[str, GroupValue | Undefined]:
+def _communities(r: Sequence[Tensor], group: Group | Undefined, seed: int) -> Mapping[str, GroupValue | Undefined]:
     """Q_EXCESS of one group. r: (F, F) of each half."""
     if isinstance(group, Undefined):
         return {Q_EXCESS: group}
+    for members in group.members:
+        large = too_large(members, LARGEST_GRAPH)
+        if large is not None:
+            return {Q_EXCESS: large}
     edges = _equal_edges(r, group)
 
     def statistic(half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
-        searched = sets[:LOUVAIN_DRAWS]
-        values = group_modularity(r[half], searched, edges=edges[half], seed=seed)
-        return {Q_EXCESS: np.append(values, np.full(len(sets) - len(searched), np.nan))}
+        return {Q_EXCESS: group_modularity(r[half], sets, edges=edges[half], seed=seed)}
 
     def reasons(half: int, members: np.ndarray) -> Mapping[str, Undefined | None]:
-        why = too_large(members, LARGEST_GRAPH) or modularity_reason(r[half], members, edges=edges[half])
-        return {Q_EXCESS: why}
+        return {Q_EXCESS: modularity_reason(r[half], members, edges=edges[half])}
 
-    return measure_if_defined(group, (Q_EXCESS,), statistic, reasons)
+    return measure_if_defined(group, (Q_EXCESS,), statistic, reasons, LOUVAIN_DRAWS)
 
 
-def _equal_edges(r: Sequence[np.ndarray], group: Group) -> list[int]:
+def _equal_edges(r: Sequence[Tensor], group: Group) -> list[int]:
     """For each half measured, the number of edges at which the group's graph and its nulls' are compared."""
     edges = []
     for half in (0, 1):
@@ -107,18 +111,17 @@ def _equal_edges(r: Sequence[np.ndarray], group: Group) -> list[int]:
 
 
 def _presets(
-    r: Sequence[np.ndarray], groups: Mapping[str, Group | Undefined], seed: int
+    r: Sequence[Tensor], groups: Mapping[str, Group | Undefined], seed: int
 ) -> Mapping[str, Mapping[str, GroupValue | Undefined]]:
     """By metric of PRESETS and group, in as many threads as torch has. r: (F, F) of each half."""
     wanted = [(metric, name) for metric in PRESETS for name in groups]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        values = pool.map(lambda key: _beside_rewired(r, groups[key[1]], PRESETS[key[0]], seed), wanted)
-        by_key = dict(zip(wanted, values, strict=True))
+    values = in_threads(lambda key: _beside_rewired(r, groups[key[1]], PRESETS[key[0]], seed), wanted)
+    by_key = dict(zip(wanted, values, strict=True))
     return {metric: {name: by_key[metric, name] for name in groups} for metric in PRESETS}
 
 
 def _beside_rewired(
-    r: Sequence[np.ndarray], group: Group | Undefined, threshold: float | None, seed: int
+    r: Sequence[Tensor], group: Group | Undefined, threshold: float | None, seed: int
 ) -> GroupValue | Undefined:
     """Q of one group's own graph beside that of rewired ones. r: (F, F) of each half."""
     if isinstance(group, Undefined):

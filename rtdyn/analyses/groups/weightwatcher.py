@@ -1,7 +1,8 @@
 """weightwatcher's own metrics of weight matrices, beside ours (METHODS §8).
 
-It prints, sets up logging when it is imported, redirects the output of its whole process and rounds weights to float16
-where torch sees a GPU, so that it runs in the quiet process.
+It is given squared singular values, which the smaller Gram matrix has, and fits them: its own singular value
+decomposition would take minutes. It prints, sets up logging when it is imported, and changes its constants where torch
+sees a GPU, so that it runs in the quiet process.
 """
 
 from __future__ import annotations
@@ -25,8 +26,6 @@ from rtdyn.undefined import Undefined
 EQUAL_FLOAT32 = 1e-5
 """A ratio of eigenvalues of a matrix rounded to float32 exceeds 1 by less through round-off."""
 WEIGHTWATCHER_METRICS = (ALPHA, ALPHA_WEIGHTED, STABLE_RANK, ENTROPY)
-_COLUMNS = (*WEIGHTWATCHER_METRICS, "num_evals", "weak_rank_loss", "status", "xmin", "xmax", "matrix_rank")
-"""Of weightwatcher's table, what the metrics and their reasons are made of."""
 
 
 def begin_weightwatcher() -> None:
@@ -37,22 +36,33 @@ def begin_weightwatcher() -> None:
 def weightwatcher_metrics(matrix: Tensor) -> dict[str, float | Undefined]:
     """weightwatcher's own alpha, alpha_weighted, stable_rank and entropy of one matrix, or why there is none.
 
-    matrix: (a, b), as it is: neither centred nor scaled, read in float32 on the CPU, its full spectrum by SciPy's SVD.
-    Under 20 eigenvalues weightwatcher changes to a bias-corrected fit. It draws no random numbers. Raises InputError
-    if its process dies.
+    matrix: (a, b), as it is: neither centred nor scaled, read in float32, its squared singular values in float64 on
+    its device. Under 20 eigenvalues weightwatcher changes to a bias-corrected fit. It draws no random numbers. Raises
+    InputError if its process dies.
     """
-    values = matrix.detach().to("cpu", torch.float32)
-    smallest = min(values.shape)
+    smallest = min(matrix.shape)
     if smallest < MIN_SINGULAR_VALUES:
         return _none(f"{smallest} singular values, under {MIN_SINGULAR_VALUES}")
-    if not torch.isfinite(values).all():
+    values = matrix.detach().float().double()
+    if not bool(torch.isfinite(values).all()):
         return _none("the matrix holds values that are not finite")
-    if not values.any():
+    if not bool(values.any()):
         return _none("the matrix is zero")
-    row = quietly(weightwatcher_row, values.numpy(), _COLUMNS)
+    row = quietly(weightwatcher_row, squared_singular_values(values), max(matrix.shape))
     if row is None:
-        return _none("weightwatcher was imported with a GPU in sight and rounds weights to half precision")
+        return _none("weightwatcher was imported with a GPU in sight and counts with half precision")
     return _defined(row)
+
+
+def squared_singular_values(matrix: Tensor) -> np.ndarray:
+    """float64 (min(a, b),), ascending: eigenvalues of the smaller Gram matrix of a float64 (a, b), on its device.
+
+    Those that are 0 but for round-off are exactly 0.
+    """
+    rows, columns = matrix.shape
+    gram = matrix @ matrix.T if rows < columns else matrix.T @ matrix
+    values = torch.linalg.eigvalsh(gram).cpu().numpy()
+    return np.where(values > max(rows, columns) * np.finfo(np.float64).eps * values[-1], values, 0.0)
 
 
 def _none(reason: str) -> dict[str, float | Undefined]:
@@ -60,9 +70,9 @@ def _none(reason: str) -> dict[str, float | Undefined]:
 
 
 def _defined(row: dict[str, Any]) -> dict[str, float | Undefined]:
-    """A row of weightwatcher's table with reasons for its −1 of a failed fit and its values that mean nothing."""
+    """What `weightwatcher_row` says, with reasons for its −1 of a failed fit and its values that mean nothing."""
     result: dict[str, float | Undefined] = {metric: float(row[metric]) for metric in WEIGHTWATCHER_METRICS}
-    fitted = int(row["num_evals"] - row["weak_rank_loss"])
+    fitted = row["fitted"]
     if fitted < MIN_SINGULAR_VALUES:
         reason = Undefined(f"{fitted} eigenvalues above {WEIGHTWATCHER_THRESHOLD:g}, under {MIN_SINGULAR_VALUES}")
         result |= {ALPHA: reason, ALPHA_WEIGHTED: reason}
@@ -70,6 +80,6 @@ def _defined(row: dict[str, Any]) -> dict[str, float | Undefined]:
         result |= dict.fromkeys((ALPHA, ALPHA_WEIGHTED), Undefined("the power law could not be fitted"))
     elif row["xmax"] <= row["xmin"] * (1 + EQUAL_FLOAT32):
         result |= dict.fromkeys((ALPHA, ALPHA_WEIGHTED), Undefined("the largest eigenvalues are equal"))
-    if row["matrix_rank"] < 2:
+    if row["rank"] < 2:
         result[ENTROPY] = Undefined("a matrix of rank 1 has no entropy")
     return result

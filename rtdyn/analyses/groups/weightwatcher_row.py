@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 MIN_SINGULAR_VALUES = 8
 WEIGHTWATCHER_THRESHOLD = 1e-5
 """weightwatcher's fit leaves out eigenvalues at or under this, whatever the scale of the matrix."""
+FULL_PRECISION = 1e-10
+"""What weightwatcher adds to shares before it takes logarithms; with a GPU in sight it is for half precision."""
 
 
-def weightwatcher_row(values: np.ndarray, columns: Sequence[str]) -> dict[str, Any] | None:
-    """Columns of the row of weightwatcher's table for a float32 (a, b), None where it rounds the weights."""
+def weightwatcher_row(eigenvalues: np.ndarray, larger_side: int) -> dict[str, Any] | None:
+    """What weightwatcher's table says of a matrix with these squared singular values, by its own functions.
+
+    eigenvalues: float64 (n,). larger_side: the more of the matrix's rows and columns. None where weightwatcher counts
+    with half precision.
+    """
     library = _library()
     if library is None:
         return None
-    layer = nn.Linear(1, 1, bias=False, device="meta")  # on `meta` so that no random numbers are drawn
-    layer.weight = nn.Parameter(torch.from_numpy(values), requires_grad=False)
-    details = library.WeightWatcher(model=nn.Sequential(layer)).analyze(
-        min_evals=MIN_SINGULAR_VALUES,
-        max_evals=0,  # no limit
-        max_N=max(values.shape),
-        tolerance=WEIGHTWATCHER_THRESHOLD,
-        svd_method="accurate",
-        plot=False,
-        savefig=False,
+    ordered = np.sort(eigenvalues)
+    alpha, _, xmin, xmax, *_, status, _ = library.WeightWatcher().fit_powerlaw(
+        ordered, thresh=WEIGHTWATCHER_THRESHOLD, plot=False, savefig=False
     )
-    row = details.iloc[0].to_dict()
-    return {column: row[column] for column in columns}
+    singular = np.sqrt(ordered)
+    return {
+        "alpha": alpha,
+        "alpha_weighted": alpha * np.log10(ordered[-1]),
+        "stable_rank": ordered.sum() / ordered[-1],
+        "entropy": library.RMT_Util.matrix_entropy(singular, larger_side),
+        "fitted": int((ordered > WEIGHTWATCHER_THRESHOLD).sum()),
+        "status": status,
+        "xmin": xmin,
+        "xmax": xmax,
+        "rank": library.RMT_Util.matrix_rank(singular, larger_side),
+    }
 
 
 def import_weightwatcher() -> None:
@@ -44,4 +50,4 @@ def _library() -> Any:
     import weightwatcher
     import weightwatcher.RMT_Util
 
-    return weightwatcher if weightwatcher.RMT_Util.torch_T_to_np(torch.zeros(1)).dtype == np.float32 else None
+    return weightwatcher if weightwatcher.RMT_Util.EPSILON == FULL_PRECISION else None

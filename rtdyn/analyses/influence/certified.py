@@ -29,7 +29,7 @@ is 0 in float32 may count, log E_p e^z is summed in float64 from logits that err
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -38,7 +38,7 @@ from torch import Tensor
 
 from rtdyn.analyses.influence import fused
 from rtdyn.analyses.influence.block_sizes import block_sizes, slices
-from rtdyn.analyses.influence.logit_shift import NeuronBlock, coefficients, neuron_block
+from rtdyn.analyses.influence.logit_shift import NeuronBlock, coefficients, neuron_blocks
 from rtdyn.analyses.influence.position_block import PositionBlock, position_block
 from rtdyn.analyses.influence.unembedding import Projection, Unembedding, unembedding
 from rtdyn.capture.forward_pass import Capture
@@ -97,6 +97,18 @@ class _Pairs:
     """A bound of max |z|."""
 
 
+@dataclass(frozen=True)
+class Certified:
+    """Class means of Δ, and how exact they are to be."""
+
+    members: Sequence[Tensor]
+    """bool (N,) of each class."""
+    tolerance: float | Sequence[Tensor]
+    """Nats: one number, or for each class float64 (F,), one for each neuron."""
+    projection: Projection | None = None
+    """What is done to the shift of the logits before the loss is taken."""
+
+
 def delta_blocks(
     captured: Capture,
     members: list[Tensor],
@@ -104,41 +116,62 @@ def delta_blocks(
     memory_bytes: int,
     projection: Projection | None = None,
 ) -> Iterator[DeltaBlock]:
-    """Δ of all measured positions, block by block, each class mean certified to `tolerance` nats.
+    """Δ of all measured positions, block by block, each class mean certified; arguments as `Certified` has them.
 
-    members: bool (N,) for each class. tolerance: one number, or for each class float64 (F,), one for each neuron.
-    projection: what is done to the shift of the logits before the loss is taken. Where round-off alone exceeds the
-    tolerance, everything is summed and the bounds say so. Arrays take about `memory_bytes` beside model and capture.
-    Raises InputError where the loss overflows.
+    members: bool (N,) for each class. Where round-off alone exceeds the tolerance, everything is summed and the bounds
+    say so. Arrays take about `memory_bytes` beside model and capture. Raises InputError where the loss overflows.
     """
-    sizes = block_sizes(captured, memory_bytes, PAIR_BYTES)
+    for (block,) in delta_blocks_together(captured, [Certified(members, tolerance, projection)], memory_bytes):
+        yield block
+
+
+def delta_blocks_together(
+    captured: Capture, wanted: Sequence[Certified], memory_bytes: int
+) -> Iterator[tuple[DeltaBlock, ...]]:
+    """Block by block what `delta_blocks` gives for each of the wanted, whose logits take one product of the neurons."""
+    sizes = block_sizes(captured, memory_bytes // len(wanted), PAIR_BYTES)
     n, f = captured.activations.shape
-    u = unembedding(captured, sizes, projection)
-    if isinstance(tolerance, float | int):
-        tolerance = [torch.full_like(captured.moments.mean, tolerance)] * len(members)
+    unembeddings = [unembedding(captured, sizes, one.projection) for one in wanted]
     for rows in slices(n, sizes.positions):
-        at = position_block(captured, u, rows, sizes)
-        classes = [(m[rows], limit) for m, limit in zip(members, tolerance, strict=True) if m[rows].any()]
+        positions = [position_block(captured, u, rows, sizes) for u in unembeddings]
         for neurons in slices(f, sizes.neurons):
-            of = neuron_block(captured, u, neurons)
-            pairs = _pairs(at, of, *coefficients(captured, at, of), sizes.lane)
-            low, high = _second_order(pairs.mean, pairs.variance, pairs.variance_error, pairs.spread)
-            delta, half_width = (low + high) / 2 - pairs.z_target, (high - low) / 2
-            del low, high
-            rounding = DOUBLE_ROUNDING * pairs.largest
-            limits = [(member, limit[neurons]) for member, limit in classes]
-            refined = 0
-            while True:
-                widest = _widest(half_width, rounding, limits)
-                if len(widest) == 0:
-                    break
-                row, neuron = widest.T
-                delta[row, neuron], rounding[row, neuron] = _sum_exactly(at, of, u, pairs, row, neuron)
-                half_width[row, neuron] = 0.0
-                refined += len(widest)
-            if not torch.isfinite(delta).all():
-                raise InputError("the change of loss under ablation overflows; this checkpoint cannot be measured")
-            yield DeltaBlock(rows, neurons, delta, half_width, rounding, refined)
+            of_neurons = neuron_blocks(captured, unembeddings, neurons)
+            yield tuple(
+                _delta_block(captured, one, u, at, of, sizes.lane)
+                for one, u, at, of in zip(wanted, unembeddings, positions, of_neurons, strict=True)
+            )
+
+
+def _delta_block(
+    captured: Capture, wanted: Certified, u: Unembedding, at: PositionBlock, of: NeuronBlock, lane: int
+) -> DeltaBlock:
+    assert isinstance(of.neurons, slice)
+    pairs = _pairs(at, of, *coefficients(captured, at, of), lane)
+    low, high = _second_order(pairs.mean, pairs.variance, pairs.variance_error, pairs.spread)
+    delta, half_width = (low + high) / 2 - pairs.z_target, (high - low) / 2
+    del low, high
+    rounding = DOUBLE_ROUNDING * pairs.largest
+    limits = [(m[at.rows], limit) for m, limit in zip(wanted.members, _limits(wanted, of), strict=True)]
+    limits = [(member, limit) for member, limit in limits if member.any()]
+    refined = 0
+    while True:
+        widest = _widest(half_width, rounding, limits)
+        if len(widest) == 0:
+            break
+        row, neuron = widest.T
+        delta[row, neuron], rounding[row, neuron] = _sum_exactly(at, of, u, pairs, row, neuron)
+        half_width[row, neuron] = 0.0
+        refined += len(widest)
+    if not torch.isfinite(delta).all():
+        raise InputError("the change of loss under ablation overflows; this checkpoint cannot be measured")
+    return DeltaBlock(at.rows, of.neurons, delta, half_width, rounding, refined)
+
+
+def _limits(wanted: Certified, of: NeuronBlock) -> list[Tensor]:
+    """For each class the tolerance of these neurons, float64 (f,)."""
+    if isinstance(wanted.tolerance, float | int):
+        return [torch.full_like(of.q_range, wanted.tolerance)] * len(wanted.members)
+    return [limit[of.neurons] for limit in wanted.tolerance]
 
 
 def _pairs(at: PositionBlock, of: NeuronBlock, a: Tensor, t: Tensor, lane: int) -> _Pairs:

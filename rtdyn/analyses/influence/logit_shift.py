@@ -20,6 +20,7 @@ once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,15 +62,26 @@ def written_rows(captured: Capture, neurons: slice | Tensor) -> Tensor:
 
 def neuron_block(captured: Capture, u: Unembedding, neurons: slice | Tensor) -> NeuronBlock:
     """These neurons' q, (k, V); neurons are consecutive, or named by a tensor (k,) of indices."""
+    return neuron_blocks(captured, [u], neurons)[0]
+
+
+def neuron_blocks(captured: Capture, unembeddings: Sequence[Unembedding], neurons: slice | Tensor) -> list[NeuronBlock]:
+    """These neurons' q, (k, V), by each of the projections of one unembedding, which is multiplied with once."""
     parts = captured.anatomy
     rows = parts.output_rows[neurons].double()
     written = written_rows(captured, neurons)
     scaled = parts.readout.gain.double() * written
-    q = torch.empty(len(scaled), len(u.fixed), device=scaled.device)
-    for chunk, types in u.chunks():
-        q[:, chunk] = scaled @ u.project(types, chunk).T
-    low, high = (v.double() for v in torch.aminmax(q, dim=1))
-    return NeuronBlock(neurons, rows, written, scaled, q, high - low, torch.maximum(high, -low))
+    first = unembeddings[0]
+    q = torch.empty(len(unembeddings), len(scaled), len(first.fixed), device=scaled.device)
+    for chunk, types in first.chunks():
+        shift = scaled @ types.T
+        for u, q_u in zip(unembeddings, q, strict=True):
+            q_u[:, chunk] = u.project_shift(shift, scaled, chunk)
+    blocks = []
+    for q_u in q:
+        low, high = (v.double() for v in torch.aminmax(q_u, dim=1))
+        blocks.append(NeuronBlock(neurons, rows, written, scaled, q_u, high - low, torch.maximum(high, -low)))
+    return blocks
 
 
 def coefficients(captured: Capture, at: PositionBlock, of: NeuronBlock) -> tuple[Tensor, Tensor]:

@@ -54,6 +54,14 @@ class Unembedding:
             rows = rows * self.projection.kept[types, None]
         return rows - self.projection.direction[types, None] * self.along
 
+    def project_shift(self, shift: Tensor, vectors: Tensor, types: slice) -> Tensor:
+        """float64 (k, types): shifts that vectors (k, d) make of these types' logits, `project`ed."""
+        if self.projection is None:
+            return shift
+        if self.projection.kept is not None:
+            shift = shift * self.projection.kept[types]
+        return shift - torch.outer(vectors @ self.along, self.projection.direction[types])
+
     def logits(self, normed: Tensor) -> Tensor:
         """float64 (n, V), up to a constant a row, of normalised streams γ∘x/σ (n, d)."""
         result = self.fixed.expand(len(normed), -1).clone()

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from rtdyn.analyses.influence.ablation import MEMORY_BYTES, TOLERANCE, ClassInfluence
-from rtdyn.analyses.influence.certified import DOUBLE_ROUNDING, delta_blocks
+from rtdyn.analyses.influence.certified import DOUBLE_ROUNDING, Certified, DeltaBlock, delta_blocks_together
 from rtdyn.analyses.influence.unembedding import Projection
-from rtdyn.analyses.statistics import as_numpy, clusters, jackknife_se
+from rtdyn.analyses.statistics import as_numpy, clusters, indicator, jackknife_se
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.undefined import Undefined
 
@@ -52,15 +52,24 @@ def unigram_direction(counts: np.ndarray, logits: int, band: np.ndarray | None =
 
 
 @dataclass(frozen=True)
-class FrozenInfluence:
-    """Influence of each neuron on one class with the unigram direction frozen; in nats, float64 (F,)."""
+class AbsInfluence:
+    """Influence of each neuron on one class, whatever its sign; in nats, float64 (F,)."""
 
     mean_abs: Tensor
-    """mean |Δ_frozen|."""
+    """mean |Δ|."""
     error_bound: Tensor
     """Largest distance of the mean from its exact value."""
+    window_ids: Tensor
+    """int64 (w,): the windows that have some positions."""
     window_abs_sum: Tensor
-    """float64 (w, F): Σ |Δ_frozen| over the positions of each of `ClassInfluence.window_ids`."""
+    """float64 (w, F): Σ |Δ| over the positions of each of them."""
+
+
+@dataclass(frozen=True)
+class FrozenInfluence(AbsInfluence):
+    """With the unigram direction frozen, beside what it is without at the same positions."""
+
+    whole: AbsInfluence
 
 
 def frozen_influence(
@@ -74,26 +83,53 @@ def frozen_influence(
 ) -> dict[str, FrozenInfluence]:
     """Mean ablation's influence on each class once the projection is taken back, certified.
 
-    classes: the influences on the same capture. A frozen mean may err by `relative` times the neuron's mean |Δ|, or
-    by `tolerance` nats where that is more. Costs about one more pass of `influence`.
+    classes: the influences on the same capture, or on one of which it holds some positions. A mean may err by
+    `relative` times the neuron's mean |Δ|, or by `tolerance` nats where that is more. Costs about one more pass of
+    `influence`.
     """
     device = captured.residual.device
     projection = Projection(
         projection.direction.to(device), None if projection.kept is None else projection.kept.to(device)
     )
-    members = {name: torch.from_numpy(captured.positions.members(name)).to(device) for name in classes}
     windows = torch.from_numpy(captured.positions.window).to(device)
-    indicators = {name: clusters(windows, member).indicator(slice(None)) for name, member in members.items()}
-    sums = {name: torch.zeros_like(c.window_abs_sum) for name, c in classes.items()}
-    errors = {name: torch.zeros_like(c.mean) for name, c in classes.items()}
-    limits = [(relative * c.mean_abs).clamp(min=tolerance) for c in classes.values()]
-    for block in delta_blocks(captured, list(members.values()), limits, memory_bytes, projection=projection):
-        for name, member in members.items():
-            sums[name][:, block.neurons] += indicators[name][:, block.rows] @ block.delta.abs()
-            errors[name][block.neurons] += (block.half_width + block.rounding)[member[block.rows]].sum(0)
-    return {
-        name: FrozenInfluence(sums[name].sum(0) / c.n, errors[name] / c.n, sums[name]) for name, c in classes.items()
-    }
+    members = {name: torch.from_numpy(captured.positions.members(name)).to(device) for name in classes}
+    limits = {name: (relative * c.mean_abs).clamp(min=tolerance) for name, c in classes.items()}
+    fewer = [name for name, c in classes.items() if int(members[name].sum()) < c.n]
+    wanted = [Certified(list(members.values()), list(limits.values()), projection)]
+    sums = {name: _AbsSums(windows, members[name], c.mean_abs) for name, c in classes.items()}
+    again = {name: _AbsSums(windows, members[name], classes[name].mean_abs) for name in fewer}
+    if fewer:
+        wanted.append(Certified([members[name] for name in fewer], [limits[name] for name in fewer]))
+    for blocks in delta_blocks_together(captured, wanted, memory_bytes):
+        for of_class in sums.values():
+            of_class.add(blocks[0])
+        for of_class in again.values():
+            of_class.add(blocks[-1])
+    result = {}
+    for name, c in classes.items():
+        at_all = AbsInfluence(c.mean_abs, c.error_bound, c.window_ids, c.window_abs_sum)
+        whole = again[name].influence() if name in again else at_all
+        result[name] = FrozenInfluence(**vars(sums[name].influence()), whole=whole)
+    return result
+
+
+class _AbsSums:
+    """Sums of |Δ| over one class's positions by window, block after block."""
+
+    def __init__(self, windows: Tensor, member: Tensor, of_neurons: Tensor) -> None:
+        self.member = member
+        self.clusters = clusters(windows, member)
+        self.indicator = self.clusters.indicator(slice(None))
+        self.sum = of_neurons.new_zeros(len(self.indicator), len(of_neurons))
+        self.error = torch.zeros_like(of_neurons)
+
+    def add(self, block: DeltaBlock) -> None:
+        self.sum[:, block.neurons] += self.indicator[:, block.rows] @ block.delta.abs()
+        self.error[block.neurons] += (block.half_width + block.rounding)[self.member[block.rows]].sum(0)
+
+    def influence(self) -> AbsInfluence:
+        n = int(self.member.sum())
+        return AbsInfluence(self.sum.sum(0) / n, self.error / n, self.clusters.ids, self.sum)
 
 
 @dataclass(frozen=True)
@@ -109,14 +145,21 @@ class MediatedShare:
     reason: tuple[str | None, ...]
 
 
-def mediated_share(influence: ClassInfluence, frozen: FrozenInfluence) -> MediatedShare:
-    """Each neuron's mediation, undefined where mean |Δ| does not exceed the two error bounds."""
-    total, error = influence.mean_abs, influence.error_bound
+def mediated_share(frozen: FrozenInfluence, cluster: np.ndarray | None = None) -> MediatedShare:
+    """Each neuron's mediation, undefined where mean |Δ| does not exceed the two error bounds.
+
+    cluster: int (windows,), the independent piece of text that each window is of, by default itself.
+    """
+    total, error = frozen.whole.mean_abs, frozen.whole.error_bound
     defined = total > error + frozen.error_bound
     undefined = ~defined
     ratio = frozen.mean_abs / total
     bound = (frozen.error_bound + ratio * error) / (total - error) + DOUBLE_ROUNDING * (1 + ratio)
-    left = [c.sum(0) - c for c in map(influence.by_cluster, (frozen.window_abs_sum, influence.window_abs_sum))]
+    labels = frozen.window_ids if cluster is None else torch.from_numpy(cluster).to(ratio.device)[frozen.window_ids]
+    held, piece = torch.unique(labels, return_inverse=True)
+    by_cluster = indicator(piece, len(held))
+    sums = [by_cluster @ of_windows for of_windows in (frozen.window_abs_sum, frozen.whole.window_abs_sum)]
+    left = [c.sum(0) - c for c in sums]
     se = torch.from_numpy(jackknife_se(as_numpy(left[0] / left[1]))).to(ratio.device)
     value, se, bound = (v.masked_fill(undefined, torch.nan) for v in (1 - ratio, se, bound))
     silent = (total + error == 0).tolist()

@@ -11,6 +11,7 @@ from rtdyn.analyses.context import Context
 from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.measure import GroupValue, Statistic, measure
 from rtdyn.analyses.mediation.confidence import Confidence, confidence
+from rtdyn.analyses.mediation.equal_numbers import equal_numbers
 from rtdyn.analyses.mediation.frozen import (
     FrozenInfluence,
     MediatedShare,
@@ -52,7 +53,7 @@ class Mediation:
 
 
 def mediation(context: Context) -> Mediation:
-    """All of it for one checkpoint; costs about one more pass of `influence`, and O(V) for each pooled pair."""
+    """All of it for one checkpoint, at equal numbers of positions of every class where it costs O(V) a pair."""
     frequency = _through_frequency(context)
     null = null_space(context.captured)
     pools = _pools(context)
@@ -77,8 +78,10 @@ def _through_frequency(context: Context) -> ThroughFrequency | Undefined:
     projection = unigram_direction(counts, logits)
     if isinstance(projection, Undefined):
         return projection
-    frozen = frozen_influence(captured, projection, classes, memory_bytes=context.memory_bytes)
-    return ThroughFrequency(frozen, {name: mediated_share(c, frozen[name]) for name, c in classes.items()})
+    frozen = frozen_influence(equal_numbers(captured), projection, classes, memory_bytes=context.memory_bytes)
+    return ThroughFrequency(
+        frozen, {name: mediated_share(of_class, context.clusters) for name, of_class in frozen.items()}
+    )
 
 
 def _mediation_of_groups(
@@ -89,9 +92,10 @@ def _mediation_of_groups(
         return dict.fromkeys(context.groups, frequency)
     rare = context.influence.classes[RARE]
     half_of = context.halves[as_numpy(rare.window_ids)]
+    of_rare = frequency.frozen[RARE]
     frozen, whole = (
         [as_numpy(sums)[half_of == half].sum(0) for half in (0, 1)]
-        for sums in (frequency.frozen[RARE].window_abs_sum, rare.window_abs_sum)
+        for sums in (of_rare.window_abs_sum, of_rare.whole.window_abs_sum)
     )
 
     def statistic(half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
@@ -113,14 +117,14 @@ def _pools(context: Context) -> dict[str, Group | Undefined]:
 
 
 def _changes(context: Context, pools: Mapping[str, Group | Undefined]) -> Confidence | Undefined:
-    """What ablating the neurons of the groups and of their nulls does to confidence."""
+    """What ablating the neurons of the groups and of their nulls does to confidence, at equal numbers of positions."""
     groups = [group for group in pools.values() if not isinstance(group, Undefined)]
     if not groups:
         return Undefined("no group has neurons whose changes of confidence could be computed")
     drawn = [sets for group in groups for sets in group.sets.values() if not isinstance(sets, Undefined)]
     neurons = [members for group in groups for members in group.members] + [s.ravel() for pair in drawn for s in pair]
     return confidence(
-        context.captured,
+        equal_numbers(context.captured),
         context.evaluation.counts.counts,
         np.unique(np.concatenate(neurons)),
         cluster=context.clusters,

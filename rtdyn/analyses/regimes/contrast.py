@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,11 +59,17 @@ def contrast_with_pseudo_classes(result: Influence, shared: float, rank_by: str)
     return Contrast(values, {name: contrast(value, statistics[name][1:], shared) for name, value in values.items()})
 
 
-def contrast(rare: float, pseudo: np.ndarray, shared: float = 0.0) -> Comparison | Undefined:
+def contrast(
+    rare: float,
+    pseudo: np.ndarray,
+    shared: float = 0.0,
+    compared: Callable[[float, np.ndarray], Comparison | Undefined] = compare,
+) -> Comparison | Undefined:
     """The rare class's statistic among those of the pseudo-classes (draws,), NaN left out, or why it has no place.
 
     shared: the pseudo-classes' `overlap`. The null's mean is that of the pseudo-classes, its deviation is widened;
-    p = min(1, 2·(1 + the smaller tail)/(draws + 1)). A value equal to the rare one stays equal to it.
+    p = min(1, 2·(1 + the smaller tail)/(draws + 1)), or as `compared` has it. A value equal to the rare one stays equal
+    to it.
     """
     if not math.isfinite(rare):
         return Undefined("the rare class has no value")
@@ -73,4 +79,4 @@ def contrast(rare: float, pseudo: np.ndarray, shared: float = 0.0) -> Comparison
     if len(finite) == 0:
         return Undefined("no pseudo-class has a value")
     widened = finite.mean() + (finite - finite.mean()) * math.sqrt((1 + shared) / (1 - shared))
-    return compare(rare, np.where(finite == rare, finite, widened))
+    return compared(rare, np.where(finite == rare, finite, widened))

@@ -88,9 +88,9 @@ def _rank(logarithm: Corrected, ends: tuple[int, int], last: int) -> FitValue:
     at_least, at_most = min(value, plain) <= least + 0.5, max(value, plain) >= most - 0.5
     clipped = min(max(value, float(least)), float(most))
     if at_most:
-        return FitValue(float(most), low, None, estimate.clusters, True)
+        return FitValue(float(most), None if low is None else min(low, float(most)), None, estimate.clusters, True)
     if at_least:
-        return FitValue(float(least), None, high, estimate.clusters, True)
+        return FitValue(float(least), None, None if high is None else max(high, float(least)), estimate.clusters, True)
     return FitValue(clipped, low, high, estimate.clusters)
 
 

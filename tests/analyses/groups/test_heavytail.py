@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, chi2, kstest, pareto
 from support.random_sets import random_sets
 
+from rtdyn.analyses.groups import correlations
 from rtdyn.analyses.groups.heavytail import (
     HALF,
     LEAST_KS,
@@ -22,6 +23,7 @@ from rtdyn.analyses.groups.heavytail import (
     Spectra,
     hill_of_spectra,
     spectra,
+    standard_rows,
     undefined,
 )
 from rtdyn.analyses.statistics import compare
@@ -46,9 +48,13 @@ def by_hand(rows: np.ndarray, k: int) -> float:
 # Hill's α
 
 
+def spectra_of(rows: torch.Tensor, sets: np.ndarray) -> Spectra:
+    return spectra(standard_rows(rows), sets)
+
+
 def hill(rows: torch.Tensor, sets: np.ndarray, rule: str = TENTH, *, min_k: int = MIN_K) -> Hill:
     """Of each set's input rows."""
-    return hill_of_spectra(spectra(rows, sets), rule, min_k=min_k)
+    return hill_of_spectra(spectra_of(rows, sets), rule, min_k=min_k)
 
 
 def hill_of_eigenvalues(values: np.ndarray, rule: str = TENTH) -> Hill:
@@ -157,9 +163,21 @@ def test_each_rows_scale_and_offset_and_all_orders_do_not_matter(seed: int, rule
     assert first.alpha == pytest.approx(second.alpha) and first.k == second.k
 
 
+def test_one_product_of_all_rows_gives_the_same_spectra(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, sets = gaussian(40, 30), np.random.default_rng(0).random((7, 40)).argsort(1)[:, :12]
+    each, once = standard_rows(rows), standard_rows(rows, 40**2)
+    assert each.gram is None and once.gram is not None
+    np.testing.assert_allclose(spectra(once, sets).eigenvalues, spectra(each, sets).eigenvalues, rtol=1e-10)
+    # more neurons than inputs: the other product is smaller
+    wide = np.arange(35)[None]
+    assert np.array_equal(spectra(once, wide).eigenvalues, spectra(each, wide).eigenvalues)
+    monkeypatch.setattr(correlations, "CORRELATION_BYTES", 8 * 40**2 - 1)
+    assert standard_rows(rows, 40**2).gram is None
+
+
 @pytest.mark.parametrize(("neurons", "width"), [(20, 50), (50, 20), (20, 20)])
 def test_the_trace_is_n_and_eigenvalues_beyond_the_rank_are_exactly_0(neurons: int, width: int) -> None:
-    found = spectra(gaussian(neurons, width) + 5, np.arange(neurons)[None])
+    found = spectra_of(gaussian(neurons, width) + 5, np.arange(neurons)[None])
     assert found.eigenvalues.sum() == pytest.approx(neurons)
     # centring costs one dimension
     assert (found.eigenvalues[0] > 0).sum() == min(neurons, width - 1)
@@ -167,7 +185,7 @@ def test_the_trace_is_n_and_eigenvalues_beyond_the_rank_are_exactly_0(neurons: i
 
 
 def test_a_tail_beyond_the_rank_is_undefined() -> None:
-    given_spectra = spectra(gaussian(60, 20), np.arange(60)[None])
+    given_spectra = spectra_of(gaussian(60, 20), np.arange(60)[None])
     assert np.isnan(hill_of_spectra(given_spectra, HALF).alpha[0])
     assert undefined(given_spectra, HALF) == [Undefined("19 eigenvalues above 0, under the 31 that a tail of 30 needs")]
     assert np.isfinite(hill_of_spectra(given_spectra, TENTH).alpha[0])
@@ -176,7 +194,7 @@ def test_a_tail_beyond_the_rank_is_undefined() -> None:
     copies = gaussian(4, 30).repeat(10, 1)
     for rule in RULES:
         assert np.isnan(hill(copies, np.arange(40)[None], rule, min_k=4).alpha[0])
-    assert undefined(spectra(copies, np.arange(40)[None]), LEAST_KS) == [
+    assert undefined(spectra_of(copies, np.arange(40)[None]), LEAST_KS) == [
         Undefined("4 eigenvalues above 0, under the 6 that a tail of 5 needs")
     ]
 
@@ -188,8 +206,8 @@ def test_constant_rows_leave_the_group() -> None:
         both = hill(rows, np.arange(70)[None], rule)
         without = hill(rows, np.arange(60)[None], rule)
         assert both.alpha == pytest.approx(without.alpha) and both.k == without.k
-    assert spectra(rows, np.arange(70)[None]).live[0] == 60
-    nothing = spectra(rows, np.arange(60, 70)[None])
+    assert spectra_of(rows, np.arange(70)[None]).live[0] == 60
+    nothing = spectra_of(rows, np.arange(60, 70)[None])
     assert nothing.live[0] == 0
     assert undefined(nothing, TENTH) == [Undefined("a tail of 0 eigenvalues of 0 neurons, under 5")]
 
@@ -202,13 +220,13 @@ def test_small_groups_and_equal_eigenvalues_are_undefined() -> None:
         loose = hill(rows, sets, TENTH, min_k=1)
         assert loose.k[0] == max(1, n // 10) and np.isfinite(loose.alpha[0]) == authors
         assert np.isfinite(loose.low[0]) == np.isfinite(loose.high[0]) == authors
-    assert undefined(spectra(rows, np.arange(49)[None]), TENTH) == [
+    assert undefined(spectra_of(rows, np.arange(49)[None]), TENTH) == [
         Undefined("a tail of 4 eigenvalues of 49 neurons, under 5")
     ]
-    assert undefined(spectra(rows, np.arange(50)[None]), TENTH) == [None]
+    assert undefined(spectra_of(rows, np.arange(50)[None]), TENTH) == [None]
     noise = gaussian(40, 20).numpy()
     orthogonal = np.linalg.qr(noise - noise.mean(0))[0].T
-    flat = spectra(torch.from_numpy(orthogonal), np.arange(20)[None])
+    flat = spectra_of(torch.from_numpy(orthogonal), np.arange(20)[None])
     assert flat.eigenvalues[0] == pytest.approx(1)
     for rule in (HALF, LEAST_KS):
         assert undefined(flat, rule) == [Undefined("the largest eigenvalues are equal")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import combinations
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -14,30 +15,52 @@ from hypothesis import strategies as st
 from scipy import stats
 from support.random_sets import random_sets
 
-from rtdyn.analyses.groups.communities import (
-    SWAPS_PER_EDGE,
-    equal_edges,
-    group_modularity,
-    louvain,
-    modularity_reason,
-    rewired_graph,
-    rewired_z,
-    swap_attempts,
-)
-from rtdyn.analyses.groups.correlations import correlation
-from rtdyn.analyses.groups.graph import MIN_EDGES, Graph, edge_counts, graph_of
-from rtdyn.analyses.groups.segregation import (
-    mean_correlation,
-    mean_correlation_reasons,
-    segregation,
-    segregation_reason,
-)
+from rtdyn.analyses.groups import communities, correlations, graph, set_sums
+from rtdyn.analyses.groups import segregation as segregations
+from rtdyn.analyses.groups.communities import SWAPS_PER_EDGE, equal_edges, louvain, rewired_graph, swap_attempts
+from rtdyn.analyses.groups.graph import MIN_EDGES, Graph, least_weight
+from rtdyn.analyses.groups.set_sums import SetSums, inside_by_product, layer
 from rtdyn.analyses.kernels import graphs
 from rtdyn.analyses.statistics import Comparison, compare
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.undefined import Undefined
 
 STEPS = (1, 512, 4000)
+
+
+def of_array(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of correlations, given as an array."""
+    return lambda r, *arguments, **options: function(torch.from_numpy(r), *arguments, **options)
+
+
+group_modularity, rewired_z, modularity_reason = map(
+    of_array, (communities.group_modularity, communities.rewired_z, communities.modularity_reason)
+)
+graph_of, edge_counts = of_array(graph.graph_of), of_array(set_sums.edge_counts)
+
+
+def correlation(columns: torch.Tensor, **options: int) -> np.ndarray:
+    return correlations.correlation(columns, **options).numpy()
+
+
+def sums_of(r: np.ndarray, sets: np.ndarray, threshold: float | None = 0.3) -> SetSums:
+    return set_sums.set_sums(layer(torch.from_numpy(r), threshold), np.atleast_2d(sets))
+
+
+def of_sums(function: Callable[[SetSums], Any]) -> Callable[..., Any]:
+    """The function of sums over sets, given correlations, sets and perhaps a threshold."""
+    return lambda r, sets, **options: function(sums_of(r, sets, **options))
+
+
+segregation, segregation_reason, mean_correlation, mean_correlation_reasons = map(
+    of_sums,
+    (
+        segregations.segregation,
+        segregations.segregation_reason,
+        segregations.mean_correlation,
+        segregations.mean_correlation_reasons,
+    ),
+)
 
 
 def from_weights(weights: np.ndarray) -> np.ndarray:
@@ -191,7 +214,7 @@ def test_louvain_reaches_the_optimum_of_small_graphs() -> None:
         w = np.abs(w - np.eye(7, dtype=np.float32)).astype(np.float64)
         k, total = w.sum(1), w.sum()
         optimum = ((w / total - np.outer(k, k) / total**2) * same).sum((1, 2)).max()
-        graph = Graph(*graphs.linked(graphs.pair_weights(w, np.arange(7), 0.1), 7, 0.0, 0))
+        graph = Graph(*graphs.linked(graphs.pair_weights(w, 0.1), 7, 0.0, 0))
         value, _ = louvain(graph, 10, np.random.default_rng(0))
         assert value <= optimum + 1e-12
         reached += value > optimum - 1e-12
@@ -535,6 +558,29 @@ def test_mean_correlation_equals_brute_force_and_keeps_the_sign() -> None:
     assert halves.across[0] < -0.3
 
 
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.3])
+@pytest.mark.parametrize("block", [7, 1024])
+def test_sums_by_products_are_those_of_the_loops(
+    threshold: float | None, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(set_sums, "BLOCK", block)
+    rng = np.random.default_rng(20)
+    z = torch.from_numpy(rng.standard_normal((60, 5)) @ rng.standard_normal((5, 50)) + rng.standard_normal((60, 50)))
+    z[:, [3, 40]] = 1.0
+    r = correlation(z)
+    r[5, 6] = r[6, 5] = 0
+    for n in (1, 12, 45, 50):
+        sets = np.sort(np.stack([rng.permutation(50)[:n] for _ in range(9)]), axis=1)
+        loops = sums_of(r, sets, threshold).inside
+        products = inside_by_product(torch.from_numpy(r), sets, least_weight(threshold))
+        assert np.array_equal(products[1], loops[1])
+        np.testing.assert_allclose(products, loops, rtol=1e-6, atol=1e-5)
+        with monkeypatch.context() as patched:
+            patched.setattr(set_sums, "LOOP_NEURONS", 0)
+            patched.setattr(set_sums, "LOOP_SHARE", 0.0)
+            assert np.array_equal(sums_of(r, sets, threshold).inside, products)
+
+
 def test_undefined_values_have_reasons() -> None:
     rng = np.random.default_rng(17)
     z = torch.from_numpy(rng.standard_normal((100, 40)))
@@ -593,7 +639,6 @@ def test_constant_neurons_change_nothing_else() -> None:
         (np.array([[0, 1, 40]]), "not among"),
         (np.array([[-1, 1, 2]]), "not among"),
         (np.array([[1, 2, 1]]), "twice"),
-        (np.array([1, 2]), "whole numbers"),
         (np.array([[0.5, 1.0]]), "whole numbers"),
     ],
 )
@@ -603,7 +648,9 @@ def test_what_is_no_set_is_refused(sets: np.ndarray, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             statistic(r, sets)
     with pytest.raises(ValueError, match="square"):
-        segregation(r[:3], np.array([[0]]))
+        edge_counts(r[:3], np.array([[0]]))
+    with pytest.raises(ValueError, match="whole numbers"):
+        edge_counts(r, np.array([1, 2]))
 
 
 def test_bundled_checkpoints_agree_with_networkx(captured: Callable[[int], Capture]) -> None:

@@ -29,7 +29,7 @@ from rtdyn.analyses.groups.heavytail import (
     Spectra,
     hill_of_spectra,
 )
-from rtdyn.analyses.groups.weightwatcher import WEIGHTWATCHER_METRICS, weightwatcher_metrics
+from rtdyn.analyses.groups.weightwatcher import WEIGHTWATCHER_METRICS, squared_singular_values, weightwatcher_metrics
 from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.checkpoints.local import fetch_local
 from rtdyn.suites.suite import SuiteSpec
@@ -60,13 +60,18 @@ def direct(*matrices: torch.Tensor) -> list[dict[str, float]]:
     return weightwatcher.WeightWatcher(model=nn.Sequential(*layers)).analyze().to_dict("records")
 
 
+def same(found: dict[str, float | Undefined], row: dict[str, float]) -> None:
+    """The metrics are those of a row of weightwatcher's own table, whose singular values are SciPy's."""
+    assert found == pytest.approx({name: row[name] for name in WEIGHTWATCHER_METRICS}, rel=1e-9)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(64, 40), (40, 64), (12, 96), (8, 9), (8, 8), (96, 96)])
+@pytest.mark.parametrize("shape", [(64, 40), (40, 64), (12, 96), (8, 9), (8, 8), (96, 96), (700, 200)])
 def test_the_metrics_are_weightwatchers_own(shape: tuple[int, int]) -> None:
     matrix = gaussian(*shape).float() * 0.3
     found = weightwatcher_metrics(matrix)
     (expected,) = direct(matrix)
-    assert found == {name: expected[name] for name in WEIGHTWATCHER_METRICS}
+    same(found, expected)
     squares = np.linalg.svd(matrix.double().numpy(), compute_uv=False) ** 2
     share = squares / squares.sum()
     assert found[STABLE_RANK] == pytest.approx(1 / share.max(), rel=1e-5)
@@ -80,7 +85,7 @@ def test_one_call_for_several_layers_gives_the_same_and_leaves_small_ones_out() 
     table = direct(*matrices)
     assert len(table) == 3
     for matrix, row in zip(matrices, table, strict=False):
-        assert weightwatcher_metrics(matrix) == {name: row[name] for name in WEIGHTWATCHER_METRICS}
+        same(weightwatcher_metrics(matrix), row)
     assert weightwatcher_metrics(matrices[3]) == dict.fromkeys(
         WEIGHTWATCHER_METRICS, Undefined("7 singular values, under 8")
     )
@@ -151,7 +156,7 @@ def test_what_another_thread_prints_and_logs_meanwhile_is_not_silenced(
         while said == 0:
             time.sleep(0.001)
         before = said
-        weightwatcher_metrics(gaussian(300, 300))
+        weightwatcher_metrics(gaussian(800, 800))
         meanwhile = said - before
     finally:
         ended.set()
@@ -184,14 +189,23 @@ def test_its_first_import_is_silent_and_a_gpu_in_sight_does_not_change_the_numbe
     assert ast.literal_eval(run.stdout) == weightwatcher_metrics(matrix)
 
 
-def test_it_refuses_a_weightwatcher_that_rounds_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_refuses_a_weightwatcher_that_counts_with_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     import weightwatcher.RMT_Util
 
     # what its import defines where torch sees a GPU
-    monkeypatch.setattr(weightwatcher.RMT_Util, "torch_T_to_np", lambda t: t.to("cpu").half().numpy())
+    monkeypatch.setattr(weightwatcher.RMT_Util, "EPSILON", 6e-05)
     monkeypatch.setattr(ours, "quietly", lambda function, *arguments: function(*arguments))
     (reason,) = set(weightwatcher_metrics(gaussian(20, 20)).values())
-    assert reason == Undefined("weightwatcher was imported with a GPU in sight and rounds weights to half precision")
+    assert reason == Undefined("weightwatcher was imported with a GPU in sight and counts with half precision")
+
+
+@pytest.mark.parametrize("shape", [(90, 40), (40, 90)])
+def test_squared_singular_values_of_a_low_rank_are_scipys_and_exactly_0_beyond(shape: tuple[int, int]) -> None:
+    matrix = gaussian(shape[0], 12) @ gaussian(12, shape[1], 1)
+    found = squared_singular_values(matrix)
+    expected = np.sort(np.linalg.svd(matrix.numpy(), compute_uv=False) ** 2)
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-9 * expected[-1])
+    assert (found > 0).sum() == 12
 
 
 def test_degenerate_matrices_have_reasons() -> None:
@@ -219,4 +233,4 @@ def test_trained_checkpoints(tiny: SuiteSpec, step: int) -> None:
     model = load_model(fetch_local(tiny, step), "cpu")
     rows = model.gpt_neox.layers[-1].mlp.dense_h_to_4h.weight
     (expected,) = direct(rows.detach())
-    assert weightwatcher_metrics(rows) == {name: expected[name] for name in WEIGHTWATCHER_METRICS}
+    same(weightwatcher_metrics(rows), expected)

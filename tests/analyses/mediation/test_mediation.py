@@ -19,6 +19,7 @@ from rtdyn.analyses.influence.ablation import Influence, influence
 from rtdyn.analyses.influence.certified import delta_blocks
 from rtdyn.analyses.influence.unembedding import Projection
 from rtdyn.analyses.mediation.confidence import Confidence, confidence
+from rtdyn.analyses.mediation.equal_numbers import equal_numbers
 from rtdyn.analyses.mediation.frozen import frozen_influence, mediated_share, unigram_direction
 from rtdyn.analyses.mediation.null_space import null_space
 from rtdyn.analyses.mediation.vocabulary_sums import vocabulary_sums
@@ -26,6 +27,7 @@ from rtdyn.analyses.statistics import jackknife_se
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.model.families import PostNorm
 from rtdyn.text.evaluation import Evaluation
+from rtdyn.text.positions import ClassPositions
 from rtdyn.undefined import Undefined
 
 STEPS = (1, 512, 4000)
@@ -191,9 +193,7 @@ def planted(seed: int) -> Capture:
 def test_a_write_along_the_direction_is_all_mediated_and_one_across_it_not_at_all() -> None:
     one = planted(3)
     result = influences(one, tolerance=0.0)
-    got = mediated_share(
-        result.classes["rare"], frozen_influence(one, projection(), result.classes, relative=0.0)["rare"]
-    )
+    got = mediated_share(frozen_influence(one, projection(), result.classes, relative=0.0)["rare"])
     # ε = 10⁶ makes the norm a constant scale, up to 10⁻⁶ of itself
     assert got.value[0] == pytest.approx(1.0, abs=1e-4)
     assert got.value[1] == pytest.approx(0.0, abs=1e-4)
@@ -230,7 +230,7 @@ def test_mediation_of_real_checkpoints_is_within_its_bound(
         means = [v[member].abs().mean(0) for v in (exact_frozen, exact)]
         assert (frozen[name].error_bound <= (0.01 * c.mean_abs).clamp(min=1e-5)).all()
         assert ((frozen[name].mean_abs[some] - means[0]).abs() <= frozen[name].error_bound[some] + 1e-12).all()
-        got = mediated_share(c, frozen[name])
+        got = mediated_share(frozen[name])
         defined = ~torch.isnan(got.value)
         assert defined.tolist() == [reason is None for reason in got.reason]
         assert defined[some].sum() > 4
@@ -245,11 +245,30 @@ def test_mediation_of_real_checkpoints_is_within_its_bound(
             assert float(got.se[3]) == pytest.approx(ratio)
 
 
+def test_at_fewer_positions_both_influences_are_those_of_these_positions() -> None:
+    one = family(1, "layer norm")
+    flat = one.positions.flat
+    classes = tuple(ClassPositions(*c) for c in (("rare", 3, flat[::4]), ("common", 9, np.setdiff1d(flat, flat[::4]))))
+    one = replace(one, positions=replace(one.positions, classes=classes))
+    fewer, result = equal_numbers(one), influences(one)
+    assert len(fewer.residual) < len(one.residual)
+    frozen = frozen_influence(fewer, projection(), result.classes)
+    alone = frozen_influence(fewer, projection(), influences(fewer).classes)
+    for name, c in influences(fewer).classes.items():
+        whole = frozen[name].whole
+        assert ((whole.mean_abs - c.mean_abs).abs() <= whole.error_bound + c.error_bound).all()
+        torch.testing.assert_close(whole.window_abs_sum.sum(0) / c.n, whole.mean_abs)
+        assert ((frozen[name].mean_abs - alone[name].mean_abs).abs() <= 2 * frozen[name].error_bound + 1e-5).all()
+        share, other = mediated_share(frozen[name]), mediated_share(alone[name])
+        assert ((share.value - other.value).abs() <= share.error_bound + other.error_bound).all()
+    assert frozen["rare"].whole.window_abs_sum is result.classes["rare"].window_abs_sum
+
+
 def test_influence_within_its_bound_leaves_mediation_undefined() -> None:
     one = family(1, "layer norm", scale=1e-3)
     result = influences(one, tolerance=1.0)
     c = replace(result.classes["rare"], error_bound=torch.full((10,), 1.0, dtype=torch.float64))
-    got = mediated_share(c, frozen_influence(one, projection(), result.classes)["rare"])
+    got = mediated_share(frozen_influence(one, projection(), {"rare": c})["rare"])
     assert torch.isnan(got.value).all() and set(got.reason) == {"mean |Δ| is within its error bound"}
 
 
@@ -257,7 +276,7 @@ def test_a_single_window_has_a_value_but_no_standard_error() -> None:
     one = family(4, "layer norm")
     one = replace(one, positions=replace(one.positions, window=np.zeros(12, dtype=np.int64)))
     result = influences(one)
-    got = mediated_share(result.classes["rare"], frozen_influence(one, projection(), result.classes)["rare"])
+    got = mediated_share(frozen_influence(one, projection(), result.classes)["rare"])
     assert torch.isfinite(got.value).all() and torch.isnan(got.se).all()
 
 

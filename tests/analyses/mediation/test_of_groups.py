@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -13,6 +14,8 @@ from analyses.mediation.test_mediation import COUNTS, exact_confidence, family, 
 from rtdyn.analyses.context import Context
 from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.measure import GroupValue
+from rtdyn.analyses.mediation.confidence import confidence
+from rtdyn.analyses.mediation.equal_numbers import equal_numbers
 from rtdyn.analyses.mediation.mediation import (
     ENTROPY_CHANGE,
     KL_CHANGE,
@@ -25,6 +28,7 @@ from rtdyn.analyses.options import StepOptions
 from rtdyn.names import PLATEAU, RANDOM, TOP
 from rtdyn.tables.mediation import mediation_rows
 from rtdyn.text.evaluation import Evaluation
+from rtdyn.text.positions import ClassPositions
 from rtdyn.undefined import Undefined
 
 NEURONS = 24
@@ -93,3 +97,23 @@ def test_equal_counts_and_no_groups_leave_reasons() -> None:
     stored = mediation_rows(result, given)
     assert set(stored.columns) == {NULL_SPACE_SHARE}
     assert [row.reason for row in stored.metrics if row.metric == MEDIATION] == [same.reason] * 2
+
+
+def test_confidence_is_measured_at_as_many_positions_of_every_class_as_of_rare() -> None:
+    one = family(1, "layer norm", f=NEURONS)
+    flat = one.positions.flat
+    few, many, two = flat[::4], np.setdiff1d(flat, flat[::4]), flat[1:3]
+    classes = tuple(ClassPositions(*c) for c in (("rare", 9, few), ("common", 99, many), ("some", 2, two)))
+    fewer = equal_numbers(replace(one, positions=replace(one.positions, classes=classes)))
+    rare, common, some = (c.measured for c in fewer.positions.classes)
+    assert np.array_equal(rare, few) and np.array_equal(some, two) and len(common) == len(few) < len(many)
+    # spread over all of the class's text
+    places = np.searchsorted(many, common)
+    assert np.array_equal(many[places], common) and np.ptp(np.diff(places)) <= 1
+    assert places[0] == 0 and places[-1] + np.diff(places).max() >= len(many) - 1
+    rows = np.searchsorted(flat, fewer.positions.flat)
+    assert np.array_equal(fewer.positions.flat, np.unique(np.concatenate([rare, common, some])))
+    assert torch.equal(fewer.residual, one.residual[rows]) and torch.equal(fewer.activations, one.activations[rows])
+    for name in ("window", "query", "target"):
+        assert np.array_equal(getattr(fewer.positions, name), getattr(one.positions, name)[rows])
+    assert confidence(fewer, COUNTS, np.arange(4)).classes["common"].n == len(few)

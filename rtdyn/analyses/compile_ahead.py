@@ -1,0 +1,79 @@
+"""Inner loops compiled in a thread of their own, while a process loads its first weights and captures them.
+
+Compiling takes seconds that each process pays once, since no cache on the disk is shared (`kernels/compiled.py`). Each
+loop is compiled by a small call of what calls it, so that its types are those that are met later. A call that comes
+earlier waits for the loop that is being compiled, and compiles its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
+
+import numpy as np
+import torch
+
+from rtdyn.analyses.groups.communities import group_modularity, rewired_z
+from rtdyn.analyses.groups.heavytail import LEAST_KS, hill_of_spectra, spectra, standard_rows
+from rtdyn.analyses.groups.set_sums import edge_counts, layer
+from rtdyn.analyses.influence.fused import exponential_excess
+from rtdyn.analyses.mediation.vocabulary_sums import vocabulary_sums
+from rtdyn.analyses.regimes.fit import fit_curves
+
+NEURONS = 64
+
+
+@cache
+def compile_ahead(analyses: Collection[str], device: str) -> None:
+    """Begins to compile the loops of these analyses, in their order, once in a process; device: `cpu` or `cuda`."""
+    calls = [CALLS[name] for name in analyses if name in CALLS and (device == "cpu" or name not in ON_CPU_ONLY)]
+    # the interpreter waits for it as it ends: were it cut off, LLVM might be at work while its memory goes
+    threading.Thread(target=_run, args=(calls,), name="compile-ahead").start()
+
+
+def _run(calls: Collection[Callable[[], object]]) -> None:
+    for call in calls:
+        if threading.main_thread().is_alive():
+            call()
+
+
+def _excess() -> None:
+    weights, index = torch.full((1, NEURONS), 1 / NEURONS), torch.zeros(1, dtype=torch.int64)
+    of_pair = torch.ones(1, dtype=torch.float64)
+    exponential_excess(weights, weights[None], weights, of_pair[None], of_pair, index, index)
+
+
+def _curves() -> None:
+    influence = 1.0 / np.arange(1.0, 1 + 4 * NEURONS)[None]
+    fit_curves(influence, np.zeros_like(influence))
+
+
+def _graphs() -> None:
+    r = torch.eye(NEURONS) / 2 + 0.5
+    sets = np.arange(NEURONS // 2)[None]
+    layer(r)
+    edge_counts(r, sets)
+    group_modularity(r, sets, restarts=1)
+    rewired_z(r, sets, draws=2, restarts=1, attempts_per_swap=1.0)
+
+
+def _tails() -> None:
+    rows = standard_rows(torch.eye(NEURONS))
+    hill_of_spectra(spectra(rows, np.arange(NEURONS // 2)[None]), LEAST_KS)
+
+
+def _vocabulary() -> None:
+    weights, of_pair = torch.full((1, NEURONS), 1 / NEURONS), torch.ones(1, 1, dtype=torch.float64)
+    vocabulary_sums(weights, weights, weights, weights[None], weights, of_pair[None], of_pair, of_pair, NEURONS)
+
+
+CALLS: Mapping[str, Callable[[], None]] = {
+    "ablation": _excess,
+    "regimes": _curves,
+    "modularity": _graphs,
+    "heavytail": _tails,
+    "mediation": _vocabulary,
+}
+ON_CPU_ONLY = ("ablation", "mediation")
+"""Analyses that have no loops of ours where the capture is on a GPU."""

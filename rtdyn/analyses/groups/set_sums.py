@@ -1,0 +1,118 @@
+"""Sums over the edges and the pairs inside sets of neurons, and between them and the rest of the layer (METHODS §6).
+
+What all sets need of the layer is computed once. Sums inside are loops over pairs for small sets on the CPU, else
+products of the sets' indicators with blocks of the correlation matrix, on its device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rtdyn.analyses.groups.graph import THRESHOLD, checked_sets, least_weight
+from rtdyn.analyses.kernels import graphs
+from rtdyn.analyses.statistics import as_numpy
+
+BLOCK = 1024
+"""Rows of the correlation matrix whose weights are made at a time."""
+LOOP_NEURONS, LOOP_SHARE = 512, 0.2
+"""Neurons, and share of the layer, up to which a set's sums inside are cheaper in a loop, on one CPU thread."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The graph of all F neurons, with edges of |r| ≥ threshold."""
+
+    r: Tensor
+    """float32 (F, F), of `correlation`."""
+    threshold: float | None
+    """None: edges of any |r| that is not 0."""
+    totals: np.ndarray
+    """float64 (3, F): each neuron's strength, number of edges, and sum of r with all others."""
+    varying: np.ndarray
+    """bool (F,)."""
+
+
+@dataclass(frozen=True)
+class SetSums:
+    """Sums over sets, s of them, in a layer."""
+
+    inside: np.ndarray
+    """float64 (3, s): over each set's pairs, weight of edges, their number, and the sum of r."""
+    totals: np.ndarray
+    """float64 (3, s): over each set's neurons, of `Layer.totals`."""
+    nodes: np.ndarray
+    """int64 (s,): neurons that vary."""
+    strength: float
+    """Of the whole layer."""
+    varying: int
+    """Neurons of the layer that vary."""
+
+
+def layer(r: Tensor, threshold: float | None = THRESHOLD) -> Layer:
+    """The graph of correlations r (F, F)."""
+    least = least_weight(threshold)
+    if r.device.type == "cpu":
+        totals = graphs.totals(r.numpy(), least)
+    else:
+        totals = np.concatenate(
+            [as_numpy(torch.stack([v.double().sum(1) for v in parts])) for _, parts in _blocks(r, least)], axis=1
+        )
+    return Layer(r, threshold, totals, ~as_numpy(r.diagonal().isnan()))
+
+
+def set_sums(layer: Layer, sets: np.ndarray) -> SetSums:
+    """Of each set of sets (s, n). Raises ValueError for sets that are no sets of neurons."""
+    sets = checked_sets(layer.r, sets)
+    return SetSums(
+        inside(layer.r, sets, least_weight(layer.threshold)),
+        layer.totals[:, sets].sum(2),
+        layer.varying[sets].sum(1),
+        float(layer.totals[0].sum()),
+        int(layer.varying.sum()),
+    )
+
+
+def edge_counts(r: Tensor, sets: np.ndarray, *, threshold: float | None = THRESHOLD) -> np.ndarray:
+    """int64 (s,): edges inside each set of sets (s, n), neurons of r (F, F)."""
+    return inside(r, checked_sets(r, sets), least_weight(threshold))[1].astype(np.int64)
+
+
+def inside(r: Tensor, sets: np.ndarray, least: float) -> np.ndarray:
+    """float64 (3, s): weight of edges, their number and the sum of r over each set's pairs.
+
+    r: (F, F). sets: int64 (s, n), checked. least: the smallest |r| of an edge.
+    """
+    if r.device.type == "cpu" and sets.shape[1] <= max(LOOP_NEURONS, LOOP_SHARE * len(r)):
+        return np.asarray(graphs.inside(r.numpy(), sets, least))
+    return inside_by_product(r, sets, least)
+
+
+def inside_by_product(r: Tensor, sets: np.ndarray, least: float) -> np.ndarray:
+    """What `inside` gives for r (F, F) and sets (s, n): in float32 for a neuron and a set, these summed in float64.
+
+    Takes 4·s·F bytes and, BLOCK rows at a time, a few times 4·BLOCK·F.
+    """
+    members = torch.zeros(len(sets), len(r), device=r.device)
+    members.scatter_(1, torch.from_numpy(sets).to(r.device), 1.0)
+    sums = torch.zeros(3, len(sets), dtype=torch.float64, device=r.device)
+    for rows, parts in _blocks(r, least):
+        for total, values in zip(sums, parts, strict=True):
+            total += (members @ values.T * members[:, rows]).double().sum(1)
+    return as_numpy(sums / 2)
+
+
+def _blocks(r: Tensor, least: float) -> Iterator[tuple[slice, tuple[Tensor, Tensor, Tensor]]]:
+    """Rows of r (F, F), and their weights, edges and r, float32, 0 for undefined pairs and a neuron with itself."""
+    for start in range(0, len(r), BLOCK):
+        rows = slice(start, min(start + BLOCK, len(r)))
+        values = r[rows].nan_to_num(nan=0.0)
+        values.diagonal(start).zero_()
+        weights = values.abs()
+        # `least` may be too small for float32
+        edges = ((weights >= least) & (weights > 0)).float()
+        yield rows, (weights * edges, edges, values)

@@ -1,0 +1,47 @@
+"""After the loops were compiled ahead, a whole step compiles nothing more."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+STEP = """
+import threading
+import numba
+from numba.core import event
+
+compiled = []
+class Listener(event.Listener):
+    def on_start(self, one): compiled.append(one.data["dispatcher"].py_func.__name__)
+    def on_end(self, one): pass
+event.register("numba:compile", Listener())
+
+import torch
+from rtdyn.analyses.compile_ahead import compile_ahead
+from rtdyn.analyses.options import StepOptions
+from rtdyn.checkpoints.local import fetch_local
+from rtdyn.names import ANALYSES
+from rtdyn.suites.find import find_suite, load_suites
+from rtdyn.sweep.sweep import prepare_sweep
+from rtdyn.text.evaluation import EvaluationOptions
+
+compile_ahead(tuple(ANALYSES), "cpu")
+for thread in threading.enumerate():
+    if thread.name == "compile-ahead":
+        thread.join()
+ahead = len(compiled)
+assert ahead > 8, compiled
+suite = find_suite("tiny", load_suites())
+text = EvaluationOptions(None, "text", None, 1, ("paper-text",), 13312, 256, "prepend", "target", 40, 2.0, 0)
+options = StepOptions(tuple(ANALYSES), "kept", "mean_abs", 1e-5, 1.0, "never", "cpu", 0)
+prepare_sweep(suite, 4000, text, options).analyse(fetch_local(suite, 4000), lambda stage: None)
+assert compiled[ahead:] == [], compiled[ahead:]
+"""
+
+
+@pytest.mark.slow
+def test_a_step_compiles_nothing_that_was_not_compiled_ahead() -> None:
+    run = subprocess.run([sys.executable, "-c", STEP], capture_output=True, text=True, check=False, timeout=900)
+    assert run.returncode == 0, run.stderr
