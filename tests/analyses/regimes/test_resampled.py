@@ -113,8 +113,9 @@ def test_halves_follow_a_permutation_and_ignore_scale(seed: int, factor: float) 
 
 @pytest.mark.slow
 def test_intervals_of_a_planted_curve_cover_it_and_the_exponent_loses_its_curse() -> None:
-    """Noise of 0.16 in the log of each mean."""
-    truth, data_sets, rng = planted(300, 15, 1.0), 40, np.random.default_rng(0)
+    """Neurons scatter by 0.2 about a planted curve; noise adds 0.16 to the log of each mean."""
+    data_sets, rng = 40, np.random.default_rng(0)
+    truth = planted(300, 15, 1.0) + 0.2 * np.random.default_rng(1).standard_normal(300)
     exact = fit_regimes(np.exp(truth), np.zeros(300)).fit
     assert isinstance(exact, ThreeSegments)
     covered: dict[str, list[bool]] = {name: [] for name in CORRECTED}
@@ -130,8 +131,8 @@ def test_intervals_of_a_planted_curve_cover_it_and_the_exponent_loses_its_curse(
             errors[name].append((found.value - true, found.plain - true))
     for name in ("r1", "r2", "kappa", "decay_slope"):
         assert np.mean(covered[name]) >= 0.85, name  # 0.95 less three standard errors
-    # errors of the top and of the power law below it cancel in the plain excess, and not to order 1/n
-    assert np.mean(covered["excess"]) >= 0.7
+    # those of the excess are a little short: noise also lifts neurons over the plateau's end
+    assert np.mean(covered["excess"]) >= 0.75
     corrected_error, curse = np.mean(errors["kappa"], axis=0)
     assert curse > 0.02 and abs(corrected_error) < curse / 2
 
