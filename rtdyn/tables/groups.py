@@ -53,15 +53,19 @@ def with_nulls(
     value: GroupValue,
     interval: tuple[float | None, float | None],
     layer: int,
+    clusters: int | None = None,
 ) -> list[Metric]:
-    """A row for each null of a group's number, which says why where there is none."""
+    """A row for each null of a group's number, which says why where there is none.
+
+    clusters: the independent pieces of text that the interval is from, if it is from text.
+    """
     row = partial(Metric, analysis, metric, token_class=RARE, group=group, layer=layer, n=value.n)
     if not math.isfinite(value.value):
         return [row(value=None, reason=UNDEFINED_ON_A_HALF.reason)]
     low, high = interval
     rows = []
     for null, against in value.nulls.items():
-        with_value = partial(row, value=value.value, null=null, ci_low=low, ci_high=high)
+        with_value = partial(row, value=value.value, null=null, ci_low=low, ci_high=high, clusters=clusters)
         if isinstance(against, Comparison):
             rows.append(with_value(null_mean=against.null_mean, null_sd=against.null_sd, p_value=against.p_value))
         else:

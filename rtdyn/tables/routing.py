@@ -48,10 +48,11 @@ def attention_rows(
 
 
 def _profile_rows(metric: str, r: Correlation | Undefined, layer: int, n: int) -> list[Metric]:
-    row = partial(Metric, "routing", metric, token_class=RARE, layer=layer, n=n)
+    row, plain = (
+        partial(Metric, "routing", name, token_class=RARE, layer=layer, n=n) for name in (metric, metric + PLAIN)
+    )
     if isinstance(r, Undefined):
-        return [row(value=None, reason=r.reason)]
-    plain = partial(Metric, "routing", metric + PLAIN, token_class=RARE, layer=layer, n=n)
+        return [of(value=None, reason=r.reason) for of in (row, plain)]
     rows = [_without_noise(row, r.mean), _against(partial(plain, value=r.plain_mean), r.null)]
     for head, (value, as_it_is) in enumerate(zip(r.by_head.tolist(), r.plain_by_head.tolist(), strict=True)):
         null = r.null_by_head[head]
@@ -100,7 +101,7 @@ def _effect_rows(effects: SplitEffects | Undefined, token_class: str, group: str
         return [row(metric=metric, value=None, reason=effects.reason) for metric in metrics]
     rows = []
     for metric, effect in zip(metrics, (effects.strongest, effects.layer), strict=True):
-        rows += with_nulls("routing", metric, group, effect.value, effect.interval, layer)
+        rows += with_nulls("routing", metric, group, effect.value, effect.interval, layer, effect.clusters)
     by_kind = {"signed": effects.signed, "share": effects.share, "total": effects.total}
     for head in range(len(effects.signed)):
         rows += [

@@ -85,13 +85,12 @@ def _rank(logarithm: Corrected, ends: tuple[int, int], last: int) -> FitValue:
     assert value is not None
     plain, (least, most) = math.exp(logarithm.plain), ends
     low, high = (None if end is None else min(max(end, 1.0), float(last)) for end in (low, high))
-    at_least, at_most = min(value, plain) <= least + 0.5, max(value, plain) >= most - 0.5
-    clipped = min(max(value, float(least)), float(most))
-    if at_most:
+    # the interval of a correction beyond an end is moved to the end, so that it holds its value
+    if max(value, plain) >= most - 0.5:
         return FitValue(float(most), None if low is None else min(low, float(most)), None, estimate.clusters, True)
-    if at_least:
+    if min(value, plain) <= least + 0.5:
         return FitValue(float(least), None, None if high is None else max(high, float(least)), estimate.clusters, True)
-    return FitValue(clipped, low, high, estimate.clusters)
+    return FitValue(value, low, high, estimate.clusters)
 
 
 def _scaled(number: FitValue, factor: float) -> FitValue:

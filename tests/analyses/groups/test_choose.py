@@ -17,25 +17,28 @@ from rtdyn.analyses.groups.choose import (
     choose,
     half_influence,
     half_regimes,
+    split_groups,
     window_halves,
     with_nulls,
 )
 from rtdyn.analyses.groups.measure import measure
 from rtdyn.analyses.groups.nulls import matching_cells
 from rtdyn.analyses.influence.ablation import Influence, PseudoInfluence, influence
-from rtdyn.analyses.statistics import Comparison
+from rtdyn.analyses.regimes.resampled import stable_members
+from rtdyn.analyses.statistics import Comparison, clustered_se
 from rtdyn.analyses.top import top_size
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.names import BOOST, MATCHED, PLATEAU, RANDOM, SELECTED, SUPPRESS, TOP
+from rtdyn.streams import stream
 from rtdyn.undefined import Undefined
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 12), min_size=2, max_size=30))
-def test_halves_keep_documents_whole_and_differ_by_at_most_one_document(sizes: list[int]) -> None:
-    documents = np.repeat(np.arange(len(sizes)) + 100, sizes)
-    halves = window_halves(documents)
-    assert all(len(np.unique(halves[documents == d])) == 1 for d in np.unique(documents))
+def test_halves_keep_clusters_whole_and_differ_by_at_most_one_cluster(sizes: list[int]) -> None:
+    cluster = np.repeat(np.arange(len(sizes)) + 100, sizes)
+    halves = window_halves(cluster)
+    assert all(len(np.unique(halves[cluster == k])) == 1 for k in np.unique(cluster))
     counts = np.bincount(halves, minlength=2)
     assert abs(counts[0] - counts[1]) <= max(sizes)
 
@@ -67,6 +70,71 @@ def test_the_halves_add_up_to_the_whole(whole: tuple[Capture, Influence, np.ndar
     assert all(isinstance(p, HalfInfluence) for p in parts)
     total = sum(k * p.ranking for k, p in zip(n, parts, strict=True) if isinstance(p, HalfInfluence))
     np.testing.assert_allclose(total / n.sum(), c.mean_abs.numpy())
+
+
+@pytest.mark.parametrize("rank_by", ["mean_abs", "abs_mean"])
+def test_a_half_of_clusters_is_that_of_windows_merged_by_hand(
+    whole: tuple[Capture, Influence, np.ndarray], rank_by: str
+) -> None:
+    one, plain, _ = whole
+    cluster = np.arange(one.positions.window.max() + 1) // 3
+    halves = window_halves(cluster)
+    c = influence(one, torch.full((2560,), -1), 1, cluster=cluster).classes["rare"]
+    ids, by_window = c.window_ids.numpy(), plain.classes["rare"]
+    for half in (0, 1):
+        found = half_influence(c, halves, half, rank_by)
+        assert isinstance(found, HalfInfluence)
+        held = [np.flatnonzero(cluster[ids] == k) for k in np.unique(cluster[ids]) if halves[3 * k] == half]
+        sums, abs_sums = (torch.stack([v[w].sum(0) for w in held]) for v in (by_window.window_sum, c.window_abs_sum))
+        counts = torch.stack([by_window.window_n[w].sum() for w in held])
+        assert found.clusters == len(held) > 5
+        mean, se = sums.sum(0) / counts.sum(), clustered_se(sums, counts)
+        np.testing.assert_allclose(found.mean, mean, atol=1e-15)
+        np.testing.assert_allclose(found.mean_se, se)
+        expected = (
+            (mean.abs(), se)
+            if rank_by == "abs_mean"
+            else (abs_sums.sum(0) / counts.sum(), clustered_se(abs_sums, counts))
+        )
+        np.testing.assert_allclose(found.ranking, expected[0], atol=1e-15)
+        np.testing.assert_allclose(found.ranking_se, expected[1])
+    alone = half_influence(c, np.where(cluster == cluster[ids[0]], 0, 1), 0, rank_by)
+    assert alone == Undefined("half of the text holds 1 independent pieces with positions of the class")
+    nothing = half_influence(c, np.ones_like(cluster), 0, rank_by)
+    assert nothing == Undefined("half of the text holds 0 independent pieces with positions of the class")
+
+
+def test_split_groups_are_chosen_by_clusters_and_their_halves(whole: tuple[Capture, Influence, np.ndarray]) -> None:
+    one, result, _ = whole
+    cluster = np.arange(one.positions.window.max() + 1) // 2
+    halves = torch.from_numpy(window_halves(cluster)[one.positions.window])
+    members = torch.rand(20, len(halves), generator=torch.Generator().manual_seed(0)) < 0.3
+    by_cluster = influence(
+        one, torch.full((2560,), -1), 1, cluster=cluster, pseudo_classes=members, half=halves
+    )  # fmt: skip
+    groups = split_groups(by_cluster, cluster, matching_cells(one), 0.0, 7, "mean_abs")
+    assert list(groups) == list(GROUPS)
+    rare = by_cluster.classes["rare"]
+    for half in (0, 1):
+        own = half_influence(rare, window_halves(cluster), half)
+        assert isinstance(own, HalfInfluence)
+        ids = rare.window_ids.numpy()
+        mine = np.flatnonzero(window_halves(cluster)[ids] == half)
+        held = np.unique(cluster[ids[mine]])
+        sums = np.stack([rare.window_abs_sum[mine[cluster[ids[mine]] == k]].sum(0) for k in held])
+        counts = np.array([float(rare.window_n[mine[cluster[ids[mine]] == k]].sum()) for k in held])
+        share = stable_members(sums, counts, own.uncertainty(), stream(7, "resampled text", half))
+        assert not isinstance(share, Undefined)
+        chosen = choose(own, half_regimes(own), share > 0.5)
+        for name, group in groups.items():
+            if isinstance(group, Undefined):
+                assert not len(chosen[name]) or "half" in group.reason
+            else:
+                assert group.members[half].tolist() == chosen[name].tolist()
+    assert not isinstance(groups[TOP], Undefined)
+    one_piece = split_groups(result, np.zeros_like(cluster), matching_cells(one), 0.0, 7, "mean_abs")
+    nothing = Undefined("half of the text holds 0 independent pieces with positions of the class")
+    assert one_piece == dict.fromkeys(GROUPS, nothing)
 
 
 def test_pseudo_influence_of_both_halves_is_that_of_the_positions(

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import torch
 from analyses.influence.test_ablation import synthetic
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
-from rtdyn.analyses.influence.ablation import influence
+from rtdyn.analyses.influence.ablation import ClassInfluence, Influence, influence
 from rtdyn.analyses.influence.losses import ALL, mean_losses
+from rtdyn.analyses.influence.signs import signs_of
 from rtdyn.analyses.influence.summary import summarise
 from rtdyn.analyses.statistics import Estimate
 from rtdyn.capture.forward_pass import Capture
@@ -20,40 +24,116 @@ from rtdyn.undefined import Undefined
 NOWHERE = torch.full((30,), -1)
 
 
+def influence_of(c: ClassInfluence) -> Influence:
+    return Influence({"rare": c}, None, 0.0)
+
+
+def planted(window_sums: np.ndarray, seed: int = 0) -> ClassInfluence:
+    """A class whose windows, one position and one cluster each, have these Σ |Δ| (w, F)."""
+    sums = torch.from_numpy(window_sums)
+    c = influence(synthetic(seed, n=len(sums)), NOWHERE, 1).classes["rare"]
+    w = torch.arange(len(sums))
+    return replace(c, n=len(sums), clusters=len(sums), window_ids=w, window_cluster=w, window_n=torch.ones_like(w),
+                   window_abs_sum=sums, mean_abs=sums.mean(0))  # fmt: skip
+
+
 def test_summary_is_that_of_the_neurons_influence() -> None:
-    result = influence(synthetic(seed=0, n=60, f=250), NOWHERE, 1)
-    c, summary = result.classes["rare"], summarise(result)["rare"]
+    one = synthetic(seed=0, n=60, f=250)
+    one = replace(one, positions=replace(one.positions, window=np.arange(60) // 3))
+    c = influence(one, NOWHERE, 1, cluster=np.arange(20) // 2).classes["rare"]
+    c.mean[:3] = torch.tensor([9.0, -9.0, -9.0])
+    result = influence_of(c)
+    summary = summarise(result, 0)["rare"]
     assert isinstance(summary.mean, Estimate) and isinstance(summary.largest, Estimate)
     assert isinstance(summary.top_share, Estimate)
     values = c.mean_abs.numpy()
     assert summary.n == 60
     assert summary.mean.value == pytest.approx(values.mean())
-    assert summary.largest.value == values.max()
-    assert summary.top_share.value == pytest.approx(np.sort(values)[-3:].sum() / values.sum())
-    assert summary.mean.low is not None and summary.mean.low < summary.mean.value
-    signs = np.sign(c.mean.numpy())[(c.mean.abs() > 2 * c.mean_se + c.error_bound).numpy()]
-    assert (summary.boosting, summary.suppressing) == ((signs > 0).sum(), (signs < 0).sum())
-    assert summary.boosting + summary.suppressing > 0
+    assert {e.clusters for e in (summary.mean, summary.largest, summary.top_share)} == {c.clusters} == {10}
+    by_cluster = np.array([c.window_abs_sum[c.window_cluster == k].sum(0).mean() for k in range(c.clusters)])
+    n = np.array([c.window_n[c.window_cluster == k].sum() for k in range(c.clusters)])
+    se = np.sqrt(((by_cluster - n * values.mean()) ** 2).sum() * c.clusters / (c.clusters - 1)) / 60
+    assert summary.mean.high == pytest.approx(values.mean() + stats.t.ppf(0.975, c.clusters - 1) * se)
+    # the plain ones have the winner's curse
+    assert 0.5 * values.max() < summary.largest.value < values.max()
+    plain_share = np.sort(values)[-3:].sum() / values.sum()
+    assert 0.5 * plain_share < summary.top_share.value < plain_share
+    assert (summary.boosting, summary.suppressing) == (1, 2) and signs_of(c)[:3].tolist() == [1, -1, -1]
     assert summary.error_bound == float(c.error_bound.max())
+    again, other = summarise(result, 0)["rare"], summarise(result, 1)["rare"]
+    assert again == summary and isinstance(other.largest, Estimate)
+    assert other.largest != summary.largest and other.largest.value == pytest.approx(summary.largest.value, rel=0.05)
+
+
+@pytest.mark.slow
+def test_the_largest_and_the_share_of_the_top_are_covered_where_the_plain_ones_are_cursed() -> None:
+    rng, truth = np.random.default_rng(0), np.exp(-0.25 * np.log(np.arange(1, 201)))
+    share = truth[:2].sum() / truth.sum()
+    covered, errors = [], []
+    for k in range(200):
+        noise = np.exp(0.8 * rng.standard_normal((40, 200)) - 0.32)
+        c = planted(truth * noise)
+        summary = summarise(influence_of(c), k)["rare"]
+        plain = c.mean_abs.numpy()
+        for found, true, cursed in (
+            (summary.largest, 1.0, plain.max()),
+            (summary.top_share, share, np.sort(plain)[-2:].sum() / plain.sum()),
+        ):
+            assert isinstance(found, Estimate) and found.low is not None and found.high is not None
+            covered.append(found.low <= true <= found.high)
+            errors.append((found.value / true - 1, cursed / true - 1))
+    for kind in (0, 1):
+        assert 0.9 <= np.mean(covered[kind::2]) <= 0.99
+        corrected_error, curse = np.mean(errors[kind::2], axis=0)
+        assert curse > 0.02 and abs(corrected_error) < curse / 2
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 999), factor=st.floats(1e-3, 1e3))
+def test_a_summary_scales_with_influence_and_forgets_the_order_of_neurons(seed: int, factor: float) -> None:
+    rng = np.random.default_rng(seed)
+    sums = rng.lognormal(size=(20, 30))
+    one, other = (summarise(influence_of(planted(s)), 0)["rare"] for s in (sums, factor * sums[:, rng.permutation(30)]))
+    for scale, a, b in ((factor, one.largest, other.largest), (1.0, one.top_share, other.top_share)):
+        assert isinstance(a, Estimate) and isinstance(b, Estimate) and a.low is not None and b.low is not None
+        np.testing.assert_allclose([b.value, b.low, b.high], scale * np.array([a.value, a.low, a.high]), rtol=1e-6)
+
+
+def test_few_clusters_leave_the_plain_numbers_without_an_interval() -> None:
+    c = planted(np.random.default_rng(0).lognormal(size=(7, 30)))
+    summary = summarise(influence_of(c), 0)["rare"]
+    values = c.mean_abs.numpy()
+    assert summary.largest == Estimate(values.max(), None, None, 7)
+    assert summary.top_share == Estimate(values.max() / values.sum(), None, None, 7)
+    assert isinstance(summary.mean, Estimate) and summary.mean.low is not None
 
 
 def test_neurons_without_influence_have_no_top_share() -> None:
     one = synthetic(seed=0)
     one = replace(one, anatomy=replace(one.anatomy, output_rows=torch.zeros_like(one.anatomy.output_rows)))
-    summary = summarise(influence(one, NOWHERE, 1))["rare"]
-    assert summary.mean == summary.largest == Estimate(0.0, 0.0, 0.0)
+    result = influence(one, NOWHERE, 1)
+    summary = summarise(result, 0)["rare"]
+    clusters = result.classes["rare"].clusters
+    assert summary.mean == Estimate(0.0, 0.0, 0.0, clusters)
+    assert summary.largest == Estimate(0.0, None, None, clusters)
     assert summary.top_share == Undefined("every neuron's influence is 0")
     assert summary.boosting == summary.suppressing == 0
 
 
 def test_losses_are_means_with_clustered_intervals(captured: Callable[[int], Capture]) -> None:
     one = captured(512)
-    losses = mean_losses(one, 256)
+    cluster = np.arange(one.positions.window.max() + 1) // 3
+    losses = mean_losses(one, 256, cluster)
     assert list(losses) == [ALL, *(c.name for c in one.positions.classes)]
     rare, members = losses["rare"], one.positions.members("rare")
-    loss, windows = one.measured_loss[members].double().numpy(), one.positions.window[members]
+    loss, pieces = one.measured_loss[members].double().numpy(), one.positions.window[members] // 3
     assert rare.n == len(loss) and rare.mean.value == pytest.approx(loss.mean())
-    residuals = np.array([(loss[windows == w] - loss.mean()).sum() for w in np.unique(windows)])
-    se = np.sqrt((residuals**2).sum() * len(residuals) / (len(residuals) - 1)) / len(loss)
-    assert rare.mean.high == pytest.approx(loss.mean() + 1.96 * se, rel=1e-4)
+    residuals = np.array([(loss[pieces == w] - loss.mean()).sum() for w in np.unique(pieces)])
+    g = len(residuals)
+    se = np.sqrt((residuals**2).sum() * g / (g - 1)) / len(loss)
+    assert rare.mean.clusters == g
+    assert rare.mean.high == pytest.approx(loss.mean() + stats.t.ppf(0.975, g - 1) * se)
     assert losses[ALL].n == len(one.loss) and losses[ALL].mean.value == pytest.approx(float(one.loss.double().mean()))
+    assert losses[ALL].mean.clusters == len(np.unique(cluster[one.kept_flat // 256]))
+    whole = mean_losses(one, 256, np.zeros_like(cluster))["rare"].mean
+    assert (whole.value, whole.low, whole.high, whole.clusters) == (rare.mean.value, None, None, 1)

@@ -236,13 +236,40 @@ def test_mediation_of_real_checkpoints_is_within_its_bound(
         assert defined[some].sum() > 4
         miss = (got.value[some] - (1 - means[0] / means[1])).abs() - got.error_bound[some]
         assert (miss[defined[some]] <= 0).all()
-        ratio = jackknife_se(
-            lambda left: left[:, 0] / left[:, 1],
-            torch.stack([frozen[name].window_abs_sum[:, 3], c.window_abs_sum[:, 3]], 1),
-            c.window_n,
-        )
+        left = [sums[:, 3].sum() - sums[:, 3] for sums in (frozen[name].window_abs_sum, c.window_abs_sum)]
         if got.reason[3] is None:
-            assert float(got.se[3]) == pytest.approx(ratio)
+            assert float(got.se[3]) == pytest.approx(float(jackknife_se((left[0] / left[1]).numpy())))
+
+
+@pytest.mark.slow
+def test_standard_errors_leave_out_a_piece_of_text_at_a_time(captured: Callable[[int], Capture]) -> None:
+    one = captured(4000)
+    cluster = np.arange(one.positions.window.max() + 1) // 5
+    quick = influence(one, torch.full((2560,), -1), 1, cluster=cluster).classes
+    frozen = frozen_influence(one, projection(counts=np.arange(2560), logits=2560), quick)
+    for name, c in quick.items():
+        got, member = mediated_share(c, frozen[name]), one.positions.members(name)
+        labels = cluster[c.window_ids.numpy()]
+        sums = frozen[name].window_abs_sum.numpy(), c.window_abs_sum.numpy()
+        left = [[v[labels != k].sum(0) for k in np.unique(labels)] for v in sums]
+        defined = ~torch.isnan(got.value).numpy()
+        assert defined.sum() > 100
+        np.testing.assert_allclose(got.se.numpy()[defined], jackknife_se(np.divide(*left))[defined], rtol=1e-6)
+        found, alone = (
+            confidence(one, np.arange(2560), np.array([0]), cluster=labelled).classes[name]
+            for labelled in (cluster, None)
+        )
+        assert found.entropy.clusters == found.kl.clusters == c.clusters == len(np.unique(labels))
+        assert alone.entropy.clusters == len(c.window_ids)
+        assert alone.entropy.value == pytest.approx(found.entropy.value)
+        entropy = exact_confidence(one, np.arange(2560), [0])[0].numpy()[member]
+        pieces = cluster[one.positions.window[member]]
+        residuals = np.array([(entropy[pieces == k] - entropy.mean()).sum() for k in np.unique(pieces)])
+        g = len(residuals)
+        reach = stats.t.ppf(0.975, g - 1) * np.sqrt((residuals**2).sum() * g / (g - 1)) / len(entropy)
+        assert (found.entropy.low, found.entropy.high) == pytest.approx(
+            (entropy.mean() - reach, entropy.mean() + reach), rel=1e-4
+        )
 
 
 def test_at_fewer_positions_both_influences_are_those_of_these_positions() -> None:

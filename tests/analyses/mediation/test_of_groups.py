@@ -27,6 +27,7 @@ from rtdyn.analyses.mediation.mediation import (
 from rtdyn.analyses.options import StepOptions
 from rtdyn.names import PLATEAU, RANDOM, TOP
 from rtdyn.tables.mediation import mediation_rows
+from rtdyn.text.clusters import TextClusters
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.positions import ClassPositions
 from rtdyn.undefined import Undefined
@@ -39,7 +40,8 @@ NOBODY = Undefined("no top neuron on one half of the windows")
 
 def context(plateau: Group | Undefined, counts: np.ndarray = COUNTS) -> Context:
     one = family(1, "layer norm", f=NEURONS)
-    evaluation = cast(Evaluation, SimpleNamespace(counts=SimpleNamespace(counts=counts)))
+    pieces = TextClusters(np.arange(2), "blocks")
+    evaluation = cast(Evaluation, SimpleNamespace(counts=SimpleNamespace(counts=counts), clusters=pieces))
     groups: dict[str, Group | Undefined] = {PLATEAU: plateau, TOP: NOBODY}
     return Context(one, influences(one), evaluation, np.array([0, 1]), groups, OPTIONS)
 
@@ -80,6 +82,7 @@ def test_rows_say_what_is_missing_and_columns_leave_out_neurons_that_were_not_po
         assert named[metric, PLATEAU].null == RANDOM and named[metric, PLATEAU].p_value is not None
     entropy = named["entropy", None]
     assert entropy.value is not None and entropy.ci_low is not None and entropy.ci_low < entropy.value
+    assert entropy.clusters == 2
     assert named["null_space_directions", None].value == 1
     assert len(stored.columns["mediation_rare"]) == NEURONS and np.isfinite(stored.columns["mediation_rare"]).all()
     # the group's five members and twice as many others

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,12 @@ from rtdyn.analyses.group import Group
 from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.model.families import Block, anatomy
+from rtdyn.text.clusters import TextClusters
 from rtdyn.text.positions import ClassPositions, MeasuredPositions
 from rtdyn.undefined import Undefined
 
 LAYERS = 3
+NO_PSEUDO = Undefined("too few common types")
 
 
 def two_classes(positions: MeasuredPositions) -> MeasuredPositions:
@@ -50,42 +53,59 @@ def split(name: str, *members: np.ndarray, sets: Mapping[str, tuple[np.ndarray, 
 
 
 def context(
-    captured: Capture, groups: Mapping[str, Group | Undefined], *, halves: np.ndarray | None = None, seed: int = 0
+    captured: Capture,
+    groups: Mapping[str, Group | Undefined],
+    *,
+    halves: np.ndarray | None = None,
+    seed: int = 0,
+    cluster: np.ndarray | None = None,
+    pseudo: np.ndarray | Undefined = NO_PSEUDO,
 ) -> Context:
-    """What routing reads of a context: it looks at no influence, nor at the text."""
+    """What routing reads of a context: it looks at no influence; each window is a cluster unless they are given."""
     unread: Any = None
     options = StepOptions(("ablation", "routing"), "kept", "mean_abs", 1e-5, 1.0, "never", "cpu", seed)
     n_windows = int(captured.positions.window.max()) + 1
-    return Context(captured, unread, unread, np.arange(n_windows) % 2 if halves is None else halves, groups, options)
+    pieces = TextClusters(np.arange(n_windows) if cluster is None else cluster, "documents")
+    evaluation: Any = SimpleNamespace(clusters=pieces, pseudo_classes=pseudo)
+    return Context(
+        captured, unread, evaluation, np.arange(n_windows) % 2 if halves is None else halves, groups, options
+    )
+
+
+def measured_positions(query: np.ndarray, rare: np.ndarray, window: np.ndarray, length: int) -> MeasuredPositions:
+    """Positions (N,) of windows of this length, ascending, each in one of the two classes and with its own target."""
+    flat = window * length + query
+    order = np.argsort(flat)
+    assert (np.diff(flat[order]) > 0).all()
+    classes = tuple(
+        ClassPositions(name, len(flat), np.sort(flat[own])) for name, own in (("rare", rare), ("common", ~rare))
+    )
+    return MeasuredPositions(flat[order], window[order], query[order], np.arange(len(flat)), classes)
 
 
 def attention_capture(attention: np.ndarray, query: np.ndarray, rare: np.ndarray, per_window: int = 10) -> Capture:
     """A capture whose attention is (N, layers, heads, T), every position in one of the two classes."""
-    n, base = len(query), synthetic(0, n=len(query))
-    window = np.arange(n) // per_window
-    flat = window * attention.shape[-1] + query
-    order = np.argsort(flat)
-    assert (np.diff(flat[order]) > 0).all()
-    classes = (ClassPositions("rare", n, flat[rare]), ClassPositions("common", n, flat[~rare]))
-    positions = MeasuredPositions(flat[order], window[order], query[order], np.zeros(n, dtype=int), classes)
+    window = np.arange(len(query)) // per_window
+    order = np.argsort(window * attention.shape[-1] + query)
+    base = synthetic(0, n=len(query))
     layers = tuple(torch.nn.Identity() for _ in range(attention.shape[1]))
     return replace(
         base,
-        positions=positions,
+        positions=measured_positions(query, rare, window, attention.shape[-1]),
         attention=torch.from_numpy(attention[order].astype(np.float32)),
         anatomy=replace(base.anatomy, attentions=layers, layer=len(layers) - 1),
     )
 
 
 def random_attention(
-    rng: np.random.Generator, n: int = 300, heads: int = 2, length: int = 24
+    rng: np.random.Generator, n: int = 300, heads: int = 2, length: int = 24, share: float = 0.2
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Attention (n, 2, heads, T) with one expected profile for all, distinct queries in each ten, and a rare fifth."""
+    """Attention (n, 2, heads, T) with one expected profile for all, distinct queries in each ten, and a share rare."""
     query = np.concatenate([rng.choice(np.arange(8, length), 10, replace=False) for _ in range(n // 10)])
     back = query[:, None] - np.arange(length)
     shape = np.where(back >= 0, 1 + 2.0 / (1 + np.abs(back)), 0.0)
     weights = rng.exponential(size=(n, 2, heads, length)) * shape[:, None, None]
-    return weights / weights.sum(-1, keepdims=True), query, rng.random(n) < 0.2
+    return weights / weights.sum(-1, keepdims=True), query, rng.random(n) < share
 
 
 def hooked_activations(model: Any, windows: Tensor, block: Block, change: Callable[[Tensor], Tensor] | None) -> Tensor:

@@ -125,7 +125,7 @@ def test_nothing_to_ablate_and_captures_that_cannot_be() -> None:
     nobody = ablate_heads(captured, {"rare": np.empty(0, dtype=np.int64)}, {"top": np.arange(3)})
     sums = nobody[0].classes["rare"]
     assert sums.n.sum() == 0
-    assert group_effects(sums, "top", np.ones(3, dtype=bool)) == Undefined("no position of the class")
+    assert group_effects(sums, "top", np.ones(3, dtype=bool), np.arange(3)) == Undefined("no position of the class")
     assert np.isnan(signed_effects(sums, np.array([[0, 1]]), 0)).all()
     chosen = {"rare": np.arange(3)}
     with pytest.raises(ValueError, match="method is one of"):

@@ -15,6 +15,7 @@ from analyses.routing.captures import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model.test_families import GATED, SHAPE, random_model, text
+from scipy import stats
 
 from rtdyn.analyses.group import Group
 from rtdyn.analyses.routing.head_ablation import STRUCTURAL, AblationSums, HeadAblation, ablate_heads
@@ -29,7 +30,7 @@ from rtdyn.analyses.routing.head_effects import (
 )
 from rtdyn.analyses.statistics import Comparison
 from rtdyn.capture.forward_pass import capture
-from rtdyn.intervals import NORMAL_95
+from rtdyn.intervals import t_interval
 from rtdyn.model.families import anatomy
 from rtdyn.names import RANDOM
 from rtdyn.undefined import Undefined
@@ -61,7 +62,7 @@ def test_a_planted_head_is_found_and_no_other(config: Any, which: int) -> None:
     for i, result in enumerate(ablate_heads(captured, everything, {"plateau": group, "others": others})):
         sums = result.classes["rare"]
         every = np.ones(len(evaluation.windows), dtype=bool)
-        on_group = group_effects(sums, "plateau", every)
+        on_group = group_effects(sums, "plateau", every, np.arange(len(every)))
         assert not isinstance(on_group, Undefined)
         expected = np.zeros(5, dtype=bool)
         expected[[head, 4]] = i == which
@@ -71,7 +72,9 @@ def test_a_planted_head_is_found_and_no_other(config: Any, which: int) -> None:
             np.testing.assert_allclose(on_group.share[head], on_group.share[4], rtol=1e-5)
         assert (sums.group_change["others"].sum(0) < 1e-4).all()
         if len(parts.input_rows) == 2:
-            assert group_effects(sums, "others", every) == Undefined("the group's activations are all 0")
+            assert group_effects(sums, "others", every, np.arange(len(every))) == Undefined(
+                "the group's activations are all 0"
+            )
             assert np.isnan(signed_effects(sums, others[None], 0)).all()
 
 
@@ -88,13 +91,15 @@ def random_sums(seed: int, windows: int = 7, heads: int = 3, neurons: int = 12) 
     )  # fmt: skip
 
 
-def measured_effects(sums: AblationSums, name: str, windows: np.ndarray) -> GroupEffects:
-    effects = group_effects(sums, name, windows)
+def measured_effects(
+    sums: AblationSums, name: str, windows: np.ndarray, cluster: np.ndarray | None = None
+) -> GroupEffects:
+    effects = group_effects(sums, name, windows, EACH if cluster is None else cluster)
     assert not isinstance(effects, Undefined)
     return effects
 
 
-ALL, ODD = np.ones(14, dtype=bool), np.arange(14) // 2 % 2 == 1
+ALL, ODD, EACH = np.ones(14, dtype=bool), np.arange(14) // 2 % 2 == 1, np.arange(14)
 
 
 @given(seed=st.integers(0, 2**32 - 1), factor=st.floats(0.01, 100))
@@ -119,17 +124,43 @@ def test_effects_are_ratios_of_sums(seed: int, factor: float) -> None:
     np.testing.assert_allclose(other.total, group.total * factor)
 
 
-def test_standard_errors_leave_out_a_window_at_a_time() -> None:
+@pytest.mark.parametrize("cluster", [EACH, np.array([3, 0, 3, 0, 0, 0, 7, 0, 7, 0, 7, 0, 9, 0])])
+def test_standard_errors_leave_out_a_cluster_at_a_time(cluster: np.ndarray) -> None:
     sums = random_sums(0)
     growth, before = sums.group_growth["g"], sums.group_before["g"]
+    labels = cluster[sums.window_ids]
+    held = np.unique(labels)
     left = np.array(
-        [np.delete(growth, i, 0).sum(0) / np.delete(before, i).sum() for i in range(7)]
+        [growth[labels != c].sum(0) / before[labels != c].sum() for c in held]
     )  # one leave-out at a time, spelt out
-    expected = np.sqrt(((left - left.mean(0)) ** 2).sum(0) * 6 / 7)
-    np.testing.assert_allclose(measured_effects(sums, "g", ALL).signed_se, expected)
-    alone = measured_effects(sums, "g", np.arange(14) == 0)
-    assert np.isnan(alone.signed_se).all() and np.isfinite(alone.signed).all()
-    assert group_effects(sums, "g", ~ALL) == Undefined("no position of the class")
+    expected = np.sqrt(((left - left.mean(0)) ** 2).sum(0) * (len(held) - 1) / len(held))
+    effects = measured_effects(sums, "g", ALL, cluster)
+    np.testing.assert_allclose(effects.signed_se, expected)
+    assert effects.clusters == len(held)
+    for windows, one in ((np.arange(14) == 0, EACH), (ALL, np.zeros(14, dtype=int))):
+        alone = measured_effects(sums, "g", windows, one)
+        assert np.isnan(alone.signed_se).all() and np.isfinite(alone.signed).all() and alone.clusters == 1
+    assert group_effects(sums, "g", ~ALL, EACH) == Undefined("no position of the class")
+
+
+@pytest.mark.parametrize("clusters", [10, 40])
+def test_effects_are_covered_where_windows_of_a_document_are_alike(clusters: int) -> None:
+    """The layer's effect is −0.3; documents of three windows differ in it and in how active the group is."""
+    rng, covered = np.random.default_rng(0), np.zeros(2)
+    document = np.repeat(np.arange(clusters), 3)
+    empty, each = np.zeros((0, 0)), np.arange(len(document))
+    for _ in range(400):
+        before = np.exp(0.5 * rng.standard_normal(clusters))[document] * rng.uniform(0.8, 1.2, len(document))
+        effect = -0.3 + 0.2 * rng.standard_normal(clusters)[document] + 0.05 * rng.standard_normal(len(document))
+        by_window = ({"g": v} for v in (np.abs(before * effect)[:, None], before, (before * effect)[:, None]))
+        sums = AblationSums(np.array([1, 1]), empty, empty, empty, each, *by_window)
+        for k, labels in enumerate((document, each)):
+            found = measured_effects(sums, "g", np.ones(len(document), dtype=bool), labels)
+            low, high = t_interval(float(found.signed[0]), float(found.signed_se[0]), found.clusters)
+            assert low is not None and high is not None
+            covered[k] += low <= -0.3 <= high
+    assert (0.9 if clusters == 10 else 0.925) <= covered[0] / 400 <= 0.975
+    assert covered[1] / 400 < 0.85
 
 
 def by_halves(seed: int, group: Group) -> AblationSums:
@@ -150,7 +181,7 @@ def test_effects_on_a_split_group_are_of_the_half_that_did_not_choose(seed: int)
     sets = [np.stack([rng.choice(12, 3, replace=False) for _ in range(19)]) for _ in (0, 1)]
     group = split("g", np.array([2, 3, 9]), np.array([0, 5, 7]), sets={RANDOM: (sets[0], sets[1])})
     sums, halves = by_halves(seed, group), np.arange(7) % 2
-    result = split_effects(sums, "g", group, halves)
+    result = split_effects(sums, "g", group, halves, np.arange(7))
     assert not isinstance(result, Undefined)
 
     def ratio(kind: np.ndarray, members: np.ndarray, half: int) -> np.ndarray:
@@ -172,8 +203,9 @@ def test_effects_on_a_split_group_are_of_the_half_that_did_not_choose(seed: int)
     np.testing.assert_allclose(result.total, total[:3])
     np.testing.assert_allclose(result.layer.value.value, signed[3])
     np.testing.assert_allclose(result.strongest.value.value, strongest(group.members))
-    errors = [measured_effects(sums, f"g@{half}", halves == 1 - half).signed_se[3] for half in (0, 1)]
-    reach = NORMAL_95 * np.hypot(*errors) / 2
+    measured = [measured_effects(sums, f"g@{half}", halves == 1 - half, np.arange(7)) for half in (0, 1)]
+    assert [m.clusters for m in measured] == [3, 4] and result.layer.clusters == 7
+    reach = stats.t.ppf(0.975, 6) * np.hypot(*(m.signed_se[3] for m in measured)) / 2
     np.testing.assert_allclose(result.layer.interval, [signed[3] - reach, signed[3] + reach])
     null = result.strongest.value.nulls[RANDOM]
     assert isinstance(null, Comparison)
@@ -187,8 +219,8 @@ def test_a_group_or_a_layer_without_effects_says_why() -> None:
     nobody = Undefined("no neuron on one half of the windows")
     measured, structural = (HeadAblation(1, {"rare": sums}, reason, 0.0) for reason in (None, STRUCTURAL))
     groups = {"g": group, "nobody": nobody}
-    effects = effects_by_class(measured, groups, halves)["rare"]
+    effects = effects_by_class(measured, groups, halves, np.arange(7))["rare"]
     assert isinstance(effects["g"], SplitEffects) and effects["nobody"] == nobody
-    assert effects_by_class(structural, groups, halves)["rare"] == {"g": STRUCTURAL, "nobody": nobody}
-    of_one_half = split_effects(sums, "g", group, np.zeros(7, dtype=np.int64))
+    assert effects_by_class(structural, groups, halves, np.arange(7))["rare"] == {"g": STRUCTURAL, "nobody": nobody}
+    of_one_half = split_effects(sums, "g", group, np.zeros(7, dtype=np.int64), np.arange(7))
     assert of_one_half == Undefined("no position of the class")
