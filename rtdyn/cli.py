@@ -40,6 +40,14 @@ def _refuse_clearly(command: Callable[..., None]) -> Callable[..., None]:
         except RtdynError as error:
             click.echo(f"rtdyn: {error}", err=True)
             sys.exit(error.exit_code)
+        except Exception as error:
+            from rtdyn.blame import machine_fault
+
+            fault = machine_fault(error)
+            if fault is None:
+                raise
+            click.echo(f"rtdyn: {fault}", err=True)
+            sys.exit(RtdynError.exit_code)
         except KeyboardInterrupt:
             click.echo("rtdyn: interrupted; the same command goes on where it stopped", err=True)
             sys.exit(INTERRUPTED)

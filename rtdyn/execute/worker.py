@@ -27,9 +27,11 @@ class Worker:
     begun: list[Try] = field(default_factory=list)
     """Steps in work: one, or a repeat within another."""
     stored: int = 0
+    leaving: bool = False
 
     def leave(self, sentence: str | None = None) -> None:
         """It is about to be stopped: its steps in work count as tries only if there is a sentence to say why."""
+        self.leaving = True
         for attempt in self.begun:
             end_try(attempt, sentence)
         if sentence is None:
@@ -77,13 +79,16 @@ class Worker:
             yield
             end_try(attempt, None)
         except InputError as error:
+            if self.leaving:  # the signal may have led to it, and `leave` has said what there is to say
+                raise
             final = not _may_be_this_machines(error)
             end_try(attempt, str(error), final)
             for repeat in stream.repeats.get(step, ()):
                 end_try(begin_try(self.task.run, repeat.step, self.task.name), str(error), final)
             stream.release(step)
         except Exception as error:
-            end_try(attempt, brief(error))
+            if not self.leaving:
+                end_try(attempt, brief(error))
             raise
         finally:
             self.begun.remove(attempt)

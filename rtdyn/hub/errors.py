@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
+from rtdyn.blame import passes
 from rtdyn.errors import InputError, brief
 
 T = TypeVar("T")
@@ -36,6 +37,8 @@ def explained(
     """What an error of the client means, in one sentence without token or signed address; None if it is another's."""
     from huggingface_hub import errors
 
+    if passes(error):
+        return None
     sentences: tuple[tuple[type[Exception], str], ...] = (
         (errors.GatedRepoError, " is gated; accept its terms on the Hub and set HF_TOKEN"),
         (errors.RepositoryNotFoundError, ": the Hub knows no such repository, or HF_TOKEN may not read it"),
