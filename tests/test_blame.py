@@ -140,8 +140,12 @@ def test_bugs_and_bad_input_are_no_faults_of_the_machine() -> None:
 
 
 def test_an_offset_that_a_damaged_file_gives_is_the_inputs_though_it_is_an_oserror(tmp_path: Path) -> None:
-    with pytest.raises(InputError), blamed_on("a file", lambda error: InputError(str(error))):
-        (tmp_path / "new").open("wb").seek(-1)
+    with (
+        (tmp_path / "new").open("wb") as handle,
+        pytest.raises(InputError, match="Invalid argument"),
+        blamed_on("a file", lambda error: InputError(str(error))),
+    ):
+        handle.seek(-1)
 
 
 @needs_proc
