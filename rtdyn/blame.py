@@ -161,6 +161,20 @@ def machine_fault(error: BaseException) -> str | None:
     return f"{place}{fault.strerror}; mend that, the same command goes on where it stopped"
 
 
+def import_fault(error: BaseException) -> str | None:
+    """What a user is told where another package fails as it is imported, as by a setting that it cannot read."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = [str(f.f_globals.get("__name__")) for f in frames if f.f_code.co_name == "<module>"]
+    packages = [name.partition(".")[0] for name in modules]
+    foreign = [name for name in packages if name not in ("rtdyn", "__main__")]
+    if not foreign:
+        return None
+    said = str(error)
+    variables = [f"{name}={value!r}" for name, value in os.environ.items() if repr(value) in said]
+    settings = f"correct or unset {' or '.join(variables)}" if variables else "correct its settings or install it anew"
+    return f"{foreign[-1]} cannot be imported ({brief(error)}); {settings}"
+
+
 def disk_fault(error: BaseException) -> OSError | None:
     """What the operating system refused, in the exception or what led to it; None if it refused nothing."""
     for e in _chain(error):
