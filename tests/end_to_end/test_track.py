@@ -18,6 +18,7 @@ import torch
 from click.testing import CliRunner, Result
 from polars.testing import assert_frame_equal
 from safetensors.torch import load_file, save_file
+from support.hang import HANG
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from rtdyn.cli import main
@@ -182,7 +183,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_tables(whole: Path, tmp_pat
     for extra_steps, delay in ((0, 0.05), (1, 0.4)):
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         wanted = len(kept) + extra_steps
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + HANG
         while time.monotonic() < deadline and process.poll() is None:
             if len(list(out.glob("windows/step=*.parquet"))) >= wanted and out.exists():
                 break
@@ -193,7 +194,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_tables(whole: Path, tmp_pat
         now = list(done_steps(read_run(out))) if (out / "manifest.json").exists() else []
         assert now[: len(kept)] == kept and len(now) >= wanted
         kept = now
-    final = subprocess.run(arguments, capture_output=True, text=True, timeout=280)
+    final = subprocess.run(arguments, capture_output=True, text=True, timeout=HANG)
     assert final.returncode == 0, final.stderr
     same_tables(whole, out)
     assert not list(out.rglob("*.aside"))
@@ -206,10 +207,10 @@ def test_ctrl_c_ends_with_130_and_can_be_resumed(whole: Path, tmp_path: Path) ->
     while process.poll() is None and not list(out.glob("windows/step=*.parquet")):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 130 and "Traceback" not in stderr
     assert "interrupted" in stderr and "same command" in stderr
-    assert subprocess.run(arguments, capture_output=True, timeout=280).returncode == 0
+    assert subprocess.run(arguments, capture_output=True, timeout=HANG).returncode == 0
     same_tables(whole, out, (64, 4000))
 
 

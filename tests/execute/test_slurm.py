@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from loopback import slurm as loopback
 from loopback.sweeps import CHEAP, STEPS, TINY, Sweep, logged, same_tables, until
+from support.hang import HANG
 
 from rtdyn.execute.slurm import StoppedBySignalError, _let_handlers_end_it
 
@@ -48,7 +49,7 @@ def test_killed_and_preempted_a_sweep_comes_to_the_tables_of_a_serial_one(
     until(lambda: "Restarts=1" in slurm.ask("scontrol", "show", "job", job))
     slurm.ask("scontrol", "update", f"JobId={job}", "StartTime=now")  # by itself it would wait for two minutes
     driver = sweep.start()
-    out, err = driver.communicate(timeout=240)
+    out, err = driver.communicate(timeout=HANG)
     assert driver.returncode == 0, err
     same_tables(sweep.out, here)
     assert logged(sweep.out) == list(STEPS)
@@ -75,7 +76,7 @@ def test_a_poisoned_step_and_a_damaged_one_are_named_after_the_rest_is_done(
     driver = sweep.start()
     for _ in range(3):
         sweep.kill_worker(1)
-    out, err = driver.communicate(timeout=240)
+    out, err = driver.communicate(timeout=HANG)
     assert driver.returncode == 3 and sweep.stored() == [4000], err
     (said,) = err.splitlines()
     assert "2 of 3 steps could not be analysed" in said and "Traceback" not in out + err
