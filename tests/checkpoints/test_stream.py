@@ -237,6 +237,20 @@ def test_runs_under_random_faults_end_whole_or_in_a_sentence(level: tuple[str, s
     assert found["whole at once"] + found["refused, then whole"] == int(level[1])
 
 
+def test_sound_steps_beside_random_faults_of_a_folder_have_the_tables_of_a_clean_run() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/trials/fault_schedules.py", "--level", "folder", "--n", "6", "--seed", "7", "--json"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=HANG,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert found["broken"] == [] and sum(found["ended"].values()) == 6 and len(found["faults"]) >= 3
+
+
 def test_the_loopback_hub_answers_the_client_as_a_hub_does(suite: Path, tmp_path: Path) -> None:
     asks = """
 import json
