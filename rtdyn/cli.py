@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,17 @@ from rtdyn.cli_options import (
 FINDING, INTERRUPTED = 1, 130
 
 
+class _Boundary(click.Group):
+    """The command as the world around it allows: a terminal that is not UTF-8, a notebook's settings, a closed pipe."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):  # None where it is closed
+                stream.reconfigure(errors="backslashreplace")
+        os.environ["MPLBACKEND"] = "Agg"  # commands draw into files; a notebook's own backend may not be installed here
+        return super().main(*args, **kwargs)
+
+
 def _refuse_clearly(command: Callable[..., None]) -> Callable[..., None]:
     """Ends a command on a known error with its sentence and exit code, and on Ctrl-C with 130."""
 
@@ -40,6 +53,14 @@ def _refuse_clearly(command: Callable[..., None]) -> Callable[..., None]:
         except RtdynError as error:
             click.echo(f"rtdyn: {error}", err=True)
             sys.exit(error.exit_code)
+        except Exception as error:
+            from rtdyn.blame import import_fault, machine_fault
+
+            fault = machine_fault(error) or import_fault(error)
+            if fault is None:
+                raise
+            click.echo(f"rtdyn: {fault}", err=True)
+            sys.exit(RtdynError.exit_code)
         except KeyboardInterrupt:
             click.echo("rtdyn: interrupted; the same command goes on where it stopped", err=True)
             sys.exit(INTERRUPTED)
@@ -47,7 +68,7 @@ def _refuse_clearly(command: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=_Boundary, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__)
 def main() -> None:
     """Follow how a language model's final layer specialises for rare tokens, checkpoint by checkpoint."""

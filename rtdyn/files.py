@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from rtdyn.blame import disk_fault
 from rtdyn.errors import InputError, brief
 
 ASIDE = ".aside"
@@ -46,7 +47,9 @@ def replace_file(file: Path, write: Callable[[Path], Any]) -> None:
         finally:
             os.close(folder)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"cannot write {file} ({brief(error)}); make room or give another --out") from error
+        raise InputError(f"cannot write {file} ({brief(error)}); make room or give another --out") from (
+            disk_fault(error) or error
+        )
     finally:
         if aside is not None:
             aside.unlink(missing_ok=True)

@@ -6,15 +6,19 @@ this file calls its readers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
 
+from rtdyn.blame import disk_fault
+
 
 def read_parquet(file: Path) -> pl.DataFrame:
     """The table in `file`. Raises OSError or PolarsError if it cannot be read."""
-    return pl.read_parquet(file.absolute(), glob=False)
+    with _disk_faults():
+        return pl.read_parquet(file.absolute(), glob=False)
 
 
 def scan_parquet(files: Iterable[Path]) -> pl.LazyFrame:
@@ -24,5 +28,17 @@ def scan_parquet(files: Iterable[Path]) -> pl.LazyFrame:
 
 def read_metadata(file: Path) -> dict[str, str]:
     """The texts that `file` holds beside its table. Raises OSError or PolarsError if it cannot be read."""
-    with file.open("rb") as handle:
+    with _disk_faults(), file.open("rb") as handle:
         return pl.read_parquet_metadata(handle)
+
+
+@contextmanager
+def _disk_faults() -> Iterator[None]:
+    """Has polars' errors be OSErrors where a disk is to blame; it has one type for that and for a damaged table."""
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        fault = disk_fault(error)
+        if fault is None:
+            raise
+        raise fault from error

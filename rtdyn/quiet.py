@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from threading import Lock
 from typing import Any, ParamSpec, TypeVar
 
+from rtdyn.blame import passes
 from rtdyn.errors import InputError, brief
 
 P = ParamSpec("P")
@@ -43,10 +44,10 @@ def quietly(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> 
         try:
             process.send(function, arguments, named)
             succeeded, result = process.answer()
-        except (EOFError, OSError) as error:
-            raise _death(process) from ChildProcessError(brief(error))
-        except BaseException:  # interrupted: its answer would be taken for that of the next call
-            _end(process)
+        except BaseException as error:
+            if isinstance(error, EOFError | OSError) and not passes(error):
+                raise _death(process) from ChildProcessError(brief(error))
+            _end(process)  # interrupted: its answer would be taken for that of the next call
             raise
     if not succeeded:
         raise result

@@ -17,7 +17,7 @@ from rtdyn.errors import InputError
 from rtdyn.execute.driver import Driver, earlier_tasks, open_engine
 from rtdyn.execute.engine import Engine
 from rtdyn.execute.ledger import read_seconds
-from rtdyn.execute.serial import run_serial
+from rtdyn.execute.serial import PassedOver, run_serial
 from rtdyn.execute.task import Task, task_template
 from rtdyn.judge.observations import left_out
 from rtdyn.parquet import read_parquet
@@ -29,7 +29,7 @@ from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
 from rtdyn.sweep.manifest import new_manifest, schedule
 from rtdyn.sweep.stored_weights import check_stored
-from rtdyn.sweep.sweep import Sweep, device_here, prepare_sweep
+from rtdyn.sweep.sweep import Sweep, device_here, prepare_sweep, reference_step
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.token_classes import class_errors
 from rtdyn.undefined import Undefined
@@ -42,7 +42,7 @@ def track(job: Job, console: Console) -> Run:
     """Analyses every step of the job that its run directory lacks; returns the run.
 
     Raises InputError in one sentence for anything in the sources that cannot be used, and once all else is done for
-    steps that a cluster's workers could not analyse.
+    steps that could not be analysed.
     """
     say = partial(_say, console)
     suite, cluster = job.suite, job.cluster
@@ -57,7 +57,8 @@ def track(job: Job, console: Console) -> Run:
     device = device_here(job.options.device) if here else cluster.device(job.options.device)
     job = replace(job, options=replace(job.options, device=device))
     steps, audited = audit_before(suite, job.steps, job.on_defect, say_once)
-    sweep = prepare_sweep(suite, steps[-1], job.measured_on, job.options, say)
+    reference = reference_step(suite, steps)
+    sweep = prepare_sweep(suite, reference, job.measured_on, job.options, say)
     manifest = new_manifest(suite, sweep.evaluation, sweep.config).replace(command=job.command)
     path = job.out if job.out is not None else Path("runs") / f"{suite.name}-{manifest.config_digest[:8]}"
     run = open_run(path, manifest)
@@ -81,9 +82,9 @@ def track(job: Job, console: Console) -> Run:
         view = start_wandb(run, choose_mode(job.wandb), say)
         try:
             if engine is None:
-                _run_here(sweep, missing, stored, job.cache_gb, run, view.log_step, console)
+                given_up = _run_here(sweep, missing, stored, job.cache_gb, run, view.log_step, console)
             else:
-                task = task_template(job, run, steps[-1])
+                task = task_template(job, run, reference)
                 units = alike(suite, missing, stored, sweep.weights_only)
                 given_up = _run_elsewhere(engine, units, task, cluster.steps_per_task, run, view.log_step, console)
         finally:
@@ -155,8 +156,8 @@ def _run_here(
     run: Run,
     log: Callable[[int], None],
     console: Console,
-) -> None:
-    """The steps one after another in this process; the first that cannot be analysed ends it."""
+) -> dict[int, str]:
+    """The steps one after another in this process; returns those passed over, each with the reason."""
     position = {step: number for number, step in enumerate(steps, start=1)}
     say = partial(_say, console)
     with (
@@ -166,10 +167,13 @@ def _run_here(
         clock = StageClock(reporter.stage)
         owner = {repeat.step: of for of, repeats in stream.repeats.items() for repeat in repeats}
 
+        passed_over = PassedOver(stream.release, stream.repeats, reporter.pass_over)
+
         @contextmanager
         def trying(step: int) -> Iterator[None]:
             reporter.begin(step, position[step], len(steps))
-            yield
+            with passed_over.trying(step):
+                yield
 
         def done(step: int, tables: StepTables | None) -> None:
             log(step)
@@ -180,6 +184,7 @@ def _run_here(
                 reporter.end(step_line(tables.metrics))
 
         run_serial(sweep, stream, run, clock, trying, done)
+    return passed_over.reasons
 
 
 def _run_elsewhere(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.hang import HANG
 
 from rtdyn.errors import InputError
 from rtdyn.quiet import begin, quietly
@@ -117,9 +118,9 @@ def test_threads_take_turns() -> None:
 @pytest.mark.parametrize("end", ["", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
 def test_it_ends_with_the_process_that_it_serves(end: str) -> None:
     script = f"import os; from rtdyn.quiet import quietly; print(quietly(os.getpid), flush=True); {end}"
-    served = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
+    served = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=HANG)
     assert served.stderr == ""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + HANG
     while _runs(int(served.stdout)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _runs(int(served.stdout))

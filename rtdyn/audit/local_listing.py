@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rtdyn.audit.listing import FileInfo, Listing, is_weights
@@ -25,29 +26,40 @@ def local_listings(suite: SuiteSpec, folders: Mapping[int, str], *, every_digest
     """What each step's folder holds, None where there is none, with the SHA-256 of the weights.
 
     Without `every_digest` a weight file that cannot equal another of the suite, going by its size and a sample of its
-    bytes, is not read whole; a digest of the sample stands for it. Raises InputError for a file that cannot be read.
+    bytes, is not read whole; a digest of the sample stands for it, and one that cannot be read has none, so that its
+    step alone fails when it is loaded. Raises InputError with `every_digest` for a file that cannot be read.
     """
     top = suite_folder(suite)
-    there = {step: top / name for step, name in folders.items() if (top / name).is_dir()}
-    files = {step: sorted(file for file in folder.iterdir() if file.is_file()) for step, folder in there.items()}
-    try:
-        digests = _digests([f for inside in files.values() for f in inside if is_weights(f.name)], every_digest)
-    except OSError as error:
-        raise InputError(f"{error.filename} cannot be read: {error.strerror}; make it readable") from error
+    sizes = {step: _sizes(top / name) for step, name in folders.items()}
+    weights = [file for inside in sizes.values() for file in inside or () if is_weights(file.name)]
+    digests = {file: sha256_of(file) for file in weights} if every_digest else _digests(weights)
     return {
-        step: Listing(name, None, {f.name: FileInfo(f.stat().st_size, digests.get(f)) for f in files[step]})
-        if step in files
-        else None
-        for step, name in folders.items()
+        step: None
+        if inside is None
+        else Listing(folders[step], None, {f.name: FileInfo(size, digests.get(f)) for f, size in inside.items()})
+        for step, inside in sizes.items()
     }
 
 
-def _digests(files: Sequence[Path], every_digest: bool) -> dict[Path, str]:
-    if every_digest:
-        return {file: sha256_of(file) for file in files}
-    samples = {file: _sample(file) for file in files}
-    times = Counter(samples.values())
-    return {file: sample if times[sample] == 1 else sha256_of(file) for file, sample in samples.items()}
+def _sizes(folder: Path) -> dict[Path, int] | None:
+    """The bytes of each file of a folder, None if there is none, as one that is deleted just now."""
+    try:
+        return {file: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _digests(files: Sequence[Path]) -> dict[Path, str]:
+    samples: dict[Path, str] = {}
+    for file in files:
+        with suppress(OSError):
+            samples[file] = _sample(file)
+    times, digests = Counter(samples.values()), dict(samples)
+    for file, sample in samples.items():
+        if times[sample] > 1:
+            with suppress(InputError):
+                digests[file] = sha256_of(file)
+    return digests
 
 
 def _sample(file: Path) -> str:

@@ -21,7 +21,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from rtdyn.capture.free_memory import return_freed
 from rtdyn.checkpoints.byte_order_mark import without_marks
-from rtdyn.checkpoints.checkpoint import Checkpoint, cannot_be_loaded, check_files, check_finite, check_keys, load_model
+from rtdyn.checkpoints.checkpoint import Checkpoint, check_files, check_finite, check_keys, load_model, loading
 from rtdyn.checkpoints.stored import Stored, read_tensors, stored_tensors
 from rtdyn.errors import InputError
 from rtdyn.model.families import anatomy
@@ -56,11 +56,9 @@ class LayeredModel:
                 for name, _ in module.named_parameters(prefix=prefix):
                     names.setdefault(self.stored[name], []).append(name)
         weights: dict[str, torch.Tensor] = {}
-        try:
+        with loading(self.folder):
             for place, values in read_tensors(names):
                 weights |= dict.fromkeys(names[place], values.to(self.device, torch.float32))
-        except Exception as error:  # the libraries raise nearly any type on damaged weights
-            raise cannot_be_loaded(self.folder, error) from error
         for name, values in weights.items():
             check_finite(self.folder, name, values)
         self.skeleton.load_state_dict(weights, strict=False, assign=True)
@@ -71,10 +69,8 @@ class LayeredModel:
         Raises InputError for damaged files.
         """
         name = next(name for name, part in self.skeleton.named_modules() if part is module)
-        try:
+        with loading(self.folder):
             [(_, values)] = read_tensors([self.stored[f"{name}.weight"]])
-        except Exception as error:  # the libraries raise nearly any type on damaged weights
-            raise cannot_be_loaded(self.folder, error) from error
         return values
 
     def drop(self, *modules: nn.Module) -> None:
@@ -100,7 +96,7 @@ def _skeleton(checkpoint: Checkpoint, device: str) -> Any:
     """The model its config.json describes, without weights; what it computes from the config alone is on the device."""
     auto: Any = transformers.AutoModelForCausalLM
     transformers.utils.logging.set_verbosity_error()
-    try:
+    with loading(checkpoint.folder):
         with without_marks(checkpoint.folder) as plain:
             config = transformers.AutoConfig.from_pretrained(plain, local_files_only=True)
         with torch.device("meta"):
@@ -109,17 +105,13 @@ def _skeleton(checkpoint: Checkpoint, device: str) -> Any:
         if rotary is not None:
             for name, values in type(rotary)(config=model.config).named_buffers():
                 rotary.register_buffer(name, values.to(device), persistent=False)
-    except Exception as error:  # the library raises nearly any type on a damaged config
-        raise cannot_be_loaded(checkpoint.folder, error) from error
     return model.eval().requires_grad_(False)
 
 
 def _places(checkpoint: Checkpoint, skeleton: Any) -> dict[str, Stored]:
     """Where each parameter's values lie. Raises InputError for missing and unexpected names and other shapes."""
-    try:
+    with loading(checkpoint.folder):
         stored = stored_tensors(checkpoint.files)
-    except Exception as error:  # the libraries raise nearly any type on damaged weights
-        raise cannot_be_loaded(checkpoint.folder, error) from error
     expected = dict(skeleton.named_parameters(remove_duplicate=False))
     transforms = get_model_conversion_mapping(skeleton)
     renamings = [t for t in transforms if isinstance(t, WeightRenaming)]

@@ -6,10 +6,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rtdyn.blame import blamed_on, reading
 from rtdyn.checkpoints.byte_order_mark import without_marks
 from rtdyn.checkpoints.safetensors_files import check_safetensors
 from rtdyn.errors import InputError, brief
@@ -74,11 +76,12 @@ def weight_files(names: set[str], read_index: Any, where: str) -> list[str]:
 
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from `file`. Raises InputError if it is missing or is not one."""
+    if not file.exists():
+        raise InputError(f"{file.parent} has no {file.name}; a checkpoint needs it beside its weights")
     try:
-        data = json.loads(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise InputError(f"{file.parent} has no {file.name}; a checkpoint needs it beside its weights") from None
-    except (OSError, ValueError, RecursionError) as error:
+        with reading(str(file)):
+            data = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not readable JSON ({error}); download it again") from None
     if not isinstance(data, dict):
         raise InputError(f"{file} does not hold a JSON object; download it again")
@@ -93,8 +96,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def sha256_of(file: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with file.open("rb") as handle:
+    """Hex SHA-256 of a file's bytes. Raises InputError if it cannot be read."""
+    with reading(str(file)), file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
@@ -122,7 +125,7 @@ def load_model(checkpoint: Checkpoint, device: str) -> Any:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     auto: Any = transformers.AutoModelForCausalLM
-    try:
+    with loading(folder):
         base = base_model_name(str(read_config(folder)["model_type"]))
         prefix = wrapping(stored_tensors(checkpoint.files).keys(), base)
         with without_marks(folder) as plain:
@@ -137,8 +140,6 @@ def load_model(checkpoint: Checkpoint, device: str) -> Any:
                 output_loading_info=True,
                 key_mapping={f"^{re.escape(prefix)}": ""} if prefix else None,
             )
-    except Exception as error:  # the library raises nearly any type on damaged weights
-        raise cannot_be_loaded(folder, error) from error
     check_keys(folder, {k: set(map(str, info.get(k) or ())) for k in KEY_FAULTS})
     for name, parameter in model.named_parameters():
         check_finite(folder, name, parameter)
@@ -161,6 +162,7 @@ def check_finite(folder: Path, name: str, weights: Any) -> None:
         raise InputError(f"the weights in {folder} hold NaN or infinite values (in {name}); leave this step out")
 
 
-def cannot_be_loaded(folder: Path, error: Exception) -> InputError:
-    """What a library said of the folder's weights, as one sentence."""
-    return InputError(f"the weights in {folder} cannot be loaded ({brief(error)})")
+def loading(folder: Path) -> AbstractContextManager[None]:
+    """Has what a library says of the folder's weights become one sentence, and passes what is not about them."""
+    what = f"the weights in {folder}"
+    return blamed_on(what, lambda error: InputError(f"{what} cannot be loaded ({brief(error)})"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rtdyn.blame import reading
 from rtdyn.checkpoints.checkpoint import Checkpoint, read_config, read_json, sha256_of, weight_files
 from rtdyn.errors import InputError
 from rtdyn.hub.names import TOKENIZER_FILES
@@ -14,7 +15,8 @@ def fetch_local(suite: SuiteSpec, step: int) -> Checkpoint:
     """The checkpoint of `step`, its weight files hashed. Raises InputError if it is not whole."""
     folder = step_folder(suite, step)
     read_config(folder)
-    names = {child.name for child in folder.iterdir() if child.is_file()}
+    with reading(str(folder)):
+        names = {child.name for child in folder.iterdir() if child.is_file()}
     files = weight_files(names, lambda name: read_json(folder / name), str(folder))
     return Checkpoint(step, folder, suite.revision_of(step), None, {n: sha256_of(folder / n) for n in files})
 

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rtdyn.blame import reading
 from rtdyn.errors import InputError
 
 
 def check_safetensors(file: Path) -> None:
-    """Raises InputError if a safetensors file is shorter or longer than its own header says."""
-    with file.open("rb") as handle:
+    """Raises InputError if a safetensors file cannot be read, or is not as long as its own header says."""
+    with reading(str(file)), file.open("rb") as handle:
 
         def read(start: int, stop: int) -> bytes:
             handle.seek(start)

@@ -132,7 +132,7 @@ class _Downloads:
     def __init__(self, plan: SweepPlan, scratch: Scratch, transfer: Transfer, say: Tell) -> None:
         self.plan, self.scratch, self.say = plan, scratch, say
         self.transfer = replace(transfer, arrived=self._arrived)
-        self.outcome: dict[int, Checkpoint | Exception] = {}
+        self.outcome: dict[int, Checkpoint | BaseException] = {}
         self.ready = threading.Condition()
         self.working: StepPlan | None = None
         self.bytes = 0
@@ -150,7 +150,7 @@ class _Downloads:
                 tell(self._status())
                 self.ready.wait(0.2)
         outcome = self.outcome[step]
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
@@ -191,7 +191,7 @@ class _Downloads:
         finally:
             self._leave()
 
-    def _outcome(self, plan: StepPlan) -> Checkpoint | Exception | None:
+    def _outcome(self, plan: StepPlan) -> Checkpoint | BaseException | None:
         """The step's checkpoint, or what is to be raised where it is asked for; None if the stream was stopped."""
         try:
             self.scratch.reserve(plan.step, plan.disk_bytes, self.transfer.stop)
@@ -199,7 +199,7 @@ class _Downloads:
             return self._fetch(plan)
         except StoppedError:
             return None
-        except Exception as error:
+        except BaseException as error:  # raised by `take`, which would wait for ever
             return error
 
     def _fetch(self, plan: StepPlan) -> Checkpoint:

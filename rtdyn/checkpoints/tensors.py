@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from rtdyn.checkpoints.checkpoint import cannot_be_loaded, check_finite, read_json, weight_files
+from rtdyn.blame import reading
+from rtdyn.checkpoints.checkpoint import check_finite, loading, read_json, weight_files
 from rtdyn.checkpoints.safetensors_files import check_safetensors, safetensors_header
 from rtdyn.checkpoints.stored import opened
 from rtdyn.errors import InputError
@@ -122,22 +123,18 @@ def read_final_mlp(folder: Path) -> tuple[FinalMlp, Mapping[str, Any], Any]:
 
 def _read(folder: Path, wanted: Sequence[str]) -> dict[str, Any]:
     """What the files hold by the names wanted, as it is stored."""
-    names = {child.name for child in folder.iterdir() if child.is_file()}
+    with reading(str(folder)):
+        names = {child.name for child in folder.iterdir() if child.is_file()}
     files = [
         folder / name
         for name in weight_files(names, lambda name: read_json(folder / name), str(folder))
         if not name.endswith(".json")
     ]
     read: dict[str, Callable[[], Any]] = {}
-    try:
-        with ExitStack() as stack:
-            for file in files:
-                if file.suffix == ".safetensors":
-                    check_safetensors(file)
-                read |= stack.enter_context(opened(file))
-            names_of = {tensor: stored_name(tensor, read.keys(), str(folder)) for tensor in wanted}
-            return {tensor: read[name]() for tensor, name in names_of.items()}
-    except InputError:
-        raise
-    except Exception as error:  # the libraries raise nearly any type on damaged weights
-        raise cannot_be_loaded(folder, error) from error
+    with loading(folder), ExitStack() as stack:
+        for file in files:
+            if file.suffix == ".safetensors":
+                check_safetensors(file)
+            read |= stack.enter_context(opened(file))
+        names_of = {tensor: stored_name(tensor, read.keys(), str(folder)) for tensor in wanted}
+        return {tensor: read[name]() for tensor, name in names_of.items()}

@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rtdyn.blame import reading
 from rtdyn.errors import InputError
 from rtdyn.execute.engine import LOGS
 from rtdyn.files import clear_aside, write_json
@@ -63,10 +64,11 @@ def read_open_tasks(run: Path) -> OpenTasks | None:
     if not file.is_file():
         return None
     try:
-        noted = json.loads(file.read_text(encoding="utf-8"))
+        with reading(str(file)):
+            noted = json.loads(file.read_text(encoding="utf-8"))
         steps = {str(name): tuple(map(int, steps)) for name, steps in noted["tasks"].items()}
         return OpenTasks(str(noted["executor"]), str(noted["place"]), bool(noted["outlives"]), steps)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file} cannot be read; delete {run / TASKS} once none of its tasks runs any more") from error
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rtdyn.blame import passes
 from rtdyn.errors import InputError, brief
 from rtdyn.execute.engine import LOGS, Engine, SilentError
 from rtdyn.execute.task import Task, thread_variables
@@ -90,12 +91,16 @@ def ray(options: ClusterOptions, run: Path, say: Callable[[str], None]) -> Engin
             try:
                 actor.remote(variables, str(logs / f"{task.name}.log"), pickle.dumps(task))
             except Exception as error:  # of many types
+                if passes(error):
+                    raise
                 raise InputError(f"{place} takes no task: {brief(error)}") from error
 
     def alive(names: Collection[str]) -> Collection[str]:
         try:
             there = set(client.util.list_named_actors())
         except Exception as error:  # of many types
+            if passes(error):
+                raise
             raise SilentError(brief(error)) from error
         return [name for name in names if name in there]
 
@@ -131,6 +136,8 @@ def _connect(client: Any, address: str | None) -> tuple[str, bool]:
             found = client.init(address=address or "auto", **quiet)
             return f"Ray at {address or found.address_info['gcs_address']}", True
         except Exception as error:  # of many types
+            if passes(error):
+                raise
             if address:
                 raise _unreachable(address, error) from error
             if not isinstance(error, ConnectionError):
@@ -138,6 +145,8 @@ def _connect(client: Any, address: str | None) -> tuple[str, bool]:
     try:
         client.init(address="local", include_dashboard=False, **quiet)
     except Exception as error:  # of many types
+        if passes(error):
+            raise
         raise InputError(f"Ray does not start on this machine ({brief(error)})") from error
     return "Ray of this command's own", False
 

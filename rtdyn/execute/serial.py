@@ -2,14 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import errno
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 
+from rtdyn.checkpoints.fetch_plan import Repeat
 from rtdyn.checkpoints.stream import Stream
+from rtdyn.errors import InputError
+from rtdyn.hub.retry import may_pass
 from rtdyn.store.run import Run, write_copy, write_step
 from rtdyn.store.schema import StepTables
 from rtdyn.store.stage_log import StageClock
 from rtdyn.sweep.sweep import Sweep
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+@dataclass
+class PassedOver:
+    """Steps that could not be analysed, in a run that goes on without them."""
+
+    release: Callable[[int], None]
+    """The stream's."""
+    repeats: Mapping[int, Sequence[Repeat]]
+    """The stream's: they fail with the step whose weights they have."""
+    say: Callable[[int, str], None]
+    """Told a step and why it is passed over."""
+    reasons: dict[int, str] = field(default_factory=dict)
+    """By step."""
+
+    @contextmanager
+    def trying(self, step: int) -> Iterator[None]:
+        """Held while a step is worked on. Raises InputError only where no further step could be stored either."""
+        try:
+            yield
+        except InputError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL:
+                raise
+            for lost in (step, *(repeat.step for repeat in self.repeats.get(step, ()))):
+                self.reasons[lost] = str(error)
+                self.say(lost, str(error))
+            self.release(step)
+
+
+def may_be_this_machines(error: InputError) -> bool:
+    """Whether a disk or the network kept a step from being had, so that another time or machine may have it."""
+    cause = error.__cause__
+    return cause is not None and (isinstance(cause, OSError) or may_pass(cause))
 
 
 def run_serial(
@@ -36,6 +76,7 @@ def run_serial(
         copy_to_repeats(step)
     for step in stream.steps:
         with trying(step):
+            clock.end()  # of a step that failed
             clock.begin("fetch")
             checkpoint = stream.take(step, clock.tell)
             tables = sweep.analyse(checkpoint, clock.begin)

@@ -17,8 +17,10 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from rtdyn.blame import Handler
 from rtdyn.errors import InputError, brief
 from rtdyn.execute.engine import LOGS, Engine, SilentError
 from rtdyn.execute.ledger import come_back
@@ -55,6 +57,7 @@ class SlurmTask:
         self.began, self.worker = time.monotonic(), Worker(self.task)
         # Slurm's first word to a job that it preempts or cancels; what comes next is a requeue, or the end
         signal.signal(signal.SIGTERM, lambda number, frame: self.worker.leave())
+        _let_handlers_end_it()
         self.worker.work()
 
     def checkpoint(self) -> Any:
@@ -67,6 +70,28 @@ class SlurmTask:
         wasted = over and not self.worker.stored
         self.worker.leave(f"its time of {self.minutes} minutes was over (--slurm-time)" if wasted else None)
         return DelayedSubmission(SlurmTask(self.task, self.minutes))
+
+
+class StoppedBySignalError(BaseException):
+    """A signal's handler failed, such as submitit's whose requeue was cut: no clause for Exception may catch it."""
+
+
+def _let_handlers_end_it() -> None:
+    """Has what any handler set so far raises end the process, whatever library the signal interrupts."""
+
+    def ending(handler: Handler) -> Handler:
+        def handle(number: int, frame: FrameType | None) -> None:
+            try:
+                handler(number, frame)
+            except Exception as error:
+                raise StoppedBySignalError(f"{signal.Signals(number).name}: {brief(error)}") from error
+
+        return handle
+
+    for number in signal.valid_signals():
+        handler = signal.getsignal(number)
+        if callable(handler):
+            signal.signal(number, ending(handler))
 
 
 def seconds_to_leave(minutes: int) -> int:
@@ -97,7 +122,9 @@ def slurm(options: ClusterOptions, run: Path) -> Engine:
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # sbatch's errors come in the exception too
                 executor.submit_array([SlurmTask(task, options.slurm_time) for task in tasks])
-        except Exception as error:  # submitit's own, and whatever writing its files raises
+        except OSError as error:
+            raise InputError(f"cannot write to {logs} ({brief(error)}); make room or give another --out") from error
+        except submitit.core.utils.UncompletedJobError as error:  # with what sbatch said
             raise InputError(
                 f"Slurm takes no task: {_refusal(error)}; change the --slurm options, or where it limits the number of "
                 "jobs give a larger --steps-per-task"

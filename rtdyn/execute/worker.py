@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from rtdyn.checkpoints.stream import Stream, open_stream
 from rtdyn.errors import InputError, brief
 from rtdyn.execute.ledger import Try, begin_try, end_try, given_up, leave, tries, write_seconds
-from rtdyn.execute.serial import run_serial
+from rtdyn.execute.serial import may_be_this_machines, run_serial
 from rtdyn.execute.task import Task
-from rtdyn.hub.retry import may_pass
 from rtdyn.store.run import config_digest, differing_settings, done_steps, read_run, step_record
 from rtdyn.store.schema import StepTables
 from rtdyn.store.stage_log import StageClock
@@ -27,9 +26,11 @@ class Worker:
     begun: list[Try] = field(default_factory=list)
     """Steps in work: one, or a repeat within another."""
     stored: int = 0
+    leaving: bool = False
 
     def leave(self, sentence: str | None = None) -> None:
         """It is about to be stopped: its steps in work count as tries only if there is a sentence to say why."""
+        self.leaving = True
         for attempt in self.begun:
             end_try(attempt, sentence)
         if sentence is None:
@@ -77,22 +78,19 @@ class Worker:
             yield
             end_try(attempt, None)
         except InputError as error:
-            final = not _may_be_this_machines(error)
+            if self.leaving:  # the signal may have led to it, and `leave` has said what there is to say
+                raise
+            final = not may_be_this_machines(error)
             end_try(attempt, str(error), final)
             for repeat in stream.repeats.get(step, ()):
                 end_try(begin_try(self.task.run, repeat.step, self.task.name), str(error), final)
             stream.release(step)
         except Exception as error:
-            end_try(attempt, brief(error))
+            if not self.leaving:
+                end_try(attempt, brief(error))
             raise
         finally:
             self.begun.remove(attempt)
-
-
-def _may_be_this_machines(error: InputError) -> bool:
-    """Whether a disk or the network kept a step from being had, so that another machine may have it."""
-    cause = error.__cause__
-    return cause is not None and (isinstance(cause, OSError) or may_pass(cause))
 
 
 def _say(text: str) -> None:

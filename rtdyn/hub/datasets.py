@@ -144,7 +144,7 @@ def _reach(call: Callable[[], T], what: str) -> T:
 def _read_source(folder: Path) -> dict[str, Any] | None:
     try:
         kept = json.loads((folder / "source.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
     del kept["address"]
     return dict(kept)

@@ -73,17 +73,17 @@ def _in_order(revision: Revision, file: RemoteFile, start: int, stop: int, trans
         return
     abandoned = threading.Event()
 
-    def lane(first: int, arriving: SimpleQueue[bytes | Exception | None]) -> None:
+    def lane(first: int, arriving: SimpleQueue[bytes | BaseException | None]) -> None:
         try:
             for data in stream_range(revision.source, file, first, min(first + SEGMENT, stop), transfer):
                 if abandoned.is_set():
                     return
                 arriving.put(data)
             arriving.put(None)
-        except Exception as error:  # raised again by the reader
+        except BaseException as error:  # raised again by the reader, who would wait for ever
             arriving.put(error)
 
-    ahead: deque[SimpleQueue[bytes | Exception | None]] = deque()
+    ahead: deque[SimpleQueue[bytes | BaseException | None]] = deque()
     segments = iter(range(start, stop, SEGMENT))
     try:
         while True:
@@ -94,7 +94,7 @@ def _in_order(revision: Revision, file: RemoteFile, start: int, stop: int, trans
                 return
             arriving = ahead[0]
             while (data := arriving.get()) is not None:
-                if isinstance(data, Exception):
+                if isinstance(data, BaseException):
                     raise data
                 yield data
             ahead.popleft()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
+from urllib.request import getproxies
 
+from rtdyn.blame import passes
 from rtdyn.errors import InputError, brief
 
 T = TypeVar("T")
@@ -36,6 +39,14 @@ def explained(
     """What an error of the client means, in one sentence without token or signed address; None if it is another's."""
     from huggingface_hub import errors
 
+    if passes(error):
+        return None
+    if isinstance(error, OSError) and error.filename is not None:  # a file of the client's own
+        return InputError(f"{what}: {brief(error)}; set HF_HOME to a folder that can be written")
+    if isinstance(error, ImportError) or (isinstance(error, ValueError) and "proxy" in str(error)):
+        proxies = " and ".join(f"{scheme.upper()}_PROXY" for scheme in getproxies() if scheme != "no")
+        mend = f"correct {proxies or 'the proxy'} in the environment, or install what it needs"
+        return InputError(f"{what} cannot be asked for ({_brief(error)}); {mend}")
     sentences: tuple[tuple[type[Exception], str], ...] = (
         (errors.GatedRepoError, " is gated; accept its terms on the Hub and set HF_TOKEN"),
         (errors.RepositoryNotFoundError, ": the Hub knows no such repository, or HF_TOKEN may not read it"),
@@ -62,5 +73,7 @@ def _brief(error: Exception) -> str:
     """The error in one line; a client may quote headers and signed addresses in it."""
     from huggingface_hub import get_token
 
-    text, token = _SECRET.sub("", brief(error)), get_token()
+    text, token = _SECRET.sub("", brief(error)), None
+    with suppress(OSError):  # HF_HOME may be no folder
+        token = get_token()
     return text.replace(token, "***") if token else text

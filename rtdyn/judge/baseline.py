@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, get_args
 import polars as pl
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
+from rtdyn.blame import reading
 from rtdyn.errors import InputError, first_fault
 from rtdyn.files import replace_file
 from rtdyn.store.metric_names import final_layer, metric_name
@@ -151,11 +152,12 @@ def _named(frame: pl.DataFrame) -> dict[str, dict[str, Any]]:
 
 def read_baseline(file: Path) -> Baseline:
     """The baseline in `file`. Raises InputError that names what is wrong with it."""
+    if not file.exists():
+        raise InputError(f"there is no baseline {file}; `--update` writes one from the run")
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"there is no baseline {file}; `--update` writes one from the run") from None
-    except (OSError, ValueError) as error:
+        with reading(str(file)):
+            data = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise InputError(f"{file} cannot be read as a baseline; mend it, or delete it and write it anew") from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rtdyn.blame import blamed_on
 from rtdyn.errors import InputError, brief
 from rtdyn.model.families import anatomy, check_family
 
@@ -66,13 +67,15 @@ def model_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     settings.setdefault("tie_word_embeddings", family == "gpt2")
     auto: Any = transformers.AutoModelForCausalLM
     transformers.utils.logging.set_verbosity_error()
-    try:
+
+    def refusal(error: Exception) -> InputError:
+        return InputError(f"{where}: its settings make no model ({brief(error)}); correct them")
+
+    with blamed_on(where, refusal):
         with torch.device("meta"):
             made = transformers.AutoConfig.for_model(family, **settings)
             model = auto.from_config(made, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False)
         parts = anatomy(model)
-    except Exception as error:  # the library raises nearly any type on settings that make no model
-        raise InputError(f"{where}: its settings make no model ({brief(error)}); correct them") from error
     parameters = sum(p.numel() for p in model.parameters())
     published = config.get("parameters", parameters)
     if published != parameters:

@@ -20,6 +20,7 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
+from rtdyn.blame import reading
 from rtdyn.errors import InputError, first_fault
 from rtdyn.files import ASIDE, clear_aside, replace_file, write_json
 from rtdyn.parquet import read_metadata, read_parquet
@@ -92,10 +93,14 @@ def write_manifest(run: Run) -> None:
 
 def read_run(path: Path) -> Run:
     """An existing run. Raises InputError if there is none, its schema is not this version's, or its manifest is odd."""
+    file = path / MANIFEST
+    if not file.is_file():
+        raise InputError(f"{path} is not an rtdyn run: it has no manifest.json")
     try:
-        data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not an rtdyn run: its manifest.json cannot be read") from error
+        with reading(str(file)):
+            data = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not an rtdyn run: its manifest.json is no JSON") from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
         raise InputError(f"{path} has store schema {version}; this rtdyn reads schema {SCHEMA_VERSION}")
@@ -204,5 +209,5 @@ def _step_of(file: Path) -> int:
 def _metadata(file: Path) -> dict[str, str]:
     try:
         return read_metadata(file)
-    except (OSError, pl.exceptions.PolarsError):
+    except (FileNotFoundError, pl.exceptions.PolarsError):
         return {}

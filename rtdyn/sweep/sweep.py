@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from rtdyn.analyses.options import StepOptions
 from rtdyn.checkpoints.checkpoint import Checkpoint, read_config
 from rtdyn.checkpoints.locate import find_config
 from rtdyn.errors import InputError
+from rtdyn.hub.retry import may_pass
 from rtdyn.names import WEIGHTS_ONLY
 from rtdyn.store.schema import StepTables
 from rtdyn.suites.suite import SuiteSpec
@@ -48,6 +49,23 @@ class Sweep:
         if self.evaluation is None:
             return analyse_weights(checkpoint, seen, self.model_config, stage)
         return analyse_step(checkpoint, seen, self.evaluation, self.options, stage)
+
+
+def reference_step(suite: SuiteSpec, steps: Sequence[int]) -> int:
+    """The step that text and configuration are prepared from: the last of `steps` whose config.json can be used.
+
+    Raises InputError, the last step's, if none can or the network fails.
+    """
+    refusals: list[InputError] = []
+    for step in reversed(steps):
+        try:
+            read_config(find_config(suite, step))
+            return step
+        except InputError as error:
+            refusals.append(error)
+            if error.__cause__ is not None and may_pass(error.__cause__):
+                break
+    raise refusals[0]
 
 
 def prepare_sweep(

@@ -150,7 +150,9 @@ def parse_lines(text: str, text_field: str, source: str) -> Rows:
 def _read_parquet(file: Path, text_field: str) -> Sequence[str | None]:
     try:
         frame = read_parquet(file)
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except OSError as error:
+        raise InputError(f"cannot read the corpus {file}: {error.strerror or error}") from error
+    except pl.exceptions.PolarsError as error:
         raise InputError(f"the corpus {file} is not a readable Parquet file ({error})") from None
     if text_field not in frame.columns or frame[text_field].dtype not in _TEXT_TYPES:
         raise InputError(

@@ -235,7 +235,7 @@ def _read_tally(file: Path, types: int) -> _Tally:
     """What is kept of an earlier call, or an empty tally."""
     try:
         frame, kept = read_parquet(file), json.loads(read_metadata(file)["tally"])
-    except (OSError, KeyError, ValueError, pl.exceptions.PolarsError):
+    except (FileNotFoundError, KeyError, ValueError, pl.exceptions.PolarsError):
         return _Tally(np.zeros(types, np.int64), np.zeros(types), np.zeros(types))
     counts, squares, products = (frame[name].to_numpy(writable=True) for name in ("counts", "squares", "products"))
     return _Tally(counts, squares, products, **kept)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from rtdyn.blame import passes
 from rtdyn.errors import InputError, brief
 from rtdyn.files import replace_file
 from rtdyn.hub.datasets import HubDataset, read_range, read_whole
@@ -210,6 +211,8 @@ def _open_parquet(dataset: HubDataset, file: RemoteFile, text_field: str) -> Any
     try:
         reader = pyarrow.parquet.ParquetFile(_RangeFile(dataset, file), pre_buffer=False)
     except (pyarrow.ArrowException, OSError) as error:
+        if passes(error):
+            raise
         raise InputError(
             f"{dataset.address}: {file.name} is not a readable Parquet file ({brief(error)}); name another"
         ) from None
@@ -230,6 +233,8 @@ def _row_group(dataset: HubDataset, file: RemoteFile, reader: Any, group: int, t
     try:
         rows = reader.read_row_group(group, columns=[text_field], use_threads=False).column(text_field).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
+        if passes(error):
+            raise
         raise InputError(f"{dataset.address}: {place} cannot be read ({brief(error)}); run the command again") from None
     try:
         texts = with_text(row.decode("utf-8") if isinstance(row, bytes) else row for row in rows)
@@ -306,6 +311,6 @@ class HubText:
 def _read_kept(file: Path) -> list[TextBlock]:
     try:
         frame = read_parquet(file)
-    except (OSError, pl.exceptions.PolarsError):
+    except (FileNotFoundError, pl.exceptions.PolarsError):
         return []
     return [TextBlock(tuple(row["texts"]), row["place"], row["size"]) for row in frame.iter_rows(named=True)]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from rtdyn.blame import disk_fault
 from rtdyn.errors import InputError
 from rtdyn.parquet import read_parquet
 from rtdyn.text.draw import stretch_ends
@@ -60,7 +61,8 @@ def read_counts(file: Path) -> TokenCounts:
         else:
             raise InputError(f"{file} is neither .npy nor .parquet; counts are read from those")
     except (OSError, ValueError, EOFError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"the counts file {file} cannot be read ({error}); write it anew") from error
+        mend = "write it anew" if disk_fault(error) is None else "check its disk"
+        raise InputError(f"the counts file {file} cannot be read ({error}); {mend}") from error
     return _checked(values, str(file))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rtdyn.blame import blamed_on, reading
 from rtdyn.checkpoints.byte_order_mark import without_marks
 from rtdyn.errors import InputError
 from rtdyn.hub.names import TOKENIZER_FILES
@@ -34,7 +35,8 @@ class Tokenizer:
 def tokenizer_digest(folder: Path) -> str | None:
     """SHA-256 of the folder's tokenizer.json, or None if it has none."""
     file = folder / TOKENIZER_FILES[0]
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    with reading(str(file)):
+        return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def tokenizer_files_digest(folder: Path) -> str:
@@ -56,11 +58,12 @@ def load_tokenizer(folder: Path, say: Callable[[str], None] = lambda text: None)
 
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(f"{folder} holds no tokenizer (tokenizer.json); put the suite's own beside its step folders")
-    try:
-        with without_marks(folder) as plain:
-            backend = transformers.AutoTokenizer.from_pretrained(plain, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # the library raises nearly any type on a damaged file
-        raise InputError(f"the tokenizer in {folder} cannot be loaded ({type(error).__name__}: {error})") from error
+    what = f"the tokenizer in {folder}"
+    with (
+        blamed_on(what, lambda error: InputError(f"{what} cannot be loaded ({type(error).__name__}: {error})")),
+        without_marks(folder) as plain,
+    ):
+        backend = transformers.AutoTokenizer.from_pretrained(plain, trust_remote_code=False, local_files_only=True)
     # a tokenizer in Python has no backend of its own, and no dropout
     model = getattr(getattr(backend, "backend_tokenizer", None), "model", None)
     dropout = getattr(model, "dropout", None)

@@ -1,8 +1,9 @@
-"""Random faults of the Hub: every run ends whole, or in one sentence with a store that the next run completes.
+"""Random faults of Hub or folder: each run ends whole, or in one sentence with a store that the next run completes.
 
 Each schedule draws what goes wrong (refusals, cuts, stalls, wrong and missing bytes, a kill -9) and streams four steps
 of the bundled suite, one twice and one in shards, from a Hub on loopback. The tables must equal those of a run without
 faults. `--level stream` compares the bytes that reach an analysis instead of tables, which is much faster.
+`--level folder` damages steps of a folder instead (local_faults.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
+import local_faults
 from loopback.hub import Fault, LoopbackHub
 from loopback.place import TINY, TOKENIZER, Machine, copy_step, workplace
 
@@ -204,14 +206,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=100, help="schedules")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--level", choices=("track", "stream"), default="track")
+    parser.add_argument("--level", choices=("track", "stream", "folder"), default="track")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_suite(folder / "suite")
-        with LoopbackHub(folder / "suite") as hub:
-            found = _schedules(hub, folder, asked)
+        if asked.level == "folder":
+            found = local_faults.schedules(folder, asked.n, asked.seed)
+        else:
+            make_suite(folder / "suite")
+            with LoopbackHub(folder / "suite") as hub:
+                found = _schedules(hub, folder, asked)
     print(json.dumps(found) if asked.json else "\n".join(f"{key}: {value}" for key, value in found.items()))
     sys.exit(1 if found["broken"] else 0)
 

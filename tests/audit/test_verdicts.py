@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from loopback.metadata_hub import Branch, MetadataHub, branch, digest, sharded
 from loopback.place import COMMANDS, Ended, hub_environment
+from support.hang import HANG
 
 from rtdyn.audit.listing import FileInfo, Listing
 from rtdyn.audit.verdicts import audit
@@ -49,7 +50,7 @@ def audits(folder: Path, url: str, *arguments: list[str], **env: str) -> list[Au
         env=hub_environment(url, folder / "hf", **{"HF_TOKEN": TOKEN, **env}),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG,
     )
     assert done.returncode == 0, done.stderr
     assert TOKEN not in done.stdout + done.stderr

@@ -23,6 +23,7 @@ from loopback.hub import Fault, LoopbackHub
 from loopback.place import TINY, TOKENIZER, Machine, copy_step, files_of, workplace
 from polars.testing import assert_frame_equal
 from safetensors.torch import load_file, save_file
+from support.hang import HANG
 
 from rtdyn.cli import main
 from rtdyn.store.run import done_steps, read_run, read_table
@@ -55,7 +56,7 @@ def size(step: int) -> int:
     return (TINY / f"step{step}" / WEIGHTS).stat().st_size
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def until(condition: Callable[[], bool], seconds: float = HANG) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -228,12 +229,26 @@ def test_runs_under_random_faults_end_whole_or_in_a_sentence(level: tuple[str, s
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=HANG,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert found["broken"] == [] and found["faults met"] >= 1
     assert found["whole at once"] + found["refused, then whole"] == int(level[1])
+
+
+def test_sound_steps_beside_random_faults_of_a_folder_have_the_tables_of_a_clean_run() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/trials/fault_schedules.py", "--level", "folder", "--n", "6", "--seed", "7", "--json"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=HANG,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert found["broken"] == [] and sum(found["ended"].values()) == 6 and len(found["faults"]) >= 3
 
 
 def test_the_loopback_hub_answers_the_client_as_a_hub_does(suite: Path, tmp_path: Path) -> None:
@@ -285,5 +300,5 @@ def test_ctrl_c_ends_a_wait_for_a_busy_hub(suite: Path, tmp_path: Path) -> None:
         until(lambda: any(r.target == "step8" for r in hub.requests))
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=100)
+        _, err = process.communicate(timeout=HANG)
     assert b"KeyboardInterrupt" in err

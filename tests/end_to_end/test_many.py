@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from support.hang import HANG
 
 from rtdyn.analyses.options import StepOptions
 from rtdyn.cli import main
@@ -191,11 +192,11 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tiny_folder: Path, tm
         text=True,
     )
     first = tmp_path / "out" / "tiny" / "metrics" / "step=000000.parquet"
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + HANG
     while not first.is_file() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 130 and "the same command goes on" in stderr, stderr
     result = rtdyn(*arguments)
     assert result.exit_code == 0 and "1 of 1 steps are stored already" in result.stdout

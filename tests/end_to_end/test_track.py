@@ -18,6 +18,7 @@ import torch
 from click.testing import CliRunner, Result
 from polars.testing import assert_frame_equal
 from safetensors.torch import load_file, save_file
+from support.hang import HANG
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from rtdyn.cli import main
@@ -182,7 +183,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_tables(whole: Path, tmp_pat
     for extra_steps, delay in ((0, 0.05), (1, 0.4)):
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         wanted = len(kept) + extra_steps
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + HANG
         while time.monotonic() < deadline and process.poll() is None:
             if len(list(out.glob("windows/step=*.parquet"))) >= wanted and out.exists():
                 break
@@ -193,7 +194,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_tables(whole: Path, tmp_pat
         now = list(done_steps(read_run(out))) if (out / "manifest.json").exists() else []
         assert now[: len(kept)] == kept and len(now) >= wanted
         kept = now
-    final = subprocess.run(arguments, capture_output=True, text=True, timeout=280)
+    final = subprocess.run(arguments, capture_output=True, text=True, timeout=HANG)
     assert final.returncode == 0, final.stderr
     same_tables(whole, out)
     assert not list(out.rglob("*.aside"))
@@ -206,10 +207,10 @@ def test_ctrl_c_ends_with_130_and_can_be_resumed(whole: Path, tmp_path: Path) ->
     while process.poll() is None and not list(out.glob("windows/step=*.parquet")):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 130 and "Traceback" not in stderr
     assert "interrupted" in stderr and "same command" in stderr
-    assert subprocess.run(arguments, capture_output=True, timeout=280).returncode == 0
+    assert subprocess.run(arguments, capture_output=True, timeout=HANG).returncode == 0
     same_tables(whole, out, (64, 4000))
 
 
@@ -440,13 +441,55 @@ def overflow(step: Path) -> None:
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_a_damaged_checkpoint_is_refused(damage, words: tuple[str, ...], tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_passed_over_and_named(
+    damage, words: tuple[str, ...], tiny_folder: Path, tmp_path: Path
+) -> None:
     suite = broken_suite(tiny_folder, tmp_path)
     damage(suite / "step0")
     out = tmp_path / "run"
     result = rtdyn("track", "--model", suite, "--out", out, *CHEAP)
-    refused(result, 3, *words)
-    assert list(done_steps(read_run(out))) == [] and not list(out.rglob("*.aside"))
+    refused(result, 3, "1 of 2 steps could not be analysed: step 0: ", *words)
+    assert "step 0 is passed over: " in result.stdout
+    assert list(done_steps(read_run(out))) == [4000] and not list(out.rglob("*.aside"))
+
+
+def folder_suite(tiny_folder: Path, suite: Path) -> tuple[str | Path, ...]:
+    """Four steps in a folder, and the command that tracks them but for --out."""
+    names = ("step0", "step64", "step1000", "step4000", "tokenizer.json", "tokenizer_config.json", "token_counts.npy")
+    for name in names:
+        (shutil.copytree if name.startswith("step") else shutil.copy)(tiny_folder / name, suite / name)
+    return ("track", "--model", suite, "--corpus", "king-james-held-out", *CHEAP)
+
+
+@pytest.fixture(scope="module")
+def sound(takes_long: None, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unbroken run of a suite in a folder."""
+    folder = tmp_path_factory.mktemp("sound")
+    (folder / "suite").mkdir()
+    result = rtdyn(*folder_suite(tiny_folder, folder / "suite"), "--out", folder / "run")
+    assert result.exit_code == 0, result.stderr
+    return folder / "run"
+
+
+@pytest.mark.parametrize("mode", ["mark", "skip", "fail"])
+def test_steps_beside_bad_ones_are_those_of_a_sound_suite_and_mended_ones_are_done_later(
+    mode: str, tiny_folder: Path, tmp_path: Path, sound: Path
+) -> None:
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    arguments = (*folder_suite(tiny_folder, suite), "--out", tmp_path / "run", "--on-defect", mode)
+    truncate(suite / "step0")
+    poison(suite / "step1000")
+    (suite / "step4000" / "config.json").write_text("{")  # of the step that text and settings are read by
+    result = rtdyn(*arguments)
+    refused(result, 3, "3 of 4 steps could not be analysed: step 0: ", "; step 1000: ", "; step 4000: ")
+    assert "1 steps stored" in result.stdout
+    same_tables(sound, tmp_path / "run", (64,))
+    for name in ("step0", "step1000", "step4000"):
+        shutil.copytree(tiny_folder / name, suite / name, dirs_exist_ok=True)
+    result = rtdyn(*arguments)
+    assert result.exit_code == 0 and "1 of 4 steps are stored already" in result.stdout, result.stderr
+    same_tables(sound, tmp_path / "run")
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from loopback import ray_nodes
 from loopback.sweeps import CHEAP, STEPS, TINY, Sweep, logged, same_tables, until
+from support.hang import HANG
 
 from rtdyn.store.run import done_steps, read_run
 
@@ -63,7 +64,7 @@ def test_a_cluster_of_its_own_gives_up_a_step_that_kills_three_workers(tmp_path:
     driver = sweep.start()
     for _ in range(3):
         sweep.kill_worker(1)
-    _, err = driver.communicate(timeout=240)
+    _, err = driver.communicate(timeout=HANG)
     assert driver.returncode == 3 and sweep.stored() == [4000], err
     (said,) = err.splitlines()
     assert "1 of 2 steps could not be analysed: step 1: 3 workers failed" in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 from loopback import slurm as loopback
 from loopback.sweeps import CHEAP, STEPS, TINY, Sweep, logged, same_tables, until
+from support.hang import HANG
+
+from rtdyn.execute.slurm import StoppedBySignalError, _let_handlers_end_it
 
 REASON = loopback.why_not()
 needs_slurm = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -45,7 +49,7 @@ def test_killed_and_preempted_a_sweep_comes_to_the_tables_of_a_serial_one(
     until(lambda: "Restarts=1" in slurm.ask("scontrol", "show", "job", job))
     slurm.ask("scontrol", "update", f"JobId={job}", "StartTime=now")  # by itself it would wait for two minutes
     driver = sweep.start()
-    out, err = driver.communicate(timeout=240)
+    out, err = driver.communicate(timeout=HANG)
     assert driver.returncode == 0, err
     same_tables(sweep.out, here)
     assert logged(sweep.out) == list(STEPS)
@@ -72,7 +76,7 @@ def test_a_poisoned_step_and_a_damaged_one_are_named_after_the_rest_is_done(
     driver = sweep.start()
     for _ in range(3):
         sweep.kill_worker(1)
-    out, err = driver.communicate(timeout=240)
+    out, err = driver.communicate(timeout=HANG)
     assert driver.returncode == 3 and sweep.stored() == [4000], err
     (said,) = err.splitlines()
     assert "2 of 3 steps could not be analysed" in said and "Traceback" not in out + err
@@ -104,3 +108,22 @@ def test_without_submitit_or_sbatch_it_is_refused_in_a_sentence(tmp_path: Path) 
     assert "pip install 'rtdyn[slurm]'" in refused_without("submitit", os.environ["PATH"], tmp_path / "one")
     pytest.importorskip("submitit")
     assert "no sbatch and srun" in refused_without("nothing_of_this_name", "/nowhere", tmp_path / "two")
+
+
+def test_what_a_handler_raises_ends_a_task_whatever_would_catch_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGUSR2)
+
+    def requeue(number: int, frame: object) -> None:
+        raise subprocess.CalledProcessError(-15, ["scontrol", "requeue", "1"])
+
+    signal.signal(signal.SIGUSR2, requeue)  # as submitit does
+    monkeypatch.setattr(signal, "valid_signals", lambda: {signal.SIGUSR2})  # the others are the tests' own
+    try:
+        _let_handlers_end_it()
+        with pytest.raises(StoppedBySignalError, match="SIGUSR2: CalledProcessError"):
+            try:
+                signal.raise_signal(signal.SIGUSR2)
+            except Exception:
+                raise AssertionError("a clause for bad input caught it") from None
+    finally:
+        signal.signal(signal.SIGUSR2, before)

@@ -89,6 +89,15 @@ def test_what_a_machines_disk_or_network_did_is_for_another_to_try(
     assert worker.begun == []
 
 
+@pytest.mark.parametrize("error", [InputError("its settings make no model"), ChildProcessError("scontrol requeue")])
+def test_what_fails_once_it_is_told_to_leave_is_held_against_no_step(task: Task, error: Exception) -> None:
+    worker, stream = Worker(task), Stream((0,), lambda step, tell: pytest.fail("not asked for"))
+    with pytest.raises(type(error)), worker._trying(0, stream):
+        worker.leave()
+        raise error
+    assert tries(task.run) == {} and has_left(task.run, task.name)
+
+
 def test_relative_paths_count_from_where_the_command_was_given(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ import pyarrow.parquet
 import pytest
 from loopback.datasets import LoopbackDatasets, Trouble
 from loopback.place import hub_environment
+from support.hang import HANG
 
 from rtdyn.store.run import read_run
 from rtdyn.suites.suite import PACKAGE
@@ -107,7 +108,7 @@ class HubClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._process.communicate(timeout=30)
+        self._process.communicate(timeout=HANG)
         self._errors.close()
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -539,7 +540,7 @@ def test_a_run_on_a_data_set_resumes_without_a_network_and_says_what_it_read(
     ]
 
     def track(**env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, env=place.environment(**env), capture_output=True, text=True, timeout=240)
+        return subprocess.run(command, env=place.environment(**env), capture_output=True, text=True, timeout=HANG)
 
     done = track()
     assert done.returncode == 0, done.stderr

@@ -25,7 +25,7 @@ from polars.testing import assert_frame_equal
 from safetensors.torch import load_file
 
 from rtdyn.cli import main
-from rtdyn.store.run import read_run, read_table
+from rtdyn.store.run import done_steps, read_run, read_table
 from rtdyn.store.schema import TABLES
 
 STEPS = "0,512,4000"
@@ -303,11 +303,12 @@ def refusals(takes_long: None, tmp_path_factory: pytest.TempPathFactory, closed_
 
 
 @pytest.mark.parametrize("name", AT_A_STEP)
-def test_a_step_that_cannot_be_used_is_refused_and_leaves_nothing(name: str, refusals: Refusals) -> None:
+def test_a_step_that_cannot_be_used_is_named_and_leaves_nothing(name: str, refusals: Refusals) -> None:
     assert_refused(refusals.ended[name], AT_A_STEP[name][1])
     assert len(refusals.ended[name].stderr.splitlines()) == 1
-    left = [path.name for path in (refusals.place.folder / name).rglob("*") if path.is_file()]
-    assert sorted(left) == [".lock", "manifest.json"]
+    out = refusals.place.folder / name
+    assert set(done_steps(read_run(out))) == {512} and not list(out.rglob("*.aside"))
+    assert {path.name for path in out.rglob("step=*")} == {"step=000512.parquet"}
     assert not refusals.marker.exists()
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from support.hang import HANG
+
 from rtdyn.suites.suite import PACKAGE
 
 TINY = PACKAGE / "data" / "tiny"
@@ -55,7 +57,7 @@ def sweep(steps):
                 bytes_of = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in checkpoint.folder.iterdir()}
                 got[step] = {"digests": checkpoint.digests, "files": bytes_of, "commit": checkpoint.commit}
                 if settings["hold"]:  # nothing is released until all have come
-                    deadline = time.monotonic() + 30
+                    deadline = time.monotonic() + 900
                     while len(list(checkpoint.folder.parent.glob("step-*/*.safetensors"))) < len(steps):
                         assert time.monotonic() < deadline
                     ahead[step] = True
@@ -163,7 +165,7 @@ class Machine:
             env=self.environment(**env),
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=HANG,
         )
 
     def environment(self, **env: str) -> dict[str, str]:

@@ -114,7 +114,7 @@ def cluster(lost_after: int = 10) -> Iterator[Slurm]:
         daemons.append(_start(["slurmctld", "-D", "-c"], folder / "slurmctld.out", slurm.environment))
         for name in NODES:
             slurm.start_node(name)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while slurm.ask("sinfo", "-h", "-N", "-o", "%T").split() != ["idle"] * len(NODES):
             if time.monotonic() > deadline:
                 raise RuntimeError((folder / "slurmctld.log").read_text()[-2000:])

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from support.hang import HANG
+
 from rtdyn.store.run import TASKS, done_steps, read_run, read_table
 from rtdyn.store.schema import TABLES
 
@@ -24,7 +26,6 @@ CHEAP = (
 TINY = ("--model", "tiny", "--steps", ",".join(map(str, STEPS)))
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 """Tasks have one CPU, and sums of floats depend on the number of threads."""
-PATIENCE = 120.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Sweep:
 
     def run(self) -> subprocess.CompletedProcess[str]:
         process = self.start()
-        out, err = process.communicate(timeout=2 * PATIENCE)
+        out, err = process.communicate(timeout=HANG)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def stored(self) -> list[int]:
@@ -70,7 +71,7 @@ class Sweep:
 
 
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + HANG
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.02)

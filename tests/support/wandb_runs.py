@@ -19,6 +19,7 @@ from typing import Any
 import polars as pl
 import wandb
 from loopback.wandb import serving
+from support.hang import HANG
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # generated
 
 from rtdyn.store.metric_names import metric_name
@@ -105,7 +106,7 @@ class Workspace:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=280,
+            timeout=HANG,
         )
         return Outcome(self.out, self.cwd, done.returncode, done.stdout, time.monotonic() - began)
 

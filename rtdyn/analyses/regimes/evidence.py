@@ -18,6 +18,7 @@ import numpy as np
 
 from rtdyn.analyses.regimes.fit import ROUND_OFF, ThreeSegments, fit_ranks, fit_sorted, ranked
 from rtdyn.analyses.regimes.powerlaw_fit import powerlaw_fit
+from rtdyn.blame import passes
 from rtdyn.errors import brief
 from rtdyn.quiet import quietly
 from rtdyn.streams import stream
@@ -150,6 +151,8 @@ def likelihoods(influence: np.ndarray) -> Likelihoods | Undefined:
     try:
         (xmin, alpha, distance), tail, compared = quietly(powerlaw_fit, values / scale, COMPARISONS)
     except (ValueError, RuntimeError, ArithmeticError, IndexError, TypeError, AttributeError) as error:
+        if passes(error):
+            raise
         return Undefined(f"powerlaw cannot fit it ({brief(error)})")
     ratios, p_values = ({name: float(pair[k]) for name, pair in compared.items()} for k in (0, 1))
     numbers = xmin * scale, alpha, distance

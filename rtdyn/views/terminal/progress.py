@@ -49,6 +49,12 @@ class Reporter:
             seconds = time.perf_counter() - self.started if seconds is None else seconds
             self.say(f"[{self.position}] step {self.step}: {summary} ({seconds:.1f} s)")
 
+    def pass_over(self, step: int, reason: str) -> None:
+        """A step will not be stored."""
+        if self.bar is not None and self.task is not None:
+            self.bar.advance(self.task)
+        self.say(f"step {step} is passed over: {reason}")
+
     def say(self, text: str) -> None:
         """One line of plain text."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

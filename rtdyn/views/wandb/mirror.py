@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rtdyn.blame import passes
 from rtdyn.errors import InputError, brief
 from rtdyn.files import write_json
 from rtdyn.parquet import read_parquet
@@ -106,7 +107,9 @@ class WandbView:
     def _guard(self, call: Callable[[], Any]) -> None:
         try:
             call()
-        except Exception as error:  # the client raises many types; none may cost the run
+        except Exception as error:  # the client raises many types; none of its own may cost the run
+            if passes(error):
+                raise
             self.backend, self.failed = None, True
             what = brief(error).rstrip(".")
             self.notice(
@@ -129,7 +132,9 @@ def choose_mode(asked: str | None) -> str:
         if os.environ.get("WANDB_MODE") or wandb.login(prompt=False, verify=False):
             return "online"
         return "offline"
-    except Exception:  # what is wrong here, such as a malformed key, is wrong again in wandb.init, and said there
+    except Exception as error:  # what is wrong here, such as a malformed key, is wrong again in wandb.init
+        if passes(error):
+            raise
         return "online"
 
 
