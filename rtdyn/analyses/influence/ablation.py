@@ -1,7 +1,7 @@
 """Mean-ablation influence of every final-MLP neuron on the loss, by token class (METHODS §2).
 
 Replacing neuron i's activation a_ni by its mean ā_i changes the loss at position n by Δ_ni; `certified.py`
-computes every Δ_ni with a proven error. Here they become the two influences of each class C,
+computes every Δ_ni with a proven error, against the float32 forward pass. Here they become the two influences of each class C,
 A_i(C) = mean |Δ_ni| and Δ_i(C) = mean Δ_ni, with their standard errors and error bounds.
 """
 
