@@ -28,7 +28,7 @@ def test_standard_errors_hold_what_a_shift_of_the_mean_does(captured: Callable[[
     one = captured(4000)
     assert one.mean_parts is not None
     given, whole = classes(replace(one, mean_parts=None)), classes(one)
-    # a single piece of text that alone shifts ā: its part of the variance is the square of what ablation then changes by
+    # of a piece of text that alone shifts ā, the part of the variance is the square of what that changes
     shift = one.moments.variance.sqrt() * 1e-3
     up, down = (
         classes(replace(one, mean_parts=None, moments=replace(one.moments, mean=one.moments.mean + sign * shift)))
