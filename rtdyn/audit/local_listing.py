@@ -11,6 +11,8 @@ from rtdyn.audit.listing import FileInfo, Listing, is_weights
 from rtdyn.checkpoints.checkpoint import sha256_of
 from rtdyn.checkpoints.local import suite_folder
 from rtdyn.errors import InputError
+from rtdyn.git_lfs import holds_pointer, pointer_error
+from rtdyn.hub.names import CONFIG, TOKENIZER_FILES
 from rtdyn.suites.suite import SuiteSpec
 
 _SAMPLE_BYTES = 65536
@@ -32,14 +34,25 @@ def local_listings(suite: SuiteSpec, folders: Mapping[int, str], *, every_digest
     files = {step: sorted(file for file in folder.iterdir() if file.is_file()) for step, folder in there.items()}
     try:
         digests = _digests([f for inside in files.values() for f in inside if is_weights(f.name)], every_digest)
+        pointers = {f for inside in files.values() for f in inside if _is_needed(f.name) and holds_pointer(f)}
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read: {error.strerror}; make it readable") from error
-    return {
-        step: Listing(name, None, {f.name: FileInfo(f.stat().st_size, digests.get(f)) for f in files[step]})
-        if step in files
-        else None
-        for step, name in folders.items()
+    described = {
+        step: {f.name: FileInfo(f.stat().st_size, digests.get(f), f in pointers) for f in inside}
+        for step, inside in files.items()
     }
+    return {step: Listing(name, None, described[step]) if step in files else None for step, name in folders.items()}
+
+
+def findings_beside(suite: SuiteSpec) -> tuple[str, ...]:
+    """What is wrong with the tokenizer beside the step folders, a sentence each."""
+    files = (suite_folder(suite) / name for name in TOKENIZER_FILES)
+    return tuple(str(pointer_error(str(file))) for file in files if file.is_file() and holds_pointer(file))
+
+
+def _is_needed(name: str) -> bool:
+    """Whether a model may be loaded from a file of this name, or its tokenizer."""
+    return is_weights(name) or name in (CONFIG, *TOKENIZER_FILES) or name.endswith(".index.json")
 
 
 def _digests(files: Sequence[Path], every_digest: bool) -> dict[Path, str]:

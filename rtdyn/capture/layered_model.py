@@ -65,18 +65,6 @@ class LayeredModel:
             check_finite(self.folder, name, values)
         self.skeleton.load_state_dict(weights, strict=False, assign=True)
 
-    def stored_weight(self, module: nn.Module) -> torch.Tensor:
-        """A module's `weight` as the files hold it, whether it is filled or not: of safetensors a view of the file.
-
-        Raises InputError for damaged files.
-        """
-        name = next(name for name, part in self.skeleton.named_modules() if part is module)
-        try:
-            [(_, values)] = read_tensors([self.stored[f"{name}.weight"]])
-        except Exception as error:  # the libraries raise nearly any type on damaged weights
-            raise cannot_be_loaded(self.folder, error) from error
-        return values
-
     def drop(self, *modules: nn.Module) -> None:
         """Gives back the memory of these modules' weights."""
         for module in modules:

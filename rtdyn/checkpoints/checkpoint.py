@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rtdyn.checkpoints.byte_order_mark import without_marks
-from rtdyn.checkpoints.safetensors_files import check_safetensors
+from rtdyn.checkpoints.safetensors_files import read_header
+from rtdyn.checkpoints.shards import contradiction
 from rtdyn.errors import InputError, brief
+from rtdyn.git_lfs import refuse_pointer
 from rtdyn.hub.names import CONFIG
 from rtdyn.model.families import OLD_BUFFERS, base_model_name, check_family
 from rtdyn.model.stored_names import wrapping
@@ -75,6 +77,7 @@ def weight_files(names: set[str], read_index: Any, where: str) -> list[str]:
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from `file`. Raises InputError if it is missing or is not one."""
     try:
+        refuse_pointer(file)
         data = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{file.parent} has no {file.name}; a checkpoint needs it beside its weights") from None
@@ -99,11 +102,19 @@ def sha256_of(file: Path) -> str:
 
 
 def check_files(checkpoint: Checkpoint) -> None:
-    """Raises InputError for a config.json or safetensors files that cannot be what was saved."""
+    """Raises InputError for a config.json or weight files that cannot be what was saved."""
     read_config(checkpoint.folder)
+    held, weight_map = {}, {}
     for name in checkpoint.digests:
-        if name.endswith(".safetensors"):
-            check_safetensors(checkpoint.folder / name)
+        refuse_pointer(checkpoint.folder / name)
+        if name.endswith(".safetensors") and not checkpoint.ranges:
+            held[name] = read_header(checkpoint.folder / name).tensors
+        elif name in _INDEX:
+            weight_map = read_json(checkpoint.folder / name)["weight_map"]
+    if told := contradiction(weight_map, held):
+        raise InputError(
+            f"the weights in {checkpoint.folder} are put together from two saves: {told}; download the step again"
+        )
 
 
 def load_model(checkpoint: Checkpoint, device: str) -> Any:
@@ -162,5 +173,7 @@ def check_finite(folder: Path, name: str, weights: Any) -> None:
 
 
 def cannot_be_loaded(folder: Path, error: Exception) -> InputError:
-    """What a library said of the folder's weights, as one sentence."""
+    """What a library said of the folder's weights, as one sentence; a sentence of rtdyn's own stays."""
+    if isinstance(error, InputError):
+        return error
     return InputError(f"the weights in {folder} cannot be loaded ({brief(error)})")

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from rtdyn.checkpoints.checkpoint import cannot_be_loaded, check_finite, read_json, weight_files
-from rtdyn.checkpoints.safetensors_files import check_safetensors, safetensors_header
-from rtdyn.checkpoints.stored import opened
+from rtdyn.checkpoints.safetensors_files import read_header, safetensors_header
+from rtdyn.checkpoints.stored import check_once, opened
 from rtdyn.errors import InputError
+from rtdyn.git_lfs import refuse_pointer
 from rtdyn.hub.names import CONFIG
 from rtdyn.hub.ranges import Transfer, stream_range
 from rtdyn.hub.remote_file import RemoteFile
@@ -129,12 +130,16 @@ def _read(folder: Path, wanted: Sequence[str]) -> dict[str, Any]:
         if not name.endswith(".json")
     ]
     read: dict[str, Callable[[], Any]] = {}
+    lies_in: dict[str, Path] = {}
     try:
         with ExitStack() as stack:
             for file in files:
+                refuse_pointer(file)
                 if file.suffix == ".safetensors":
-                    check_safetensors(file)
-                read |= stack.enter_context(opened(file))
+                    read_header(file)
+                held = stack.enter_context(opened(file))
+                check_once(held, lies_in, file)
+                read, lies_in = read | held, lies_in | dict.fromkeys(held, file)
             names_of = {tensor: stored_name(tensor, read.keys(), str(folder)) for tensor in wanted}
             return {tensor: read[name]() for tensor, name in names_of.items()}
     except InputError:

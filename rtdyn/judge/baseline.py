@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 
 from rtdyn.errors import InputError, first_fault
 from rtdyn.files import replace_file
+from rtdyn.git_lfs import refuse_pointer
 from rtdyn.store.metric_names import final_layer, metric_name
 from rtdyn.store.run import Run, read_table
 
@@ -152,6 +153,7 @@ def _named(frame: pl.DataFrame) -> dict[str, dict[str, Any]]:
 def read_baseline(file: Path) -> Baseline:
     """The baseline in `file`. Raises InputError that names what is wrong with it."""
     try:
+        refuse_pointer(file)
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"there is no baseline {file}; `--update` writes one from the run") from None

@@ -12,6 +12,8 @@ WRAPPINGS = ("_orig_mod.", "module.", "base_model.model.", "model.")
 _OF_THE_BASE = r"(layers|h|embed_tokens|embed_in|wte|wpe|norm|final_layer_norm|ln_f)\."
 """Modules that stand right under the base model of one family or another."""
 _HEADS = r"(lm_head|embed_out)\."
+_LAYER = re.compile(r"(layers|h)\.(\d+)\.")
+_EMBEDDINGS = ("embed_tokens", "embed_in", "wte")
 
 
 def wrapping(names: Collection[str], base: str) -> str:
@@ -41,3 +43,19 @@ def stored_name(tensor: str, names: Collection[str], where: str) -> str:
         if name in names:
             return name
     raise InputError(f"{where} holds no {tensor}; its weights do not fit its config.json")
+
+
+def plain_names(names: Collection[str], base: str) -> dict[str, str]:
+    """By name in a file: the name without a wrapper's prefix and the base model's, and old heads by their new name."""
+    prefix = wrapping(names, base)
+    plain = {name: name.removeprefix(prefix).removeprefix(f"{base}.") for name in names}
+    return {name: re.sub(r"^embed_out\.", "lm_head.", short) for name, short in plain.items()}
+
+
+def part_of(name: str) -> str:
+    """The part of a model that a tensor of this plain name belongs to: `layer 3`, `embedding`, `unembedding`."""
+    layer = _LAYER.match(name)
+    if layer:
+        return f"layer {layer[2]}"
+    module = name.partition(".")[0]
+    return "embedding" if module in _EMBEDDINGS else "unembedding" if module == "lm_head" else module

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from rtdyn.errors import InputError, first_fault
 from rtdyn.files import ASIDE, clear_aside, replace_file, write_json
+from rtdyn.git_lfs import refuse_pointer
 from rtdyn.parquet import read_metadata, read_parquet
 from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
 from rtdyn.store.schema import TABLES, StepTables
@@ -93,6 +94,7 @@ def write_manifest(run: Run) -> None:
 def read_run(path: Path) -> Run:
     """An existing run. Raises InputError if there is none, its schema is not this version's, or its manifest is odd."""
     try:
+        refuse_pointer(path / MANIFEST)
         data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not an rtdyn run: its manifest.json cannot be read") from error

@@ -17,8 +17,7 @@ from rtdyn.analyses.options import StepOptions
 from rtdyn.analyses.regimes.curve import Curve
 from rtdyn.analyses.regimes.pseudo_curve import pseudo_curve
 from rtdyn.analyses.regimes.regimes import regimes
-from rtdyn.audit.fingerprint import encode
-from rtdyn.capture.fingerprint_of_model import fingerprint
+from rtdyn.audit.fingerprint import encode, fingerprint_of_files
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.capture.free_memory import available_bytes, left_of
 from rtdyn.capture.layered_model import open_model
@@ -104,7 +103,7 @@ def analyse_step(
         metrics=metric_frame([row for part in parts for row in part.metrics], checkpoint.step, tokens_seen),
         neurons=neuron_table(checkpoint.step, captured, result, curves, _columns(parts)),
         windows=window_table(checkpoint.step, layer, result, curves),
-        fingerprint=encode(fingerprint(model)),
+        fingerprint=encode(fingerprint_of_files(checkpoint.files, str(evaluation.model_config["model_type"]))),
         curves=curve_table(checkpoint.step, [line for part in parts for line in part.lines]),
     )
 

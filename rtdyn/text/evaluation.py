@@ -13,6 +13,7 @@ import numpy as np
 from rtdyn.checkpoints.checkpoint import read_config
 from rtdyn.checkpoints.locate import find_config, find_tokenizer
 from rtdyn.errors import InputError
+from rtdyn.git_lfs import refuse_pointer
 from rtdyn.hub.datasets import dataset_at, is_hub
 from rtdyn.hub.names import CONFIG
 from rtdyn.suites.suite import SuiteSpec
@@ -109,6 +110,8 @@ def prepare(
     if on_hub is not None:
         encoded = encode_blocks(on_hub, tokenizer, options.seed)
     else:
+        if Path(corpus).is_file():
+            refuse_pointer(Path(corpus))
         documents = read_documents(corpus, options.text_field)
         if documents.passed_over:
             say(f"{documents.passed_over:,} rows of {documents.name} hold no text and are passed over")

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from rtdyn.errors import InputError
+from rtdyn.git_lfs import refuse_pointer
 from rtdyn.parquet import read_parquet
 from rtdyn.undefined import Undefined
 
@@ -49,6 +50,7 @@ def read_counts(file: Path) -> TokenCounts:
     if not file.is_file():
         raise InputError(f"no counts file at {file}; give --frequencies a .npy or .parquet file, or `corpus`")
     try:
+        refuse_pointer(file)
         if file.suffix == ".npy":
             values = np.load(file, allow_pickle=False)
         elif file.suffix == ".parquet":

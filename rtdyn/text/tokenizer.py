@@ -12,6 +12,7 @@ import numpy as np
 
 from rtdyn.checkpoints.byte_order_mark import without_marks
 from rtdyn.errors import InputError
+from rtdyn.git_lfs import refuse_pointer
 from rtdyn.hub.names import TOKENIZER_FILES
 
 
@@ -56,6 +57,9 @@ def load_tokenizer(folder: Path, say: Callable[[str], None] = lambda text: None)
 
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(f"{folder} holds no tokenizer (tokenizer.json); put the suite's own beside its step folders")
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            refuse_pointer(folder / name)
     try:
         with without_marks(folder) as plain:
             backend = transformers.AutoTokenizer.from_pretrained(plain, trust_remote_code=False, local_files_only=True)
