@@ -78,7 +78,7 @@ class Evaluation:
     model_config: dict[str, Any]
     """The reference step's config.json."""
     tokenizer_sha256: str | None
-    """Digest of its tokenizer.json, if it has one."""
+    """Digest of what its tokenizer.json does, if it has one."""
     seed: int
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rtdyn.checkpoints.byte_order_mark import without_marks
-from rtdyn.errors import InputError
+from rtdyn.errors import InputError, brief
 from rtdyn.git_lfs import refuse_pointer
 from rtdyn.hub.names import TOKENIZER_FILES
 
@@ -33,9 +34,44 @@ class Tokenizer:
 
 
 def tokenizer_digest(folder: Path) -> str | None:
-    """SHA-256 of the folder's tokenizer.json, or None if it has none."""
+    """SHA-256 of what the folder's tokenizer.json does to text, or None if it has none.
+
+    It is the same for a file that another version of the library wrote, or in another order of keys. What has no effect
+    on `Tokenizer.encode` is left out: special tokens around a text, truncation, padding, dropout and the way back to
+    text. Raises InputError if the file cannot be read.
+    """
+    import tokenizers
+
     file = folder / TOKENIZER_FILES[0]
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    if not file.is_file():
+        return None
+    refuse_pointer(file)
+    try:
+        content = json.loads(tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8-sig")).to_str())
+    except Exception as error:
+        if type(error) is not Exception and not isinstance(error, ValueError):  # the library raises no type of its own
+            raise
+        raise InputError(f"the tokenizer {file} cannot be loaded ({brief(error)})") from error
+    model = {key: value or None for key, value in content["model"].items() if key != "dropout"}
+    added = sorted(content["added_tokens"], key=lambda token: token["id"])
+    effective = {
+        "model": model,
+        "normalizer": _effective(content["normalizer"]),
+        "pre_tokenizer": _effective(content["pre_tokenizer"]),
+        "added": [{key: value for key, value in token.items() if key != "special"} for token in added],
+    }
+    return hashlib.sha256(json.dumps(effective, sort_keys=True).encode()).hexdigest()
+
+
+def _effective(part: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A normalizer or pre-tokenizer without what has no effect; a sequence of one is that one."""
+    if part is None:
+        return None
+    members = part.get("normalizers", part.get("pretokenizers"))
+    if members is None:
+        return {key: value for key, value in part.items() if key != "trim_offsets"}
+    kept = [member for member in map(_effective, members) if member is not None]
+    return None if not kept else kept[0] if len(kept) == 1 else {"type": "Sequence", "members": kept}
 
 
 def tokenizer_files_digest(folder: Path) -> str:
