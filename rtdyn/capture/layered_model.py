@@ -20,8 +20,16 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from rtdyn.capture.free_memory import return_freed
-from rtdyn.checkpoints.byte_order_mark import without_marks
-from rtdyn.checkpoints.checkpoint import Checkpoint, cannot_be_loaded, check_files, check_finite, check_keys, load_model
+from rtdyn.checkpoints.checkpoint import (
+    Checkpoint,
+    cannot_be_loaded,
+    check_files,
+    check_finite,
+    check_keys,
+    check_numbers,
+    load_model,
+)
+from rtdyn.checkpoints.plain_folder import plain_folder
 from rtdyn.checkpoints.stored import Stored, read_tensors, stored_tensors
 from rtdyn.errors import InputError
 from rtdyn.model.families import anatomy
@@ -89,7 +97,7 @@ def _skeleton(checkpoint: Checkpoint, device: str) -> Any:
     auto: Any = transformers.AutoModelForCausalLM
     transformers.utils.logging.set_verbosity_error()
     try:
-        with without_marks(checkpoint.folder) as plain:
+        with plain_folder(checkpoint.folder) as plain:
             config = transformers.AutoConfig.from_pretrained(plain, local_files_only=True)
         with torch.device("meta"):
             model = auto.from_config(config, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False)
@@ -108,6 +116,7 @@ def _places(checkpoint: Checkpoint, skeleton: Any) -> dict[str, Stored]:
         stored = stored_tensors(checkpoint.files)
     except Exception as error:  # the libraries raise nearly any type on damaged weights
         raise cannot_be_loaded(checkpoint.folder, error) from error
+    check_numbers(checkpoint.folder, stored)
     expected = dict(skeleton.named_parameters(remove_duplicate=False))
     transforms = get_model_conversion_mapping(skeleton)
     renamings = [t for t in transforms if isinstance(t, WeightRenaming)]

@@ -8,17 +8,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rtdyn.checkpoints.byte_order_mark import without_marks
+from rtdyn.checkpoints.plain_folder import plain_folder
 from rtdyn.checkpoints.safetensors_files import read_header
 from rtdyn.checkpoints.shards import contradiction
 from rtdyn.errors import InputError, brief
 from rtdyn.git_lfs import refuse_pointer
 from rtdyn.hub.names import CONFIG
-from rtdyn.model.families import OLD_BUFFERS, base_model_name, check_family
-from rtdyn.model.stored_names import wrapping
+from rtdyn.model.families import OLD_BUFFERS, base_model_name, check_config
+from rtdyn.model.settings import quantised
+from rtdyn.model.stored_names import QUANTISED, wrapping
 from rtdyn.store.manifest import CheckpointRecord
+
+if TYPE_CHECKING:  # it imports torch
+    from rtdyn.checkpoints.stored import Stored
 
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 KEY_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
@@ -89,9 +93,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A checkpoint's config.json, its family checked."""
+    """A checkpoint's config.json. Raises InputError for a family that is not supported, and quantised weights."""
     config = read_json(folder / CONFIG)
-    check_family(str(config.get("model_type")), str(folder))
+    check_config(config, str(folder))
     return config
 
 
@@ -135,8 +139,10 @@ def load_model(checkpoint: Checkpoint, device: str) -> Any:
     auto: Any = transformers.AutoModelForCausalLM
     try:
         base = base_model_name(str(read_config(folder)["model_type"]))
-        prefix = wrapping(stored_tensors(checkpoint.files).keys(), base)
-        with without_marks(folder) as plain:
+        stored = stored_tensors(checkpoint.files)
+        check_numbers(folder, stored)
+        prefix = wrapping(stored.keys(), base)
+        with plain_folder(folder) as plain:
             model, info = auto.from_pretrained(
                 plain,
                 dtype=torch.float32,
@@ -158,11 +164,21 @@ def load_model(checkpoint: Checkpoint, device: str) -> Any:
 
 def check_keys(folder: Path, faults: Mapping[str, set[str]]) -> None:
     """Raises InputError for names among `faults`, by one of KEY_FAULTS; old checkpoints may hold their constants."""
-    for kind in KEY_FAULTS:
+    # unexpected names first: those of quantised weights say why others are missing
+    for kind in ("unexpected_keys", *(k for k in KEY_FAULTS if k != "unexpected_keys")):
         keys = sorted(k for k in faults[kind] if kind != "unexpected_keys" or not OLD_BUFFERS.search(k))
         if keys:
+            if (sign := next(filter(QUANTISED.search, keys), None)) is not None:
+                raise quantised(str(folder), f"it holds {sign}")
             names = ", ".join(keys[:3])
             raise InputError(f"the weights in {folder} do not fit their config.json: {kind.replace('_', ' ')} {names}")
+
+
+def check_numbers(folder: Path, stored: Mapping[str, Stored]) -> None:
+    """Raises InputError for weights that are stored as whole numbers; old checkpoints may hold their masks so."""
+    whole = [name for name, place in stored.items() if not place.floating and not OLD_BUFFERS.search(name)]
+    if whole:
+        raise quantised(str(folder), f"{whole[0]} holds whole numbers")
 
 
 def check_finite(folder: Path, name: str, weights: Any) -> None:

@@ -26,6 +26,8 @@ class Stored:
     name: str
     """In the file."""
     shape: tuple[int, ...]
+    floating: bool
+    """Whether it holds floating-point numbers."""
 
 
 def stored_tensors(files: Iterable[Path]) -> dict[str, Stored]:
@@ -55,10 +57,14 @@ def check_once(names: Iterable[str], seen: Mapping[str, Path], file: Path) -> No
 def _held(file: Path) -> dict[str, Stored]:
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as handle:
-            return {n: Stored(file, n, tuple(handle.get_slice(n).get_shape())) for n in handle.keys()}  # noqa: SIM118 -- not a mapping
+            parts = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 -- not a mapping
+            return {
+                name: Stored(file, name, tuple(part.get_shape()), "F" in part.get_dtype())
+                for name, part in parts.items()
+            }
     if file.suffix == ".bin":
         state = torch.load(file, map_location="meta", weights_only=True, mmap=is_zipfile(file))
-        return {n: Stored(file, n, tuple(tensor.shape)) for n, tensor in state.items()}
+        return {n: Stored(file, n, tuple(tensor.shape), tensor.is_floating_point()) for n, tensor in state.items()}
     return {}
 
 

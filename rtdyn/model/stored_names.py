@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 
 from rtdyn.errors import InputError
+from rtdyn.model.settings import quantised
 
 WRAPPINGS = ("_orig_mod.", "module.", "base_model.model.", "model.")
 """What torch.compile, DataParallel, merged adapters and Lightning put before every name."""
@@ -13,6 +14,9 @@ _OF_THE_BASE = r"(layers|h|embed_tokens|embed_in|wte|wpe|norm|final_layer_norm|l
 """Modules that stand right under the base model of one family or another."""
 _HEADS = r"(lm_head|embed_out)\."
 _LAYER = re.compile(r"(layers|h)\.(\d+)\.")
+_ROUNDED = "qweight|qzeros|g_idx|SCB|absmax|quant_map|quant_state|weight_packed|weight_scale|weight_scale_inv"
+QUANTISED = re.compile(rf"[._]({_ROUNDED})(\.|$)")
+"""What the names of quantised weights end in, by GPTQ, AWQ, bitsandbytes, compressed-tensors and DeepSeek's."""
 _EMBEDDINGS = ("embed_tokens", "embed_in", "wte")
 
 
@@ -42,6 +46,8 @@ def stored_name(tensor: str, names: Collection[str], where: str) -> str:
     for name in (prefix + tensor, prefix + rest):
         if name in names:
             return name
+    if (sign := next(filter(QUANTISED.search, sorted(names)), None)) is not None:
+        raise quantised(where, f"it holds {sign}")
     raise InputError(f"{where} holds no {tensor}; its weights do not fit its config.json")
 
 

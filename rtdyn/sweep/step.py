@@ -121,7 +121,10 @@ def _runs_by_layers(checkpoint: Checkpoint, evaluation: Evaluation, options: Ste
         room = min(room, left_of(options.most_bytes))
     windows = evaluation.text.windows
     sample = Sample(windows.size, windows.shape[1], len(evaluation.positions.flat), None)
-    shape = checkpoint_shape(checkpoint.folder, str(checkpoint.folder))
+    try:
+        shape = checkpoint_shape(checkpoint.folder, str(checkpoint.folder))
+    except InputError:
+        return False  # what is wrong is said where the model is loaded, if it is wrong there
     return runs_by_layers("auto", shape, sample, options.memory_bytes, routing="routing" in options.analyses, room=room)
 
 

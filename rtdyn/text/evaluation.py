@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from rtdyn.text.hub_documents import HubText
 from rtdyn.text.positions import MeasuredPositions, measure
 from rtdyn.text.pseudo_classes import pseudo_classes
 from rtdyn.text.token_classes import TokenClasses, classify
-from rtdyn.text.token_counts import TokenCounts, count_tokens, read_counts
+from rtdyn.text.token_counts import TokenCounts, count_tokens, read_counts, within
 from rtdyn.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_digest, tokenizer_files_digest
 from rtdyn.text.windows import EvaluationSet, pack
 from rtdyn.undefined import Undefined
@@ -102,8 +102,13 @@ def prepare(
     context = _whole_number(model_config, ("max_position_embeddings", "n_positions"), config_folder)
     if options.window > context:
         raise InputError(f"--window {options.window} exceeds the model's context of {context} tokens")
-    bos = _bos(options.bos, tokenizer, model_config)
+    bos = _bos(options.bos, tokenizer, model_config, n_logits)
     eos = tokenizer.eos if tokenizer.eos is not None else model_config.get("eos_token_id")
+    if eos is not None and eos >= n_logits:
+        raise InputError(
+            f"the EOS token, id {eos:,}, is beyond the model's {n_logits:,} logits; "
+            "give the tokenizer that the model was trained with"
+        )
     corpus = options.corpus or suite.corpus
     on_hub = HubText(dataset_at(corpus), options.text_field, options.seed, say) if is_hub(corpus) else None
     encoded: Iterable[tuple[int, np.ndarray]]
@@ -116,6 +121,7 @@ def prepare(
         if documents.passed_over:
             say(f"{documents.passed_over:,} rows of {documents.name} hold no text and are passed over")
         encoded = encode(documents, tokenizer, options.seed)
+    encoded = _checked(encoded, tokenizer, n_logits)
     source = options.frequencies or suite.frequencies
     # a data set is not read whole, so its own counts are those of a sample, as of any other
     source = corpus if source == "corpus" and on_hub is not None else source
@@ -126,6 +132,7 @@ def prepare(
         counts = count_tokens(np.concatenate([ids for _, ids in encoded]), tokenizer.size, documents.name)
     else:
         counts = read_counts(_counts_file(source, suite, options))
+    counts = within(counts, n_logits)
     classes = classify(counts, options.bands, n_logits)
     text = pack(encoded, options.window, bos, eos, _Enough(classes, options))
     if on_hub is not None:
@@ -176,12 +183,28 @@ def _hub_counts(
         raise InputError(f"{error}; or give --frequencies a file of counts, or `corpus`") from error
 
 
-def _bos(choice: str, tokenizer: Tokenizer, model_config: dict[str, Any]) -> int | None:
+def _checked(
+    encoded: Iterable[tuple[int, np.ndarray]], tokenizer: Tokenizer, n_logits: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The documents. Raises InputError for one with an id that the model has no logit for."""
+    for document, ids in encoded:
+        if ids.size and ids.max() >= n_logits:
+            token = tokenizer.backend.convert_ids_to_tokens(int(ids.max()))
+            raise InputError(
+                f"the evaluation text holds {token!r}, token id {ids.max():,}, and the model has {n_logits:,} logits; "
+                "leave it out of the text, or give the tokenizer that the model was trained with"
+            )
+        yield document, ids
+
+
+def _bos(choice: str, tokenizer: Tokenizer, model_config: dict[str, Any], n_logits: int) -> int | None:
     if choice == "none":
         return None
     bos = tokenizer.bos if tokenizer.bos is not None else model_config.get("bos_token_id")
     if bos is None:
         raise InputError("the tokenizer names no BOS token; give --bos none")
+    if bos >= n_logits:
+        raise InputError(f"the BOS token, id {bos:,}, is beyond the model's {n_logits:,} logits; give --bos none")
     return int(bos)
 
 

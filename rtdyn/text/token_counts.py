@@ -72,6 +72,25 @@ def sampled_counts(values: np.ndarray, source: str, sampled: SampledCounts) -> T
     return replace(_checked(values, source), sampled=sampled)
 
 
+def within(counts: TokenCounts, n_logits: int) -> TokenCounts:
+    """The counts without ids beyond a model's logits, as of tokens that were added and never used.
+
+    Raises InputError if such an id was counted.
+    """
+    beyond = np.flatnonzero(counts.counts[n_logits:])
+    if len(beyond):
+        raise InputError(
+            f"the counts of {counts.source} hold token id {n_logits + int(beyond[0]):,}, and the model has "
+            f"{n_logits:,} logits; they belong to another tokenizer"
+        )
+    if len(counts.counts) <= n_logits:
+        return counts
+    kept, sampled = _checked(counts.counts[:n_logits], counts.source), counts.sampled
+    if sampled is not None and isinstance(sampled.relative_se, np.ndarray):
+        sampled = replace(sampled, relative_se=sampled.relative_se[:n_logits])
+    return replace(kept, sampled=sampled)
+
+
 def _parquet_counts(file: Path) -> np.ndarray:
     frame = read_parquet(file)
     if "count" not in frame.columns:

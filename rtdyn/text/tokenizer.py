@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rtdyn.checkpoints.byte_order_mark import without_marks
+from rtdyn.checkpoints.plain_folder import plain_folder
 from rtdyn.errors import InputError, brief
 from rtdyn.git_lfs import refuse_pointer
 from rtdyn.hub.names import TOKENIZER_FILES
@@ -97,7 +97,7 @@ def load_tokenizer(folder: Path, say: Callable[[str], None] = lambda text: None)
         if (folder / name).is_file():
             refuse_pointer(folder / name)
     try:
-        with without_marks(folder) as plain:
+        with plain_folder(folder) as plain:
             backend = transformers.AutoTokenizer.from_pretrained(plain, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the library raises nearly any type on a damaged file
         raise InputError(f"the tokenizer in {folder} cannot be loaded ({type(error).__name__}: {error})") from error
