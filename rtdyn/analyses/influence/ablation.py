@@ -213,9 +213,9 @@ def class_influence(
     error_bound: Tensor,
     deciles: tuple[Tensor, Tensor, Tensor],
 ) -> ClassInfluence:
-    """A class's influence from sums over its windows, all as the fields of `ClassInfluence`.
+    """A class's influence from what its windows hold, as the fields of `ClassInfluence`: (w,), and sums (w, F).
 
-    deciles: n, Σ Δ and Σ |Δ|.
+    deciles: n (deciles,), Σ Δ and Σ |Δ| (deciles, F).
     """
     n, clusters = int(window_n.sum()), int(window_cluster.max()) + 1
     by_cluster = indicator(window_cluster, clusters)
