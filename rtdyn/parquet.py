@@ -13,10 +13,12 @@ from pathlib import Path
 import polars as pl
 
 from rtdyn.blame import disk_fault
+from rtdyn.git_lfs import refuse_pointer
 
 
 def read_parquet(file: Path) -> pl.DataFrame:
-    """The table in `file`. Raises OSError or PolarsError if it cannot be read."""
+    """The table in `file`. Raises OSError or PolarsError if it cannot be read, and for a pointer InputError."""
+    refuse_pointer(file)
     with _disk_faults():
         return pl.read_parquet(file.absolute(), glob=False)
 
@@ -27,7 +29,8 @@ def scan_parquet(files: Iterable[Path]) -> pl.LazyFrame:
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """The texts that `file` holds beside its table. Raises OSError or PolarsError if it cannot be read."""
+    """The texts that `file` holds beside its table. Raises as `read_parquet`."""
+    refuse_pointer(file)
     with _disk_faults(), file.open("rb") as handle:
         return pl.read_parquet_metadata(handle)
 

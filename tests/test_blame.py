@@ -19,10 +19,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from rtdyn.audit.survey import audit_steps, audit_suite
 from rtdyn.blame import blamed_on, from_handler, machine_fault, out_of_memory
 from rtdyn.capture.layered_model import open_model
 from rtdyn.checkpoints.checkpoint import load_model, read_json
 from rtdyn.checkpoints.local import fetch_local
+from rtdyn.checkpoints.safetensors_files import read_header
 from rtdyn.checkpoints.tensors import read_final_mlp
 from rtdyn.cli import main
 from rtdyn.errors import InputError
@@ -160,6 +162,26 @@ def test_a_disk_that_fails_is_named_and_not_the_checkpoint(tiny_folder: Path, tm
 
 
 @needs_proc
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_an_audit_counts_no_disk_against_a_step(tiny_folder: Path, tmp_path: Path, name: str) -> None:
+    for step in ("step512", "step2000", "step4000"):
+        shutil.copytree(tiny_folder / step, tmp_path / step)
+        shard = "model-00001-of-00001.safetensors"
+        (tmp_path / step / "model.safetensors").rename(tmp_path / step / shard)
+        index = {"weight_map": dict.fromkeys(read_header(tmp_path / step / shard).tensors, shard)}
+        (tmp_path / step / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "step512" / name).unlink()
+    (tmp_path / "step512" / name).symlink_to(NO_DISK)
+    (tmp_path / "tokenizer.json").symlink_to(NO_DISK)
+    suite = find_suite(str(tmp_path), {})
+    before_a_run = audit_steps(suite, suite.steps)
+    assert [step.verdict for step in before_a_run.steps] == ["sound"] * 3
+    assert [finding for finding in before_a_run.findings if "tokenizer.json cannot be read (Input/output" in finding]
+    with pytest.raises(InputError, match=f"{name} cannot be read .Input/output error"):
+        audit_suite(suite)
+
+
+@needs_proc
 def test_no_advice_to_write_it_again_is_given_for_what_a_disk_holds_back(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").symlink_to(NO_DISK)
     (tmp_path / "counts.npy").symlink_to(NO_DISK)
@@ -179,9 +201,9 @@ def test_no_advice_to_write_it_again_is_given_for_what_a_disk_holds_back(tmp_pat
 def test_a_stored_table_that_a_disk_holds_back_is_not_taken_for_absent(tmp_path: Path) -> None:
     file = tmp_path / "step=000001.parquet"
     file.symlink_to(NO_DISK)
-    with pytest.raises(OSError, match="No such device") as caught:  # as it cannot be mapped into memory
+    with pytest.raises(OSError, match="Input/output error") as caught:
         read_parquet(file)
-    assert "No such device" in str(machine_fault(caught.value))
+    assert "Input/output error" in str(machine_fault(caught.value))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

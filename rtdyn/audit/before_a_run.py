@@ -8,7 +8,7 @@ from typing import Any
 
 from rtdyn.audit.shared_weights import steps_left_out
 from rtdyn.audit.survey import audit_steps, can_survey
-from rtdyn.audit.verdicts import Audit, StepVerdict
+from rtdyn.audit.verdicts import SETTLED_BY_LOADING, Audit, StepVerdict
 from rtdyn.errors import InputError
 from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.suites.suite import SuiteSpec
@@ -65,12 +65,13 @@ def steps_to_run(
         say(f"step {step} is {'passed over' if step in passed_over else 'not sound'}: {why}")
     left = [step for step in steps if step not in passed_over]
     if not left:
-        raise InputError(f"no step asked for of {suite.name} is sound; ask for others (`rtdyn audit` shows why)")
+        step, reason = min(unsound.items())
+        raise InputError(f"no step asked for of {suite.name} is sound (step {step}: {reason}); ask for others")
     return left, record
 
 
 def _record(verdict: StepVerdict) -> dict[str, Any]:
-    settled_by_loading = all(fault.kind == "size" for fault in verdict.faults)
+    settled_by_loading = all(fault.kind in SETTLED_BY_LOADING for fault in verdict.faults)
     return {
         "verdict": verdict.verdict,
         "reasons": list(verdict.reasons),

@@ -11,17 +11,40 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rtdyn.model.families import OLD_BUFFERS, base_model_name
+from rtdyn.model.stored_names import plain_names
+
 NUMBERS = 256
 SAMPLE = 1 << 18
-KIND = f"{SAMPLE} entries in {NUMBERS} sums"
+KIND = f"{SAMPLE} entries in {NUMBERS} sums, of every matrix"
 """Fingerprints of another kind cannot be compared with these."""
 Fingerprint = Mapping[str, np.ndarray]
 """By matrix, float32 (1 + NUMBERS,): the root mean square of its entries, then the sums, expected as large."""
+
+
+def fingerprint_of_files(files: Iterable[Path], family: str) -> Fingerprint:
+    """The fingerprint of every matrix in a checkpoint's weight files, by its plain name.
+
+    A matrix that holds NaN or infinite values where it is looked at is left out. Raises InputError for a tensor that
+    lies in two files, and whatever safetensors or torch raise for files they cannot read.
+    """
+    from rtdyn.checkpoints.stored import read_tensors, stored_tensors
+
+    stored = stored_tensors(files)
+    plain = plain_names(stored.keys(), base_model_name(family))
+    names = {s: plain[n] for n, s in stored.items() if len(s.shape) > 1 and not OLD_BUFFERS.search(n)}
+    fingerprint: dict[str, np.ndarray] = {}
+    for place, values in read_tensors(names):
+        sums = _sums(values)
+        if np.isfinite(sums).all():
+            fingerprint[names[place]] = sums
+    return fingerprint
 
 
 def fingerprint_of(matrices: Mapping[str, Any]) -> Fingerprint:

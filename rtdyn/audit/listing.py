@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rtdyn.hub.names import CONFIG
+from rtdyn.git_lfs import PULL
+from rtdyn.hub.names import CONFIG, TOKENIZER_FILES
 from rtdyn.undefined import Undefined
 
 _FORMATS = (("model", "safetensors"), ("pytorch_model", "bin"))
@@ -22,6 +23,8 @@ class FileInfo:
     size: int
     digest: str | None
     """SHA-256 of its content; a Hub gives that of files in LFS, and the git blob's id of others. None: not known."""
+    pointer: bool = False
+    """Whether it is a Git LFS pointer in place of the file; of a Hub's it is not known."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Weights:
     layout: str
     """The format and how it is cut, such as `safetensors` or `bin, 3 shards`."""
     files: Mapping[str, FileInfo]
+    index: str | None = None
+    """The file that says which shard holds what."""
 
     @property
     def size(self) -> int:
@@ -74,7 +79,11 @@ def unusable(listing: Listing) -> str | None:
         return f"it holds no weights (and no index of {loose[0]})" if loose else "it holds no weights"
     if isinstance(copies[0], Undefined):
         return copies[0].reason
-    return None if CONFIG in listing.files else f"it holds no {CONFIG}"
+    if CONFIG not in listing.files:
+        return f"it holds no {CONFIG}"
+    needed = (CONFIG, *TOKENIZER_FILES, copies[0].index, *copies[0].files)
+    pointers = [name for name, file in listing.files.items() if file.pointer and name in needed]
+    return f"its {pointers[0]} is a Git LFS pointer; {PULL}" if pointers else None
 
 
 def _copies(listing: Listing) -> list[Weights | Undefined]:
@@ -85,11 +94,11 @@ def _copies(listing: Listing) -> list[Weights | Undefined]:
         if single in listing.files:
             copies.append(Weights(suffix, {single: listing.files[single]}))
         if f"{single}.index.json" in listing.files:
-            copies.append(_shards(listing, suffix))
+            copies.append(_shards(listing, suffix, f"{single}.index.json"))
     return copies
 
 
-def _shards(listing: Listing, suffix: str) -> Weights | Undefined:
+def _shards(listing: Listing, suffix: str, index: str) -> Weights | Undefined:
     """The files that an index of this format names, or what they lack; the index itself is not read.
 
     Shards say in their names how many there are. Those of other names are taken to be whole: only loading can tell.
@@ -104,4 +113,4 @@ def _shards(listing: Listing, suffix: str) -> Weights | Undefined:
         count, names = next(iter(numbered.items()), (0, []))
         return Undefined(f"it holds {len(names)} of {count or 'the'} {suffix} shards")
     names = whole[0] if whole else loose
-    return Weights(f"{suffix}, {len(names)} shards", {name: listing.files[name] for name in names})
+    return Weights(f"{suffix}, {len(names)} shards", {name: listing.files[name] for name in names}, index)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from rtdyn.audit.listing import FileInfo, Listing, is_weights
+from rtdyn.blame import reading
 from rtdyn.checkpoints.checkpoint import sha256_of
 from rtdyn.checkpoints.local import suite_folder
 from rtdyn.errors import InputError
+from rtdyn.git_lfs import holds_pointer, refuse_pointer
+from rtdyn.hub.names import CONFIG, TOKENIZER_FILES
 from rtdyn.suites.suite import SuiteSpec
 
 _SAMPLE_BYTES = 65536
@@ -31,14 +34,49 @@ def local_listings(suite: SuiteSpec, folders: Mapping[int, str], *, every_digest
     """
     top = suite_folder(suite)
     sizes = {step: _sizes(top / name) for step, name in folders.items()}
-    weights = [file for inside in sizes.values() for file in inside or () if is_weights(file.name)]
+    files = [file for inside in sizes.values() for file in inside or ()]
+    weights = [file for file in files if is_weights(file.name)]
     digests = {file: sha256_of(file) for file in weights} if every_digest else _digests(weights)
+    pointers = _pointers([file for file in files if _is_needed(file.name)], every_digest)
     return {
         step: None
         if inside is None
-        else Listing(folders[step], None, {f.name: FileInfo(size, digests.get(f)) for f, size in inside.items()})
+        else Listing(
+            folders[step],
+            None,
+            {f.name: FileInfo(size, digests.get(f), f in pointers) for f, size in inside.items()},
+        )
         for step, inside in sizes.items()
     }
+
+
+def findings_beside(suite: SuiteSpec) -> tuple[str, ...]:
+    """What is wrong with the tokenizer beside the step folders, a sentence each."""
+    findings = []
+    for file in (suite_folder(suite) / name for name in TOKENIZER_FILES):
+        try:
+            with reading(str(file)):
+                if file.is_file():
+                    refuse_pointer(file)
+        except InputError as error:
+            findings.append(str(error))
+    return tuple(findings)
+
+
+def _is_needed(name: str) -> bool:
+    """Whether a model may be loaded from a file of this name, or its tokenizer."""
+    return is_weights(name) or name in (CONFIG, *TOKENIZER_FILES) or name.endswith(".index.json")
+
+
+def _pointers(files: Sequence[Path], every_one: bool) -> set[Path]:
+    """The files that are Git LFS pointers. Raises InputError with `every_one` for a file that cannot be read."""
+    pointers = set()
+    for file in files:
+        handled: AbstractContextManager[object] = reading(str(file)) if every_one else suppress(OSError)
+        with handled:
+            if holds_pointer(file):
+                pointers.add(file)
+    return pointers
 
 
 def _sizes(folder: Path) -> dict[Path, int] | None:

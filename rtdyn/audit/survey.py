@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from rtdyn.audit.listing import FileInfo, Listing
-from rtdyn.audit.local_listing import local_branches, local_listings
+from rtdyn.audit.local_listing import findings_beside, local_branches, local_listings
+from rtdyn.audit.local_weights import faults_beside_numbers, fingerprints_in, loaded_weights
 from rtdyn.audit.shared_weights import MAIN
 from rtdyn.audit.verdicts import Audit, audit
 from rtdyn.errors import InputError
@@ -24,7 +26,7 @@ def can_survey(suite: SuiteSpec) -> bool:
 def audit_suite(suite: SuiteSpec) -> Audit:
     """The audit of every step of the suite, and of branches or folders that its schedule does not know.
 
-    Raises InputError if the metadata cannot be had.
+    A folder's weights are read whole, and their fingerprints compared. Raises InputError if the metadata cannot be had.
     """
     if not can_survey(suite):
         raise InputError("an audit asks the Hub and HF_HUB_OFFLINE is set; unset it")
@@ -44,7 +46,12 @@ def audit_steps(suite: SuiteSpec, steps: Iterable[int]) -> Audit:
 def _survey(suite: SuiteSpec, steps: Iterable[int], branches: Iterable[str], *, every_digest: bool) -> Audit:
     wanted = {step: suite.revision_of(step) for step in steps}
     if suite.repo is None:
-        return audit(suite, local_listings(suite, wanted, every_digest=every_digest), None, tuple(branches))
+        here = local_listings(suite, wanted, every_digest=every_digest)
+        weights = loaded_weights(here)
+        faults = faults_beside_numbers(suite, weights)
+        prints = fingerprints_in(suite, weights, faults) if every_digest else {}
+        audited = audit(suite, here, None, tuple(branches), faults, prints)
+        return replace(audited, findings=(*audited.findings, *findings_beside(suite)))
     listings = hub_listings(suite.hub_repo, [*wanted.values(), MAIN])
     return audit(suite, {step: listings[name] for step, name in wanted.items()}, listings[MAIN], tuple(branches))
 

@@ -8,8 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from rtdyn.audit.fingerprint import Fingerprint
 from rtdyn.audit.listing import Listing, Weights, unusable, weights_in
+from rtdyn.audit.repeats import repeated_fingerprints
 from rtdyn.audit.shared_weights import MAIN, Revisions, SharedFiles, identical_shards, identical_weights, same_weights
+from rtdyn.audit.two_saves import misplaced_steps
 from rtdyn.suites.suite import Defect, SuiteSpec
 
 VERDICTS = ("sound", "duplicate", "missing", "suspect")
@@ -18,7 +21,10 @@ SIZE_TOLERANCE = 0.01
 FEW = 0.1
 """A size that more than this share of a layout's steps have is another precision, no outlier."""
 MIN_SIZES = 4
-_VERDICT_OF = {"missing": "missing", "duplicate": "duplicate", "shards": "suspect", "size": "suspect"}
+_VERDICT_OF = {"missing": "missing", "duplicate": "duplicate"}
+"""By the kind of a fault; any other makes a step suspect."""
+SETTLED_BY_LOADING = ("size", "times", "damaged")
+"""Kinds of faults that are no reason to leave out a step that can be loaded."""
 _LOOKS_LIKE_A_STEP = re.compile(r"(step|checkpoint|ckpt|iter)[-_]?\d", re.IGNORECASE)
 
 
@@ -27,7 +33,7 @@ class Fault:
     """One reason against a step."""
 
     kind: str
-    """missing, duplicate, shards, size, or registered: what only the registry knows of."""
+    """missing, damaged, duplicate, shards, order, size, times, or registered: what only the registry knows of."""
     reason: str
 
 
@@ -106,12 +112,19 @@ class Audit:
 
 
 def audit(
-    suite: SuiteSpec, listings: Mapping[int, Listing | None], main: Listing | None, branches: Collection[str] = ()
+    suite: SuiteSpec,
+    listings: Mapping[int, Listing | None],
+    main: Listing | None,
+    branches: Collection[str] = (),
+    seen_inside: Mapping[int, Mapping[str, str]] = {},
+    fingerprints: Mapping[int, Fingerprint] = {},
 ) -> Audit:
     """Judges the steps of `listings` against one another, against main, and against what the registry knows.
 
     listings: what each step's revision holds; None where there is no such revision. main: the default branch, None
-    where there is none. branches: every branch or folder there is, to find steps that the schedule lacks.
+    where there is none. branches: every branch or folder there is, to find steps that the schedule lacks. seen_inside:
+    by step, the kinds of faults that a look into the files showed, each with its reason. fingerprints: of the steps
+    whose weights were read.
     """
     revisions: dict[int | str, tuple[Weights, ...]] = {
         step: weights_in(listing) for step, listing in sorted(listings.items()) if listing is not None
@@ -130,7 +143,11 @@ def audit(
         seen = replace(seen, commit=listing.commit, notes=_contradictions(step, revisions))
         problem = unusable(listing)
         seen = _with(seen, "missing", problem) if problem else _with_shared(seen, whole, shards)
-        verdicts[step] = _with(seen, "size", odd[step]) if step in odd else seen
+        seen = _with(seen, "size", odd[step]) if step in odd else seen
+        for kind, reason in seen_inside.get(step, {}).items():
+            seen = _with(seen, kind, reason)
+        verdicts[step] = seen
+    verdicts = _with_fingerprints(suite, verdicts, fingerprints)
     groups = (*whole, *shards)
     known = tuple(_compare(defect, verdicts, revisions, groups, suite.steps[-1]) for defect in suite.defects)
     for defect in known:
@@ -139,6 +156,19 @@ def audit(
     unexpected = tuple(sorted(b for b in set(branches) - scheduled if _looks_like_a_step(b, suite.revision)))
     findings = _suite_findings(suite, revisions, loaded, unexpected)
     return Audit(suite.name, suite.location, tuple(verdicts.values()), groups, known, unexpected, findings)
+
+
+def _with_fingerprints(
+    suite: SuiteSpec, verdicts: Mapping[int, StepVerdict], fingerprints: Mapping[int, Fingerprint]
+) -> dict[int, StepVerdict]:
+    """The verdicts with what fingerprints say of the steps that are sound without them."""
+    known = {step: f for step, f in fingerprints.items() if verdicts[step].verdict == "sound"}
+    repeats = repeated_fingerprints(known, suite.steps[-1], suite.defects)
+    own = {step: f for step, f in known.items() if step not in repeats}
+    misplaced = misplaced_steps(own, suite.tokens_per_step is not None)
+    found = {step: ("duplicate", why) for step, why in repeats.items()}
+    found |= {step: ("order", why) for step, why in misplaced.items()}
+    return {step: _with(v, *found[step]) if step in found else v for step, v in verdicts.items()}
 
 
 def odd_sizes(loaded: Mapping[int, Weights]) -> dict[int, str]:

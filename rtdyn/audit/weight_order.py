@@ -26,7 +26,7 @@ UNRELATED = 1.2
 """Chord of a cosine of 0.28; two random directions are at √2."""
 JUMP = 10.0
 """How many times a move must exceed those beside it, made in as many updates, to be no training."""
-_SMALLEST = 1e-6
+SMALLEST = 1e-6
 """Equal weights are at distance 0, which has no logarithm."""
 FEW_UPDATES = 16
 """So many optimiser steps leave weights related, at any rate of learning in use."""
@@ -75,7 +75,7 @@ def _best_move(order: list[int], distance: np.ndarray) -> tuple[list[int], set[i
 
     Two neighbours that change places are both misplaced: nothing tells which of them is.
     """
-    logs = np.log(np.maximum(distance, _SMALLEST))
+    logs = np.log(np.maximum(distance, SMALLEST))
     best, shortest = None, _length(order, logs) - SHORTER
     for moved, places in _moves(order):
         length = _length(moved, logs)

@@ -20,8 +20,16 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from rtdyn.capture.free_memory import return_freed
-from rtdyn.checkpoints.byte_order_mark import without_marks
-from rtdyn.checkpoints.checkpoint import Checkpoint, check_files, check_finite, check_keys, load_model, loading
+from rtdyn.checkpoints.checkpoint import (
+    Checkpoint,
+    check_files,
+    check_finite,
+    check_keys,
+    check_numbers,
+    load_model,
+    loading,
+)
+from rtdyn.checkpoints.plain_folder import plain_folder
 from rtdyn.checkpoints.stored import Stored, read_tensors, stored_tensors
 from rtdyn.errors import InputError
 from rtdyn.model.families import anatomy
@@ -63,16 +71,6 @@ class LayeredModel:
             check_finite(self.folder, name, values)
         self.skeleton.load_state_dict(weights, strict=False, assign=True)
 
-    def stored_weight(self, module: nn.Module) -> torch.Tensor:
-        """A module's `weight` as the files hold it, whether it is filled or not: of safetensors a view of the file.
-
-        Raises InputError for damaged files.
-        """
-        name = next(name for name, part in self.skeleton.named_modules() if part is module)
-        with loading(self.folder):
-            [(_, values)] = read_tensors([self.stored[f"{name}.weight"]])
-        return values
-
     def drop(self, *modules: nn.Module) -> None:
         """Gives back the memory of these modules' weights."""
         for module in modules:
@@ -97,7 +95,7 @@ def _skeleton(checkpoint: Checkpoint, device: str) -> Any:
     auto: Any = transformers.AutoModelForCausalLM
     transformers.utils.logging.set_verbosity_error()
     with loading(checkpoint.folder):
-        with without_marks(checkpoint.folder) as plain:
+        with plain_folder(checkpoint.folder) as plain:
             config = transformers.AutoConfig.from_pretrained(plain, local_files_only=True)
         with torch.device("meta"):
             model = auto.from_config(config, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False)
@@ -112,6 +110,7 @@ def _places(checkpoint: Checkpoint, skeleton: Any) -> dict[str, Stored]:
     """Where each parameter's values lie. Raises InputError for missing and unexpected names and other shapes."""
     with loading(checkpoint.folder):
         stored = stored_tensors(checkpoint.files)
+    check_numbers(checkpoint.folder, stored)
     expected = dict(skeleton.named_parameters(remove_duplicate=False))
     transforms = get_model_conversion_mapping(skeleton)
     renamings = [t for t in transforms if isinstance(t, WeightRenaming)]

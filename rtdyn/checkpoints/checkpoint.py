@@ -9,16 +9,22 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rtdyn.blame import blamed_on, reading
-from rtdyn.checkpoints.byte_order_mark import without_marks
-from rtdyn.checkpoints.safetensors_files import check_safetensors
+from rtdyn.checkpoints.plain_folder import plain_folder
+from rtdyn.checkpoints.safetensors_files import read_header
+from rtdyn.checkpoints.shards import contradiction
 from rtdyn.errors import InputError, brief
+from rtdyn.git_lfs import refuse_pointer
 from rtdyn.hub.names import CONFIG
-from rtdyn.model.families import OLD_BUFFERS, base_model_name, check_family
-from rtdyn.model.stored_names import wrapping
+from rtdyn.model.families import OLD_BUFFERS, base_model_name, check_config
+from rtdyn.model.settings import quantised
+from rtdyn.model.stored_names import QUANTISED, wrapping
 from rtdyn.store.manifest import CheckpointRecord
+
+if TYPE_CHECKING:  # it imports torch
+    from rtdyn.checkpoints.stored import Stored
 
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 KEY_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
@@ -80,6 +86,7 @@ def read_json(file: Path) -> dict[str, Any]:
         raise InputError(f"{file.parent} has no {file.name}; a checkpoint needs it beside its weights")
     try:
         with reading(str(file)):
+            refuse_pointer(file)
             data = json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not readable JSON ({error}); download it again") from None
@@ -89,9 +96,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A checkpoint's config.json, its family checked."""
+    """A checkpoint's config.json. Raises InputError for a family that is not supported, and quantised weights."""
     config = read_json(folder / CONFIG)
-    check_family(str(config.get("model_type")), str(folder))
+    check_config(config, str(folder))
     return config
 
 
@@ -102,11 +109,20 @@ def sha256_of(file: Path) -> str:
 
 
 def check_files(checkpoint: Checkpoint) -> None:
-    """Raises InputError for a config.json or safetensors files that cannot be what was saved."""
+    """Raises InputError for a config.json or weight files that cannot be what was saved."""
     read_config(checkpoint.folder)
+    held, weight_map = {}, {}
     for name in checkpoint.digests:
-        if name.endswith(".safetensors"):
-            check_safetensors(checkpoint.folder / name)
+        with reading(str(checkpoint.folder / name)):
+            refuse_pointer(checkpoint.folder / name)
+        if name.endswith(".safetensors") and not checkpoint.ranges:
+            held[name] = read_header(checkpoint.folder / name).tensors
+        elif name in _INDEX:
+            weight_map = read_json(checkpoint.folder / name)["weight_map"]
+    if told := contradiction(weight_map, held):
+        raise InputError(
+            f"the weights in {checkpoint.folder} are put together from two saves: {told}; download the step again"
+        )
 
 
 def load_model(checkpoint: Checkpoint, device: str) -> Any:
@@ -127,8 +143,10 @@ def load_model(checkpoint: Checkpoint, device: str) -> Any:
     auto: Any = transformers.AutoModelForCausalLM
     with loading(folder):
         base = base_model_name(str(read_config(folder)["model_type"]))
-        prefix = wrapping(stored_tensors(checkpoint.files).keys(), base)
-        with without_marks(folder) as plain:
+        stored = stored_tensors(checkpoint.files)
+        check_numbers(folder, stored)
+        prefix = wrapping(stored.keys(), base)
+        with plain_folder(folder) as plain:
             model, info = auto.from_pretrained(
                 plain,
                 dtype=torch.float32,
@@ -148,11 +166,21 @@ def load_model(checkpoint: Checkpoint, device: str) -> Any:
 
 def check_keys(folder: Path, faults: Mapping[str, set[str]]) -> None:
     """Raises InputError for names among `faults`, by one of KEY_FAULTS; old checkpoints may hold their constants."""
-    for kind in KEY_FAULTS:
+    # unexpected names first: those of quantised weights say why others are missing
+    for kind in ("unexpected_keys", *(k for k in KEY_FAULTS if k != "unexpected_keys")):
         keys = sorted(k for k in faults[kind] if kind != "unexpected_keys" or not OLD_BUFFERS.search(k))
         if keys:
+            if (sign := next(filter(QUANTISED.search, keys), None)) is not None:
+                raise quantised(str(folder), f"it holds {sign}")
             names = ", ".join(keys[:3])
             raise InputError(f"the weights in {folder} do not fit their config.json: {kind.replace('_', ' ')} {names}")
+
+
+def check_numbers(folder: Path, stored: Mapping[str, Stored]) -> None:
+    """Raises InputError for weights that are stored as whole numbers; old checkpoints may hold their masks so."""
+    whole = [name for name, place in stored.items() if not place.floating and not OLD_BUFFERS.search(name)]
+    if whole:
+        raise quantised(str(folder), f"{whole[0]} holds whole numbers")
 
 
 def check_finite(folder: Path, name: str, weights: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from rtdyn.checkpoints.checkpoint import weight_files
 from rtdyn.checkpoints.tensors import TensorRange, mlp_tensors, remote_tensors
 from rtdyn.errors import InputError
+from rtdyn.git_lfs import LONGEST, UPLOADED_SO, is_pointer, pointer_error
 from rtdyn.hub.download import read_small
 from rtdyn.hub.names import CONFIG
 from rtdyn.hub.ranges import Transfer
@@ -132,6 +133,8 @@ def _plan(suite: SuiteSpec, step: int, weights_only: bool, small: dict[str, byte
             if cached is not None:
                 check_cached(cached, revision, file)
             small[file.etag] = read_small(revision, file, transfer) if cached is None else cached.read_bytes()
+        if is_pointer(small[file.etag]):
+            raise pointer_error(f"{revision.what}: {name}", UPLOADED_SO)
         return small[file.etag]
 
     def parsed(name: str) -> dict[str, Any]:
@@ -147,6 +150,9 @@ def _plan(suite: SuiteSpec, step: int, weights_only: bool, small: dict[str, byte
     config = parsed(CONFIG)
     texts = {name: content(name) for name in (CONFIG, *names) if name.endswith(".json")}
     files = tuple(checked(revision, name) for name in names if not name.endswith(".json"))
+    for file in files:
+        if file.size < LONGEST:
+            content(file.name)
     mlp = final_mlp(config, revision.what)
     absent = [file for file in files if in_cache(revision, file) is None]
     disk_bytes = {file.etag: file.size for file in absent}

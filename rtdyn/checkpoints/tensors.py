@@ -14,9 +14,10 @@ import torch
 
 from rtdyn.blame import reading
 from rtdyn.checkpoints.checkpoint import check_finite, loading, read_json, weight_files
-from rtdyn.checkpoints.safetensors_files import check_safetensors, safetensors_header
-from rtdyn.checkpoints.stored import opened
+from rtdyn.checkpoints.safetensors_files import read_header, safetensors_header
+from rtdyn.checkpoints.stored import check_once, opened
 from rtdyn.errors import InputError
+from rtdyn.git_lfs import refuse_pointer
 from rtdyn.hub.names import CONFIG
 from rtdyn.hub.ranges import Transfer, stream_range
 from rtdyn.hub.remote_file import RemoteFile
@@ -131,10 +132,14 @@ def _read(folder: Path, wanted: Sequence[str]) -> dict[str, Any]:
         if not name.endswith(".json")
     ]
     read: dict[str, Callable[[], Any]] = {}
+    lies_in: dict[str, Path] = {}
     with loading(folder), ExitStack() as stack:
         for file in files:
+            refuse_pointer(file)
             if file.suffix == ".safetensors":
-                check_safetensors(file)
-            read |= stack.enter_context(opened(file))
+                read_header(file)
+            held = stack.enter_context(opened(file))
+            check_once(held, lies_in, file)
+            read, lies_in = read | held, lies_in | dict.fromkeys(held, file)
         names_of = {tensor: stored_name(tensor, read.keys(), str(folder)) for tensor in wanted}
         return {tensor: read[name]() for tensor, name in names_of.items()}

@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote
 
 from rtdyn.errors import InputError, UsageError, near_matches
 from rtdyn.files import write_json
+from rtdyn.git_lfs import UPLOADED_SO, is_pointer, pointer_error
 from rtdyn.hub.api import pages
 from rtdyn.hub.errors import reach
 from rtdyn.hub.ranges import Source, Transfer, stream_range
@@ -106,6 +107,8 @@ def read_range(dataset: HubDataset, file: RemoteFile, start: int, stop: int, tra
     Raises InputError if the Hub cannot be reached, or answers with other bytes than were asked for.
     """
     data = b"".join(stream_range(dataset.source, file, start, stop, transfer or Transfer()))
+    if start == 0 and is_pointer(data):
+        raise pointer_error(f"{dataset.what}: {file.name}", UPLOADED_SO)
     if stop - start == file.size:
         digest = Digest(file)
         digest.update(data)

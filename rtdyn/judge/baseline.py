@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 from rtdyn.blame import reading
 from rtdyn.errors import InputError, first_fault
 from rtdyn.files import replace_file
+from rtdyn.git_lfs import refuse_pointer
 from rtdyn.store.metric_names import final_layer, metric_name
 from rtdyn.store.run import Run, read_table
 
@@ -156,6 +157,7 @@ def read_baseline(file: Path) -> Baseline:
         raise InputError(f"there is no baseline {file}; `--update` writes one from the run")
     try:
         with reading(str(file)):
+            refuse_pointer(file)
             data = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{file} cannot be read as a baseline; mend it, or delete it and write it anew") from error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from rtdyn.audit.fingerprint import decode
-from rtdyn.audit.shared_weights import owner, steps_left_out
-from rtdyn.audit.weight_order import doubtful_steps
+from rtdyn.audit.repeats import repeated_fingerprints
+from rtdyn.audit.shared_weights import steps_left_out
+from rtdyn.audit.two_saves import misplaced_steps
 from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.store.run import Run, done_steps, read_fingerprints, read_run
 
@@ -42,16 +42,11 @@ def left_out(run: Run, stored: Mapping[int, CheckpointRecord]) -> dict[int, str]
     verdicts = {} if audit is None else audit.steps
     audited = {step: "; ".join(v.reasons) if v.left_out else None for step, v in verdicts.items()}
     reasons = steps_left_out({step: record.digests for step, record in stored.items()}, last_step, defects, audited)
-    known = {step: text for step, text in read_fingerprints(run, stored).items() if step not in reasons}
-    alike: dict[str, list[int]] = defaultdict(list)
-    for step, text in known.items():
-        alike[text].append(step)
-    for steps in (s for s in alike.values() if len(s) > 1):
-        belongs_to = owner(steps, last_step, defects)
-        reasons.update(
-            {s: f"it holds the weights of step {belongs_to}, in another file" for s in steps if s != belongs_to}
-        )
-    fingerprints = {step: decode(text) for step, text in known.items() if step not in reasons}
-    comparable = {step: fingerprint for step, fingerprint in fingerprints.items() if fingerprint is not None}
-    reasons.update(doubtful_steps(comparable, schedule.steps_are_updates))
+    texts = {step: text for step, text in read_fingerprints(run, stored).items() if step not in reasons}
+    known = {step: decode(text) for step, text in texts.items()}
+    comparable = {step: fingerprint for step, fingerprint in known.items() if fingerprint is not None}
+    repeats = repeated_fingerprints(comparable, last_step, defects)
+    reasons.update(repeats)
+    comparable = {step: fingerprint for step, fingerprint in comparable.items() if step not in repeats}
+    reasons.update(misplaced_steps(comparable, schedule.steps_are_updates))
     return dict(sorted(reasons.items()))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rtdyn.errors import InputError
+from rtdyn.model.settings import check_not_quantised
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -242,8 +243,7 @@ _FINAL_MLPS: Mapping[str, tuple[str, Mapping[str, tuple[str, bool]], tuple[str, 
 
 def final_mlp(config: Mapping[str, Any], where: str) -> FinalMlp:
     """The tensors of the final MLP of a model with this config.json. Raises InputError if the config does not say."""
-    family = str(config.get("model_type"))
-    check_family(family, where)
+    family = check_config(config, where)
     layers = config.get("num_hidden_layers", config.get("n_layer"))
     if not isinstance(layers, int) or layers < 1:
         raise InputError(f"{where}: config.json gives no usable num_hidden_layers; correct it")
@@ -258,6 +258,14 @@ def final_mlp(config: Mapping[str, Any], where: str) -> FinalMlp:
 def base_model_name(family: str) -> str:
     """What the names of a family's parameters begin with, up to the first dot; those of the head do not."""
     return _FINAL_MLPS[family][0].partition(".")[0]
+
+
+def check_config(config: Mapping[str, Any], where: str) -> str:
+    """The family of the model that a config.json describes. Raises InputError if it or its weights cannot be used."""
+    family = str(config.get("model_type"))
+    check_family(family, where)
+    check_not_quantised(config, where)
+    return family
 
 
 def check_family(model_type: str, where: str) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 
 from rtdyn.blame import blamed_on
 from rtdyn.errors import InputError, brief
-from rtdyn.model.families import anatomy, check_family
+from rtdyn.model.families import anatomy, check_config
+from rtdyn.model.settings import settings_of_model
 
 BYTES_OF = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 """Bytes of a number in a checkpoint's files, by the config.json's dtype."""
+_NOT_OF_MODEL = ("model_type", "parameters", "transformers_version")
 OLD_MASKS = ("gpt_neox", "gpt2")
 """Families whose files of older transformers hold each layer's attention mask too, a byte a pair of positions."""
 
@@ -61,9 +63,8 @@ def model_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     import torch
     import transformers
 
-    family = str(config.get("model_type"))
-    check_family(family, where)
-    settings = {k: v for k, v in config.items() if k not in ("model_type", "parameters", "transformers_version")}
+    family = check_config(config, where)
+    settings = settings_of_model({k: v for k, v in config.items() if k not in _NOT_OF_MODEL})
     settings.setdefault("tie_word_embeddings", family == "gpt2")
     auto: Any = transformers.AutoModelForCausalLM
     transformers.utils.logging.set_verbosity_error()
@@ -85,7 +86,7 @@ def model_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     outside = parts.readout.unembedding.numel() + sum(p.numel() for p in parts.final_norm.parameters())
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     context = int(model.config.max_position_embeddings)
-    number = BYTES_OF.get(str(config.get("dtype", config.get("torch_dtype", "float32"))), 4)
+    number = BYTES_OF.get(str(config.get("dtype", config.get("torch_dtype"))).removeprefix("torch."), 4)
     masks = len(parts.stack) * context**2 if family in OLD_MASKS else 0
     return ModelShape(
         layers=len(parts.stack),

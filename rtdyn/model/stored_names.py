@@ -6,12 +6,18 @@ import re
 from collections.abc import Collection
 
 from rtdyn.errors import InputError
+from rtdyn.model.settings import quantised
 
 WRAPPINGS = ("_orig_mod.", "module.", "base_model.model.", "model.")
 """What torch.compile, DataParallel, merged adapters and Lightning put before every name."""
 _OF_THE_BASE = r"(layers|h|embed_tokens|embed_in|wte|wpe|norm|final_layer_norm|ln_f)\."
 """Modules that stand right under the base model of one family or another."""
 _HEADS = r"(lm_head|embed_out)\."
+_LAYER = re.compile(r"(layers|h)\.(\d+)\.")
+_ROUNDED = "qweight|qzeros|g_idx|SCB|absmax|quant_map|quant_state|weight_packed|weight_scale|weight_scale_inv"
+QUANTISED = re.compile(rf"[._]({_ROUNDED})(\.|$)")
+"""What the names of quantised weights end in, by GPTQ, AWQ, bitsandbytes, compressed-tensors and DeepSeek's."""
+_EMBEDDINGS = ("embed_tokens", "embed_in", "wte")
 
 
 def wrapping(names: Collection[str], base: str) -> str:
@@ -40,4 +46,22 @@ def stored_name(tensor: str, names: Collection[str], where: str) -> str:
     for name in (prefix + tensor, prefix + rest):
         if name in names:
             return name
+    if (sign := next(filter(QUANTISED.search, sorted(names)), None)) is not None:
+        raise quantised(where, f"it holds {sign}")
     raise InputError(f"{where} holds no {tensor}; its weights do not fit its config.json")
+
+
+def plain_names(names: Collection[str], base: str) -> dict[str, str]:
+    """By name in a file: the name without a wrapper's prefix and the base model's, and old heads by their new name."""
+    prefix = wrapping(names, base)
+    plain = {name: name.removeprefix(prefix).removeprefix(f"{base}.") for name in names}
+    return {name: re.sub(r"^embed_out\.", "lm_head.", short) for name, short in plain.items()}
+
+
+def part_of(name: str) -> str:
+    """The part of a model that a tensor of this plain name belongs to: `layer 3`, `embedding`, `unembedding`."""
+    layer = _LAYER.match(name)
+    if layer:
+        return f"layer {layer[2]}"
+    module = name.partition(".")[0]
+    return "embedding" if module in _EMBEDDINGS else "unembedding" if module == "lm_head" else module

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from rtdyn.blame import reading
 from rtdyn.errors import InputError, first_fault
 from rtdyn.files import ASIDE, clear_aside, replace_file, write_json
+from rtdyn.git_lfs import refuse_pointer
 from rtdyn.parquet import read_metadata, read_parquet
 from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
 from rtdyn.store.schema import TABLES, StepTables
@@ -98,6 +99,7 @@ def read_run(path: Path) -> Run:
         raise InputError(f"{path} is not an rtdyn run: it has no manifest.json")
     try:
         with reading(str(file)):
+            refuse_pointer(file)
             data = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is not an rtdyn run: its manifest.json is no JSON") from error

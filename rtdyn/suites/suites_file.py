@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from rtdyn.errors import InputError, near_matches
+from rtdyn.git_lfs import refuse_pointer
 from rtdyn.suites.records import DefectEntry, SuiteEntry, SuitesFile
 from rtdyn.suites.suite import Defect, SuiteSpec
 
@@ -23,6 +24,7 @@ T = TypeVar("T")
 def read_suites_file(file: Path) -> SuitesFile:
     """The records of a suites file. Raises InputError that names the file and the entry if it is malformed."""
     try:
+        refuse_pointer(file)
         return SuitesFile.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(f"cannot read the suites file {file}: {error.strerror}") from error

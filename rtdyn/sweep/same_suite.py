@@ -7,6 +7,7 @@ from typing import Any
 
 from rtdyn.checkpoints.checkpoint import Checkpoint, read_config
 from rtdyn.errors import InputError
+from rtdyn.model.sizes import model_shape
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.tokenizer import tokenizer_digest
 
@@ -33,8 +34,25 @@ def _check_same_suite(checkpoint: Checkpoint, evaluation: Evaluation) -> None:
 
 
 def check_same_shape(config: Mapping[str, Any], reference: Mapping[str, Any], step: int) -> None:
-    """Raises InputError if a step's config.json gives other shapes than the one the run was prepared from."""
+    """Raises InputError if a step's config.json gives other shapes than the one the run was prepared from.
+
+    A setting that one names and the other leaves to its default is the same, and so are a setting's older names.
+    """
     differing = [key for key in SHAPE_KEYS if config.get(key) != reference.get(key)]
-    if differing:
-        changes = ", ".join(f"{k} {config.get(k)} instead of {reference.get(k)}" for k in differing)
-        raise InputError(f"step {step} is of another shape than the last step asked for: {changes}")
+    if not differing:
+        return
+    changes = ", ".join(f"{k} {config.get(k)} instead of {reference.get(k)}" for k in differing)
+    refusal = InputError(f"step {step} is of another shape than the last step asked for: {changes}")
+    if "model_type" in differing:
+        raise refusal
+    try:
+        same = _sizes(config, f"step {step}") == _sizes(reference, "the last step asked for")
+    except InputError as error:
+        raise refusal from error
+    if not same:
+        raise refusal
+
+
+def _sizes(config: Mapping[str, Any], where: str) -> tuple[int, ...]:
+    shape = model_shape({key: value for key, value in config.items() if key != "parameters"}, where)
+    return shape.layers, shape.width, shape.neurons, shape.heads, shape.logits, shape.parameters

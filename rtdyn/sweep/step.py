@@ -17,13 +17,12 @@ from rtdyn.analyses.options import StepOptions
 from rtdyn.analyses.regimes.curve import Curve
 from rtdyn.analyses.regimes.pseudo_curve import pseudo_curve
 from rtdyn.analyses.regimes.regimes import regimes
-from rtdyn.audit.fingerprint import encode
-from rtdyn.capture.fingerprint_of_model import fingerprint
+from rtdyn.audit.fingerprint import encode, fingerprint_of_files
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.capture.free_memory import available_bytes, left_of
 from rtdyn.capture.layered_model import open_model
 from rtdyn.capture.memory_need import Sample, runs_by_layers
-from rtdyn.checkpoints.checkpoint import Checkpoint
+from rtdyn.checkpoints.checkpoint import Checkpoint, loading
 from rtdyn.checkpoints.locate import checkpoint_shape
 from rtdyn.errors import InputError
 from rtdyn.names import GROUPED
@@ -102,11 +101,13 @@ def analyse_step(
     if set(GROUPED) & set(options.analyses):
         parts += _group_analyses(captured, result, shared, evaluation, halves, options, stage)
     stage("tables")
+    with loading(checkpoint.folder):
+        fingerprint = fingerprint_of_files(checkpoint.files, str(evaluation.model_config["model_type"]))
     return StepTables(
         metrics=metric_frame([row for part in parts for row in part.metrics], checkpoint.step, tokens_seen),
         neurons=neuron_table(checkpoint.step, captured, result, curves, _columns(parts)),
         windows=window_table(checkpoint.step, layer, result, curves),
-        fingerprint=encode(fingerprint(model)),
+        fingerprint=encode(fingerprint),
         curves=curve_table(checkpoint.step, [line for part in parts for line in part.lines]),
     )
 
@@ -124,7 +125,10 @@ def _runs_by_layers(checkpoint: Checkpoint, evaluation: Evaluation, options: Ste
         room = min(room, left_of(options.most_bytes))
     windows = evaluation.text.windows
     sample = Sample(windows.size, windows.shape[1], len(evaluation.positions.flat), None)
-    shape = checkpoint_shape(checkpoint.folder, str(checkpoint.folder))
+    try:
+        shape = checkpoint_shape(checkpoint.folder, str(checkpoint.folder))
+    except InputError:
+        return False  # what is wrong is said where the model is loaded, if it is wrong there
     return runs_by_layers("auto", shape, sample, options.memory_bytes, routing="routing" in options.analyses, room=room)
 
 

@@ -51,9 +51,10 @@ def analyse_weights(
         }
     )
     stage("tables")
+    matrices = {f"layers.{mlp.layer}.{name}": rows for name, rows in {**inputs, "out": output}.items()}
     return StepTables(
         metrics=metric_frame(rows, checkpoint.step, tokens_seen),
         neurons=neurons,
         windows=pl.DataFrame(schema=dict(WINDOW_SCHEMA)),
-        fingerprint=encode(fingerprint_of({**inputs, "out": output})),
+        fingerprint=encode(fingerprint_of(matrices)),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,22 +10,24 @@ from typing import Any
 
 import numpy as np
 
+from rtdyn.blame import reading
 from rtdyn.checkpoints.checkpoint import read_config
 from rtdyn.checkpoints.locate import find_config, find_tokenizer
 from rtdyn.errors import InputError
+from rtdyn.git_lfs import refuse_pointer
 from rtdyn.hub.datasets import dataset_at, is_hub
 from rtdyn.hub.names import CONFIG
 from rtdyn.streams import stream
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.clusters import TextClusters, text_clusters
 from rtdyn.text.documents import read_documents
-from rtdyn.text.draw import draw_windows
+from rtdyn.text.draw import DrawnWindow, draw_windows
 from rtdyn.text.hub_counts import count_dataset
 from rtdyn.text.hub_documents import HubText
 from rtdyn.text.positions import MeasuredPositions, measure
 from rtdyn.text.pseudo_classes import pseudo_classes
 from rtdyn.text.token_classes import TokenClasses, classify
-from rtdyn.text.token_counts import TokenCounts, count_texts, read_counts
+from rtdyn.text.token_counts import TokenCounts, count_texts, read_counts, within
 from rtdyn.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_digest, tokenizer_files_digest
 from rtdyn.text.windows import EvaluationSet, pack
 from rtdyn.undefined import Undefined
@@ -80,7 +82,7 @@ class Evaluation:
     model_config: dict[str, Any]
     """The reference step's config.json."""
     tokenizer_sha256: str | None
-    """Digest of its tokenizer.json, if it has one."""
+    """Digest of what its tokenizer.json does, if it has one."""
     seed: int
 
     @cached_property
@@ -112,14 +114,22 @@ def prepare(
     context = _whole_number(model_config, ("max_position_embeddings", "n_positions"), config_folder)
     if options.window > context:
         raise InputError(f"--window {options.window} exceeds the model's context of {context} tokens")
-    bos = _bos(options.bos, tokenizer, model_config)
+    bos = _bos(options.bos, tokenizer, model_config, n_logits)
     eos = tokenizer.eos if tokenizer.eos is not None else model_config.get("eos_token_id")
+    if eos is not None and eos >= n_logits:
+        raise InputError(
+            f"the EOS token, id {eos:,}, is beyond the model's {n_logits:,} logits; "
+            "give the tokenizer that the model was trained with"
+        )
     corpus = options.corpus or suite.corpus
     on_hub = HubText(dataset_at(corpus), options.text_field, options.seed, say) if is_hub(corpus) else None
     blocks: Iterable[Sequence[str]]
     if on_hub is not None:
         blocks = on_hub
     else:
+        if Path(corpus).is_file():
+            with reading(f"the corpus {corpus}"):
+                refuse_pointer(Path(corpus))
         documents = read_documents(corpus, options.text_field)
         if documents.passed_over:
             say(f"{documents.passed_over:,} rows of {documents.name} hold no text and are passed over")
@@ -130,13 +140,14 @@ def prepare(
     if is_hub(source):
         counts = _hub_counts(source, tokenizer, tokenizer_files_digest(tokenizer_folder), options, say)
     elif source == "corpus":
-        counts = count_texts(documents.texts, tokenizer, documents.name)
+        counts = count_texts(documents.texts, tokenizer, n_logits, documents.name)
     else:
         counts = read_counts(_counts_file(source, suite, options))
+    counts = within(counts, n_logits)
     classes = classify(counts, options.bands, n_logits)
     body = options.window - (bos is not None)
     drawn = draw_windows(blocks, tokenizer, body, eos, stream(options.seed, "documents"))
-    text = pack(drawn, options.window, bos, eos, _Enough(classes, options))
+    text = pack(_checked(drawn, tokenizer, n_logits), options.window, bos, eos, _Enough(classes, options))
     if on_hub is not None:
         documents = on_hub.finish()
     positions = measure(text, classes, options.class_by, options.positions_per_rare, options.min_targets, options.seed)
@@ -185,12 +196,27 @@ def _hub_counts(
         raise InputError(f"{error}; or give --frequencies a file of counts, or `corpus`") from error
 
 
-def _bos(choice: str, tokenizer: Tokenizer, model_config: dict[str, Any]) -> int | None:
+def _checked(drawn: Iterable[DrawnWindow], tokenizer: Tokenizer, n_logits: int) -> Iterator[DrawnWindow]:
+    """The windows. Raises InputError for one with an id that the model has no logit for."""
+    for window in drawn:
+        highest = int(window.ids.max())
+        if highest >= n_logits:
+            token = tokenizer.backend.convert_ids_to_tokens(highest)
+            raise InputError(
+                f"the evaluation text holds {token!r}, token id {highest:,}, and the model has {n_logits:,} logits; "
+                "leave it out of the text, or give the tokenizer that the model was trained with"
+            )
+        yield window
+
+
+def _bos(choice: str, tokenizer: Tokenizer, model_config: dict[str, Any], n_logits: int) -> int | None:
     if choice == "none":
         return None
     bos = tokenizer.bos if tokenizer.bos is not None else model_config.get("bos_token_id")
     if bos is None:
         raise InputError("the tokenizer names no BOS token; give --bos none")
+    if bos >= n_logits:
+        raise InputError(f"the BOS token, id {bos:,}, is beyond the model's {n_logits:,} logits; give --bos none")
     return int(bos)
 
 

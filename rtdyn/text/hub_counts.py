@@ -26,6 +26,7 @@ import polars as pl
 
 from rtdyn.errors import InputError
 from rtdyn.files import replace_file
+from rtdyn.git_lfs import LONGEST
 from rtdyn.hub.datasets import HubDataset, read_range, read_ranges
 from rtdyn.parquet import read_metadata, read_parquet
 from rtdyn.streams import stream
@@ -207,6 +208,8 @@ def _shard_blocks(dataset: HubDataset, tokens: int, seed: int, skip: int) -> Ite
     dtype = _token_type(dataset)
     length = BLOCK_TOKENS * dtype.itemsize
     for file in dataset.files:
+        if file.size < LONGEST:
+            read_range(dataset, file, 0, file.size)  # a Git LFS pointer is refused as what it is
         if file.size % dtype.itemsize:
             raise InputError(f"{dataset.what}: {file.name} is no list of {dtype.name} token ids: {file.size:,} bytes")
     spans = [(f, start) for f in dataset.files for start in range(0, f.size, length)]

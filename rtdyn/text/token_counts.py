@@ -13,6 +13,7 @@ import polars as pl
 
 from rtdyn.blame import disk_fault
 from rtdyn.errors import InputError
+from rtdyn.git_lfs import refuse_pointer
 from rtdyn.parquet import read_parquet
 from rtdyn.text.draw import stretch_ends
 from rtdyn.text.tokenizer import Tokenizer
@@ -54,6 +55,7 @@ def read_counts(file: Path) -> TokenCounts:
     if not file.is_file():
         raise InputError(f"no counts file at {file}; give --frequencies a .npy or .parquet file, or `corpus`")
     try:
+        refuse_pointer(file)
         if file.suffix == ".npy":
             values = np.load(file, allow_pickle=False)
         elif file.suffix == ".parquet":
@@ -66,19 +68,41 @@ def read_counts(file: Path) -> TokenCounts:
     return _checked(values, str(file))
 
 
-def count_texts(texts: Iterable[str], tokenizer: Tokenizer, source: str) -> TokenCounts:
-    """Counts of the tokens of a corpus itself, for `--frequencies corpus`; long texts are encoded in stretches."""
+def count_texts(texts: Iterable[str], tokenizer: Tokenizer, n_logits: int, source: str) -> TokenCounts:
+    """Counts of the tokens of a corpus itself, for `--frequencies corpus`; long texts are encoded in stretches.
+
+    Ids beyond the model's logits are left out; only windows that are measured may hold none.
+    """
     counts = np.zeros(tokenizer.size, dtype=np.int64)
     for text in texts:
         ends = stretch_ends(text, COUNTED_AT_ONCE)
         for start, end in zip([0, *ends[:-1]], ends, strict=True):
             counts += np.bincount(tokenizer.encode([text[start:end]])[0], minlength=tokenizer.size)
-    return _checked(counts, source)
+    return _checked(counts[:n_logits], source)
 
 
 def sampled_counts(values: np.ndarray, source: str, sampled: SampledCounts) -> TokenCounts:
     """Counts of a sample, checked as those of a file are."""
     return replace(_checked(values, source), sampled=sampled)
+
+
+def within(counts: TokenCounts, n_logits: int) -> TokenCounts:
+    """The counts without ids beyond a model's logits, as of tokens that were added and never used.
+
+    Raises InputError if such an id was counted.
+    """
+    beyond = np.flatnonzero(counts.counts[n_logits:])
+    if len(beyond):
+        raise InputError(
+            f"the counts of {counts.source} hold token id {n_logits + int(beyond[0]):,}, and the model has "
+            f"{n_logits:,} logits; they belong to another tokenizer"
+        )
+    if len(counts.counts) <= n_logits:
+        return counts
+    kept, sampled = _checked(counts.counts[:n_logits], counts.source), counts.sampled
+    if sampled is not None and isinstance(sampled.relative_se, np.ndarray):
+        sampled = replace(sampled, relative_se=sampled.relative_se[:n_logits])
+    return replace(kept, sampled=sampled)
 
 
 def _parquet_counts(file: Path) -> np.ndarray:

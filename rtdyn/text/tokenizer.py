@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from rtdyn.blame import blamed_on, reading
-from rtdyn.checkpoints.byte_order_mark import without_marks
-from rtdyn.errors import InputError
+from rtdyn.blame import blamed_on
+from rtdyn.checkpoints.plain_folder import plain_folder
+from rtdyn.errors import InputError, brief
+from rtdyn.git_lfs import refuse_pointer
 from rtdyn.hub.names import TOKENIZER_FILES
 
 
@@ -33,10 +35,41 @@ class Tokenizer:
 
 
 def tokenizer_digest(folder: Path) -> str | None:
-    """SHA-256 of the folder's tokenizer.json, or None if it has none."""
+    """SHA-256 of what the folder's tokenizer.json does to text, or None if it has none.
+
+    It is the same for a file that another version of the library wrote, or in another order of keys. What has no effect
+    on `Tokenizer.encode` is left out: special tokens around a text, truncation, padding, dropout and the way back to
+    text. Raises InputError if the file cannot be read.
+    """
+    import tokenizers
+
     file = folder / TOKENIZER_FILES[0]
-    with reading(str(file)):
-        return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    if not file.is_file():
+        return None
+    what = f"the tokenizer {file}"
+    with blamed_on(what, lambda error: InputError(f"{what} cannot be loaded ({brief(error)})")):
+        refuse_pointer(file)
+        content = json.loads(tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8-sig")).to_str())
+    model = {key: value or None for key, value in content["model"].items() if key != "dropout"}
+    added = sorted(content["added_tokens"], key=lambda token: token["id"])
+    effective = {
+        "model": model,
+        "normalizer": _effective(content["normalizer"]),
+        "pre_tokenizer": _effective(content["pre_tokenizer"]),
+        "added": [{key: value for key, value in token.items() if key != "special"} for token in added],
+    }
+    return hashlib.sha256(json.dumps(effective, sort_keys=True).encode()).hexdigest()
+
+
+def _effective(part: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A normalizer or pre-tokenizer without what has no effect; a sequence of one is that one."""
+    if part is None:
+        return None
+    members = part.get("normalizers", part.get("pretokenizers"))
+    if members is None:
+        return {key: value for key, value in part.items() if key != "trim_offsets"}
+    kept = [member for member in map(_effective, members) if member is not None]
+    return None if not kept else kept[0] if len(kept) == 1 else {"type": "Sequence", "members": kept}
 
 
 def tokenizer_files_digest(folder: Path) -> str:
@@ -59,11 +92,12 @@ def load_tokenizer(folder: Path, say: Callable[[str], None] = lambda text: None)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(f"{folder} holds no tokenizer (tokenizer.json); put the suite's own beside its step folders")
     what = f"the tokenizer in {folder}"
-    with (
-        blamed_on(what, lambda error: InputError(f"{what} cannot be loaded ({type(error).__name__}: {error})")),
-        without_marks(folder) as plain,
-    ):
-        backend = transformers.AutoTokenizer.from_pretrained(plain, trust_remote_code=False, local_files_only=True)
+    with blamed_on(what, lambda error: InputError(f"{what} cannot be loaded ({type(error).__name__}: {error})")):
+        for name in TOKENIZER_FILES:
+            if (folder / name).is_file():
+                refuse_pointer(folder / name)
+        with plain_folder(folder) as plain:
+            backend = transformers.AutoTokenizer.from_pretrained(plain, trust_remote_code=False, local_files_only=True)
     # a tokenizer in Python has no backend of its own, and no dropout
     model = getattr(getattr(backend, "backend_tokenizer", None), "model", None)
     dropout = getattr(model, "dropout", None)

@@ -32,7 +32,6 @@ from rtdyn.analyses.mediation.frozen import RELATIVE
 from rtdyn.analyses.mediation.mediation import Mediation, ThroughFrequency, mediation
 from rtdyn.analyses.options import StepOptions
 from rtdyn.analyses.regimes.regimes import regimes
-from rtdyn.capture.fingerprint_of_model import fingerprint
 from rtdyn.capture.forward_pass import Capture, NeuronMoments, capture
 from rtdyn.capture.layered_model import open_model
 from rtdyn.checkpoints.checkpoint import Checkpoint, read_config, sha256_of
@@ -174,8 +173,6 @@ def checks(step: int, tokens: int, devices: tuple[str, str]) -> Iterator[Check]:
     """Every analysis on both devices, one after another."""
     checkpoint, evaluation = tiny_step(step), tiny_evaluation(tokens, step)
     models = [open_model(checkpoint, device, False, OPTIONS.memory_bytes) for device in devices]
-    prints = [partial(fingerprint, model) for model in models]
-    yield on_both("fingerprint", devices, prints, lambda a, b: (different("fingerprint", a, b, DOUBLE), {}))
 
     def forward(model: Any) -> Capture:
         return capture(model, evaluation.text, evaluation.positions, attention=True)

@@ -19,7 +19,6 @@ from model.test_families import GATED, SHAPE, random_model, text
 from safetensors.torch import load_file, save_file
 
 from rtdyn.analyses.options import StepOptions
-from rtdyn.capture.fingerprint_of_model import fingerprint
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.capture.layered_model import LayeredModel, open_model
 from rtdyn.capture.memory_need import Sample, memory
@@ -216,7 +215,7 @@ def test_a_mixture_of_prefixed_and_plain_names_is_refused(family: str, tmp_path:
 
     checkpoint = renamed(checkpoint, some, {})
     for load in (lambda: load_model(checkpoint, "cpu"), lambda: by_layers(checkpoint)):
-        with pytest.raises(InputError, match=r"do not fit their config.json: missing keys"):
+        with pytest.raises(InputError, match=r"do not fit their config.json: unexpected keys _orig_mod"):
             load()
 
 
@@ -254,18 +253,6 @@ def test_one_block_at_a_time_is_in_memory_and_then_the_last(tmp_path: Path) -> N
     last = {"layers.3", "norm.weight", "weight"}
     assert seen == [{"embed_tokens.weight"}, {"layers.0"}, {"layers.1"}, {"layers.2"}, last]
     assert filled() == last
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama-tied", "olmo2"])
-def test_the_fingerprint_is_the_whole_models_and_fills_no_more(family: str, dtype: str, tmp_path: Path) -> None:
-    checkpoint = saved(random_model(CONFIGS[family]), tmp_path, DTYPES[dtype])
-    model = by_layers(checkpoint)
-    capture(model, *text())
-    filled = {n for n, p in model.skeleton.named_parameters() if p.device.type != "meta"}
-    ours, whole = fingerprint(model), fingerprint(load_model(checkpoint, "cpu"))
-    assert filled == {n for n, p in model.skeleton.named_parameters() if p.device.type != "meta"}
-    assert ours.keys() == whole.keys() and all(np.array_equal(ours[name], whole[name]) for name in whole)
 
 
 def drop_tensor(stored: dict[str, torch.Tensor]) -> None:

@@ -219,6 +219,21 @@ def test_what_is_there_under_the_very_name_is_no_pattern(place: HubClient, repo:
     assert dict(zip(wanted, (names for _, names in found), strict=True)) == wanted
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1807024, 18070241])
+def test_a_pointer_in_place_of_a_file_is_refused_as_such(place: HubClient, size: int) -> None:
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d7a' * 16}\nsize {size}\n".encode()
+    names = ("a.txt", "b.jsonl", "c.parquet", "d.jsonl.gz", "e.bin")
+    asked = []
+    for name in names:
+        place.hub.put(f"o/{name[0]}-{size}", {name: pointer})
+        asked.append(("counts", {"address": f"hf://datasets/o/{name[0]}-{size}", "tokens": 9, "types": 10}))
+    for name, outcome in zip(names, place.do(*asked), strict=True):
+        assert f"{name} is a Git LFS pointer" in outcome and "its owner has to upload the file itself" in outcome, (
+            outcome
+        )
+
+
 def test_an_address_that_cannot_be_used_says_why(place: HubClient, repo: str) -> None:
     place.hub.put(repo, {"a.jsonl": lines(["a"]), "b.txt": b"b", "c.zst": b"c", "e.jsonl": b"", "f.jsonl": b"\n \n"})
     refusals = {

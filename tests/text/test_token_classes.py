@@ -173,7 +173,7 @@ def test_counting_a_corpus(tiny_folder: Path) -> None:
     tokenizer = load_tokenizer(tiny_folder)
     texts = king_james.held_out_chapters()[:3]
     long = " ".join(texts * 100)
-    counts = count_texts([*texts, long], tokenizer, "x").counts
+    counts = count_texts([*texts, long], tokenizer, tokenizer.size, "x").counts
     whole = np.concatenate(tokenizer.encode([*texts, long]))
     # a word may fall apart where the long text is cut
     assert np.abs(counts - np.bincount(whole, minlength=tokenizer.size)).sum() <= 8

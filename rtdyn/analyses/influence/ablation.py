@@ -260,9 +260,9 @@ def class_influence(
     deciles: tuple[Tensor, Tensor, Tensor],
     drift: Drift | None = None,
 ) -> ClassInfluence:
-    """A class's influence from sums over its windows, all as the fields of `ClassInfluence`.
+    """A class's influence from what its windows hold, as the fields of `ClassInfluence`: (w,), and sums (w, F).
 
-    deciles: n, Σ Δ and Σ |Δ|. drift: of ā, None to take ā as given.
+    deciles: n (deciles,), Σ Δ and Σ |Δ| (deciles, F). drift: of ā, None to take ā as given.
     """
     n, clusters = int(window_n.sum()), int(window_cluster.max()) + 1
     if drift is None:
