@@ -27,6 +27,8 @@ EVERYTHING: dict[str, Any] = {
         "windows": 2,
         "tokens": 64,
         "kept_positions": 62,
+        "clusters": 1,
+        "cluster_unit": "documents",
         "sha256": "e",
     },
     "frequencies": {

@@ -21,7 +21,8 @@ from rtdyn.views.report.panels import judged_panels
 from rtdyn.views.report.run_tables import show
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=2>'\"&amp;"
-TEXT = {"corpus": "some-text", "corpus_sha256": "c0ffee", "windows": 1, "tokens": 8, "kept_positions": 7, "sha256": "f"}
+TEXT = {"corpus": "some-text", "corpus_sha256": "c0ffee", "windows": 1, "tokens": 8, "kept_positions": 7, "sha256": "f",
+        "clusters": 1, "cluster_unit": "documents"}  # fmt: skip
 AUDIT = {
     "made": "2026-01-02T03:04:05+00:00",
     "steps": {
