@@ -27,9 +27,9 @@ EVERYTHING: dict[str, Any] = {
         "windows": 2,
         "tokens": 64,
         "kept_positions": 62,
+        "sha256": "e",
         "clusters": 1,
         "cluster_unit": "documents",
-        "sha256": "e",
     },
     "frequencies": {
         "source": "counts",
