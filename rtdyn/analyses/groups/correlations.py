@@ -97,13 +97,18 @@ def eigenvalues(
     for start in range(0, len(sets), step):
         rows = torch.from_numpy(index[start : start + step]).to(z.device)
         if shared:
-            # several times as fast as indexing by two arrays
-            matrices = torch.take(source, rows[:, :, None] * len(source) + rows[:, None, :])
+            matrices = submatrices(source, rows)
         else:
             values = source[rows]
             matrices = (values @ values.mT if n <= positions else values.mT @ values) / positions
         result[start : start + step, :side] = _spectra(matrices)[:, ::-1].clip(min=0)
     return result
+
+
+def submatrices(matrix: Tensor, rows: Tensor) -> Tensor:
+    """(…, n, n): the rows and columns of the matrix (F, F) that rows (…, n) name, on its device."""
+    # several times as fast as indexing by two arrays
+    return torch.take(matrix, rows[..., :, None] * len(matrix) + rows[..., None, :])
 
 
 def _spectra(matrices: Tensor) -> np.ndarray:
