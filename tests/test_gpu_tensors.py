@@ -49,8 +49,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def gpu() -> Iterator[str]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # in another thread `cuda` would be no device
     with pretend_cuda():
         yield str(GPU)
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from rtdyn.analyses.threads import in_threads
 
 CHUNK_BYTES = 256 * 2**20
 CORRELATION_BYTES = 2**30
+GRAM_BLOCKS = 8
+"""Blocks that one side of a symmetric product is cut into."""
 BLOCK = 1024
 """Neurons whose standardised activations are held in float64 at a time."""
 
@@ -62,7 +64,24 @@ def _or_nan(columns: Tensor) -> Tensor:
 
 def gram(z: Tensor) -> Tensor:
     """float64 (F, F), on z's device: correlations ZᵀZ/N of every two columns. z: float64 (N, F) of `standardised`."""
-    return (z.T @ z).div_(len(z))
+    return inner_products(z).div_(len(z))
+
+
+def inner_products(columns: Tensor) -> Tensor:
+    """(F, F), exactly symmetric: of every two of the columns (N, F), in their type and on their device.
+
+    Blocks above the diagonal are computed and copied below it.
+    """
+    neurons = columns.shape[1]
+    result = columns.new_empty(neurons, neurons)
+    size = -(-neurons // GRAM_BLOCKS)
+    for start in range(0, neurons, max(1, size)):
+        stop = min(start + size, neurons)
+        torch.mm(columns[:, start:stop].T, columns[:, start:], out=result[start:stop, start:])
+        diagonal = result[start:stop, start:stop]
+        diagonal.copy_((diagonal + diagonal.T) / 2)
+        result[stop:, start:stop] = result[start:stop, stop:].T
+    return result
 
 
 def fits_gram(neurons: int) -> bool:
@@ -97,13 +116,18 @@ def eigenvalues(
     for start in range(0, len(sets), step):
         rows = torch.from_numpy(index[start : start + step]).to(z.device)
         if shared:
-            # several times as fast as indexing by two arrays
-            matrices = torch.take(source, rows[:, :, None] * len(source) + rows[:, None, :])
+            matrices = submatrices(source, rows)
         else:
             values = source[rows]
             matrices = (values @ values.mT if n <= positions else values.mT @ values) / positions
         result[start : start + step, :side] = _spectra(matrices)[:, ::-1].clip(min=0)
     return result
+
+
+def submatrices(matrix: Tensor, rows: Tensor) -> Tensor:
+    """(…, n, n): the rows and columns of the matrix (F, F) that rows (…, n) name, on its device."""
+    # several times as fast as indexing by two arrays
+    return torch.take(matrix, rows[..., :, None] * len(matrix) + rows[..., None, :])
 
 
 def _spectra(matrices: Tensor) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rtdyn.analyses.groups.correlations import submatrices
 from rtdyn.analyses.kernels import graphs
 from rtdyn.analyses.statistics import as_numpy
 from rtdyn.undefined import Undefined
@@ -38,8 +39,7 @@ def graph_of(r: Tensor, members: np.ndarray, threshold: float | None, edges: int
 
     edges: take the strongest `edges` pairs, whatever the threshold (ties at the last by neuron).
     """
-    index = torch.from_numpy(members)
-    own = as_numpy(r[index[:, None], index])
+    own = as_numpy(submatrices(r, torch.from_numpy(members).to(r.device)))
     nodes = len(members) - int(np.isnan(own.diagonal()).sum())
     if nodes < MIN_NODES:
         return few_vary(nodes)

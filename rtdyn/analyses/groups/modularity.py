@@ -84,7 +84,7 @@ def _communities(r: Sequence[Tensor], group: Group | Undefined, seed: int) -> Ma
     """Q_EXCESS of one group. r: (F, F) of each half."""
     if isinstance(group, Undefined):
         return {Q_EXCESS: group}
-    for members in group.members:
+    for members in reversed(group.members):
         large = too_large(members, LARGEST_GRAPH)
         if large is not None:
             return {Q_EXCESS: large}

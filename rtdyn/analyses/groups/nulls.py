@@ -33,7 +33,8 @@ def permuted_sets(
     sets = tuple(np.empty((draws, len(choice)), dtype=np.int64) for choice in members)
     place = np.empty(len(cell), dtype=np.int64)
     for draw in range(draws):
-        place[by_cell] = np.lexsort((rng.random(len(cell)), cell))
+        # by cell, in random order within; one sort of floats is several times as fast as a sort by two keys
+        place[by_cell] = np.argsort(cell + rng.random(len(cell)))
         for drawn, choice in zip(sets, members, strict=True):
             drawn[draw] = np.sort(place[choice])
     return sets[0], sets[1]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rtdyn.analyses.groups.correlations import inner_products
 from rtdyn.analyses.groups.heavytail import ALPHA, ALPHA_WEIGHTED, ENTROPY, STABLE_RANK
 from rtdyn.analyses.groups.weightwatcher_row import (
     MIN_SINGULAR_VALUES,
@@ -60,8 +61,7 @@ def squared_singular_values(matrix: Tensor) -> np.ndarray:
     Those that are 0 but for round-off are exactly 0.
     """
     rows, columns = matrix.shape
-    gram = matrix @ matrix.T if rows < columns else matrix.T @ matrix
-    values = torch.linalg.eigvalsh(gram).cpu().numpy()
+    values = torch.linalg.eigvalsh(inner_products(matrix.T if rows < columns else matrix)).cpu().numpy()
     return np.where(values > max(rows, columns) * np.finfo(np.float64).eps * values[-1], values, 0.0)
 
 

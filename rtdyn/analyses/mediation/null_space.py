@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rtdyn.analyses.groups.correlations import inner_products
 from rtdyn.analyses.influence.block_sizes import slices
 from rtdyn.analyses.influence.logit_shift import written_rows
 from rtdyn.capture.forward_pass import Capture
@@ -44,8 +45,7 @@ def null_space(captured: Capture, k: int | None = None) -> NullSpace:
     mean = rows.mean(0, dtype=torch.float64)
     gram = torch.zeros(d, d, dtype=torch.float64, device=rows.device)
     for chunk in slices(len(rows), 4096):
-        centred = rows[chunk].double() - mean
-        gram.addmm_(centred.T, centred)
+        gram += inner_products(rows[chunk].double() - mean)
     gram *= scale[:, None] * scale
     dimensions = d
     if readout.centred:

@@ -137,6 +137,16 @@ def test_every_way_of_making_the_matrices_gives_the_same(monkeypatch: pytest.Mon
     np.testing.assert_allclose(eigenvalues(z, sets, chunk_bytes=1), shared, atol=1e-12)
 
 
+@pytest.mark.parametrize("neurons", [1, 3, 8, 9, 50])
+def test_inner_products_by_blocks_are_the_product_and_exactly_symmetric(neurons: int) -> None:
+    z = activations(20, neurons).double()
+    for columns in (z, z.T.contiguous().T, z.T.contiguous()[:, :20].T):
+        found = correlations.inner_products(columns)
+        np.testing.assert_allclose(found, columns.T @ columns, rtol=1e-12, atol=1e-12)
+        assert torch.equal(found, found.T)
+    assert correlations.inner_products(torch.empty(4, 0)).shape == (0, 0)
+
+
 def test_more_neurons_than_positions_leave_exact_zeros() -> None:
     z, _ = standardised(activations(10, 25))
     found = eigenvalues(z, np.arange(25)[None])[0]

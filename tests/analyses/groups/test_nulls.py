@@ -31,6 +31,16 @@ def test_a_null_without_spread_has_no_z_and_ties_prove_nothing() -> None:
     assert isinstance(flat, Comparison) and flat.z(3.0) is None and flat.p_value == 1.0
 
 
+def test_sets_are_those_of_a_sort_by_cell_and_random_number() -> None:
+    members, cell = (np.arange(5), np.arange(3, 30)), np.random.default_rng(0).integers(0, 7, 200)
+    found = permuted_sets(members, cell, 9, np.random.default_rng(1))
+    rng, by_cell, place = np.random.default_rng(1), np.argsort(cell, kind="stable"), np.empty(200, dtype=np.int64)
+    for draw in range(9):
+        place[by_cell] = np.lexsort((rng.random(200), cell))
+        for sets, chosen in zip(found, members, strict=True):
+            assert sets[draw].tolist() == sorted(place[chosen])
+
+
 def test_undefined_draws_are_left_out_and_too_few_say_so() -> None:
     null = np.append(np.full(500, np.nan), np.arange(20.0))
     assert isinstance(compare(3.0, null), Comparison)
