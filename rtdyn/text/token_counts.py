@@ -15,6 +15,7 @@ from rtdyn.blame import disk_fault
 from rtdyn.errors import InputError
 from rtdyn.parquet import read_parquet
 from rtdyn.text.draw import stretch_ends
+from rtdyn.text.stored_text import Text
 from rtdyn.text.tokenizer import Tokenizer
 from rtdyn.undefined import Undefined
 
@@ -66,7 +67,7 @@ def read_counts(file: Path) -> TokenCounts:
     return _checked(values, str(file))
 
 
-def count_texts(texts: Iterable[str], tokenizer: Tokenizer, source: str) -> TokenCounts:
+def count_texts(texts: Iterable[Text], tokenizer: Tokenizer, source: str) -> TokenCounts:
     """Counts of the tokens of a corpus itself, for `--frequencies corpus`; long texts are encoded in stretches."""
     counts = np.zeros(tokenizer.size, dtype=np.int64)
     for text in texts:
