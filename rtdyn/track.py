@@ -30,6 +30,7 @@ from rtdyn.sweep.job import Job
 from rtdyn.sweep.manifest import new_manifest, schedule
 from rtdyn.sweep.stored_weights import check_stored
 from rtdyn.sweep.sweep import Sweep, device_here, prepare_sweep, reference_step
+from rtdyn.text.clusters import FEW_CLUSTERS, TextClusters
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.token_classes import class_errors
 from rtdyn.undefined import Undefined
@@ -112,6 +113,21 @@ def _say_end(console: Console, run: Run, audited: Mapping[str, Any]) -> None:
     _say(console, f"Time by stage, over all stored steps: {seconds}")
 
 
+def _few_clusters(clusters: TextClusters) -> str:
+    """A warning for a text whose intervals may not cover; empty for another."""
+    if clusters.unit != "documents":
+        return (
+            f"caution: the text is of few documents, so that its {clusters.count} blocks stand for independent text; "
+            "intervals say how sure a number is for this text, and may be too narrow"
+        )
+    if clusters.count < FEW_CLUSTERS:
+        return (
+            f"caution: {clusters.count} documents are under {FEW_CLUSTERS}, so that intervals may be too narrow; "
+            "a corpus of more documents mends it"
+        )
+    return ""
+
+
 def _say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None, run: Run) -> None:
     if evaluation is None:
         _say(console, f"{suite.name}: {suite.location}")
@@ -124,9 +140,13 @@ def _say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None
         counts += " (the evaluation text itself; --frequencies gives the training corpus's own counts)"
     lines = [
         f"{suite.name}: {suite.location}",
-        f"evaluation text: {evaluation.corpus_name}, {len(text.windows)} windows, {text.windows.size:,} tokens",
+        f"evaluation text: {evaluation.corpus_name}, {len(text.windows)} windows, {text.windows.size:,} tokens, in "
+        f"{evaluation.clusters.count} independent {evaluation.clusters.unit}",
         f"frequencies: {counts}; bands end at rank {classes.end_rank:,} ({classes.end_reason})",
     ]
+    few = _few_clusters(evaluation.clusters)
+    if few:
+        lines.append(few)
     if evaluation.counts.sampled is not None:
         errors = class_errors(evaluation.counts.sampled, classes)
         said = [

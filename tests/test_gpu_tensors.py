@@ -19,11 +19,15 @@ from rtdyn.analyses.groups.input_weights import heavytail
 from rtdyn.analyses.groups.modularity import modularity
 from rtdyn.analyses.groups.nulls import matching_cells
 from rtdyn.analyses.influence.ablation import Influence, influence
+from rtdyn.analyses.influence.signs import signs_of
+from rtdyn.analyses.influence.summary import summarise
 from rtdyn.analyses.mediation.confidence import confidence
 from rtdyn.analyses.mediation.frozen import frozen_influence, mediated_share, unigram_direction
 from rtdyn.analyses.mediation.null_space import null_space
 from rtdyn.analyses.options import StepOptions
+from rtdyn.analyses.regimes.curve import curve
 from rtdyn.analyses.routing.head_ablation import ablate_heads
+from rtdyn.analyses.statistics import Estimate
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.capture.layered_model import open_model
 from rtdyn.checkpoints.local import fetch_local
@@ -61,10 +65,11 @@ def both(tiny: SuiteSpec, evaluation: Evaluation, gpu: str) -> Captures:
 
 
 def _influence(captured: Capture, evaluation: Evaluation) -> Influence:
-    half = torch.from_numpy(window_halves(evaluation.text.documents)[evaluation.positions.window])
+    cluster = evaluation.clusters.index
+    half = torch.from_numpy(window_halves(cluster)[evaluation.positions.window])
     decile = torch.from_numpy(np.where(evaluation.classes.rank > 0, 0, -1))
     members = torch.arange(len(half)) % 3 == torch.arange(3)[:, None]
-    return influence(captured, decile, 1, memory_bytes=MEMORY, pseudo_classes=members, half=half)
+    return influence(captured, decile, 1, memory_bytes=MEMORY, pseudo_classes=members, half=half, cluster=cluster)
 
 
 def _same(here: torch.Tensor, there: torch.Tensor, absolute: float = 1e-9) -> None:
@@ -92,17 +97,24 @@ def test_a_capture_on_the_gpu(both: Captures, gpu: str, by_layers: bool) -> None
 def test_influence_and_mediation_on_the_gpu(both: Captures, gpu: str, evaluation: Evaluation) -> None:
     captures = both("cpu"), both(gpu)
     results = [_influence(captured, evaluation) for captured in captures]
-    halves, counts = window_halves(evaluation.text.documents), evaluation.counts.counts
-    found = []
+    cluster, counts = evaluation.clusters.index, evaluation.counts.counts
+    halves = window_halves(cluster)
+    found, numbers = [], []
     for captured, result in zip(captures, results, strict=True):
         rare = result.classes["rare"]
         half = half_influence(rare, halves, 0)
         projection = unigram_direction(counts, evaluation.n_logits)
         assert not isinstance(half, Undefined) and not isinstance(projection, Undefined)
         frozen = frozen_influence(captured, projection, result.classes, memory_bytes=MEMORY)["rare"]
-        changed = confidence(captured, counts, np.arange(8), memory_bytes=MEMORY).classes["rare"]
-        found.append((rare, half, frozen, mediated_share(frozen), changed, null_space(captured)))
+        changed = confidence(captured, counts, np.arange(8), cluster=cluster, memory_bytes=MEMORY).classes["rare"]
+        assert len(half.ranking) == len(half.mean_se) and half.clusters > 1
+        summary, signs = summarise(result, 0)["rare"], signs_of(rare)
+        resampled = curve(rare, "mean_abs", 0).resampled
+        assert isinstance(summary.mean, Estimate) and not isinstance(resampled, Undefined)
+        numbers.append((summary.mean.value, resampled.top_share.sum(), np.abs(signs).sum()))
+        found.append((rare, half, frozen, mediated_share(frozen, cluster), changed, null_space(captured)))
     (rare, half, frozen, share, changed, null), (rare_, half_, frozen_, share_, changed_, null_) = found
+    assert numbers[0] == pytest.approx(numbers[1], rel=0.05)
     bounds = rare.error_bound + rare_.error_bound.cpu()
     assert ((rare.mean_abs - rare_.mean_abs.cpu()).abs() <= bounds + 1e-6).all()
     assert np.allclose(half.ranking, half_.ranking, rtol=0.01, atol=3e-5)

@@ -36,7 +36,7 @@ class HalfSamples:
     """(HALVES · QUARTERS, g): QUARTERS of each half in turn."""
 
     def weights(self) -> np.ndarray:
-        """float64 (1 + resamples, g): the whole, the halves and the quarters."""
+        """float64 (k, g): the whole, the halves and the quarters, in this order."""
         whole = np.ones((1, self.halves.shape[1]), dtype=bool)
         return np.concatenate([whole, self.halves, self.quarters]).astype(np.float64)
 
@@ -82,7 +82,7 @@ class Corrected:
 
 
 def corrected(values: np.ndarray, clusters: int) -> Corrected | Undefined:
-    """From a statistic on the whole, the halves and the quarters, float64 (1 + resamples,), NaN without one.
+    """From a statistic (k,) of the rows of `HalfSamples.weights`, NaN where it has none.
 
     The reason where the whole has none, or more than half of the halves or quarters.
     """

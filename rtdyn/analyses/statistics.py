@@ -53,13 +53,19 @@ def jackknife_se(left: np.ndarray) -> np.ndarray:
     return np.sqrt(((left - left.mean(0)) ** 2).sum(0) * (n - 1) / n) if n > 1 else np.full(left.shape[1:], np.nan)
 
 
-def clustered_se(sums: Tensor, counts: Tensor) -> Tensor:
-    """Standard error of Σ sums / Σ counts, rows of `sums` (w, F) being independent clusters; NaN for one."""
-    n, clusters = counts.sum(), len(counts)
+def clustered_se(sums: Tensor, counts: Tensor, drift: Tensor | None = None) -> Tensor:
+    """Standard error of Σ sums / Σ counts, rows of `sums` (g, F) being independent clusters; NaN for one.
+
+    drift: (g, F), what each cluster adds to the ratio otherwise than by its own sums. A cluster without counts has
+    such a part alone, and is none of those that degrees of freedom are counted of.
+    """
+    n, clusters = counts.sum(), int((counts > 0).sum())
     if clusters < 2:
         return torch.full_like(sums[0], torch.nan)
-    residuals = sums - counts[:, None] * (sums.sum(0) / n)
-    return (residuals.square().sum(0) * clusters / (clusters - 1)).sqrt() / n
+    residuals = (sums - counts[:, None] * (sums.sum(0) / n)) / n
+    if drift is not None:
+        residuals = residuals + drift
+    return (residuals.square().sum(0) * clusters / (clusters - 1)).sqrt()
 
 
 CLEAR_SE = 2.0
@@ -83,9 +89,13 @@ def mean_estimate(sums: Tensor, counts: Tensor) -> Estimate:
     return Estimate(float(sums.sum() / counts.sum()), *mean_interval(sums[:, None], counts)[0], len(counts))
 
 
-def mean_interval(sums: Tensor, counts: Tensor) -> list[tuple[float | None, float | None]]:
-    """95 % intervals, F of them, of Σ sums / Σ counts; sums (g, F), counts (g,); rows are independent clusters."""
-    mean, se = sums.sum(0) / counts.sum(), clustered_se(sums, counts)
+def mean_interval(sums: Tensor, counts: Tensor, se: Tensor | None = None) -> list[tuple[float | None, float | None]]:
+    """95 % intervals, F of them, of Σ sums / Σ counts; sums (g, F), counts (g,); rows are independent clusters.
+
+    se: (F,), where it is more than the clusters' own.
+    """
+    mean = sums.sum(0) / counts.sum()
+    se = clustered_se(sums, counts) if se is None else se
     residuals = sums - counts[:, None] * mean
     spread = residuals.square().mean(0).sqrt()
     skewness = torch.where(spread > 0, (residuals / spread.clamp(min=1e-300)).pow(3).mean(0), 0.0)

@@ -59,6 +59,9 @@ class Capture:
     """float32 (N, layers, heads, T): attention of each measured query to every key in the last two layers
     (L-2 first), where it was asked for."""
     anatomy: Anatomy
+    mean_parts: Tensor | None = None
+    """float64 (windows, F): Σ(a − ā)/n over each window's positions that ā is the mean of; over windows they sum to 0.
+    None where the error of ā is not asked for."""
     stream: Tensor | None = None
     """float32 (windows, T, d): the residual stream that enters the first of `anatomy.blocks`, at every position of
     every window, where attention was asked for."""
@@ -106,27 +109,32 @@ def capture(
     if attention:
         patterns = _Rows((n, len(parts.attentions), parts.blocks[-1].heads, length), device)
         streams = _Rows((n_windows, length, width), device)
-    losses = []
+    losses, window_sums, window_n = [], [], []
     with torch.inference_mode(), _recorded(parts, attention) as seen:
         for rows, hidden in zip(batches, last_hidden_states, strict=True):
             keep, take = kept[rows].to(device), measured[rows].to(device)
             residuals.add(seen["residual"][take])
             activations.add(seen["activations"][take])
             moments.add(seen["activations"].flatten(0, 1) if mean_over == "all" else seen["activations"][keep])
+            counted = torch.ones_like(keep) if mean_over == "all" else keep
+            window_sums.append((counted[:, None].float() @ seen["activations"])[:, 0].double())
+            window_n.append(counted.sum(1))
             losses.append(_losses(hidden[keep], targets[rows].to(device)[keep], parts))
             if patterns is not None and streams is not None:
                 patterns.add(torch.stack([a.transpose(1, 2)[take] for a in seen["attentions"]], dim=1))
                 streams.add(seen["stream"])
             seen.clear()
+    of_neurons, counts = moments.result(), torch.cat(window_n)
     captured = Capture(
         positions=positions,
         residual=residuals.array,
         activations=activations.array,
-        moments=moments.result(),
+        moments=of_neurons,
         loss=torch.cat(losses).cpu(),
         kept_flat=np.flatnonzero(evaluation.kept.ravel()),
         attention=None if patterns is None else patterns.array,
         anatomy=parts,
+        mean_parts=(torch.cat(window_sums) - counts[:, None] * of_neurons.mean) / of_neurons.n,
         stream=None if streams is None else streams.array,
     )
     for name, values in (

@@ -95,7 +95,7 @@ class ClaimRow:
     reason: str
     """Why the verdict is not `supported`; empty if it is."""
     emerged: int | None
-    """First step from which all that support needs is significant and stays so."""
+    """First step from which all that support needs is significant and stays so; None for a claim not supported."""
     emerged_after: int | None
     """The sound checkpoint before it."""
     emergence_reason: str
@@ -147,6 +147,9 @@ def _claim_row(claim: Claim, metrics: pl.DataFrame, layer: int | None, matrix: s
             )
             return row(TOP, UNDETERMINED, why, None, None, "the plateau has no value at the last step", top_checks)
     emerged = _emergence(metrics, p)
+    if verdict != SUPPORTED and emerged.step is not None:
+        # it lasted for most of the steps, and does not hold at the last
+        emerged = replace(emerged, step=None, after=None, reason=f"{verdict} at the last step")
     return row(group, verdict, reason, emerged.step, emerged.after, emerged.reason, checks)
 
 

@@ -56,6 +56,10 @@ class EvaluationRecord(Record):
     kept_positions: int
     sha256: str
     """Over the windows and the positions kept in them."""
+    clusters: int
+    """Independent pieces of the text, which standard errors are of."""
+    cluster_unit: str
+    """`documents`, or `blocks` of one document's windows."""
 
 
 class SampledFrequency(Record):

@@ -95,6 +95,8 @@ def _text(evaluation: Evaluation) -> EvaluationRecord:
         tokens=int(evaluation.text.windows.size),
         kept_positions=int(evaluation.text.kept.sum()),
         sha256=evaluation.text.sha256,
+        clusters=evaluation.clusters.count,
+        cluster_unit=evaluation.clusters.unit,
     )
 
 

@@ -240,14 +240,15 @@ def captures_apart(here: Capture, there: Capture) -> Found:
 
 
 def _influence(captured: Capture, evaluation: Evaluation) -> Influence:
-    halves, members = window_halves(evaluation.clusters.index), evaluation.pseudo_classes
+    cluster, members = evaluation.clusters.index, evaluation.pseudo_classes
     return influence(
         captured,
         torch.from_numpy(frequency_deciles(evaluation.classes.rank)),
         DECILES,
         memory_bytes=OPTIONS.memory_bytes,
         pseudo_classes=None if isinstance(members, Undefined) else torch.from_numpy(members),
-        half=torch.from_numpy(halves[evaluation.positions.window]),
+        half=torch.from_numpy(window_halves(cluster)[evaluation.positions.window]),
+        cluster=cluster,
     )
 
 
@@ -265,7 +266,7 @@ def influences_apart(here: Influence, there: Influence, relative: float) -> Foun
             notes[f"{name}.{field}: largest difference over its bound"] = float(
                 ((one.cpu() - two.cpu()).abs().numpy() / bounds).max()
             )
-        for field in ("window_ids", "window_n", "decile_n"):
+        for field in ("window_ids", "window_cluster", "window_n", "decile_n"):
             found += different(f"influence.{name}.{field}", getattr(c, field), getattr(other, field), Tolerance(0))
         for field in ("mean_abs_se", "mean_se", "window_sum", "window_abs_sum", "decile_sum", "decile_abs_sum"):
             found += different(f"influence.{name}.{field}", getattr(c, field), getattr(other, field), SUMS)
@@ -286,7 +287,7 @@ def _further(evaluation: Evaluation, sides: list[Side]) -> Iterator[Check]:
         return both(name, call, lambda a, b: (rows_apart(a, b, by_field), {"rows": len(a)}))
 
     def summaries(side: Side) -> Any:
-        losses = loss_metrics(mean_losses(side.captured, evaluation.text.windows.shape[1], evaluation.clusters.index))
+        losses = loss_metrics(mean_losses(side.captured, evaluation.text.windows.shape[1], cluster))
         return [*losses, *ablation_metrics(summarise(side.result, 0), side.result.refined_share, layer)]
 
     yield rows("summaries", summaries, FITS)

@@ -17,7 +17,6 @@ from store.test_run import manifest, record
 from rtdyn.analyses.influence.losses import mean_losses
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.errors import InputError
-from rtdyn.intervals import NORMAL_95
 from rtdyn.judge.change_points import change_points, trend
 from rtdyn.judge.emergence import beyond_p, emergence, interval_90
 from rtdyn.judge.series import Selection, series
@@ -126,33 +125,62 @@ def test_nothing_emerges_from_one_chance_effect_that_all_steps_share() -> None:
     assert alarms > 40
 
 
-def test_an_interval_excludes_a_value_just_where_its_p_value_is_small() -> None:
+@pytest.mark.parametrize("clusters", [math.nan, 2.0, 9.0, 300.0])
+def test_an_interval_excludes_a_value_just_where_its_p_value_is_small(clusters: float) -> None:
     value, low, high = np.array([1.0, 1.0, -1.0, 0.5, 3.0]), np.zeros(5), np.full(5, 2.0)
     low[1], high[2], low[2], low[4], high[4] = -0.001, 0.2, -2.0, 3.0, 4.0
-    np.testing.assert_allclose(beyond_p(value, low, high, 0.0, 1)[0], 0.025, rtol=1e-12)
-    assert beyond_p(value, low, high, 0.0, 1)[1] > 0.025
+    known = stats.norm() if math.isnan(clusters) else stats.t(clusters - 1)
+    reach = known.ppf(0.975)
+
+    def p(bound: float, side: int) -> np.ndarray:
+        return beyond_p(value, low, high, np.full(5, clusters), bound, side)
+
+    np.testing.assert_allclose(p(0.0, 1)[0], 0.025, rtol=1e-9)
+    assert p(0.0, 1)[1] > 0.025
     # each side has its own width; a value moved out of its interval counts from the middle of it
-    assert beyond_p(value, low, high, 0.0, -1)[2] == pytest.approx(stats.norm.sf(NORMAL_95 * 1.0 / 1.2))
-    width = (3.0 - 2.0) / 2
-    assert beyond_p(np.array([5.0]), np.array([2.0]), np.array([3.0]), 2.4, 1)[0] == pytest.approx(
-        stats.norm.sf(NORMAL_95 * 0.1 / width)
-    )
+    assert p(0.0, -1)[2] == pytest.approx(known.sf(reach * 1.0 / 1.2))
+    width, one = (3.0 - 2.0) / 2, np.array([clusters])
+    outside = beyond_p(np.array([5.0]), np.array([2.0]), np.array([3.0]), one, 2.4, 1)
+    assert outside[0] == pytest.approx(known.sf(reach * 0.1 / width))
     # no width on that side: certain
-    assert beyond_p(value, low, high, 0.0, 1)[4] == 0 and beyond_p(value, low, high, 3.0, 1)[4] == 1
-    assert np.isnan(beyond_p(np.array([math.nan]), np.array([0.0]), np.array([1.0]), 0.0, 1)[0])
+    assert p(0.0, 1)[4] == 0 and p(3.0, 1)[4] == 1
+    undefined = beyond_p(np.array([math.nan]), np.array([0.0]), np.array([1.0]), one, 0.0, 1)
+    # an interval that is open on one side says nothing there
+    open_above = beyond_p(np.array([1.0]), np.array([0.5]), np.array([math.nan]), one, 2.0, -1)
+    assert np.isnan(undefined[0]) and np.isnan(open_above[0])
 
 
-@given(st.floats(-5, 5), st.floats(0.01, 3), st.floats(0.01, 3), st.floats(-5, 5))
-def test_the_90_percent_interval_and_the_p_value_agree(value: float, left: float, right: float, bound: float) -> None:
+@given(
+    st.floats(-5, 5),
+    st.floats(0.01, 3),
+    st.floats(0.01, 3),
+    st.floats(-5, 5),
+    st.sampled_from([math.nan, 2.0, 5.0, 40.0]),
+)
+def test_the_90_percent_interval_and_the_p_value_agree(
+    value: float, left: float, right: float, bound: float, clusters: float
+) -> None:
     v, low, high = np.array([value]), np.array([value - left]), np.array([value + right])
-    inner_low, inner_high = interval_90(v, low, high)
+    count = np.array([clusters])
+    inner_low, inner_high = interval_90(v, low, high, count)
     assert low[0] < inner_low[0] < value < inner_high[0] < high[0]
+    known = stats.norm() if math.isnan(clusters) else stats.t(clusters - 1)
+    ratio = known.ppf(0.95) / known.ppf(0.975)
+    np.testing.assert_allclose([inner_low[0], inner_high[0]], [value - ratio * left, value + ratio * right], atol=1e-9)
     for side, edge, outer in ((1, inner_low[0], low[0]), (-1, inner_high[0], high[0])):
-        p = beyond_p(v, low, high, bound, side)[0]
+        p = beyond_p(v, low, high, count, bound, side)[0]
         if abs(edge - bound) > 1e-9:
             assert (p < 0.05) == (side * (edge - bound) > 0)
         if abs(outer - bound) > 1e-9:
             assert (p < 0.025) == (side * (outer - bound) > 0)
+
+
+def test_the_90_percent_interval_of_few_clusters_is_that_of_their_t_distribution() -> None:
+    """A mean of 5 clusters: the stored 95 % interval shrinks to scipy's 90 % one, and steps differ in clusters."""
+    mean, se, clusters = np.array([1.0, 2.0]), np.array([0.3, 0.5]), np.array([5.0, 60.0])
+    outer, inner = [stats.t.interval(share, clusters - 1, mean, se) for share in (0.95, 0.9)]
+    found = interval_90(mean, outer[0], outer[1], clusters)
+    np.testing.assert_allclose(found, inner)
 
 
 # series
@@ -161,7 +189,8 @@ def test_the_90_percent_interval_and_the_p_value_agree(value: float, left: float
 def test_a_series_is_told_by_its_selection() -> None:
     def rows(step: int) -> list[Metric]:
         return [
-            Metric("regimes", "excess", step + 0.5, token_class="rare", ci_low=step, ci_high=step + 1.0, n=9),
+            Metric("regimes", "excess", step + 0.5, token_class="rare", ci_low=step, ci_high=step + 1.0, n=9,
+                   clusters=30, at_edge=step == 4),
             Metric("regimes", "excess", step + 0.25, token_class="rare", null="pseudo-class", null_mean=0.1,
                    null_sd=0.2, p_value=0.04),
             Metric("regimes", "excess", -1.0, token_class="common"),
@@ -177,6 +206,8 @@ def test_a_series_is_told_by_its_selection() -> None:
     np.testing.assert_array_equal(own.value, [1.5, math.nan, 4.5])
     np.testing.assert_array_equal(own.ci_low, [1, math.nan, 4])
     assert own.reasons == ("", "why", "") and np.isnan(own.p_value).all()
+    np.testing.assert_array_equal(own.clusters, [30, math.nan, 30])
+    assert own.at_edge == (False, False, True)
     against = series(metrics, Selection("regimes", "excess", "rare", null="pseudo-class"))
     assert against.value[2] == 4.25 and against.p_value[2] == 0.04 and against.reasons[1] == "why"
     matched = series(metrics, Selection("d", "d_eff", "rare", "top", "matched"))
@@ -197,7 +228,7 @@ def test_the_bundled_checkpoints_make_a_series(captured: Callable[[int], Capture
     run = open_run(tmp_path / "run", manifest().replace(left_out={2: "it holds the same weights as step 1"}))
     expected = {}
     for step in (4000, 1, 512):
-        rows = loss_metrics(mean_losses(captured(step), 256))
+        rows = loss_metrics(mean_losses(captured(step), 256, np.arange(999) // 2))
         expected[step] = next(r for r in rows if r.token_class == "rare")
         for copy in {step, 2} if step == 1 else {step}:
             empty = pl.DataFrame({"step": [copy]})
@@ -207,11 +238,12 @@ def test_the_bundled_checkpoints_make_a_series(captured: Callable[[int], Capture
     assert loss.steps.tolist() == [1, 512, 4000]
     assert loss.value.tolist() == [expected[s].value for s in (1, 512, 4000)]
     assert loss.ci_low.tolist() == [expected[s].ci_low for s in (1, 512, 4000)]
+    assert loss.clusters.tolist() == [expected[s].clusters for s in (1, 512, 4000)] and loss.clusters[0] > 9
     assert loss.value[0] > loss.value[1] > loss.value[2]
-    # below the uniform guess over the vocabulary from the second of the three on
+    # below the uniform guess over the vocabulary, which the last of the three shows
     uniform = float(np.log(captured(1).anatomy.readout.unembedding.shape[0]))
-    p = beyond_p(loss.value, loss.ci_low, loss.ci_high, uniform, -1)
-    assert p[0] > 0.025 and (p[1:] <= 0.025).all()
+    p = beyond_p(loss.value, loss.ci_low, loss.ci_high, loss.clusters, uniform, -1)
+    assert p[0] > p[1] > p[2] and p[2] <= 0.025
 
 
 # change points

@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from scipy import stats
 from store.test_run import manifest, record
 
 from rtdyn.analyses.influence.losses import mean_losses
@@ -26,7 +28,7 @@ from rtdyn.judge.scorecard_frame import CLAIM_SCHEMA, as_json, claim_frame
 from rtdyn.store.run import Run, open_run, write_step
 from rtdyn.store.schema import Metric, StepTables, metric_frame
 from rtdyn.tables.influence import loss_metrics
-from rtdyn.views.terminal.scorecard import claims, print_claims
+from rtdyn.views.terminal.scorecard import claim_cells, claims, print_claims
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64)
 FINAL = 5
@@ -40,7 +42,8 @@ def measured(step: int) -> list[Metric]:
     regime = [("rare", "r1", 20.0, 15.0, 25.0), ("rare", "excess", 0.8 * late, 0.5 * late - 0.1, 1.0 * late + 0.1),
               ("rare", "kappa", 0.5, 0.4, 0.6), ("common", "excess", 0.0, -0.1, 0.1)]  # fmt: skip
     rows = [Metric("regimes", m, v, token_class=c, layer=FINAL, ci_low=a, ci_high=b) for c, m, v, a, b in regime]
-    rows += [Metric("regimes", "plateau_fraction", 0.01, token_class="rare", layer=FINAL),
+    rows += [Metric("regimes", "plateau_fraction", 0.01, token_class="rare", layer=FINAL, ci_low=0.0075, ci_high=0.0125,
+                    clusters=40),
              Metric("regimes", "decay_slope", -3.0, token_class="rare", layer=FINAL),
              Metric("regimes", "shape_p_value", p, token_class="rare", layer=FINAL, null="shape", p_value=p),
              Metric("regimes", "shape_p_value", 0.4, token_class="common", layer=FINAL, null="shape", p_value=0.4),
@@ -53,18 +56,18 @@ def measured(step: int) -> list[Metric]:
             rows += [Metric("dimensionality", "d_eff", 20.0, null_mean=26.0, null_sd=1.0, **against),
                      Metric("modularity", "q_excess", 0.21, null_mean=0.2, null_sd=0.03, **against),
                      Metric("modularity", "inside_share", 0.1, null_mean=0.1, null_sd=0.02, **against)]  # fmt: skip
-            if null != "selected":
-                rows.append(Metric("heavytail", "hill_alpha_half", alpha, null_mean=3.0, null_sd=0.3,
-                                   ci_low=0.8 * alpha, ci_high=1.2 * alpha, **against))  # fmt: skip
-        for layer in (FINAL - 1, FINAL):
-            at = {"group": group, "layer": layer}
-            rows += [Metric("routing", "head_effect_max", -0.02, ci_low=-0.04, ci_high=0.0, head=3, **at),
-                     Metric("routing", "layer_effect", -0.47, ci_low=-0.5, ci_high=-0.44, **at)]  # fmt: skip
+            rows.append(Metric("heavytail", "hill_alpha_half", alpha, null_mean=3.0, null_sd=0.3,
+                               ci_low=0.8 * alpha, ci_high=1.2 * alpha, **against))  # fmt: skip
+            for layer in (FINAL - 1, FINAL):
+                at = {**against, "layer": layer, "null_mean": 0.0, "null_sd": 0.1, "clusters": 40}
+                rows += [Metric("routing", "head_effect_max", -0.02, ci_low=-0.04, ci_high=0.0, **at),
+                         Metric("routing", "layer_effect", -0.47, ci_low=-0.5, ci_high=-0.44, **at)]  # fmt: skip
     for layer in (FINAL - 1, FINAL):
-        rows += [Metric("routing", "profile_r", 0.89, layer=layer, ci_low=0.86, ci_high=0.92, null="resampling",
-                        null_mean=0.99, null_sd=0.002, p_value=0.01),
+        rows += [Metric("routing", "profile_r", 0.95, layer=layer, ci_low=0.9, ci_high=1.0, clusters=40),
+                 Metric("routing", "profile_r_plain", 0.89, layer=layer, null="pseudo-class", null_mean=0.94,
+                        null_sd=0.02, p_value=0.01),
                  Metric("routing", "gini_difference", 0.002, layer=layer, ci_low=-0.01, ci_high=0.014,
-                        null="permutation", null_mean=0.0, null_sd=0.005, p_value=0.7)]  # fmt: skip
+                        null="pseudo-class", null_mean=0.0, null_sd=0.005, p_value=0.7)]  # fmt: skip
     return rows
 
 
@@ -126,8 +129,12 @@ CASES: list[tuple[str, Change, str, str]] = [
     ("three-regimes-rare", edit("excess", "rare", ci_low=-0.05), UNDETERMINED, "reaches beyond 0"),
     ("three-regimes-rare", edit("shape_p_value", "rare", value=0.2, p_value=0.2), UNDETERMINED, "p = 0.2 against"),
     ("three-regimes-rare", edit("decay_slope", value=-0.3), UNDETERMINED, "decay slope + κ: 0.2 is not below 0"),
-    ("plateau-size", edit("r1", ci_low=8.0), UNDETERMINED, "reaches beyond 0.005 to 0.02"),
-    ("plateau-size", edit("plateau_fraction", value=0.1), against, "lies above 0.005 to 0.02"),
+    ("plateau-size", edit("plateau_fraction", ci_low=0.003), UNDETERMINED, "reaches beyond 0.005 to 0.02"),
+    ("plateau-size", edit("plateau_fraction", value=0.1, ci_low=0.08, ci_high=0.12), against, "lies above 0.005 to"),
+    ("plateau-size", edit("plateau_fraction", value=0.006, ci_low=None, at_edge=True), UNDETERMINED,
+     "the boundary lies at the edge of what the fit can find"),
+    ("plateau-size", edit("plateau_fraction", value=0.1, ci_low=0.08, ci_high=None, at_edge=True), UNDETERMINED,
+     "the boundary lies at the edge of what the fit can find"),
     ("plateau-size", edit("plateau_fraction", ci_low=0.001, ci_high=0.003, value=0.002), against, "lies below"),
     ("no-plateau-common", edit("excess", "common", value=0.2, ci_high=0.4), UNDETERMINED, "90 % interval reaches"),
     ("no-plateau-common", edit("excess", "common", ci_high=0.25), SUPPORTED, ""),
@@ -137,13 +144,17 @@ CASES: list[tuple[str, Change, str, str]] = [
     ("rare-against-common", edit("contrast_excess", value=0.1), UNDETERMINED, "equal to the mean"),
     ("lower-dimensionality", edit("d_eff", where={"null": "selected"}, p_value=0.3), UNDETERMINED, "against selected"),
     ("lower-dimensionality", edit("d_eff", where={"null": "random"}, p_value=0.3), SUPPORTED, ""),
-    ("lower-dimensionality", edit("d_eff", where={"null": "matched"}, null_mean=12.0), against, "above matched"),
+    ("lower-dimensionality", edit("d_eff", where={"null": "matched"}, null_mean=12.0), SUPPORTED, ""),
+    ("lower-dimensionality", edit("d_eff", where={"null": "selected"}, null_mean=12.0), against, "above selected"),
     ("no-modular-cluster", edit("q_excess", null_sd=0.08), UNDETERMINED, "90 % interval reaches beyond 0.1"),
     ("no-modular-cluster", edit("q_excess", value=0.1, null_sd=0.03), SUPPORTED, ""),
+    ("no-modular-cluster", edit("q_excess", where={"null": "matched"}, null_mean=-0.4), SUPPORTED, ""),
     ("no-modular-cluster", edit("inside_share", value=0.4), against, "share of edges inside"),
     ("no-modular-cluster", edit("inside_share", null_sd=0.0), UNDETERMINED, "its null does not vary"),
-    ("attention-alike", edit("profile_r", ci_low=0.8), UNDETERMINED, "reaches beyond 0.84 to 0.94"),
-    ("attention-alike", edit("profile_r", value=0.99, ci_low=0.98, ci_high=0.995), against, "lies above"),
+    ("attention-alike", edit("profile_r", ci_low=0.8), UNDETERMINED, "95 % interval reaches beyond 0.84"),
+    ("attention-alike", edit("profile_r", value=0.7, ci_low=0.6, ci_high=0.8), against, "lies below 0.84"),
+    ("attention-alike", edit("profile_r", value=0.99, ci_low=0.98, ci_high=0.995), SUPPORTED, ""),
+    ("attention-alike", edit("profile_r_plain", value=0.3, p_value=0.005), SUPPORTED, ""),
     ("no-gini-difference", edit("gini_difference", ci_high=0.05), UNDETERMINED, "90 % interval"),
     ("no-gini-difference", edit("gini_difference", value=0.03, ci_low=0.01, ci_high=0.05), UNDETERMINED, "reaches"),
     ("no-gini-difference", edit("gini_difference", value=-0.1, ci_low=-0.12, ci_high=-0.08), against, "lies below"),
@@ -152,7 +163,8 @@ CASES: list[tuple[str, Change, str, str]] = [
     ("layer-effect", edit("layer_effect", ci_low=-0.6), UNDETERMINED, "reaches beyond -0.55 to -0.4"),
     ("layer-effect", edit("layer_effect", value=0.0, ci_low=-0.01, ci_high=0.01), against, "lies above"),
     ("heavy-tailed", edit("hill_alpha_half", ci_high=2.1), UNDETERMINED, "95 % interval reaches beyond 2"),
-    ("heavy-tailed", edit("hill_alpha_half", p_value=0.5), UNDETERMINED, "p = 0.5 against matched"),
+    ("heavy-tailed", edit("hill_alpha_half", p_value=0.5), UNDETERMINED, "p = 0.5 against selected"),
+    ("heavy-tailed", edit("hill_alpha_half", where={"null": "matched"}, p_value=0.5), SUPPORTED, ""),
     ("heavy-tailed", edit("hill_alpha_half", value=4.0, ci_low=3.0, ci_high=5.0), against, "lies above 2"),
     ("tail-grows", edit("hill_alpha_half", value=3.0), UNDETERMINED, "slope of ln α: the 95 %"),
 ]  # fmt: skip
@@ -175,12 +187,14 @@ def test_every_claim_has_been_contradicted_and_left_open_in_a_planted_case() -> 
         assert {(claim.name, CONTRADICTED), (claim.name, UNDETERMINED)} <= both, claim.name
 
 
-def test_a_claim_emerges_by_the_level_it_is_judged_at_and_on_its_own_side(tmp_path: Path) -> None:
+@pytest.mark.parametrize("clusters", [None, 6, 40])
+def test_a_claim_emerges_by_the_level_it_is_judged_at_and_on_its_own_side(tmp_path: Path, clusters: int | None) -> None:
     # one-sided p = 0.04 at every step: an equivalence (two tests at 5 %), no effect (95 % interval)
-    reach = 1.959964 / 1.750686
-    within = edit("gini_difference", value=0.002, ci_low=-0.01, ci_high=0.002 + 0.018 * reach)
+    known = stats.norm() if clusters is None else stats.t(clusters - 1)
+    reach = known.ppf(0.975) / known.ppf(0.96)
+    within = edit("gini_difference", value=0.002, ci_low=-0.01, ci_high=0.002 + 0.018 * reach, clusters=clusters)
     assert [r.emerged for r in rows_of(planted(tmp_path / "a", within), "no-gini-difference")] == [0, 0]
-    beyond = edit("excess", "rare", value=0.5, ci_low=0.5 - 0.5 * reach, ci_high=1.0)
+    beyond = edit("excess", "rare", value=0.5, ci_low=0.5 - 0.5 * reach, ci_high=1.0, clusters=clusters)
     row = rows_of(planted(tmp_path / "b", beyond), "three-regimes-rare")[0]
     assert (row.verdict, row.emerged) == (UNDETERMINED, None)
 
@@ -202,7 +216,7 @@ def test_a_raised_common_top_contradicts_only_with_its_shape_p(tmp_path: Path) -
 
 def test_a_plateau_of_another_size_counts_only_where_there_is_a_plateau(tmp_path: Path) -> None:
     def change(row: Metric, step: int) -> Metric:
-        row = edit("plateau_fraction", value=0.1)(row, step) or row
+        row = edit("plateau_fraction", value=0.1, ci_low=0.08, ci_high=0.12)(row, step) or row
         return edit("shape_p_value", "rare", value=0.3, p_value=0.3)(row, step) or row
 
     found, why = verdict(tmp_path / "run", "plateau-size", change)
@@ -214,7 +228,7 @@ def test_the_fall_of_alpha_is_not_the_fall_of_every_sets(tmp_path: Path) -> None
         return replace(row, null_mean=row.value) if row.metric == "hill_alpha_half" else row
 
     found, why = verdict(tmp_path / "all", "tail-grows", all_fall)
-    assert found == UNDETERMINED and why.startswith("slope of ln(α / mean of matched sets)")
+    assert found == UNDETERMINED and why.startswith("slope of ln(α / mean of selected sets)")
 
     def rises(row: Metric, step: int) -> Metric:
         return replace(row, value=1.0 + 0.1 * math.log1p(step)) if row.metric == "hill_alpha_half" else row
@@ -234,6 +248,7 @@ def no_plateau(row: Metric, step: int) -> Metric:
     if row.group != "plateau":
         return row
     return replace(row, value=None, null=None, null_mean=None, null_sd=None, p_value=None, ci_low=None, ci_high=None,
+                   clusters=None,
                    reason="no neuron is a member in more than half of the draws")  # fmt: skip
 
 
@@ -267,13 +282,14 @@ def test_an_analysis_not_asked_for_leaves_its_claims_open(tmp_path: Path) -> Non
 def test_a_structural_zero_is_open_with_its_reason(tmp_path: Path) -> None:
     def change(row: Metric, step: int) -> Metric:
         if row.metric in ("head_effect_max", "layer_effect") and row.layer == FINAL:
-            return replace(row, value=None, ci_low=None, ci_high=None, reason="structural")
+            return replace(row, value=None, ci_low=None, ci_high=None, null=None, null_mean=None, null_sd=None,
+                           p_value=None, clusters=None, reason="structural")  # fmt: skip
         return row
 
     earlier, final = rows_of(planted(tmp_path / "run", change), "single-head-small")
     assert earlier.verdict == SUPPORTED
     assert (final.verdict, final.group, final.checks[0].value) == (UNDETERMINED, "plateau", None)
-    assert final.reason == "largest effect of a head: structural"
+    assert final.reason == "size of the largest effect of a head: structural"
 
 
 def test_a_gated_mlps_matrices_are_judged_each_for_itself(tmp_path: Path) -> None:
@@ -295,7 +311,8 @@ def test_a_gated_mlps_matrices_are_judged_each_for_itself(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_what_the_store_lacks_is_said(tmp_path: Path) -> None:
     no_interval = edit("profile_r", ci_low=None, ci_high=None)
-    assert verdict(tmp_path / "a", "attention-alike", no_interval)[1] == "Pearson r of profiles: no interval is stored"
+    found = verdict(tmp_path / "a", "attention-alike", no_interval)
+    assert found[1] == "Pearson r of profiles without noise: no interval is stored"
     no_null = edit(
         "d_eff", where={"null": "selected"}, p_value=None, null_mean=None, reason="there are no pseudo-classes"
     )
@@ -359,7 +376,11 @@ def test_the_command_prints_and_stores_the_scorecard(tmp_path: Path, capsys: pyt
     shown = text.getvalue()
     assert rows == scorecard(run)
     assert "Claims at step 64" in shown and "layer-effect, layer 4" in shown and "supported" in shown
-    assert "0.89 (0.86 to 0.92)" in shown and "null: resampling 0.99 ± 0.002 p 0.01" in shown
+    assert "0.95 (0.9 to 1)" in shown and "null: pseudo-class 0 (sd 0.005) p 0.7" in shown
+    assert "null: selected 3 (sd 0.3) p 0.001" in shown and "pieces of text" not in shown and "±" not in shown
+    # what stands beside is another statistic, whose null is not that of the one shown
+    alike = claim_cells(next(r for r in rows if r.claim == "attention-alike"))
+    assert (alike["value"], alike["null"]) == ("0.95 (0.9 to 1)", "")
     assert "since 4" in shown and "(after 2)" in shown
     assert "which would be supported" in shown and "shape p 0.001" in shown
     stored = pl.read_parquet(run.path / "claims.parquet")
@@ -372,6 +393,41 @@ def test_the_command_prints_and_stores_the_scorecard(tmp_path: Path, capsys: pyt
     assert listed == json.loads(json.dumps(as_json(rows))) and isinstance(listed, list)
     assert listed[0]["claim"] == "three-regimes-rare" and listed[0]["checks"][0]["margin_low"] == 0.0
     assert not list(run.path.glob(".*aside"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "value"),
+    [
+        ({"clusters": 12}, "0.01 (0.0075 to 0.0125), only 12 pieces of text"),
+        ({"clusters": 20}, "0.01 (0.0075 to 0.0125)"),
+        ({"ci_low": None, "at_edge": True}, "≤ 0.01"),
+        ({"ci_high": None, "at_edge": True}, "≥ 0.01"),
+        ({"ci_low": None, "ci_high": None}, "0.01"),
+    ],
+)
+def test_a_value_is_shown_with_its_interval_its_edge_and_few_pieces_of_text(
+    tmp_path: Path, fields: dict[str, Any], value: str
+) -> None:
+    run = planted(tmp_path / "run", edit("plateau_fraction", **fields), steps=(0, 1, 2))
+    row = rows_of(run, "plateau-size")[0]
+    assert claim_cells(row)["value"] == value
+    first = row.checks[0]
+    assert (first.clusters, first.at_edge) == (fields.get("clusters", 40), fields.get("at_edge", False))
+    stored = claim_frame([row]).filter(check=0)
+    assert (stored["check_clusters"][0], stored["check_at_edge"][0]) == (first.clusters, first.at_edge)
+    if first.at_edge:
+        assert row.verdict == UNDETERMINED and first.reason.startswith("the boundary lies at the edge")
+
+
+def test_what_stands_beside_is_stored_and_decides_nothing(tmp_path: Path) -> None:
+    opposite = edit("d_eff", where={"null": "matched"}, null_mean=12.0)
+    row = rows_of(planted(tmp_path / "run", opposite), "lower-dimensionality")[0]
+    decides, beside = row.checks
+    assert (decides.null, decides.role, decides.verdict) == ("selected", "decides", SUPPORTED)
+    assert (beside.null, beside.role, beside.verdict) == ("matched", "beside", CONTRADICTED)
+    assert (row.verdict, row.reason, row.emerged) == (SUPPORTED, "", 4)
+    never = edit("d_eff", where={"null": "matched"}, p_value=0.9)
+    assert rows_of(planted(tmp_path / "never", never), "lower-dimensionality")[0].emerged == 4
 
 
 def test_a_scorecard_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,7 +453,7 @@ def test_the_bundled_checkpoints_give_an_open_scorecard_without_the_analyses(
 ) -> None:
     run = open_run(tmp_path / "run", manifest())
     for step in (1, 512, 4000):
-        store(run, step, loss_metrics(mean_losses(captured(step), 256)))
+        store(run, step, loss_metrics(mean_losses(captured(step), 256, np.arange(999))))
     rows = scorecard(run)
     assert {row.verdict for row in rows} == {UNDETERMINED} and all(row.emerged is None for row in rows)
     assert all("was not asked for" in row.reason for row in rows)

@@ -23,7 +23,7 @@ from rtdyn.store.run import (
     table_file,
     write_step,
 )
-from rtdyn.store.schema import METRIC_SCHEMA, TABLES, Metric, StepTables, metric_frame
+from rtdyn.store.schema import AT_EDGE, METRIC_SCHEMA, OK, TABLES, UNDEFINED, Metric, StepTables, metric_frame
 
 
 def manifest(**config: object) -> Manifest:
@@ -67,6 +67,15 @@ def test_tables_are_read_back_as_written(tmp_path: Path) -> None:
     assert metrics["step"].to_list() == [4, 4, 16, 16] and metrics["tokens_seen"].to_list() == [40, 40, 160, 160]
     assert metrics["status"].to_list() == ["ok", "undefined"] * 2
     assert metrics["value"].to_list() == [1.5, None] * 2 and metrics["reason"][1] == "too few"
+
+
+def test_the_status_says_whether_a_value_is_the_last_that_could_be_found() -> None:
+    rows = [Metric("a", "b", 5.0, clusters=12), Metric("a", "b", 5.0, ci_high=9.0, clusters=12, at_edge=True),
+            Metric("a", "b", None, reason="too few")]  # fmt: skip
+    frame = metric_frame(rows, 0, None)
+    assert frame["status"].to_list() == [OK, AT_EDGE, UNDEFINED] == ["ok", "at_edge", "undefined"]
+    assert frame["clusters"].to_list() == [12, 12, None] and "at_edge" not in frame.columns
+    assert dict(frame.schema) == METRIC_SCHEMA
 
 
 def test_a_metric_has_a_number_or_a_reason() -> None:

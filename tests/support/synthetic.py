@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from rtdyn.analyses.regimes.resampled import CORRECTED
 from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
 from rtdyn.store.run import Run, config_digest, open_run, write_manifest, write_step
-from rtdyn.store.schema import Metric, StepTables, metric_frame
+from rtdyn.store.schema import PLAIN, Metric, StepTables, metric_frame
 from rtdyn.tables.curves import curve_table
 
 LAYERS = (4, 5)
@@ -79,22 +81,27 @@ def _metrics(step: int, frame: pl.DataFrame, rng: np.random.Generator) -> list[M
             "r1": float(TOP), "r2": count / 2, "last": float(count), "kappa": 0.7, "beta": float(np.log(largest)),
             "plateau_slope": -0.2, "plateau_intercept": float(np.log(largest)), "decay_slope": -2.0,
             "excess": 0.1 * x - 0.3, "raised": float(x > 3), "shape_p_value": float(rng.uniform(0.01, 1)),
-            "plateau_fraction": TOP / count, "powerlaw_fraction": 0.5 - TOP / count, "decay_fraction": 0.5,
+            "plateau_fraction": TOP / count,
         }  # fmt: skip
+        of_class = partial(Metric, "regimes", token_class=name, layer=LAYERS[-1])
         for metric, value in fit.items():
-            reach = 0.1 * abs(value) if metric in ("r1", "r2", "kappa", "excess") else None
-            low, high = (None, None) if reach is None else (value - reach, value + reach)
-            rows.append(Metric("regimes", metric, value, name, layer=LAYERS[-1], ci_low=low, ci_high=high))
+            if metric in (*CORRECTED, "plateau_fraction"):
+                reach = 0.1 * abs(value)
+                interval: dict[str, Any] = {"ci_low": value - reach, "ci_high": value + reach, "clusters": 40}
+                rows.append(of_class(metric, value, **interval))
+            if metric != "plateau_fraction":
+                rows.append(of_class(metric + PLAIN * (metric in CORRECTED), value))
     for analysis, metric in (("dimensionality", "participation_ratio"), ("modularity", "q_excess"),
                              ("heavytail", "hill_alpha_half"), ("mediation", "mediation")):  # fmt: skip
         value = float(20 - 2 * x + rng.normal(0, 0.3))
         rows += [
             Metric(analysis, metric, value, "rare", "top", null, LAYERS[-1], null_mean=20.0, null_sd=0.5, p_value=p)
-            for null, p in (("matched", 0.9 if x < 3 else 0.002), ("random", 0.5))
+            for null, p in (("selected", 0.9 if x < 3 else 0.002), ("matched", 0.7), ("random", 0.5))
         ]
     for layer in LAYERS:
-        rows.append(Metric("routing", "profile_r", 0.9, "rare", None, "resampling", layer, null_mean=0.9,
-                           null_sd=0.02, p_value=0.5))  # fmt: skip
+        rows += [Metric("routing", "profile_r", 0.95, "rare", layer=layer, ci_low=0.9, ci_high=1.0, clusters=40),
+                 Metric("routing", "profile_r_plain", 0.9, "rare", None, "pseudo-class", layer, null_mean=0.9,
+                        null_sd=0.02, p_value=0.5)]  # fmt: skip
     return rows
 
 

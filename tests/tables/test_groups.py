@@ -23,7 +23,7 @@ from rtdyn.analyses.groups.modularity import modularity
 from rtdyn.analyses.influence.ablation import Influence
 from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.forward_pass import Capture
-from rtdyn.names import MATCHED, PLATEAU, RANDOM, SELECTED, TOP
+from rtdyn.names import PLATEAU, RANDOM, SELECTED, TOP
 from rtdyn.store.schema import Metric
 from rtdyn.tables.curves import eigenvalue_curves
 from rtdyn.tables.groups import dimensionality_rows, matching_metrics, modularity_rows
@@ -54,7 +54,7 @@ def groups() -> dict[str, Group | Undefined]:
     three = (np.arange(3), np.arange(7, 10))
     return {
         "fourteen": Group("fourteen", MEMBERS, sets, 0.25, 0.0),
-        "three": Group("three", three, {MATCHED: tuple(np.repeat(m[None], DRAWS, 0) for m in three)}, 1.0, 0.0),
+        "three": Group("three", three, {SELECTED: tuple(np.repeat(m[None], DRAWS, 0) for m in three)}, 1.0, 0.0),
         "nobody": Undefined("no neuron on one half of the windows"),
     }
 
@@ -215,7 +215,7 @@ def test_the_layer_comes_after_the_groups_and_weightwatchers_means_last(
     assert whole.n == len(weights) and whole.ci_low < whole.value < whole.ci_high
 
 
-def test_spectra_are_those_of_what_each_half_chose_beside_matched_sets(
+def test_spectra_are_those_of_what_each_half_chose_beside_selected_sets(
     one: Capture, groups: dict[str, Group | Undefined]
 ) -> None:
     inputs = one.anatomy.input_rows
@@ -223,9 +223,10 @@ def test_spectra_are_those_of_what_each_half_chose_beside_matched_sets(
     fourteen = groups["fourteen"]
     assert isinstance(fourteen, Group)
     drawn = fourteen.sets[RANDOM]
-    matched = replace(fourteen, sets={MATCHED: drawn})
+    beside = replace(fourteen, sets={SELECTED: drawn})
     spectra_of = {name: spectra_once(rows, groups) for name, rows in inputs.items()}
-    lines = eigenvalue_curves(group_spectra(spectra_of, {PLATEAU: groups["nobody"], TOP: matched}), False, LAYER)
+    lines = eigenvalue_curves(group_spectra(spectra_of, {PLATEAU: fourteen, TOP: beside}), False, LAYER)
+    # without pseudo-classes, and so without selected sets, there is nothing to look at beside it
     assert [(line["kind"], line["group"], line["half"]) for line in lines] == [
         ("eigenvalue", TOP, 0),
         ("eigenvalue", TOP, 1),

@@ -1,8 +1,9 @@
 """Mean-ablation influence of every final-MLP neuron on the loss, by token class (METHODS §2).
 
 Replacing neuron i's activation a_ni by its mean ā_i changes the loss at position n by Δ_ni; `certified.py`
-computes every Δ_ni with a proven error. Here they become the two influences of each class C,
-A_i(C) = mean |Δ_ni| and Δ_i(C) = mean Δ_ni, with their standard errors and error bounds.
+computes every Δ_ni with a proven error, against the float32 forward pass. Here they become the two influences of each
+class C, A_i(C) = mean |Δ_ni| and Δ_i(C) = mean Δ_ni, with their standard errors and error bounds. The error of ā_i is
+part of the standard errors, to first order: a piece of text that shifts ā_i by x shifts mean Δ_ni by x·mean(Δ_ni/c_ni).
 """
 
 from __future__ import annotations
@@ -124,14 +125,10 @@ def influence(
     """
     positions = captured.positions
     device = captured.residual.device
-    windows = torch.from_numpy(positions.window).to(device)
-    cluster_of = None if cluster is None else torch.from_numpy(cluster).to(device)
+    text = _text(captured, cluster)
     decile = decile_of.to(device)[torch.from_numpy(positions.target).to(device)]
     members = {c.name: torch.from_numpy(positions.members(c.name)).to(device) for c in positions.classes}
-    sums = {
-        name: _ClassSums(member, windows, cluster_of, decile, deciles, captured.activations.shape[1])
-        for name, member in members.items()
-    }
+    sums = {name: _ClassSums(captured, member, text, decile, deciles) for name, member in members.items()}
     pseudo = None if pseudo_classes is None or half is None else _PseudoSums(pseudo_classes, half, captured)
     refined = 0
     for block in delta_blocks(captured, list(members.values()), tolerance, memory_bytes):
@@ -166,19 +163,16 @@ class _PseudoSums:
 class _ClassSums:
     """Sums of Δ over one class's positions by window and by decile, block after block."""
 
-    def __init__(
-        self, member: Tensor, windows: Tensor, cluster_of: Tensor | None, decile: Tensor, deciles: int, neurons: int
-    ) -> None:
-        self.member = member
+    def __init__(self, captured: Capture, member: Tensor, text: _Text, decile: Tensor, deciles: int) -> None:
+        neurons, windows = captured.activations.shape[1], text.window
+        self.captured, self.member, self.text = captured, member, text
         self.windows = clusters(windows, member)
-        labels = self.windows.ids if cluster_of is None else cluster_of[self.windows.ids]
-        self.window_cluster = torch.unique(labels, return_inverse=True)[1]
         self.decile = decile
         self.decile_n = indicator(decile[member], deciles).sum(1).long()
         zeros = partial(torch.zeros, dtype=torch.float64, device=windows.device)
         self.window_sum, self.window_abs_sum = zeros(2, len(self.windows.ids), neurons)
         self.decile_sum, self.decile_abs_sum = zeros(2, deciles, neurons)
-        self.error = zeros(neurons)
+        self.error, self.slope, self.abs_slope = zeros(3, neurons)
 
     def add(self, block: DeltaBlock) -> None:
         member = self.member[block.rows]
@@ -187,6 +181,11 @@ class _ClassSums:
         by_decile = indicator(self.decile[block.rows][member], len(self.decile_n))
         self.window_sum[:, block.neurons] += by_window @ delta
         self.decile_sum[:, block.neurons] += by_decile @ delta
+        # Δ is nearly linear in c = ā − a, so that Δ/c is what it changes by with ā
+        activations = self.captured.activations[block.rows, block.neurons][member].double()
+        slope = (delta / (self.captured.moments.mean[block.neurons] - activations)).nan_to_num(0.0, 0.0, 0.0)
+        self.slope[block.neurons] += slope.sum(0)
+        self.abs_slope[block.neurons] += (slope * delta.sign()).sum(0)
         delta = delta.abs()
         self.window_abs_sum[:, block.neurons] += by_window @ delta
         self.decile_abs_sum[:, block.neurons] += by_decile @ delta
@@ -195,13 +194,60 @@ class _ClassSums:
     def result(self) -> ClassInfluence:
         return class_influence(
             self.windows.ids,
-            self.window_cluster,
+            torch.unique(self.text.cluster[self.windows.ids], return_inverse=True)[1],
             self.windows.n,
             self.window_sum,
             self.window_abs_sum,
             self.error / self.windows.n.sum(),
             (self.decile_n, self.decile_sum, self.decile_abs_sum),
+            None if self.text.mean_parts is None else self._drift(self.text.mean_parts),
         )
+
+    def _drift(self, mean_parts: Tensor) -> Drift:
+        n = self.windows.n.sum()
+        return Drift(self.text.cluster[self.windows.ids], mean_parts, self.slope / n, self.abs_slope / n)
+
+
+@dataclass(frozen=True)
+class _Text:
+    """The independent pieces of the text."""
+
+    window: Tensor
+    """int64 (N,): each measured position's window."""
+    cluster: Tensor
+    """int64 (windows,): the piece that each window is of, from 0."""
+    mean_parts: Tensor | None
+    """float64 (pieces, F): `Capture.mean_parts` summed over each."""
+
+
+def _text(captured: Capture, cluster: np.ndarray | None) -> _Text:
+    device = captured.residual.device
+    window = torch.from_numpy(captured.positions.window).to(device)
+    count = len(captured.mean_parts) if captured.mean_parts is not None else int(window.max()) + 1
+    of_window = torch.arange(count, device=device) if cluster is None else torch.from_numpy(cluster).to(device)
+    if captured.mean_parts is None:
+        return _Text(window, of_window, None)
+    return _Text(window, of_window, indicator(of_window, int(of_window.max()) + 1) @ captured.mean_parts)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How the error of the mean activation ā enters a class's influence, to first order in it."""
+
+    cluster: Tensor
+    """int64 (w,): the piece of text, among all, that each window of the class is of."""
+    mean_parts: Tensor
+    """float64 (pieces, F): what each adds to ā beyond its share."""
+    slope: Tensor
+    """float64 (F,): what mean Δ changes by with ā, nats per unit of activation."""
+    abs_slope: Tensor
+    """The same of mean |Δ|."""
+
+
+def _with_drift(window_sum: Tensor, window_n: Tensor, drift: Drift, slope: Tensor) -> Tensor:
+    """float64 (F,): standard error of a class mean with that of ā worked in."""
+    by_piece = indicator(drift.cluster, len(drift.mean_parts))
+    return clustered_se(by_piece @ window_sum, by_piece @ window_n.double(), slope * drift.mean_parts)
 
 
 def class_influence(
@@ -212,20 +258,26 @@ def class_influence(
     window_abs_sum: Tensor,
     error_bound: Tensor,
     deciles: tuple[Tensor, Tensor, Tensor],
+    drift: Drift | None = None,
 ) -> ClassInfluence:
     """A class's influence from what its windows hold, as the fields of `ClassInfluence`: (w,), and sums (w, F).
 
-    deciles: n (deciles,), Σ Δ and Σ |Δ| (deciles, F).
+    deciles: n (deciles,), Σ Δ and Σ |Δ| (deciles, F). drift: of ā, None to take ā as given.
     """
     n, clusters = int(window_n.sum()), int(window_cluster.max()) + 1
-    by_cluster = indicator(window_cluster, clusters)
-    cluster_n = by_cluster @ window_n.double()
+    if drift is None:
+        by_cluster = indicator(window_cluster, clusters)
+        cluster_n = by_cluster @ window_n.double()
+        mean_se, mean_abs_se = (clustered_se(by_cluster @ v, cluster_n) for v in (window_sum, window_abs_sum))
+    else:
+        mean_se = _with_drift(window_sum, window_n, drift, drift.slope)
+        mean_abs_se = _with_drift(window_abs_sum, window_n, drift, drift.abs_slope)
     return ClassInfluence(
         n=n,
         mean_abs=window_abs_sum.sum(0) / n,
-        mean_abs_se=clustered_se(by_cluster @ window_abs_sum, cluster_n),
+        mean_abs_se=mean_abs_se,
         mean=window_sum.sum(0) / n,
-        mean_se=clustered_se(by_cluster @ window_sum, cluster_n),
+        mean_se=mean_se,
         error_bound=error_bound,
         clusters=clusters,
         window_ids=window_ids,

@@ -1,5 +1,8 @@
 """The change of loss under mean ablation, for every position and neuron, each with a proven interval.
 
+The proof is of what follows the captured stream and activations. These are float32, and the forward pass that made
+them errs itself, by up to 1.7e-6 nats a position on the bundled suite.
+
 Ablation moves the logits by z (`logit_shift.py`: z_v = a·m_v + t·q_v), so that
 
     Δ_ni = loss(ablated) − loss = K(1) − z_y,   K(θ) = log E_{v∼p}[exp θz_v],   p = softmax(l), y the target,

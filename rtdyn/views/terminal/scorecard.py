@@ -24,7 +24,8 @@ def claim_cells(row: ClaimRow) -> dict[str, str]:
     """The row as it is shown, by CELLS."""
     shown = row.checks[0]
     # where the statistic has no null of its own, a gate's is what speaks for it
-    null = _null(next((c for c in (shown, *row.checks) if c.p_value is not None), shown))
+    gates = (c for c in row.checks if c.role != "beside")
+    null = _null(next((c for c in (shown, *gates) if c.p_value is not None), shown))
     statistic = shown.statistic + (f" ({row.group})" if row.group else "")
     cells = (_label(row), statistic, _value(shown), null, _margin(shown), row.verdict, _emerged(row))
     return dict(zip(CELLS, cells, strict=True))

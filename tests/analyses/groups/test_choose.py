@@ -104,6 +104,7 @@ def test_a_half_of_clusters_is_that_of_windows_merged_by_hand(
     assert nothing == Undefined("half of the text holds 0 independent pieces with positions of the class")
 
 
+@pytest.mark.slow
 def test_split_groups_are_chosen_by_clusters_and_their_halves(whole: tuple[Capture, Influence, np.ndarray]) -> None:
     one, result, _ = whole
     cluster = np.arange(one.positions.window.max() + 1) // 2

@@ -96,6 +96,7 @@ def test_numbers_are_those_of_a_loop_over_halves_and_quarters() -> None:
     np.testing.assert_array_equal(alone, result.stable_share)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 500), factor=st.floats(1e-4, 1e4))
 def test_halves_follow_a_permutation_and_ignore_scale(seed: int, factor: float) -> None:
@@ -160,6 +161,7 @@ def test_halves_that_have_no_fit_are_counted_and_left_out() -> None:
     assert isinstance(more, Resampled) and 0 <= more.no_fit_share < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 512, 4000])
 def test_real_checkpoints(step: int, captured: Callable[[int], Capture]) -> None:
     one = captured(step)

@@ -137,6 +137,7 @@ def test_a_difference_is_that_of_loops_and_stands_among_those_of_pseudo_classes(
         np.testing.assert_allclose([against.null_mean, against.null_sd], [expected.null_mean, expected.null_sd])
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 10), st.floats(-5, 5))
 @settings(max_examples=10, deadline=None)
 def test_differences_ignore_the_scale(seed: int, factor: float, shift: float) -> None:

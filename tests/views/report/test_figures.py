@@ -77,7 +77,7 @@ def test_the_emergence_panel_marks_emergence_change_points_nulls_and_steps_left_
     figure = figures([shown], [judged], [shown.spread(4)])["emergence"]()
     assert isinstance(figure, Figure)
     text = text_of(figure)
-    for mark in ("emerged", "95 % interval", "null (matched, resampling)", "step left out of trajectories"):
+    for mark in ("emerged", "95 % interval", "null (pseudo-class, selected)", "step left out of trajectories"):
         assert mark in text, mark
     emerged = {name for name, lines in judged.items() if any(j.emerged and j.emerged.step is not None for j in lines)}
     assert {"excess", "participation"} <= emerged

@@ -210,7 +210,7 @@ class TestInABrowser:
     def test_hovering_tells_the_values(self, opened: Browser) -> None:
         text = value(opened, "document.getElementById('panel-participation').data.find((t) => t.text).text[0]")
         assert "step 0" in text
-        assert "null (matched) 20" in text
+        assert "null (selected) 20" in text
 
     def test_hostile_text_stays_text(self, hostile: Path) -> None:
         program = chromium()
