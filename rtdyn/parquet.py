@@ -16,11 +16,21 @@ from rtdyn.blame import disk_fault
 from rtdyn.git_lfs import refuse_pointer
 
 
-def read_parquet(file: Path) -> pl.DataFrame:
-    """The table in `file`. Raises OSError or PolarsError if it cannot be read, and for a pointer InputError."""
+def read_parquet(file: Path, columns: list[str] | None = None) -> pl.DataFrame:
+    """The table in `file`, or some columns of it.
+
+    Raises OSError or PolarsError if it cannot be read, and for a pointer InputError.
+    """
     refuse_pointer(file)
     with _disk_faults():
-        return pl.read_parquet(file.absolute(), glob=False)
+        return pl.read_parquet(file.absolute(), columns=columns, glob=False)
+
+
+def read_columns(file: Path) -> pl.Schema:
+    """The columns of `file` and their types. Raises as `read_parquet`."""
+    refuse_pointer(file)
+    with _disk_faults(), file.open("rb") as handle:
+        return pl.Schema(pl.read_parquet_schema(handle))
 
 
 def scan_parquet(files: Iterable[Path]) -> pl.LazyFrame:

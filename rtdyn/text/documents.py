@@ -6,13 +6,16 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
+from rtdyn.blame import reading
 from rtdyn.errors import InputError
-from rtdyn.parquet import read_parquet
+from rtdyn.parquet import read_columns, read_parquet
 from rtdyn.text import king_james
+from rtdyn.text.stored_text import LARGE, Text, stored_rows, stored_text
 
 NOT_TEXT = (".json", ".csv", ".tsv", ".gz", ".zst", ".bz2", ".xz", ".zip", ".npy", ".pdf", ".html")
 """Suffixes whose content would be measured as if its syntax were text."""
@@ -25,7 +28,7 @@ _TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum, pl.Binary)
 class Documents:
     """Texts in their order, with the digest of what was read."""
 
-    texts: tuple[str, ...]
+    texts: Sequence[Text]
     name: str
     sha256: str
     passed_over: int = 0
@@ -50,6 +53,8 @@ def read_documents(corpus: str, text_field: str = "text") -> Documents:
     suffix = file.suffix.lower()
     if suffix in NOT_TEXT:
         raise InputError(f"the corpus {corpus} is a {suffix} file; give plain text, .jsonl or .parquet")
+    if file.stat().st_size >= LARGE and suffix != ".parquet":
+        return _read_large(file, text_field)
     readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
     rows = readers.get(suffix, _read_text)(file, text_field)
     texts = with_text(rows)
@@ -72,8 +77,15 @@ def digest_documents(texts: Iterable[str]) -> str:
     """SHA-256 of texts in their order."""
     digest = hashlib.sha256()
     for text in texts:
-        digest.update(len(text).to_bytes(8, "little") + text.encode("utf-8", errors="surrogatepass"))
+        _add(digest, len(text), [text])
     return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, length: int, parts: Iterable[str]) -> None:
+    """Adds a text of so many characters to a digest."""
+    digest.update(length.to_bytes(8, "little"))
+    for part in parts:
+        digest.update(part.encode("utf-8", errors="surrogatepass"))
 
 
 def decode(data: bytes) -> str:
@@ -83,12 +95,19 @@ def decode(data: bytes) -> str:
 
 def _decode(file: Path) -> str:
     try:
-        text = decode(file.read_bytes())
+        data = file.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the corpus {file}: {error.strerror}") from error
+    return _decoded(file, 0, data)
+
+
+def _decoded(file: Path, at: int, data: bytes) -> str:
+    """The text of bytes of a file that begin at `at`."""
+    try:
+        text = decode(data) if at == 0 else data.decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"the corpus {file} is not UTF-8 text (byte {error.start}); convert it or name another"
+            f"the corpus {file} is not UTF-8 text (byte {at + error.start}); convert it or name another"
         ) from None
     if "\x00" in text:
         raise InputError(f"the corpus {file} looks binary (it holds a zero byte); give a text, .jsonl or .parquet file")
@@ -106,6 +125,36 @@ def _read_jsonl(file: Path, text_field: str) -> Sequence[str | None]:
     return rows.texts
 
 
+def _read_large(file: Path, text_field: str) -> Documents:
+    """The same documents as of a small file, with the same digest, but that they stay in it."""
+    digest, texts, passed_over, named = hashlib.sha256(), list[Text](), 0, False
+
+    def parse(number: int, at: int, data: bytes) -> str | None:
+        nonlocal named
+        rows = parse_lines(_decoded(file, at, data), text_field, str(file), number)
+        named = named or rows.named
+        return (rows.texts[0] or "").removeprefix(BYTE_ORDER_MARK) if rows.texts else None
+
+    with reading(f"the corpus {file}"):
+        if file.suffix.lower() == ".jsonl":
+            for row, text in stored_rows(file, parse):
+                if text.strip():
+                    texts.append(row)
+                    _add(digest, len(text), [text])
+                else:
+                    passed_over += 1
+            if passed_over and not named:
+                raise no_column(str(file), text_field)
+        else:
+            whole = stored_text(file, partial(_decoded, file))
+            if any(block.strip() for block in whole.blocks()):
+                texts.append(whole)
+            _add(digest, len(whole), whole.blocks())
+    if not texts:
+        raise InputError(f"the corpus {file} holds no text")
+    return Documents(texts, str(file), digest.hexdigest(), passed_over)
+
+
 @dataclass(frozen=True)
 class Rows:
     """Rows of JSON."""
@@ -121,11 +170,14 @@ def no_column(source: str, text_field: str) -> InputError:
     return InputError(f"{source}: no row has a text under {text_field!r}; name the column with --text-field")
 
 
-def parse_lines(text: str, text_field: str, source: str) -> Rows:
-    """Lines of JSON; `source` names them in the InputError that a line which is no row of text raises."""
+def parse_lines(text: str, text_field: str, source: str, first: int = 1) -> Rows:
+    """Lines of JSON; `source` names them in the InputError that a line which is no row of text raises.
+
+    first: the number of the first line.
+    """
     texts: list[str | None] = []
     named = False
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=first):
         line = line.removeprefix(BYTE_ORDER_MARK)
         if not line.strip():
             continue
@@ -149,18 +201,18 @@ def parse_lines(text: str, text_field: str, source: str) -> Rows:
 
 def _read_parquet(file: Path, text_field: str) -> Sequence[str | None]:
     try:
-        frame = read_parquet(file)
+        columns = read_columns(file)
+        text = read_parquet(file, [text_field])[text_field] if text_field in columns else None
     except OSError as error:
         raise InputError(f"cannot read the corpus {file}: {error.strerror or error}") from error
     except pl.exceptions.PolarsError as error:
         raise InputError(f"the corpus {file} is not a readable Parquet file ({error})") from None
-    if text_field not in frame.columns or frame[text_field].dtype not in _TEXT_TYPES:
+    if text is None or text.dtype not in _TEXT_TYPES:
         raise InputError(
-            f"{file} has no text column {text_field!r} (its columns: {', '.join(frame.columns)}); "
-            "name it with --text-field"
+            f"{file} has no text column {text_field!r} (its columns: {', '.join(columns)}); name it with --text-field"
         )
     try:
-        return frame[text_field].cast(pl.String).to_list()
+        return text.cast(pl.String).to_list()
     except pl.exceptions.PolarsError:
         raise InputError(
             f"{file}: the column {text_field!r} holds bytes that are not UTF-8 text; name another"

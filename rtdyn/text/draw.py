@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from rtdyn.text.stored_text import Text
 from rtdyn.text.tokenizer import Tokenizer
 
 CHARACTERS_PER_TOKEN = 32
@@ -48,7 +49,9 @@ class _Piece:
     time: float
     document: int = field(compare=False)
     place: int = field(compare=False)
-    text: str = field(compare=False, default="")
+    end: int = field(compare=False, default=0)
+    text: Text = field(compare=False, default="")
+    """The whole document, of which this is a part."""
     ids: np.ndarray | None = field(compare=False, default=None)
 
 
@@ -87,7 +90,8 @@ class _Draw:
         if piece.ids is not None:
             yield DrawnWindow(piece.document, piece.place, piece.ids)
             return
-        encoded = self.tokenizer.encode([piece.text])[0]
+        text = piece.text[piece.place : piece.end]
+        encoded = self.tokenizer.encode([text])[0]
         count = len(encoded) // self.body
         if count == 0:
             yield from self._join(piece.document, piece.place, encoded)
@@ -98,7 +102,7 @@ class _Draw:
         """One window of an encoded stretch at random; the others get their times, ends too short for one wait."""
         first = int(self.rng.integers(len(encoded) - count * self.body + 1))
         starts = first + self.body * self.rng.permutation(count)
-        per_token = len(piece.text) / len(encoded)
+        per_token = (piece.end - piece.place) / len(encoded)
         places = piece.place + (starts * per_token).astype(np.int64)
         times = piece.time + self.rng.exponential(size=count - 1) / (self.body * per_token)
         for time, start, place in zip(times.tolist(), starts[1:].tolist(), places[1:].tolist(), strict=True):
@@ -128,7 +132,7 @@ class _Draw:
 
 
 def draw_windows(
-    blocks: Iterable[Sequence[str]], tokenizer: Tokenizer, body: int, eos: int | None, rng: np.random.Generator
+    blocks: Iterable[Sequence[Text]], tokenizer: Tokenizer, body: int, eos: int | None, rng: np.random.Generator
 ) -> Iterator[DrawnWindow]:
     """Windows of `body` tokens of a corpus that comes in blocks of documents, none twice, until it is used up.
 
@@ -148,24 +152,24 @@ def draw_windows(
     yield from draw.ends()
 
 
-def _pieces(texts: Sequence[str], first: int, size: int, rng: np.random.Generator) -> list[_Piece]:
+def _pieces(texts: Sequence[Text], first: int, size: int, rng: np.random.Generator) -> list[_Piece]:
     """Stretches of documents, a heap by their times. first: the place of the first document in the corpus."""
     pieces = []
     for number, text in enumerate(texts, start=first):
         ends = stretch_ends(text, size)
         times = rng.exponential(size=len(ends))
         for start, end, time in zip([0, *ends[:-1]], ends, times.tolist(), strict=True):
-            pieces.append(_Piece(time / max(1, end - start), number, start, text[start:end]))
+            pieces.append(_Piece(time / max(1, end - start), number, start, end, text))
     heapq.heapify(pieces)
     return pieces
 
 
-def stretch_ends(text: str, size: int) -> list[int]:
+def stretch_ends(text: Text, size: int) -> list[int]:
     """Where a text is cut into stretches of nearly equal length, at most `size` + REACH, before spaces where it can."""
     count = max(1, math.ceil(len(text) / size))
     ends = []
     for k in range(1, count):
         at = k * len(text) // count
-        space = min((i for i in (text.find(s, at, at + REACH) for s in (" ", "\n")) if i >= 0), default=at)
-        ends.append(space)
+        near = text[at : at + REACH]
+        ends.append(at + min((i for i in map(near.find, (" ", "\n")) if i >= 0), default=0))
     return [*ends, len(text)]

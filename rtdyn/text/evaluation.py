@@ -26,6 +26,7 @@ from rtdyn.text.hub_counts import count_dataset
 from rtdyn.text.hub_documents import HubText
 from rtdyn.text.positions import MeasuredPositions, measure
 from rtdyn.text.pseudo_classes import pseudo_classes
+from rtdyn.text.stored_text import Text
 from rtdyn.text.token_classes import TokenClasses, classify
 from rtdyn.text.token_counts import TokenCounts, count_texts, read_counts, within
 from rtdyn.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_digest, tokenizer_files_digest
@@ -123,7 +124,7 @@ def prepare(
         )
     corpus = options.corpus or suite.corpus
     on_hub = HubText(dataset_at(corpus), options.text_field, options.seed, say) if is_hub(corpus) else None
-    blocks: Iterable[Sequence[str]]
+    blocks: Iterable[Sequence[Text]]
     if on_hub is not None:
         blocks = on_hub
     else:

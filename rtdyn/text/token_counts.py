@@ -16,6 +16,7 @@ from rtdyn.errors import InputError
 from rtdyn.git_lfs import refuse_pointer
 from rtdyn.parquet import read_parquet
 from rtdyn.text.draw import stretch_ends
+from rtdyn.text.stored_text import Text
 from rtdyn.text.tokenizer import Tokenizer
 from rtdyn.undefined import Undefined
 
@@ -68,7 +69,7 @@ def read_counts(file: Path) -> TokenCounts:
     return _checked(values, str(file))
 
 
-def count_texts(texts: Iterable[str], tokenizer: Tokenizer, n_logits: int, source: str) -> TokenCounts:
+def count_texts(texts: Iterable[Text], tokenizer: Tokenizer, n_logits: int, source: str) -> TokenCounts:
     """Counts of the tokens of a corpus itself, for `--frequencies corpus`; long texts are encoded in stretches.
 
     Ids beyond the model's logits are left out; only windows that are measured may hold none.

@@ -78,7 +78,7 @@ def population(step: int, corpus: str, tokens: int) -> Population:
     own: Evaluation = prepare(suite, suite.steps[-1], options)
     tokenizer = load_tokenizer(find_tokenizer(suite, suite.steps[-1]), print)
     documents = read_documents(corpus)
-    joined = np.concatenate(tokenizer.encode(list(documents.texts)))
+    joined = np.concatenate(tokenizer.encode([text[:] for text in documents.texts]))
     pieces = (DrawnWindow(0, i, joined[i : i + 255]) for i in range(0, len(joined) - 254, 255))
     text = pack(pieces, 256, tokenizer.bos, tokenizer.eos, lambda so_far, window, kept: so_far >= tokens)
     positions = measure(text, own.classes, "target", POSITIONS_PER_RARE, 50, 0)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from analyses.regimes.test_resampled import clusters_of, planted, refitted
 from analyses.regimes.test_fit_values import with_boundary
+from analyses.regimes.test_resampled import clusters_of, planted, refitted
 
 from rtdyn.analyses.regimes.curve import Curve
 from rtdyn.analyses.regimes.evidence import ShapeEvidence
