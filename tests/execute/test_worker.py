@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from huggingface_hub.errors import HTTPError
+from loopback.sweeps import until
+from support.hang import HANG
 
 from rtdyn.analyses.options import StepOptions
 from rtdyn.checkpoints.fetch_plan import Repeat
@@ -96,6 +103,46 @@ def test_what_fails_once_it_is_told_to_leave_is_held_against_no_step(task: Task,
         worker.leave()
         raise error
     assert tries(task.run) == {} and has_left(task.run, task.name)
+
+
+SCONTROL = """#!/bin/sh
+kill -TERM $PPID
+sleep 0.2
+exit 1
+"""
+
+
+@pytest.mark.parametrize("after", [0.0, 0.3, 0.8])
+def test_a_task_whose_requeue_is_cut_is_held_against_no_step(task: Task, tmp_path: Path, after: float) -> None:
+    submitit = pytest.importorskip("submitit")
+    from submitit.core.utils import DelayedSubmission
+
+    from rtdyn.execute.slurm import SlurmTask
+
+    submission = DelayedSubmission(SlurmTask(replace(task, steps=(0, 4000)), 60))
+    submission.set_timeout(60, 3)
+    jobs, programs = tmp_path / "jobs", tmp_path / "programs"
+    jobs.mkdir()
+    programs.mkdir()
+    submission.dump(submitit.core.utils.JobPaths(jobs, "7").submitted_pickle)
+    (programs / "scontrol").write_text(SCONTROL)
+    (programs / "scontrol").chmod(0o755)
+    names = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_NODELIST": "n1"}
+    names |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SUBMITIT_EXECUTOR": "slurm"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "submitit.core._submit", str(jobs)],
+        env={**os.environ, **names, "PATH": f"{programs}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    until(lambda: tries(task.run))
+    time.sleep(after)
+    process.send_signal(signal.SIGUSR2)
+    said, _ = process.communicate(timeout=HANG)
+    assert process.returncode != 0 and "SIGUSR2: CalledProcessError" in said, said
+    assert tries(task.run) == {} and has_left(task.run, task.name)
+    assert not list(task.run.rglob("*.aside"))
 
 
 def test_relative_paths_count_from_where_the_command_was_given(
