@@ -37,6 +37,16 @@ def planted(window_sums: np.ndarray, seed: int = 0) -> ClassInfluence:
                    window_abs_sum=sums, mean_abs=sums.mean(0))  # fmt: skip
 
 
+def assert_hall(mean: Estimate, residuals: np.ndarray, se: float) -> None:
+    """Each end of the interval solves Hall's transformation of t, with the skewness of the clusters' residuals (g,)."""
+    g = len(residuals)
+    a = (residuals**3).mean() / (residuals**2).mean() ** 1.5 / np.sqrt(g)
+    assert mean.low is not None and mean.high is not None
+    for end, reach in ((mean.low, 1), (mean.high, -1)):
+        t = (mean.value - end) / se
+        assert t + a * (t**2 / 3 + 1 / 6) + a**2 * t**3 / 27 == pytest.approx(reach * stats.t.ppf(0.975, g - 1))
+
+
 def test_summary_is_that_of_the_neurons_influence() -> None:
     one = synthetic(seed=0, n=60, f=250)
     one = replace(one, positions=replace(one.positions, window=np.arange(60) // 3))
@@ -53,13 +63,7 @@ def test_summary_is_that_of_the_neurons_influence() -> None:
     by_cluster = np.array([c.window_abs_sum[c.window_cluster == k].sum(0).mean() for k in range(c.clusters)])
     n = np.array([c.window_n[c.window_cluster == k].sum() for k in range(c.clusters)])
     se = np.sqrt(((by_cluster - n * values.mean()) ** 2).sum() * c.clusters / (c.clusters - 1)) / 60
-    residuals = by_cluster - n * values.mean()
-    a = (residuals**3).mean() / (residuals**2).mean() ** 1.5 / np.sqrt(c.clusters)
-    assert summary.mean.low is not None and summary.mean.high is not None
-    for end, reach in ((summary.mean.low, 1), (summary.mean.high, -1)):
-        t = (values.mean() - end) / se
-        hall = t + a * (t**2 / 3 + 1 / 6) + a**2 * t**3 / 27
-        assert hall == pytest.approx(reach * stats.t.ppf(0.975, c.clusters - 1))
+    assert_hall(summary.mean, by_cluster - n * values.mean(), se)
     # the plain ones have the winner's curse
     assert 0.5 * values.max() < summary.largest.value < values.max()
     plain_share = np.sort(values)[-3:].sum() / values.sum()
@@ -137,7 +141,7 @@ def test_losses_are_means_with_clustered_intervals(captured: Callable[[int], Cap
     g = len(residuals)
     se = np.sqrt((residuals**2).sum() * g / (g - 1)) / len(loss)
     assert rare.mean.clusters == g
-    assert rare.mean.high == pytest.approx(loss.mean() + stats.t.ppf(0.975, g - 1) * se)
+    assert_hall(rare.mean, residuals, se)
     assert losses[ALL].n == len(one.loss) and losses[ALL].mean.value == pytest.approx(float(one.loss.double().mean()))
     assert losses[ALL].mean.clusters == len(np.unique(cluster[one.kept_flat // 256]))
     whole = mean_losses(one, 256, np.zeros_like(cluster))["rare"].mean
