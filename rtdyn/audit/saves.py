@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from rtdyn.audit.listing import Weights
-from rtdyn.checkpoints.checkpoint import read_json
+from rtdyn.checkpoints.checkpoint import read_json, weight_files
 from rtdyn.checkpoints.safetensors_files import Header, read_header
 from rtdyn.checkpoints.shards import contradiction
 from rtdyn.errors import InputError
+from rtdyn.hub.names import CONFIG
 
 H = TypeVar("H", bound=Hashable)
 
@@ -23,7 +24,7 @@ class Save:
     """One step's weights, without their numbers."""
 
     damage: str | None
-    """Why a header or the index cannot be read."""
+    """Why a header, the index or config.json cannot be read."""
     contradiction: str | None
     """How headers and index contradict each other."""
     differing: frozenset[str]
@@ -40,6 +41,8 @@ def save_in(folder: Path, weights: Weights) -> Save:
     written = (min(times), max(times))
     headers: dict[str, Header] = {}
     try:
+        read_json(folder / CONFIG)
+        weight_files({file.name for file in folder.iterdir()}, lambda name: read_json(folder / name), str(folder))
         for name in weights.files:
             if name.endswith(".safetensors"):
                 headers[name] = read_header(folder / name)
@@ -52,7 +55,7 @@ def save_in(folder: Path, weights: Weights) -> Save:
     )
     values = {key: {h.metadata.get(key) for h in headers.values()} for h in headers.values() for key in h.metadata}
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    excess = int(total) - sum(h.bytes for h in headers.values()) if headers and isinstance(total, int | float) else 0
+    excess = total - sum(header.bytes for header in headers.values()) if headers and isinstance(total, int) else 0
     return Save(None, told, frozenset(key for key, seen in values.items() if len(seen) > 1), excess, written)
 
 

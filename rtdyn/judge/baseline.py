@@ -157,7 +157,7 @@ def read_baseline(file: Path) -> Baseline:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"there is no baseline {file}; `--update` writes one from the run") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as a baseline; mend it, or delete it and write it anew") from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:

@@ -96,7 +96,7 @@ def read_run(path: Path) -> Run:
     try:
         refuse_pointer(path / MANIFEST)
         data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not an rtdyn run: its manifest.json cannot be read") from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rtdyn.errors import InputError
+from rtdyn.errors import InputError, brief
 from rtdyn.git_lfs import refuse_pointer
 from rtdyn.parquet import read_parquet
 from rtdyn.undefined import Undefined
@@ -58,7 +58,7 @@ def read_counts(file: Path) -> TokenCounts:
         else:
             raise InputError(f"{file} is neither .npy nor .parquet; counts are read from those")
     except (OSError, ValueError, EOFError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"the counts file {file} cannot be read ({error}); write it anew") from error
+        raise InputError(f"the counts file {file} cannot be read ({brief(error)}); write it anew") from error
     return _checked(values, str(file))
 
 

@@ -100,7 +100,7 @@ def load_tokenizer(folder: Path, say: Callable[[str], None] = lambda text: None)
         with plain_folder(folder) as plain:
             backend = transformers.AutoTokenizer.from_pretrained(plain, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the library raises nearly any type on a damaged file
-        raise InputError(f"the tokenizer in {folder} cannot be loaded ({type(error).__name__}: {error})") from error
+        raise InputError(f"the tokenizer in {folder} cannot be loaded ({brief(error)})") from error
     # a tokenizer in Python has no backend of its own, and no dropout
     model = getattr(getattr(backend, "backend_tokenizer", None), "model", None)
     dropout = getattr(model, "dropout", None)
