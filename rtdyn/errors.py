@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:  # the commands that read no record do without pydantic
     from pydantic import ValidationError
@@ -20,16 +21,38 @@ class InputError(RtdynError):
     """A source, file or model that cannot be used as it is."""
 
 
+class OverflowedError(InputError):
+    """A checkpoint whose numbers go beyond those that float32 holds."""
+
+
 class UsageError(RtdynError):
     """A command line that asks for something that does not exist or contradicts itself."""
 
     exit_code = 2
 
 
+_UNSAFE = re.compile(r"weights_only|allow_pickle|trust_remote_code|trust the source", re.IGNORECASE)
+"""In messages that advise to run code that a file brings."""
+
+
 def brief(error: BaseException) -> str:
-    """An exception of a library as one line: its type and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    """An exception of a library as one line: its type and the first line of its message.
+
+    Advice to run code that came with a file is not repeated, and of pydantic's errors the first is named.
+    """
+    kind, text = type(error).__name__, json_fault(error).strip()
+    if _UNSAFE.search(text):
+        return f"{kind}: it is no plain data, and rtdyn runs no code that a file brings"
+    if kind == "ValidationError" and hasattr(error, "errors"):
+        return f"{kind}: {first_fault(cast('ValidationError', error))}"
+    return f"{kind}: {text.splitlines()[0]}" if text else kind
+
+
+def json_fault(error: BaseException) -> str:
+    """Why a text is not JSON that can be read: what json.loads raised, in words that hold no advice on Python."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return "it holds a number of thousands of digits" if "int_max_str_digits" in str(error) else str(error)
 
 
 def near_matches(word: str, known: Iterable[str]) -> str:

@@ -11,10 +11,11 @@ from typing import TypeVar
 
 from rtdyn.audit.listing import Weights
 from rtdyn.blame import disk_fault, reading
-from rtdyn.checkpoints.checkpoint import read_json
+from rtdyn.checkpoints.checkpoint import read_json, weight_files
 from rtdyn.checkpoints.safetensors_files import Header, read_header
 from rtdyn.checkpoints.shards import contradiction
 from rtdyn.errors import InputError
+from rtdyn.hub.names import CONFIG
 
 H = TypeVar("H", bound=Hashable)
 
@@ -24,7 +25,7 @@ class Save:
     """One step's weights, without their numbers."""
 
     damage: str | None
-    """Why a header or the index cannot be read."""
+    """Why a header, the index or config.json cannot be read."""
     contradiction: str | None
     """How headers and index contradict each other."""
     differing: frozenset[str]
@@ -41,10 +42,13 @@ def save_in(folder: Path, weights: Weights) -> Save:
     Raises InputError if a disk keeps them from being read.
     """
     with reading(str(folder)):
+        names = {file.name for file in folder.iterdir()}
         times = [(folder / name).stat().st_mtime for name in weights.files]
     written = (min(times), max(times))
     headers: dict[str, Header] = {}
     try:
+        read_json(folder / CONFIG)
+        weight_files(names, lambda name: read_json(folder / name), str(folder))
         for name in weights.files:
             if name.endswith(".safetensors"):
                 headers[name] = read_header(folder / name)
@@ -59,7 +63,7 @@ def save_in(folder: Path, weights: Weights) -> Save:
     )
     values = {key: {h.metadata.get(key) for h in headers.values()} for h in headers.values() for key in h.metadata}
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    excess = int(total) - sum(h.bytes for h in headers.values()) if headers and isinstance(total, int | float) else 0
+    excess = total - sum(header.bytes for header in headers.values()) if headers and isinstance(total, int) else 0
     return Save(None, told, frozenset(key for key, seen in values.items() if len(seen) > 1), excess, written)
 
 

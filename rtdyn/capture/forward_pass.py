@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rtdyn.capture.by_layers import by_layers
 from rtdyn.capture.layered_model import LayeredModel
-from rtdyn.errors import InputError
+from rtdyn.errors import InputError, OverflowedError
 from rtdyn.model.families import Anatomy, anatomy
 from rtdyn.text.positions import MeasuredPositions
 from rtdyn.text.windows import EvaluationSet
@@ -144,9 +144,7 @@ def capture(
         ("activations", captured.moments.variance),
     ):
         if not all(map(math.isfinite, values.aminmax())):  # without an array as large
-            raise InputError(
-                f"the final layer's {name} overflow to infinity or NaN; this checkpoint cannot be measured"
-            )
+            raise OverflowedError(f"the final layer's {name} overflow to infinity or NaN")
     return captured
 
 

@@ -15,7 +15,7 @@ from rtdyn.blame import blamed_on, reading
 from rtdyn.checkpoints.plain_folder import plain_folder
 from rtdyn.checkpoints.safetensors_files import read_header
 from rtdyn.checkpoints.shards import contradiction
-from rtdyn.errors import InputError, brief
+from rtdyn.errors import InputError, brief, json_fault
 from rtdyn.git_lfs import refuse_pointer
 from rtdyn.hub.names import CONFIG
 from rtdyn.model.families import OLD_BUFFERS, base_model_name, check_config
@@ -89,7 +89,9 @@ def read_json(file: Path) -> dict[str, Any]:
             refuse_pointer(file)
             data = json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is not readable JSON ({error}); download it again") from None
+        raise InputError(
+            f"{file} is not readable JSON ({json_fault(error)}); correct it, or download it again"
+        ) from None
     if not isinstance(data, dict):
         raise InputError(f"{file} does not hold a JSON object; download it again")
     return data

@@ -10,7 +10,7 @@ from typing import Any
 
 from rtdyn.checkpoints.checkpoint import weight_files
 from rtdyn.checkpoints.tensors import TensorRange, mlp_tensors, remote_tensors
-from rtdyn.errors import InputError
+from rtdyn.errors import InputError, json_fault
 from rtdyn.git_lfs import LONGEST, UPLOADED_SO, is_pointer, pointer_error
 from rtdyn.hub.download import read_small
 from rtdyn.hub.names import CONFIG
@@ -141,7 +141,9 @@ def _plan(suite: SuiteSpec, step: int, weights_only: bool, small: dict[str, byte
         try:
             data = json.loads(content(name))
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{revision.what}: {name} is not readable JSON ({error}); leave the step out") from None
+            raise InputError(
+                f"{revision.what}: {name} is not readable JSON ({json_fault(error)}); leave the step out"
+            ) from None
         if not isinstance(data, dict):
             raise InputError(f"{revision.what}: {name} does not hold a JSON object; leave the step out")
         return data

@@ -34,7 +34,8 @@ def read_header(file: Path) -> Header:
             return handle.read(stop - start)
 
         tensors, data = safetensors_header(read, file.stat().st_size, str(file))
-        metadata = json.loads(read(8, data)).get("__metadata__") or {}
+        noted = json.loads(read(8, data)).get("__metadata__") or {}
+        metadata = {key: str(value) for key, value in noted.items()}
         return Header(frozenset(tensors), metadata, file.stat().st_size - data)
 
 

@@ -10,11 +10,12 @@ from urllib.request import getproxies
 
 from rtdyn.blame import passes
 from rtdyn.errors import InputError, brief
+from rtdyn.hub.retry import may_pass
 
 T = TypeVar("T")
 _SECRET = re.compile(r"\?[^\s'\")]+|(?<=://)[^/@\s]+@")
 """In addresses: a query, which may be signed, and a user with a password."""
-_UNAUTHORISED = 401
+_UNAUTHORISED, _PROXY = 401, 407
 LEAVE_OUT = "leave the step out of --steps"
 CORRECT_SUITE = "correct the suites file"
 
@@ -55,10 +56,9 @@ def explained(
         (errors.LocalEntryNotFoundError, " is not in the cache and the Hub cannot be reached; check the network"),
         (errors.EntryNotFoundError, f" is missing on the Hub; {if_missing}"),
         (errors.HFValidationError, f" cannot be a Hub repository ({_brief(error)}); {if_misnamed}"),
-        # HTTPError is of httpx or of httpx2, as huggingface_hub's version has it; hf_xet raises RuntimeError;
-        # an answer that is not a Hub's, as of a login page, ends in ValueError or KeyError
+        # HTTPError is of httpx or of httpx2, as huggingface_hub's version has it; hf_xet raises RuntimeError
         *(
-            (kind, f" cannot be downloaded ({_brief(error)}); run the command again")
+            (kind, f" cannot be downloaded ({_brief(error)}); {_mend(error)}")
             for kind in (errors.HTTPError, EOFError, OSError, RuntimeError, ValueError, KeyError)
         ),
     )
@@ -69,11 +69,42 @@ def explained(
     return next((InputError(what + sentence) for kind, sentence in sentences if isinstance(error, kind)), None)
 
 
+def _mend(error: Exception) -> str:
+    """How to mend what kept a file from coming; only what may pass by itself is worth the same command."""
+    from huggingface_hub import constants
+
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, UnicodeEncodeError) and not (_token() or "").isascii():
+        return "HF_TOKEN holds a character that no token has, so copy it anew"
+    if kinds & {"UnsupportedProtocol", "InvalidURL"}:
+        return f"HF_ENDPOINT is {constants.ENDPOINT!r}, which is no address, so correct it (https://...)"
+    if kinds & {"JSONDecodeError", "KeyError", "TooManyRedirects"}:
+        return f"what answers at {_hidden(constants.ENDPOINT)} is no Hub, so log in to the network or check HF_ENDPOINT"
+    if status == _PROXY:
+        return "the proxy asks for a name and a password, so put them into HTTPS_PROXY"
+    if status is not None and not may_pass(error):
+        return "check that HF_TOKEN may read it, and that no proxy or filter refuses it"
+    if isinstance(error, ValueError):
+        return "check HF_ENDPOINT, HF_TOKEN and the settings of the proxy"
+    return "run the command again"
+
+
 def _brief(error: Exception) -> str:
     """The error in one line; a client may quote headers and signed addresses in it."""
+    text, token = _hidden(brief(error)), _token()
+    text = text.replace(": None.", "")  # the client's word for an answer without text
+    return text.replace(token, "***") if token else text
+
+
+def _token() -> str | None:
     from huggingface_hub import get_token
 
-    text, token = _SECRET.sub("", brief(error)), None
     with suppress(OSError):  # HF_HOME may be no folder
-        token = get_token()
-    return text.replace(token, "***") if token else text
+        return get_token()
+    return None
+
+
+def _hidden(text: str) -> str:
+    """The text without secrets in its addresses."""
+    return _SECRET.sub("", text)

@@ -17,6 +17,8 @@ ASKED_AT_ONCE = 8
 """Requests to a Hub."""
 SHORT = 0.2
 """Seconds of one wait for a lock: polars' handler of SIGINT lets a wait go on, so Ctrl-C would not end a long one."""
+_STANDS = {"UnsupportedProtocol", "LocalProtocolError", "TooManyRedirects"}
+"""Errors of the client, be it httpx or httpx2, that come again each time."""
 _TOO_MANY, _REQUEST_TIMEOUT, _SERVER_ERROR = 429, 408, 500
 
 
@@ -93,7 +95,8 @@ def may_pass(error: BaseException) -> bool:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return status in (_TOO_MANY, _REQUEST_TIMEOUT) or status >= _SERVER_ERROR
-    return isinstance(error, errors.HTTPError | EOFError)
+    stands = _STANDS & {kind.__name__ for kind in type(error).__mro__}
+    return isinstance(error, errors.HTTPError | EOFError) and not stands
 
 
 def _asked(error: BaseException) -> float | None:

@@ -159,7 +159,7 @@ def read_baseline(file: Path) -> Baseline:
         with reading(str(file)):
             refuse_pointer(file)
             data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as a baseline; mend it, or delete it and write it anew") from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:

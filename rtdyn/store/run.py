@@ -101,8 +101,8 @@ def read_run(path: Path) -> Run:
         with reading(str(file)):
             refuse_pointer(file)
             data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not an rtdyn run: its manifest.json is no JSON") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not an rtdyn run: its manifest.json cannot be read as JSON") from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
         raise InputError(f"{path} has store schema {version}; this rtdyn reads schema {SCHEMA_VERSION}")

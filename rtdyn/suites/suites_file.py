@@ -28,12 +28,12 @@ def read_suites_file(file: Path) -> SuitesFile:
         return SuitesFile.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(f"cannot read the suites file {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValidationError as error:
+        raise InputError(f"{file}: {_sentence(error)}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also bytes that are no text, and numbers too long
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 1})" if where else ""
         raise InputError(f"{file} is not valid YAML{line}; correct it or leave --suites out") from error
-    except ValidationError as error:
-        raise InputError(f"{file}: {_sentence(error)}") from None
 
 
 def _sentence(error: ValidationError) -> str:

@@ -24,7 +24,7 @@ from rtdyn.capture.layered_model import open_model
 from rtdyn.capture.memory_need import Sample, runs_by_layers
 from rtdyn.checkpoints.checkpoint import Checkpoint, loading
 from rtdyn.checkpoints.locate import checkpoint_shape
-from rtdyn.errors import InputError
+from rtdyn.errors import InputError, OverflowedError
 from rtdyn.names import GROUPED
 from rtdyn.store.schema import StepTables, metric_frame
 from rtdyn.sweep.analyses import GROUP_ANALYSES
@@ -50,8 +50,21 @@ def analyse_step(
 ) -> StepTables:
     """Runs the chosen analyses on one checkpoint; `stage` is told the name of each as it begins.
 
-    Raises InputError if the weights are damaged or of another shape than the suite's.
+    Raises InputError if the weights are damaged, of another shape than the suite's, or make numbers that overflow.
     """
+    try:
+        return _analyse(checkpoint, tokens_seen, evaluation, options, stage)
+    except OverflowedError as error:
+        raise InputError(f"step {checkpoint.step} in {checkpoint.folder}: {error}; leave it out of --steps") from error
+
+
+def _analyse(
+    checkpoint: Checkpoint,
+    tokens_seen: int | None,
+    evaluation: Evaluation,
+    options: StepOptions,
+    stage: Callable[[str], None],
+) -> StepTables:
     stage("load")
     _check_same_suite(checkpoint, evaluation)
     by_layers = _runs_by_layers(checkpoint, evaluation, options)

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from rtdyn.blame import disk_fault
-from rtdyn.errors import InputError
+from rtdyn.errors import InputError, brief
 from rtdyn.git_lfs import refuse_pointer
 from rtdyn.parquet import read_parquet
 from rtdyn.text.draw import stretch_ends
@@ -65,7 +65,7 @@ def read_counts(file: Path) -> TokenCounts:
             raise InputError(f"{file} is neither .npy nor .parquet; counts are read from those")
     except (OSError, ValueError, EOFError, pl.exceptions.PolarsError) as error:
         mend = "write it anew" if disk_fault(error) is None else "check its disk"
-        raise InputError(f"the counts file {file} cannot be read ({error}); {mend}") from error
+        raise InputError(f"the counts file {file} cannot be read ({brief(error)}); {mend}") from error
     return _checked(values, str(file))
 
 

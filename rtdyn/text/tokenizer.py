@@ -92,7 +92,7 @@ def load_tokenizer(folder: Path, say: Callable[[str], None] = lambda text: None)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(f"{folder} holds no tokenizer (tokenizer.json); put the suite's own beside its step folders")
     what = f"the tokenizer in {folder}"
-    with blamed_on(what, lambda error: InputError(f"{what} cannot be loaded ({type(error).__name__}: {error})")):
+    with blamed_on(what, lambda error: InputError(f"{what} cannot be loaded ({brief(error)})")):
         for name in TOKENIZER_FILES:
             if (folder / name).is_file():
                 refuse_pointer(folder / name)

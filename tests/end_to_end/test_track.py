@@ -438,7 +438,7 @@ def overflow(step: Path) -> None:
         (other_shape, ("another shape", "hidden_size 192 instead of 96")),
         (narrower, ("another shape", "intermediate_size 300 instead of 512")),
         (swap_tokens, ("another tokenizer",)),
-        (overflow, ("overflow",)),
+        (overflow, ("step 0 in ", "step0: ", "overflow", "leave it out of --steps")),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

@@ -45,7 +45,7 @@ from rtdyn.analyses.influence.logit_shift import NeuronBlock, coefficients, neur
 from rtdyn.analyses.influence.position_block import PositionBlock, position_block
 from rtdyn.analyses.influence.unembedding import Projection, Unembedding, unembedding
 from rtdyn.capture.forward_pass import Capture
-from rtdyn.errors import InputError
+from rtdyn.errors import OverflowedError
 
 EPSILON = torch.finfo(torch.float32).eps
 PRODUCT_ROUNDING = {torch.float32: 2.0**-13, torch.bfloat16: 2.0**-6}
@@ -166,7 +166,7 @@ def _delta_block(
         half_width[row, neuron] = 0.0
         refined += len(widest)
     if not torch.isfinite(delta).all():
-        raise InputError("the change of loss under ablation overflows; this checkpoint cannot be measured")
+        raise OverflowedError("the change of loss under ablation overflows")
     return DeltaBlock(at.rows, of.neurons, delta, half_width, rounding, refined)
 
 

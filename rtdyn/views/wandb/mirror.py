@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from rtdyn.blame import passes
 from rtdyn.errors import InputError, brief
 from rtdyn.files import write_json
@@ -111,11 +113,23 @@ class WandbView:
             if passes(error):
                 raise
             self.backend, self.failed = None, True
-            what = brief(error).rstrip(".")
+            what = _fault(error).rstrip(".")
             self.notice(
                 f"W&B stopped: {what}. Everything is in {self.run.path}; "
                 f"`rtdyn sync {self.run.path}` sends W&B what it lacks."
             )
+
+
+def _fault(error: Exception) -> str:
+    """What went wrong, in one line; of the client's settings the variable, its value and what is wrong with it."""
+    if not isinstance(error, ValidationError):
+        return brief(error)
+    fault = error.errors(include_url=False)[0]
+    setting = str(fault["loc"][0]) if fault["loc"] else "settings"
+    names = (f"WANDB_{setting.upper()}", f"WANDB_{setting.removeprefix('run_').upper()}")
+    name = next((name for name in names if name in os.environ), f"the setting {setting}")
+    value = "" if "key" in setting else f" is {str(fault['input'])[:80]!r}"
+    return f"{name}{value}: {fault['msg']}"
 
 
 def choose_mode(asked: str | None) -> str:
