@@ -20,6 +20,12 @@ class InputError(RtdynError):
     """A source, file or model that cannot be used as it is."""
 
 
+class ParityError(InputError):
+    """A model that is not read as transformers runs it: no step of its family can be measured."""
+
+    exit_code = 1
+
+
 class UsageError(RtdynError):
     """A command line that asks for something that does not exist or contradicts itself."""
 

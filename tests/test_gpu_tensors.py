@@ -19,6 +19,7 @@ from rtdyn.analyses.groups.input_weights import heavytail
 from rtdyn.analyses.groups.modularity import modularity
 from rtdyn.analyses.groups.nulls import matching_cells
 from rtdyn.analyses.influence.ablation import Influence, influence
+from rtdyn.analyses.influence.parity import PARITY, differences
 from rtdyn.analyses.mediation.confidence import confidence
 from rtdyn.analyses.mediation.frozen import frozen_influence, mediated_share, unigram_direction
 from rtdyn.analyses.mediation.null_space import null_space
@@ -26,6 +27,7 @@ from rtdyn.analyses.options import StepOptions
 from rtdyn.analyses.routing.head_ablation import ablate_heads
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.capture.layered_model import open_model
+from rtdyn.capture.own_pass import own_pass
 from rtdyn.checkpoints.local import fetch_local
 from rtdyn.names import PLATEAU, RANDOM, TOP
 from rtdyn.suites.suite import SuiteSpec
@@ -87,6 +89,14 @@ def test_a_capture_on_the_gpu(both: Captures, gpu: str, by_layers: bool) -> None
     for name in ("residual", "activations", "attention", "stream"):
         _same(getattr(here, name), getattr(there, name), 1e-4)
     assert np.array_equal(matching_cells(here), matching_cells(there))
+
+
+@pytest.mark.parametrize("by_layers", [False, True])
+def test_parity_on_the_gpu(both: Captures, gpu: str, tiny: SuiteSpec, evaluation: Evaluation, by_layers: bool) -> None:
+    model = open_model(fetch_local(tiny, LATE), gpu, by_layers, MEMORY)
+    own = own_pass(model, evaluation.text, evaluation.positions)
+    assert isinstance(own.delta, GpuTensor)
+    assert max(differences(own, both(gpu, by_layers), MEMORY)) < PARITY
 
 
 def test_influence_and_mediation_on_the_gpu(both: Captures, gpu: str, evaluation: Evaluation) -> None:

@@ -12,6 +12,7 @@ from rtdyn.analyses.groups.choose import split_groups, window_halves
 from rtdyn.analyses.groups.nulls import matching_cells
 from rtdyn.analyses.influence.ablation import Influence, influence
 from rtdyn.analyses.influence.losses import mean_losses
+from rtdyn.analyses.influence.parity import check_parity
 from rtdyn.analyses.influence.summary import summarise
 from rtdyn.analyses.options import StepOptions
 from rtdyn.analyses.regimes.curve import Curve
@@ -23,6 +24,7 @@ from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.capture.free_memory import available_bytes, left_of
 from rtdyn.capture.layered_model import open_model
 from rtdyn.capture.memory_need import Sample, runs_by_layers
+from rtdyn.capture.own_pass import own_pass
 from rtdyn.checkpoints.checkpoint import Checkpoint
 from rtdyn.checkpoints.locate import checkpoint_shape
 from rtdyn.errors import InputError
@@ -48,10 +50,12 @@ def analyse_step(
     evaluation: Evaluation,
     options: StepOptions,
     stage: Callable[[str], None],
+    parity: bool = False,
 ) -> StepTables:
     """Runs the chosen analyses on one checkpoint; `stage` is told the name of each as it begins.
 
-    Raises InputError if the weights are damaged or of another shape than the suite's.
+    parity: first compare the capture and the closed form with transformers' own model. Raises InputError if the weights
+    are damaged or of another shape than the suite's, and ParityError if that comparison fails.
     """
     stage("load")
     _check_same_suite(checkpoint, evaluation)
@@ -64,6 +68,7 @@ def analyse_step(
             "it belongs to another model, leave it out of --steps"
         )
     stage("capture")
+    own = own_pass(model, evaluation.text, evaluation.positions) if parity else None
     captured = capture(
         model,
         evaluation.text,
@@ -71,6 +76,8 @@ def analyse_step(
         mean_over=options.mean_over,
         attention="routing" in options.analyses,
     )
+    if own is not None:
+        check_parity(own, captured, options.memory_bytes)
     stage("ablation")
     layer = captured.anatomy.layer
     cluster = evaluation.clusters.index
