@@ -79,7 +79,8 @@ def test_every_setting_of_the_analyses_makes_another_configuration(
     for name, values in (("heads_to", HEADS_TO), ("heads_at", HEADS_AT), ("unigram", UNIGRAM)):
         assert getattr(usual, name) == values[0]
         for value in values[1:]:
-            other = run_config(tiny, evaluation, options, replace(usual, **{name: value}))
-            assert other == {**config, name: value}
+            changed: dict[str, Any] = {name: value}
+            other = run_config(tiny, evaluation, options, replace(usual, **changed))
+            assert other == {**config, **changed}
             digests.add(config_digest(other))
     assert len(digests) == 4

@@ -232,15 +232,6 @@ def test_curve_statistics_are_those_of_the_fit_whatever_scale_and_order(seed: in
     assert {name: result[name][2] for name in CURVE_STATISTICS} == pytest.approx(expected)
 
 
-def test_censored_neurons_leave_the_plateau() -> None:
-    values = np.sort(np.random.default_rng(0).lognormal(size=(1, 300)))[:, ::-1]
-    uncertainty = np.zeros(300)
-    uncertainty[2] = 1e9
-    regimes = fit_regimes(values[0], uncertainty)
-    result = curve_statistics(values, uncertainty)
-    assert result["plateau_fraction"][0] == (regimes.label == "plateau").mean() == (result["r1"][0] - 1) / 300
-
-
 @pytest.mark.parametrize("step", [1, 512, 4000])
 def test_real_checkpoints(step: int, captured: Callable[[int], Capture]) -> None:
     """A few of the rare positions against pseudo-classes: sums by the pass over Δ are those of the classes by hand."""
