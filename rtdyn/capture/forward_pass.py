@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rtdyn.capture.by_layers import by_layers
 from rtdyn.capture.layered_model import LayeredModel
-from rtdyn.errors import InputError, OverflowedError
+from rtdyn.errors import OverflowedError
 from rtdyn.model.families import Anatomy, anatomy
 from rtdyn.text.positions import MeasuredPositions
 from rtdyn.text.windows import EvaluationSet, check_ids

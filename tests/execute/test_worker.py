@@ -145,6 +145,8 @@ def test_a_task_whose_requeue_is_cut_is_held_against_no_step(task: Task, tmp_pat
     assert process.returncode != 0 and "SIGUSR2: CalledProcessError" in said, said
     assert tries(task.run) == {} and has_left(task.run, task.name)
     assert not list(task.run.rglob("*.aside"))
+
+
 def test_a_model_that_is_not_read_as_transformers_runs_it_ends_the_task(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
