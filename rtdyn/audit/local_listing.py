@@ -11,7 +11,7 @@ from rtdyn.audit.listing import FileInfo, Listing, is_weights
 from rtdyn.checkpoints.checkpoint import sha256_of
 from rtdyn.checkpoints.local import suite_folder
 from rtdyn.errors import InputError
-from rtdyn.git_lfs import holds_pointer, pointer_error
+from rtdyn.git_lfs import PULL, holds_pointer, pointer_error
 from rtdyn.hub.names import CONFIG, TOKENIZER_FILES
 from rtdyn.suites.suite import SuiteSpec
 
@@ -38,7 +38,7 @@ def local_listings(suite: SuiteSpec, folders: Mapping[int, str], *, every_digest
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read: {error.strerror}; make it readable") from error
     described = {
-        step: {f.name: FileInfo(f.stat().st_size, digests.get(f), f in pointers) for f in inside}
+        step: {f.name: FileInfo(f.stat().st_size, digests.get(f), PULL if f in pointers else None) for f in inside}
         for step, inside in files.items()
     }
     return {step: Listing(name, None, described[step]) if step in files else None for step, name in folders.items()}
