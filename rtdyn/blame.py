@@ -54,6 +54,8 @@ _DISK = (
 )
 _CODE = re.compile(r"\(os error (\d+)\)")
 """How libraries written in Rust quote an error of the operating system."""
+_SETTINGS = {"huggingface_hub": "HF_", "transformers": "TRANSFORMERS_", "numba": "NUMBA_", "matplotlib": "MPL"}
+"""What the names of a package's environment variables begin with."""
 _SHORT = re.compile(r"can't allocate memory|cannot allocate memory|out of memory", re.IGNORECASE)
 _MACHINE = re.compile(r"CUDA error|can't start new thread")
 
@@ -169,8 +171,9 @@ def import_fault(error: BaseException) -> str | None:
     foreign = [name for name in packages if name not in ("rtdyn", "__main__")]
     if not foreign:
         return None
-    said = str(error)
+    said, prefix = str(error), _SETTINGS.get(foreign[-1])
     variables = [f"{name}={value!r}" for name, value in os.environ.items() if repr(value) in said]
+    variables = variables or [name for name in os.environ if prefix is not None and name.startswith(prefix)]
     settings = f"correct or unset {' or '.join(variables)}" if variables else "correct its settings or install it anew"
     return f"{foreign[-1]} cannot be imported ({brief(error)}); {settings}"
 

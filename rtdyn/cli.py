@@ -23,6 +23,7 @@ from rtdyn.cli_options import (
     cluster_options,
     model_option,
     models_option,
+    preset_line,
     steps_option,
     suites_option,
 )
@@ -104,6 +105,8 @@ def track(models: tuple[str, ...], steps: str, suites: Path | None, out: Path | 
     from rtdyn.views.terminal.side_by_side import print_side_by_side
 
     console = Console()
+    if line := preset_line():
+        click.echo(line)
     if not several:
         run_track(replace(jobs[0], out=out), console)
         return
@@ -163,6 +166,8 @@ def plan(
     def say(text: str) -> None:
         click.echo(text, err=True)
 
+    if line := preset_line():
+        say(line)
     hub, seconds_of = HubAsker(say), seconds_on(device) if calibration else None
     plans = [plan_suite(job, assumptions, hub, seconds_of, say) for job in jobs]
     if as_json:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from rtdyn.analyses.options import HEADS_AT, HEADS_TO, UNIGRAM, StepOptions
 from rtdyn.names import ANALYSES, WEIGHTS_ONLY
 from rtdyn.sweep.cluster_options import ClusterOptions
 
@@ -154,6 +156,27 @@ _MEASUREMENT = (
         help="Influence that ranks neurons: mean |Δ| or |mean Δ|.",
     ),
     click.option(
+        "--heads-to",
+        type=click.Choice(HEADS_TO),
+        default=StepOptions.heads_to,
+        show_default=True,
+        help="What an ablated head's output becomes: zero, or that of attention on the window's first token alone.",
+    ),
+    click.option(
+        "--heads-at",
+        type=click.Choice(HEADS_AT),
+        default=StepOptions.heads_at,
+        show_default=True,
+        help="Where heads are ablated: at the measured position alone, or at every position of its window.",
+    ),
+    click.option(
+        "--unigram",
+        type=click.Choice(UNIGRAM),
+        default=StepOptions.unigram,
+        show_default=True,
+        help="Unigram direction that mediation freezes: of all types, or of the rare band's alone.",
+    ),
+    click.option(
         "--min-targets",
         type=click.IntRange(min=2),
         default=50,
@@ -169,6 +192,60 @@ _MEASUREMENT = (
     ),
 )
 """Which classes, at which positions, and what is measured of a neuron."""
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "paper-code": {
+        "bands": ("paper-code",),
+        "class_by": "query",
+        "heads_to": "bos",
+        "heads_at": "query",
+        "unigram": "longtail",
+    }
+}
+"""What each preset makes the default, by parameter. Of heads the papers' code ablates the measured position alone."""
+
+
+def _apply_preset(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+    """Makes a preset's values the defaults, so that whatever is given wins, in any order."""
+    if name is not None:
+        context.default_map = {**(context.default_map or {}), **PRESETS[name]}
+    return name
+
+
+def _written(names: Iterable[str], values: Mapping[str, Any]) -> str:
+    """The options as one types them."""
+
+    def words(name: str) -> Iterator[str]:
+        option = "--rare" if name == "bands" else f"--{name.replace('_', '-')}"
+        return (f"{option} {value}" for value in (values[name] if isinstance(values[name], tuple) else (values[name],)))
+
+    return " ".join(word for name in names for word in words(name))
+
+
+def preset_line() -> str | None:
+    """What this command's --preset sets, and what was given instead, in one line; None without one."""
+    context = click.get_current_context()
+    preset = context.params["preset"]
+    if preset is None:
+        return None
+    given = [n for n in PRESETS[preset] if context.get_parameter_source(n) is not ParameterSource.DEFAULT_MAP]
+    chosen = [n for n in PRESETS[preset] if n not in given]
+    instead = f"; given instead: {_written(given, context.params)}" if given else ""
+    return f"--preset {preset} sets {_written(chosen, context.params) or 'nothing'}{instead}"
+
+
+_PRESET = (
+    click.option(
+        "--preset",
+        type=click.Choice(tuple(PRESETS)),
+        is_eager=True,
+        callback=_apply_preset,
+        help="Do as the papers' released code does; an option that is given wins. "
+        + "; ".join(f"{name}: {_written(values, values)}" for name, values in PRESETS.items())
+        + ".",
+    ),
+)
+"""Several options in one word."""
 
 _COMPUTATION = (
     click.option(
@@ -214,7 +291,7 @@ _COMPUTATION = (
 
 def analysis_options(command: Command) -> Command:
     """Adds --steps, what decides a step's tables, and how they are computed."""
-    return _all_of((steps_option, *_SOURCES, *_ANALYSES, *_MEASUREMENT, *_COMPUTATION), command)
+    return _all_of((steps_option, *_SOURCES, *_ANALYSES, *_PRESET, *_MEASUREMENT, *_COMPUTATION), command)
 
 
 def _settings(

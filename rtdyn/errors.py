@@ -25,6 +25,12 @@ class OverflowedError(InputError):
     """A checkpoint whose numbers go beyond those that float32 holds."""
 
 
+class ParityError(InputError):
+    """A model that is not read as transformers runs it: no step of its family can be measured."""
+
+    exit_code = 1
+
+
 class UsageError(RtdynError):
     """A command line that asks for something that does not exist or contradicts itself."""
 

@@ -154,10 +154,11 @@ def _say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None
             for name, error in errors.items()
         ]
         lines.append(f"relative standard error of a type's frequency (median): {', '.join(said)}")
+    counted = "targets" if run.manifest.config["class_by"] == "target" else "queries"
     for token_class, positions in zip(classes.classes, evaluation.positions.classes, strict=True):
         lines.append(
             f"class {token_class.name}: {int(token_class.types.sum()):,} types (ranks {token_class.first + 1:,} to "
-            f"{token_class.last:,}), {positions.available:,} targets, {len(positions.measured):,} measured"
+            f"{token_class.last:,}), {positions.available:,} {counted}, {len(positions.measured):,} measured"
         )
     lines.append(f"run directory: {run.path}")
     for line in lines:

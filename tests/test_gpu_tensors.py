@@ -19,6 +19,7 @@ from rtdyn.analyses.groups.input_weights import heavytail
 from rtdyn.analyses.groups.modularity import modularity
 from rtdyn.analyses.groups.nulls import matching_cells
 from rtdyn.analyses.influence.ablation import Influence, influence
+from rtdyn.analyses.influence.parity import PARITY, differences
 from rtdyn.analyses.influence.signs import signs_of
 from rtdyn.analyses.influence.summary import summarise
 from rtdyn.analyses.mediation.confidence import confidence
@@ -30,6 +31,7 @@ from rtdyn.analyses.routing.head_ablation import ablate_heads
 from rtdyn.analyses.statistics import Estimate
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.capture.layered_model import open_model
+from rtdyn.capture.own_pass import own_pass
 from rtdyn.checkpoints.local import fetch_local
 from rtdyn.names import PLATEAU, RANDOM, TOP
 from rtdyn.suites.suite import SuiteSpec
@@ -95,6 +97,14 @@ def test_a_capture_on_the_gpu(both: Captures, gpu: str, by_layers: bool) -> None
     for name in ("residual", "activations", "attention", "stream"):
         _same(getattr(here, name), getattr(there, name), 1e-4)
     assert np.array_equal(matching_cells(here), matching_cells(there))
+
+
+@pytest.mark.parametrize("by_layers", [False, True])
+def test_parity_on_the_gpu(both: Captures, gpu: str, tiny: SuiteSpec, evaluation: Evaluation, by_layers: bool) -> None:
+    model = open_model(fetch_local(tiny, LATE), gpu, by_layers, MEMORY)
+    own = own_pass(model, evaluation.text, evaluation.positions)
+    assert isinstance(own.delta, GpuTensor)
+    assert max(differences(own, both(gpu, by_layers), MEMORY)) < PARITY
 
 
 def test_influence_and_mediation_on_the_gpu(both: Captures, gpu: str, evaluation: Evaluation) -> None:

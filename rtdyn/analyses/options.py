@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+HEADS_TO, HEADS_AT, UNIGRAM = ("zero", "bos"), ("query", "all"), ("full", "longtail")
+"""What the fields of these names may be."""
+
 
 @dataclass(frozen=True)
 class StepOptions:
@@ -25,6 +28,12 @@ class StepOptions:
     """`cpu` or `cuda`; `auto` until the machine is known."""
     seed: int
     """Of every random draw."""
+    heads_to: str = "zero"
+    """`zero` or `bos`: what an ablated head's output becomes, zero or that of attention on the first token alone."""
+    heads_at: str = "query"
+    """`query` or `all`: whether heads are ablated at the measured position alone or at every position."""
+    unigram: str = "full"
+    """`full` or `longtail`: the unigram direction that mediation freezes, of all types or of the rare band's."""
     task_memory_gib: float | None = None
     """What a cluster's task was given, in 2^30 bytes; None for what there is."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,7 @@ def by_layers(model: LayeredModel, batches: Sequence[Tensor], stay: int) -> tupl
     """
     parts = anatomy(model.skeleton)
     early, final = parts.stack[:-stay], parts.stack[-stay:]
-    embeddings = [
-        child
-        for child in parts.backbone.children()
-        if next(child.parameters(), None) is not None and not {*parts.stack, parts.final_norm} & {*child.modules()}
-    ]
+    embeddings = _embeddings(parts)
     hidden = _HiddenStates(batches, len(model.get_output_embeddings().weight[0]), model.memory_bytes)
     arguments: dict[int, _Arguments] = {}
     model.fill(*embeddings)
@@ -66,6 +63,33 @@ def by_layers(model: LayeredModel, batches: Sequence[Tensor], stay: int) -> tupl
 
     model.fill(*final, parts.final_norm, model.get_output_embeddings())
     return anatomy(model.skeleton), last_hidden_states()
+
+
+@contextmanager
+def filled_on_the_way(model: LayeredModel) -> Iterator[None]:
+    """While held, `model.skeleton` can be called: each module is filled as the call comes to it, and dropped after it.
+
+    Memory: one block, or an embedding. The call raises InputError for weights that cannot be used.
+    """
+    parts = anatomy(model.skeleton)
+    handles = []
+    for part in (*_embeddings(parts), *parts.stack, parts.final_norm, model.get_output_embeddings()):
+        handles.append(part.register_forward_pre_hook(lambda module, inputs: model.fill(module)))
+        handles.append(part.register_forward_hook(lambda module, inputs, output: model.drop(module)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _embeddings(parts: Anatomy) -> list[nn.Module]:
+    """What the backbone runs before its first block that has weights."""
+    return [
+        child
+        for child in parts.backbone.children()
+        if next(child.parameters(), None) is not None and not {*parts.stack, parts.final_norm} & {*child.modules()}
+    ]
 
 
 class _Entered(Exception):

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from rtdyn.capture.by_layers import by_layers
 from rtdyn.capture.layered_model import LayeredModel
-from rtdyn.errors import InputError, OverflowedError
+from rtdyn.errors import OverflowedError
 from rtdyn.model.families import Anatomy, anatomy
 from rtdyn.text.positions import MeasuredPositions
-from rtdyn.text.windows import EvaluationSet
+from rtdyn.text.windows import EvaluationSet, check_ids
 
 LOGIT_CHUNK_BYTES = 128 * 2**20
 MOMENT_CHUNK_BYTES = 32 * 2**20
@@ -89,7 +89,7 @@ def capture(
     arrays that are returned, (N, d + F) and with attention (N, 2·heads·T) and (windows·T, d), on the model's device.
     Raises InputError for token ids the model has no row for, and for activations that overflow.
     """
-    _check_ids(evaluation, model.get_output_embeddings().weight.shape[0])
+    check_ids(evaluation, model.get_output_embeddings().weight.shape[0])
     n_windows, length = evaluation.windows.shape
     windows = torch.from_numpy(evaluation.windows.astype(np.int64))
     kept = torch.from_numpy(evaluation.kept)
@@ -153,15 +153,6 @@ def _whole(model: Any, batches: Sequence[Tensor], stay: int) -> tuple[Anatomy, I
     parts = anatomy(model)
     device = parts.output_rows.device
     return parts, (parts.backbone(batch.to(device), use_cache=False).last_hidden_state for batch in batches)
-
-
-def _check_ids(evaluation: EvaluationSet, rows: int) -> None:
-    largest = int(evaluation.windows.max())
-    if largest >= rows:
-        raise InputError(
-            f"the evaluation text holds token id {largest} but the model has {rows:,} rows; "
-            "the tokenizer belongs to another model"
-        )
 
 
 @contextmanager

@@ -140,6 +140,8 @@ def plan_suite(
     further, notes = further_seconds(model.neurons, options.analyses, weights_only)
     if record["passed_over"]:
         notes = (*notes, f"{len(record['passed_over'])} steps are passed over, missing or unsound (`rtdyn audit`)")
+    if routing and options.heads_at == "all" and not model.parallel_residual:
+        notes = (*notes, "routing takes longer than counted: --heads-at all runs two blocks over each window a head")
     whole = total_operations(stages.values())
     seconds = (
         None if seconds_of is None else {stage: seconds_of(model, operations) for stage, operations in stages.items()}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
-from rtdyn.errors import InputError
+from rtdyn.errors import InputError, ParityError
 from rtdyn.execute.engine import Engine, SilentError
 from rtdyn.execute.ledger import (
     CANCELLED,
@@ -102,7 +102,8 @@ class Driver:
     def drive(self) -> dict[int, str]:
         """Returns once every step is stored or given up; the latter with the last sentence of their workers.
 
-        On Ctrl-C all tasks are withdrawn. Raises InputError if the cluster takes no task and has none.
+        On Ctrl-C all tasks are withdrawn. Raises InputError if the cluster takes no task and has none, and ParityError,
+        all tasks withdrawn, once a worker met one.
         """
         self.waiting = {step for unit in self.units for step in unit}
         self._adopt()
@@ -119,7 +120,7 @@ class Driver:
                     break
                 time.sleep(LOOK)
         except (InputError, KeyboardInterrupt) as error:
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(error, KeyboardInterrupt | ParityError):
                 self._withdraw()
             self._close()
             raise
@@ -174,6 +175,9 @@ class Driver:
         if ended:
             self._note_open_tasks()
         known, in_work = tries(self.run.path), self._in_work()
+        for attempt in chain(*known.values()):
+            if attempt.ends_run:
+                raise ParityError(str(attempt.sentence))
         for step in sorted(self.waiting & known.keys()):
             final = [attempt for attempt in known[step] if attempt.final]
             if (final or step not in in_work) and given_up(known[step]) and step_record(self.run, step) is None:

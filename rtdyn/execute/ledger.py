@@ -56,6 +56,8 @@ class Try:
     """The worker's own last one; None while it works, or if it died without a word."""
     final: bool
     """Whether another worker would come to the same."""
+    ends_run: bool = False
+    """Whether every other step would come to the same too."""
 
 
 def read_open_tasks(run: Path) -> OpenTasks | None:
@@ -93,12 +95,12 @@ def begin_try(run: Path, step: int, task: str) -> Try:
     return attempt
 
 
-def end_try(attempt: Try, sentence: str | None, final: bool = False) -> None:
+def end_try(attempt: Try, sentence: str | None, final: bool = False, ends_run: bool = False) -> None:
     """A step's worker, or the driver for it, says what became of a try; it is taken back if there is no sentence."""
     if sentence is None:
         attempt.file.unlink(missing_ok=True)
     else:
-        _write(Try(attempt.file, attempt.step, attempt.task, attempt.host, sentence, final))
+        _write(Try(attempt.file, attempt.step, attempt.task, attempt.host, sentence, final, ends_run))
 
 
 def _write(attempt: Try) -> None:
@@ -110,6 +112,7 @@ def _write(attempt: Try) -> None:
         "pid": os.getpid(),
         "sentence": attempt.sentence,
         "final": attempt.final,
+        "ends_run": attempt.ends_run,
     }
     write_json(attempt.file, record)
 
@@ -154,7 +157,8 @@ def tries(run: Path) -> dict[int, list[Try]]:
         except FileNotFoundError:  # taken back just now
             continue
         step = _step_of(file)
-        attempt = Try(file, step, record["task"], record["host"], record["sentence"], record["final"])
+        kind = record["final"], record.get("ends_run", False)  # which an older worker does not write
+        attempt = Try(file, step, record["task"], record["host"], record["sentence"], *kind)
         found.setdefault(step, []).append((at, attempt))
     return {step: [attempt for _, attempt in sorted(known, key=lambda k: k[0])] for step, known in found.items()}
 

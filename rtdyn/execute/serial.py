@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from rtdyn.checkpoints.fetch_plan import Repeat
 from rtdyn.checkpoints.stream import Stream
-from rtdyn.errors import InputError
+from rtdyn.errors import InputError, ParityError
 from rtdyn.hub.retry import may_pass
 from rtdyn.store.run import Run, write_copy, write_step
 from rtdyn.store.schema import StepTables
@@ -37,6 +37,8 @@ class PassedOver:
         """Held while a step is worked on. Raises InputError only where no further step could be stored either."""
         try:
             yield
+        except ParityError:
+            raise
         except InputError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL:
                 raise
@@ -63,8 +65,9 @@ def run_serial(
     """Takes, analyses and stores each of the stream's steps before the next; repeats get copies of the tables.
 
     trying(step) is held while a step is worked on, and may swallow what goes wrong with it. done(step, tables) is told
-    of each stored step, with None for a copy.
+    of each stored step, with None for a copy. The first step that is analysed is compared with transformers' own model.
     """
+    compared = False
 
     def copy_to_repeats(of: int) -> None:
         for repeat in stream.repeats.get(of, ()):
@@ -79,7 +82,8 @@ def run_serial(
             clock.end()  # of a step that failed
             clock.begin("fetch")
             checkpoint = stream.take(step, clock.tell)
-            tables = sweep.analyse(checkpoint, clock.begin)
+            tables = sweep.analyse(checkpoint, clock.begin, parity=not compared)
+            compared = True
             clock.begin("store")
             write_step(run, step, checkpoint.record, tables)
             done(step, tables)

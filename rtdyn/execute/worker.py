@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rtdyn.checkpoints.stream import Stream, open_stream
-from rtdyn.errors import InputError, brief
+from rtdyn.errors import InputError, ParityError, brief
 from rtdyn.execute.ledger import Try, begin_try, end_try, given_up, leave, tries, write_seconds
 from rtdyn.execute.serial import may_be_this_machines, run_serial
 from rtdyn.execute.task import Task
@@ -41,7 +41,8 @@ class Worker:
 
         A step that cannot be used is noted and the others go on, for good unless it is this machine's disk or network
         that failed; any other error is noted with the step in work and raised, since the process may be spoilt. Raises
-        InputError before the first step if this machine does not come to the run's configuration.
+        InputError before the first step if this machine does not come to the run's configuration, and ParityError at it
+        if the model is not read as transformers runs it.
         """
         task = self.task
         run = read_run(task.run)
@@ -77,6 +78,9 @@ class Worker:
         try:
             yield
             end_try(attempt, None)
+        except ParityError as error:
+            end_try(attempt, str(error), final=True, ends_run=True)
+            raise
         except InputError as error:
             if self.leaving:  # the signal may have led to it, and `leave` has said what there is to say
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -42,6 +43,13 @@ def explained(
 
     if passes(error):
         return None
+    # of the machine itself: the client's own types for what it does not find have no number
+    local = isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError)
+    certificates = os.environ.get("SSL_CERT_FILE")
+    if certificates and local and getattr(error, "filename", None) is None:
+        return InputError(
+            f"{what} cannot be asked for ({brief(error)}); correct or unset SSL_CERT_FILE={certificates!r}"
+        )
     if isinstance(error, OSError) and error.filename is not None:  # a file of the client's own
         return InputError(f"{what}: {brief(error)}; set HF_HOME to a folder that can be written")
     if isinstance(error, ImportError) or (isinstance(error, ValueError) and "proxy" in str(error)):

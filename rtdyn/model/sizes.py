@@ -36,6 +36,8 @@ class ModelShape:
     context: int
     directions: int
     """D, in which ablation moves the logits at a position: 1, or 2 where a norm follows the MLP."""
+    parallel_residual: bool
+    """Whether a block's MLP reads the stream that its attention reads."""
     parameters: int
     matrices: int
     """Numbers in all blocks' weight matrices; each is multiplied and added once for every token."""
@@ -97,6 +99,7 @@ def model_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         logits=rows,
         context=context,
         directions=1 if parts.post_norm is None else 2,
+        parallel_residual=parts.parallel_residual,
         parameters=parameters,
         matrices=sum(p.numel() for block in parts.stack for p in block.parameters() if p.dim() > 1),
         block=max(blocks),

@@ -87,16 +87,16 @@ class FrequenciesRecord(Record):
 
 
 class TokenClassRecord(Record):
-    """One token class and its targets."""
+    """One token class and its positions, whose targets or queries are of it."""
 
     band: str
     ranks: tuple[int, int]
     """First and last frequency rank, from 1."""
     types: int
     positions: int
-    """Targets in the text."""
+    """In the text."""
     measured: int
-    """Targets that influence is measured on."""
+    """Those that influence is measured on."""
 
 
 class ScheduleRecord(Record):

@@ -12,6 +12,7 @@ from rtdyn.analyses.groups.choose import split_groups, window_halves
 from rtdyn.analyses.groups.nulls import matching_cells
 from rtdyn.analyses.influence.ablation import Influence, influence
 from rtdyn.analyses.influence.losses import mean_losses
+from rtdyn.analyses.influence.parity import check_parity
 from rtdyn.analyses.influence.summary import summarise
 from rtdyn.analyses.options import StepOptions
 from rtdyn.analyses.regimes.curve import Curve
@@ -22,6 +23,7 @@ from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.capture.free_memory import available_bytes, left_of
 from rtdyn.capture.layered_model import open_model
 from rtdyn.capture.memory_need import Sample, runs_by_layers
+from rtdyn.capture.own_pass import own_pass
 from rtdyn.checkpoints.checkpoint import Checkpoint, loading
 from rtdyn.checkpoints.locate import checkpoint_shape
 from rtdyn.errors import InputError, OverflowedError
@@ -47,13 +49,16 @@ def analyse_step(
     evaluation: Evaluation,
     options: StepOptions,
     stage: Callable[[str], None],
+    parity: bool = False,
 ) -> StepTables:
     """Runs the chosen analyses on one checkpoint; `stage` is told the name of each as it begins.
 
-    Raises InputError if the weights are damaged, of another shape than the suite's, or make numbers that overflow.
+    parity: first compare the capture and the closed form with transformers' own model. Raises InputError if the weights
+    are damaged, of another shape than the suite's, or make numbers that overflow, and ParityError if that comparison
+    fails.
     """
     try:
-        return _analyse(checkpoint, tokens_seen, evaluation, options, stage)
+        return _analyse(checkpoint, tokens_seen, evaluation, options, stage, parity)
     except OverflowedError as error:
         raise InputError(f"step {checkpoint.step} in {checkpoint.folder}: {error}; leave it out of --steps") from error
 
@@ -64,6 +69,7 @@ def _analyse(
     evaluation: Evaluation,
     options: StepOptions,
     stage: Callable[[str], None],
+    parity: bool,
 ) -> StepTables:
     stage("load")
     _check_same_suite(checkpoint, evaluation)
@@ -76,6 +82,7 @@ def _analyse(
             "it belongs to another model, leave it out of --steps"
         )
     stage("capture")
+    own = own_pass(model, evaluation.text, evaluation.positions) if parity else None
     captured = capture(
         model,
         evaluation.text,
@@ -83,6 +90,8 @@ def _analyse(
         mean_over=options.mean_over,
         attention="routing" in options.analyses,
     )
+    if own is not None:
+        check_parity(own, captured, options.memory_bytes)
     stage("ablation")
     layer = captured.anatomy.layer
     cluster = evaluation.clusters.index

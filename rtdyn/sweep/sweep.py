@@ -40,15 +40,18 @@ class Sweep:
         """Whether only the final MLP's tensors are needed."""
         return self.evaluation is None
 
-    def analyse(self, checkpoint: Checkpoint, stage: Callable[[str], None]) -> StepTables:
-        """One step's tables; `stage` is told what begins. Raises InputError for weights that cannot be used."""
+    def analyse(self, checkpoint: Checkpoint, stage: Callable[[str], None], parity: bool = False) -> StepTables:
+        """One step's tables; `stage` is told what begins. Raises InputError for weights that cannot be used.
+
+        parity: first compare with transformers' own model. Raises ParityError where the two differ.
+        """
         if "heavytail" in self.options.analyses:
             begin_weightwatcher()
         compile_ahead(self.options.analyses, self.options.device)
         seen = self.suite.tokens_seen(checkpoint.step)
         if self.evaluation is None:
             return analyse_weights(checkpoint, seen, self.model_config, stage)
-        return analyse_step(checkpoint, seen, self.evaluation, self.options, stage)
+        return analyse_step(checkpoint, seen, self.evaluation, self.options, stage, parity)
 
 
 def reference_step(suite: SuiteSpec, steps: Sequence[int]) -> int:

@@ -85,11 +85,14 @@ class Evaluation:
     tokenizer_sha256: str | None
     """Digest of what its tokenizer.json does, if it has one."""
     seed: int
+    class_by: str = "target"
+    """As `EvaluationOptions` has it."""
 
     @cached_property
     def pseudo_classes(self) -> np.ndarray | Undefined:
         """bool (draws, N): positions of each pseudo-class, the same at every step, or why there are none."""
-        return pseudo_classes(self.positions, seed=self.seed)
+        own = None if self.class_by == "target" else self.text.windows.ravel()[self.positions.flat]
+        return pseudo_classes(self.positions, seed=self.seed, token=own)
 
     @cached_property
     def clusters(self) -> TextClusters:
@@ -164,6 +167,7 @@ def prepare(
         model_config,
         tokenizer_digest(tokenizer_folder),
         options.seed,
+        options.class_by,
     )
 
 

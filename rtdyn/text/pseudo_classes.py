@@ -1,13 +1,14 @@
 """The main test of rare against common: pseudo-classes of common positions (METHODS §3 d).
 
 A pseudo-class has as many positions as the rare class, as many in each stratum of query positions, and repeats its
-targets as often: for each rare type, some common type that is the target of as many positions or more. For classes
-are sets of types, and influences averaged over few types single out other neurons than those over many, even in an
-untrained model. As far as this leaves a choice of positions, they cluster as the rare ones do: each window that holds
-rare positions has a random window that holds common ones in its place. Pseudo-classes come from a finite set of
-positions and so share some, a share o on average: they scatter too little about their mean, and that mean itself is
-uncertain. For a statistic that is smooth in the class means the variances are (1 − o)·V and (1 + o)·V, so `contrast`
-widens their deviations by √((1 + o)/(1 − o)) before it ranks the rare class's statistic among them.
+types as often: for each rare type, some common type that has as many positions or more. A position's type is that of
+the token which decides its class, its target or its query. For classes are sets of types, and influences averaged over
+few types single out other neurons than those over many, even in an untrained model. As far as this leaves a choice of
+positions, they cluster as the rare ones do: each window that holds rare positions has a random window that holds common
+ones in its place. Pseudo-classes come from a finite set of positions and so share some, a share o on average: they
+scatter too little about their mean, and that mean itself is uncertain. For a statistic that is smooth in the class
+means the variances are (1 − o)·V and (1 + o)·V, so `contrast` widens their deviations by √((1 + o)/(1 − o)) before it
+ranks the rare class's statistic among them.
 """
 
 from __future__ import annotations
@@ -34,13 +35,15 @@ def pseudo_classes(
     stratum: int = STRATUM,
     rare: str = "rare",
     common: str = "common",
+    token: np.ndarray | None = None,
 ) -> np.ndarray | Undefined:
     """bool (draws, N): the measured positions of each pseudo-class, or why there are none.
 
-    Every row has the rare class's number of positions in every stratum of `stratum` query positions, and its numbers
-    of positions by target; only positions of `common` that are not also of `rare` are taken. Raises StopIteration for
-    a class that is not measured.
+    token: int (N,), the id that decides each position's class, by default its target. Every row has the rare class's
+    number of positions in every stratum of `stratum` query positions, and its numbers of positions by token; only
+    positions of `common` that are not also of `rare` are taken. Raises StopIteration for a class that is not measured.
     """
+    token = positions.target if token is None else token
     is_rare = positions.members(rare)
     pool = np.flatnonzero(positions.members(common) & ~is_rare)
     strata = positions.query // stratum
@@ -52,11 +55,11 @@ def pseudo_classes(
             f"{available[s]} measured {common} positions at queries {s * stratum} to {(s + 1) * stratum - 1}, "
             f"where the rare class has {needed[s]}"
         )
-    repeats = np.sort(np.unique(positions.target[is_rare], return_counts=True)[1])[::-1]
-    _, kind = np.unique(positions.target[pool], return_inverse=True)
+    repeats = np.sort(np.unique(token[is_rare], return_counts=True)[1])[::-1]
+    _, kind = np.unique(token[pool], return_inverse=True)
     most = np.sort(np.bincount(kind))[::-1]
     if len(most) < len(repeats) or (most[: len(repeats)] < repeats).any():
-        return Undefined(f"too few {common} types are targets as often as the rare ones, {repeats[0]} times and fewer")
+        return Undefined(f"too few {common} types come as often as the rare ones, {repeats[0]} times and fewer")
     windows, index = np.unique(positions.window[is_rare], return_inverse=True)
     wanted = np.zeros((len(windows), count), dtype=np.int64)
     np.add.at(wanted, (index, strata[is_rare]), 1)
@@ -70,7 +73,7 @@ def pseudo_classes(
             if (np.bincount(strata[pool[taken]], minlength=count) == needed).all():
                 break
         else:
-            return Undefined(f"{common} targets that repeat as the rare ones do lie at other query positions")
+            return Undefined(f"{common} types that repeat as the rare ones do lie at other query positions")
         row[pool[taken]] = True
     return result
 
@@ -96,8 +99,8 @@ def _imitation(
 ) -> np.ndarray:
     """int64 (n,): places in the pool of a pseudo-class, whose strata may fall short of `needed` (strata,).
 
-    host, stratum, kind: (pool,), each position's window, stratum and target. repeats: how often each rare type is a
-    target, descending. quota: as `_quota` has it.
+    host, stratum, kind: (pool,), each position's window, stratum and type. repeats: how often each rare type comes,
+    descending. quota: as `_quota` has it.
     """
     quota, left = quota.copy(), needed.copy()
     order = rng.permutation(len(kind))
@@ -106,9 +109,9 @@ def _imitation(
     free = np.ones(len(places), dtype=bool)
     chosen = []
     for repeat in repeats[repeats > 1].tolist():
-        target = int(rng.choice(np.flatnonzero(free & (times >= repeat))))
-        free[target] = False
-        chosen.append((places[target], repeat))
+        of_type = int(rng.choice(np.flatnonzero(free & (times >= repeat))))
+        free[of_type] = False
+        chosen.append((places[of_type], repeat))
     taken: list[int] = []
 
     def take(candidates: np.ndarray) -> int:
@@ -126,9 +129,9 @@ def _imitation(
             candidates = np.delete(candidates, take(candidates))
     for _ in range(int((repeats == 1).sum())):
         lacking = np.unique(kind[(left[stratum] > 0) & free[kind]])
-        target = int(rng.choice(lacking if len(lacking) else np.flatnonzero(free)))
-        free[target] = False
-        take(places[target])
+        of_type = int(rng.choice(lacking if len(lacking) else np.flatnonzero(free)))
+        free[of_type] = False
+        take(places[of_type])
     return np.array(taken)
 
 

@@ -64,6 +64,16 @@ def pack(
     return EvaluationSet(stacked, documents, kept, digest)
 
 
+def check_ids(evaluation: EvaluationSet, rows: int) -> None:
+    """Raises InputError for a token id that a model of so many rows has none for."""
+    largest = int(evaluation.windows.max())
+    if largest >= rows:
+        raise InputError(
+            f"the evaluation text holds token id {largest} but the model has {rows:,} rows; "
+            "the tokenizer belongs to another model"
+        )
+
+
 def _kept(window: np.ndarray, bos: int | None, eos: int | None) -> np.ndarray:
     """Which queries count: from index 3 to the last but one, neither query nor target BOS or EOS."""
     special = np.isin(window, [i for i in (bos, eos) if i is not None])

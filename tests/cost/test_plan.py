@@ -98,6 +98,19 @@ def _shape_of(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def test_ablating_heads_everywhere_is_said_to_take_longer_where_it_does() -> None:
+    everywhere = ("--steps", "last", "--no-calibration", "--heads-at", "all")
+    said = "routing takes longer than counted: --heads-at all runs two blocks over each window a head"
+    for suite, args, expected in (
+        ("alias-gpt2-small-x21", (), True),
+        ("alias-gpt2-small-x21", ("--heads-at", "query"), False),
+        ("alias-gpt2-small-x21", ("--analyses", "ablation"), False),
+        ("pythia-70m", (), False),
+    ):
+        [one] = planned("--model", suite, *everywhere, *args)["suites"]
+        assert (said in one["notes"]) == expected and one["shape"]["parallel_residual"] == (suite == "pythia-70m")
+
+
 @pytest.mark.slow
 def test_the_options_of_a_run_change_the_plan() -> None:
     def plan(*args: str) -> dict[str, Any]:

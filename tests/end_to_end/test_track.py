@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -22,9 +24,11 @@ from support.hang import HANG
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from rtdyn.cli import main
+from rtdyn.model import families
 from rtdyn.names import ANALYSES
 from rtdyn.store.run import done_steps, read_run, read_table
 from rtdyn.store.schema import TABLES
+from rtdyn.sweep import step as stepping
 from rtdyn.text.king_james import held_out_chapters
 
 SMALL = ("--rare", "0.65:0.95", "--tokens", "8192", "--positions-per-rare", "1", "--wandb", "disabled")
@@ -334,6 +338,42 @@ def test_influence_without_the_fit(tmp_path: Path) -> None:
     result = rtdyn("track", "--model", "tiny", "--steps", "last", "--out", out, *CHEAP, "--analyses", "ablation")
     assert result.exit_code == 0 and "not asked for" in result.stdout
     assert set(read_table(read_run(out), "metrics")["analysis"]) == {"capture", "ablation"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["never", "always"])
+def test_a_family_that_is_not_read_as_transformers_runs_it_ends_the_run_before_anything_is_stored(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("track", "--model", "tiny", "--out", tmp_path / "run", *SMALL, "--analyses", "ablation")
+    assert rtdyn(*arguments, "--steps", "64").exit_code == 0
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.parquet")}
+    right = families.FAMILIES["gpt_neox"]
+
+    def without_gain(model: Any) -> Any:
+        parts = right(model)
+        return replace(parts, readout=replace(parts.readout, gain=torch.ones_like(parts.readout.gain)))
+
+    monkeypatch.setattr(families, "FAMILIES", {**families.FAMILIES, "gpt_neox": without_gain})
+    result = rtdyn(*arguments, "--steps", "64,512,4000", "--stream-layers", how)
+    refused(result, 1, "last residual stream differ", "family 'gpt_neox'", "report it", "leave the model out")
+    assert "step 512 " not in result.stdout and "Time by stage" not in result.stdout
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*.parquet")}
+
+
+@pytest.mark.slow
+def test_the_first_step_that_a_process_analyses_is_compared_with_transformers(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[Any] = []
+    monkeypatch.setattr(stepping, "check_parity", lambda own, *rest: compared.append(own))
+    (tmp_path / "suite").mkdir()
+    arguments = folder_suite(tiny_folder, tmp_path / "suite")
+    truncate(tmp_path / "suite" / "step0")
+    for number, steps in enumerate(("0,64,1000", "4000"), start=1):
+        rtdyn(*arguments, "--analyses", "ablation", "--steps", steps, "--out", tmp_path / "run")
+        assert len(compared) == number
+    assert list(done_steps(read_run(tmp_path / "run"))) == [64, 1000, 4000]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from rtdyn.errors import InputError
+from rtdyn.errors import InputError, ParityError
 from rtdyn.execute import driver as driving
 from rtdyn.execute.driver import Driver, earlier_tasks
 from rtdyn.execute.engine import Engine, SilentError
@@ -65,6 +65,11 @@ def raise_(run: Run, task: Task, step: int) -> bool:
 def refuse(run: Run, task: Task, step: int) -> bool:
     end_try(begin_try(run.path, step, task.name), "the weights are damaged", final=True)
     return True
+
+
+def refuse_the_model(run: Run, task: Task, step: int) -> bool:
+    end_try(begin_try(run.path, step, task.name), "no parity", final=True, ends_run=True)
+    return False
 
 
 def be_preempted(run: Run, task: Task, step: int) -> bool:
@@ -176,6 +181,14 @@ def test_a_step_that_cannot_be_used_is_not_tried_again(run: Run) -> None:
     cluster = Cluster(run, {1: [refuse]})
     outcome = drive(cluster, per_task=4)
     assert outcome["failed"] == {1: "the weights are damaged"} and cluster.submitted == [STEPS]
+
+
+def test_a_model_that_no_step_can_be_measured_of_ends_the_run_and_all_its_tasks(run: Run) -> None:
+    cluster = Cluster(run, {0: [refuse_the_model]})
+    with pytest.raises(ParityError, match="no parity"):
+        drive(cluster)
+    assert cluster.begun == {0: 1} and cluster.tasks == {} and not (run.path / TASKS).exists()
+    assert drive(cluster)["failed"] == {}
 
 
 def test_the_next_command_tries_again_what_was_given_up(run: Run) -> None:

@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from rtdyn.checkpoints.fetch_plan import Repeat
-from rtdyn.errors import InputError
+from rtdyn.errors import InputError, ParityError
 from rtdyn.execute.serial import PassedOver
 
 
@@ -49,7 +49,7 @@ def test_a_place_that_takes_no_more_ends_a_run(passed_over: PassedOver, code: in
     assert passed_over.reasons == {}
 
 
-@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), ValueError("a bug")])
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), ValueError("a bug"), ParityError("no parity")])
 def test_what_is_not_the_steps_fault_is_not_passed_over(passed_over: PassedOver, error: BaseException) -> None:
     with pytest.raises(type(error)), passed_over.trying(2):
         raise error

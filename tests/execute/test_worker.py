@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub.errors import HTTPError
@@ -20,10 +21,11 @@ from support.hang import HANG
 from rtdyn.analyses.options import StepOptions
 from rtdyn.checkpoints.fetch_plan import Repeat
 from rtdyn.checkpoints.stream import Stream, alike
-from rtdyn.errors import InputError
+from rtdyn.errors import InputError, ParityError
 from rtdyn.execute.ledger import begin_try, end_try, has_left, read_seconds, tries
 from rtdyn.execute.task import Task, task_template
 from rtdyn.execute.worker import Worker
+from rtdyn.model import families
 from rtdyn.store.run import TASKS, done_steps, open_run, read_run
 from rtdyn.suites.find import find_suite, load_suites
 from rtdyn.suites.suite import SuiteSpec
@@ -143,6 +145,23 @@ def test_a_task_whose_requeue_is_cut_is_held_against_no_step(task: Task, tmp_pat
     assert process.returncode != 0 and "SIGUSR2: CalledProcessError" in said, said
     assert tries(task.run) == {} and has_left(task.run, task.name)
     assert not list(task.run.rglob("*.aside"))
+
+
+def test_a_model_that_is_not_read_as_transformers_runs_it_ends_the_task(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = families.FAMILIES["gpt_neox"]
+
+    def wrong(model: Any) -> Any:
+        parts = right(model)
+        return replace(parts, output_rows=parts.output_rows.roll(1, 0))
+
+    monkeypatch.setattr(families, "FAMILIES", {**families.FAMILIES, "gpt_neox": wrong})
+    with pytest.raises(ParityError, match="closed form"):
+        Worker(task).work()
+    ((step, (one,)),) = tries(task.run).items()
+    assert step == 0 and one.final and one.ends_run and "closed form" in str(one.sentence)
+    assert done_steps(read_run(task.run)) == {} and not list(task.run.rglob("*.parquet"))
 
 
 def test_relative_paths_count_from_where_the_command_was_given(

@@ -17,6 +17,8 @@ from rtdyn.analyses.regimes.contrast import CURVE_STATISTICS, MAX_OVERLAP, contr
 from rtdyn.analyses.regimes.fit import ThreeSegments, fit_regimes
 from rtdyn.analyses.statistics import Comparison
 from rtdyn.capture.forward_pass import Capture
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.text.evaluation import EvaluationOptions, prepare
 from rtdyn.text.positions import ClassPositions, MeasuredPositions
 from rtdyn.text.pseudo_classes import overlap, pseudo_classes
 from rtdyn.undefined import Undefined
@@ -130,13 +132,35 @@ def with_targets(rng: np.random.Generator, rare_types: int, common_types: int) -
     return replace(one, target=kind)
 
 
-def test_targets_repeat_as_the_rare_ones_do() -> None:
+def test_types_repeat_as_the_rare_ones_do_by_target_or_by_another_token() -> None:
     positions = with_targets(np.random.default_rng(0), 7, 25)
-    for row in classes_of(positions, 30, stratum=LENGTH):
+    by_token = pseudo_classes(replace(positions, target=np.zeros_like(positions.target)), 30, 0, LENGTH,
+                              token=positions.target)  # fmt: skip
+    assert isinstance(by_token, np.ndarray)
+    for row in (*classes_of(positions, 30, stratum=LENGTH), *by_token):
         assert np.unique(positions.target[row], return_counts=True)[1].tolist() == [4] * 7
     often = replace(positions, target=np.where(positions.members("rare"), 0, positions.target))
-    reason = "too few common types are targets as often as the rare ones, 28 times and fewer"
+    reason = "too few common types come as often as the rare ones, 28 times and fewer"
     assert pseudo_classes(often, 5) == Undefined(reason)
+
+
+@pytest.mark.parametrize("class_by", ["target", "query"])
+def test_an_evaluations_pseudo_classes_repeat_the_tokens_that_decide_its_classes(
+    class_by: str, tiny: SuiteSpec, options: EvaluationOptions
+) -> None:
+    evaluation = prepare(tiny, 4000, replace(options, class_by=class_by, positions_per_rare=8.0))
+    positions, members = evaluation.positions, evaluation.pseudo_classes
+    own = evaluation.text.windows[positions.window, positions.query]
+    tokens = {"target": positions.target, "query": own}
+    assert isinstance(members, np.ndarray)
+
+    def repeats(of: str, rows: np.ndarray) -> list[int]:
+        return sorted(np.unique(tokens[of][rows], return_counts=True)[1].tolist())
+
+    rare = positions.members("rare")
+    for of in tokens:
+        assert (repeats(of, members[0]) == repeats(of, rare)) == (of == class_by)
+    assert all(repeats(class_by, row) == repeats(class_by, rare) for row in members)
 
 
 @pytest.mark.slow
@@ -230,15 +254,6 @@ def test_curve_statistics_are_those_of_the_fit_whatever_scale_and_order(seed: in
         "shape_statistic": regimes.fit.excess / (upper - lower),
     }
     assert {name: result[name][2] for name in CURVE_STATISTICS} == pytest.approx(expected)
-
-
-def test_censored_neurons_leave_the_plateau() -> None:
-    values = np.sort(np.random.default_rng(0).lognormal(size=(1, 300)))[:, ::-1]
-    uncertainty = np.zeros(300)
-    uncertainty[2] = 1e9
-    regimes = fit_regimes(values[0], uncertainty)
-    result = curve_statistics(values, uncertainty)
-    assert result["plateau_fraction"][0] == (regimes.label == "plateau").mean() == (result["r1"][0] - 1) / 300
 
 
 @pytest.mark.parametrize("step", [1, 512, 4000])

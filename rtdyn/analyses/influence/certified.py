@@ -140,14 +140,15 @@ def delta_blocks_together(
         for neurons in slices(f, sizes.neurons):
             of_neurons = neuron_blocks(captured, unembeddings, neurons)
             yield tuple(
-                _delta_block(captured, one, u, at, of, sizes.lane)
+                delta_block(captured, one, u, at, of, sizes.lane)
                 for one, u, at, of in zip(wanted, unembeddings, positions, of_neurons, strict=True)
             )
 
 
-def _delta_block(
+def delta_block(
     captured: Capture, wanted: Certified, u: Unembedding, at: PositionBlock, of: NeuronBlock, lane: int
 ) -> DeltaBlock:
+    """Δ of one block. Raises InputError where the loss overflows."""
     assert isinstance(of.neurons, slice)
     pairs = _pairs(at, of, *coefficients(captured, at, of), lane)
     low, high = _second_order(pairs.mean, pairs.variance, pairs.variance_error, pairs.spread)

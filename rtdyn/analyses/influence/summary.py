@@ -68,8 +68,7 @@ def _of_the_top(c: ClassInfluence, seed: int) -> tuple[Estimate | Undefined, Est
     count = math.ceil(TOP_SHARE * len(c.mean_abs))
     samples = half_samples(c.clusters, stream(seed, "resampled text"))
     if isinstance(samples, Undefined):
-        plain = _largest_and_share(as_numpy(c.mean_abs)[None], count)[:, 0].tolist()
-        return Estimate(plain[0], None, None, c.clusters), Estimate(plain[1], None, None, c.clusters)
+        return samples, samples
     sums, counts = as_numpy(c.by_cluster(c.window_abs_sum)), as_numpy(c.by_cluster(c.window_n))
     values = _largest_and_share(means(samples.weights(), sums, counts), count)
     largest, share = (corrected(of_samples, c.clusters) for of_samples in np.log(values))

@@ -75,7 +75,8 @@ def mediation(context: Context) -> Mediation:
 def _through_frequency(context: Context) -> ThroughFrequency | Undefined:
     captured, classes = context.captured, context.influence.classes
     counts, logits = context.evaluation.counts.counts, len(captured.anatomy.readout.unembedding)
-    projection = unigram_direction(counts, logits)
+    band = context.evaluation.classes.named(RARE).types if context.options.unigram == "longtail" else None
+    projection = unigram_direction(counts, logits, band)
     if isinstance(projection, Undefined):
         return projection
     frozen = frozen_influence(equal_numbers(captured), projection, classes, memory_bytes=context.memory_bytes)

@@ -21,13 +21,13 @@ MAX_OVERLAP = 0.2
 CURVE_STATISTICS = ("excess", "kappa", "r1", "plateau_fraction", "shape_statistic")
 
 
-def curve_statistics(influence: np.ndarray, uncertainty: np.ndarray | float = 0.0) -> dict[str, np.ndarray]:
+def curve_statistics(influence: np.ndarray) -> dict[str, np.ndarray]:
     """CURVE_STATISTICS of each of k curves, (k,), NaN where a curve has no fit.
 
-    influence: (k, F) ≥ 0. Nothing but zeros is censored by default, so that rare and pseudo-classes are held to the
-    same rule where the latter have no standard errors; else uncertainty is (F,) or (k, F).
+    influence: (k, F) ≥ 0. Nothing but zeros is censored, so that rare and pseudo-classes are held to the same rule,
+    since the latter have no standard errors.
     """
-    bounds = np.broadcast_to(uncertainty, influence.shape)
+    bounds = np.zeros_like(influence)
     result = {name: np.full(len(influence), np.nan) for name in CURVE_STATISTICS}
     for row, fit in enumerate(fit_curves(influence, bounds)):
         if isinstance(fit, Undefined):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rtdyn.analyses.options import HEADS_AT, HEADS_TO
 from rtdyn.analyses.routing.last_layers import MEMORY_BYTES, attention_layers
 from rtdyn.analyses.routing.rerun import ablated_activations, clean_pass
 from rtdyn.capture.forward_pass import Capture
@@ -17,8 +18,6 @@ from rtdyn.undefined import Undefined
 
 RERUN_TOLERANCE = 1e-3
 """Largest error of the blocks' second run, relative to the largest activation."""
-METHODS = ("zero", "bos")
-WHERE = ("query", "all")
 STRUCTURAL = Undefined("structural: with a parallel residual the final attention cannot reach the final MLP")
 
 
@@ -61,7 +60,7 @@ def ablate_heads(
     chosen: Mapping[str, np.ndarray],
     groups: Mapping[str, np.ndarray],
     *,
-    method: str = "zero",
+    to: str = "zero",
     at: str = "query",
     part: np.ndarray | None = None,
     memory_bytes: int = MEMORY_BYTES,
@@ -69,13 +68,13 @@ def ablate_heads(
     """What ablating each head of the last two layers, and all of a layer, does to the final MLP's activations.
 
     chosen: by class, indices (n,) into the measured positions. groups: neurons (n,) of the final MLP by name. part:
-    int64 (windows,), labels from 0 of the parts of the windows whose sums are kept apart. memory_bytes: what a batch
-    may take; a position with all its ablations always goes in one batch. The output projection's bias stays. Raises
-    ValueError for a capture without attention or an unknown method, InputError if the blocks' second run does not give
-    the capture's activations.
+    int64 (windows,), labels from 0 of the parts of the windows whose sums are kept apart. to, at: as `StepOptions` has
+    `heads_to` and `heads_at`. memory_bytes: what a batch may take; a position with all its ablations always goes in one
+    batch. The output projection's bias stays. Raises ValueError for a capture without attention or another `to` or
+    `at`, InputError if the blocks' second run does not give the capture's activations.
     """
-    if method not in METHODS or at not in WHERE:
-        raise ValueError(f"method is one of {METHODS} and at one of {WHERE}, not {method!r} and {at!r}")
+    if to not in HEADS_TO or at not in HEADS_AT:
+        raise ValueError(f"to is one of {HEADS_TO} and at one of {HEADS_AT}, not {to!r} and {at!r}")
     if captured.stream is None:
         raise ValueError("the capture was made without attention")
     parts, positions = captured.anatomy, captured.positions
@@ -98,7 +97,7 @@ def ablate_heads(
             for i, block in enumerate(parts.blocks):
                 totals = {name: _Total(block.heads + 1, neurons, captured.activations.device) for name in chosen}
                 for some, activations in ablated_activations(
-                    parts, clean, i, positions.query[here], method, at, memory_bytes
+                    parts, clean, i, positions.query[here], to, at, memory_bytes
                 ):
                     before = captured.activations[torch.from_numpy(here[some]).to(activations.device)]
                     errors[i] = max(errors[i], float((activations[:, 0] - before).abs().max()))

@@ -32,7 +32,7 @@ def matched_positions(
     rare, common = class_pools(positions)
     strata = positions.query // stratum
     counts = np.minimum(*(np.bincount(strata[pool], minlength=strata.max(initial=0) + 1) for pool in (rare, common)))
-    (first,), (second,) = (draw_by_stratum(pool, strata, counts, rng) for pool in (rare, common))
+    first, second = (_draw_by_stratum(pool, strata, counts, rng) for pool in (rare, common))
     return MatchedPositions(first, second, len(rare) - len(first))
 
 
@@ -42,14 +42,12 @@ def class_pools(positions: MeasuredPositions) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(rare), np.flatnonzero(positions.members(COMMON) & ~rare)
 
 
-def draw_by_stratum(
-    pool: np.ndarray, strata: np.ndarray, counts: np.ndarray, rng: np.random.Generator, sets: int = 1
-) -> list[np.ndarray]:
-    """`sets` disjoint subsets of `pool`, each with counts[s] members of stratum s, ascending.
+def _draw_by_stratum(pool: np.ndarray, strata: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A subset of `pool` with counts[s] members of stratum s, ascending.
 
     pool: indices (n,) of measured positions. strata: int (N,), each measured position's. counts: int (strata,).
     """
     order = pool[np.lexsort((rng.random(len(pool)), strata[pool]))]
     stratum = strata[order]
-    place, count = np.arange(len(order)) - np.searchsorted(stratum, stratum), counts[stratum]
-    return [np.sort(order[(place >= k * count) & (place < (k + 1) * count)]) for k in range(sets)]
+    place = np.arange(len(order)) - np.searchsorted(stratum, stratum)
+    return np.sort(order[place < counts[stratum]])

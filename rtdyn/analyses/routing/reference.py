@@ -2,7 +2,7 @@
 
 Attention depends on the query's place, so a set of n positions is held against all common positions outside it, each
 stratum of places weighing as much as in the set. The null is that of METHODS §3(d): pseudo-classes of common positions
-take the rare class's place, with its histogram of places and its repeats of targets.
+take the rare class's place, with its histogram of places and its repeats of types.
 """
 
 from __future__ import annotations

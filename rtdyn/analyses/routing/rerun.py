@@ -132,13 +132,13 @@ def ablated_activations(
     clean: CleanWindow,
     which: int,
     query: np.ndarray,
-    method: str,
+    to: str,
     at: str,
     memory_bytes: int,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Activations (positions, 1 + H + 1, F) at slices of the window's positions `query`: as they are, then ablated.
 
-    which: of the blocks, the one whose heads are ablated. query: int64 (positions,). method, at, memory_bytes: as
+    which: of the blocks, the one whose heads are ablated. query: int64 (positions,). to, at, memory_bytes: as
     `ablate_heads` has them. Where nothing can have an effect, (positions, 1, F).
     """
     block, final = parts.blocks[which], parts.blocks[-1]
@@ -151,7 +151,7 @@ def ablated_activations(
         yield slice(0, len(query)), passed.activations
         return
     variants = block.heads + 2
-    replacement = _replacement(clean.heads[which], method)
+    replacement = _replacement(clean.heads[which], to)
     per_position = _position_bytes(parts, block, 2 * length)
     if at == "all" and block is not final and not parts.parallel_residual:
         ids, mask = _causal(clean.streams[which][None])
@@ -189,9 +189,9 @@ def _continue(parts: Anatomy, final: Block, stream: Tensor, ids: Tensor, cache: 
     return _run(parts, final, stream[None], ids[None], mask, cache=_Cache(cache))
 
 
-def _replacement(heads: Tensor, method: str) -> Tensor:
+def _replacement(heads: Tensor, to: str) -> Tensor:
     """(H, head size): what stands in for each head's output; heads (T, H, head size) are the window's."""
-    if method == "zero":
+    if to == "zero":
         return torch.zeros_like(heads[0])
     # the first query can see no key but key 0, so that its output is the value there
     return heads[0]

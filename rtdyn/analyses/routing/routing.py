@@ -35,7 +35,7 @@ class Routing:
     bos: tuple[Difference, ...]
     """Attention to key 0, likewise."""
     ablations: tuple[HeadAblation, ...]
-    """Heads put to zero, of `halved_groups`; the parts of the windows are the halves."""
+    """Heads ablated by `heads_to` and `heads_at`, of `halved_groups`; the parts of the windows are the halves."""
     effects: tuple[Mapping[str, Mapping[str, SplitEffects | Undefined]], ...]
     """By class and group."""
 
@@ -56,6 +56,8 @@ def routing(context: Context) -> Routing:
         captured,
         {RARE: matched.rare, COMMON: matched.common},
         halved_groups(context.groups),
+        to=context.options.heads_to,
+        at=context.options.heads_at,
         part=context.halves,
         memory_bytes=context.memory_bytes,
     )

@@ -60,10 +60,14 @@ def context(
     seed: int = 0,
     cluster: np.ndarray | None = None,
     pseudo: np.ndarray | Undefined = NO_PSEUDO,
+    heads_to: str = "zero",
+    heads_at: str = "query",
 ) -> Context:
     """What routing reads of a context: it looks at no influence; each window is a cluster unless they are given."""
     unread: Any = None
-    options = StepOptions(("ablation", "routing"), "kept", "mean_abs", 1e-5, 1.0, "never", "cpu", seed)
+    options = StepOptions(
+        ("ablation", "routing"), "kept", "mean_abs", 1e-5, 1.0, "never", "cpu", seed, heads_to, heads_at
+    )
     n_windows = int(captured.positions.window.max()) + 1
     pieces = TextClusters(np.arange(n_windows) if cluster is None else cluster, "documents")
     evaluation: Any = SimpleNamespace(clusters=pieces, pseudo_classes=pseudo)

@@ -14,6 +14,7 @@ from analyses.routing.captures import (
     case,
     context,
     hooked_activations,
+    split,
 )
 from model.test_families import CASES
 from torch import Tensor
@@ -48,14 +49,14 @@ def head_outputs(model: Any, windows: Tensor, block: Block, attention: Any = Non
     return seen["z"]
 
 
-def brute_force(model: Any, captured: Capture, windows: np.ndarray, which: int, method: str, at: str) -> Tensor:
+def brute_force(model: Any, captured: Capture, windows: np.ndarray, which: int, to: str, at: str) -> Tensor:
     """(1 + H + 1, N, F): activations at the measured positions, a whole forward pass for each position and head."""
     block, positions = captured.anatomy.blocks[which], captured.positions
     everything = torch.from_numpy(windows.astype(np.int64))
     batch, index = everything[positions.window], torch.arange(len(positions.flat))
     query = torch.from_numpy(positions.query)
     stand_in = torch.zeros(len(batch), block.heads * block.head_size)
-    if method == "bos":
+    if to == "bos":
         stand_in = head_outputs(model, everything, block, captured.anatomy.attentions[which])[positions.window, -1]
 
     def change(z: Tensor, own: slice) -> Tensor:
@@ -84,11 +85,11 @@ def test_ablations_match_a_forward_pass_for_each_position_and_head(config: Any) 
     positions = captured.positions
     chosen = {c.name: np.flatnonzero(positions.members(c.name)) for c in positions.classes}
     groups = {"some": np.array([1, 5, 30]), "one": np.array([7])}
-    for method, at in ABLATIONS:
-        results = ablate_heads(captured, chosen, groups, method=method, at=at)
-        in_pieces = ablate_heads(captured, chosen, groups, method=method, at=at, memory_bytes=1)
+    for to, at in ABLATIONS:
+        results = ablate_heads(captured, chosen, groups, to=to, at=at)
+        in_pieces = ablate_heads(captured, chosen, groups, to=to, at=at, memory_bytes=1)
         for which, (result, pieces) in enumerate(zip(results, in_pieces, strict=True)):
-            found = brute_force(model, captured, windows, which, method, at)
+            found = brute_force(model, captured, windows, which, to, at)
             assert result.layer == LAYERS - 2 + which and result.rerun_error < 1e-4
             for name, sums in result.classes.items():
                 change, before, growth = expected_sums(found, positions.members(name))
@@ -110,6 +111,21 @@ def test_ablations_match_a_forward_pass_for_each_position_and_head(config: Any) 
                 assert all((s.change.sum((0, 2)) > 0.1).all() for s in result.classes.values())
 
 
+@pytest.mark.parametrize(("to", "at"), ABLATIONS)
+def test_settings_of_a_step_decide_what_routing_does_to_a_head(to: str, at: str) -> None:
+    config = next(c.values[0] for c in CASES if c.id == "llama-0")
+    model, captured, windows = case(config)
+    result = routing(context(captured, {"top": split("top", np.arange(5))}, heads_to=to, heads_at=at))
+    head = 2
+    for which, ablation in enumerate(result.ablations):
+        found = brute_force(model, captured, windows, which, to, at)
+        for name, own in (("rare", result.matched.rare), ("common", result.matched.common)):
+            change, before, _ = expected_sums(found, own)
+            ours = ablation.classes[name].change.sum(0)[head]
+            np.testing.assert_allclose(ours, change[head], rtol=1e-4, atol=2e-4 * (1 + before.max()))
+            assert change[head].sum() > 0.1
+
+
 def test_ablating_everywhere_is_another_number_where_attention_carries_it_on() -> None:
     config = next(c.values[0] for c in CASES if c.id == "llama-0")
     _, captured, _ = case(config)
@@ -128,8 +144,8 @@ def test_nothing_to_ablate_and_captures_that_cannot_be() -> None:
     assert group_effects(sums, "top", np.ones(3, dtype=bool), np.arange(3)) == Undefined("no position of the class")
     assert np.isnan(signed_effects(sums, np.array([[0, 1]]), 0)).all()
     chosen = {"rare": np.arange(3)}
-    with pytest.raises(ValueError, match="method is one of"):
-        ablate_heads(captured, chosen, {}, method="one")
+    with pytest.raises(ValueError, match="to is one of"):
+        ablate_heads(captured, chosen, {}, to="one")
     for missing in (replace(captured, stream=None), replace(captured, attention=None)):
         with pytest.raises(ValueError, match="without attention"):
             routing(context(missing, {}))

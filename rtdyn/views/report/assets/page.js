@@ -126,7 +126,7 @@ function drawCurves() {
       for (const [segment, [x, y]] of Object.entries(fit)) traces.push(line(x, y, shade(single ? SEGMENTS[segment] : "#000000"), { line: { color: shade(single ? SEGMENTS[segment] : "#000000"), width: 1 } }));
       titles.push(single ? verdict : "");
     });
-    if (!traces.length) { nothing(`curve-${name}`, `no run has step ${step} for ${name} targets`); continue; }
+    if (!traces.length) { nothing(`curve-${name}`, `no run has step ${step} for ${name} tokens`); continue; }
     const y = { ...(chosen("curve-y") === "log" ? { ...logAxis(limits().map((v) => 10 ** v)), range: limits() } : {}), title: { text: "influence (nats)" } };
     draw(`curve-${name}`, traces, layout(`${name}${titles[0] ? ": " + titles[0] : ""}`,
       { type: chosen("curve-x"), title: { text: "rank" }, dtick: chosen("curve-x") === "log" ? 1 : undefined }, y));
@@ -219,7 +219,7 @@ function drawMap() {
   const ticks = run.steps.map((_, i) => i).filter((i) => i % every === 0);
   draw("map", [{ type: "heatmap", z: rows.map((row) => row.map(value)), text, hoverinfo: "text", colorscale: scale, zmin: regime ? -0.5 : low, zmax: regime ? count - 0.5 : high,
     colorbar: { ...bar, thickness: 10, tickfont: { size: 9 } } }],
-    layout(regime ? "Regime on rare targets" : "Influence on rare targets", { tickvals: ticks, ticktext: ticks.map((i) => short(run.steps[i]) + (run.steps[i] in run.leftOut ? " ✕" : "")), title: { text: "step" } },
+    layout(regime ? "Regime on rare tokens" : "Influence on rare tokens", { tickvals: ticks, ticktext: ticks.map((i) => short(run.steps[i]) + (run.steps[i] in run.leftOut ? " ✕" : "")), title: { text: "step" } },
       { autorange: "reversed", title: { text: "neurons, by influence at the last step" } }, { margin: { l: 44, r: 4, t: 34, b: 38 } }));
   byId("map-note").textContent = `The ${neurons.length} of ${thousands(total)} neurons that ranked highest at any step, a column a step whatever its distance; ✕: a step that trajectories leave out.`;
 }

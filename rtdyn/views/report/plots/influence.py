@@ -113,7 +113,7 @@ def _handles(shown: RunTables, steps: Sequence[int], classes: Sequence[str]) -> 
     if any((ranked_influence(shown, step, c)["regime"] == CENSORED).any() for step in steps for c in classes):
         handles.append(Line2D([], [], color=NULL, ls="", marker=".", label="censored: no influence beyond its error"))
     if shown.curves.filter(pl.col("step").is_in(list(steps)), kind=PSEUDO_INFLUENCE).height:
-        handles.append(Patch(color=NULL, alpha=0.4, label="95 % of pseudo-classes of common targets"))
+        handles.append(Patch(color=NULL, alpha=0.4, label="95 % of pseudo-classes of common tokens"))
     return handles
 
 

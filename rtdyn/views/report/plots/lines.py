@@ -1,4 +1,4 @@
-"""Attention profiles of rare against common targets, and eigenvalue spectra of the groups' input weights."""
+"""Attention profiles of rare against common tokens, and eigenvalue spectra of the groups' input weights."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def attention_profiles(shown: RunTables, step: int) -> Figure | Undefined:
             f"{plain(shown.label)}, {shown.named(step)}: attention by distance{which}", fontsize=9, fontweight="bold"
         )
         handles = [
-            *(Line2D([], [], color=COLOURS[c], label=f"{c} targets") for c in (RARE, COMMON)),
-            Patch(color=NULL, alpha=0.4, label="95 % of draws of as many common targets"),
+            *(Line2D([], [], color=COLOURS[c], label=f"{c} tokens") for c in (RARE, COMMON)),
+            Patch(color=NULL, alpha=0.4, label="95 % of draws of as many common tokens"),
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
@@ -129,7 +129,7 @@ def spectra(runs: Sequence[RunTables], at: Sequence[int]) -> Figure | Undefined:
             handles: list[Line2D | Patch] = [
                 *(Line2D([], [], color="black", ls=_HALF_STYLES[h], label=f"chosen on half {h + 1}") for h in (0, 1)),
                 Line2D([], [], color="black", lw=0.8, label="Pareto tail with Hill's α (straight)"),
-                Patch(color=NULL, alpha=0.4, label="95 % of sets selected alike for common targets"),
+                Patch(color=NULL, alpha=0.4, label="95 % of sets selected alike for common tokens"),
             ]
         else:
             handles = [Line2D([], [], color=run_colour(i), label=name) for i, name in enumerate(names)]

@@ -102,7 +102,7 @@ def heat_map(runs: Sequence[RunTables]) -> Figure | Undefined:
             row[0].set_ylabel(
                 f"the {len(neurons)} of {total:,} neurons that ranked highest\nat any step, by influence at the last"
             )
-            row[0].set_title(f"{plain(run.label)}: influence on rare targets")
+            row[0].set_title(f"{plain(run.label)}: influence on rare tokens")
             bar = figure.colorbar(image, ax=row[0], pad=0.02)
             bar.set_label("log₁₀ nats")
             regimes = regime_matrix(run, neurons)
@@ -218,9 +218,7 @@ def neuron_table(shown: RunTables, step: int) -> Figure | Undefined:
         figure = NotebookFigure(figsize=(8.8 * sum(widths), 0.45 + 0.21 * (len(rows) + 1)), layout="constrained")
         ax = figure.subplots()
         ax.set_axis_off()
-        title = (
-            f"{plain(shown.label)}, {shown.named(step)}: the {len(rows)} neurons with most influence on rare targets"
-        )
+        title = f"{plain(shown.label)}, {shown.named(step)}: the {len(rows)} neurons with most influence on rare tokens"
         ax.set_title(f"{title} (± 1.96 se)")
         table = ax.table(cellText=rows, colLabels=[TABLE_COLUMNS[i] for i in filled], loc="upper center",
                          cellLoc="right", colLoc="right", colWidths=[w / sum(widths) for w in widths])  # fmt: skip

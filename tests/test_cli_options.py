@@ -1,0 +1,86 @@
+"""Presets: what they set, that what is given wins, and that every setting is part of a run's configuration."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import click
+import pytest
+
+from rtdyn.analyses.options import HEADS_AT, HEADS_TO, UNIGRAM, StepOptions
+from rtdyn.cli import main
+from rtdyn.cli_options import PRESETS, preset_line
+from rtdyn.many import _HOW
+from rtdyn.store.run import config_digest
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.sweep.manifest import run_config
+from rtdyn.text.evaluation import Evaluation, EvaluationOptions
+
+PAPER = ("--preset", "paper-code")
+
+
+def parsed(*args: str, of: str = "track") -> tuple[dict[str, Any], str | None]:
+    """A command's parameters, and what it says of its preset."""
+    with main.commands[of].make_context(of, ["--model", "tiny", *args]) as context:
+        return context.params, preset_line()
+
+
+def settings(params: dict[str, Any]) -> dict[str, Any]:
+    return {name: params[name] for name in PRESETS["paper-code"]}
+
+
+@pytest.mark.parametrize("command", ["track", "plan"])
+def test_a_preset_sets_what_the_papers_code_does(command: str) -> None:
+    params, line = parsed(*PAPER, of=command)
+    assert settings(params) == {
+        "bands": ("paper-code",), "class_by": "query", "heads_to": "bos", "heads_at": "query", "unigram": "longtail",
+    }  # fmt: skip
+    assert line == (
+        "--preset paper-code sets --rare paper-code --class-by query --heads-to bos --heads-at query --unigram longtail"
+    )
+    usual, nothing = parsed(of=command)
+    assert nothing is None and settings(usual) == {
+        "bands": ("paper-text",), "class_by": "target", "heads_to": "zero", "heads_at": "query", "unigram": "full",
+    }  # fmt: skip
+    assert {name for name in usual if usual[name] != params[name]} <= {"preset", *PRESETS["paper-code"]}
+
+
+@pytest.mark.parametrize("preset_first", [True, False])
+def test_what_is_given_wins_over_the_preset_in_any_order_even_where_it_is_the_default(preset_first: bool) -> None:
+    given = ("--rare", "paper-text", "--rare", "mid=0.3:0.6", "--heads-to", "zero", "--heads-at", "all")
+    params, line = parsed(*(PAPER + given if preset_first else given + PAPER))
+    assert settings(params) == {
+        "bands": ("paper-text", "mid=0.3:0.6"), "class_by": "query", "heads_to": "zero", "heads_at": "all",
+        "unigram": "longtail",
+    }  # fmt: skip
+    assert line == (
+        "--preset paper-code sets --class-by query --unigram longtail; given instead: "
+        "--rare paper-text --rare mid=0.3:0.6 --heads-to zero --heads-at all"
+    )
+    everything = (*given, "--class-by", "target", "--unigram", "full")
+    _, line = parsed(*PAPER, *everything)
+    assert line is not None and line.startswith("--preset paper-code sets nothing; given instead: --rare paper-text")
+
+
+def test_unknown_presets_and_settings_are_refused() -> None:
+    for args in (("--preset", "paper"), ("--heads-to", "mean"), ("--heads-at", "bos"), ("--unigram", "tail")):
+        with pytest.raises(click.UsageError, match=f"'{args[1]}' is not"):
+            parsed(*args)
+
+
+def test_every_setting_of_the_analyses_makes_another_configuration(
+    tiny: SuiteSpec, evaluation: Evaluation, options: EvaluationOptions
+) -> None:
+    usual = StepOptions(("ablation",), "kept", "mean_abs", 1e-5, 1.0, "never", "cpu", options.seed)
+    config = run_config(tiny, evaluation, options, usual)
+    assert {field.name for field in fields(StepOptions)} - set(_HOW) <= set(config)
+    digests = {config_digest(config)}
+    for name, values in (("heads_to", HEADS_TO), ("heads_at", HEADS_AT), ("unigram", UNIGRAM)):
+        assert getattr(usual, name) == values[0]
+        for value in values[1:]:
+            changed: dict[str, Any] = {name: value}
+            other = run_config(tiny, evaluation, options, replace(usual, **changed))
+            assert other == {**config, **changed}
+            digests.add(config_digest(other))
+    assert len(digests) == 4
