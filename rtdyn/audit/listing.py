@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rtdyn.git_lfs import PULL
 from rtdyn.hub.names import CONFIG, TOKENIZER_FILES
 from rtdyn.undefined import Undefined
 
@@ -23,8 +22,8 @@ class FileInfo:
     size: int
     digest: str | None
     """SHA-256 of its content; a Hub gives that of files in LFS, and the git blob's id of others. None: not known."""
-    pointer: bool = False
-    """Whether it is a Git LFS pointer in place of the file; of a Hub's it is not known."""
+    mend: str | None = None
+    """If it is a Git LFS pointer in place of the file: how to come by the file."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,8 @@ def unusable(listing: Listing) -> str | None:
     if CONFIG not in listing.files:
         return f"it holds no {CONFIG}"
     needed = (CONFIG, *TOKENIZER_FILES, copies[0].index, *copies[0].files)
-    pointers = [name for name, file in listing.files.items() if file.pointer and name in needed]
-    return f"its {pointers[0]} is a Git LFS pointer; {PULL}" if pointers else None
+    pointers = [(name, file.mend) for name, file in listing.files.items() if file.mend is not None and name in needed]
+    return f"its {pointers[0][0]} is a Git LFS pointer; {pointers[0][1]}" if pointers else None
 
 
 def _copies(listing: Listing) -> list[Weights | Undefined]:

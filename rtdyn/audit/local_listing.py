@@ -13,7 +13,7 @@ from rtdyn.blame import reading
 from rtdyn.checkpoints.checkpoint import sha256_of
 from rtdyn.checkpoints.local import suite_folder
 from rtdyn.errors import InputError
-from rtdyn.git_lfs import holds_pointer, refuse_pointer
+from rtdyn.git_lfs import PULL, holds_pointer, refuse_pointer
 from rtdyn.hub.names import CONFIG, TOKENIZER_FILES
 from rtdyn.suites.suite import SuiteSpec
 
@@ -44,7 +44,7 @@ def local_listings(suite: SuiteSpec, folders: Mapping[int, str], *, every_digest
         else Listing(
             folders[step],
             None,
-            {f.name: FileInfo(size, digests.get(f), f in pointers) for f, size in inside.items()},
+            {f.name: FileInfo(size, digests.get(f), PULL if f in pointers else None) for f, size in inside.items()},
         )
         for step, inside in sizes.items()
     }

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from rtdyn.audit.listing import FileInfo, Listing
+from rtdyn.audit.listing import FileInfo, Listing, is_weights
 from rtdyn.audit.local_listing import findings_beside, local_branches, local_listings
 from rtdyn.audit.local_weights import faults_beside_numbers, fingerprints_in, loaded_weights
 from rtdyn.audit.shared_weights import MAIN
 from rtdyn.audit.verdicts import Audit, audit
 from rtdyn.errors import InputError
+from rtdyn.git_lfs import LONGEST, UPLOADED_SO, is_pointer
+from rtdyn.hub.download import read_small
 from rtdyn.hub.ranges import Transfer
 from rtdyn.hub.remote_file import RemoteFile
-from rtdyn.hub.repository import branch_metadata, hub_branches, hub_is_offline
+from rtdyn.hub.repository import Revision, branch_metadata, hub_branches, hub_is_offline
 from rtdyn.hub.retry import each_answer
 from rtdyn.suites.suite import SuiteSpec
 
@@ -72,9 +74,13 @@ def _hub_listing(repo: str, branch: str, transfer: Transfer) -> Listing | None:
     if described is None:
         return None
     commit, files = described
-    return Listing(branch, commit, {file.name: _file_info(file) for file in files})
+    revision = Revision(repo, branch, f"{repo}, revision {branch}", str(commit), {file.name: file for file in files})
+    return Listing(branch, commit, {file.name: _file_info(revision, file, transfer) for file in files})
 
 
-def _file_info(file: RemoteFile) -> FileInfo:
+def _file_info(revision: Revision, file: RemoteFile, transfer: Transfer) -> FileInfo:
+    """What the Hub says of a file; weights outside LFS that are as short as a pointer are read, to tell."""
     digest = file.sha256 or (f"git:{file.blob_id}" if file.blob_id else None)
-    return FileInfo(max(file.size, 0), digest)
+    short = is_weights(file.name) and not file.sha256 and file.blob_id and 0 <= file.size < LONGEST
+    is_one = bool(short) and is_pointer(read_small(revision, file, transfer))
+    return FileInfo(max(file.size, 0), digest, UPLOADED_SO if is_one else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,13 @@ def test_a_pointer_that_was_uploaded_to_the_hub_is_refused_as_such(tmp_path: Pat
     with LoopbackHub(suite) as hub:
         place = workplace(tmp_path, hub.url)
         command = place.arguments("run", "on-hub", "512")
-        (ended,) = place.track_each([*command, "--analyses", analyses])
+        hub.branches["step0"] = {  # as git has a file that LFS does not know of
+            name: replace(file, sha256=None) for name, file in hub.branches["step512"].items()
+        }
+        audit = ["audit", "--model", "on-hub", "--json", "--suites", str(tmp_path / "suites.yaml")]
+        ended, audited = place.track_each([*command, "--analyses", analyses], audit)
+    verdicts = {step["step"]: step for step in json.loads(audited.stdout)["steps"]}
+    assert verdicts[0]["verdict"] == "missing" and "its owner has to upload" in verdicts[0]["reasons"][0]
+    assert verdicts[4000]["verdict"] == "sound"
     assert ended.code == 3 and "is a Git LFS pointer" in ended.stderr and "its owner has to upload" in ended.stderr
     assert "git lfs pull" not in ended.stderr
