@@ -142,12 +142,13 @@ def write_step(run: Run, step: int, checkpoint: CheckpointRecord, tables: StepTa
     metadata = {
         "config_digest": run.digest,
         "checkpoint": json.dumps(checkpoint.as_json()),
-        "fingerprint": tables.fingerprint,
     }
+    fingerprint = {"fingerprint": tables.fingerprint}  # in one table only, as it grows with the model
     for table in TABLES:
         frame: pl.DataFrame = getattr(tables, table)
         file = table_file(run, table, step)
-        replace_file(file, partial(frame.write_parquet, metadata=metadata))
+        noted = {**metadata, **(fingerprint if table == TABLES[0] else {})}
+        replace_file(file, partial(frame.write_parquet, metadata=noted))
 
 
 def write_copy(run: Run, of: int, step: int, tokens_seen: int | None, revision: str, commit: str) -> None:
