@@ -56,8 +56,11 @@ _CODE = re.compile(r"\(os error (\d+)\)")
 """How libraries written in Rust quote an error of the operating system."""
 _SETTINGS = {"huggingface_hub": "HF_", "transformers": "TRANSFORMERS_", "numba": "NUMBA_", "matplotlib": "MPL"}
 """What the names of a package's environment variables begin with."""
-_SHORT = re.compile(r"can't allocate memory|cannot allocate memory|out of memory", re.IGNORECASE)
-_MACHINE = re.compile(r"CUDA error|can't start new thread")
+_SHORT = re.compile(
+    r"can't allocate memory|cannot allocate memory|out of memory|failed to map segment|can't start new thread",
+    re.IGNORECASE,
+)
+_MACHINE = re.compile(r"CUDA error|shared object")
 
 
 @contextmanager
@@ -144,7 +147,7 @@ def out_of_memory(error: BaseException) -> bool:
     return any(
         isinstance(e, MemoryError)
         or _code(e) == errno.ENOMEM
-        or (isinstance(e, RuntimeError) and _SHORT.search(str(e)) is not None)
+        or (isinstance(e, RuntimeError | ImportError) and _SHORT.search(str(e)) is not None)
         for e in _chain(error)
     )
 

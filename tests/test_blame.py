@@ -105,6 +105,8 @@ CALLS = {
 
 
 @pytest.mark.slow
+# Python drops what is raised in a weakref's callback, and says so
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", CALLS)
 def test_a_signal_at_any_moment_is_never_a_fault_of_the_input(
     alarm: Callable[[Any], object], tiny: SuiteSpec, name: str
@@ -134,6 +136,15 @@ def test_a_lack_of_memory_passes_and_ends_a_command_in_a_sentence(taken: Callabl
     with pytest.raises((MemoryError, RuntimeError)) as caught, blamed_on("a file", InputError):
         taken()
     assert out_of_memory(caught.value) and "memory does not suffice" in str(machine_fault(caught.value))
+
+
+def test_a_library_that_does_not_fit_into_memory_is_no_fault_of_the_input() -> None:
+    with pytest.raises(ImportError) as caught, blamed_on("a file", InputError):
+        try:
+            raise ImportError("_fblas.so: failed to map segment from shared object")  # what dlopen says then
+        except ImportError as error:
+            raise ModuleNotFoundError("Could not import module 'GPTNeoXForCausalLM'") from error
+    assert out_of_memory(caught.value)
 
 
 def test_bugs_and_bad_input_are_no_faults_of_the_machine() -> None:
