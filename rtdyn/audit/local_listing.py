@@ -11,7 +11,7 @@ from rtdyn.audit.listing import FileInfo, Listing, is_weights
 from rtdyn.checkpoints.checkpoint import sha256_of
 from rtdyn.checkpoints.local import suite_folder
 from rtdyn.errors import InputError
-from rtdyn.git_lfs import PULL, holds_pointer, pointer_error
+from rtdyn.git_lfs import PULL, holds_pointer
 from rtdyn.hub.names import CONFIG, TOKENIZER_FILES
 from rtdyn.suites.suite import SuiteSpec
 
@@ -44,10 +44,11 @@ def local_listings(suite: SuiteSpec, folders: Mapping[int, str], *, every_digest
     return {step: Listing(name, None, described[step]) if step in files else None for step, name in folders.items()}
 
 
-def findings_beside(suite: SuiteSpec) -> tuple[str, ...]:
-    """What is wrong with the tokenizer beside the step folders, a sentence each."""
-    files = (suite_folder(suite) / name for name in TOKENIZER_FILES)
-    return tuple(str(pointer_error(str(file))) for file in files if file.is_file() and holds_pointer(file))
+def pointers_beside(suite: SuiteSpec) -> list[str]:
+    """The files of the tokenizer beside the step folders that are Git LFS pointers."""
+    return [
+        n for n in TOKENIZER_FILES if (suite_folder(suite) / n).is_file() and holds_pointer(suite_folder(suite) / n)
+    ]
 
 
 def _is_needed(name: str) -> bool:
