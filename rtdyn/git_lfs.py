@@ -11,16 +11,15 @@ LONGEST = 1024
 """Bytes; every pointer is shorter, by git-lfs's specification (docs/spec.md)."""
 PULL = "run `git lfs pull` in the clone it lies in"
 UPLOADED_SO = "its owner has to upload the file itself; use another revision"
-_POINTER = re.compile(
-    rb"(\xef\xbb\xbf)?version (https://(git-lfs|hawser)\.github\.com/spec/v1|http://git-media\.io/v/2)\r?\n"
-    rb"(.*\n)*oid sha256:[0-9a-f]{64}\r?\n"
+_FIRST_LINE = re.compile(
+    rb"(\xef\xbb\xbf)?version (https://(git-lfs|hawser)\.github\.com/spec/v1|http://git-media\.io/v/2)\s"
 )
-"""The three versions that git-lfs reads; lines of extensions may precede the digest."""
+"""Of the three versions that git-lfs reads. What follows may be cut off: the file is not there all the same."""
 
 
 def is_pointer(data: bytes) -> bool:
     """Whether these bytes, the whole file or its first LONGEST, are a pointer."""
-    return len(data) < LONGEST and _POINTER.match(data) is not None
+    return len(data) < LONGEST and _FIRST_LINE.match(data) is not None
 
 
 def holds_pointer(file: Path) -> bool:

@@ -13,7 +13,7 @@ from rtdyn.blame import reading
 from rtdyn.checkpoints.checkpoint import sha256_of
 from rtdyn.checkpoints.local import suite_folder
 from rtdyn.errors import InputError
-from rtdyn.git_lfs import PULL, holds_pointer, refuse_pointer
+from rtdyn.git_lfs import PULL, holds_pointer
 from rtdyn.hub.names import CONFIG, TOKENIZER_FILES
 from rtdyn.suites.suite import SuiteSpec
 
@@ -50,17 +50,17 @@ def local_listings(suite: SuiteSpec, folders: Mapping[int, str], *, every_digest
     }
 
 
-def findings_beside(suite: SuiteSpec) -> tuple[str, ...]:
+def findings_beside(suite: SuiteSpec) -> list[str]:
     """What is wrong with the tokenizer beside the step folders, a sentence each."""
     findings = []
     for file in (suite_folder(suite) / name for name in TOKENIZER_FILES):
         try:
             with reading(str(file)):
-                if file.is_file():
-                    refuse_pointer(file)
+                if file.is_file() and holds_pointer(file):
+                    findings.append(f"the suite's {file.name} is a Git LFS pointer; {PULL}")
         except InputError as error:
             findings.append(str(error))
-    return tuple(findings)
+    return findings
 
 
 def _is_needed(name: str) -> bool:

@@ -23,7 +23,7 @@ FEW = 0.1
 MIN_SIZES = 4
 _VERDICT_OF = {"missing": "missing", "duplicate": "duplicate"}
 """By the kind of a fault; any other makes a step suspect."""
-SETTLED_BY_LOADING = ("size", "times", "damaged")
+SETTLED_BY_LOADING = ("size", "times", "damaged", "tokenizer")
 """Kinds of faults that are no reason to leave out a step that can be loaded."""
 _LOOKS_LIKE_A_STEP = re.compile(r"(step|checkpoint|ckpt|iter)[-_]?\d", re.IGNORECASE)
 
@@ -33,7 +33,7 @@ class Fault:
     """One reason against a step."""
 
     kind: str
-    """missing, damaged, duplicate, shards, order, size, times, or registered: what only the registry knows of."""
+    """missing, damaged, duplicate, shards, order, size, times, tokenizer, or registered: as only the registry knows."""
     reason: str
 
 
@@ -161,8 +161,9 @@ def audit(
 def _with_fingerprints(
     suite: SuiteSpec, verdicts: Mapping[int, StepVerdict], fingerprints: Mapping[int, Fingerprint]
 ) -> dict[int, StepVerdict]:
-    """The verdicts with what fingerprints say of the steps that are sound without them."""
-    known = {step: f for step, f in fingerprints.items() if verdicts[step].verdict == "sound"}
+    """The verdicts with what fingerprints say of the steps that nothing else is settled of."""
+    open_steps = {step for step, v in verdicts.items() if all(f.kind in SETTLED_BY_LOADING for f in v.faults)}
+    known = {step: f for step, f in fingerprints.items() if step in open_steps}
     repeats = repeated_fingerprints(known, suite.steps[-1], suite.defects)
     own = {step: f for step, f in known.items() if step not in repeats}
     misplaced = misplaced_steps(own, suite.tokens_per_step is not None)

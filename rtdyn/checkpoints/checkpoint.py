@@ -168,12 +168,11 @@ def load_model(checkpoint: Checkpoint, device: str) -> Any:
 
 def check_keys(folder: Path, faults: Mapping[str, set[str]]) -> None:
     """Raises InputError for names among `faults`, by one of KEY_FAULTS; old checkpoints may hold their constants."""
-    # unexpected names first: those of quantised weights say why others are missing
-    for kind in ("unexpected_keys", *(k for k in KEY_FAULTS if k != "unexpected_keys")):
+    if (sign := next(filter(QUANTISED.search, sorted(faults["unexpected_keys"])), None)) is not None:
+        raise quantised(str(folder), f"it holds {sign}")  # which is why others are missing
+    for kind in KEY_FAULTS:
         keys = sorted(k for k in faults[kind] if kind != "unexpected_keys" or not OLD_BUFFERS.search(k))
         if keys:
-            if (sign := next(filter(QUANTISED.search, keys), None)) is not None:
-                raise quantised(str(folder), f"it holds {sign}")
             names = ", ".join(keys[:3])
             raise InputError(f"the weights in {folder} do not fit their config.json: {kind.replace('_', ' ')} {names}")
 

@@ -32,6 +32,8 @@ CHEAP = (*SMALL, "--tolerance", "0.01", "--analyses", "ablation", "--wandb", "di
         POINTER.replace("https://git-lfs.github.com/spec/v1", "https://hawser.github.com/spec/v1"),
         POINTER.replace("https://git-lfs.github.com/spec/v1", "http://git-media.io/v/2"),
         POINTER.replace("\noid", f"\next-0-case sha256:{'b' * 64}\noid"),
+        POINTER.replace("4d7a", "4d7", 3),
+        POINTER.partition("\n")[0] + "\n",
     ],
 )
 def test_every_form_of_a_pointer_is_recognised(text: str) -> None:
@@ -42,9 +44,8 @@ def test_every_form_of_a_pointer_is_recognised(text: str) -> None:
     "text",
     [
         "",
-        POINTER.split("\n")[0] + "\n",
         "A pointer begins so:\n" + POINTER,
-        POINTER.replace("4d7a", "4d7x"),
+        POINTER.replace("/v1", "/v10"),
         POINTER + "A manual on pointers goes on here.\n" * 40,
         "version https://git-lfs.github.com/spec/v2\n" + POINTER.partition("\n")[2],
     ],
@@ -119,8 +120,18 @@ def test_a_tokenizer_that_is_a_pointer_is_refused_and_found(suite: Path, tmp_pat
     assert name in TOKENIZER_FILES
     (suite / name).write_text(POINTER)
     refused(rtdyn("track", "--model", suite, "--out", tmp_path / "run", *CHEAP), 3, name, "run `git lfs pull`")
-    found = json.loads(rtdyn("audit", "--model", suite, "--json").stdout)["findings"]
-    assert any(name in finding and "run `git lfs pull`" in finding for finding in found)
+    audited = rtdyn("audit", "--model", suite, "--json", "--strict")
+    assert audited.exit_code == 1
+    for step in json.loads(audited.stdout)["steps"]:
+        assert step["verdict"] == "suspect" and f"the suite's {name} is a Git LFS pointer" in step["reasons"][0]
+
+
+def test_weights_alone_are_analysed_without_the_tokenizer(suite: Path, tmp_path: Path) -> None:
+    (suite / "tokenizer.json").write_text(POINTER)
+    run = ("--out", tmp_path / "run", "--analyses", "heavytail", "--wandb", "disabled")
+    result = rtdyn("track", "--model", suite, *run)
+    assert result.exit_code == 0 and "is not sound: the suite's tokenizer.json" in result.stdout
+    assert "left out" not in result.stdout
 
 
 def test_a_steps_own_tokenizer_that_is_a_pointer_makes_the_step_missing(suite: Path) -> None:
