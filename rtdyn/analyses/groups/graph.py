@@ -39,11 +39,14 @@ def graph_of(r: Tensor, members: np.ndarray, threshold: float | None, edges: int
 
     edges: take the strongest `edges` pairs, whatever the threshold (ties at the last by neuron).
     """
-    own = as_numpy(submatrices(r, torch.from_numpy(members).to(r.device)))
-    nodes = len(members) - int(np.isnan(own.diagonal()).sum())
+    if r.device.type == "cpu":
+        source, places = r.numpy(), members
+    else:
+        source, places = as_numpy(submatrices(r, torch.from_numpy(members).to(r.device))), np.arange(len(members))
+    nodes = len(members) - int(np.isnan(source[places, places]).sum())
     if nodes < MIN_NODES:
         return few_vary(nodes)
-    weight = graphs.pair_weights(own, least_weight(threshold if edges is None else None))
+    weight = graphs.pair_weights(source, places, least_weight(threshold if edges is None else None))
     available = int(np.count_nonzero(weight))
     if edges is not None and available < edges:
         return Undefined(

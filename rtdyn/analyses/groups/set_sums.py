@@ -113,6 +113,6 @@ def _blocks(r: Tensor, least: float) -> Iterator[tuple[slice, tuple[Tensor, Tens
         values = r[rows].nan_to_num(nan=0.0)
         values.diagonal(start).zero_()
         weights = values.abs()
-        # `least` may be too small for float32
-        edges = ((weights >= least) & (weights > 0)).float()
-        yield rows, (weights * edges, edges, values)
+        # the least of no threshold is too small for float32
+        edges = (weights >= least if least >= torch.finfo(weights.dtype).tiny else weights > 0).float()
+        yield rows, (weights.mul_(edges), edges, values)

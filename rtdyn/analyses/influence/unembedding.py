@@ -44,7 +44,10 @@ class Unembedding:
 
     def at(self, types: Tensor | slice) -> Tensor:
         """float64 (k, d): these types' centred rows."""
-        return self.rows[types].double() - self.mean if self.centred is None else self.centred[types]
+        if self.centred is not None:
+            return self.centred[types]
+        # a copy, whatever the type of the rows: these are the model's own
+        return self.rows[types].to(torch.float64, copy=True).sub_(self.mean)
 
     def project(self, rows: Tensor, types: Tensor | slice) -> Tensor:
         """The centred rows (k, d) of these types, as they shift logits."""

@@ -44,13 +44,14 @@ def inside(r: Any, sets: Any, threshold: float) -> Any:
 
 
 @compiled()
-def pair_weights(r: Any, least: float) -> Any:
-    """float64 (n(n − 1)/2,): |r| of every two nodes of r (n, n), row by row, 0 where undefined or under `least`."""
-    out = np.zeros(len(r) * (len(r) - 1) // 2)
+def pair_weights(r: Any, members: Any, least: float) -> Any:
+    """float64 (n(n − 1)/2,): |r| of every two of `members` (n,), row by row, 0 where undefined or under `least`."""
+    out = np.zeros(len(members) * (len(members) - 1) // 2)
     pair = 0
-    for a in range(len(r)):
-        for b in range(a + 1, len(r)):
-            value = abs(np.float64(r[a, b]))
+    for a in range(len(members)):
+        row = r[members[a]]
+        for b in range(a + 1, len(members)):
+            value = abs(np.float64(row[members[b]]))
             if value >= least:
                 out[pair] = value
             pair += 1

@@ -214,7 +214,7 @@ def test_louvain_reaches_the_optimum_of_small_graphs() -> None:
         w = np.abs(w - np.eye(7, dtype=np.float32)).astype(np.float64)
         k, total = w.sum(1), w.sum()
         optimum = ((w / total - np.outer(k, k) / total**2) * same).sum((1, 2)).max()
-        graph = Graph(*graphs.linked(graphs.pair_weights(w, 0.1), 7, 0.0, 0))
+        graph = Graph(*graphs.linked(graphs.pair_weights(w, np.arange(7), 0.1), 7, 0.0, 0))
         value, _ = louvain(graph, 10, np.random.default_rng(0))
         assert value <= optimum + 1e-12
         reached += value > optimum - 1e-12
