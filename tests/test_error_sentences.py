@@ -30,18 +30,12 @@ def test_the_first_line_is_kept() -> None:
 
 def test_torchs_advice_to_load_code_is_not_repeated(tmp_path: Path) -> None:
     torch.save({"a": Foreign()}, tmp_path / "a.bin")
-<<<<<<< HEAD:tests/test_error_sentences.py
     (tmp_path / "b.bin").write_bytes(pickle.dumps({"a": 1}, protocol=4))
     for name in ("a.bin", "b.bin"):
         with pytest.raises(Exception) as raised:
             torch.load(tmp_path / name, weights_only=True)
         assert "weights_only" in str(raised.value)
         assert brief(raised.value) == "UnpicklingError: it is no plain data, and rtdyn runs no code that a file brings"
-=======
-    with pytest.raises(pickle.UnpicklingError, match="weights_only") as raised:
-        torch.load(tmp_path / "a.bin", weights_only=True)
-    assert brief(raised.value) == "UnpicklingError: it is no plain data, and rtdyn runs no code that a file brings"
->>>>>>> h-inputs:tests/test_errors.py
 
 
 def test_numpys_advice_to_load_code_is_not_repeated(tmp_path: Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rtdyn.audit.listing import FileInfo, Listing, is_weights
-from rtdyn.audit.local_listing import local_branches, local_listings, pointers_beside
+from rtdyn.audit.local_listing import findings_beside, local_branches, local_listings
 from rtdyn.audit.local_weights import faults_beside_numbers, fingerprints_in, loaded_weights
 from rtdyn.audit.shared_weights import MAIN
 from rtdyn.audit.verdicts import Audit, audit
 from rtdyn.errors import InputError
-from rtdyn.git_lfs import LONGEST, PULL, UPLOADED_SO, is_pointer
+from rtdyn.git_lfs import LONGEST, UPLOADED_SO, is_pointer
 from rtdyn.hub.download import read_small
 from rtdyn.hub.ranges import Transfer
 from rtdyn.hub.remote_file import RemoteFile
@@ -51,9 +51,9 @@ def _survey(suite: SuiteSpec, steps: Iterable[int], branches: Iterable[str], *, 
         weights = loaded_weights(here)
         faults = faults_beside_numbers(suite, weights)
         prints = fingerprints_in(suite, weights, faults) if every_digest else {}
-        if pointers := pointers_beside(suite):
+        if beside := findings_beside(suite):
             for found in faults.values():
-                found["tokenizer"] = f"the suite's {pointers[0]} is a Git LFS pointer; {PULL}"
+                found["tokenizer"] = beside[0]
         return audit(suite, here, None, tuple(branches), faults, prints)
     listings = hub_listings(suite.hub_repo, [*wanted.values(), MAIN])
     return audit(suite, {step: listings[name] for step, name in wanted.items()}, listings[MAIN], tuple(branches))
