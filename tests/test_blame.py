@@ -67,7 +67,7 @@ def alarm() -> Iterator[Callable[[Any], object]]:
 HANDLERS = (requeue, Requeue(), Requeue().method, functools.partial(requeue), lambda number, frame: requeue(1, 2))
 
 
-@pytest.mark.parametrize("handler", HANDLERS, ids=repr)
+@pytest.mark.parametrize("handler", HANDLERS, ids=["function", "object", "method", "partial", "lambda"])
 def test_what_any_form_of_handler_raises_is_known_even_where_a_library_raises_anew(
     alarm: Callable[[Any], object], handler: Any
 ) -> None:

@@ -148,8 +148,9 @@ def mediated(share: float, bound: float, frozen: float = 0.1) -> Mediation:
     def column(value: float, other: float = torch.nan) -> torch.Tensor:
         return torch.tensor([value, other], dtype=torch.float64)
 
-    whole = AbsInfluence(column(0.2), column(1e-5), column(0.2)[None])
-    of_class = FrozenInfluence(column(frozen, 0.0), column(0.2 * bound, 1e-5), column(frozen, 0.0)[None], whole)
+    window = torch.zeros(1, dtype=torch.int64)
+    whole = AbsInfluence(column(0.2), column(1e-5), window, column(0.2)[None])
+    of_class = FrozenInfluence(column(frozen, 0.0), column(0.2 * bound, 1e-5), window, column(frozen, 0.0)[None], whole)
     shares = MediatedShare(column(share), column(0.1), column(bound), (None, "mean |Δ| is within its error bound"))
     through = ThroughFrequency({"rare": of_class}, {"rare": shares})
     groups: Any = {metric: {} for metric in (MEDIATION, NULL_SPACE_SHARE, ENTROPY_CHANGE, KL_CHANGE)}

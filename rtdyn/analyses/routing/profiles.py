@@ -166,6 +166,12 @@ def _pearson(
         return np.where(varies, left[0] / np.sqrt(left[1] * left[2]), np.nan)
 
 
+def _within_one(r: Estimate) -> Estimate:
+    """A correlation and its interval, which lie between −1 and 1 whatever the noise taken out makes of them."""
+    low, high = (None if end is None else min(max(end, -1.0), 1.0) for end in (r.low, r.high))
+    return Estimate(min(max(r.value, -1.0), 1.0), low, high, r.clusters)
+
+
 def _correlation(
     means: Mapping[str, np.ndarray],
     errors: tuple[np.ndarray, np.ndarray],
@@ -192,7 +198,7 @@ def _correlation(
     if known.any():
         # a text with a cluster less has noise that is as much larger
         without = _pearson(left[0], left[1], noise[:, None] * count / (count - 1))[:, known].mean(1)
-        mean = estimate(float(by_head[known].mean()), float(jackknife_se(without)), count)
+        mean = _within_one(estimate(float(by_head[known].mean()), float(jackknife_se(without)), count))
     null_by_head = tuple(
         Undefined("the head's profile is constant") if none
         else pseudo if isinstance(pseudo, Undefined)
