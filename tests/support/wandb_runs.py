@@ -165,7 +165,7 @@ def logged_steps(session: list[Record]) -> list[int]:
 
 def stored_row(run: Run, step: int) -> dict[str, Any]:
     """What a step's row must hold, by its table: lines, bands, and the keys of tables."""
-    frame = pl.read_parquet(table_file(run, "metrics", step)).filter(pl.col("status") == "ok")
+    frame = pl.read_parquet(table_file(run, "metrics", step)).filter(pl.col("value").is_not_null())
     final = frame["layer"].max()
     row: dict[str, Any] = {"step": step, "tokens_seen": frame["tokens_seen"][0]}
     for metric in frame.filter(pl.col("head").is_null()).iter_rows(named=True):
