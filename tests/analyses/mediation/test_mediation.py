@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from analyses.influence.test_ablation import synthetic, with_readout
+from analyses.influence.test_summary import assert_hall
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -248,7 +249,7 @@ def test_standard_errors_leave_out_a_piece_of_text_at_a_time(captured: Callable[
     quick = influence(one, torch.full((2560,), -1), 1, cluster=cluster).classes
     frozen = frozen_influence(one, projection(counts=np.arange(2560), logits=2560), quick)
     for name, c in quick.items():
-        got, member = mediated_share(c, frozen[name]), one.positions.members(name)
+        got, member = mediated_share(frozen[name], cluster), one.positions.members(name)
         labels = cluster[c.window_ids.numpy()]
         sums = frozen[name].window_abs_sum.numpy(), c.window_abs_sum.numpy()
         left = [[v[labels != k].sum(0) for k in np.unique(labels)] for v in sums]
@@ -266,10 +267,7 @@ def test_standard_errors_leave_out_a_piece_of_text_at_a_time(captured: Callable[
         pieces = cluster[one.positions.window[member]]
         residuals = np.array([(entropy[pieces == k] - entropy.mean()).sum() for k in np.unique(pieces)])
         g = len(residuals)
-        reach = stats.t.ppf(0.975, g - 1) * np.sqrt((residuals**2).sum() * g / (g - 1)) / len(entropy)
-        assert (found.entropy.low, found.entropy.high) == pytest.approx(
-            (entropy.mean() - reach, entropy.mean() + reach), rel=1e-4
-        )
+        assert_hall(found.entropy, residuals, np.sqrt((residuals**2).sum() * g / (g - 1)) / len(entropy))
 
 
 def test_at_fewer_positions_both_influences_are_those_of_these_positions() -> None:
