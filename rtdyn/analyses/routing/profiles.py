@@ -45,8 +45,8 @@ class Correlation:
     null_by_head: tuple[Comparison | Undefined, ...]
     """(H,): each head's plain r among those of pseudo-classes, or why it has no place there."""
     mean: Estimate | Undefined
-    """Over heads; its interval leaves out an independent piece of text at a time. Both are held to −1 to 1, where a head
-    of `by_head` may lie beyond: what is taken out for noise is an estimate."""
+    """Over heads; its interval leaves out an independent piece of text at a time. Both are held to −1 to 1; a head
+    of `by_head` may lie beyond, as what is taken out for noise is an estimate."""
     sd: float | None
     """Over heads; None for fewer than two."""
     plain_mean: float
