@@ -119,8 +119,9 @@ def influences() -> Influence:
     windows, deciles = mean.repeat(2, 1) * 10, mean.repeat(1, 1) * 20
     counts, whole = torch.tensor([10, 10]), torch.tensor([20])
     bound = torch.full_like(mean, BOUND)
+    ids, sums = torch.arange(2), (windows, windows)
     rare = ClassInfluence(
-        20, mean, mean / 10, mean, mean / 10, bound, torch.arange(2), counts, windows, windows, whole, deciles, deciles
+        20, mean, mean / 10, mean, mean / 10, bound, 2, ids, ids, counts, *sums, whole, deciles, deciles
     )
     return Influence({"rare": rare}, None, 0.05)
 

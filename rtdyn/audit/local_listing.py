@@ -50,17 +50,20 @@ def local_listings(suite: SuiteSpec, folders: Mapping[int, str], *, every_digest
     }
 
 
-def findings_beside(suite: SuiteSpec) -> list[str]:
-    """What is wrong with the tokenizer beside the step folders, a sentence each."""
-    findings = []
+def tokenizer_beside(suite: SuiteSpec) -> tuple[list[str], list[str]]:
+    """What is wrong with the tokenizer beside the step folders: files that are pointers, and files that cannot be read.
+
+    A sentence each. A pointer is a fault of all steps; what a disk keeps from being read may be sound.
+    """
+    pointers, unread = [], []
     for file in (suite_folder(suite) / name for name in TOKENIZER_FILES):
         try:
             with reading(str(file)):
                 if file.is_file() and holds_pointer(file):
-                    findings.append(f"the suite's {file.name} is a Git LFS pointer; {PULL}")
+                    pointers.append(f"the suite's {file.name} is a Git LFS pointer; {PULL}")
         except InputError as error:
-            findings.append(str(error))
-    return findings
+            unread.append(str(error))
+    return pointers, unread
 
 
 def _is_needed(name: str) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from rtdyn.audit.listing import FileInfo, Listing, is_weights
-from rtdyn.audit.local_listing import findings_beside, local_branches, local_listings
+from rtdyn.audit.local_listing import local_branches, local_listings, tokenizer_beside
 from rtdyn.audit.local_weights import faults_beside_numbers, fingerprints_in, loaded_weights
 from rtdyn.audit.shared_weights import MAIN
 from rtdyn.audit.verdicts import Audit, audit
@@ -51,10 +52,12 @@ def _survey(suite: SuiteSpec, steps: Iterable[int], branches: Iterable[str], *, 
         weights = loaded_weights(here)
         faults = faults_beside_numbers(suite, weights)
         prints = fingerprints_in(suite, weights, faults) if every_digest else {}
-        if beside := findings_beside(suite):
+        pointers, unread = tokenizer_beside(suite)
+        if pointers:
             for found in faults.values():
-                found["tokenizer"] = beside[0]
-        return audit(suite, here, None, tuple(branches), faults, prints)
+                found["tokenizer"] = pointers[0]
+        audited = audit(suite, here, None, tuple(branches), faults, prints)
+        return replace(audited, findings=(*audited.findings, *unread))
     listings = hub_listings(suite.hub_repo, [*wanted.values(), MAIN])
     return audit(suite, {step: listings[name] for step, name in wanted.items()}, listings[MAIN], tuple(branches))
 
