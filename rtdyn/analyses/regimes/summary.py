@@ -16,6 +16,7 @@ SEGMENTS = (PLATEAU, POWER_LAW, DECAY)
 FIT_METRICS = (
     *(f.name + PLAIN * (f.name in CORRECTED) for f in fields(ThreeSegments)),
     *(f"{label}_size" for label in SEGMENTS),
+    *(f"{label}_fraction" for label in SEGMENTS[1:]),
     "raised",
 )
 PAPER_CODE = "paper_code_"
@@ -44,6 +45,7 @@ def fit_values(regimes: Regimes) -> dict[str, FitValue | Undefined]:
     else:
         values |= {name + PLAIN * (name in CORRECTED): float(value) for name, value in asdict(regimes.fit).items()}
         values |= {f"{label}_size": float((regimes.label == label).sum()) for label in SEGMENTS}
+        values |= {f"{label}_fraction": float((regimes.label == label).mean()) for label in SEGMENTS[1:]}
         values["raised"] = float(regimes.fit.raised)
     if isinstance(regimes.paper_code, Undefined):
         values |= dict.fromkeys(PAPER_CODE_METRICS, regimes.paper_code)
