@@ -53,7 +53,7 @@ def attention_profiles(shown: RunTables, step: int) -> Figure | Undefined:
         )
         handles = [
             *(Line2D([], [], color=COLOURS[c], label=f"{c} tokens") for c in (RARE, COMMON)),
-            Patch(color=NULL, alpha=0.4, label="95 % of draws of as many common tokens"),
+            Patch(color=NULL, alpha=0.4, label="95 % of pseudo-classes of common tokens"),
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
