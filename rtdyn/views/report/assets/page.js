@@ -267,7 +267,7 @@ function drawSpectra() {
         traces.push(line(half.x, half.fit, shade("#000000"), { line: { color: shade("#000000"), width: 1 } }));
       }
       traces.push(line(half.x, half.value, shade(colour), { line: { color: shade(colour), width: 1.6, dash: h ? "dash" : "solid" }, hoverinfo: "text",
-        text: half.x.map((r, i) => `${plain(run.label)}<br>eigenvalue ${r}: ${number(half.value[i])}${half.low[i] === null ? "" : `<br>matched sets ${number(half.low[i])} to ${number(half.high[i])}`}`) }));
+        text: half.x.map((r, i) => `${plain(run.label)}<br>eigenvalue ${r}: ${number(half.value[i])}${half.low[i] === null ? "" : `<br>selected sets ${number(half.low[i])} to ${number(half.high[i])}`}`) }));
     });
   });
   if (!traces.length) { nothing("spectra-chart", "no spectra are stored for this step"); return; }
