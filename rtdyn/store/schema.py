@@ -69,7 +69,7 @@ class Metric:
     analysis: str
     """The analysis that measured it, by its name on the command line; `capture` and `groups` for what all share."""
     metric: str
-    """What is measured; the name fixes the unit (nats, a share, a count or none), as METHODS says."""
+    """What is measured; the name fixes the unit (nats, a share, a count or none), as `docs/metrics.md` says."""
     value: float | None
     """The number in the metric's unit, finite; None where it is undefined."""
     token_class: str | None = None

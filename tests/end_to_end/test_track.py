@@ -26,6 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPTNeoXCo
 from rtdyn.cli import main
 from rtdyn.model import families
 from rtdyn.names import ANALYSES
+from rtdyn.store.definitions import COLUMNS, METRICS, define
 from rtdyn.store.run import done_steps, read_run, read_table
 from rtdyn.store.schema import TABLES
 from rtdyn.sweep import step as stepping
@@ -144,6 +145,7 @@ def test_the_whole_suite_on_other_families(family: str, tmp_path: Path, tiny_fol
     assert result.exit_code == 0, result.stderr
     metrics = read_table(read_run(out), "metrics")
     assert set(metrics["analysis"]) >= set(ANALYSES)
+    assert all(define(metric, METRICS[of]) for of, metric in metrics.select("analysis", "metric").unique().iter_rows())
     # a sequential block's own attention reaches its MLP, a parallel one's cannot
     effects = metrics.filter(analysis="routing", metric="layer_effect", group="top", layer=1)
     assert len(effects) and (effects["status"] == "ok").all()
@@ -154,6 +156,12 @@ def test_the_whole_suite_on_other_families(family: str, tmp_path: Path, tiny_fol
 def test_the_bundled_suite_gives_the_committed_numbers(complete: Path) -> None:
     result = rtdyn("check", complete, "--baseline", BASELINE, "--show", "0")
     assert result.exit_code == 0, result.stdout
+
+
+def test_every_column_that_it_stores_is_defined(complete: Path) -> None:
+    for table in TABLES:
+        for column in read_table(read_run(complete), table).columns:
+            assert define(column, COLUMNS[table], ("rare", "common")), f"{table}/{column}"
 
 
 def test_learning_shows(whole: Path) -> None:
