@@ -1,4 +1,4 @@
-"""The main test of rare against common: pseudo-classes of common positions (METHODS §3 d).
+"""The main test of rare against common: pseudo-classes of common positions (METHODS §3(d)).
 
 A pseudo-class has as many positions as the rare class, as many in each stratum of query positions, and repeats its
 types as often: for each rare type, some common type that has as many positions or more. A position's type is that of

@@ -38,7 +38,7 @@ class Rewired:
     z: np.ndarray
     """(modularity − null_mean)/null_sd, NaN where that is 0, as all rewired graphs have the same modularity.
 
-    Correlations are transitive, so random sets have a large z too: it says something beside the z of §4's sets only.
+    Correlations are transitive, so random sets have a large z too: it says something beside METHODS §4's sets only.
     """
     p_value: np.ndarray
     """Two-sided, +1 corrected, against the rewired graphs; what is said of z holds for it too."""

@@ -79,7 +79,7 @@ class ClassInfluence:
 
 @dataclass(frozen=True)
 class PseudoInfluence:
-    """Sums over pseudo-classes of positions (METHODS §3d), apart for the two halves of the windows."""
+    """Sums over pseudo-classes of positions (METHODS §3(d)), apart for the two halves of the windows."""
 
     n: Tensor
     """int64 (2, draws): positions of each pseudo-class in each half."""

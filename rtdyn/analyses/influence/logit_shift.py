@@ -9,7 +9,7 @@ c = ā_i − a_ni, and only the final norm and the unembedding follow. With x = 
 where b_v = ⟨β, u_v⟩ + bias_v is the part of logit l_v that the norm does not scale (for RMSNorm x = r, w̃ = w).
 Where an RMSNorm of gain γ₂ and scale ρ stands between the MLP's output o and the stream, r moves instead by
 α·γ₂∘o + (c/ρ')·γ₂∘w, α = 1/ρ' − 1/ρ, and z has one direction more: h_v = ⟨γ∘γ₂∘o, u_v⟩, with coefficient α/σ'.
-Below, m stands for the D = 1 or 2 directions that a position has; METHODS' section 2 is the source.
+Below, m stands for the D = 1 or 2 directions that a position has; the definitions are METHODS §2(a).
 
 A shift may be projected (`Projection`): its part along a fixed vector of the vocabulary taken back, the types left
 out unmoved. Both are linear in z, so m, q and u are replaced by their projections and p stays as it is.

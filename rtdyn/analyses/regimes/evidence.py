@@ -1,4 +1,4 @@
-"""Evidence that a curve's three regimes are more than the shape any numbers have (METHODS §3 a and c).
+"""Evidence that a curve's three regimes are more than the shape any numbers have (METHODS §3(a), §3(c)).
 
 (a) Shape nulls: T = excess / IQR(log A), the excess after log A is divided by its interquartile range, so that
 lognormal and Pareto nulls have no parameter and the half-normal's scale cancels; p = (1 + #{T0 ≥ T}) / (draws + 1).

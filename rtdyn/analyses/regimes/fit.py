@@ -1,4 +1,4 @@
-"""Three regimes of the rank–influence curve: plateau, power law, rapid decay (METHODS §3, Fit).
+"""Three regimes of the rank–influence curve: plateau, power law, rapid decay (METHODS §3).
 
 Neurons are ranked by influence A; the curve is log A against log rank, natural logarithms throughout. The
 plateau has a line of its own and may jump; the power law log A = β − κ·log r and the rapid decay join at r2.

@@ -1,4 +1,4 @@
-"""The rank–influence curve of pseudo-classes of common positions, with its band (METHODS §3d)."""
+"""The rank–influence curve of pseudo-classes of common positions, with its band (METHODS §3(d))."""
 
 from __future__ import annotations
 

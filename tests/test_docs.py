@@ -1,0 +1,151 @@
+"""README and docs/ as a reader meets them: links lead somewhere, commands exist, sentences are short."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from rtdyn.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+LONGEST_README, LONGEST_SENTENCE = 120, 32
+"""Lines, words."""
+FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+CODE = re.compile(r"``? ?([^`]+?) ?``?")
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """Language and text of each fenced block."""
+    for match in FENCED.finditer(page.read_text()):
+        yield match[2], match[3]
+
+
+def prose(text: str) -> str:
+    """The text without blocks, tables, headings, comments; a list's entries are paragraphs, a link is its text."""
+    text = re.sub(r"<!--.*?-->", "", FENCED.sub("\n\n", text), flags=re.DOTALL)
+    lines = ["" if line.lstrip().startswith(("|", "#", "!")) else line for line in text.splitlines()]
+    text = re.sub(r"^\s*(?:[-*]|\d+\.) ", "\n", "\n".join(lines), flags=re.MULTILINE)
+    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+
+
+def sentences(text: str) -> list[str]:
+    """Split at the ends of paragraphs and of sentences; code counts as one word."""
+    paragraphs = re.split(r"\n\s*\n", CODE.sub("code", prose(text)))
+    return [
+        sentence
+        for paragraph in paragraphs
+        for sentence in re.split(r"(?<=[.!?])(?<!eq\.)[*)]* +", " ".join(paragraph.split()))
+        if sentence
+    ]
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub and MkDocs give a heading."""
+    text = re.sub(r"[`*]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)).strip().lower()
+    return re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", text))
+
+
+def anchors(page: Path) -> set[str]:
+    """Of a page's headings."""
+    return {slug(m[1]) for m in re.finditer(r"^#+ (.+)$", FENCED.sub("", page.read_text()), re.MULTILINE)}
+
+
+def commands(page: Path) -> Iterator[tuple[str, bool]]:
+    """Every command line of rtdyn, and whether it is whole: in a block, not in code inside a sentence."""
+    text = page.read_text()
+    for _, block in blocks(page):
+        for line in block.replace("\\\n", " ").splitlines():
+            if match := re.match(r"\s*(?:\$ |- run: |run: )?(?:[A-Z_]+=\S+ )*(rtdyn .+)", line):
+                yield match[1], True
+    for match in CODE.finditer(FENCED.sub("", text)):
+        if match[1].startswith("rtdyn ") and "…" not in match[1]:
+            yield " ".join(match[1].split()), False
+
+
+def parse(line: str) -> None:
+    """Let click read a command line as it would, without running it."""
+    context = main.make_context("rtdyn", shlex.split(line, comments=True)[1:])
+    name, command, rest = main.resolve_command(context, [*context._protected_args, *context.args])
+    assert command is not None, name
+    command.make_context(name, rest, parent=context)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= LONGEST_README
+
+
+def test_the_sentence_splitter_sees_sentences() -> None:
+    text = "# Head\n\nOne two. Three `a. b` (four)! Five\nsix:\n\n- seven\n- [eight nine](x.md).\n\n| ten |\n"
+    assert sentences(text) == ["One two.", "Three code (four)!", "Five six:", "seven", "eight nine."]
+
+
+@BY_PAGE
+def test_sentences_are_short(page: Path) -> None:
+    long = [s for s in sentences(page.read_text()) if len(s.split()) > LONGEST_SENTENCE]
+    assert not long, f"over {LONGEST_SENTENCE} words: {long}"
+
+
+@BY_PAGE
+def test_links_and_anchors_resolve(page: Path) -> None:
+    for target in LINK.findall(FENCED.sub("", page.read_text())):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{target}: no such file"
+        assert not anchor or anchor in anchors(file), f"{target}: no such heading"
+
+
+@BY_PAGE
+def test_commands_are_those_of_the_command_line(page: Path) -> None:
+    for line, whole in commands(page):
+        try:
+            parse(line)
+        except click.exceptions.Exit:  # --help and --version
+            pass
+        except click.UsageError as error:
+            if whole or not isinstance(error, click.MissingParameter):
+                pytest.fail(f"{line}: {error.format_message()}")
+
+
+def test_commands_are_found_and_wrong_ones_fail() -> None:
+    assert len(list(commands(README))) >= 6
+    with pytest.raises(click.UsageError):
+        parse("rtdyn track --model tiny --no-such-option")
+    with pytest.raises(click.UsageError):
+        parse("rtdyn no-such-command")
+
+
+@BY_PAGE
+def test_python_blocks_compile(page: Path) -> None:
+    for language, block in blocks(page):
+        if language == "python":
+            ast.parse(block)
+
+
+def cited_sections() -> Iterator[tuple[str, str]]:
+    """Each citation of docs/methods.md in the code: where it is, and the section's number, "" without one."""
+    for file in sorted((ROOT / "rtdyn").rglob("*.py")):
+        text = " ".join(file.read_text().split())
+        for match in re.finditer(r"METHODS((?:,? (?:and )?§[\w()]+)*)", text):
+            for number in re.findall(r"§(\w+(?:\(\w\))?)", match[1]) or [""]:
+                yield str(file.relative_to(ROOT)), number
+
+
+def test_sections_that_the_code_cites_are_there() -> None:
+    headings = re.findall(r"^#+ (\d+(?:\([a-z]\))?)\.? ", (ROOT / "docs/methods.md").read_text(), re.MULTILINE)
+    cited = list(cited_sections())
+    assert len(cited) > 40
+    wrong = {(file, number) for file, number in cited if number not in headings}
+    assert not wrong, "cite METHODS §3 or METHODS §3(d), a section of docs/methods.md"
