@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from rtdyn.cli import main
 
@@ -125,6 +126,12 @@ def test_commands_are_found_and_wrong_ones_fail() -> None:
         parse("rtdyn track --model tiny --no-such-option")
     with pytest.raises(click.UsageError):
         parse("rtdyn no-such-command")
+
+
+def test_every_page_has_its_place_in_the_navigation() -> None:
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    entries = [page for entry in nav for page in (next(iter(entry.values())) if isinstance(entry, dict) else [entry])]
+    assert sorted(entries) == sorted(str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md"))
 
 
 @BY_PAGE
