@@ -16,7 +16,11 @@ from rtdyn.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    README,
+    *(ROOT / f"{name}.md" for name in ("CONTRIBUTING", "RELEASE", "SECURITY")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 BY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 LONGEST_README, LONGEST_SENTENCE = 120, 32
@@ -76,10 +80,13 @@ def commands(page: Path) -> Iterator[tuple[str, bool]]:
 
 def parse(line: str) -> None:
     """Let click read a command line as it would, without running it."""
-    context = main.make_context("rtdyn", shlex.split(line, comments=True)[1:])
-    name, command, rest = main.resolve_command(context, [*context._protected_args, *context.args])
+    words = shlex.split(line, comments=True)[1:]
+    if words[0].startswith("-"):
+        main.make_context("rtdyn", words)
+    whole = click.Context(main, info_name="rtdyn", **main.context_settings)
+    name, command, rest = main.resolve_command(whole, words)
     assert command is not None, name
-    command.make_context(name, rest, parent=context)
+    command.make_context(name, rest, parent=whole)
 
 
 def test_the_readme_is_short() -> None:
@@ -150,8 +157,14 @@ def cited_sections() -> Iterator[tuple[str, str]]:
                 yield str(file.relative_to(ROOT)), number
 
 
-def test_sections_that_the_code_cites_are_there() -> None:
-    headings = re.findall(r"^#+ (\d+(?:\([a-z]\))?)\.? ", (ROOT / "docs/methods.md").read_text(), re.MULTILINE)
+def test_sections_and_sources_that_the_code_cites_are_there() -> None:
+    methods = (ROOT / "docs/methods.md").read_text()
+    sources = {
+        s for file in (ROOT / "rtdyn").rglob("*.py") for s in re.findall(r"(?<!\w)\[[A-Z]{2}\]", file.read_text())
+    }
+    assert "[DS]" in sources
+    assert all(f"| {source} |" in methods for source in sources), sources
+    headings = re.findall(r"^#+ (\d+(?:\([a-z]\))?)\.? ", methods, re.MULTILINE)
     cited = list(cited_sections())
     assert len(cited) > 40
     wrong = {(file, number) for file, number in cited if number not in headings}
