@@ -1,4 +1,4 @@
-"""Effective dimensionality of a group's activations (METHODS §5; arXiv:2509.21163, eq. 4).
+"""Effective dimensionality of a group's activations (METHODS §5; [DS] eq. 4).
 
 Activations are z-scored over positions, so that the covariance of n neurons over N positions is their correlation
 matrix C = ZᵀZ/N, with eigenvalues λ₁ ≥ … ≥ λ_n and trace n.

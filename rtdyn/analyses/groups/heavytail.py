@@ -1,4 +1,4 @@
-"""Heavy tails of a group's input weights (METHODS §8; arXiv:2509.21163, eq. 10; Martin & Mahoney).
+"""Heavy tails of a group's input weights (METHODS §8; [DS] eq. 10; [HT]).
 
 The group matrix W̃ holds its n neurons' input rows, each centred and scaled to unit variance over the d inputs;
 C = W̃W̃ᵀ/d has eigenvalues λ₁ ≥ … ≥ λ_n and trace n. Hill's estimate of the tail exponent, P(λ > x) ∝ x^−α, is

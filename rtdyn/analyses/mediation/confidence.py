@@ -1,4 +1,4 @@
-"""How ablation changes the model's confidence: entropy, and divergence from the unigram distribution (METHODS §2).
+"""How ablation changes the model's confidence: entropy, and divergence from the unigram distribution (METHODS §2(c)).
 
 Ablation moves the logits by z (`logit_shift.py`), so that p' ∝ p·e^z. With Z = E_p e^z, ℓ = log p + H(p), whose mean
 under p is 0, and κ = log p − log f less its mean,

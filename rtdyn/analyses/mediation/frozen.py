@@ -1,4 +1,4 @@
-"""How much of each neuron's influence goes through token frequency (METHODS §2, arXiv:2406.16254).
+"""How much of each neuron's influence goes through token frequency (METHODS §2(c); [CR]).
 
 Mean ablation moves the logits by z (`logit_shift.py`); the frozen loss takes back what lies along the unit vector û of
 log unigram frequency, centred over the types that have counts: z' = z − ⟨z, û⟩û, z centred over the vocabulary.

@@ -1,4 +1,4 @@
-"""Mediation through token frequency, confidence and null space, of neurons and of their groups (METHODS §2)."""
+"""Mediation through token frequency, confidence and null space, of neurons and of their groups (METHODS §2(c))."""
 
 from __future__ import annotations
 

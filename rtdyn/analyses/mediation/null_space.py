@@ -1,4 +1,4 @@
-"""The share of ‖w̃_i‖² in the k lowest right singular directions of the centred unembedding (METHODS §2)."""
+"""The share of ‖w̃_i‖² in the k lowest right singular directions of the centred unembedding (METHODS §2(c))."""
 
 from __future__ import annotations
 
