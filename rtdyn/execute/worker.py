@@ -39,10 +39,10 @@ class Worker:
     def work(self) -> None:
         """Stores every step of the task that is not stored yet.
 
-        A step that cannot be used is noted and the others go on, for good unless it is this machine's disk or network
-        that failed; any other error is noted with the step in work and raised, since the process may be spoilt. Raises
-        InputError before the first step if this machine does not come to the run's configuration, and ParityError at it
-        if the model is not read as transformers runs it.
+        A step that cannot be used is noted, and the others go on. It is noted for good unless this machine's disk or
+        network failed. Any other error is noted with the step in work and raised, since the process may be spoilt.
+        Raises InputError before the first step if this machine does not come to the run's configuration, and
+        ParityError at it if the model is not read as transformers runs it.
         """
         task = self.task
         run = read_run(task.run)

@@ -47,7 +47,7 @@ def change_points(steps: np.ndarray | Sequence[int], values: np.ndarray | Sequen
     standard deviation of an observation, is the scaled median of second-order differences on the uneven x (Gasser et
     al. 1986), to which a line contributes nothing and a jump two values. Penalty a change: PENALTY_SCALE·3·noise²·ln k,
     for 3 free parameters. Gaussian noise around one line, its size to be estimated, shows a change in 7 % of series of
-    12 steps, 5 % of 18, 3 % of 24 (Monte Carlo; scale 1 would give 19, 20 and 18 %). Dynamic programming over every
+    12 steps, 5 % of 18, 3 % of 24. Scale 1 would give 19, 20 and 18 % (Monte Carlo). Dynamic programming over every
     segmentation: `ruptures`' PELT prunes the best one when segments have a least length.
     """
     from ruptures import Dynp
@@ -94,7 +94,7 @@ def trend(steps: np.ndarray | Sequence[int], values: np.ndarray | Sequence[float
     """Median slope of all pairs of steps over ln(step + 1), with Sen's 95 % interval, or why there is none.
 
     steps (k,) ascending, values (k,), NaN left out. The interval holds the slopes that Kendall's S does not reject,
-    by its exact distribution, so at least 95 % for any error distribution without ties; it takes the steps' errors as
+    by its exact distribution. That is at least 95 % for any error distribution without ties, if the steps' errors are
     independent. Undefined under 5 steps, which cannot reject any slope.
     """
     at, y = np.asarray(steps, dtype=np.int64), np.asarray(values, dtype=np.float64)

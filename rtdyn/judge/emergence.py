@@ -82,8 +82,8 @@ def beyond_p(
 ) -> np.ndarray:
     """One-sided p-values (k,) that the quantity lies above (side +1) or below (−1) `bound`; NaN where undefined.
 
-    From 95 % intervals, each side having its own width: p = T(−t·(centre − bound)/(centre − ci_low)) for side +1, T
-    Student's distribution with clusters − 1 degrees of freedom and t its quantile at 0.975. Where clusters is NaN, T is
+    From 95 % intervals, each side having its own width: p = T(−t·(centre − bound)/(centre − ci_low)) for side +1. T is
+    Student's distribution with clusters − 1 degrees of freedom, t its quantile at 0.975. Where clusters is NaN, T is
     normal. So p ≤ 0.025 just where the interval excludes `bound`.
     """
     from scipy.special import stdtr

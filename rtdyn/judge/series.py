@@ -21,7 +21,7 @@ NOT_STORED = "not measured at this step"
 class Selection:
     """Which rows of metrics/ are one series.
 
-    None leaves group and layer open, and prefers the rows that name no null and no head; where there are none it takes
+    None leaves group and layer open, and prefers the rows that name no null and no head. Where there are none it takes
     all, and the series has no null if theirs differ. Rows of `token_class` are taken, or those of no class where the
     metric has none by class. Where rows of `null` are missing, the value is taken from the others, without a null.
     """

@@ -42,7 +42,7 @@ def text_clusters(documents: np.ndarray, surprise: np.ndarray) -> TextClusters:
     """Documents, if the text has MIN_DOCUMENTS, else blocks.
 
     documents: int (windows,), the document that each window begins in. surprise: float (windows,), each window's mean
-    −log frequency of its targets, by which the length of blocks is chosen; no model is asked, so that all steps of a
+    −log frequency of its targets, by which the length of blocks is chosen. No model is asked, so that all steps of a
     run share the clusters.
     """
     if len(np.unique(documents)) >= MIN_DOCUMENTS:

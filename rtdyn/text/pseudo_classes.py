@@ -40,7 +40,7 @@ def pseudo_classes(
     """bool (draws, N): the measured positions of each pseudo-class, or why there are none.
 
     token: int (N,), the id that decides each position's class, by default its target. Every row has the rare class's
-    number of positions in every stratum of `stratum` query positions, and its numbers of positions by token; only
+    number of positions in every stratum of `stratum` query positions, and its numbers of positions by token. Only
     positions of `common` that are not also of `rare` are taken. Raises StopIteration for a class that is not measured.
     """
     token = positions.target if token is None else token

@@ -51,7 +51,7 @@ def elbow(frequencies: np.ndarray) -> int | None:
     """Rank at which the log-frequency curve breaks off into glitch and never-seen types (METHODS §1).
 
     frequencies: (types,) > 0, descending. At each rank the least-squares slope of log f on log rank over
-    the next 2,000 ranks is compared with that over the last 2,000; the largest |change| in the lower half
+    the next 2,000 ranks is compared with that over the last 2,000. The largest |change| in the lower half
     counts if it exceeds the mean of all by three standard deviations. None if it does not, or under 6,000
     types.
     """

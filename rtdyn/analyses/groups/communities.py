@@ -97,8 +97,8 @@ def rewired_z(
     r: (F, F). sets: int (s, n).
 
     Graphs are drawn by exchanging ends of two edges, where this makes neither loops nor double edges. Proposals, not
-    swaps, are fixed beforehand, from a pilot's rate of acceptance, since only then all graphs are equally likely; they
-    are as many as make about `swaps_per_edge` swaps an edge, at most `attempts_per_swap` times that. Every graph gets
+    swaps, are fixed beforehand, as only then all graphs are equally likely. By a pilot's rate of acceptance they make
+    about `swaps_per_edge` swaps an edge; they are at most `attempts_per_swap` times that. Every graph gets
     the same `restarts`. Raises ValueError for under two draws; other arguments and limits as in `group_modularity`.
     """
     if draws < 2:

@@ -86,8 +86,8 @@ def spectra(rows: StandardRows, sets: np.ndarray) -> Spectra:
 def hill_of_spectra(spectra: Spectra, rule: str = TENTH, *, min_k: int = MIN_K) -> Hill:
     """Hill's α of each set.
 
-    rule: `tenth` or `half`, k = max(1, ⌊n·f⌋) of the rows that vary, or `least-ks`, the k ≥ min_k at which the
-    k largest eigenvalues are nearest the Pareto distribution fitted to them, by the Kolmogorov–Smirnov distance.
+    rule: `tenth` or `half`, k = max(1, ⌊n·f⌋) of the rows that vary; or `least-ks`. That is the k ≥ min_k at which the
+    k largest eigenvalues are nearest their fitted Pareto distribution, by the Kolmogorov–Smirnov distance.
     min_k: NaN under it; 1 gives the papers' figure. Raises ValueError for another rule.
     """
     from scipy.stats import chi2

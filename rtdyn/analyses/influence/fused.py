@@ -26,7 +26,7 @@ CHUNK_ELEMENTS_ELSEWHERE = 2**24
 def exponential_excess(p: Tensor, m: Tensor, q: Tensor, a: Tensor, t: Tensor, row: Tensor, neuron: Tensor) -> Tensor:
     """Σ_v p_v·(e^z − 1 − z), z_v = Σ_i a_i·m_iv + t·q_v, of k pairs; float64 (k,).
 
-    p (n, V), m (D, n, V) and q (f, V) are float32; a (D, k) and t (k,) are the pairs' coefficients, row and neuron
+    p (n, V), m (D, n, V) and q (f, V) are float32. a (D, k) and t (k,) are the pairs' coefficients, row and neuron
     (k,) their places in p and q. |z| must not exceed LARGEST. On the CPU the terms are float32, right to about ε of
     z and of themselves, and are summed in short lanes; elsewhere they are float64.
     """

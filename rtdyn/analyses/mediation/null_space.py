@@ -32,7 +32,7 @@ class NullSpace:
 def null_space(captured: Capture, k: int | None = None) -> NullSpace:
     """Each neuron's squared share in the k lowest singular directions, by default LOWEST_SHARE of all, at least one.
 
-    w̃ is taken in the singular directions of U·diag(γ), as with the norm folded into the unembedding [CR]; where the
+    w̃ is taken in the singular directions of U·diag(γ), as with the norm folded into the unembedding [CR]. Where the
     norm centres, only directions orthogonal to the constant one count, which rows cannot have. Rows of U are centred
     over the vocabulary. A random direction's share is k over the number of directions, on average. Takes O(d²)
     memory. Raises ValueError unless k lies between 1 and that number less one.

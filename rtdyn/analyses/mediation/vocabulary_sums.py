@@ -21,7 +21,7 @@ def vocabulary_sums(
     """Σ_v of p·h, p·z(e^z − 1), first·h and second·h, h = e^z − 1 − z, for all n·f pairs; float64 (4, 2, n, f).
 
     Over the first `known` types, and over the others. p, first and second (n, V), m (D, n, V) and q (f, V) are
-    float32; a (D, n, f), t (n, f) the coefficients of z = Σ_i a_i·m_i + t·q and `largest` (n, f) a bound of |z|. Pairs
+    float32. a (D, n, f), t (n, f) are the coefficients of z = Σ_i a_i·m_i + t·q, `largest` (n, f) a bound of |z|. Pairs
     beyond `fused.LARGEST` are left 0. On the CPU the terms are float32, elsewhere float64.
     """
     tame = largest <= fused.LARGEST

@@ -85,7 +85,7 @@ def shape_p_values(
     """T of one curve against i.i.d. numbers of each shape, or why it has none.
 
     influence: (F,) ≥ 0; uncertainty: (F,), as for `fit_regimes`. A null curve has F numbers and loses its smallest, so
-    that as many are left as are uncensored in the data; where uncensored neurons rank below censored ones, the null
+    that as many are left as are uncensored in the data. Where uncensored neurons rank below censored ones, the null
     has no such gaps.
     """
     _, ranks, log_a = ranked(influence, uncertainty)

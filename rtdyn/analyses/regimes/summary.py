@@ -58,7 +58,7 @@ def fit_values(regimes: Regimes) -> dict[str, FitValue | Undefined]:
 def corrected_values(regimes: Regimes, resampled: Resampled | Undefined) -> dict[str, FitValue | Undefined]:
     """The numbers of CORRECTED without the winner's curse, and the plateau's share of the neurons, r1 / F.
 
-    A boundary that the fit has at an end of its grid, or that the correction takes beyond one, is `at_edge`: its value
+    A boundary that the fit has at an end of its grid, or that the correction takes beyond one, is `at_edge`. Its value
     is that end, and its interval is open on that side.
     """
     names = (*CORRECTED, PLATEAU_FRACTION)
