@@ -8,6 +8,7 @@ from dataclasses import replace
 import networkx as nx
 import numpy as np
 import pytest
+import torch
 from scipy.stats import chi2
 
 from rtdyn.analyses.context import Context
@@ -147,6 +148,8 @@ def test_correlations_and_communities_are_those_of_numpy_and_networkx(
     assert_beside_nulls(rows, "segregation_q", crossed(segregation, MEMBERS))
     q = rows_of(rows, "q_excess", "fourteen")[RANDOM]
     assert q.value is not None and 0 < q.value < 1 and q.null_mean is not None
+    assert groups_edges(r, groups["fourteen"]) == rows_of(rows, "q_excess_edges", "fourteen")[None].value
+    assert rows_of(rows, "q_excess_edges", "nobody")[None].reason == groups["nobody"].reason
     rewired = rows_of(rows, "q_threshold", "fourteen")["rewired"]
     assert rewired.n == 14 and rewired.p_value is not None and 0.02 <= rewired.p_value <= 1
     assert rows_of(rows, "q_excess", "three")[None].reason == "only 3 of the group's neurons vary"
@@ -154,8 +157,32 @@ def test_correlations_and_communities_are_those_of_numpy_and_networkx(
     for limit in ("LARGEST_GRAPH", "LARGEST_REWIRED"):
         monkeypatch.setattr(modularity_module, limit, 13)
     rows = modularity_rows(modularity(context), context).metrics
-    for metric in ("q_excess", "q_threshold", "q_paper_code"):
+    for metric in ("q_excess", "q_excess_edges", "q_threshold", "q_paper_code"):
         assert rows_of(rows, metric, "fourteen")[None].reason == "a group of 14 neurons, over 13"
+
+
+def groups_edges(r: list[np.ndarray], group: Group | Undefined) -> int:
+    """The lower median of the numbers of strong pairs in the group and its sets, on the half where there are fewer."""
+    assert isinstance(group, Group)
+    counts = []
+    for chosen, members in enumerate(group.members):
+        drawn = group.sets[RANDOM]
+        assert not isinstance(drawn, Undefined)
+        strong = np.abs(r[1 - chosen]) >= 0.3
+        own = [np.triu(strong[np.ix_(one, one)], 1).sum() for one in [members, *drawn[chosen]]]
+        counts.append(sorted(own)[(len(own) - 1) // 2])
+    return int(min(counts))
+
+
+def test_graphs_with_fewer_edges_than_neurons_are_not_compared(context: Context, one: Capture) -> None:
+    """Noise of few positions joins some 12 of 91 pairs: what is left are small trees, whose Q says nothing."""
+    noise = np.random.default_rng(2).standard_normal((30, 512))
+    repeated = torch.from_numpy(np.resize(noise, one.activations.shape)).float()
+    rows = modularity_rows(modularity(replace(context, captured=replace(one, activations=repeated))), context).metrics
+    edges = rows_of(rows, "q_excess_edges", "fourteen")[None].value
+    assert edges is not None and 10 <= edges < 14
+    reason = rows_of(rows, "q_excess", "fourteen")[None].reason
+    assert reason is not None and reason.endswith("edges are compared, fewer than the 14 neurons")
 
 
 @pytest.fixture
