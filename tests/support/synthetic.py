@@ -92,7 +92,7 @@ def _metrics(step: int, frame: pl.DataFrame, rng: np.random.Generator) -> list[M
                 rows.append(of_class(metric, value, **interval))
             if metric != "plateau_fraction":
                 rows.append(of_class(metric + PLAIN * (metric in CORRECTED), value))
-    for analysis, metric in (("dimensionality", "participation_ratio"), ("modularity", "q_excess"),
+    for analysis, metric in (("dimensionality", "participation_ratio_unbiased"), ("modularity", "q_excess"),
                              ("heavytail", "hill_alpha_half"), ("mediation", "mediation")):  # fmt: skip
         value = float(20 - 2 * x + rng.normal(0, 0.3))
         rows += [

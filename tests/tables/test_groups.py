@@ -21,6 +21,7 @@ from rtdyn.analyses.groups.group_spectra import group_spectra
 from rtdyn.analyses.groups.heavytail import ALPHA, ENTROPY
 from rtdyn.analyses.groups.input_weights import heavytail, spectra_once
 from rtdyn.analyses.groups.modularity import modularity
+from rtdyn.analyses.groups.squared_correlations import pieces
 from rtdyn.analyses.influence.ablation import Influence
 from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.forward_pass import Capture
@@ -120,7 +121,23 @@ def test_dimensionality_is_that_of_each_halfs_choice_on_the_other(
         values = spectrum(half, members)
         return 1 + np.searchsorted(np.cumsum(values), 0.95 * values.sum())
 
-    for metric, statistic in (("participation_ratio", participation), ("d_eff", d_eff)):
+    def unbiased(half: int, members: np.ndarray) -> float:
+        values, piece = (
+            activations(one, halves, half)[:, members],
+            pieces(context.clusters[windows[halves[windows] == half]]),
+        )
+        live = values.std(0) > 0
+        z = (values[:, live] - values[:, live].mean(0)) / values[:, live].std(0)
+        products = (z @ z.T) ** 2
+        apart = piece[:, None] != piece
+        return live.sum() ** 2 / (products[apart].mean() - (z**2 @ (z**2).T)[apart].mean() + live.sum())
+
+    windows = one.positions.window
+    for metric, statistic in (
+        ("participation_ratio", participation),
+        ("participation_ratio_unbiased", unbiased),
+        ("d_eff", d_eff),
+    ):
         assert_beside_nulls(rows, metric, crossed(statistic, MEMBERS), over_draws(statistic, groups["fourteen"]))
     assert rows_of(rows, "d_eff", "nobody")[None].reason == groups["nobody"].reason
 
