@@ -31,12 +31,15 @@ def skewed_interval(value: float, se: float, skewness: float, clusters: int) -> 
     """The 95 % interval of a mean over clusters whose contributions have this skewness; (None, None) without one.
 
     Hall's cubic transformation (1992) of t: with a = skewness/√clusters, t + a·(t²/3 + 1/6) + a²·t³/27 is Student's to
-    the next order, and each end of the interval solves it. Without skewness this is `t_interval`.
+    the next order, and each end of the interval solves it. Without skewness this is `t_interval`. The cubic is flat at
+    t = −3/a, so that near it an end leaps: of few clusters one may give such an a. So a goes no farther than to where
+    the farther end moves with the quantile four times as fast as t itself does, and lies 3/(2a) standard errors away.
     """
     reach = t_quantile(clusters)
     if not math.isfinite(reach * se * skewness):
         return None, None
-    a = skewness / math.sqrt(clusters)
+    most = 3 * (math.sqrt(reach**2 + 7 / 12) - reach)  # solves 1 − a·(reach + a/6) = 1/8, whose cube root is 1/2
+    a = max(-most, min(most, skewness / math.sqrt(clusters)))
     if abs(a) < 1e-9:
         return value - reach * se, value + reach * se
     low, high = (value - se * 3 / a * (math.cbrt(1 + a * (q - a / 6)) - 1) for q in (reach, -reach))

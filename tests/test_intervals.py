@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rtdyn.analyses.statistics import estimate
-from rtdyn.intervals import NORMAL_90, NORMAL_95, normal_interval, t_interval, t_quantile
+from rtdyn.analyses.statistics import estimate, mean_estimate, mean_interval
+from rtdyn.intervals import NORMAL_90, NORMAL_95, normal_interval, skewed_interval, t_interval, t_quantile
 
 
 @given(st.integers(2, 5000), st.sampled_from([0.9, 0.95, 0.99]))
@@ -51,3 +52,41 @@ def test_four_clusters_are_covered_at_the_nominal_rate_where_the_normal_interval
     )
     assert students == pytest.approx(0.95, abs=0.012)
     assert normal < 0.9
+
+
+@given(st.floats(-10, 10), st.integers(3, 200))
+def test_an_interval_leans_with_the_skewness_and_never_leaps(skewness: float, clusters: int) -> None:
+    low, high = skewed_interval(0.0, 1.0, skewness, clusters)
+    assert low is not None and high is not None and low < 0 < high
+    reach = t_quantile(clusters)
+    most = 3 * (math.sqrt(reach**2 + 7 / 12) - reach)
+    assert max(-low, high) <= 3 / (2 * most) + 1e-9
+    # each end moves with the skewness, little by little
+    further = skewed_interval(0.0, 1.0, skewness + 0.01, clusters)
+    assert further[0] is not None and further[1] is not None
+    assert low - 1e-9 <= further[0] and high - 1e-9 <= further[1]
+    assert further[1] - high < 0.05 and further[0] - low < 0.05
+    mirrored = skewed_interval(0.0, 1.0, -skewness, clusters)
+    np.testing.assert_allclose(mirrored, [-high, -low], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("clusters", "least"), [(8, 0.87), (12, 0.885), (20, 0.90), (40, 0.915)])
+def test_means_of_few_skewed_clusters_are_covered_better_than_by_t_and_no_interval_is_absurd(
+    clusters: int, least: float
+) -> None:
+    values = np.random.default_rng(0).lognormal(0, 1, (clusters, 4000))
+    ends = np.array(mean_interval(torch.from_numpy(values), torch.ones(clusters), least=0.0))
+    truth, mean, se = math.exp(0.5), values.mean(0), values.std(0, ddof=1) / math.sqrt(clusters)
+    t = t_quantile(clusters) * se
+    covered, students = ((low <= truth) & (truth <= high) for low, high in (ends.T, (mean - t, mean + t)))
+    assert covered.mean() > max(least, students.mean() + 0.02)
+    assert ((ends[:, 1] - mean) / se).max() < 4.5 and (ends >= 0).all()
+
+
+def test_a_mean_of_what_is_never_negative_has_no_interval_below_zero() -> None:
+    """Eleven documents of ordinary loss, and a long one of next to none: its weight makes the spread large."""
+    counts = torch.tensor([100.0] * 11 + [1500.0])
+    sums = counts * torch.tensor([3.0] * 11 + [0.2])
+    free, loss = mean_estimate(sums, counts), mean_estimate(sums, counts, least=0.0)
+    assert free.low is not None and free.low < 0 and free.high == loss.high
+    assert loss.low == 0.0 and loss.value == free.value and loss.clusters == 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,25 +85,32 @@ class Estimate:
     """Independent pieces of text that the interval is from."""
 
 
-def mean_estimate(sums: Tensor, counts: Tensor) -> Estimate:
-    """Σ sums / Σ counts, both (g,), rows being independent clusters, with an interval that allows for skewness."""
-    return Estimate(float(sums.sum() / counts.sum()), *mean_interval(sums[:, None], counts)[0], len(counts))
+def mean_estimate(sums: Tensor, counts: Tensor, least: float = -math.inf) -> Estimate:
+    """Σ sums / Σ counts, both (g,), rows being independent clusters, with an interval that allows for skewness.
+
+    least: what no mean can be under.
+    """
+    ends = mean_interval(sums[:, None], counts, least=least)[0]
+    return Estimate(float(sums.sum() / counts.sum()), *ends, len(counts))
 
 
-def mean_interval(sums: Tensor, counts: Tensor, se: Tensor | None = None) -> list[tuple[float | None, float | None]]:
+def mean_interval(
+    sums: Tensor, counts: Tensor, se: Tensor | None = None, least: float = -math.inf
+) -> list[tuple[float | None, float | None]]:
     """95 % intervals, F of them, of Σ sums / Σ counts; sums (g, F), counts (g,); rows are independent clusters.
 
-    se: (F,), where it is more than the clusters' own.
+    se: (F,), where it is more than the clusters' own. least: what no mean can be under.
     """
     mean = sums.sum(0) / counts.sum()
     se = clustered_se(sums, counts) if se is None else se
     residuals = sums - counts[:, None] * mean
     spread = residuals.square().mean(0).sqrt()
     skewness = torch.where(spread > 0, (residuals / spread.clamp(min=1e-300)).pow(3).mean(0), 0.0)
-    return [
+    ends = [
         skewed_interval(*numbers, len(counts))
         for numbers in zip(mean.tolist(), se.tolist(), skewness.tolist(), strict=True)
     ]
+    return [(low if low is None else max(low, least), high) for low, high in ends]
 
 
 def estimate(value: float, se: float, clusters: int) -> Estimate:

@@ -24,13 +24,20 @@ def dimensionality_rows(result: Dimensionality, context: Context) -> StepRows:
 
 
 def modularity_rows(result: Modularity, context: Context) -> StepRows:
-    """The whole layer's rows, then those of communities at equal numbers of edges, then those beside rewired graphs."""
+    """The whole layer's rows, then those of communities at equal numbers of edges, then those beside rewired graphs.
+
+    `q_excess_edges` is the number of edges at which `q_excess` compares.
+    """
     by_group = (
         result.whole_layer,
         result.communities,
         *({name: {metric: value} for name, value in values.items()} for metric, values in result.presets.items()),
     )
-    return StepRows([row for values in by_group for row in group_rows("modularity", values, context.layer)])
+    rows = [row for values in by_group for row in group_rows("modularity", values, context.layer)]
+    for group, edges in result.edges.items():
+        row = partial(Metric, "modularity", "q_excess_edges", token_class=RARE, group=group, layer=context.layer)
+        rows.append(row(value=None, reason=edges.reason) if isinstance(edges, Undefined) else row(value=float(edges)))
+    return StepRows(rows)
 
 
 def group_rows(analysis: str, values: GroupValues, layer: int) -> list[Metric]:

@@ -92,7 +92,7 @@ def neuron_table(
         columns[f"mean_abs_{name}"] = as_numpy(c.mean_abs)
         columns[f"se_{name}"] = as_numpy(c.mean_se)
         columns[f"se_abs_{name}"] = as_numpy(c.mean_abs_se)
-        ends = mean_interval(c.by_cluster(c.window_abs_sum), c.by_cluster(c.window_n), c.mean_abs_se)
+        ends = mean_interval(c.by_cluster(c.window_abs_sum), c.by_cluster(c.window_n), c.mean_abs_se, 0.0)
         for place, end in enumerate(("ci_low", "ci_high")):
             columns[f"{end}_abs_{name}"] = pl.Series([both[place] for both in ends], dtype=pl.Float64)
         columns[f"error_bound_{name}"] = as_numpy(c.error_bound)

@@ -215,7 +215,7 @@ def coverage(whole: Population, design: str, targets: int, count: int) -> dict[s
                 least, most = -math.inf if low is None else low, math.inf if high is None else high
                 inside[name].append(least <= truth[name][0] <= most)
         for name, c in classes.items():
-            ends = mean_interval(c.by_cluster(c.window_abs_sum), c.by_cluster(c.window_n))
+            ends = mean_interval(c.by_cluster(c.window_abs_sum), c.by_cluster(c.window_n), least=0.0)
             true = true_classes[name].mean_abs.tolist()
             inside[f"mean |Δ| of a neuron, {name}"] += [
                 low is not None and high is not None and low <= t <= high

@@ -77,6 +77,7 @@ def _metrics(step: int, frame: pl.DataFrame, rng: np.random.Generator) -> list[M
         rows.append(Metric("capture", "loss", 9 - 0.5 * x, name, ci_low=8.9 - 0.5 * x, ci_high=9.1 - 0.5 * x, n=200))
         largest = float(frame[f"mean_abs_{name}"].to_numpy().max())
         rows.append(Metric("ablation", "influence_max", largest, name, layer=LAYERS[-1], n=200))
+        rows.append(Metric("ablation", "influence_mean", largest / 9, name, layer=LAYERS[-1], n=200, clusters=40))
         fit = {
             "r1": float(TOP), "r2": count / 2, "last": float(count), "kappa": 0.7, "beta": float(np.log(largest)),
             "plateau_slope": -0.2, "plateau_intercept": float(np.log(largest)), "decay_slope": -2.0,
@@ -91,7 +92,7 @@ def _metrics(step: int, frame: pl.DataFrame, rng: np.random.Generator) -> list[M
                 rows.append(of_class(metric, value, **interval))
             if metric != "plateau_fraction":
                 rows.append(of_class(metric + PLAIN * (metric in CORRECTED), value))
-    for analysis, metric in (("dimensionality", "participation_ratio"), ("modularity", "q_excess"),
+    for analysis, metric in (("dimensionality", "participation_ratio_unbiased"), ("modularity", "q_excess"),
                              ("heavytail", "hill_alpha_half"), ("mediation", "mediation")):  # fmt: skip
         value = float(20 - 2 * x + rng.normal(0, 0.3))
         rows += [

@@ -8,6 +8,7 @@ from dataclasses import replace
 import networkx as nx
 import numpy as np
 import pytest
+import torch
 from scipy.stats import chi2
 
 from rtdyn.analyses.context import Context
@@ -20,6 +21,7 @@ from rtdyn.analyses.groups.group_spectra import group_spectra
 from rtdyn.analyses.groups.heavytail import ALPHA, ENTROPY
 from rtdyn.analyses.groups.input_weights import heavytail, spectra_once
 from rtdyn.analyses.groups.modularity import modularity
+from rtdyn.analyses.groups.squared_correlations import pieces
 from rtdyn.analyses.influence.ablation import Influence
 from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.forward_pass import Capture
@@ -119,7 +121,23 @@ def test_dimensionality_is_that_of_each_halfs_choice_on_the_other(
         values = spectrum(half, members)
         return 1 + np.searchsorted(np.cumsum(values), 0.95 * values.sum())
 
-    for metric, statistic in (("participation_ratio", participation), ("d_eff", d_eff)):
+    def unbiased(half: int, members: np.ndarray) -> float:
+        values, piece = (
+            activations(one, halves, half)[:, members],
+            pieces(context.clusters[windows[halves[windows] == half]]),
+        )
+        live = values.std(0) > 0
+        z = (values[:, live] - values[:, live].mean(0)) / values[:, live].std(0)
+        products = (z @ z.T) ** 2
+        apart = piece[:, None] != piece
+        return live.sum() ** 2 / (products[apart].mean() - (z**2 @ (z**2).T)[apart].mean() + live.sum())
+
+    windows = one.positions.window
+    for metric, statistic in (
+        ("participation_ratio", participation),
+        ("participation_ratio_unbiased", unbiased),
+        ("d_eff", d_eff),
+    ):
         assert_beside_nulls(rows, metric, crossed(statistic, MEMBERS), over_draws(statistic, groups["fourteen"]))
     assert rows_of(rows, "d_eff", "nobody")[None].reason == groups["nobody"].reason
 
@@ -147,6 +165,8 @@ def test_correlations_and_communities_are_those_of_numpy_and_networkx(
     assert_beside_nulls(rows, "segregation_q", crossed(segregation, MEMBERS))
     q = rows_of(rows, "q_excess", "fourteen")[RANDOM]
     assert q.value is not None and 0 < q.value < 1 and q.null_mean is not None
+    assert groups_edges(r, groups["fourteen"]) == rows_of(rows, "q_excess_edges", "fourteen")[None].value
+    assert rows_of(rows, "q_excess_edges", "nobody")[None].reason == groups["nobody"].reason
     rewired = rows_of(rows, "q_threshold", "fourteen")["rewired"]
     assert rewired.n == 14 and rewired.p_value is not None and 0.02 <= rewired.p_value <= 1
     assert rows_of(rows, "q_excess", "three")[None].reason == "only 3 of the group's neurons vary"
@@ -154,8 +174,32 @@ def test_correlations_and_communities_are_those_of_numpy_and_networkx(
     for limit in ("LARGEST_GRAPH", "LARGEST_REWIRED"):
         monkeypatch.setattr(modularity_module, limit, 13)
     rows = modularity_rows(modularity(context), context).metrics
-    for metric in ("q_excess", "q_threshold", "q_paper_code"):
+    for metric in ("q_excess", "q_excess_edges", "q_threshold", "q_paper_code"):
         assert rows_of(rows, metric, "fourteen")[None].reason == "a group of 14 neurons, over 13"
+
+
+def groups_edges(r: list[np.ndarray], group: Group | Undefined) -> int:
+    """The lower median of the numbers of strong pairs in the group and its sets, on the half where there are fewer."""
+    assert isinstance(group, Group)
+    counts = []
+    for chosen, members in enumerate(group.members):
+        drawn = group.sets[RANDOM]
+        assert not isinstance(drawn, Undefined)
+        strong = np.abs(r[1 - chosen]) >= 0.3
+        own = [np.triu(strong[np.ix_(one, one)], 1).sum() for one in [members, *drawn[chosen]]]
+        counts.append(sorted(own)[(len(own) - 1) // 2])
+    return int(min(counts))
+
+
+def test_graphs_with_fewer_edges_than_neurons_are_not_compared(context: Context, one: Capture) -> None:
+    """Noise of few positions joins some 12 of 91 pairs: what is left are small trees, whose Q says nothing."""
+    noise = np.random.default_rng(2).standard_normal((30, 512))
+    repeated = torch.from_numpy(np.resize(noise, one.activations.shape)).float()
+    rows = modularity_rows(modularity(replace(context, captured=replace(one, activations=repeated))), context).metrics
+    edges = rows_of(rows, "q_excess_edges", "fourteen")[None].value
+    assert edges is not None and 10 <= edges < 14
+    reason = rows_of(rows, "q_excess", "fourteen")[None].reason
+    assert reason is not None and reason.endswith("edges are compared, fewer than the 14 neurons")
 
 
 @pytest.fixture

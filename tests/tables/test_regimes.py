@@ -11,7 +11,7 @@ from analyses.regimes.test_resampled import clusters_of, planted, refitted
 
 from rtdyn.analyses.regimes.curve import Curve
 from rtdyn.analyses.regimes.evidence import ShapeEvidence
-from rtdyn.analyses.regimes.fit import ThreeSegments, fit_regimes
+from rtdyn.analyses.regimes.fit import Ends, ThreeSegments, fit_regimes
 from rtdyn.analyses.regimes.regimes import CurveEvidence
 from rtdyn.analyses.regimes.resampled import CORRECTED, Corrected, Resampled
 from rtdyn.analyses.regimes.summary import PLATEAU_FRACTION, STABILITY_METRICS
@@ -57,7 +57,8 @@ def test_corrected_numbers_have_intervals_of_clusters_and_plain_ones_none(fitted
 
 def test_a_boundary_at_an_edge_is_stored_as_one(fitted: Curve) -> None:
     assert isinstance(fitted.resampled, Resampled)
-    least = fitted.regimes.least_r1
+    assert isinstance(fitted.regimes.ends, Ends)
+    least = fitted.regimes.ends.r1[0]
     at_edge = replace(fitted, resampled=with_boundary(fitted.resampled, "r1", least / 2, least, 0.3))
     rows = regime_metrics(CurveEvidence({"rare": at_edge}, NO_PSEUDO), 5)
     frame = metric_frame(list(rows), 1, None)

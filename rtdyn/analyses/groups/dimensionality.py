@@ -4,6 +4,7 @@ Activations are z-scored over positions, so that the covariance of n neurons ove
 matrix C = ZᵀZ/N, with eigenvalues λ₁ ≥ … ≥ λ_n and trace n.
   d_eff = least k with Σ_{j≤k} λ_j ≥ 0.95 Σ_j λ_j,   participation ratio = (Σλ)² / Σλ²
 Neurons that do not vary leave the group: n counts the others. Under 5n positions nothing is defined.
+The participation ratio falls with fewer positions; `squared_correlations` has the one that does not.
 Statistics take `sets` (s, n) of neuron indices, so that a group and its nulls go through the same code.
 """
 
@@ -19,8 +20,9 @@ from torch import Tensor
 from rtdyn.analyses.context import Context
 from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.correlations import CHUNK_BYTES, eigenvalues, fits_gram, gram, standardised
-from rtdyn.analyses.groups.measure import GroupValues, activations_by_half, measure_if_defined
+from rtdyn.analyses.groups.measure import GroupValues, activations_by_half, measure_if_defined, rows_of_half
 from rtdyn.analyses.groups.sequential import FIRST
+from rtdyn.analyses.groups.squared_correlations import squared_correlations, unbiased_participation_ratio
 from rtdyn.undefined import Undefined
 
 VARIANCE_SHARE = 0.95
@@ -29,7 +31,8 @@ MIN_NEURONS = 2
 ROUND_OFF = 1e-9
 """A cumulative share this close under the threshold has reached it: equal eigenvalues come out unequal by round-off."""
 
-METRICS = ("d_eff", "d_eff_share", "participation_ratio")
+UNBIASED = "participation_ratio_unbiased"
+METRICS = ("d_eff", "d_eff_share", "participation_ratio", UNBIASED)
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,21 @@ def dimensionality(context: Context) -> Dimensionality:
     # sets of a null together have more pairs of neurons than the layer, unless groups are small beside it
     once = _pairs(context.groups, len(z[0])) >= z[0].shape[1] ** 2 and fits_gram(z[0].shape[1])
     whole = [gram(of_half) if once else None for of_half in z]
+    cluster = context.clusters[context.captured.positions.window]
+    squares = [squared_correlations(z[half], cluster[rows_of_half(context, half)]) for half in (0, 1)]
 
     def statistic(half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
-        values = set_dimensionality(z[half], sets, whole=whole[half])
-        return dict(zip(METRICS, (values.d_eff, values.d_eff_share, values.participation_ratio), strict=True))
+        values, of_half = set_dimensionality(z[half], sets, whole=whole[half]), squares[half]
+        nothing = np.full(len(sets), np.nan)
+        unbiased = nothing if isinstance(of_half, Undefined) else unbiased_participation_ratio(of_half, sets)
+        plain = (values.d_eff, values.d_eff_share, values.participation_ratio)
+        return dict(zip(METRICS, (*plain, unbiased), strict=True))
 
     def reasons(half: int, members: np.ndarray) -> Mapping[str, Undefined | None]:
         live = int((z[half][:, torch.from_numpy(members)] != 0).any(0).sum())
-        return dict.fromkeys(METRICS, undefined(live, len(z[half])))
+        why, of_half = undefined(live, len(z[half])), squares[half]
+        one_piece = of_half if isinstance(of_half, Undefined) else None
+        return {**dict.fromkeys(METRICS, why), UNBIASED: why or one_piece}
 
     return Dimensionality(
         {name: measure_if_defined(group, METRICS, statistic, reasons) for name, group in context.groups.items()}

@@ -119,8 +119,11 @@ def too_large(members: np.ndarray, largest: int) -> Undefined | None:
 
 def activations_by_half(context: Context) -> Iterator[Tensor]:
     """float32 (N_h, F) for each half h of the windows: activations at its measured positions."""
-    captured = context.captured
-    half_of = context.halves[captured.positions.window]
+    activations = context.captured.activations
     for half in (0, 1):
-        rows = torch.from_numpy(np.flatnonzero(half_of == half)).to(captured.activations.device)
-        yield captured.activations[rows]
+        yield activations[torch.from_numpy(rows_of_half(context, half)).to(activations.device)]
+
+
+def rows_of_half(context: Context, half: int) -> np.ndarray:
+    """int64 (N_h,): the measured positions that lie in one half of the windows."""
+    return np.flatnonzero(context.halves[context.captured.positions.window] == half)

@@ -47,6 +47,8 @@ class Modularity:
     """WHOLE_LAYER: each group as a community of the layer, and its mean correlations."""
     communities: GroupValues
     """Q_EXCESS: Louvain's Q of each group's own graph at the number of edges its nulls have too."""
+    edges: Mapping[str, int | Undefined]
+    """That number by group, the smaller of both halves'."""
     presets: Mapping[str, Mapping[str, GroupValue | Undefined]]
     """By metric of PRESETS and group: Q of its own graph, which no other density compares with, beside rewired ones."""
 
@@ -55,9 +57,11 @@ def modularity(context: Context) -> Modularity:
     """Communities inside each group, and each group as a community of the whole layer, beside their nulls."""
     r = [correlation(activations) for activations in activations_by_half(context)]
     layers, groups = [layer(of_half) for of_half in r], context.groups
+    edges = {name: _equal_edges(r, group) for name, group in groups.items()}
     return Modularity(
         {name: _in_whole_layer(layers, group) for name, group in groups.items()},
-        {name: _communities(r, group, context.seed) for name, group in groups.items()},
+        {name: _communities(r, group, edges[name], context.seed) for name, group in groups.items()},
+        {name: of_halves if isinstance(of_halves, Undefined) else min(of_halves) for name, of_halves in edges.items()},
         _presets(r, groups, context.seed),
     )
 
@@ -80,27 +84,35 @@ def _in_whole_layer(layers: Sequence[Layer], group: Group | Undefined) -> Mappin
     return measure_if_defined(group, WHOLE_LAYER, statistic, reasons)
 
 
-def _communities(r: Sequence[Tensor], group: Group | Undefined, seed: int) -> Mapping[str, GroupValue | Undefined]:
-    """Q_EXCESS of one group. r: (F, F) of each half."""
-    if isinstance(group, Undefined):
-        return {Q_EXCESS: group}
-    for members in reversed(group.members):
-        large = too_large(members, LARGEST_GRAPH)
-        if large is not None:
-            return {Q_EXCESS: large}
-    edges = _equal_edges(r, group)
+def _communities(
+    r: Sequence[Tensor], group: Group | Undefined, edges: Sequence[int] | Undefined, seed: int
+) -> Mapping[str, GroupValue | Undefined]:
+    """Q_EXCESS of one group. r: (F, F) of each half. edges: those compared on each half."""
+    if isinstance(edges, Undefined):
+        return {Q_EXCESS: edges}
 
     def statistic(half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
         return {Q_EXCESS: group_modularity(r[half], sets, edges=edges[half], seed=seed)}
 
     def reasons(half: int, members: np.ndarray) -> Mapping[str, Undefined | None]:
-        return {Q_EXCESS: modularity_reason(r[half], members, edges=edges[half])}
+        return {Q_EXCESS: modularity_reason(r[half], members, edges=edges[half]) or _sparse(edges[half], len(members))}
 
     return measure_if_defined(group, (Q_EXCESS,), statistic, reasons, LOUVAIN_DRAWS)
 
 
-def _equal_edges(r: Sequence[Tensor], group: Group) -> list[int]:
+def _sparse(edges: int, neurons: int) -> Undefined | None:
+    """Why graphs of so few edges are not compared: they fall apart into small trees, whatever joins the neurons."""
+    return Undefined(f"only {edges} edges are compared, fewer than the {neurons} neurons") if edges < neurons else None
+
+
+def _equal_edges(r: Sequence[Tensor], group: Group | Undefined) -> list[int] | Undefined:
     """For each half measured, the number of edges at which the group's graph and its nulls' are compared."""
+    if isinstance(group, Undefined):
+        return group
+    for members in reversed(group.members):
+        large = too_large(members, LARGEST_GRAPH)
+        if large is not None:
+            return large
     edges = []
     for half in (0, 1):
         # the half measured is the one that did not choose

@@ -41,4 +41,4 @@ def _mean_loss(loss: Tensor, cluster: np.ndarray) -> MeanLoss:
     """loss (n,), of positions in these clusters (n,)."""
     _, index, counts = np.unique(cluster, return_inverse=True, return_counts=True)
     sums = torch.from_numpy(np.bincount(index, loss.double().numpy()))
-    return MeanLoss(mean_estimate(sums, torch.from_numpy(counts)), len(loss))
+    return MeanLoss(mean_estimate(sums, torch.from_numpy(counts), least=0.0), len(loss))

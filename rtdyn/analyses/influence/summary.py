@@ -57,7 +57,7 @@ def summarise_class(c: ClassInfluence, seed: int) -> InfluenceSummary:
 
 def _mean(c: ClassInfluence) -> Estimate:
     """Of all neurons: one number for each cluster, so that its standard error is that of a mean."""
-    return mean_estimate(c.by_cluster(c.window_abs_sum.mean(1)), c.by_cluster(c.window_n))
+    return mean_estimate(c.by_cluster(c.window_abs_sum.mean(1)), c.by_cluster(c.window_n), least=0.0)
 
 
 def _of_the_top(c: ClassInfluence, seed: int) -> tuple[Estimate | Undefined, Estimate | Undefined]:

@@ -128,7 +128,7 @@ def _class(captured: Capture, name: str, before: Tensor, changes: Tensor, cluste
     by_window = windows.indicator(member)
     pieces = clusters(torch.from_numpy(cluster[captured.positions.window]).to(device), member)
     sums = pieces.indicator(member) @ before[:, member].T
-    entropy, kl = (mean_estimate(column, pieces.n) for column in sums.T)
+    entropy, kl = (mean_estimate(column, pieces.n, least=0.0) for column in sums.T)
     entropy_change, kl_change = (by_window @ v[member] for v in changes[:2])
     return ClassConfidence(
         n=n,

@@ -86,6 +86,14 @@ class FixedBoundaries:
 
 
 @dataclass(frozen=True)
+class Ends:
+    """First and last rank that the grid lets a boundary be; a fit at one cannot say how much farther it is."""
+
+    r1: tuple[int, int]
+    r2: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Regimes:
     """The regimes of one class's influence curve over F neurons."""
 
@@ -94,10 +102,7 @@ class Regimes:
     label: np.ndarray
     """str (F,): plateau, powerlaw, decay or censored; all empty where the fit is undefined."""
     censored: int
-    least_r1: int
-    """First rank that the grid lets the plateau end at; a fit at it cannot say how much smaller it is. 0 without."""
-    most_r2: int
-    """Last rank that it lets the power law end at."""
+    ends: Ends | Undefined
     fit: ThreeSegments | Undefined
     paper_code: FixedBoundaries | Undefined
 
@@ -120,8 +125,8 @@ def fit_regimes(influence: np.ndarray, uncertainty: np.ndarray) -> Regimes:
         usable[order[ranks - 1]] = True
         label[~usable] = CENSORED
     axis = axis_of(ranks)
-    ends = (0, 0) if isinstance(axis, Undefined) else axis.ends
-    return Regimes(rank, label, len(order) - len(ranks), *ends, fit, _fixed_boundaries(ranks, log_a))
+    ends = axis if isinstance(axis, Undefined) else axis.ends
+    return Regimes(rank, label, len(order) - len(ranks), ends, fit, _fixed_boundaries(ranks, log_a))
 
 
 def ranked(influence: np.ndarray, uncertainty: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -187,9 +192,10 @@ class Axis:
     """Boundaries of two segments."""
 
     @property
-    def ends(self) -> tuple[int, int]:
-        """The first rank at which a plateau may end, and the last at which a power law may."""
-        return int(self.last[self.first.min() - 1]), int(self.last[self.second.max() - 1])
+    def ends(self) -> Ends:
+        """Of the boundaries on it."""
+        r1, r2 = ((int(self.last[cut.min() - 1]), int(self.last[cut.max() - 1])) for cut in (self.first, self.second))
+        return Ends(r1, r2)
 
     def binned(self, log_a: np.ndarray) -> np.ndarray:
         """Mean log A of each bin, (bins,), from that of each rank (m,); ranks weigh by their width."""

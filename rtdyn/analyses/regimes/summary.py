@@ -71,7 +71,7 @@ def corrected_values(regimes: Regimes, resampled: Resampled | Undefined) -> dict
         if isinstance(number, Undefined):
             values[name] = number
         elif name in LOGARITHMIC:
-            values[name] = _rank(number, (regimes.least_r1, regimes.most_r2), regimes.fit.last)
+            values[name] = _rank(number, getattr(regimes.ends, name), regimes.fit.last)
         else:
             estimate = number.estimate()
             values[name] = FitValue(estimate.value, estimate.low, estimate.high, estimate.clusters)

@@ -124,7 +124,8 @@ def split_effects(
     }
     clusters = sum(m.clusters for m in measured)
     strongest, layer = (
-        SignedEffect(values[kind], t_interval(values[kind].value, se, clusters), clusters)
+        # the halves have a mean each, which takes two degrees of freedom
+        SignedEffect(values[kind], t_interval(values[kind].value, se, clusters - 1), clusters)
         for kind, se in errors.items()
     )
     signed, share, total = (

@@ -113,7 +113,7 @@ def _influence(run: RunTables, token_class: str) -> dict[str, Any]:
         fit = fitted_segments(run, step, token_class)
         steps.append(
             {
-                **_columns(ranked, "influence", "se"),
+                **_columns(ranked, "influence", "error"),
                 "neuron": ranked["neuron"].to_list(),
                 "fit": {name: [numbers(ends), numbers(values)] for name, (ends, values) in fit.items()},
                 "verdict": verdict(run, step, token_class),

@@ -111,7 +111,7 @@ PANELS: tuple[Panel, ...] = (
     Panel("contrast-kappa", "κ among pseudo-classes", "", "linear",
           (PanelLine(RARE, Selection("regimes", "contrast_kappa", RARE, None, PSEUDO_CLASS), "null"),)),
     Panel("participation", "Participation ratio", "dimensions", "linear",
-          _by_group("dimensionality", "participation_ratio")),
+          _by_group("dimensionality", "participation_ratio_unbiased")),
     Panel("d-eff", "Effective dimensionality", "components", "linear", _by_group("dimensionality", "d_eff")),
     Panel("q-excess", "Modularity at equal edges", "Q", "symlog", _by_group("modularity", "q_excess")),
     Panel("inside", "Edges inside the group", "share", "linear", _by_group("modularity", "inside_share")),

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import polars as pl
 
+from rtdyn.intervals import t_quantile
 from rtdyn.judge.trajectories import MIN_STEPS
 from rtdyn.names import COMMON, RARE
 from rtdyn.store.run import Run, read_table
@@ -81,9 +82,18 @@ class RunTables:
         """The influence that ranks neurons, as the run was told."""
         return pl.col(f"delta_{token_class}").abs() if self._ranks_by_mean else pl.col(f"mean_abs_{token_class}")
 
-    def influence_se(self, token_class: str) -> pl.Expr:
-        """Its standard error."""
-        return pl.col(f"{'se' if self._ranks_by_mean else 'se_abs'}_{token_class}")
+    def influence_error(self, step: int, token_class: str) -> pl.Expr:
+        """Half of its 95 % interval at a step."""
+        return self.reach(step, token_class) * pl.col(f"{'se' if self._ranks_by_mean else 'se_abs'}_{token_class}")
+
+    def reach(self, step: int, token_class: str) -> float:
+        """Standard errors on either side of a neuron's number: Student's t of the class's clusters; NaN without."""
+        return t_quantile(self._clusters.get((step, token_class)) or 1)
+
+    @cached_property
+    def _clusters(self) -> dict[tuple[int, str], int | None]:
+        rows = self.metrics.filter(analysis="ablation", metric="influence_mean")
+        return {(step, name): n for step, name, n in rows.select("step", "token_class", "clusters").iter_rows()}
 
     @property
     def _ranks_by_mean(self) -> bool:

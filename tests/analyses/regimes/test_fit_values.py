@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtdyn.analyses.half_samples import Corrected
-from rtdyn.analyses.regimes.fit import Regimes, ThreeSegments, fit_regimes
+from rtdyn.analyses.regimes.fit import Ends, Regimes, ThreeSegments, axis_of, fit_regimes
 from rtdyn.analyses.regimes.resampled import CORRECTED, Resampled
 from rtdyn.analyses.regimes.summary import (
     FIT_METRICS,
@@ -71,7 +71,8 @@ def test_a_boundary_at_an_end_of_the_grid_has_an_interval_that_is_open_there(
     fitted: tuple[Regimes, Resampled],
 ) -> None:
     regimes, resampled = fitted
-    least, most = regimes.least_r1, regimes.most_r2
+    assert isinstance(regimes.ends, Ends)
+    least, most = regimes.ends.r1[0], regimes.ends.r2[1]
     assert 1 <= least < 15 < most < NEURONS
     # the fit lies there, or the correction goes beyond
     for value, plain in ((least, 15.0), (least / 3, 15.0), (15.0, least)):
@@ -87,6 +88,25 @@ def test_a_boundary_at_an_end_of_the_grid_has_an_interval_that_is_open_there(
         assert r2.ci_low is not None and 1 <= r2.ci_low <= most
 
 
+def test_either_boundary_has_both_ends_of_the_grid(fitted: tuple[Regimes, Resampled]) -> None:
+    """A plateau cannot end where the power law has no room behind it, nor a power law where it has none before."""
+    regimes, resampled = fitted
+    ends = regimes.ends
+    assert isinstance(ends, Ends) and ends.r1[0] < ends.r2[0] and ends.r1[1] < ends.r2[1]
+    for name, (least, most) in (("r1", ends.r1), ("r2", ends.r2)):
+        low = values_of(regimes, with_boundary(resampled, name, least, least, 0.2))[name]
+        assert (low.value, low.ci_low, low.at_edge) == (least, None, True)
+        high = values_of(regimes, with_boundary(resampled, name, most, most, 0.2))[name]
+        assert (high.value, high.ci_high, high.at_edge) == (most, None, True)
+        inside = values_of(regimes, with_boundary(resampled, name, least + 2, least + 2, 0.2))[name]
+        assert not inside.at_edge
+    curve = np.exp(-0.5 * np.log(np.arange(1, NEURONS + 1)))
+    grid = axis_of(np.arange(1, NEURONS + 1))
+    assert not isinstance(grid, Undefined) and fit_regimes(curve, np.zeros(NEURONS)).ends == grid.ends
+    firsts, seconds = grid.last[grid.first - 1], grid.last[grid.second - 1]
+    assert (ends.r1, ends.r2) == ((firsts.min(), firsts.max()), (seconds.min(), seconds.max()))
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     name=st.sampled_from(["r1", "r2"]),
@@ -100,9 +120,10 @@ def test_whatever_is_corrected_a_boundary_lies_in_its_interval_and_among_the_ran
     regimes, resampled = fitted
     found = values_of(regimes, with_boundary(resampled, name, value, plain, se))[name]
     assert isinstance(regimes.fit, ThreeSegments)
-    assert regimes.least_r1 <= found.value <= regimes.most_r2
+    least, most = getattr(regimes.ends, name)
+    assert least <= found.value <= most
     assert found.at_edge == (found.ci_low is None or found.ci_high is None)
-    assert found.at_edge == (found.value in (regimes.least_r1, regimes.most_r2))
+    assert found.at_edge == (found.value in (least, most))
     assert found.ci_low is None or 1 <= found.ci_low <= found.value
     assert found.ci_high is None or found.value <= found.ci_high <= regimes.fit.last
 

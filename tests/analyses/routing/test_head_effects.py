@@ -205,7 +205,7 @@ def test_effects_on_a_split_group_are_of_the_half_that_did_not_choose(seed: int)
     np.testing.assert_allclose(result.strongest.value.value, strongest(group.members))
     measured = [measured_effects(sums, f"g@{half}", halves == 1 - half, np.arange(7)) for half in (0, 1)]
     assert [m.clusters for m in measured] == [3, 4] and result.layer.clusters == 7
-    reach = stats.t.ppf(0.975, 6) * np.hypot(*(m.signed_se[3] for m in measured)) / 2
+    reach = stats.t.ppf(0.975, 5) * np.hypot(*(m.signed_se[3] for m in measured)) / 2
     np.testing.assert_allclose(result.layer.interval, [signed[3] - reach, signed[3] + reach])
     null = result.strongest.value.nulls[RANDOM]
     assert isinstance(null, Comparison)

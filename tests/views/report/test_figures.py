@@ -7,10 +7,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from scipy import stats
 from support.synthetic import synthetic_run
 
 import rtdyn
@@ -22,8 +24,8 @@ from rtdyn.store.schema import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.figures import figures
 from rtdyn.views.report.panels import judged_panels
-from rtdyn.views.report.plots.influence import rank_influence
-from rtdyn.views.report.plots.neurons import with_error
+from rtdyn.views.report.plots.influence import rank_influence, ranked_influence
+from rtdyn.views.report.plots.neurons import neuron_rows, with_error
 from rtdyn.views.report.run_tables import RunTables, labels, show
 
 CURVES_OF = {"regimes": PSEUDO_INFLUENCE, "routing": ATTENTION, "heavytail": EIGENVALUE}
@@ -130,19 +132,36 @@ def test_dollars_in_a_name_are_no_formula(shown: RunTables) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "se", "text"),
+    ("value", "error", "text"),
     [
-        (0.0542, 0.0051, "0.054 ± 0.010"),
-        (-2.04e-5, 0.0037, "−0.0000 ± 0.0073"),
+        (0.0542, 0.0099, "0.0542 ± 0.0099"),
+        (-2.04e-5, 0.0073, "−0.0000 ± 0.0073"),
         (0.5, None, "0.5"),
         (0.5, 0.0, "0.5"),
         (float("nan"), 1.0, "—"),
         (None, 1.0, "—"),
-        (123456.0, 1e5, "1.23e+05 ± 2.0e+05"),
+        (123456.0, 2e5, "1.23e+05 ± 2.0e+05"),
     ],
 )
-def test_a_number_has_the_digits_that_its_error_leaves(value: float | None, se: float | None, text: str) -> None:
-    assert with_error(value, se) == text
+def test_a_number_has_the_digits_that_its_error_leaves(value: float | None, error: float | None, text: str) -> None:
+    assert with_error(value, error) == text
+
+
+def test_neurons_have_students_intervals_of_the_clusters_that_are_stored(shown: RunTables) -> None:
+    """Nine clusters of rare targets and thirty of common ones; a step that stores none has no error."""
+    few = (pl.col("analysis") == "ablation") & (pl.col("metric") == "influence_mean") & (pl.col("step") == 512)
+    counted = pl.when(few).then(pl.when(pl.col("token_class") == "rare").then(9).otherwise(30))
+    run = replace(shown, metrics=shown.metrics.with_columns(counted.otherwise(None).alias("clusters")))
+    at = run.neurons.filter(step=512)
+    for name, reach in (("rare", stats.t.ppf(0.975, 8)), ("common", stats.t.ppf(0.975, 29))):
+        ranked = ranked_influence(run, 512, name).join(at.select("neuron", f"se_abs_{name}"), "neuron")
+        np.testing.assert_allclose(ranked["error"], reach * ranked[f"se_abs_{name}"])
+        assert ranked_influence(run, 0, name)["error"].is_nan().all()
+    row = neuron_rows(run, 512)[0]
+    of_row = at.filter(neuron=row["neuron"]).to_dicts()[0]
+    assert row["delta"] == (of_row["delta_rare"], pytest.approx(stats.t.ppf(0.975, 8) * of_row["se_rare"]))
+    assert row["influence"][1] == pytest.approx(stats.t.ppf(0.975, 8) * of_row["se_abs_rare"])
+    assert row["common"][1] == pytest.approx(stats.t.ppf(0.975, 29) * of_row["se_abs_common"])
 
 
 def test_runs_of_one_suite_are_named_by_what_differs_or_by_their_directory(tmp_path: Path) -> None:

@@ -112,17 +112,17 @@ function drawCurves() {
       const place = run.steps.indexOf(step);
       const found = run.influence[name];
       if (place < 0 || !found) return;
-      const { influence, se, neuron, fit, verdict } = found.steps[place];
+      const { influence, error, neuron, fit, verdict } = found.steps[place];
       const colour = single ? data.colours[name] : run.colour;
       const positive = influence.map((v) => (v > 0 ? v : null));
       if (single) {
         const floor = Math.min(...positive.filter((v) => v !== null)) / 10;
         if (name === "rare") traces.push(band(run.band[place].x, run.band[place].low, run.band[place].high, faint(GREY, 0.45)));
-        traces.push(band(found.ranks, positive.map((v, i) => (v === null || se[i] === null ? null : Math.max(v - 1.96 * se[i], floor))),
-          positive.map((v, i) => (v === null || se[i] === null ? null : v + 1.96 * se[i])), faint(colour, 0.25)));
+        traces.push(band(found.ranks, positive.map((v, i) => (v === null || error[i] === null ? null : Math.max(v - error[i], floor))),
+          positive.map((v, i) => (v === null || error[i] === null ? null : v + error[i])), faint(colour, 0.25)));
       }
       traces.push(line(found.ranks, positive, shade(colour), { hoverinfo: "text", text: found.ranks.map((r, i) =>
-        `${plain(run.label)}<br>rank ${thousands(r)}, neuron ${neuron[i]}<br>${number(influence[i])} ± ${number(1.96 * se[i])} nats`) }));
+        `${plain(run.label)}<br>rank ${thousands(r)}, neuron ${neuron[i]}<br>${number(influence[i])} ± ${number(error[i])} nats`) }));
       for (const [segment, [x, y]] of Object.entries(fit)) traces.push(line(x, y, shade(single ? SEGMENTS[segment] : "#000000"), { line: { color: shade(single ? SEGMENTS[segment] : "#000000"), width: 1 } }));
       titles.push(single ? verdict : "");
     });

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from rtdyn.intervals import NORMAL_95
 from rtdyn.names import CENSORED, COMMON, DECAY, PLATEAU, POWER_LAW, RARE
 from rtdyn.store.schema import PLAIN, PSEUDO_INFLUENCE
 from rtdyn.undefined import Undefined
@@ -34,7 +33,10 @@ SEGMENT_COLOURS = {PLATEAU: OKABE_ITO["purple"], POWER_LAW: OKABE_ITO["black"], 
 
 
 def ranked_influence(shown: RunTables, step: int, token_class: str) -> pl.DataFrame:
-    """rank from 1, influence, se and regime of each neuron at a step, the most influential first."""
+    """rank from 1, influence, its error and regime of each neuron at a step, the most influential first.
+
+    error: half of the 95 % interval.
+    """
     suffix = "" if token_class == RARE else f"_{token_class}"
     regime = pl.col(f"regime{suffix}") if f"regime{suffix}" in shown.neurons.columns else pl.lit(None, pl.String)
     return (
@@ -42,7 +44,7 @@ def ranked_influence(shown: RunTables, step: int, token_class: str) -> pl.DataFr
         .select(
             "neuron",
             shown.influence(token_class).alias("influence"),
-            shown.influence_se(token_class).alias("se"),
+            shown.influence_error(step, token_class).alias("error"),
             regime.alias("regime"),
         )
         .sort("influence", "neuron", descending=[True, False])
@@ -104,7 +106,7 @@ def rank_influence(shown: RunTables, steps: Sequence[int]) -> Figure | Undefined
 
 def _handles(shown: RunTables, steps: Sequence[int], classes: Sequence[str]) -> list[Line2D | Patch]:
     """What is drawn at any of the steps, and nothing else."""
-    handles: list[Line2D | Patch] = [Line2D([], [], color=COLOURS[c], label=f"{c} ± 1.96 se") for c in classes]
+    handles: list[Line2D | Patch] = [Line2D([], [], color=COLOURS[c], label=f"{c}, 95 % interval") for c in classes]
     if any(fitted_segments(shown, step, c) for step in steps for c in classes):
         handles += [
             Line2D([], [], color=colour, lw=1, label=f"fitted {REGIME_NAMES[name]}")
@@ -133,12 +135,10 @@ def _curve(ax: Axes, shown: RunTables, step: int, token_class: str) -> None:
     ax.set_yscale("log")
     if token_class == RARE:
         _pseudo_band(ax, shown, step)
-    rank, influence, se = (ranked[c].to_numpy() for c in ("rank", "influence", "se"))
+    rank, influence, error = (ranked[c].to_numpy() for c in ("rank", "influence", "error"))
     colour = COLOURS.get(token_class, OKABE_ITO["black"])
     floor = influence.min(initial=1) / 10
-    ax.fill_between(
-        rank, np.maximum(influence - NORMAL_95 * se, floor), influence + NORMAL_95 * se, color=colour, alpha=0.2, lw=0
-    )
+    ax.fill_between(rank, np.maximum(influence - error, floor), influence + error, color=colour, alpha=0.2, lw=0)
     ax.plot(rank, influence, color=colour, lw=1.6)
     hidden = ranked.filter(regime=CENSORED)
     ax.plot(hidden["rank"], hidden["influence"], ls="", marker=".", ms=1.5, color=NULL)

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
-from rtdyn.intervals import NORMAL_95
 from rtdyn.names import CENSORED, COMMON, DECAY, PLATEAU, POWER_LAW, RARE
 from rtdyn.store.schema import STABLE
 from rtdyn.undefined import Undefined
@@ -142,18 +141,21 @@ def _step_columns(ax: Axes, run: RunTables) -> None:
 
 
 def neuron_rows(shown: RunTables, step: int, rows: int = TABLE_ROWS) -> list[dict[str, Any]]:
-    """The most influential neurons on rare at a step, by TABLE_COLUMNS; None where the store has no number."""
-    frame = shown.neurons.filter(step=step)
+    """The most influential neurons on rare at a step, by TABLE_COLUMNS; None where the store has no number.
+
+    Numbers have half of their 95 % interval beside them.
+    """
+    frame, reach = shown.neurons.filter(step=step), shown.reach(step, RARE)
     common = COMMON if COMMON in shown.classes else None
     flattening = "" if shown.value(step, "raised", RARE) else "flattening"
     frame = frame.with_columns(
         shown.influence(RARE).alias("_influence"),
-        shown.influence_se(RARE).alias("_se"),
+        shown.influence_error(step, RARE).alias("_error"),
         shown.influence(RARE).rank("ordinal", descending=True).alias("_rank"),
         *(
             [
                 shown.influence(common).alias("_common"),
-                shown.influence_se(common).alias("_common_se"),
+                shown.influence_error(step, common).alias("_common_error"),
                 shown.influence(common).rank("ordinal", descending=True).alias("_common_rank"),
             ]
             if common
@@ -166,16 +168,20 @@ def neuron_rows(shown: RunTables, step: int, rows: int = TABLE_ROWS) -> list[dic
             {
                 "rank": row["_rank"],
                 "neuron": row["neuron"],
-                "influence": (row["_influence"], row["_se"]),
-                "common": (row["_common"], row["_common_se"]) if common else None,
+                "influence": (row["_influence"], row["_error"]),
+                "common": (row["_common"], row["_common_error"]) if common else None,
                 "rank_common": row.get("_common_rank"),
-                "delta": (row[f"delta_{RARE}"], row[f"se_{RARE}"]),
+                "delta": (row[f"delta_{RARE}"], _scaled(reach, row[f"se_{RARE}"])),
                 "regime": flattening if row.get("regime") == PLATEAU and flattening else row.get("regime"),
                 "stable_share": row.get("stable_share"),
-                "mediation": (row.get(f"mediation_{RARE}"), row.get(f"se_mediation_{RARE}")),
+                "mediation": (row.get(f"mediation_{RARE}"), _scaled(reach, row.get(f"se_mediation_{RARE}"))),
             }
         )
     return result
+
+
+def _scaled(reach: float, se: float | None) -> float | None:
+    return None if se is None else reach * se
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -194,20 +200,20 @@ def cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def with_error(value: float | None, se: float | None) -> str:
-    """A number ± 1.96 standard errors, both to the second significant digit of the latter."""
+def with_error(value: float | None, error: float | None) -> str:
+    """A number ± its error, both to the second significant digit of the latter."""
     if value is None or not math.isfinite(value):
         return NONE
-    if se is None or not 0 < se < math.inf:
+    if error is None or not 0 < error < math.inf:
         return f"{value:.3g}".replace("-", "−")
-    digits = 1 - math.floor(math.log10(float(f"{NORMAL_95 * se:.1e}")))
+    digits = 1 - math.floor(math.log10(float(f"{error:.1e}")))
     if not 0 <= digits <= 6:
-        return f"{value:.2e} ± {NORMAL_95 * se:.1e}".replace("-", "−")
-    return f"{value:.{digits}f} ± {NORMAL_95 * se:.{digits}f}".replace("-", "−")
+        return f"{value:.2e} ± {error:.1e}".replace("-", "−")
+    return f"{value:.{digits}f} ± {error:.{digits}f}".replace("-", "−")
 
 
 def neuron_table(shown: RunTables, step: int) -> Figure | Undefined:
-    """The most influential neurons at a step, as a table; ± is 1.96 standard errors. Or why there is none."""
+    """The most influential neurons at a step, as a table; ± is half of the 95 % interval. Or why there is none."""
     if not shown.classes:
         return NO_INFLUENCE
     every = [cells(row) for row in neuron_rows(shown, step)]
@@ -219,7 +225,7 @@ def neuron_table(shown: RunTables, step: int) -> Figure | Undefined:
         ax = figure.subplots()
         ax.set_axis_off()
         title = f"{plain(shown.label)}, {shown.named(step)}: the {len(rows)} neurons with most influence on rare tokens"
-        ax.set_title(f"{title} (± 1.96 se)")
+        ax.set_title(f"{title} (±: 95 % intervals)")
         table = ax.table(cellText=rows, colLabels=[TABLE_COLUMNS[i] for i in filled], loc="upper center",
                          cellLoc="right", colLoc="right", colWidths=[w / sum(widths) for w in widths])  # fmt: skip
         table.auto_set_font_size(False)
