@@ -88,7 +88,8 @@ _SOURCES = (
     click.option("--text-field", default="text", show_default=True, help="Column of the text in .jsonl and .parquet."),
     click.option(
         "--frequencies",
-        help="Counts: a .npy or .parquet file, hf://datasets/OWNER/NAME/PATH, or `corpus`.  [default: the suite's]",
+        help="Counts: a .npy or .parquet file, hf://datasets/OWNER/NAME/PATH, `pile` or `corpus`.  "
+        "[default: the suite's]",
     ),
     click.option(
         "--frequency-tokens",

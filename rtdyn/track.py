@@ -32,7 +32,7 @@ from rtdyn.sweep.stored_weights import check_stored
 from rtdyn.sweep.sweep import Sweep, device_here, prepare_sweep, reference_step
 from rtdyn.text.clusters import FEW_CLUSTERS, TextClusters
 from rtdyn.text.evaluation import Evaluation
-from rtdyn.text.token_classes import class_errors
+from rtdyn.text.token_classes import SURE, class_errors, rare_overlap
 from rtdyn.undefined import Undefined
 from rtdyn.views.terminal.progress import progress
 from rtdyn.views.terminal.summary import print_summary, step_line
@@ -154,6 +154,14 @@ def _say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None
             for name, error in errors.items()
         ]
         lines.append(f"relative standard error of a type's frequency (median): {', '.join(said)}")
+        overlap = rare_overlap(evaluation.counts, classes)
+        if overlap is not None:
+            error = errors[classes.classes[0].name]
+            about = "about" if isinstance(error, float) and error <= SURE else "at most"
+            lines.append(
+                f"the rare class is of sampled counts: {about} {overlap:.2f} of the types in it or in that of the "
+                "whole corpus are expected in both"
+            )
     counted = "targets" if run.manifest.config["class_by"] == "target" else "queries"
     for token_class, positions in zip(classes.classes, evaluation.positions.classes, strict=True):
         lines.append(

@@ -17,6 +17,7 @@ from rtdyn.errors import InputError
 from rtdyn.git_lfs import refuse_pointer
 from rtdyn.hub.datasets import dataset_at, is_hub
 from rtdyn.hub.names import CONFIG
+from rtdyn.names import PILE
 from rtdyn.streams import stream
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.clusters import TextClusters, text_clusters
@@ -24,6 +25,7 @@ from rtdyn.text.documents import read_documents
 from rtdyn.text.draw import DrawnWindow, draw_windows
 from rtdyn.text.hub_counts import count_dataset
 from rtdyn.text.hub_documents import HubText
+from rtdyn.text.pile_counts import pile_counts
 from rtdyn.text.positions import MeasuredPositions, measure
 from rtdyn.text.pseudo_classes import pseudo_classes
 from rtdyn.text.stored_text import Text
@@ -46,7 +48,7 @@ class EvaluationOptions:
     text_field: str
     """The column or key that holds the text in rows and lines of JSON."""
     frequencies: str | None
-    """Reference counts: a file, an address on the Hub, or `corpus`; None for the suite's own."""
+    """Reference counts: a file, an address on the Hub, `pile` or `corpus`; None for the suite's own."""
     frequency_tokens: int
     """Tokens to count of a data set on the Hub."""
     bands: tuple[str, ...]
@@ -145,6 +147,8 @@ def prepare(
         counts = _hub_counts(source, tokenizer, tokenizer_files_digest(tokenizer_folder), options, say)
     elif source == "corpus":
         counts = count_texts(documents.texts, tokenizer, n_logits, documents.name)
+    elif source == PILE:
+        counts = pile_counts(tokenizer)
     else:
         counts = read_counts(_counts_file(source, suite, options))
     counts = within(counts, n_logits)
