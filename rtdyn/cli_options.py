@@ -125,7 +125,12 @@ _MEASUREMENT = (
     click.option(
         "--tokens",
         type=click.IntRange(min=1),
-        help="Evaluation tokens.  [default: what gives 200 rare targets, at least 8192]",
+        help="Evaluation tokens, in place of --rare-targets.",
+    ),
+    click.option(
+        "--rare-targets",
+        type=click.IntRange(min=1),
+        help="Rare targets to measure: as much text as holds them, at least 8192 tokens.  [default: 200]",
     ),
     click.option("--window", type=click.IntRange(min=8), default=256, show_default=True, help="Tokens a window."),
     click.option(

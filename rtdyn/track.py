@@ -22,7 +22,16 @@ from rtdyn.execute.task import Task, task_template
 from rtdyn.judge.observations import left_out
 from rtdyn.parquet import read_parquet
 from rtdyn.store.manifest import AuditRecord, CheckpointRecord
-from rtdyn.store.run import Run, done_steps, locked, open_run, step_record, table_file, write_manifest
+from rtdyn.store.run import (
+    Run,
+    done_steps,
+    locked,
+    open_run,
+    shorter_or_longer,
+    step_record,
+    table_file,
+    write_manifest,
+)
 from rtdyn.store.schema import StepTables
 from rtdyn.store.stage_log import StageClock, log_seconds, logged_steps, seconds_by_stage
 from rtdyn.suites.suite import SuiteSpec
@@ -62,6 +71,8 @@ def track(job: Job, console: Console) -> Run:
     sweep = prepare_sweep(suite, reference, job.measured_on, job.options, say)
     manifest = new_manifest(suite, sweep.evaluation, sweep.config).replace(command=job.command)
     path = job.out if job.out is not None else Path("runs") / f"{suite.name}-{manifest.config_digest[:8]}"
+    if job.out is None and not path.exists() and (other := shorter_or_longer(path, manifest)):
+        say(f"{other}; this is another configuration, and starts anew in {path}")
     run = open_run(path, manifest)
     if job.group is not None:
         run = Run(path, run.manifest.replace(group=job.group))
