@@ -88,7 +88,8 @@ _SOURCES = (
     click.option("--text-field", default="text", show_default=True, help="Column of the text in .jsonl and .parquet."),
     click.option(
         "--frequencies",
-        help="Counts: a .npy or .parquet file, hf://datasets/OWNER/NAME/PATH, or `corpus`.  [default: the suite's]",
+        help="Counts: a .npy or .parquet file, hf://datasets/OWNER/NAME/PATH, `pile` or `corpus`.  "
+        "[default: the suite's]",
     ),
     click.option(
         "--frequency-tokens",
@@ -124,7 +125,12 @@ _MEASUREMENT = (
     click.option(
         "--tokens",
         type=click.IntRange(min=1),
-        help="Evaluation tokens.  [default: what gives 200 rare targets, at least 8192]",
+        help="Evaluation tokens, in place of --rare-targets.",
+    ),
+    click.option(
+        "--rare-targets",
+        type=click.IntRange(min=1),
+        help="Rare targets to measure: as much text as holds them, at least 8192 tokens.  [default: 200]",
     ),
     click.option("--window", type=click.IntRange(min=8), default=256, show_default=True, help="Tokens a window."),
     click.option(

@@ -26,3 +26,7 @@ HUB_SCHEME = "hf://"
 """What an address of a data set on the Hub begins with."""
 CORPORA = ("king-james", "king-james-held-out")
 """Evaluation texts that come with a package."""
+PILE = "pile"
+"""Reference counts that come with this package: of the Pile, by the tokenizer of Pythia."""
+COUNTS = (PILE, "corpus")
+"""Reference counts that are named and lie in no file; `corpus` is the evaluation text itself."""

@@ -22,7 +22,16 @@ from rtdyn.execute.task import Task, task_template
 from rtdyn.judge.observations import left_out
 from rtdyn.parquet import read_parquet
 from rtdyn.store.manifest import AuditRecord, CheckpointRecord
-from rtdyn.store.run import Run, done_steps, locked, open_run, step_record, table_file, write_manifest
+from rtdyn.store.run import (
+    Run,
+    done_steps,
+    locked,
+    open_run,
+    shorter_or_longer,
+    step_record,
+    table_file,
+    write_manifest,
+)
 from rtdyn.store.schema import StepTables
 from rtdyn.store.stage_log import StageClock, log_seconds, logged_steps, seconds_by_stage
 from rtdyn.suites.suite import SuiteSpec
@@ -32,7 +41,7 @@ from rtdyn.sweep.stored_weights import check_stored
 from rtdyn.sweep.sweep import Sweep, device_here, prepare_sweep, reference_step
 from rtdyn.text.clusters import FEW_CLUSTERS, TextClusters
 from rtdyn.text.evaluation import Evaluation
-from rtdyn.text.token_classes import class_errors
+from rtdyn.text.token_classes import SURE, class_errors, rare_overlap
 from rtdyn.undefined import Undefined
 from rtdyn.views.terminal.progress import progress
 from rtdyn.views.terminal.summary import print_summary, step_line
@@ -62,6 +71,8 @@ def track(job: Job, console: Console) -> Run:
     sweep = prepare_sweep(suite, reference, job.measured_on, job.options, say)
     manifest = new_manifest(suite, sweep.evaluation, sweep.config).replace(command=job.command)
     path = job.out if job.out is not None else Path("runs") / f"{suite.name}-{manifest.config_digest[:8]}"
+    if job.out is None and not path.exists() and (other := shorter_or_longer(path, manifest)):
+        say(f"{other}; this is another configuration, and starts anew in {path}")
     run = open_run(path, manifest)
     if job.group is not None:
         run = Run(path, run.manifest.replace(group=job.group))
@@ -154,6 +165,14 @@ def _say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None
             for name, error in errors.items()
         ]
         lines.append(f"relative standard error of a type's frequency (median): {', '.join(said)}")
+        overlap = rare_overlap(evaluation.counts, classes)
+        if overlap is not None:
+            error = errors[classes.classes[0].name]
+            about = "about" if isinstance(error, float) and error <= SURE else "at most"
+            lines.append(
+                f"the rare class is of sampled counts: {about} {overlap:.2f} of the types in it or in that of the "
+                "whole corpus are expected in both"
+            )
     counted = "targets" if run.manifest.config["class_by"] == "target" else "queries"
     for token_class, positions in zip(classes.classes, evaluation.positions.classes, strict=True):
         lines.append(

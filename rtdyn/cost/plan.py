@@ -142,6 +142,8 @@ def plan_suite(
         notes = (*notes, f"{len(record['passed_over'])} steps are passed over, missing or unsound (`rtdyn audit`)")
     if routing and options.heads_at == "all" and not model.parallel_residual:
         notes = (*notes, "routing takes longer than counted: --heads-at all runs two blocks over each window a head")
+    if sample is not None and further and job.measured_on.wanted > RARE_TARGETS:
+        notes = (*notes, f"further analyses were timed at {RARE_TARGETS} rare targets; with more they take longer")
     whole = total_operations(stages.values())
     seconds = (
         None if seconds_of is None else {stage: seconds_of(model, operations) for stage, operations in stages.items()}
@@ -204,8 +206,8 @@ def _sample(
 
 
 def assumed_sample(options: EvaluationOptions) -> Sample:
-    """As much text as 200 rare targets take of the King James Bible, and every class's most positions."""
-    wanted = options.tokens or max(MIN_TOKENS, RARE_TARGETS * TOKENS_A_RARE_TARGET)
+    """As much text as the rare targets take of the King James Bible, and every class's most positions."""
+    wanted = options.tokens or max(MIN_TOKENS, options.wanted * TOKENS_A_RARE_TARGET)
     tokens = int(-(-wanted // options.window)) * options.window
     rare = tokens / TOKENS_A_RARE_TARGET
     positions = round(min(tokens, rare + len(options.bands) * options.positions_per_rare * rare))

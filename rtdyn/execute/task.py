@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtdyn.names import CORPORA, HUB_SCHEME
+from rtdyn.names import CORPORA, COUNTS, HUB_SCHEME
 
 if TYPE_CHECKING:  # a worker sets its environment before it imports anything large
     from rtdyn.analyses.options import StepOptions
@@ -49,11 +49,11 @@ def task_template(job: Job, run: Run, reference: int) -> Task:
     if suite.path is not None:
         suite = replace(suite, path=suite.path.absolute())
     else:
-        suite = replace(suite, frequencies=_absolute(suite.frequencies, "corpus"))
+        suite = replace(suite, frequencies=_absolute(suite.frequencies, *COUNTS))
     if measured_on.corpus is not None:
         measured_on = replace(measured_on, corpus=_absolute(measured_on.corpus, *CORPORA))
     if measured_on.frequencies is not None:
-        measured_on = replace(measured_on, frequencies=_absolute(measured_on.frequencies, "corpus"))
+        measured_on = replace(measured_on, frequencies=_absolute(measured_on.frequencies, *COUNTS))
     return Task(
         name="",
         run=run.path.resolve(),

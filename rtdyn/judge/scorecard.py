@@ -26,56 +26,12 @@ from rtdyn.judge.change_points import trend
 from rtdyn.judge.claims import CLAIMS, Claim, Criterion
 from rtdyn.judge.emergence import ALPHA, Emergence, beyond_p, emergence, interval_90
 from rtdyn.judge.series import Selection, Series, series
+from rtdyn.judge.targets import DecidingTargets, deciding_targets
 from rtdyn.judge.trajectories import trajectories
-from rtdyn.names import PLATEAU, TOP
+from rtdyn.judge.verdict import CONTRADICTED, SUPPORTED, UNDETERMINED, Check
+from rtdyn.names import PLATEAU, RARE, TOP
 from rtdyn.store.run import Run
 from rtdyn.undefined import Undefined
-
-SUPPORTED, CONTRADICTED, UNDETERMINED = "supported", "contradicted", "undetermined"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One criterion at the last sound step."""
-
-    statistic: str
-    """What is shown of the criterion."""
-    role: str
-    """Whether it bears the verdict or gates it, as the criterion says."""
-    kind: str
-    """How it is read, as the criterion says."""
-    metric: str
-    """The stored metric that is read."""
-    token_class: str | None
-    """The class that the metric is read for; None where it has none."""
-    value: float | None
-    """The statistic at the last sound step, for a trend its slope; None where it is undefined."""
-    ci_low: float | None
-    """Lower end of its 95 % interval; None where it has none."""
-    ci_high: float | None
-    """Upper end of its 95 % interval; None where it has none."""
-    clusters: int | None
-    """Independent pieces of text that the interval is from; None where it is not from text."""
-    at_edge: bool
-    """Whether the value is the last that could be found: the quantity is as far or farther."""
-    null: str | None
-    """The null that it is held against; None without one."""
-    null_mean: float | None
-    """Mean of the metric under the null."""
-    null_sd: float | None
-    """Standard deviation of the metric under the null."""
-    p_value: float | None
-    """Of the value under the null, or the value itself where that is a p-value."""
-    margin_low: float | None
-    """Lower bound of the region in which the claim holds; None where it is open."""
-    margin_high: float | None
-    """Upper bound of the region in which the claim holds; None where it is open."""
-    level: float | None
-    """Of the interval that has to lie inside the margin for support; None where no interval is asked for."""
-    verdict: str
-    """`supported`, `contradicted` or `undetermined`."""
-    reason: str
-    """Why the verdict is not `supported`; empty if it is."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +55,12 @@ class ClaimRow:
     emerged_after: int | None
     """The sound checkpoint before it."""
     emergence_reason: str
+    rare_targets: int | None
+    """Rare targets that the run is measured on; None where it does not say."""
+    targets_to_decide: int | None
+    """How many would decide an open claim if its values stayed; None where no number of them would."""
+    targets_reason: str
+    """Why there is no such number; empty if there is, and for a claim that is decided."""
     checks: tuple[Check, ...]
     """The claim's criteria; the first is the statistic of the claim."""
 
@@ -112,11 +74,13 @@ def scorecard(run: Run, claims: tuple[Claim, ...] = CLAIMS) -> list[ClaimRow]:
     metrics = trajectories(run)
     last = metrics.filter(pl.col("step") == metrics["step"].max())
     final = last["layer"].max()
+    rare = run.manifest.classes.get(RARE)
+    targets = None if rare is None else rare.measured
     rows = []
     for claim in claims:
         for offset in claim.layers or (None,):
             layer = None if offset is None or not isinstance(final, int) else final + 1 + offset
-            rows += [_claim_row(claim, metrics, layer, matrix) for matrix in _matrices(claim, metrics)]
+            rows += [_claim_row(claim, metrics, layer, matrix, targets) for matrix in _matrices(claim, metrics)]
     return rows
 
 
@@ -126,7 +90,9 @@ def _matrices(claim: Claim, metrics: pl.DataFrame) -> list[str | None]:
     return [m for m in claim.matrices if f"{claim.criteria[0].metric}_{m}" in stored] or [None]
 
 
-def _claim_row(claim: Claim, metrics: pl.DataFrame, layer: int | None, matrix: str | None) -> ClaimRow:
+def _claim_row(
+    claim: Claim, metrics: pl.DataFrame, layer: int | None, matrix: str | None, rare_targets: int | None
+) -> ClaimRow:
     step = int(metrics["step"].to_numpy().max())
     criteria = claim.criteria
     if matrix is not None:
@@ -145,12 +111,15 @@ def _claim_row(claim: Claim, metrics: pl.DataFrame, layer: int | None, matrix: s
                 f"undefined for the plateau ({checks[0].reason}); shown is the top 1 % (at least 32 neurons), which "
                 f"would be {_combined(top_checks)[0]}"
             )
-            return row(TOP, UNDETERMINED, why, None, None, "the plateau has no value at the last step", top_checks)
+            undecidable = rare_targets, None, "the plateau has no value"
+            unseen = "the plateau has no value at the last step"
+            return row(TOP, UNDETERMINED, why, None, None, unseen, *undecidable, top_checks)
     emerged = _emergence(metrics, p)
     if verdict != SUPPORTED and emerged.step is not None:
         # it lasted for most of the steps, and does not hold at the last
         emerged = replace(emerged, step=None, after=None, reason=f"{verdict} at the last step")
-    return row(group, verdict, reason, emerged.step, emerged.after, emerged.reason, checks)
+    targets = _targets_to_decide(checks, rare_targets) if verdict == UNDETERMINED else (None, "")
+    return row(group, verdict, reason, emerged.step, emerged.after, emerged.reason, rare_targets, *targets, checks)
 
 
 def _evaluate(
@@ -178,15 +147,48 @@ def _emergence(metrics: pl.DataFrame, p: np.ndarray | Undefined) -> Emergence:
 
 def _combined(checks: tuple[Check, ...]) -> tuple[str, str]:
     """The claim's verdict: all that decide and their gates for support, any that decides and its gates against."""
-    decisive = [c for c in checks if c.role == "decides"]
-    against = [c for c in decisive if c.verdict == CONTRADICTED]
-    gate = "for contradiction" if against else "for support"
-    closed = [c for c in checks if c.role in (gate, "for either") and c.verdict != SUPPORTED]
+    against, open_ones = _against(checks), _open_ones(checks)
     if against:
         reason = _reasons(against)
-        return (UNDETERMINED, f"{reason}, but {_reasons(closed)}") if closed else (CONTRADICTED, reason)
-    missing = [c for c in decisive if c.verdict != SUPPORTED] + closed
-    return (UNDETERMINED, _reasons(missing)) if missing else (SUPPORTED, "")
+        return (UNDETERMINED, f"{reason}, but {_reasons(open_ones)}") if open_ones else (CONTRADICTED, reason)
+    return (UNDETERMINED, _reasons(open_ones)) if open_ones else (SUPPORTED, "")
+
+
+def _against(checks: tuple[Check, ...]) -> list[Check]:
+    return [c for c in checks if c.role == "decides" and c.verdict == CONTRADICTED]
+
+
+def _open_ones(checks: tuple[Check, ...]) -> list[Check]:
+    """The checks that keep a claim from being supported or, where one that decides is against it, contradicted."""
+    needed = {"for contradiction", "for either"} if _against(checks) else {"decides", "for support", "for either"}
+    return sorted((c for c in checks if c.role in needed and c.verdict != SUPPORTED), key=lambda c: c.role != "decides")
+
+
+def _targets_to_decide(checks: tuple[Check, ...], rare_targets: int | None) -> tuple[int | None, str]:
+    """How many rare targets would decide a claim that is open, or None and why no number of them would.
+
+    The values stay and intervals shrink with the root of the number, so that one check after another gets its verdict.
+    """
+    if rare_targets is None:
+        return None, "the run does not say how many rare targets it is measured on"
+    deciding = [deciding_targets(c, rare_targets) for c in checks]
+    reached: tuple[Check, ...] = checks
+    for wanted in sorted({d.targets for d in deciding if isinstance(d, DecidingTargets)}):
+        reached = tuple(
+            replace(c, verdict=SUPPORTED if d.supports else CONTRADICTED)
+            if isinstance(d, DecidingTargets) and d.targets <= wanted
+            else c
+            for c, d in zip(checks, deciding, strict=True)
+        )
+        if not _open_ones(reached):
+            return wanted, ""
+    open_ones = _open_ones(reached)
+    lasting: dict[str, dict[str, None]] = {}
+    for c, d in zip(reached, deciding, strict=True):
+        if c in open_ones:
+            why = d.reason if isinstance(d, Undefined) else "its value lies outside what is claimed"
+            lasting.setdefault(why, {})[c.statistic] = None
+    return None, "; ".join(f"{' and '.join(statistics)}: {why}" for why, statistics in lasting.items())
 
 
 def _reasons(checks: list[Check]) -> str:

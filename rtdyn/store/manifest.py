@@ -84,6 +84,9 @@ class FrequenciesRecord(Record):
     """Where a sample was drawn."""
     median_relative_se: dict[str, SampledFrequency] = {}
     """By class, where the counts are from a sample."""
+    rare_overlap: float | None = None
+    """Expected share in common, of all types in either, of the rare class by the sample and by the whole corpus; an
+    upper bound where the sample is small."""
 
 
 class TokenClassRecord(Record):

@@ -7,6 +7,7 @@ there and carry the digest of the run's configuration, so a run killed at any mo
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import json
 import re
@@ -24,6 +25,7 @@ from rtdyn.blame import reading
 from rtdyn.errors import InputError, first_fault
 from rtdyn.files import ASIDE, clear_aside, replace_file, write_json
 from rtdyn.git_lfs import refuse_pointer
+from rtdyn.names import RARE
 from rtdyn.parquet import read_metadata, read_parquet
 from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
 from rtdyn.store.schema import TABLES, StepTables
@@ -71,8 +73,9 @@ def open_run(path: Path, manifest: Manifest) -> Run:
     if (path / MANIFEST).is_file():
         run = read_run(path)
         if run.digest != manifest.config_digest:
-            changed = differing_settings(run.manifest.config, manifest.config).values()
-            raise InputError(f"{path} was made with other settings: {', '.join(changed)}; give another --out")
+            raise InputError(
+                f"{path} was made with other settings: {_differences(run.manifest, manifest)}; give another --out"
+            )
         return run
     if path.is_dir() and any(child.suffix != ASIDE for child in path.iterdir()):
         raise InputError(f"{path} is not empty and not an rtdyn run; give another --out")
@@ -83,6 +86,29 @@ def open_run(path: Path, manifest: Manifest) -> Run:
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}; give another --out") from error
     return run
+
+
+def shorter_or_longer(path: Path, manifest: Manifest) -> str | None:
+    """Which run beside `path` differs from this manifest in the extent of its text alone, in words; None if none does.
+
+    A run goes on under the very configuration that it began with, so that more targets mean another run.
+    """
+    for file in sorted(path.parent.glob(f"{glob.escape(manifest.suite)}-*/{MANIFEST}")):
+        try:
+            run = read_run(file.parent)
+        except InputError:
+            continue  # another version's or a damaged one, of which nothing is asked here
+        changed = differing_settings(run.manifest.config, manifest.config).keys()
+        if changed and changed <= {"evaluation_set", "corpus", "frequencies"}:
+            return f"{run.path} has other text: {_differences(run.manifest, manifest)}"
+    return None
+
+
+def _differences(theirs: Manifest, ours: Manifest) -> str:
+    """What two configurations differ in, and how many rare targets they have."""
+    there, now = (m.classes[RARE].measured if RARE in m.classes else None for m in (theirs, ours))
+    targets = [] if there == now else [f"rare targets ({there} there, {now} now)"]
+    return ", ".join([*targets, *differing_settings(theirs.config, ours.config).values()])
 
 
 def write_manifest(run: Run) -> None:

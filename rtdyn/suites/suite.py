@@ -54,7 +54,7 @@ class SuiteSpec:
     corpus: str
     """Default evaluation text: a built-in one's name or an address on the Hub."""
     frequencies: str
-    """Default reference counts: a file beside the suite, an address on the Hub, or `corpus`."""
+    """Default reference counts: a file beside the suite, an address on the Hub, `pile` or `corpus`."""
     note: str
     """What else to know of it, in a clause; empty if nothing."""
     defects: tuple[Defect, ...]

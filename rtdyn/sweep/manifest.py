@@ -20,7 +20,7 @@ from rtdyn.store.manifest import (
 from rtdyn.store.run import config_digest
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.evaluation import Evaluation, EvaluationOptions
-from rtdyn.text.token_classes import class_errors
+from rtdyn.text.token_classes import class_errors, rare_overlap
 from rtdyn.undefined import Undefined
 from rtdyn.version import __version__
 
@@ -117,6 +117,7 @@ def _frequencies(evaluation: Evaluation) -> FrequenciesRecord:
         return record
     errors = class_errors(sampled, evaluation.classes)
     return record.replace(
+        rare_overlap=rare_overlap(evaluation.counts, evaluation.classes),
         provenance=dict(sampled.provenance),
         median_relative_se={
             name: SampledFrequency(value=None, reason=error.reason)

@@ -13,10 +13,11 @@ import numpy as np
 from rtdyn.blame import reading
 from rtdyn.checkpoints.checkpoint import read_config
 from rtdyn.checkpoints.locate import find_config, find_tokenizer
-from rtdyn.errors import InputError
+from rtdyn.errors import InputError, UsageError
 from rtdyn.git_lfs import refuse_pointer
 from rtdyn.hub.datasets import dataset_at, is_hub
 from rtdyn.hub.names import CONFIG
+from rtdyn.names import PILE
 from rtdyn.streams import stream
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.clusters import TextClusters, text_clusters
@@ -24,6 +25,7 @@ from rtdyn.text.documents import read_documents
 from rtdyn.text.draw import DrawnWindow, draw_windows
 from rtdyn.text.hub_counts import count_dataset
 from rtdyn.text.hub_documents import HubText
+from rtdyn.text.pile_counts import pile_counts
 from rtdyn.text.positions import MeasuredPositions, measure
 from rtdyn.text.pseudo_classes import pseudo_classes
 from rtdyn.text.stored_text import Text
@@ -46,13 +48,13 @@ class EvaluationOptions:
     text_field: str
     """The column or key that holds the text in rows and lines of JSON."""
     frequencies: str | None
-    """Reference counts: a file, an address on the Hub, or `corpus`; None for the suite's own."""
+    """Reference counts: a file, an address on the Hub, `pile` or `corpus`; None for the suite's own."""
     frequency_tokens: int
     """Tokens to count of a data set on the Hub."""
     bands: tuple[str, ...]
     """Bands of frequency ranks, as `classify` reads them; the first is the rare one."""
     tokens: int | None
-    """Length of the evaluation text; None for as many as hold RARE_TARGETS rare targets."""
+    """Length of the evaluation text; None for as many as hold `rare_targets`."""
     window: int
     """Tokens of a window."""
     bos: str
@@ -65,6 +67,17 @@ class EvaluationOptions:
     """The most positions measured of another class, over those of the rare one."""
     seed: int
     """Of all random draws."""
+    rare_targets: int | None = None
+    """Positions of the rare class that the text is to hold, at least MIN_TOKENS long; None for RARE_TARGETS."""
+
+    def __post_init__(self) -> None:
+        if self.tokens is not None and self.rare_targets is not None:
+            raise UsageError("--tokens and --rare-targets both say how long the evaluation text is; give one of them")
+
+    @property
+    def wanted(self) -> int:
+        """Rare targets that the text is to hold where its length in tokens is not given."""
+        return RARE_TARGETS if self.rare_targets is None else self.rare_targets
 
 
 @dataclass(frozen=True)
@@ -145,6 +158,8 @@ def prepare(
         counts = _hub_counts(source, tokenizer, tokenizer_files_digest(tokenizer_folder), options, say)
     elif source == "corpus":
         counts = count_texts(documents.texts, tokenizer, n_logits, documents.name)
+    elif source == PILE:
+        counts = pile_counts(tokenizer)
     else:
         counts = read_counts(_counts_file(source, suite, options))
     counts = within(counts, n_logits)
@@ -155,6 +170,9 @@ def prepare(
     if on_hub is not None:
         documents = on_hub.finish()
     positions = measure(text, classes, options.class_by, options.positions_per_rare, options.min_targets, options.seed)
+    rare = positions.classes[0].available
+    if options.tokens is None and rare < options.wanted:
+        say(f"the text holds {rare:,} rare targets of the {options.wanted:,} asked for, and is measured whole")
     return Evaluation(
         text,
         counts,
@@ -226,11 +244,12 @@ def _bos(choice: str, tokenizer: Tokenizer, model_config: dict[str, Any], n_logi
 
 
 class _Enough:
-    """Told each window, says when the evaluation text is long enough: `--tokens`, or 200 rare targets."""
+    """Told each window, says when the evaluation text is long enough: `--tokens`, or `--rare-targets`."""
 
     def __init__(self, classes: TokenClasses, options: EvaluationOptions) -> None:
         self.rare = classes.named("rare").types
         self.tokens = options.tokens
+        self.wanted = options.wanted
         self.by_target = options.class_by == "target"
         self.rare_targets = 0
 
@@ -239,4 +258,4 @@ class _Enough:
             return tokens >= self.tokens
         members = np.append(window[1:], 0) if self.by_target else window
         self.rare_targets += int(self.rare[members[kept]].sum())
-        return self.rare_targets >= RARE_TARGETS and tokens >= MIN_TOKENS
+        return self.rare_targets >= self.wanted and tokens >= MIN_TOKENS

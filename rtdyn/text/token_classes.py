@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rtdyn.errors import InputError, UsageError
+from rtdyn.streams import stream
 from rtdyn.text.token_counts import SampledCounts, TokenCounts
 from rtdyn.undefined import Undefined
 
@@ -17,6 +18,10 @@ ELBOW_MIN_TYPES = 3 * ELBOW_WINDOW
 ROUND_OFF = 1e-6
 """Change of slope that the arithmetic alone may show."""
 RARE_FRACTION = 0.15
+REDRAWS = 5
+"""How often sampled counts are drawn anew to see how their rare class moves."""
+SURE = 0.1
+"""Relative standard error of the rare class's frequencies up to which this says about how much is right."""
 CLASS_COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -113,6 +118,26 @@ def class_errors(sampled: SampledCounts, classes: TokenClasses) -> dict[str, flo
         met = np.isfinite(median)
         errors[c.name] = median if met else Undefined("half of its types were not met in the sample")
     return errors
+
+
+def rare_overlap(counts: TokenCounts, classes: TokenClasses) -> float | None:
+    """How right the rare class is expected to be that sampled counts give, or None where they have no standard errors.
+
+    The share of the types in both of two classes, among those in either: the one by these counts, and one by counts
+    drawn anew about them with their standard errors (a parametric bootstrap); the mean of REDRAWS. A type that was not
+    met stays so. Noise spreads sampled counts apart, so that the share is too high for a small sample: no more than a
+    bound where the class's median relative standard error exceeds SURE.
+    """
+    if counts.sampled is None or isinstance(counts.sampled.relative_se, Undefined):
+        return None
+    seen, rare, rng = counts.counts, classes.classes[0], stream(0, "sampled counts drawn anew")
+    se = np.where(seen > 0, counts.sampled.relative_se, 0.0) * seen
+    shares = []
+    for _ in range(REDRAWS):
+        redrawn = np.maximum(0, np.rint(rng.normal(seen, se))).astype(np.int64)
+        other = classify(replace(counts, counts=redrawn), [rare.band], len(rare.types)).classes[0].types
+        shares.append((rare.types & other).sum() / (rare.types | other).sum())
+    return float(np.mean(shares))
 
 
 def _band_name(text: str, first: bool) -> tuple[str, str]:

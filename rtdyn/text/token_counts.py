@@ -54,7 +54,7 @@ def read_counts(file: Path) -> TokenCounts:
     Raises InputError if the file is missing, of another form, or holds negative or equal counts.
     """
     if not file.is_file():
-        raise InputError(f"no counts file at {file}; give --frequencies a .npy or .parquet file, or `corpus`")
+        raise InputError(f"no counts file at {file}; give --frequencies a .npy or .parquet file, `pile` or `corpus`")
     try:
         refuse_pointer(file)
         if file.suffix == ".npy":

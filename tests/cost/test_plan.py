@@ -118,6 +118,10 @@ def test_the_options_of_a_run_change_the_plan() -> None:
 
     usual = plan()
     assert plan("--tokens", "34816")["sample"]["tokens"] == 2 * usual["sample"]["tokens"]
+    more = plan("--rare-targets", "400")
+    assert more["sample"] == {**usual["sample"], "tokens": 34816, "positions": 4400}
+    said = "further analyses were timed at 200 rare targets; with more they take longer"
+    assert said in more["notes"] and said not in usual["notes"]
     assert plan("--positions-per-rare", "1")["sample"]["positions"] == 400
     assert (
         plan("--stream-layers", "always")["layer_by_layer"] and not plan("--stream-layers", "never")["layer_by_layer"]

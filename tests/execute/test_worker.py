@@ -191,9 +191,13 @@ def test_relative_paths_count_from_where_the_command_was_given(
 def test_names_and_addresses_of_the_hub_are_no_paths(tiny: SuiteSpec, task: Task) -> None:
     named = replace(task.measured_on, corpus="king-james", frequencies="corpus")
     on_hub = replace(task.measured_on, corpus="hf://datasets/a/b", frequencies="hf://datasets/a/c")
-    for asked in (named, on_hub, replace(named, corpus=None, frequencies=None)):
+    pile = replace(named, frequencies="pile")
+    for asked in (named, pile, on_hub, replace(named, corpus=None, frequencies=None)):
         made = task_template(Job(tiny, (0,), asked, ANALYSED, "mark", 1.0), read_run(task.run), 4000)
         assert made.measured_on == asked and made.suite == tiny
+    pythia = load_suites()["pythia-70m"]
+    made = task_template(Job(pythia, (0,), named, ANALYSED, "mark", 1.0), read_run(task.run), 4000)
+    assert made.suite == pythia
 
 
 def test_a_step_that_three_workers_died_with_is_left_alone(task: Task) -> None:

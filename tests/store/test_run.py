@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from rtdyn.errors import InputError
-from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
+from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest, TokenClassRecord
 from rtdyn.store.run import (
     Run,
     config_digest,
@@ -20,6 +20,7 @@ from rtdyn.store.run import (
     open_run,
     read_run,
     read_table,
+    shorter_or_longer,
     table_file,
     write_step,
 )
@@ -106,6 +107,23 @@ def test_another_configuration_is_refused_with_the_settings_named(tmp_path: Path
     open_run(tmp_path / "run", manifest(window=256))
     with pytest.raises(InputError, match=r"seed \(0 there, 3 now\), window \(256 there, 128 now\).*--out"):
         open_run(tmp_path / "run", manifest(window=128, seed=3))
+
+
+def test_a_run_of_another_length_of_text_is_refused_and_found_by_its_targets(tmp_path: Path) -> None:
+    def of(targets: int, **config: object) -> Manifest:
+        rare = TokenClassRecord(band="paper-text", ranks=(1, 2), types=2, positions=targets, measured=targets)
+        return manifest(evaluation_set=f"set of {targets}", **config).replace(classes={"rare": rare})
+
+    open_run(tmp_path / "tiny-1", of(201))
+    more = of(800)
+    with pytest.raises(InputError, match=r"other settings: rare targets \(201 there, 800 now\), evaluation_set"):
+        open_run(tmp_path / "tiny-1", more)
+    found = shorter_or_longer(tmp_path / "tiny-2", more)
+    assert found is not None and found.startswith(f"{tmp_path / 'tiny-1'} has other text: rare targets (201 there")
+    # neither the same configuration, nor one that differs in more than its text, nor another suite's
+    assert shorter_or_longer(tmp_path / "tiny-2", of(201)) is None
+    assert shorter_or_longer(tmp_path / "tiny-2", of(800, seed=7)) is None
+    assert shorter_or_longer(tmp_path / "big-2", more.replace(suite="big")) is None
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -243,10 +243,9 @@ def test_a_missing_suites_file_is_refused(tmp_path: Path) -> None:
         load_suites(tmp_path / "none.yaml")
 
 
-def test_pythia_counts_the_data_it_was_trained_on_at_a_fixed_commit() -> None:
+def test_pythia_has_exact_counts_of_the_pile_or_a_sample_of_the_deduplicated_one_at_a_fixed_commit() -> None:
     suites = load_suites()
     for name, suite in suites.items():
         if name.startswith("pythia-"):
-            kind = "deduped" if "deduped" in name else "standard"
-            pinned = f"hf://datasets/EleutherAI/pile-{kind}-pythia-preshuffled@[0-9a-f]{{40}}/document-[*].bin"
-            assert re.fullmatch(pinned, suite.frequencies), name
+            pinned = "hf://datasets/EleutherAI/pile-deduped-pythia-preshuffled@[0-9a-f]{40}/document-[*].bin"
+            assert re.fullmatch(pinned if "deduped" in name else "pile", suite.frequencies), name

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from rtdyn.errors import InputError, UsageError
 from rtdyn.text import king_james
-from rtdyn.text.token_classes import ELBOW_WINDOW, classify, elbow
-from rtdyn.text.token_counts import TokenCounts, count_texts, read_counts
+from rtdyn.text.token_classes import ELBOW_WINDOW, SURE, class_errors, classify, elbow, rare_overlap
+from rtdyn.text.token_counts import SampledCounts, TokenCounts, count_texts, read_counts
 from rtdyn.text.tokenizer import load_tokenizer
+from rtdyn.undefined import Undefined
 
 
 def counts_of(values: list[int] | np.ndarray) -> TokenCounts:
@@ -58,6 +59,33 @@ def test_every_type_is_in_a_class_or_beyond_the_band_and_classes_are_disjoint(va
     assert (rare | common).sum() == classes.end_rank
     frequencies = np.pad(values, (0, 5))
     assert frequencies[rare].max() <= frequencies[common].min()
+
+
+@pytest.mark.parametrize(("tokens", "sure"), [(10**5, False), (10**6, False), (4 * 10**6, True), (10**7, True)])
+def test_a_sample_says_how_much_of_its_rare_class_is_right(tokens: int, sure: bool) -> None:
+    # by id in no order of frequency, since ties are ordered by id
+    share = np.random.default_rng(9).permutation(1 / np.arange(1, 5001))
+    rare = classify(counts_of((share * 1e9).astype(np.int64)), ["0.7:0.9"], 5000).named("rare").types
+    errors = []
+    for seed in range(4):
+        drawn = np.random.default_rng(seed).multinomial(tokens, share / share.sum())
+        relative = np.divide(1, np.sqrt(drawn), out=np.full(5000, np.inf), where=drawn > 0)
+        sample = SampledCounts(relative, {})
+        counts = TokenCounts(drawn, "here", "digest", sample)
+        classes = classify(counts, ["0.7:0.9"], 5000)
+        sampled, expected = classes.named("rare").types, rare_overlap(counts, classes)
+        assert expected is not None
+        error = class_errors(sample, classes)["rare"]
+        assert isinstance(error, float) and (error <= SURE) == sure
+        errors.append(expected - (rare & sampled).sum() / (rare | sampled).sum())
+    assert 0 <= np.mean(errors) < (0.04 if sure else 0.1), errors
+
+
+def test_counts_without_standard_errors_say_nothing_of_their_rare_class() -> None:
+    classes = classify(counts_of(np.arange(100, 0, -1)), ["0.5:1"], 100)
+    whole = SampledCounts(Undefined("the whole corpus was counted"), {})
+    for sampled in (None, whole):
+        assert rare_overlap(TokenCounts(np.arange(100, 0, -1), "here", "digest", sampled), classes) is None
 
 
 def test_the_elbow_is_where_a_planted_curve_breaks() -> None:

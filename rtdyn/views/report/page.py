@@ -28,7 +28,7 @@ from rtdyn.views.report.panels import JudgedPanels, undefined_lines
 from rtdyn.views.report.plots.influence import NO_INFLUENCE
 from rtdyn.views.report.plots.neurons import TABLE_COLUMNS
 from rtdyn.views.report.run_tables import RunTables
-from rtdyn.views.terminal.scorecard import CELLS, claim_cells
+from rtdyn.views.terminal.scorecard import CELLS, claim_cells, targets_text
 from rtdyn.views.terminal.summary import CAUTION, summary_rows
 
 
@@ -153,7 +153,14 @@ def _claims(run: Run) -> list[dict[str, Any]] | Undefined:
 
 
 def _claim(row: ClaimRow) -> dict[str, Any]:
-    return {"cells": claim_cells(row), "text": row.text, "source": row.source, "reason": row.reason, "at": row.step}
+    return {
+        "cells": claim_cells(row),
+        "text": row.text,
+        "source": row.source,
+        "reason": row.reason,
+        "targets": targets_text(row),
+        "at": row.step,
+    }
 
 
 def _provenance(manifest: Manifest, path: str) -> dict[str, str]:

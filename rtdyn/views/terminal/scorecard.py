@@ -12,12 +12,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from rtdyn.judge.observations import read_judged
-from rtdyn.judge.scorecard import CONTRADICTED, SUPPORTED, Check, ClaimRow, scorecard
+from rtdyn.judge.scorecard import ClaimRow, scorecard
 from rtdyn.judge.scorecard_frame import as_json, store_claims
+from rtdyn.judge.verdict import CONTRADICTED, SUPPORTED, UNDETERMINED, Check
 from rtdyn.text.clusters import FEW_CLUSTERS
 from rtdyn.views.number import number
 
-CELLS = ("claim", "statistic", "value", "null", "region", "verdict", "emerged")
+CELLS = ("claim", "statistic", "value", "null", "region", "verdict", "emerged", "decided by")
+MORE_TARGETS = (
+    "Such a number holds if the values stay. `rtdyn track` with --rare-targets N measures N of them, as another run; "
+    "`rtdyn plan` with the same options says what that costs."
+)
 
 
 def claim_cells(row: ClaimRow) -> dict[str, str]:
@@ -27,7 +32,7 @@ def claim_cells(row: ClaimRow) -> dict[str, str]:
     gates = (c for c in row.checks if c.role != "beside")
     null = _null(next((c for c in (shown, *gates) if c.p_value is not None), shown))
     statistic = shown.statistic + (f" ({row.group})" if row.group else "")
-    cells = (_label(row), statistic, _value(shown), null, _margin(shown), row.verdict, _emerged(row))
+    cells = (_label(row), statistic, _value(shown), null, _margin(shown), row.verdict, _emerged(row), _decided_by(row))
     return dict(zip(CELLS, cells, strict=True))
 
 
@@ -45,12 +50,57 @@ def print_claims(rows: list[ClaimRow], console: Console) -> None:
         table.add_row(
             f"[bold]{escape(shown['claim'])}[/bold]\n{escape(shown['statistic'])}",
             escape("\n".join(said + shown[cell] for cell, said in lines.items() if shown[cell])),
-            f"[{style}]{row.verdict}[/{style}]" + (f"\n{shown['emerged']}" if row.emerged is not None else ""),
+            "\n".join(filter(None, (f"[{style}]{row.verdict}[/{style}]", shown["emerged"], shown["decided by"]))),
         )
     console.print(table)
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     for row in rows:
-        say(f"{_label(row)}: {row.text} ({row.source}).{f' {row.verdict}: {row.reason}' if row.reason else ''}")
+        why = f" {row.verdict}: {row.reason}." if row.reason else ""
+        say(f"{_label(row)}: {row.text} ({row.source}).{why}{_after(targets_text(row))}")
+    if any(row.targets_to_decide is not None for row in rows):
+        say(MORE_TARGETS)
+
+
+def targets_text(row: ClaimRow) -> str:
+    """How many rare targets would decide an open claim, or why none would; empty for a claim that is decided."""
+    if row.verdict != UNDETERMINED:
+        return ""
+    if row.targets_to_decide is None:
+        return f"No number of rare targets is known to decide it: {row.targets_reason}"
+    return _targets(row)
+
+
+def _targets(row: ClaimRow) -> str:
+    assert row.targets_to_decide is not None
+    return f"about {_rounded_up(row.targets_to_decide):,} rare targets would decide it, there are {row.rare_targets:,}"
+
+
+def open_claims(rows: list[ClaimRow]) -> list[str]:
+    """Which claims are open, and how many rare targets would decide each, in lines; none where all are decided."""
+    still_open = [row for row in rows if row.verdict == UNDETERMINED]
+    if not still_open:
+        return []
+    decidable = [row for row in still_open if row.targets_to_decide is not None]
+    others = [_label(row) for row in still_open if row.targets_to_decide is None]
+    lines = [f"{len(still_open)} of {len(rows)} verdicts on claims are {UNDETERMINED} at step {rows[0].step}."]
+    lines += [f"{_label(row)}: {_targets(row)}" for row in decidable]
+    if others:
+        lines.append(f"No number of rare targets is known to decide {'; '.join(others)} (`rtdyn claims` says why).")
+    return [*lines, MORE_TARGETS] if decidable else lines
+
+
+def _after(text: str) -> str:
+    return f" {text[0].upper()}{text[1:]}." if text else ""
+
+
+def _decided_by(row: ClaimRow) -> str:
+    return "" if row.targets_to_decide is None else f"about {_rounded_up(row.targets_to_decide):,}\nrare targets"
+
+
+def _rounded_up(count: int) -> int:
+    """To two figures: the number rests on widths that are estimates themselves."""
+    unit = 10 ** max(0, len(str(count)) - 2)
+    return -(-count // unit) * unit
 
 
 def _label(row: ClaimRow) -> str:

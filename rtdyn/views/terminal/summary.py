@@ -9,11 +9,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rtdyn.errors import InputError
+from rtdyn.judge.scorecard import scorecard
 from rtdyn.names import RARE
 from rtdyn.parquet import read_parquet
 from rtdyn.store.run import Run, done_steps, table_file
 from rtdyn.store.schema import AT_EDGE
 from rtdyn.views.number import number
+from rtdyn.views.terminal.scorecard import open_claims
 
 _ROWS = (
     ("positions", "ablation", "influence_mean", "n"),
@@ -74,9 +77,17 @@ def print_summary(run: Run, console: Console) -> None:
     console.print(table)
     said = [f"Everything is in {run.path}; `rtdyn report {run.path}` draws it"]
     if not _is_weights_only(metrics):
-        said = [CAUTION, f"{said[0]}, `rtdyn claims {run.path}` judges the published claims"]
+        said = [CAUTION, *_open_claims(run), f"{said[0]}, `rtdyn claims {run.path}` judges the published claims"]
     for text in said:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _open_claims(run: Run) -> list[str]:
+    """What would decide the claims that are open; nothing of a run with too few steps for a scorecard."""
+    try:
+        return open_claims(scorecard(run))
+    except InputError:
+        return []
 
 
 def _is_weights_only(metrics: pl.DataFrame) -> bool:

@@ -1,0 +1,45 @@
+"""How long the evaluation text is: as many rare targets as are asked for, or all there are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import LATE
+
+from rtdyn.errors import UsageError
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.text.documents import read_documents
+from rtdyn.text.evaluation import MIN_TOKENS, EvaluationOptions, prepare
+
+
+def test_the_text_ends_with_the_window_that_brings_the_last_target(tiny: SuiteSpec, options: EvaluationOptions) -> None:
+    said: list[str] = []
+    counted = []
+    for wanted in (200, 260):
+        made = prepare(tiny, LATE, replace(options, tokens=None, rare_targets=wanted), said.append)
+        rare = made.positions.classes[0].available
+        assert wanted <= rare < wanted + 20 and made.text.windows.size > MIN_TOKENS
+        counted.append(rare)
+    default = prepare(tiny, LATE, replace(options, tokens=None), said.append)
+    assert default.positions.classes[0].available == counted[0] and said == []
+
+
+def test_a_text_with_too_few_says_so_and_is_measured_whole(
+    tiny: SuiteSpec, options: EvaluationOptions, tmp_path: Path
+) -> None:
+    chapters = read_documents("king-james-held-out").texts[:40]
+    (tmp_path / "short.txt").write_text("\n".join(map(str, chapters)))
+    said: list[str] = []
+    asked = replace(options, corpus=str(tmp_path / "short.txt"), tokens=None, rare_targets=5000)
+    made = prepare(tiny, LATE, asked, said.append)
+    held = made.positions.classes[0].available
+    assert said == [f"the text holds {held:,} rare targets of the 5,000 asked for, and is measured whole"]
+    prepare(tiny, LATE, replace(asked, tokens=MIN_TOKENS, rare_targets=None), said.append)
+    assert len(said) == 1
+
+
+def test_tokens_and_targets_exclude_each_other(options: EvaluationOptions) -> None:
+    with pytest.raises(UsageError, match="--tokens and --rare-targets both say how long"):
+        replace(options, rare_targets=100)
