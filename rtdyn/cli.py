@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -21,12 +22,9 @@ from rtdyn.cli_options import (
     analysis_options,
     check_executor,
     cluster_options,
-    model_option,
-    models_option,
     preset_line,
-    steps_option,
-    suites_option,
 )
+from rtdyn.cli_suites import model_option, models_option, steps_option, suites_option
 
 FINDING, INTERRUPTED = 1, 130
 
@@ -69,6 +67,10 @@ def _refuse_clearly(command: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
 @click.group(cls=_Boundary, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__)
 def main() -> None:
@@ -91,7 +93,14 @@ def main() -> None:
 @cluster_options
 @suites_option
 @_refuse_clearly
-def track(models: tuple[str, ...], steps: str, suites: Path | None, out: Path | None, **options: Any) -> None:
+def track(
+    models: tuple[str, ...],
+    pattern: re.Pattern[str] | None,
+    steps: str,
+    suites: Path | None,
+    out: Path | None,
+    **options: Any,
+) -> None:
     """Analyse the checkpoints of a suite, or of several, into a run directory each; the same command resumes."""
     check_executor(options["executor"])
     from rich.console import Console
@@ -99,7 +108,7 @@ def track(models: tuple[str, ...], steps: str, suites: Path | None, out: Path | 
     from rtdyn.cli_jobs import jobs_of
 
     asked = {**options, "command": shlex.join(["rtdyn", *sys.argv[1:]])}
-    jobs, several = jobs_of(models, steps, suites, asked)
+    jobs, several = jobs_of(models, pattern, steps, suites, asked, _say)
     from rtdyn.many import raise_failures, track_many
     from rtdyn.track import track as run_track
     from rtdyn.views.terminal.side_by_side import print_side_by_side
@@ -140,6 +149,7 @@ def track(models: tuple[str, ...], steps: str, suites: Path | None, out: Path | 
 @_refuse_clearly
 def plan(
     models: tuple[str, ...],
+    pattern: re.Pattern[str] | None,
     steps: str,
     suites: Path | None,
     link_mbit: float,
@@ -153,7 +163,7 @@ def plan(
 
     from rtdyn.cli_jobs import jobs_of
 
-    jobs, _ = jobs_of(models, steps, suites, options)
+    jobs, _ = jobs_of(models, pattern, steps, suites, options, _say)
     from rtdyn.capture.free_memory import available_bytes
     from rtdyn.cost.machine import seconds_on
     from rtdyn.cost.plan import Assumptions, HubAsker, plan_suite
@@ -162,14 +172,10 @@ def plan(
 
     device = device_here(options["device"])
     assumptions = Assumptions(link_mbit, gpu_tflops or None, available_bytes(device))
-
-    def say(text: str) -> None:
-        click.echo(text, err=True)
-
     if line := preset_line():
-        say(line)
-    hub, seconds_of = HubAsker(say), seconds_on(device) if calibration else None
-    plans = [plan_suite(job, assumptions, hub, seconds_of, say) for job in jobs]
+        _say(line)
+    hub, seconds_of = HubAsker(_say), seconds_on(device) if calibration else None
+    plans = [plan_suite(job, assumptions, hub, seconds_of, _say) for job in jobs]
     if as_json:
         click.echo(json.dumps(plan_record(plans, assumptions)))
     else:
@@ -195,15 +201,16 @@ def claims(run: Path, as_json: bool) -> None:
 @click.option("--strict", is_flag=True, help="Exit 1 if any step is not sound.")
 @suites_option
 @_refuse_clearly
-def audit(model: str, as_json: bool, strict: bool, suites: Path | None) -> None:
+def audit(model: str, pattern: re.Pattern[str] | None, as_json: bool, strict: bool, suites: Path | None) -> None:
     """Say which steps of a suite are missing, repeated or suspect, from metadata, before any download."""
     from rich.console import Console
 
     from rtdyn.audit.survey import audit_suite
+    from rtdyn.hub.suite_on_hub import suite_on_hub
     from rtdyn.suites.find import find_suite, load_suites
     from rtdyn.views.terminal.audit import audit_record, print_audit
 
-    audited = audit_suite(find_suite(model, load_suites(suites)))
+    audited = audit_suite(find_suite(model, load_suites(suites), suite_on_hub, pattern))
     if as_json:
         click.echo(json.dumps(audit_record(audited)))
     else:
@@ -305,27 +312,16 @@ def models(as_json: bool, suites: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a list for machines.")
 @suites_option
 @_refuse_clearly
-def steps(model: str, steps: str, as_json: bool, suites: Path | None) -> None:
+def steps(model: str, pattern: re.Pattern[str] | None, steps: str, as_json: bool, suites: Path | None) -> None:
     """List a suite's steps, its tokens seen, and what is known to be wrong with them."""
+    from rtdyn.hub.suite_on_hub import suite_on_hub
     from rtdyn.suites.find import find_suite, load_suites
     from rtdyn.suites.steps import parse_steps
+    from rtdyn.views.terminal.steps import steps_lines, steps_records
 
-    suite = find_suite(model, load_suites(suites))
-    rows: list[dict[str, Any]] = [
-        {
-            "step": step,
-            "revision": suite.revision_of(step),
-            "tokens_seen": suite.tokens_seen(step),
-            "defects": [f"{d.kind}: {d.note} ({d.source})" for d in suite.defects if step in d.steps],
-        }
-        for step in parse_steps(steps, suite.steps)
-    ]
-    if as_json:
-        click.echo(json.dumps(rows))
-        return
-    for row in rows:
-        tokens = "" if row["tokens_seen"] is None else f"{row['tokens_seen']:>18,} tokens"
-        click.echo(f"{row['revision']:>12}{tokens}  {'; '.join(row['defects'])}".rstrip())
+    suite = find_suite(model, load_suites(suites), suite_on_hub, pattern)
+    chosen = parse_steps(steps, suite.steps)
+    click.echo(json.dumps(steps_records(suite, chosen)) if as_json else "\n".join(steps_lines(suite, chosen)))
 
 
 if __name__ == "__main__":

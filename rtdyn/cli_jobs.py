@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rtdyn.hub.suite_on_hub import suite_on_hub
 from rtdyn.suites.find import find_suites, load_suites
 from rtdyn.suites.steps import parse_steps
 
@@ -19,14 +21,22 @@ if TYPE_CHECKING:
 
 
 def jobs_of(
-    models: Sequence[str], steps: str, suites: Path | None, options: Mapping[str, Any]
+    models: Sequence[str],
+    pattern: re.Pattern[str] | None,
+    steps: str,
+    suites: Path | None,
+    options: Mapping[str, Any],
+    say: Callable[[str], None],
 ) -> tuple[tuple[Job, ...], bool]:
     """A job for each suite that `models` name, and whether several were asked for.
 
-    options: by the names of the dataclasses' fields; a field with a default may be lacking. Raises UsageError and
-    InputError for models and steps that do not exist, before anything large is imported.
+    pattern: of --revision-pattern. options: by the names of the dataclasses' fields; a field with a default may be
+    lacking. say: told where steps were found that no suites file lists. Raises UsageError and InputError for models and
+    steps that do not exist, before anything large is imported.
     """
-    found, several = find_suites(models, load_suites(suites))
+    found, several = find_suites(models, load_suites(suites), suite_on_hub, pattern)
+    for suite in (s for s in found if s.names):
+        say(f"{suite.name}: {suite.note}")
     chosen = {suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "") for suite in found}
     from rtdyn.analyses.options import StepOptions
     from rtdyn.sweep.cluster_options import ClusterOptions

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from rtdyn.analyses.options import HEADS_AT, HEADS_TO, UNIGRAM, StepOptions
+from rtdyn.cli_suites import Command, all_of, steps_option
 from rtdyn.names import ANALYSES, WEIGHTS_ONLY
 from rtdyn.sweep.cluster_options import ClusterOptions
-
-Command = Callable[..., None]
-
-
-def _all_of(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 class FiniteRange(click.FloatRange):
@@ -32,39 +24,6 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number", param, ctx)
         return number
-
-
-def suites_option(command: Command) -> Command:
-    """Adds --suites."""
-    return click.option(
-        "--suites", type=click.Path(path_type=Path), help="A file of further suites, in the form of checkpoints.yaml."
-    )(command)
-
-
-def model_option(command: Command) -> Command:
-    """Adds --model, for one suite."""
-    return click.option(
-        "--model", required=True, help="A suite's name, its Hub repository, or a folder of step*/ folders."
-    )(command)
-
-
-def steps_option(command: Command) -> Command:
-    """Adds --steps."""
-    return click.option(
-        "--steps", default="all", show_default=True, help="all, log, last, 0,1,512, 1000:143000:1000, or a mix."
-    )(command)
-
-
-def models_option(command: Command) -> Command:
-    """Adds --model, for one or several suites."""
-    return click.option(
-        "--model",
-        "models",
-        required=True,
-        multiple=True,
-        help="A suite's name, its Hub repository, or a folder of step*/ folders. Repeat it, or give a quoted pattern "
-        "('pythia-*-seed*', 'runs/*'), for several suites.",
-    )(command)
 
 
 def _chosen_analyses(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
@@ -297,7 +256,7 @@ _COMPUTATION = (
 
 def analysis_options(command: Command) -> Command:
     """Adds --steps, what decides a step's tables, and how they are computed."""
-    return _all_of((steps_option, *_SOURCES, *_ANALYSES, *_PRESET, *_MEASUREMENT, *_COMPUTATION), command)
+    return all_of((steps_option, *_SOURCES, *_ANALYSES, *_PRESET, *_MEASUREMENT, *_COMPUTATION), command)
 
 
 def _settings(
@@ -395,4 +354,4 @@ _CLUSTER = (
 
 def cluster_options(command: Command) -> Command:
     """Adds --executor and what it needs."""
-    return _all_of(_CLUSTER, command)
+    return all_of(_CLUSTER, command)

@@ -15,7 +15,7 @@ from rtdyn.git_lfs import LONGEST, UPLOADED_SO, is_pointer
 from rtdyn.hub.download import read_small
 from rtdyn.hub.ranges import Transfer
 from rtdyn.hub.remote_file import RemoteFile
-from rtdyn.hub.repository import Revision, branch_metadata, hub_branches, hub_is_offline
+from rtdyn.hub.repository import Revision, branch_metadata, hub_is_offline, hub_refs
 from rtdyn.hub.retry import each_answer
 from rtdyn.suites.suite import SuiteSpec
 
@@ -32,7 +32,7 @@ def audit_suite(suite: SuiteSpec) -> Audit:
     """
     if not can_survey(suite):
         raise InputError("an audit asks the Hub and HF_HUB_OFFLINE is set; unset it")
-    branches = hub_branches(suite.repo) if suite.repo is not None else local_branches(suite)
+    branches = hub_refs(suite.repo) if suite.repo is not None else local_branches(suite)
     return _survey(suite, suite.steps, branches, every_digest=True)
 
 

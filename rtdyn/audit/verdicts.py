@@ -153,7 +153,9 @@ def audit(
     for defect in known:
         verdicts = {step: _with_known(verdict, defect) for step, verdict in verdicts.items()}
     scheduled = {suite.revision_of(step) for step in suite.steps}
-    unexpected = tuple(sorted(b for b in set(branches) - scheduled if _looks_like_a_step(b, suite.revision)))
+    # of a suite that was found among its branches it is said already which were left out
+    others = () if suite.names else set(branches) - scheduled
+    unexpected = tuple(sorted(branch for branch in others if _looks_like_a_step(branch, suite.revision)))
     findings = _suite_findings(suite, revisions, loaded, unexpected)
     return Audit(suite.name, suite.location, tuple(verdicts.values()), groups, known, unexpected, findings)
 

@@ -206,15 +206,20 @@ def differs(revision: Revision, file: RemoteFile) -> InputError:
     )
 
 
-def hub_branches(repo: str) -> tuple[str, ...]:
-    """Every branch of a repository. Raises InputError if the Hub cannot be reached or refuses it."""
+def hub_refs(repo: str) -> tuple[str, ...]:
+    """Every branch and tag of a repository, each name once.
+
+    Raises InputError if the Hub cannot be reached or refuses it.
+    """
     from huggingface_hub.utils import validate_repo_id
 
     def ask() -> tuple[str, ...]:
         validate_repo_id(repo)
-        return tuple(ref["name"] for page in pages(f"models/{repo}/refs") for ref in page["branches"])
+        listed = pages(f"models/{repo}/refs")
+        names = [ref["name"] for page in listed for kind in ("branches", "tags") for ref in page[kind]]
+        return tuple(dict.fromkeys(names))
 
-    return reach(lambda: retrying(ask, METADATA), f"{repo}, its branches")
+    return reach(lambda: retrying(ask, METADATA), f"{repo}, its branches and tags")
 
 
 def hub_is_offline() -> bool:

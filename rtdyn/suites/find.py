@@ -1,19 +1,25 @@
-"""Suites by name: `checkpoints.yaml`, a user's own file in the same form, or a folder of `step*/`.
+"""Suites by name: `checkpoints.yaml`, a user's own file in the same form, a repository on the Hub, or a folder.
 
-A suite is one model's training run as a series of checkpoints. Everything here is text and numbers:
-nothing is downloaded and no weights are opened.
+A suite is one model's training run as a series of checkpoints. Everything here is text and numbers: no weights are
+opened, and of the Hub only names are asked for, by whoever calls.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import glob
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rtdyn.errors import InputError, UsageError, near_matches
-from rtdyn.suites.steps import steps_in
+from rtdyn.suites.folder import folder_suite, found_in
 from rtdyn.suites.suite import PACKAGE, SuiteSpec
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+Pattern = re.Pattern[str]
+OnHub = Callable[[str, Pattern | None], SuiteSpec]
+"""Makes a suite of a repository on the Hub, OWNER/NAME, whose branches and tags a pattern may choose."""
 
 
 def load_suites(extra: Path | None = None) -> dict[str, SuiteSpec]:
@@ -34,81 +40,88 @@ def load_suites(extra: Path | None = None) -> dict[str, SuiteSpec]:
     return suites
 
 
-def find_suite(model: str, suites: Mapping[str, SuiteSpec]) -> SuiteSpec:
-    """The suite called `model`: a registered name, its Hub repository, or a folder of `step*/` folders."""
+def find_suite(
+    model: str, suites: Mapping[str, SuiteSpec], on_hub: OnHub | None = None, pattern: Pattern | None = None
+) -> SuiteSpec:
+    """The suite called `model`: a registered name or its repository, a folder of checkpoints, any repository.
+
+    on_hub: without it no repository is looked for. pattern: a user's own for the names of the steps' folders or
+    revisions; a registered suite's steps are then looked for anew. Raises UsageError for a name that means nothing.
+    """
     suite = _named(model, suites)
     if suite is not None:
-        return suite
+        return _by_pattern(suite, on_hub, pattern)
     folder = Path(model)
     if folder.is_dir():
-        return _folder_suite(folder)
-    known = [*suites, *(s.repo for s in suites.values() if s.repo)]
-    raise UsageError(
-        f"no suite or folder is called {model!r}{near_matches(model, known)} (`rtdyn models` lists the suites)"
-    )
+        return folder_suite(folder, pattern)
+    near = near_matches(model, [*suites, *(s.repo for s in suites.values() if s.repo)])
+    if on_hub is not None and _REPOSITORY.fullmatch(model):
+        try:
+            return on_hub(model, pattern)
+        except InputError as error:
+            raise InputError(
+                f"no suite or folder is called {model!r}{near}, and no repository can be used: {error}"
+            ) from error
+    raise UsageError(f"no suite or folder is called {model!r}{near} (`rtdyn models` lists the suites)")
 
 
-def find_suites(models: Sequence[str], suites: Mapping[str, SuiteSpec]) -> tuple[tuple[SuiteSpec, ...], bool]:
+def find_suites(
+    models: Sequence[str],
+    suites: Mapping[str, SuiteSpec],
+    on_hub: OnHub | None = None,
+    pattern: Pattern | None = None,
+) -> tuple[tuple[SuiteSpec, ...], bool]:
     """The suites that `models` name, each once in the order given, and whether several were asked for.
 
     Beside what `find_suite` takes, a pattern of `*`, `?` and `[...]` means every registered suite whose name or
-    repository it matches, or, matched against paths, every folder that holds `step*/` folders. What is there under the
+    repository it matches, or, matched against paths, every folder that holds folders of steps. What is there under the
     very name is meant by it: a suite, a folder, and the folders that a pattern begins with. Several were asked for
     where there are several, and by any pattern, whatever it matches today. Raises UsageError for a pattern that
     matches nothing.
     """
     chosen: dict[SuiteSpec, None] = {}
-    patterns = [m for m in models if glob.has_magic(m) and _named(m, suites) is None and not Path(m).is_dir()]
+    globs = [m for m in models if glob.has_magic(m) and _named(m, suites) is None and not Path(m).is_dir()]
     for model in models:
-        chosen.update(dict.fromkeys(_matching(model, suites) if model in patterns else [find_suite(model, suites)]))
-    return tuple(chosen), len(chosen) > 1 or bool(patterns)
+        one = [] if model in globs else [find_suite(model, suites, on_hub, pattern)]
+        chosen.update(dict.fromkeys(one or _matching(model, suites, on_hub, pattern)))
+    return tuple(chosen), len(chosen) > 1 or bool(globs)
 
 
 def _named(model: str, suites: Mapping[str, SuiteSpec]) -> SuiteSpec | None:
     return next((suite for suite in suites.values() if model in (suite.name, suite.repo)), None)
 
 
-def _matching(pattern: str, suites: Mapping[str, SuiteSpec]) -> list[SuiteSpec]:
-    named = [s for s in suites.values() if any(fnmatch.fnmatchcase(n, pattern) for n in (s.name, s.repo) if n)]
+def _by_pattern(suite: SuiteSpec, on_hub: OnHub | None, pattern: Pattern | None) -> SuiteSpec:
+    """A registered suite, or what a user's pattern finds in its place."""
+    if pattern is None:
+        return suite
+    if suite.path is not None:
+        return folder_suite(suite.path, pattern)
+    if on_hub is None:
+        raise UsageError(f"{suite.name} is registered with its steps; leave the pattern out")
+    return on_hub(suite.hub_repo, pattern)
+
+
+def _matching(
+    wanted: str, suites: Mapping[str, SuiteSpec], on_hub: OnHub | None, pattern: Pattern | None
+) -> list[SuiteSpec]:
+    named = [s for s in suites.values() if any(fnmatch.fnmatchcase(n, wanted) for n in (s.name, s.repo) if n)]
     if named:
-        return named
-    above = next(folder for folder in Path(pattern).parents if folder.is_dir())
-    below = str(Path(pattern).relative_to(above))
+        return [_by_pattern(suite, on_hub, pattern) for suite in named]
+    above = next(folder for folder in Path(wanted).parents if folder.is_dir())
+    below = str(Path(wanted).relative_to(above))
     found = glob.glob(below, root_dir=above)  # noqa: PTH207 -- Path.glob finds hidden folders too
     paths = sorted((above / path for path in found), key=str)
     folders = [path for path in paths if path.is_dir()]
-    holding = [_folder_suite(folder) for folder in folders if steps_in(folder)]
+    holding = [folder_suite(folder, pattern) for folder in folders if found_in(folder, pattern)]
     if folders and not holding:
         raise UsageError(
-            f"none of the {len(folders)} folders that match {pattern!r} holds step*/ folders; "
+            f"none of the {len(folders)} folders that match {wanted!r} holds step*/ folders or the like; "
             "a pattern names the folders of suites, not those of their steps"
         )
     if not holding:
         known = [*suites, *(s.repo for s in suites.values() if s.repo)]
         raise UsageError(
-            f"no suite or folder matches {pattern!r}{near_matches(pattern, known)} (`rtdyn models` lists the suites)"
+            f"no suite or folder matches {wanted!r}{near_matches(wanted, known)} (`rtdyn models` lists the suites)"
         )
     return holding
-
-
-def _folder_suite(folder: Path) -> SuiteSpec:
-    steps = steps_in(folder)
-    if not steps:
-        raise InputError(
-            f"{folder} holds no step*/ folders; a suite is a folder of step<N>/ folders, "
-            "each with config.json and weights"
-        )
-    counts = next((n for n in ("token_counts.npy", "token_counts.parquet") if (folder / n).is_file()), "corpus")
-    return SuiteSpec(
-        name=folder.resolve().name,
-        steps=tuple(steps),
-        revision="step{step}",
-        path=folder.resolve(),
-        repo=None,
-        tokens_per_step=None,
-        family=None,
-        corpus="king-james",
-        frequencies=counts,
-        note="a folder of checkpoints",
-        defects=(),
-    )

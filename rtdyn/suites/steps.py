@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from rtdyn.errors import UsageError
-
-_STEP_FOLDER = re.compile(r"step(0|[1-9][0-9]*)")
 
 
 def parse_steps(spec: str, schedule: tuple[int, ...], whose: str = "") -> tuple[int, ...]:
@@ -58,9 +55,3 @@ def _log_steps(schedule: tuple[int, ...]) -> set[int]:
     last = schedule[-1]
     powers = [0, *(2**k for k in range(last.bit_length()))]
     return {min(schedule, key=lambda s: abs(s - p)) for p in powers} | {last}
-
-
-def steps_in(folder: Path) -> list[int]:
-    """The steps of the `step*/` folders in a folder, ascending."""
-    names = [child.name for child in folder.iterdir() if child.is_dir()]
-    return sorted(int(match.group(1)) for name in names if (match := _STEP_FOLDER.fullmatch(name)))

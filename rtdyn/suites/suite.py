@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class SuiteSpec:
     steps: tuple[int, ...]
     """All published steps, ascending."""
     revision: str
-    """The branch or folder of a step, with `{step}` in its place."""
+    """The branch or folder of a step, with `{step}` in its place. Of a suite that was found: what its names share."""
     path: Path | None
     """The folder of the step folders; None for a suite on the Hub."""
     repo: str | None
@@ -61,6 +62,10 @@ class SuiteSpec:
     """What is known to be wrong with its steps."""
     shape: Shape = ()
     """As the suites file gives it; empty where it does not."""
+    names: tuple[str, ...] = ()
+    """The branch, tag or folder of each of `steps`, of a suite that was found; else `revision` says it."""
+    tokens: tuple[int | None, ...] = ()
+    """Training tokens seen at each of `steps`, None where they are not known; else `tokens_per_step` says it."""
 
     @property
     def is_bundled(self) -> bool:
@@ -79,9 +84,11 @@ class SuiteSpec:
         return self.repo if self.repo is not None else str(self.path)
 
     def revision_of(self, step: int) -> str:
-        """The branch or folder that holds `step`."""
-        return self.revision.format(step=step)
+        """The branch, tag or folder that holds `step`."""
+        return self.names[bisect_left(self.steps, step)] if self.names else self.revision.format(step=step)
 
     def tokens_seen(self, step: int) -> int | None:
         """Training tokens consumed before `step`'s weights were saved, if the suite says."""
+        if self.tokens:
+            return self.tokens[bisect_left(self.steps, step)]
         return None if self.tokens_per_step is None else step * self.tokens_per_step

@@ -102,6 +102,8 @@ class LoopbackHub(Served):
     folder: Path
     repo: str = "loopback/suite"
     hidden: set[str] = field(default_factory=set)
+    tags: set[str] = field(default_factory=set)
+    """Folders that are served as tags and no branches."""
     faults: list[Fault] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     latency: float = 0.0
@@ -264,9 +266,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(HTTPStatus.OK, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
     def _refs(self) -> dict[str, Any]:
-        names = sorted(self.hub.branches.keys() - self.hub.hidden)
-        branches = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": self.hub.commit(n)} for n in names]
-        return {"branches": branches, "tags": [], "converts": []}
+        kinds: dict[str, list[dict[str, str]]] = {"branches": [], "tags": [], "converts": []}
+        for name in sorted(self.hub.branches.keys() - self.hub.hidden):
+            kind, place = ("tags", "tags") if name in self.hub.tags else ("branches", "heads")
+            kinds[kind].append({"name": name, "ref": f"refs/{place}/{name}", "targetCommit": self.hub.commit(name)})
+        return kinds
 
     def _tree(self, branch: str) -> list[dict[str, Any]]:
         entries = []

@@ -6,16 +6,17 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from loopback.listening import Served
 
 REPO = "loopback/suite"
 _API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/(?:refs|revision/(?P<revision>.+))")
+REFS_A_PAGE = 1000
 
 Branch = Mapping[str, tuple[int, str]]
 """By file name, its size and what stands for its content; files with a suffix of weights are in LFS."""
@@ -47,6 +48,8 @@ class MetadataHub(Served):
     answers: dict[str, list[tuple[int, str | None]]] = field(default_factory=dict)
     """By branch (or `refs`), statuses with Retry-After that come before the real answer."""
     requests: list[str] = field(default_factory=list)
+    refs: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    """Further repositories, of which there are refs alone: by name, `branches` and `tags`."""
     at_once: int = 0
     """The most requests that were open at one time."""
 
@@ -54,7 +57,7 @@ class MetadataHub(Served):
         self._open = 0
         return super().__enter__()
 
-    def answer(self, path: str) -> tuple[int, dict[str, str], Any]:
+    def answer(self, path: str, page: int = 0) -> tuple[int, dict[str, str], Any]:
         """Status, headers and content for a request."""
         with self._lock:
             self._open += 1
@@ -68,15 +71,32 @@ class MetadataHub(Served):
             if self.answers.get(target):
                 status, after = self.answers[target].pop(0)
                 return status, {"Retry-After": after} if after else {}, {}
+        if match is not None and match["repo"] in self.refs and target == "refs":
+            return self._refs(path, self.refs[match["repo"]], page)
         if match is None or match["repo"] != REPO:
             return 404, {"X-Error-Code": "RepoNotFound"}, {}
         if target == "refs":
-            refs = [{"name": b, "ref": f"refs/heads/{b}", "targetCommit": _commit(b)} for b in self.branches]
-            return 200, {}, {"branches": refs, "converts": [], "tags": []}
+            return self._refs(path, {"branches": list(self.branches)}, page)
         if target not in self.branches:
             return 404, {"X-Error-Code": "RevisionNotFound"}, {}
         files = [_sibling(name, *info) for name, info in self.branches[target].items()]
         return 200, {}, {"id": REPO, "sha": _commit(target), "siblings": files}
+
+    def _refs(self, path: str, names: Mapping[str, Sequence[str]], page: int) -> tuple[int, dict[str, str], Any]:
+        """A page of refs, with a link to the next where there are more."""
+        listed = [
+            (kind, {"name": name, "ref": f"refs/{place}/{name}", "targetCommit": _commit(name)})
+            for kind, place in (("branches", "heads"), ("tags", "tags"))
+            for name in names.get(kind, ())
+        ]
+        here = listed[page * REFS_A_PAGE :][:REFS_A_PAGE]
+        content = {kind: [ref for k, ref in here if k == kind] for kind in ("branches", "tags")}
+        more = (
+            {"Link": f'<{self.url}{path}?page={page + 1}>; rel="next"'}
+            if len(listed) > (page + 1) * REFS_A_PAGE
+            else {}
+        )
+        return 200, more, {**content, "converts": []}
 
 
 def _commit(branch: str) -> str:
@@ -98,7 +118,9 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(*arguments)
 
     def do_GET(self) -> None:
-        status, headers, content = self.hub.answer(unquote(urlsplit(self.path).path))
+        asked = urlsplit(self.path)
+        page = int(parse_qs(asked.query).get("page", ["0"])[0])
+        status, headers, content = self.hub.answer(unquote(asked.path), page)
         body = json.dumps(content).encode()
         self.send_response(status)
         for name, value in {**headers, "Content-Type": "application/json", "Content-Length": str(len(body))}.items():

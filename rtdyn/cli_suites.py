@@ -1,0 +1,71 @@
+"""The options that say which suites, and which of their steps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from rtdyn.errors import UsageError
+
+Command = Callable[..., None]
+
+
+def all_of(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
+    """Adds the options, in this order of the help."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def suites_option(command: Command) -> Command:
+    """Adds --suites."""
+    return click.option(
+        "--suites", type=click.Path(path_type=Path), help="A file of further suites, in the form of checkpoints.yaml."
+    )(command)
+
+
+def _pattern(context: click.Context, parameter: click.Parameter, value: str | None) -> re.Pattern[str] | None:
+    from rtdyn.suites.forms import revision_pattern
+
+    try:
+        return None if value is None else revision_pattern(value)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+_REVISION_PATTERN = click.option(
+    "--revision-pattern",
+    "pattern",
+    metavar="REGEX",
+    callback=_pattern,
+    help="Whole names of the steps' branches, tags or folders, where none of the known forms fits. "
+    "Its group `step`, or `tokens` with `unit`, orders them; other named groups tell runs apart.",
+)
+_MODEL = "A suite's name, any repository OWNER/NAME on the Hub, or a folder of checkpoints."
+
+
+def model_option(command: Command) -> Command:
+    """Adds --model, for one suite, and --revision-pattern."""
+    return all_of((click.option("--model", required=True, help=_MODEL), _REVISION_PATTERN), command)
+
+
+def steps_option(command: Command) -> Command:
+    """Adds --steps."""
+    return click.option(
+        "--steps", default="all", show_default=True, help="all, log, last, 0,1,512, 1000:143000:1000, or a mix."
+    )(command)
+
+
+def models_option(command: Command) -> Command:
+    """Adds --model, for one or several suites, and --revision-pattern."""
+    model = click.option(
+        "--model",
+        "models",
+        required=True,
+        multiple=True,
+        help=f"{_MODEL} Repeat it, or give a quoted pattern ('pythia-*-seed*', 'runs/*'), for several suites.",
+    )
+    return all_of((model, _REVISION_PATTERN), command)
