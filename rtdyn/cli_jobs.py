@@ -31,7 +31,7 @@ def jobs_of(
     from rtdyn.analyses.options import StepOptions
     from rtdyn.sweep.cluster_options import ClusterOptions
     from rtdyn.sweep.job import Job
-    from rtdyn.text.evaluation import EvaluationOptions
+    from rtdyn.text.options import EvaluationOptions
 
     settings = {
         "measured_on": _filled(EvaluationOptions, options),

@@ -24,6 +24,7 @@ from rtdyn.text.documents import read_documents
 from rtdyn.text.draw import DrawnWindow, draw_windows
 from rtdyn.text.hub_counts import count_dataset
 from rtdyn.text.hub_documents import HubText
+from rtdyn.text.options import EvaluationOptions
 from rtdyn.text.positions import MeasuredPositions, measure
 from rtdyn.text.pseudo_classes import pseudo_classes
 from rtdyn.text.stored_text import Text
@@ -35,36 +36,6 @@ from rtdyn.undefined import Undefined
 
 RARE_TARGETS = 200
 MIN_TOKENS = 8192
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """Settings of the evaluation set, by the names of the command line."""
-
-    corpus: str | None
-    """Evaluation text: a built-in one's name, a file, or an address on the Hub; None for the suite's own."""
-    text_field: str
-    """The column or key that holds the text in rows and lines of JSON."""
-    frequencies: str | None
-    """Reference counts: a file, an address on the Hub, or `corpus`; None for the suite's own."""
-    frequency_tokens: int
-    """Tokens to count of a data set on the Hub."""
-    bands: tuple[str, ...]
-    """Bands of frequency ranks, as `classify` reads them; the first is the rare one."""
-    tokens: int | None
-    """Length of the evaluation text; None for as many as hold RARE_TARGETS rare targets."""
-    window: int
-    """Tokens of a window."""
-    bos: str
-    """`prepend` for BOS at the start of each window, or `none`."""
-    class_by: str
-    """Whose class a position has: `target`, the next token, or `query`, its own."""
-    min_targets: int
-    """The fewest positions that a class may have."""
-    positions_per_rare: float
-    """The most positions measured of another class, over those of the rare one."""
-    seed: int
-    """Of all random draws."""
 
 
 @dataclass(frozen=True)
