@@ -16,15 +16,14 @@ from typing import Any
 
 import click
 
-from rtdyn import __version__
+from rtdyn.cli_cluster import check_executor, cluster_options
 from rtdyn.cli_options import (
     FiniteRange,
     analysis_options,
-    check_executor,
-    cluster_options,
     preset_line,
 )
 from rtdyn.cli_suites import model_option, models_option, steps_option, suites_option
+from rtdyn.version import __version__
 
 FINDING, INTERRUPTED = 1, 130
 
@@ -110,7 +109,7 @@ def track(
     asked = {**options, "command": shlex.join(["rtdyn", *sys.argv[1:]])}
     jobs, several = jobs_of(models, pattern, steps, suites, asked, _say)
     from rtdyn.many import raise_failures, track_many
-    from rtdyn.track import track as run_track
+    from rtdyn.tracking import track as run_track
     from rtdyn.views.terminal.side_by_side import print_side_by_side
 
     console = Console()

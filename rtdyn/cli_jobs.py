@@ -41,16 +41,16 @@ def jobs_of(
     from rtdyn.analyses.options import StepOptions
     from rtdyn.sweep.cluster_options import ClusterOptions
     from rtdyn.sweep.job import Job
-    from rtdyn.text.evaluation import EvaluationOptions
+    from rtdyn.text.options import EvaluationOptions
 
     settings = {
-        "measured_on": _filled(EvaluationOptions, options),
-        "options": _filled(StepOptions, options),
-        "cluster": _filled(ClusterOptions, options),
+        "measured_on": filled(EvaluationOptions, options),
+        "options": filled(StepOptions, options),
+        "cluster": filled(ClusterOptions, options),
     }
-    return tuple(_filled(Job, {**options, **settings, "suite": s, "steps": own}) for s, own in chosen.items()), several
+    return tuple(filled(Job, {**options, **settings, "suite": s, "steps": own}) for s, own in chosen.items()), several
 
 
-def _filled(kind: type[T], options: Mapping[str, Any]) -> T:
+def filled(kind: type[T], options: Mapping[str, Any]) -> T:
     """The dataclass made of the options that have its fields' names."""
     return kind(**{field.name: options[field.name] for field in fields(kind) if field.name in options})

@@ -12,7 +12,8 @@ from click.core import ParameterSource
 from rtdyn.analyses.options import HEADS_AT, HEADS_TO, UNIGRAM, StepOptions
 from rtdyn.cli_suites import Command, all_of, steps_option
 from rtdyn.names import ANALYSES, WEIGHTS_ONLY
-from rtdyn.sweep.cluster_options import ClusterOptions
+from rtdyn.sweep.job import Job
+from rtdyn.text.options import EvaluationOptions
 
 
 class FiniteRange(click.FloatRange):
@@ -44,7 +45,12 @@ _SOURCES = (
         help="Evaluation text: a .txt, .jsonl or .parquet file, or hf://datasets/OWNER/NAME/PATH.  "
         "[default: the suite's]",
     ),
-    click.option("--text-field", default="text", show_default=True, help="Column of the text in .jsonl and .parquet."),
+    click.option(
+        "--text-field",
+        default=EvaluationOptions.text_field,
+        show_default=True,
+        help="Column of the text in .jsonl and .parquet.",
+    ),
     click.option(
         "--frequencies",
         help="Counts: a .npy or .parquet file, hf://datasets/OWNER/NAME/PATH, `pile` or `corpus`.  "
@@ -53,7 +59,7 @@ _SOURCES = (
     click.option(
         "--frequency-tokens",
         type=click.IntRange(min=1),
-        default=1 << 27,
+        default=EvaluationOptions.frequency_tokens,
         show_default=True,
         help="Tokens to count of a data set on the Hub.",
     ),
@@ -77,7 +83,7 @@ _MEASUREMENT = (
         "--rare",
         "bands",
         multiple=True,
-        default=("paper-text",),
+        default=EvaluationOptions.bands,
         show_default=True,
         help="Band of ranks: paper-text, paper-code, LOW:HIGH or NAME=LOW:HIGH. The first is `rare`; repeat for more.",
     ),
@@ -91,32 +97,38 @@ _MEASUREMENT = (
         type=click.IntRange(min=1),
         help="Rare targets to measure: as much text as holds them, at least 8192 tokens.  [default: 200]",
     ),
-    click.option("--window", type=click.IntRange(min=8), default=256, show_default=True, help="Tokens a window."),
+    click.option(
+        "--window",
+        type=click.IntRange(min=8),
+        default=EvaluationOptions.window,
+        show_default=True,
+        help="Tokens a window.",
+    ),
     click.option(
         "--bos",
         type=click.Choice(["prepend", "none"]),
-        default="prepend",
+        default=EvaluationOptions.bos,
         show_default=True,
         help="Whether each window begins with BOS.",
     ),
     click.option(
         "--class-by",
         type=click.Choice(["target", "query"]),
-        default="target",
+        default=EvaluationOptions.class_by,
         show_default=True,
         help="Whose token decides a position's class.",
     ),
     click.option(
         "--mean-over",
         type=click.Choice(["kept", "all"]),
-        default="kept",
+        default=StepOptions.mean_over,
         show_default=True,
         help="Positions that the ablation's mean activation is taken over.",
     ),
     click.option(
         "--rank-by",
         type=click.Choice(["mean_abs", "abs_mean"]),
-        default="mean_abs",
+        default=StepOptions.rank_by,
         show_default=True,
         help="Influence that ranks neurons: mean |Δ| or |mean Δ|.",
     ),
@@ -144,14 +156,14 @@ _MEASUREMENT = (
     click.option(
         "--min-targets",
         type=click.IntRange(min=2),
-        default=50,
+        default=EvaluationOptions.min_targets,
         show_default=True,
         help="Fewest positions a class may have.",
     ),
     click.option(
         "--positions-per-rare",
         type=FiniteRange(min=1),
-        default=10.0,
+        default=EvaluationOptions.positions_per_rare,
         show_default=True,
         help="Positions measured of other classes, as a multiple of the rare ones.",
     ),
@@ -216,40 +228,52 @@ _COMPUTATION = (
     click.option(
         "--tolerance",
         type=FiniteRange(min=0),
-        default=1e-5,
+        default=StepOptions.tolerance,
         show_default=True,
         help="Error a neuron's class mean may carry, in nats; 0 evaluates every pair exactly.",
     ),
     click.option(
         "--memory-gib",
         type=FiniteRange(min=0.0625),
-        default=2.0,
+        default=StepOptions.memory_gib,
         show_default=True,
         help="Memory for the ablation's blocks, beside the model and what is captured.",
     ),
     click.option(
         "--cache-gb",
         type=FiniteRange(min=0),
-        default=20.0,
+        default=Job.cache_gb,
         show_default=True,
         help="Disk for checkpoints from the Hub that wait for their analysis, in 10^9 bytes; never less than one.",
     ),
     click.option(
         "--stream-layers",
         type=click.Choice(["auto", "always", "never"]),
-        default="auto",
+        default=StepOptions.stream_layers,
         show_default=True,
         help="Run the model one layer at a time; auto: where it does not fit in memory.",
     ),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default=StepOptions.device,
+        show_default=True,
+        help="What computes; auto: CUDA where there is a device, else the CPU.",
+    ),
     click.option(
         "--on-defect",
         type=click.Choice(["mark", "skip", "fail"]),
-        default="mark",
+        default=Job.on_defect,
         show_default=True,
         help="What to do with unsound steps: keep them out of trajectories, leave them out, or refuse to start.",
     ),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random draw."),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=EvaluationOptions.seed,
+        show_default=True,
+        help="Seed of every random draw.",
+    ),
 )
 """How exactly, and with how much of the machine."""
 
@@ -257,101 +281,3 @@ _COMPUTATION = (
 def analysis_options(command: Command) -> Command:
     """Adds --steps, what decides a step's tables, and how they are computed."""
     return all_of((steps_option, *_SOURCES, *_ANALYSES, *_PRESET, *_MEASUREMENT, *_COMPUTATION), command)
-
-
-def _settings(
-    context: click.Context, parameter: click.Parameter, value: tuple[str, ...]
-) -> tuple[tuple[str, str], ...]:
-    pairs = [text.removeprefix("--").partition("=") for text in value]
-    wrong = next((text for text, (key, equals, _) in zip(value, pairs, strict=True) if not key or not equals), None)
-    if wrong is not None:
-        raise click.BadParameter(f"{wrong!r} is not of the form key=value")
-    for key, _, _ in pairs:
-        instead = _SLURM_OWN.get(key.replace("_", "-"))
-        if instead is not None:
-            raise click.BadParameter(f"{key!r} is rtdyn's own to set; {instead}")
-    return tuple((key, setting) for key, _, setting in pairs)
-
-
-_SLURM_OWN = {
-    "time": "use --slurm-time",
-    "cpus-per-task": "use --task-cpus",
-    **dict.fromkeys(
-        ("job-name", "array", "output", "error", "open-mode", "signal"), "its jobs are watched by it, so leave it out"
-    ),
-}
-"""Options of sbatch that the watch over the jobs depends on, with what to do instead."""
-
-
-def check_executor(executor: str) -> None:
-    """Refuses options of another executor, which would be passed over in silence, and CUDA where Ray gives no GPU."""
-    context = click.get_current_context()
-    for name, executors in _OPTIONS_OF.items():
-        is_given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-        if is_given and executor not in executors:
-            option = f"--{name.replace('_', '-')}"
-            raise click.UsageError(f"{option} is for --executor {' or '.join(executors)}, and this is {executor}")
-    asked = context.params
-    if executor == "ray" and asked["device"] == "cuda" and not asked["task_gpus"]:
-        raise click.UsageError("--device cuda, and tasks without a GPU; give --task-gpus 1")
-
-
-_OPTIONS_OF = {
-    **dict.fromkeys(("steps_per_task", "task_cpus", "task_gpus", "task_memory_gib"), ("slurm", "ray")),
-    **dict.fromkeys(("slurm_partition", "slurm_account", "slurm_time", "slurm_option"), ("slurm",)),
-    "ray_address": ("ray",),
-}
-
-_CLUSTER = (
-    click.option(
-        "--executor",
-        type=click.Choice(["serial", "slurm", "ray"]),
-        default=ClusterOptions.executor,
-        show_default=True,
-        help="Where steps are analysed: here, or by workers on a Slurm or a Ray cluster.",
-    ),
-    click.option(
-        "--steps-per-task",
-        type=click.IntRange(min=1),
-        default=ClusterOptions.steps_per_task,
-        show_default=True,
-        help="Checkpoints a task of a cluster.",
-    ),
-    click.option(
-        "--task-cpus",
-        type=click.IntRange(min=1),
-        default=ClusterOptions.task_cpus,
-        show_default=True,
-        help="CPUs, and threads, a task.",
-    ),
-    click.option(
-        "--task-gpus",
-        type=click.IntRange(min=0),
-        default=ClusterOptions.task_gpus,
-        show_default=True,
-        help="GPUs a task.",
-    ),
-    click.option("--task-memory-gib", type=FiniteRange(min=0.125), help="Memory a task.  [default: the cluster's]"),
-    click.option("--slurm-partition", help="[default: the cluster's]"),
-    click.option("--slurm-account", help="[default: the user's]"),
-    click.option(
-        "--slurm-time",
-        type=click.IntRange(min=1),
-        default=ClusterOptions.slurm_time,
-        show_default=True,
-        help="Minutes a job may take.",
-    ),
-    click.option(
-        "--slurm-option",
-        multiple=True,
-        metavar="KEY=VALUE",
-        callback=_settings,
-        help="Any other option of sbatch, such as qos=high; repeat for more.",
-    ),
-    click.option("--ray-address", help="[default: RAY_ADDRESS, or the cluster on this machine, or one of its own]"),
-)
-
-
-def cluster_options(command: Command) -> Command:
-    """Adds --executor and what it needs."""
-    return all_of(_CLUSTER, command)

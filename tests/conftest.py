@@ -22,7 +22,8 @@ from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.checkpoints.local import fetch_local
 from rtdyn.suites.find import find_suite, load_suites
 from rtdyn.suites.suite import SuiteSpec
-from rtdyn.text.evaluation import Evaluation, EvaluationOptions, prepare
+from rtdyn.text.evaluation import Evaluation, prepare
+from rtdyn.text.options import EvaluationOptions
 
 EARLY, MIDDLE, LATE = 1, 512, 4000
 LONGEST = ("test_track", "test_mirror", "test_ray", "test_slurm", "test_repository", "test_stream", "test_datasets")

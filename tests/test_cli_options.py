@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
 import click
@@ -14,8 +14,11 @@ from rtdyn.cli_options import PRESETS, preset_line
 from rtdyn.many import _HOW
 from rtdyn.store.run import config_digest
 from rtdyn.suites.suite import SuiteSpec
+from rtdyn.sweep.cluster_options import ClusterOptions
+from rtdyn.sweep.job import Job
 from rtdyn.sweep.manifest import run_config
-from rtdyn.text.evaluation import Evaluation, EvaluationOptions
+from rtdyn.text.evaluation import Evaluation
+from rtdyn.text.options import EvaluationOptions
 
 PAPER = ("--preset", "paper-code")
 
@@ -61,6 +64,18 @@ def test_what_is_given_wins_over_the_preset_in_any_order_even_where_it_is_the_de
     everything = (*given, "--class-by", "target", "--unigram", "full")
     _, line = parsed(*PAPER, *everything)
     assert line is not None and line.startswith("--preset paper-code sets nothing; given instead: --rare paper-text")
+
+
+def test_defaults_are_those_of_the_dataclasses() -> None:
+    params, _ = parsed()
+    for kind in (EvaluationOptions, StepOptions, ClusterOptions):
+        held = {f.name: f.default for f in fields(kind)}
+        assert {name: params[name] for name in held} == held
+    own = {f.name: f.default for f in fields(Job) if f.default is not MISSING}
+    assert {name: params[name] for name in own.keys() & params.keys()} == {
+        n: own[n] for n in own.keys() & params.keys()
+    }
+    assert {"on_defect", "cache_gb", "out", "wandb"} <= own.keys() & params.keys()
 
 
 def test_unknown_presets_and_settings_are_refused() -> None:

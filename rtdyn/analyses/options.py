@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rtdyn.names import ANALYSES
+
 HEADS_TO, HEADS_AT, UNIGRAM = ("zero", "bos"), ("query", "all"), ("full", "longtail")
 """What the fields of these names may be."""
 
 
 @dataclass(frozen=True)
 class StepOptions:
-    """Settings of the analyses, by the names of the command line."""
+    """Settings of the analyses, by the names of the command line and with its defaults."""
 
-    analyses: tuple[str, ...]
+    analyses: tuple[str, ...] = ANALYSES
     """Of `rtdyn.analyses.ANALYSES`, in that order."""
-    mean_over: str
+    mean_over: str = "kept"
     """`kept` or `all`: positions that the ablation's mean activation is taken over."""
-    rank_by: str
+    rank_by: str = "mean_abs"
     """`mean_abs` or `abs_mean`: the influence that ranks neurons."""
-    tolerance: float
+    tolerance: float = 1e-5
     """Error a neuron's class mean may carry, in nats."""
-    memory_gib: float
+    memory_gib: float = 2.0
     """Memory for the ablation's blocks, in 2^30 bytes, beside the model and what is captured."""
-    stream_layers: str
+    stream_layers: str = "auto"
     """`auto`, `always` or `never`: whether the model is run one layer at a time."""
-    device: str
+    device: str = "auto"
     """`cpu` or `cuda`; `auto` until the machine is known."""
-    seed: int
+    seed: int = 0
     """Of every random draw."""
     heads_to: str = "zero"
     """`zero` or `bos`: what an ablated head's output becomes, zero or that of attention on the first token alone."""

@@ -34,7 +34,8 @@ from rtdyn.model.sizes import ModelShape, model_shape
 from rtdyn.names import WEIGHTS_ONLY
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
-from rtdyn.text.evaluation import MIN_TOKENS, RARE_TARGETS, EvaluationOptions, prepare
+from rtdyn.text.evaluation import MIN_TOKENS, prepare
+from rtdyn.text.options import RARE_TARGETS, EvaluationOptions
 
 TOKENS_A_RARE_TARGET = 17_408 / 200
 """Of the King James Bible in Pythia's tokens, the rare band by the Pile's counts."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # a worker sets its environment before it imports anything la
     from rtdyn.store.run import Run
     from rtdyn.suites.suite import SuiteSpec
     from rtdyn.sweep.job import Job
-    from rtdyn.text.evaluation import EvaluationOptions
+    from rtdyn.text.options import EvaluationOptions
 
 
 @dataclass(frozen=True)

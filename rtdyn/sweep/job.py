@@ -8,7 +8,7 @@ from pathlib import Path
 from rtdyn.analyses.options import StepOptions
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.cluster_options import ClusterOptions
-from rtdyn.text.evaluation import EvaluationOptions
+from rtdyn.text.options import EvaluationOptions
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Job:
     """The training run whose checkpoints are analysed."""
     steps: tuple[int, ...]
     """Asked for, ascending; an audit may leave some out."""
-    measured_on: EvaluationOptions
+    measured_on: EvaluationOptions = field(default_factory=EvaluationOptions)
     """Settings of the evaluation set."""
-    options: StepOptions
+    options: StepOptions = field(default_factory=StepOptions)
     """Settings of the analyses."""
-    on_defect: str
+    on_defect: str = "mark"
     """`mark`, `skip` or `fail`: what becomes of steps that the audit finds unsound."""
-    cache_gb: float
+    cache_gb: float = 20.0
     """Disk for checkpoints from the Hub that wait for their analysis, in 10^9 bytes."""
     cluster: ClusterOptions = field(default_factory=ClusterOptions)
     """Where the steps are analysed."""

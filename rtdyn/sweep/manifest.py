@@ -19,7 +19,8 @@ from rtdyn.store.manifest import (
 )
 from rtdyn.store.run import config_digest
 from rtdyn.suites.suite import SuiteSpec
-from rtdyn.text.evaluation import Evaluation, EvaluationOptions
+from rtdyn.text.evaluation import Evaluation
+from rtdyn.text.options import EvaluationOptions
 from rtdyn.text.token_classes import class_errors, rare_overlap
 from rtdyn.undefined import Undefined
 from rtdyn.version import __version__

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,6 +83,25 @@ def _analyse(
             f"step {checkpoint.step} has {logits:,} logits where the suite's last step has {evaluation.n_logits:,}; "
             "it belongs to another model, leave it out of --steps"
         )
+    tables = analyse_model(model, checkpoint.step, tokens_seen, evaluation, options, stage, parity)
+    with loading(checkpoint.folder):
+        fingerprint = fingerprint_of_files(checkpoint.files, str(evaluation.model_config["model_type"]))
+    return replace(tables, fingerprint=encode(fingerprint))
+
+
+def analyse_model(
+    model: Any,
+    step: int,
+    tokens_seen: int | None,
+    evaluation: Evaluation,
+    options: StepOptions,
+    stage: Callable[[str], None],
+    parity: bool,
+) -> StepTables:
+    """The tables of a model, transformers' own or a LayeredModel, without a fingerprint.
+
+    Raises as `analyse_step`, but OverflowedError as it is.
+    """
     stage("capture")
     own = own_pass(model, evaluation.text, evaluation.positions) if parity else None
     captured = capture(
@@ -123,14 +144,11 @@ def _analyse(
     if set(GROUPED) & set(options.analyses):
         parts += _group_analyses(captured, result, shared, evaluation, halves, options, stage)
     stage("tables")
-    with loading(checkpoint.folder):
-        fingerprint = fingerprint_of_files(checkpoint.files, str(evaluation.model_config["model_type"]))
     return StepTables(
-        metrics=metric_frame([row for part in parts for row in part.metrics], checkpoint.step, tokens_seen),
-        neurons=neuron_table(checkpoint.step, captured, result, curves, _columns(parts)),
-        windows=window_table(checkpoint.step, layer, result, curves),
-        fingerprint=encode(fingerprint),
-        curves=curve_table(checkpoint.step, [line for part in parts for line in part.lines]),
+        metrics=metric_frame([row for part in parts for row in part.metrics], step, tokens_seen),
+        neurons=neuron_table(step, captured, result, curves, _columns(parts)),
+        windows=window_table(step, layer, result, curves),
+        curves=curve_table(step, [line for part in parts for line in part.lines]),
     )
 
 

@@ -19,7 +19,8 @@ from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.manifest import run_config
 from rtdyn.sweep.step import analyse_step
 from rtdyn.sweep.weights_only import analyse_weights
-from rtdyn.text.evaluation import Evaluation, EvaluationOptions, prepare
+from rtdyn.text.evaluation import Evaluation, prepare
+from rtdyn.text.options import EvaluationOptions
 
 
 @dataclass(frozen=True)

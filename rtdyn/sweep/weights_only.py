@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import polars as pl
+from torch import Tensor
 
 from rtdyn.analyses.groups.input_weights import layer_tails
 from rtdyn.audit.fingerprint import encode, fingerprint_of
@@ -41,20 +43,27 @@ def analyse_weights(
     check_same_shape(read_config(checkpoint.folder), model_config, checkpoint.step)
     mlp, inputs, output = read_final_mlp(checkpoint.folder)
     stage("heavytail")
-    rows = layer_tail_rows(layer_tails(inputs, output), mlp.layer)
+    tables = weight_tables(inputs, output, mlp.layer, checkpoint.step, tokens_seen)
+    stage("tables")
+    matrices = {f"layers.{mlp.layer}.{name}": rows for name, rows in {**inputs, "out": output}.items()}
+    return replace(tables, fingerprint=encode(fingerprint_of(matrices)))
+
+
+def weight_tables(
+    inputs: Mapping[str, Tensor], output: Tensor, layer: int, step: int, tokens_seen: int | None
+) -> StepTables:
+    """The tables of a final MLP's weights, without a fingerprint. inputs: by name, (F, d). output: (F, d)."""
+    rows = layer_tail_rows(layer_tails(inputs, output), layer)
     neurons = pl.DataFrame(
         {
-            "step": np.full(len(output), checkpoint.step),
-            "layer": np.full(len(output), mlp.layer),
+            "step": np.full(len(output), step),
+            "layer": np.full(len(output), layer),
             "neuron": np.arange(len(output)),
             "norm": output.double().norm(dim=1).numpy(),
         }
     )
-    stage("tables")
-    matrices = {f"layers.{mlp.layer}.{name}": rows for name, rows in {**inputs, "out": output}.items()}
     return StepTables(
-        metrics=metric_frame(rows, checkpoint.step, tokens_seen),
+        metrics=metric_frame(rows, step, tokens_seen),
         neurons=neurons,
         windows=pl.DataFrame(schema=dict(WINDOW_SCHEMA)),
-        fingerprint=encode(fingerprint_of(matrices)),
     )

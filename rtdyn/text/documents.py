@@ -57,10 +57,15 @@ def read_documents(corpus: str, text_field: str = "text") -> Documents:
         return _read_large(file, text_field)
     readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
     rows = readers.get(suffix, _read_text)(file, text_field)
+    return documents_of(rows, f"the corpus {corpus}", str(file))
+
+
+def documents_of(rows: Sequence[str | None], what: str, name: str) -> Documents:
+    """The rows that hold text, as documents. Raises InputError, which says `what` they are, if none does."""
     texts = with_text(rows)
     if not texts:
-        raise InputError(f"the corpus {corpus} holds no text")
-    return _documents(texts, str(file), len(rows) - len(texts))
+        raise InputError(f"{what} holds no text")
+    return _documents(texts, name, len(rows) - len(texts))
 
 
 def _documents(texts: list[str], name: str, passed_over: int = 0) -> Documents:

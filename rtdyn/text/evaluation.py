@@ -13,7 +13,7 @@ import numpy as np
 from rtdyn.blame import reading
 from rtdyn.checkpoints.checkpoint import read_config
 from rtdyn.checkpoints.locate import find_config, find_tokenizer
-from rtdyn.errors import InputError, UsageError
+from rtdyn.errors import InputError
 from rtdyn.git_lfs import refuse_pointer
 from rtdyn.hub.datasets import dataset_at, is_hub
 from rtdyn.hub.names import CONFIG
@@ -21,10 +21,11 @@ from rtdyn.names import PILE
 from rtdyn.streams import stream
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.clusters import TextClusters, text_clusters
-from rtdyn.text.documents import read_documents
+from rtdyn.text.documents import Documents, read_documents
 from rtdyn.text.draw import DrawnWindow, draw_windows
 from rtdyn.text.hub_counts import count_dataset
 from rtdyn.text.hub_documents import HubText
+from rtdyn.text.options import EvaluationOptions
 from rtdyn.text.pile_counts import pile_counts
 from rtdyn.text.positions import MeasuredPositions, measure
 from rtdyn.text.pseudo_classes import pseudo_classes
@@ -35,49 +36,7 @@ from rtdyn.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_digest, to
 from rtdyn.text.windows import EvaluationSet, pack
 from rtdyn.undefined import Undefined
 
-RARE_TARGETS = 200
 MIN_TOKENS = 8192
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """Settings of the evaluation set, by the names of the command line."""
-
-    corpus: str | None
-    """Evaluation text: a built-in one's name, a file, or an address on the Hub; None for the suite's own."""
-    text_field: str
-    """The column or key that holds the text in rows and lines of JSON."""
-    frequencies: str | None
-    """Reference counts: a file, an address on the Hub, `pile` or `corpus`; None for the suite's own."""
-    frequency_tokens: int
-    """Tokens to count of a data set on the Hub."""
-    bands: tuple[str, ...]
-    """Bands of frequency ranks, as `classify` reads them; the first is the rare one."""
-    tokens: int | None
-    """Length of the evaluation text; None for as many as hold `rare_targets`."""
-    window: int
-    """Tokens of a window."""
-    bos: str
-    """`prepend` for BOS at the start of each window, or `none`."""
-    class_by: str
-    """Whose class a position has: `target`, the next token, or `query`, its own."""
-    min_targets: int
-    """The fewest positions that a class may have."""
-    positions_per_rare: float
-    """The most positions measured of another class, over those of the rare one."""
-    seed: int
-    """Of all random draws."""
-    rare_targets: int | None = None
-    """Positions of the rare class that the text is to hold, at least MIN_TOKENS long; None for RARE_TARGETS."""
-
-    def __post_init__(self) -> None:
-        if self.tokens is not None and self.rare_targets is not None:
-            raise UsageError("--tokens and --rare-targets both say how long the evaluation text is; give one of them")
-
-    @property
-    def wanted(self) -> int:
-        """Rare targets that the text is to hold where its length in tokens is not given."""
-        return RARE_TARGETS if self.rare_targets is None else self.rare_targets
 
 
 @dataclass(frozen=True)
@@ -127,17 +86,7 @@ def prepare(
     tokenizer = load_tokenizer(tokenizer_folder, say)
     config_folder = find_config(suite, step)
     model_config = read_config(config_folder)
-    n_logits = _whole_number(model_config, ("vocab_size",), config_folder)
-    context = _whole_number(model_config, ("max_position_embeddings", "n_positions"), config_folder)
-    if options.window > context:
-        raise InputError(f"--window {options.window} exceeds the model's context of {context} tokens")
-    bos = _bos(options.bos, tokenizer, model_config, n_logits)
-    eos = tokenizer.eos if tokenizer.eos is not None else model_config.get("eos_token_id")
-    if eos is not None and eos >= n_logits:
-        raise InputError(
-            f"the EOS token, id {eos:,}, is beyond the model's {n_logits:,} logits; "
-            "give the tokenizer that the model was trained with"
-        )
+    limits = _limits(tokenizer, model_config, options, str(config_folder / CONFIG))
     corpus = options.corpus or suite.corpus
     on_hub = HubText(dataset_at(corpus), options.text_field, options.seed, say) if is_hub(corpus) else None
     blocks: Iterable[Sequence[Text]]
@@ -157,42 +106,125 @@ def prepare(
     if is_hub(source):
         counts = _hub_counts(source, tokenizer, tokenizer_files_digest(tokenizer_folder), options, say)
     elif source == "corpus":
-        counts = count_texts(documents.texts, tokenizer, n_logits, documents.name)
+        counts = count_texts(documents.texts, tokenizer, limits.n_logits, documents.name)
     elif source == PILE:
         counts = pile_counts(tokenizer)
     else:
         counts = read_counts(_counts_file(source, suite, options))
-    counts = within(counts, n_logits)
-    classes = classify(counts, options.bands, n_logits)
-    body = options.window - (bos is not None)
-    drawn = draw_windows(blocks, tokenizer, body, eos, stream(options.seed, "documents"))
-    text = pack(_checked(drawn, tokenizer, n_logits), options.window, bos, eos, _Enough(classes, options))
+    drawn = _draw(blocks, tokenizer, counts, limits, options)
     if on_hub is not None:
         documents = on_hub.finish()
-    positions = measure(text, classes, options.class_by, options.positions_per_rare, options.min_targets, options.seed)
-    rare = positions.classes[0].available
+    provenance = on_hub.provenance if on_hub is not None else {}
+    digest = tokenizer_digest(tokenizer_folder)
+    evaluation = _evaluation(drawn, documents, provenance, model_config, digest, options)
+    rare = evaluation.positions.classes[0].available
     if options.tokens is None and rare < options.wanted:
         say(f"the text holds {rare:,} rare targets of the {options.wanted:,} asked for, and is measured whole")
+    return evaluation
+
+
+def prepare_in_memory(
+    tokenizer: Tokenizer,
+    model_config: dict[str, Any],
+    documents: Documents,
+    counts: TokenCounts | None,
+    options: EvaluationOptions,
+) -> Evaluation:
+    """The same of what is in memory. counts: None for those of the documents themselves; options: what names a source
+    is passed over."""
+    limits = _limits(tokenizer, model_config, options, "the model's configuration")
+    if counts is None:
+        counts = count_texts(documents.texts, tokenizer, limits.n_logits, documents.name)
+    drawn = _draw([documents.texts], tokenizer, counts, limits, options)
+    return _evaluation(drawn, documents, {}, model_config, None, options)
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What the model sets to the text."""
+
+    n_logits: int
+    bos: int | None
+    """What each window begins with."""
+    eos: int | None
+
+
+def _limits(tokenizer: Tokenizer, model_config: dict[str, Any], options: EvaluationOptions, where: str) -> _Limits:
+    """where: what names the configuration in an InputError."""
+    n_logits = _whole_number(model_config, ("vocab_size",), where)
+    context = _whole_number(model_config, ("max_position_embeddings", "n_positions"), where)
+    if options.window > context:
+        raise InputError(f"--window {options.window} exceeds the model's context of {context} tokens")
+    eos = tokenizer.eos if tokenizer.eos is not None else model_config.get("eos_token_id")
+    if eos is not None and eos >= n_logits:
+        raise InputError(
+            f"the EOS token, id {eos:,}, is beyond the model's {n_logits:,} logits; "
+            "give the tokenizer that the model was trained with"
+        )
+    return _Limits(n_logits, _bos(options.bos, tokenizer, model_config, n_logits), eos)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Windows of the text, with the counts and classes that they are measured by."""
+
+    text: EvaluationSet
+    counts: TokenCounts
+    classes: TokenClasses
+    n_logits: int
+
+
+def _draw(
+    blocks: Iterable[Sequence[Text]],
+    tokenizer: Tokenizer,
+    counts: TokenCounts,
+    limits: _Limits,
+    options: EvaluationOptions,
+) -> _Drawn:
+    counts = within(counts, limits.n_logits)
+    classes = classify(counts, options.bands, limits.n_logits)
+    body = options.window - (limits.bos is not None)
+    drawn = draw_windows(blocks, tokenizer, body, limits.eos, stream(options.seed, "documents"))
+    checked = _checked(drawn, tokenizer, limits.n_logits)
+    text = pack(checked, options.window, limits.bos, limits.eos, _Enough(classes, options))
+    return _Drawn(text, counts, classes, limits.n_logits)
+
+
+def _evaluation(
+    drawn: _Drawn,
+    documents: Documents,
+    provenance: Mapping[str, Any],
+    model_config: dict[str, Any],
+    tokenizer_sha256: str | None,
+    options: EvaluationOptions,
+) -> Evaluation:
     return Evaluation(
-        text,
-        counts,
-        classes,
-        positions,
+        drawn.text,
+        drawn.counts,
+        drawn.classes,
+        measure(
+            drawn.text,
+            drawn.classes,
+            options.class_by,
+            options.positions_per_rare,
+            options.min_targets,
+            options.seed,
+        ),
         documents.sha256,
         documents.name,
-        on_hub.provenance if on_hub is not None else {},
-        n_logits,
+        provenance,
+        drawn.n_logits,
         model_config,
-        tokenizer_digest(tokenizer_folder),
+        tokenizer_sha256,
         options.seed,
         options.class_by,
     )
 
 
-def _whole_number(config: dict[str, Any], keys: tuple[str, ...], folder: Path) -> int:
+def _whole_number(config: dict[str, Any], keys: tuple[str, ...], where: str) -> int:
     value = next((config[key] for key in keys if key in config), None)
     if not isinstance(value, int) or value < 1:
-        raise InputError(f"{folder / CONFIG} gives no usable {' or '.join(keys)}; correct it")
+        raise InputError(f"{where} gives no usable {' or '.join(keys)}; correct it")
     return value
 
 

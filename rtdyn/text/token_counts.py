@@ -66,7 +66,7 @@ def read_counts(file: Path) -> TokenCounts:
     except (OSError, ValueError, EOFError, pl.exceptions.PolarsError) as error:
         mend = "write it anew" if disk_fault(error) is None else "check its disk"
         raise InputError(f"the counts file {file} cannot be read ({brief(error)}); {mend}") from error
-    return _checked(values, str(file))
+    return counts_of(values, str(file))
 
 
 def count_texts(texts: Iterable[Text], tokenizer: Tokenizer, n_logits: int, source: str) -> TokenCounts:
@@ -79,12 +79,12 @@ def count_texts(texts: Iterable[Text], tokenizer: Tokenizer, n_logits: int, sour
         ends = stretch_ends(text, COUNTED_AT_ONCE)
         for start, end in zip([0, *ends[:-1]], ends, strict=True):
             counts += np.bincount(tokenizer.encode([text[start:end]])[0], minlength=tokenizer.size)
-    return _checked(counts[:n_logits], source)
+    return counts_of(counts[:n_logits], source)
 
 
 def sampled_counts(values: np.ndarray, source: str, sampled: SampledCounts) -> TokenCounts:
     """Counts of a sample, checked as those of a file are."""
-    return replace(_checked(values, source), sampled=sampled)
+    return replace(counts_of(values, source), sampled=sampled)
 
 
 def within(counts: TokenCounts, n_logits: int) -> TokenCounts:
@@ -100,7 +100,7 @@ def within(counts: TokenCounts, n_logits: int) -> TokenCounts:
         )
     if len(counts.counts) <= n_logits:
         return counts
-    kept, sampled = _checked(counts.counts[:n_logits], counts.source), counts.sampled
+    kept, sampled = counts_of(counts.counts[:n_logits], counts.source), counts.sampled
     if sampled is not None and isinstance(sampled.relative_se, np.ndarray):
         sampled = replace(sampled, relative_se=sampled.relative_se[:n_logits])
     return replace(kept, sampled=sampled)
@@ -122,7 +122,8 @@ def _parquet_counts(file: Path) -> np.ndarray:
     return values
 
 
-def _checked(values: np.ndarray, source: str) -> TokenCounts:
+def counts_of(values: np.ndarray, source: str) -> TokenCounts:
+    """The counts (types,) as they are used. Raises InputError for what are no counts, and for counts all equal."""
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.size == 0:
         raise InputError(f"the counts in {source} must be one vector that holds a count for each token id")
     real = np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)

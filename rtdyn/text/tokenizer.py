@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -98,10 +99,19 @@ def load_tokenizer(folder: Path, say: Callable[[str], None] = lambda text: None)
                 refuse_pointer(folder / name)
         with plain_folder(folder) as plain:
             backend = transformers.AutoTokenizer.from_pretrained(plain, trust_remote_code=False, local_files_only=True)
+    return tokenizer_of(backend, what, say)
+
+
+def tokenizer_of(backend: Any, what: str, say: Callable[[str], None] = lambda text: None) -> Tokenizer:
+    """A tokenizer of transformers as the analyses use it, its dropout switched off; `what` names it where that is said.
+
+    The tokenizer that is given stays as it is.
+    """
     # a tokenizer in Python has no backend of its own, and no dropout
     model = getattr(getattr(backend, "backend_tokenizer", None), "model", None)
     dropout = getattr(model, "dropout", None)
-    if model is not None and dropout:
-        model.dropout = None
-        say(f"the tokenizer in {folder} drops merges at random (dropout {dropout:g}); rtdyn switches that off")
+    if dropout:
+        backend = copy.deepcopy(backend)
+        backend.backend_tokenizer.model.dropout = None
+        say(f"{what} drops merges at random (dropout {dropout:g}); rtdyn switches that off")
     return Tokenizer(backend, len(backend), backend.bos_token_id, backend.eos_token_id)

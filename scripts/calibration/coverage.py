@@ -45,7 +45,8 @@ from rtdyn.suites.find import find_suite, load_suites
 from rtdyn.text.clusters import text_clusters
 from rtdyn.text.documents import read_documents
 from rtdyn.text.draw import DrawnWindow
-from rtdyn.text.evaluation import Evaluation, EvaluationOptions, prepare
+from rtdyn.text.evaluation import Evaluation, prepare
+from rtdyn.text.options import EvaluationOptions
 from rtdyn.text.positions import ClassPositions, MeasuredPositions, measure
 from rtdyn.text.tokenizer import load_tokenizer
 from rtdyn.text.windows import EvaluationSet, pack

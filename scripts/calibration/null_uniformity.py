@@ -44,7 +44,8 @@ from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.analyses import GROUP_ANALYSES
 from rtdyn.tables.regimes import contrast_rows
 from rtdyn.tables.routing import attention_rows
-from rtdyn.text.evaluation import Evaluation, EvaluationOptions, prepare
+from rtdyn.text.evaluation import Evaluation, prepare
+from rtdyn.text.options import EvaluationOptions
 from rtdyn.text.positions import ClassPositions
 from rtdyn.text.pseudo_classes import overlap, pseudo_classes
 from rtdyn.undefined import Undefined

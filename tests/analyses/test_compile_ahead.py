@@ -25,7 +25,7 @@ from rtdyn.checkpoints.local import fetch_local
 from rtdyn.names import ANALYSES
 from rtdyn.suites.find import find_suite, load_suites
 from rtdyn.sweep.sweep import prepare_sweep
-from rtdyn.text.evaluation import EvaluationOptions
+from rtdyn.text.options import EvaluationOptions
 
 compile_ahead(tuple(ANALYSES), "cpu")
 for thread in threading.enumerate():

@@ -19,7 +19,8 @@ from rtdyn.cli import main
 from rtdyn.cost.operations import ablation_operations, capture_operations
 from rtdyn.cost.plan import FURTHER, assumed_sample, further_seconds
 from rtdyn.model.sizes import model_shape
-from rtdyn.text.evaluation import Evaluation, EvaluationOptions
+from rtdyn.text.evaluation import Evaluation
+from rtdyn.text.options import EvaluationOptions
 
 OURS = ("--tokens", "13312", "--min-targets", "40", "--positions-per-rare", "1.5")
 """As the fixture `options`."""

@@ -25,7 +25,7 @@ from rtdyn.suites.find import find_suites, load_suites
 from rtdyn.suites.steps import parse_steps
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
-from rtdyn.text.evaluation import EvaluationOptions
+from rtdyn.text.options import EvaluationOptions
 from rtdyn.views.wandb.rows import grouping
 
 LAYER = ("--analyses", "heavytail", "--wandb", "disabled")

@@ -32,8 +32,8 @@ from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
 from rtdyn.sweep.manifest import new_manifest
 from rtdyn.sweep.sweep import prepare_sweep
-from rtdyn.text.evaluation import EvaluationOptions
 from rtdyn.text.king_james import held_out_chapters
+from rtdyn.text.options import EvaluationOptions
 
 FEW = {"tokens": 3072, "bands": ("0.65:0.95",), "min_targets": 20, "positions_per_rare": 1.0}
 ANALYSED = StepOptions(("ablation",), "kept", "mean_abs", 1.0, 2.0, "auto", "cpu", 0)

@@ -14,8 +14,9 @@ from loopback.place import TINY, copy_step
 
 from rtdyn.errors import InputError
 from rtdyn.suites.find import find_suite
-from rtdyn.text.evaluation import Evaluation, EvaluationOptions, prepare
+from rtdyn.text.evaluation import Evaluation, prepare
 from rtdyn.text.king_james import held_out_chapters
+from rtdyn.text.options import EvaluationOptions
 from rtdyn.text.token_counts import SampledCounts, TokenCounts, read_counts, within
 
 LOGITS = 2560

@@ -18,7 +18,8 @@ from rtdyn.analyses.regimes.fit import ThreeSegments, fit_regimes
 from rtdyn.analyses.statistics import Comparison
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.suites.suite import SuiteSpec
-from rtdyn.text.evaluation import EvaluationOptions, prepare
+from rtdyn.text.evaluation import prepare
+from rtdyn.text.options import EvaluationOptions
 from rtdyn.text.positions import ClassPositions, MeasuredPositions
 from rtdyn.text.pseudo_classes import overlap, pseudo_classes
 from rtdyn.undefined import Undefined

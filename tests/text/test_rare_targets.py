@@ -11,7 +11,8 @@ from conftest import LATE
 from rtdyn.errors import UsageError
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.documents import read_documents
-from rtdyn.text.evaluation import MIN_TOKENS, EvaluationOptions, prepare
+from rtdyn.text.evaluation import MIN_TOKENS, prepare
+from rtdyn.text.options import EvaluationOptions
 
 
 def test_the_text_ends_with_the_window_that_brings_the_last_target(tiny: SuiteSpec, options: EvaluationOptions) -> None:

@@ -29,7 +29,8 @@ from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.checkpoints.local import fetch_local
 from rtdyn.suites.suite import SuiteSpec
-from rtdyn.text.evaluation import Evaluation, EvaluationOptions, prepare
+from rtdyn.text.evaluation import Evaluation, prepare
+from rtdyn.text.options import EvaluationOptions
 
 
 def test_a_model_of_one_block_has_one_layer() -> None:
