@@ -68,8 +68,21 @@ def _named(model: str, suites: Mapping[str, SuiteSpec]) -> SuiteSpec | None:
     return next((suite for suite in suites.values() if model in (suite.name, suite.repo)), None)
 
 
+def registered(pattern: str, suites: Mapping[str, SuiteSpec]) -> list[SuiteSpec]:
+    """The registered suites whose name or repository the pattern matches. Raises UsageError if there is none."""
+    named = _registered(pattern, suites)
+    if not named:
+        known = [*suites, *(s.repo for s in suites.values() if s.repo)]
+        raise UsageError(f"no suite matches {pattern!r}{near_matches(pattern, known)} (`rtdyn models` lists them all)")
+    return named
+
+
+def _registered(pattern: str, suites: Mapping[str, SuiteSpec]) -> list[SuiteSpec]:
+    return [s for s in suites.values() if any(fnmatch.fnmatchcase(n, pattern) for n in (s.name, s.repo) if n)]
+
+
 def _matching(pattern: str, suites: Mapping[str, SuiteSpec]) -> list[SuiteSpec]:
-    named = [s for s in suites.values() if any(fnmatch.fnmatchcase(n, pattern) for n in (s.name, s.repo) if n)]
+    named = _registered(pattern, suites)
     if named:
         return named
     above = next(folder for folder in Path(pattern).parents if folder.is_dir())
