@@ -14,12 +14,15 @@ import click
 
 from rtdyn import __version__
 from rtdyn.cli_boundary import FINDING, Boundary, refuse_clearly
+from rtdyn.cli_cluster import check_executor, cluster_options, of_other_executors
+from rtdyn.cli_command import JobCommand, in_panel
+from rtdyn.cli_complete import complete_runs
+from rtdyn.cli_config import settings_of
 from rtdyn.cli_listing import LISTINGS
 from rtdyn.cli_options import (
     FiniteRange,
+    all_of,
     analysis_options,
-    check_executor,
-    cluster_options,
     model_option,
     models_option,
     preset_line,
@@ -27,28 +30,54 @@ from rtdyn.cli_options import (
 )
 
 
-@click.group(cls=Boundary, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Boundary,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "auto_envvar_prefix": "RTDYN"},
+)
 @click.version_option(__version__)
 def main() -> None:
     """Follow how a language model's final layer specialises for rare tokens, checkpoint by checkpoint."""
 
 
-@main.command()
+_EXAMPLES = """\b
+Examples:
+  rtdyn track --model tiny
+  rtdyn track --model pythia-160m --steps log --analyses ablation,regimes
+  rtdyn track --config runs/tiny-0123abcd/run.yaml --steps 4000
+
+\b
+Exit codes:
+  0 done   1 the model is not read as transformers runs it   2 usage
+  3 a source cannot be used, or steps could not be analysed   130 interrupted
+
+Each option can be set by a variable too, as --seed by RTDYN_TRACK_SEED. The command line wins over variables, these
+over --config, that over --preset.
+"""
+
+_OUTPUT = in_panel(
+    "Output",
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        help="Run directory, of several suites the folder of theirs.  [default: runs/<model>-<configuration>]",
+    ),
+    click.option(
+        "--wandb",
+        type=click.Choice(["online", "offline", "disabled"]),
+        help="Weights & Biases.  [default: online if there is a key, else offline]",
+    ),
+    click.option("--quiet", "-q", is_flag=True, help="Say what came out and what went wrong, and no progress."),
+    click.option(
+        "--json", "as_json", is_flag=True, help="Print a list with an object for each suite, instead of tables."
+    ),
+)
+
+
+@main.command(cls=JobCommand, epilog=_EXAMPLES)
 @models_option
 @analysis_options
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Run directory, of several suites the folder of theirs.  [default: runs/<model>-<configuration>]",
-)
-@click.option(
-    "--wandb",
-    type=click.Choice(["online", "offline", "disabled"]),
-    help="[default: online if there is a key, else offline]",
-)
-@click.option("--quiet", "-q", is_flag=True, help="Say what came out and what went wrong, and no progress.")
-@click.option("--json", "as_json", is_flag=True, help="Print a list with an object for each suite, instead of tables.")
 @cluster_options
+@partial(all_of, _OUTPUT)
 @suites_option
 @refuse_clearly
 def track(
@@ -69,7 +98,8 @@ def track(
 
     from rtdyn.cli_jobs import jobs_of
 
-    asked = {**options, "command": shlex.join(["rtdyn", *sys.argv[1:]])}
+    settings = settings_of(click.get_current_context(), of_other_executors(options["executor"]))
+    asked = {**options, "command": shlex.join(["rtdyn", *sys.argv[1:]]), "settings": settings}
     jobs, several = jobs_of(models, steps, suites, asked)
     from rtdyn.errors import InputError
     from rtdyn.many import raise_failures, track_many, track_one
@@ -94,7 +124,7 @@ def track(
         raise InputError(outcomes[0].failure)
 
 
-@main.command()
+@main.command(cls=JobCommand)
 @models_option
 @analysis_options
 @click.option(
@@ -156,7 +186,7 @@ def plan(
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_runs)
 @click.option("--json", "as_json", is_flag=True, help="A list of objects instead of a table.")
 @refuse_clearly
 def claims(run: Path, as_json: bool) -> None:
@@ -192,7 +222,7 @@ def audit(model: str, as_json: bool, strict: bool, suites: Path | None) -> None:
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_runs)
 @click.option("--baseline", type=click.Path(path_type=Path), required=True, help="The committed JSON file.")
 @click.option("--update", is_flag=True, help="Write the run's numbers there; tolerances already in the file stay.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write JUnit's XML, a case for each row.")
@@ -225,7 +255,7 @@ def check(run: Path, baseline: Path, update: bool, junit: Path | None, github: b
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_runs)
 @refuse_clearly
 def sync(run: Path) -> None:
     """Send a stored run to Weights & Biases: what it lacks after an offline or failed run, and no step twice."""
@@ -235,7 +265,14 @@ def sync(run: Path) -> None:
 
 
 @main.command()
-@click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RUN [RUN ...]")
+@click.argument(
+    "runs",
+    type=click.Path(path_type=Path),
+    nargs=-1,
+    required=True,
+    metavar="RUN [RUN ...]",
+    shell_complete=complete_runs,
+)
 @click.option("--out", type=click.Path(path_type=Path), help="[default: RUN/report, of several runs report-compare]")
 @click.option(
     "--at", help="Steps of the rank-influence curves, as for track; the last is that of the other one-step figures."

@@ -13,6 +13,7 @@ from rtdyn.suites.steps import parse_steps
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from rtdyn.suites.suite import SuiteSpec
     from rtdyn.sweep.job import Job
 
     T = TypeVar("T", bound=DataclassInstance)
@@ -26,7 +27,8 @@ def jobs_of(
     options: by the names of the dataclasses' fields; a field with a default may be lacking. Raises UsageError and
     InputError for models and steps that do not exist, before anything large is imported.
     """
-    found, several = find_suites(models, load_suites(suites))
+    known = load_suites(suites)
+    found, several = find_suites(models, known)
     chosen = {suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "") for suite in found}
     from rtdyn.analyses.options import StepOptions
     from rtdyn.sweep.cluster_options import ClusterOptions
@@ -38,7 +40,17 @@ def jobs_of(
         "options": _filled(StepOptions, options),
         "cluster": _filled(ClusterOptions, options),
     }
-    return tuple(_filled(Job, {**options, **settings, "suite": s, "steps": own}) for s, own in chosen.items()), several
+
+    def job(suite: SuiteSpec, own: tuple[int, ...]) -> Job:
+        kept = {**options.get("settings", {}), **({"model": _as_given(suite, known)} if several else {})}
+        return _filled(Job, {**options, **settings, "suite": suite, "steps": own, "settings": kept})
+
+    return tuple(job(suite, own) for suite, own in chosen.items()), several
+
+
+def _as_given(suite: SuiteSpec, known: Mapping[str, SuiteSpec]) -> str:
+    """What --model calls one suite of several."""
+    return suite.name if known.get(suite.name) == suite else suite.location
 
 
 def _filled(kind: type[T], options: Mapping[str, Any]) -> T:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rtdyn.cli_boundary import refuse_clearly
+from rtdyn.cli_complete import complete_runs
 from rtdyn.cli_options import model_option, steps_option, suites_option
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def runs(folder: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_runs)
 @click.option("--json", "as_json", is_flag=True, help="Print an object for machines.")
 @refuse_clearly
 def show(run: Path, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ import click
 from click.core import ParameterSource
 
 from rtdyn.analyses.options import HEADS_AT, HEADS_TO, UNIGRAM, StepOptions
+from rtdyn.cli_command import Command, Decorator, in_panel
+from rtdyn.cli_complete import complete_analyses, complete_models
+from rtdyn.cli_config import config_option, from_config
 from rtdyn.names import ANALYSES, WEIGHTS_ONLY
-from rtdyn.sweep.cluster_options import ClusterOptions
-
-Command = Callable[..., None]
 
 
-def _all_of(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
+def all_of(options: Sequence[Decorator], command: Command) -> Command:
+    """Adds the options in their order."""
     for option in reversed(options):
         command = option(command)
     return command
@@ -36,15 +37,19 @@ class FiniteRange(click.FloatRange):
 
 def suites_option(command: Command) -> Command:
     """Adds --suites."""
-    return click.option(
+    option = click.option(
         "--suites", type=click.Path(path_type=Path), help="A file of further suites, in the form of checkpoints.yaml."
-    )(command)
+    )
+    return all_of(in_panel("Input", option), command)
 
 
 def model_option(command: Command) -> Command:
     """Adds --model, for one suite."""
     return click.option(
-        "--model", required=True, help="A suite's name, its Hub repository, or a folder of step*/ folders."
+        "--model",
+        required=True,
+        shell_complete=complete_models,
+        help="A suite's name, its Hub repository, or a folder of step*/ folders.",
     )(command)
 
 
@@ -57,14 +62,16 @@ def steps_option(command: Command) -> Command:
 
 def models_option(command: Command) -> Command:
     """Adds --model, for one or several suites."""
-    return click.option(
+    option = click.option(
         "--model",
         "models",
         required=True,
         multiple=True,
+        shell_complete=complete_models,
         help="A suite's name, its Hub repository, or a folder of step*/ folders. Repeat it, or give a quoted pattern "
         "('pythia-*-seed*', 'runs/*'), for several suites.",
-    )(command)
+    )
+    return all_of(in_panel("Input", option), command)
 
 
 def _chosen_analyses(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
@@ -79,7 +86,8 @@ def _chosen_analyses(context: click.Context, parameter: click.Parameter, value: 
     return tuple(name for name in ANALYSES if name in names)
 
 
-_SOURCES = (
+_SOURCES = in_panel(
+    "Input",
     click.option(
         "--corpus",
         help="Evaluation text: a .txt, .jsonl or .parquet file, or hf://datasets/OWNER/NAME/PATH.  "
@@ -100,26 +108,30 @@ _SOURCES = (
 )
 """Where text and counts are from."""
 
-_ANALYSES = (
+_ANALYSES = in_panel(
+    "Analyses",
     click.option(
         "--analyses",
         default="all",
         show_default=True,
         callback=_chosen_analyses,
+        shell_complete=complete_analyses,
         help=f"all, or some of {', '.join(ANALYSES)}, with commas; all need ablation, "
         "but heavytail alone reads the final layer's weights and no text.",
     ),
 )
 """Which analyses."""
 
-_MEASUREMENT = (
+_CLASSES = in_panel(
+    "Classes",
     click.option(
         "--rare",
         "bands",
         multiple=True,
         default=("paper-text",),
         show_default=True,
-        help="Band of ranks: paper-text, paper-code, LOW:HIGH or NAME=LOW:HIGH. The first is `rare`; repeat for more.",
+        help="Band of frequency ranks: paper-text, the last 15 % of those that are counted, paper-code, all after the "
+        "first 15 %, LOW:HIGH as fractions, or NAME=LOW:HIGH. The first is `rare`; repeat for more.",
     ),
     click.option(
         "--tokens",
@@ -141,6 +153,25 @@ _MEASUREMENT = (
         show_default=True,
         help="Whose token decides a position's class.",
     ),
+    click.option(
+        "--min-targets",
+        type=click.IntRange(min=2),
+        default=50,
+        show_default=True,
+        help="Fewest positions a class may have.",
+    ),
+    click.option(
+        "--positions-per-rare",
+        type=FiniteRange(min=1),
+        default=10.0,
+        show_default=True,
+        help="Positions measured of other classes, as a multiple of the rare ones.",
+    ),
+)
+"""Which classes, and at which positions."""
+
+_MEASUREMENT = in_panel(
+    "Analyses",
     click.option(
         "--mean-over",
         type=click.Choice(["kept", "all"]),
@@ -176,22 +207,8 @@ _MEASUREMENT = (
         show_default=True,
         help="Unigram direction that mediation freezes: of all types, or of the rare band's alone.",
     ),
-    click.option(
-        "--min-targets",
-        type=click.IntRange(min=2),
-        default=50,
-        show_default=True,
-        help="Fewest positions a class may have.",
-    ),
-    click.option(
-        "--positions-per-rare",
-        type=FiniteRange(min=1),
-        default=10.0,
-        show_default=True,
-        help="Positions measured of other classes, as a multiple of the rare ones.",
-    ),
 )
-"""Which classes, at which positions, and what is measured of a neuron."""
+"""What is measured of a neuron, and how."""
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper-code": {
@@ -206,9 +223,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 def _apply_preset(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
-    """Makes a preset's values the defaults, so that whatever is given wins, in any order."""
+    """Makes a preset's values the defaults, so that whatever is given wins, in any order, also in a file."""
     if name is not None:
-        context.default_map = {**(context.default_map or {}), **PRESETS[name]}
+        context.default_map = {**PRESETS[name], **(context.default_map or {})}
     return name
 
 
@@ -228,13 +245,19 @@ def preset_line() -> str | None:
     preset = context.params["preset"]
     if preset is None:
         return None
-    given = [n for n in PRESETS[preset] if context.get_parameter_source(n) is not ParameterSource.DEFAULT_MAP]
+    in_file = from_config(context)
+    given = [
+        name
+        for name in PRESETS[preset]
+        if name in in_file or context.get_parameter_source(name) is not ParameterSource.DEFAULT_MAP
+    ]
     chosen = [n for n in PRESETS[preset] if n not in given]
     instead = f"; given instead: {_written(given, context.params)}" if given else ""
     return f"--preset {preset} sets {_written(chosen, context.params) or 'nothing'}{instead}"
 
 
-_PRESET = (
+_PRESET = in_panel(
+    "Classes",
     click.option(
         "--preset",
         type=click.Choice(tuple(PRESETS)),
@@ -247,7 +270,8 @@ _PRESET = (
 )
 """Several options in one word."""
 
-_COMPUTATION = (
+_COMPUTATION = in_panel(
+    "Analyses",
     click.option(
         "--tolerance",
         type=FiniteRange(min=0),
@@ -255,6 +279,12 @@ _COMPUTATION = (
         show_default=True,
         help="Error a neuron's class mean may carry, in nats; 0 evaluates every pair exactly.",
     ),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random draw."),
+)
+"""How exactly, and by which draws."""
+
+_MEMORY = in_panel(
+    "Memory",
     click.option(
         "--memory-gib",
         type=FiniteRange(min=0.0625),
@@ -277,6 +307,11 @@ _COMPUTATION = (
         help="Run the model one layer at a time; auto: where it does not fit in memory.",
     ),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+)
+"""With how much of the machine."""
+
+_DEFECTS = in_panel(
+    "Input",
     click.option(
         "--on-defect",
         type=click.Choice(["mark", "skip", "fail"]),
@@ -284,109 +319,11 @@ _COMPUTATION = (
         show_default=True,
         help="What to do with unsound steps: keep them out of trajectories, leave them out, or refuse to start.",
     ),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random draw."),
 )
-"""How exactly, and with how much of the machine."""
+"""Which steps of the suite count."""
 
 
 def analysis_options(command: Command) -> Command:
     """Adds --steps, what decides a step's tables, and how they are computed."""
-    return _all_of((steps_option, *_SOURCES, *_ANALYSES, *_PRESET, *_MEASUREMENT, *_COMPUTATION), command)
-
-
-def _settings(
-    context: click.Context, parameter: click.Parameter, value: tuple[str, ...]
-) -> tuple[tuple[str, str], ...]:
-    pairs = [text.removeprefix("--").partition("=") for text in value]
-    wrong = next((text for text, (key, equals, _) in zip(value, pairs, strict=True) if not key or not equals), None)
-    if wrong is not None:
-        raise click.BadParameter(f"{wrong!r} is not of the form key=value")
-    for key, _, _ in pairs:
-        instead = _SLURM_OWN.get(key.replace("_", "-"))
-        if instead is not None:
-            raise click.BadParameter(f"{key!r} is rtdyn's own to set; {instead}")
-    return tuple((key, setting) for key, _, setting in pairs)
-
-
-_SLURM_OWN = {
-    "time": "use --slurm-time",
-    "cpus-per-task": "use --task-cpus",
-    **dict.fromkeys(
-        ("job-name", "array", "output", "error", "open-mode", "signal"), "its jobs are watched by it, so leave it out"
-    ),
-}
-"""Options of sbatch that the watch over the jobs depends on, with what to do instead."""
-
-
-def check_executor(executor: str) -> None:
-    """Refuses options of another executor, which would be passed over in silence, and CUDA where Ray gives no GPU."""
-    context = click.get_current_context()
-    for name, executors in _OPTIONS_OF.items():
-        is_given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-        if is_given and executor not in executors:
-            option = f"--{name.replace('_', '-')}"
-            raise click.UsageError(f"{option} is for --executor {' or '.join(executors)}, and this is {executor}")
-    asked = context.params
-    if executor == "ray" and asked["device"] == "cuda" and not asked["task_gpus"]:
-        raise click.UsageError("--device cuda, and tasks without a GPU; give --task-gpus 1")
-
-
-_OPTIONS_OF = {
-    **dict.fromkeys(("steps_per_task", "task_cpus", "task_gpus", "task_memory_gib"), ("slurm", "ray")),
-    **dict.fromkeys(("slurm_partition", "slurm_account", "slurm_time", "slurm_option"), ("slurm",)),
-    "ray_address": ("ray",),
-}
-
-_CLUSTER = (
-    click.option(
-        "--executor",
-        type=click.Choice(["serial", "slurm", "ray"]),
-        default=ClusterOptions.executor,
-        show_default=True,
-        help="Where steps are analysed: here, or by workers on a Slurm or a Ray cluster.",
-    ),
-    click.option(
-        "--steps-per-task",
-        type=click.IntRange(min=1),
-        default=ClusterOptions.steps_per_task,
-        show_default=True,
-        help="Checkpoints a task of a cluster.",
-    ),
-    click.option(
-        "--task-cpus",
-        type=click.IntRange(min=1),
-        default=ClusterOptions.task_cpus,
-        show_default=True,
-        help="CPUs, and threads, a task.",
-    ),
-    click.option(
-        "--task-gpus",
-        type=click.IntRange(min=0),
-        default=ClusterOptions.task_gpus,
-        show_default=True,
-        help="GPUs a task.",
-    ),
-    click.option("--task-memory-gib", type=FiniteRange(min=0.125), help="Memory a task.  [default: the cluster's]"),
-    click.option("--slurm-partition", help="[default: the cluster's]"),
-    click.option("--slurm-account", help="[default: the user's]"),
-    click.option(
-        "--slurm-time",
-        type=click.IntRange(min=1),
-        default=ClusterOptions.slurm_time,
-        show_default=True,
-        help="Minutes a job may take.",
-    ),
-    click.option(
-        "--slurm-option",
-        multiple=True,
-        metavar="KEY=VALUE",
-        callback=_settings,
-        help="Any other option of sbatch, such as qos=high; repeat for more.",
-    ),
-    click.option("--ray-address", help="[default: RAY_ADDRESS, or the cluster on this machine, or one of its own]"),
-)
-
-
-def cluster_options(command: Command) -> Command:
-    """Adds --executor and what it needs."""
-    return _all_of(_CLUSTER, command)
+    own = (*_SOURCES, *_DEFECTS, *_PRESET, *_CLASSES, *_ANALYSES, *_MEASUREMENT, *_COMPUTATION, *_MEMORY)
+    return all_of((*in_panel("Input", config_option, steps_option), *own), command)

@@ -25,6 +25,7 @@ from rtdyn.parquet import read_parquet
 from rtdyn.store.manifest import AuditRecord, CheckpointRecord
 from rtdyn.store.run import Run, done_steps, locked, open_run, step_record, table_file, write_manifest
 from rtdyn.store.schema import StepTables
+from rtdyn.store.settings_file import write_settings
 from rtdyn.store.stage_log import StageClock, log_seconds, logged_steps, seconds_by_stage
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
@@ -80,6 +81,8 @@ def track(job: Job, console: Console, results: Console | None = None) -> Run:
             say(f"step {step} is another on the Hub now; its tables and verdict stay (another --out analyses it anew)")
         run = Run(path, run.manifest.replace(asked=tuple(sorted({*run.manifest.asked, *steps}))))
         run = _record_checkpoints(run, suite, audited, given_up)
+        if job.settings:
+            write_settings(path, {**job.settings, **({} if job.out is None else {"out": str(job.out)})})
         missing = [s for s in steps if s not in stored]
         if stored:
             say(f"{len(steps) - len(missing)} of {len(steps)} steps are stored already")

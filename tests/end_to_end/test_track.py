@@ -87,7 +87,7 @@ def test_the_run_directory_holds_what_the_design_says(whole: Path) -> None:
     run = read_run(whole)
     assert list(done_steps(run)) == [0, 64, 1000, 4000]
     assert sorted(p.name for p in whole.iterdir() if not p.name.startswith(".")) == sorted(
-        ["log.jsonl", "manifest.json", *TABLES]
+        ["log.jsonl", "manifest.json", "run.yaml", *TABLES]
     )
     manifest = run.manifest
     assert set(manifest.checkpoints) == {0, 64, 1000, 4000}
