@@ -3,127 +3,131 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from functools import wraps
-from io import TextIOWrapper
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from rtdyn.cli_cluster import check_executor, cluster_options
+from rtdyn.cli_boundary import FINDING, Boundary, refuse_clearly
+from rtdyn.cli_cluster import check_executor, cluster_options, of_other_executors
+from rtdyn.cli_command import JobCommand, all_of, in_panel
+from rtdyn.cli_complete import complete_runs
+from rtdyn.cli_config import settings_of
+from rtdyn.cli_listing import LISTINGS
 from rtdyn.cli_options import (
     FiniteRange,
     analysis_options,
     preset_line,
 )
-from rtdyn.cli_suites import model_option, models_option, steps_option, suites_option
+from rtdyn.cli_suites import model_option, models_option, suites_option
 from rtdyn.version import __version__
-
-FINDING, INTERRUPTED = 1, 130
-
-
-class _Boundary(click.Group):
-    """The command as the world around it allows: a terminal that is not UTF-8, a notebook's settings, a closed pipe."""
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, TextIOWrapper):  # None where it is closed
-                stream.reconfigure(errors="backslashreplace")
-        os.environ["MPLBACKEND"] = "Agg"  # commands draw into files; a notebook's own backend may not be installed here
-        return super().main(*args, **kwargs)
-
-
-def _refuse_clearly(command: Callable[..., None]) -> Callable[..., None]:
-    """Ends a command on a known error with its sentence and exit code, and on Ctrl-C with 130."""
-
-    @wraps(command)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        from rtdyn.errors import RtdynError
-
-        try:
-            command(*args, **kwargs)
-        except RtdynError as error:
-            click.echo(f"rtdyn: {error}", err=True)
-            sys.exit(error.exit_code)
-        except Exception as error:
-            from rtdyn.blame import import_fault, machine_fault
-
-            fault = machine_fault(error) or import_fault(error)
-            if fault is None:
-                raise
-            click.echo(f"rtdyn: {fault}", err=True)
-            sys.exit(RtdynError.exit_code)
-        except KeyboardInterrupt:
-            click.echo("rtdyn: interrupted; the same command goes on where it stopped", err=True)
-            sys.exit(INTERRUPTED)
-
-    return guarded
 
 
 def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
-@click.group(cls=_Boundary, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Boundary,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "auto_envvar_prefix": "RTDYN"},
+)
 @click.version_option(__version__)
 def main() -> None:
     """Follow how a language model's final layer specialises for rare tokens, checkpoint by checkpoint."""
 
 
-@main.command()
+_EXAMPLES = """\b
+Examples:
+  rtdyn track --model tiny
+  rtdyn track --model pythia-160m --steps log --analyses ablation,regimes
+  rtdyn track --config runs/tiny-0123abcd/run.yaml --steps 4000
+
+\b
+Exit codes:
+  0 done   1 the model is not read as transformers runs it   2 usage
+  3 a source cannot be used, or steps could not be analysed   130 interrupted
+
+Each option can be set by a variable too, as --seed by RTDYN_TRACK_SEED. The command line wins over variables, these
+over --config, that over --preset.
+"""
+
+_OUTPUT = in_panel(
+    "Output",
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        help="Run directory, of several suites the folder of theirs.  [default: runs/<model>-<configuration>]",
+    ),
+    click.option(
+        "--wandb",
+        type=click.Choice(["online", "offline", "disabled"]),
+        help="Weights & Biases.  [default: online if there is a key, else offline]",
+    ),
+    click.option("--quiet", "-q", is_flag=True, help="Say what came out and what went wrong, and no progress."),
+    click.option(
+        "--json", "as_json", is_flag=True, help="Print a list with an object for each suite, instead of tables."
+    ),
+)
+
+
+@main.command(cls=JobCommand, epilog=_EXAMPLES)
 @models_option
 @analysis_options
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Run directory, of several suites the folder of theirs.  [default: runs/<model>-<configuration>]",
-)
-@click.option(
-    "--wandb",
-    type=click.Choice(["online", "offline", "disabled"]),
-    help="[default: online if there is a key, else offline]",
-)
 @cluster_options
+@partial(all_of, _OUTPUT)
 @suites_option
-@_refuse_clearly
+@refuse_clearly
 def track(
     models: tuple[str, ...],
     pattern: re.Pattern[str] | None,
     steps: str,
     suites: Path | None,
     out: Path | None,
+    quiet: bool,
+    as_json: bool,
     **options: Any,
 ) -> None:
-    """Analyse the checkpoints of a suite, or of several, into a run directory each; the same command resumes."""
+    """Analyse the checkpoints of a suite, or of several, into a run directory each; the same command resumes.
+
+    Progress goes to standard error, results to standard output.
+    """
     check_executor(options["executor"])
     from rich.console import Console
 
     from rtdyn.cli_jobs import jobs_of
 
-    asked = {**options, "command": shlex.join(["rtdyn", *sys.argv[1:]])}
+    settings = settings_of(click.get_current_context(), of_other_executors(options["executor"]))
+    asked = {**options, "command": shlex.join(["rtdyn", *sys.argv[1:]]), "settings": settings}
     jobs, several = jobs_of(models, pattern, steps, suites, asked, _say)
-    from rtdyn.many import raise_failures, track_many
+    from rtdyn.errors import InputError
+    from rtdyn.many import raise_failures, track_many, track_one
     from rtdyn.tracking import track as run_track
+    from rtdyn.views.terminal.runs import outcome_record
     from rtdyn.views.terminal.side_by_side import print_side_by_side
 
-    console = Console()
-    if line := preset_line():
-        click.echo(line)
-    if not several:
-        run_track(replace(jobs[0], out=out), console)
-        return
-    outcomes = track_many(jobs, run_track, out, console)
-    print_side_by_side(outcomes, console)
-    raise_failures(outcomes)
+    progress, results = Console(stderr=True, quiet=quiet), Console(quiet=as_json)
+    if (line := preset_line()) and not quiet:
+        click.echo(line, err=True)
+    tracking = partial(run_track, results=results)
+    if several:
+        outcomes = track_many(jobs, tracking, out, progress)
+        print_side_by_side(outcomes, results)
+    else:
+        outcomes = [track_one(replace(jobs[0], out=out), tracking, progress, jobs[0].suite.name)]
+    if as_json:
+        click.echo(json.dumps([outcome_record(outcome) for outcome in outcomes]))
+    if several:
+        raise_failures(outcomes)
+    elif outcomes[0].failure is not None:
+        raise InputError(outcomes[0].failure)
 
 
-@main.command()
+@main.command(cls=JobCommand)
 @models_option
 @analysis_options
 @click.option(
@@ -145,7 +149,7 @@ def track(
 )
 @click.option("--json", "as_json", is_flag=True, help="Print an object for machines.")
 @suites_option
-@_refuse_clearly
+@refuse_clearly
 def plan(
     models: tuple[str, ...],
     pattern: re.Pattern[str] | None,
@@ -182,9 +186,9 @@ def plan(
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_runs)
 @click.option("--json", "as_json", is_flag=True, help="A list of objects instead of a table.")
-@_refuse_clearly
+@refuse_clearly
 def claims(run: Path, as_json: bool) -> None:
     """The scorecard: what a run's trajectories say of each published claim."""
     from rich.console import Console
@@ -199,7 +203,7 @@ def claims(run: Path, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print an object for machines.")
 @click.option("--strict", is_flag=True, help="Exit 1 if any step is not sound.")
 @suites_option
-@_refuse_clearly
+@refuse_clearly
 def audit(model: str, pattern: re.Pattern[str] | None, as_json: bool, strict: bool, suites: Path | None) -> None:
     """Say which steps of a suite are missing, repeated or suspect, from metadata, before any download."""
     from rich.console import Console
@@ -219,24 +223,30 @@ def audit(model: str, pattern: re.Pattern[str] | None, as_json: bool, strict: bo
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_runs)
 @click.option("--baseline", type=click.Path(path_type=Path), required=True, help="The committed JSON file.")
 @click.option("--update", is_flag=True, help="Write the run's numbers there; tolerances already in the file stay.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write JUnit's XML, a case for each row.")
 @click.option("--github", is_flag=True, help="Also print findings as annotations of GitHub Actions.")
 @click.option("--show", type=click.IntRange(min=0), default=40, show_default=True, help="Findings shown; 0 for all.")
-@_refuse_clearly
-def check(run: Path, baseline: Path, update: bool, junit: Path | None, github: bool, show: int) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print an object with every finding instead of a table.")
+@refuse_clearly
+def check(run: Path, baseline: Path, update: bool, junit: Path | None, github: bool, show: int, as_json: bool) -> None:
     """Hold a run against a committed baseline; exit 1 if a number moved beyond its tolerance."""
     from rich.console import Console
 
     from rtdyn.judge.check import check as hold
-    from rtdyn.views.terminal.findings import github_annotations, print_comparison, write_junit
+    from rtdyn.views.terminal.findings import comparison_record, github_annotations, print_comparison, write_junit
 
+    if github and as_json:
+        raise click.UsageError("--json and --github both write to standard output; give one of them")
     comparison = hold(run, baseline, update)
     if update:
-        click.echo(f"wrote {baseline}")
-    print_comparison(comparison, show, Console())
+        click.echo(f"wrote {baseline}", err=True)
+    if as_json:
+        click.echo(json.dumps(comparison_record(comparison)))
+    else:
+        print_comparison(comparison, show, Console())
     if github:
         click.echo("\n".join(github_annotations(comparison, baseline, show)), nl=bool(comparison.findings))
     if junit is not None:
@@ -246,8 +256,8 @@ def check(run: Path, baseline: Path, update: bool, junit: Path | None, github: b
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@_refuse_clearly
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_runs)
+@refuse_clearly
 def sync(run: Path) -> None:
     """Send a stored run to Weights & Biases: what it lacks after an offline or failed run, and no step twice."""
     from rtdyn.views.wandb.mirror import sync as send
@@ -256,13 +266,20 @@ def sync(run: Path) -> None:
 
 
 @main.command()
-@click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RUN [RUN ...]")
+@click.argument(
+    "runs",
+    type=click.Path(path_type=Path),
+    nargs=-1,
+    required=True,
+    metavar="RUN [RUN ...]",
+    shell_complete=complete_runs,
+)
 @click.option("--out", type=click.Path(path_type=Path), help="[default: RUN/report, of several runs report-compare]")
 @click.option(
     "--at", help="Steps of the rank-influence curves, as for track; the last is that of the other one-step figures."
 )
 @click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
-@_refuse_clearly
+@refuse_clearly
 def report(runs: tuple[Path, ...], out: Path | None, at: str | None, open_page: bool) -> None:
     """Draw a run: figures (PNG, PDF) and one HTML page that needs no network. Several runs share the plots."""
     from rich.console import Console
@@ -272,55 +289,8 @@ def report(runs: tuple[Path, ...], out: Path | None, at: str | None, open_page: 
     draw(runs, out, at, open_page, Console())
 
 
-@main.command()
-@click.option("--json", "as_json", is_flag=True, help="Print a list for machines.")
-@suites_option
-@_refuse_clearly
-def models(as_json: bool, suites: Path | None) -> None:
-    """List the suites that are known by name."""
-    from rtdyn.suites.find import load_suites
-
-    known = load_suites(suites).values()
-    if as_json:
-        click.echo(
-            json.dumps(
-                [
-                    {
-                        "model": s.name,
-                        "location": s.location,
-                        "steps": len(s.steps),
-                        "family": s.family,
-                        "tokens_per_step": s.tokens_per_step,
-                        "known_defects": len({d for x in s.defects for d in x.steps}),
-                    }
-                    for s in known
-                ]
-            )
-        )
-        return
-    width = max(len(s.name) for s in known)
-    for s in known:
-        flawed = len({step for defect in s.defects for step in defect.steps})
-        note = f"  {flawed} steps with known defects" if flawed else ""
-        click.echo(f"{s.name:{width}}  {len(s.steps):3d} steps  {s.repo or s.note}{note}")
-
-
-@main.command()
-@model_option
-@steps_option
-@click.option("--json", "as_json", is_flag=True, help="Print a list for machines.")
-@suites_option
-@_refuse_clearly
-def steps(model: str, pattern: re.Pattern[str] | None, steps: str, as_json: bool, suites: Path | None) -> None:
-    """List a suite's steps, its tokens seen, and what is known to be wrong with them."""
-    from rtdyn.hub.suite_on_hub import suite_on_hub
-    from rtdyn.suites.find import find_suite, load_suites
-    from rtdyn.suites.steps import parse_steps
-    from rtdyn.views.terminal.steps import steps_lines, steps_records
-
-    suite = find_suite(model, load_suites(suites), suite_on_hub, pattern)
-    chosen = parse_steps(steps, suite.steps)
-    click.echo(json.dumps(steps_records(suite, chosen)) if as_json else "\n".join(steps_lines(suite, chosen)))
+for listing in LISTINGS:
+    main.add_command(listing)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import click
+from click.core import ParameterSource
 
+from rtdyn.cli_command import Command, all_of, in_panel
 from rtdyn.cli_options import FiniteRange
-from rtdyn.cli_suites import Command, all_of
 from rtdyn.sweep.cluster_options import ClusterOptions
 
 
@@ -37,7 +38,7 @@ def check_executor(executor: str) -> None:
     """Refuses options of another executor, which would be passed over in silence, and CUDA where Ray gives no GPU."""
     context = click.get_current_context()
     for name, executors in _OPTIONS_OF.items():
-        is_given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+        is_given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE  # files and variables are of many
         if is_given and executor not in executors:
             option = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{option} is for --executor {' or '.join(executors)}, and this is {executor}")
@@ -46,13 +47,19 @@ def check_executor(executor: str) -> None:
         raise click.UsageError("--device cuda, and tasks without a GPU; give --task-gpus 1")
 
 
+def of_other_executors(executor: str) -> frozenset[str]:
+    """The parameters that say nothing of a run by this executor."""
+    return frozenset(name for name, executors in _OPTIONS_OF.items() if executor not in executors)
+
+
 _OPTIONS_OF = {
     **dict.fromkeys(("steps_per_task", "task_cpus", "task_gpus", "task_memory_gib"), ("slurm", "ray")),
     **dict.fromkeys(("slurm_partition", "slurm_account", "slurm_time", "slurm_option"), ("slurm",)),
     "ray_address": ("ray",),
 }
 
-_CLUSTER = (
+_CLUSTER = in_panel(
+    "Cluster",
     click.option(
         "--executor",
         type=click.Choice(["serial", "slurm", "ray"]),

@@ -15,6 +15,7 @@ from rtdyn.suites.steps import parse_steps
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from rtdyn.suites.suite import SuiteSpec
     from rtdyn.sweep.job import Job
 
     T = TypeVar("T", bound=DataclassInstance)
@@ -34,7 +35,8 @@ def jobs_of(
     lacking. say: told where steps were found that no suites file lists. Raises UsageError and InputError for models and
     steps that do not exist, before anything large is imported.
     """
-    found, several = find_suites(models, load_suites(suites), suite_on_hub, pattern)
+    known = load_suites(suites)
+    found, several = find_suites(models, known, suite_on_hub, pattern)
     for suite in (s for s in found if s.names):
         say(f"{suite.name}: {suite.note}")
     chosen = {suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "") for suite in found}
@@ -48,7 +50,17 @@ def jobs_of(
         "options": filled(StepOptions, options),
         "cluster": filled(ClusterOptions, options),
     }
-    return tuple(filled(Job, {**options, **settings, "suite": s, "steps": own}) for s, own in chosen.items()), several
+
+    def job(suite: SuiteSpec, own: tuple[int, ...]) -> Job:
+        kept = {**options.get("settings", {}), **({"model": _as_given(suite, known)} if several else {})}
+        return filled(Job, {**options, **settings, "suite": suite, "steps": own, "settings": kept})
+
+    return tuple(job(suite, own) for suite, own in chosen.items()), several
+
+
+def _as_given(suite: SuiteSpec, known: Mapping[str, SuiteSpec]) -> str:
+    """What --model calls one suite of several."""
+    return suite.name if known.get(suite.name) == suite else suite.location
 
 
 def filled(kind: type[T], options: Mapping[str, Any]) -> T:

@@ -10,7 +10,10 @@ import click
 from click.core import ParameterSource
 
 from rtdyn.analyses.options import HEADS_AT, HEADS_TO, UNIGRAM, StepOptions
-from rtdyn.cli_suites import Command, all_of, steps_option
+from rtdyn.cli_command import Command, all_of, in_panel
+from rtdyn.cli_complete import complete_analyses
+from rtdyn.cli_config import config_option, from_config
+from rtdyn.cli_suites import steps_option
 from rtdyn.names import ANALYSES, WEIGHTS_ONLY
 from rtdyn.sweep.job import Job
 from rtdyn.text.options import EvaluationOptions
@@ -39,7 +42,8 @@ def _chosen_analyses(context: click.Context, parameter: click.Parameter, value: 
     return tuple(name for name in ANALYSES if name in names)
 
 
-_SOURCES = (
+_SOURCES = in_panel(
+    "Input",
     click.option(
         "--corpus",
         help="Evaluation text: a .txt, .jsonl or .parquet file, or hf://datasets/OWNER/NAME/PATH.  "
@@ -66,26 +70,30 @@ _SOURCES = (
 )
 """Where text and counts are from."""
 
-_ANALYSES = (
+_ANALYSES = in_panel(
+    "Analyses",
     click.option(
         "--analyses",
         default="all",
         show_default=True,
         callback=_chosen_analyses,
+        shell_complete=complete_analyses,
         help=f"all, or some of {', '.join(ANALYSES)}, with commas; all need ablation, "
         "but heavytail alone reads the final layer's weights and no text.",
     ),
 )
 """Which analyses."""
 
-_MEASUREMENT = (
+_CLASSES = in_panel(
+    "Classes",
     click.option(
         "--rare",
         "bands",
         multiple=True,
         default=EvaluationOptions.bands,
         show_default=True,
-        help="Band of ranks: paper-text, paper-code, LOW:HIGH or NAME=LOW:HIGH. The first is `rare`; repeat for more.",
+        help="Band of frequency ranks: paper-text, the last 15 % of those that are counted, paper-code, all after the "
+        "first 15 %, LOW:HIGH as fractions, or NAME=LOW:HIGH. The first is `rare`; repeat for more.",
     ),
     click.option(
         "--tokens",
@@ -118,6 +126,25 @@ _MEASUREMENT = (
         show_default=True,
         help="Whose token decides a position's class.",
     ),
+    click.option(
+        "--min-targets",
+        type=click.IntRange(min=2),
+        default=EvaluationOptions.min_targets,
+        show_default=True,
+        help="Fewest positions a class may have.",
+    ),
+    click.option(
+        "--positions-per-rare",
+        type=FiniteRange(min=1),
+        default=EvaluationOptions.positions_per_rare,
+        show_default=True,
+        help="Positions measured of other classes, as a multiple of the rare ones.",
+    ),
+)
+"""Which classes, and at which positions."""
+
+_MEASUREMENT = in_panel(
+    "Analyses",
     click.option(
         "--mean-over",
         type=click.Choice(["kept", "all"]),
@@ -153,22 +180,8 @@ _MEASUREMENT = (
         show_default=True,
         help="Unigram direction that mediation freezes: of all types, or of the rare band's alone.",
     ),
-    click.option(
-        "--min-targets",
-        type=click.IntRange(min=2),
-        default=EvaluationOptions.min_targets,
-        show_default=True,
-        help="Fewest positions a class may have.",
-    ),
-    click.option(
-        "--positions-per-rare",
-        type=FiniteRange(min=1),
-        default=EvaluationOptions.positions_per_rare,
-        show_default=True,
-        help="Positions measured of other classes, as a multiple of the rare ones.",
-    ),
 )
-"""Which classes, at which positions, and what is measured of a neuron."""
+"""What is measured of a neuron, and how."""
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper-code": {
@@ -183,9 +196,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 def _apply_preset(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
-    """Makes a preset's values the defaults, so that whatever is given wins, in any order."""
+    """Makes a preset's values the defaults, so that whatever is given wins, in any order, also in a file."""
     if name is not None:
-        context.default_map = {**(context.default_map or {}), **PRESETS[name]}
+        context.default_map = {**PRESETS[name], **(context.default_map or {})}
     return name
 
 
@@ -205,13 +218,19 @@ def preset_line() -> str | None:
     preset = context.params["preset"]
     if preset is None:
         return None
-    given = [n for n in PRESETS[preset] if context.get_parameter_source(n) is not ParameterSource.DEFAULT_MAP]
+    in_file = from_config(context)
+    given = [
+        name
+        for name in PRESETS[preset]
+        if name in in_file or context.get_parameter_source(name) is not ParameterSource.DEFAULT_MAP
+    ]
     chosen = [n for n in PRESETS[preset] if n not in given]
     instead = f"; given instead: {_written(given, context.params)}" if given else ""
     return f"--preset {preset} sets {_written(chosen, context.params) or 'nothing'}{instead}"
 
 
-_PRESET = (
+_PRESET = in_panel(
+    "Classes",
     click.option(
         "--preset",
         type=click.Choice(tuple(PRESETS)),
@@ -224,7 +243,8 @@ _PRESET = (
 )
 """Several options in one word."""
 
-_COMPUTATION = (
+_COMPUTATION = in_panel(
+    "Analyses",
     click.option(
         "--tolerance",
         type=FiniteRange(min=0),
@@ -232,6 +252,12 @@ _COMPUTATION = (
         show_default=True,
         help="Error a neuron's class mean may carry, in nats; 0 evaluates every pair exactly.",
     ),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random draw."),
+)
+"""How exactly, and by which draws."""
+
+_MEMORY = in_panel(
+    "Memory",
     click.option(
         "--memory-gib",
         type=FiniteRange(min=0.0625),
@@ -260,6 +286,11 @@ _COMPUTATION = (
         show_default=True,
         help="What computes; auto: CUDA where there is a device, else the CPU.",
     ),
+)
+"""With how much of the machine."""
+
+_DEFECTS = in_panel(
+    "Input",
     click.option(
         "--on-defect",
         type=click.Choice(["mark", "skip", "fail"]),
@@ -267,17 +298,11 @@ _COMPUTATION = (
         show_default=True,
         help="What to do with unsound steps: keep them out of trajectories, leave them out, or refuse to start.",
     ),
-    click.option(
-        "--seed",
-        type=click.IntRange(min=0),
-        default=EvaluationOptions.seed,
-        show_default=True,
-        help="Seed of every random draw.",
-    ),
 )
-"""How exactly, and with how much of the machine."""
+"""Which steps of the suite count."""
 
 
 def analysis_options(command: Command) -> Command:
     """Adds --steps, what decides a step's tables, and how they are computed."""
-    return all_of((steps_option, *_SOURCES, *_ANALYSES, *_PRESET, *_MEASUREMENT, *_COMPUTATION), command)
+    own = (*_SOURCES, *_DEFECTS, *_PRESET, *_CLASSES, *_ANALYSES, *_MEASUREMENT, *_COMPUTATION, *_MEMORY)
+    return all_of((*in_panel("Input", config_option, steps_option), *own), command)

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
+from rtdyn.cli_command import Command, all_of, in_panel
+from rtdyn.cli_complete import complete_models
 from rtdyn.errors import UsageError
-
-Command = Callable[..., None]
-
-
-def all_of(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
-    """Adds the options, in this order of the help."""
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def suites_option(command: Command) -> Command:
     """Adds --suites."""
-    return click.option(
+    option = click.option(
         "--suites", type=click.Path(path_type=Path), help="A file of further suites, in the form of checkpoints.yaml."
-    )(command)
+    )
+    return all_of(in_panel("Input", option), command)
 
 
 def _pattern(context: click.Context, parameter: click.Parameter, value: str | None) -> re.Pattern[str] | None:
@@ -49,7 +42,8 @@ _MODEL = "A suite's name, any repository OWNER/NAME on the Hub, or a folder of c
 
 def model_option(command: Command) -> Command:
     """Adds --model, for one suite, and --revision-pattern."""
-    return all_of((click.option("--model", required=True, help=_MODEL), _REVISION_PATTERN), command)
+    model = click.option("--model", required=True, shell_complete=complete_models, help=_MODEL)
+    return all_of((model, _REVISION_PATTERN), command)
 
 
 def steps_option(command: Command) -> Command:
@@ -66,6 +60,7 @@ def models_option(command: Command) -> Command:
         "models",
         required=True,
         multiple=True,
+        shell_complete=complete_models,
         help=f"{_MODEL} Repeat it, or give a quoted pattern ('pythia-*-seed*', 'runs/*'), for several suites.",
     )
-    return all_of((model, _REVISION_PATTERN), command)
+    return all_of(in_panel("Input", model, _REVISION_PATTERN), command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:  # the commands that read no record do without pydantic
@@ -19,6 +20,15 @@ class RtdynError(Exception):
 
 class InputError(RtdynError):
     """A source, file or model that cannot be used as it is."""
+
+
+class IncompleteError(InputError):
+    """Steps that could not be analysed, in a run that holds the others."""
+
+    def __init__(self, message: str, run: Path) -> None:
+        super().__init__(message)
+        self.run = run
+        """The run directory."""
 
 
 class OverflowedError(InputError):

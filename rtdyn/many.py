@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rtdyn.errors import InputError, RtdynError
-from rtdyn.store.run import MANIFEST, Run, config_digest
+from rtdyn.errors import IncompleteError, InputError, RtdynError
+from rtdyn.store.run import MANIFEST, Run, config_digest, read_run
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
 
@@ -27,7 +27,7 @@ class Outcome:
 
     label: str
     run: Run | None
-    """None if it failed."""
+    """None if it failed before it had one."""
     failure: str | None
     """Why, in one sentence."""
 
@@ -75,13 +75,23 @@ def track_many(jobs: Sequence[Job], track: Track, out: Path | None, console: Con
     outcomes, group = [], group_of(jobs)
     for number, (label, job) in enumerate(zip(labels([job.suite for job in jobs]), jobs, strict=True), start=1):
         _say(console, f"suite {number} of {len(jobs)}: {label}")
+        own = replace(job, out=None if out is None else out / label, group=group)
         try:
-            run = track(replace(job, out=None if out is None else out / label, group=group), console)
-            outcomes.append(Outcome(label, run, None))
+            outcome = track_one(own, track, console, label)
         except RtdynError as error:
-            _say(console, f"{label} failed: {error}")
-            outcomes.append(Outcome(label, None, str(error)))
+            outcome = Outcome(label, None, str(error))
+        if outcome.failure is not None:
+            _say(console, f"{label} failed: {outcome.failure}")
+        outcomes.append(outcome)
     return outcomes
+
+
+def track_one(job: Job, track: Track, console: Console, label: str) -> Outcome:
+    """Tracks a job's suite; that steps of it failed is part of the outcome. Raises RtdynError for all else."""
+    try:
+        return Outcome(label, track(job, console), None)
+    except IncompleteError as error:
+        return Outcome(label, read_run(error.run), str(error))
 
 
 def raise_failures(outcomes: Sequence[Outcome]) -> None:

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from rtdyn.audit.before_a_run import audit_before, joined, moved_steps
 from rtdyn.checkpoints.stream import alike, open_stream
-from rtdyn.errors import InputError
+from rtdyn.cost.forecast import expected_seconds
+from rtdyn.errors import IncompleteError
 from rtdyn.execute.driver import Driver, earlier_tasks, open_engine
 from rtdyn.execute.engine import Engine
 from rtdyn.execute.ledger import read_seconds
@@ -33,6 +34,7 @@ from rtdyn.store.run import (
     write_manifest,
 )
 from rtdyn.store.schema import StepTables
+from rtdyn.store.settings_file import write_settings
 from rtdyn.store.stage_log import StageClock, log_seconds, logged_steps, seconds_by_stage
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
@@ -48,11 +50,12 @@ from rtdyn.views.terminal.summary import print_summary, step_line
 from rtdyn.views.wandb.mirror import choose_mode, start_wandb
 
 
-def track(job: Job, console: Console) -> Run:
+def track(job: Job, console: Console, results: Console | None = None) -> Run:
     """Analyses every step of the job that its run directory lacks; returns the run.
 
-    Raises InputError in one sentence for anything in the sources that cannot be used, and once all else is done for
-    steps that could not be analysed.
+    console: where progress is said. results: where what came out is said; the same by default. Raises InputError in one
+    sentence for anything in the sources that cannot be used, and IncompleteError once all else is done for steps that
+    could not be analysed.
     """
     say = partial(_say, console)
     suite, cluster = job.suite, job.cluster
@@ -87,7 +90,10 @@ def track(job: Job, console: Console) -> Run:
             steps, audited = audit_before(suite, job.steps, job.on_defect, say_once, beside)
         for step in moved_steps(audited, stored):
             say(f"step {step} is another on the Hub now; its tables and verdict stay (another --out analyses it anew)")
-        run = _record_checkpoints(run, suite, audited)
+        run = Run(path, run.manifest.replace(asked=tuple(sorted({*run.manifest.asked, *steps}))))
+        run = _record_checkpoints(run, suite, audited, given_up)
+        if job.settings:
+            write_settings(path, {**job.settings, **({} if job.out is None else {"out": str(job.out)})})
         missing = [s for s in steps if s not in stored]
         if stored:
             say(f"{len(steps) - len(missing)} of {len(steps)} steps are stored already")
@@ -101,13 +107,13 @@ def track(job: Job, console: Console) -> Run:
                 given_up = _run_elsewhere(engine, units, task, cluster.steps_per_task, run, view.log_step, console)
         finally:
             try:
-                run = _record_checkpoints(run, suite, audited)
+                run = _record_checkpoints(run, suite, audited, given_up)
             finally:
                 view.finish()
-    _say_end(console, run, audited)
+    _say_end(console if results is None else results, run, audited)
     if given_up:
         faults = "; ".join(f"step {step}: {why.rstrip('.')}" for step, why in sorted(given_up.items()))
-        raise InputError(f"{len(given_up)} of {len(steps)} steps could not be analysed: {faults}")
+        raise IncompleteError(f"{len(given_up)} of {len(steps)} steps could not be analysed: {faults}", path)
     return run
 
 
@@ -200,9 +206,10 @@ def _run_here(
     """The steps one after another in this process; returns those passed over, each with the reason."""
     position = {step: number for number, step in enumerate(steps, start=1)}
     say = partial(_say, console)
+    expected = expected_seconds(sweep) if console.is_terminal and steps else {}  # for its bar alone
     with (
         open_stream(sweep.suite, steps, stored, cache_gb, sweep.weights_only, say) as stream,
-        progress(console, sweep.suite.name, len(steps)) as reporter,
+        progress(console, sweep.suite.name, len(steps), expected) as reporter,
     ):
         clock = StageClock(reporter.stage)
         owner = {repeat.step: of for of, repeats in stream.repeats.items() for repeat in repeats}
@@ -262,12 +269,15 @@ def _run_elsewhere(
         return driver.drive()
 
 
-def _record_checkpoints(run: Run, suite: SuiteSpec, audited: dict[str, Any]) -> Run:
-    """The manifest with what every stored step was made from, and which of them trajectories leave out."""
+def _record_checkpoints(run: Run, suite: SuiteSpec, audited: dict[str, Any], given_up: Mapping[int, str]) -> Run:
+    """The manifest with what every stored step was made from, which trajectories leave out, and which failed."""
     stored, earlier = done_steps(run), run.manifest.audit
     audit = joined(None if earlier is None else earlier.as_json(), audited, stored)
     manifest = run.manifest.replace(
-        checkpoints=stored, audit=AuditRecord.model_validate(audit), schedule=schedule(suite)
+        checkpoints=stored,
+        audit=AuditRecord.model_validate(audit),
+        schedule=schedule(suite),
+        failed={step: why for step, why in {**run.manifest.failed, **given_up}.items() if step not in stored},
     )
     recorded = Run(run.path, manifest.replace(left_out=left_out(Run(run.path, manifest), stored)))
     write_manifest(recorded)

@@ -7,7 +7,6 @@ with or clears.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import threading
 from collections.abc import Collection, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from rtdyn.errors import InputError
+from rtdyn.file_lock import take_lock
 from rtdyn.hub.download import PART
 from rtdyn.hub.ranges import StoppedError
 from rtdyn.hub.repository import hub_home
@@ -120,11 +120,10 @@ def _lock(folder: Path) -> TextIO | None:
     """The lock of a folder, None if another process holds it."""
     lock = folder.with_name(f"{folder.name}.lock").open("w")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return None
+        held = take_lock(lock)
     except OSError:  # a file system without locks
         lock.close()
         raise
-    return lock
+    if not held:
+        lock.close()
+    return lock if held else None

@@ -50,20 +50,23 @@ class Rates:
         )
 
 
-def seconds_on(device: str) -> Callable[[ModelShape, Operations], float]:
-    """How long a model's operations take on this device, measured once for models that are timed alike."""
+def seconds_on(device: str, at_least: float = SECONDS) -> Callable[[ModelShape, Operations], float]:
+    """How long a model's operations take on this device, measured once for models that are timed alike.
+
+    at_least: seconds of each measurement.
+    """
     known: dict[tuple[int, int], Rates] = {}
 
     def seconds(model: ModelShape, operations: Operations) -> float:
         key = _timed(model)
         if key not in known:
-            known[key] = rates_of(model, device)
+            known[key] = rates_of(model, device, at_least)
         return known[key].seconds(operations)
 
     return seconds
 
 
-def rates_of(model: ModelShape, device: str) -> Rates:
+def rates_of(model: ModelShape, device: str, at_least: float = SECONDS) -> Rates:
     """The rates at this model's width and vocabulary, or as much of them as takes some milliseconds."""
     d, v = _timed(model)
     rows = ROWS[device] * (torch.get_num_threads() if device == "cpu" else 1)
@@ -74,7 +77,7 @@ def rates_of(model: ModelShape, device: str) -> Rates:
 
     def products(inner: int, columns: int, dtype: torch.dtype) -> float:
         left, right = normal(rows, inner, dtype=dtype), normal(columns, inner, dtype=dtype)
-        return 2.0 * rows * inner * columns / _best(lambda: left @ right.T, device)
+        return 2.0 * rows * inner * columns / _best(lambda: left @ right.T, device, at_least)
 
     numbers, half = normal(PASSED, dtype=torch.float64), normal(PASSED, dtype=torch.float16)
     n, few = PAIRS
@@ -85,9 +88,9 @@ def rates_of(model: ModelShape, device: str) -> Rates:
         float32=products(d, min(4 * d, COLUMNS), torch.float32),
         float64=products(d, v, torch.float64),
         narrow=products(v, COLUMNS, product_precision(device)),
-        exact=n * few * v / _best(lambda: exponential_excess(p, m[None], q, t[None], t, row, neuron), device),
-        passed=PASSED / _best(numbers.exp, device),
-        loaded=PASSED / _best(lambda: half.float().aminmax(), device),
+        exact=n * few * v / _best(lambda: exponential_excess(p, m[None], q, t[None], t, row, neuron), device, at_least),
+        passed=PASSED / _best(numbers.exp, device, at_least),
+        loaded=PASSED / _best(lambda: half.float().aminmax(), device, at_least),
     )
 
 
@@ -96,11 +99,11 @@ def _timed(model: ModelShape) -> tuple[int, int]:
     return min(model.width, WIDTH), min(model.logits, COLUMNS)
 
 
-def _best(call: Callable[[], object], device: str) -> float:
-    """Least seconds of a call, the first not counted, over at least REPEATS of them and SECONDS."""
+def _best(call: Callable[[], object], device: str, at_least: float) -> float:
+    """Least seconds of a call, the first not counted, over at least REPEATS of them and so many seconds."""
     call()
     best, began, times = float("inf"), time.perf_counter(), 0
-    while times < REPEATS or time.perf_counter() - began < SECONDS:
+    while times < REPEATS or time.perf_counter() - began < at_least:
         start = time.perf_counter()
         call()
         if device == "cuda":

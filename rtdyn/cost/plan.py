@@ -133,7 +133,7 @@ def plan_suite(
     weights_only = set(options.analyses) <= set(WEIGHTS_ONLY)
     fetched = traffic(suite, left, audit, model, weights_only)
     sample = None if weights_only else _sample(suite, left[-1], job.measured_on, hub.reachable, say)
-    stages = _stages(model, sample, options)
+    stages = stage_operations(model, sample, options)
     routing, room = "routing" in options.analyses, assumptions.available_bytes
     layered = sample is not None and runs_by_layers(
         options.stream_layers, model, sample, options.memory_bytes, routing=routing, room=room
@@ -215,7 +215,8 @@ def assumed_sample(options: EvaluationOptions) -> Sample:
     return Sample(tokens, options.window, positions, "text and frequencies are not here yet")
 
 
-def _stages(model: ModelShape, sample: Sample | None, options: StepOptions) -> dict[str, Operations]:
+def stage_operations(model: ModelShape, sample: Sample | None, options: StepOptions) -> dict[str, Operations]:
+    """What one step's stages consist of whose work closed forms give; none without a sample, of weights alone."""
     if sample is None:
         return {}
     stages = {

@@ -153,6 +153,10 @@ class Manifest(Record):
     """By step; complete once the command has ended."""
     left_out: dict[int, str] = {}
     """Stored steps that are no observations of their own, each with the reason."""
+    asked: tuple[int, ...] = ()
+    """Steps that commands set out to analyse, ascending."""
+    failed: dict[int, str] = {}
+    """Those that could not be analysed when they were last tried, each with the reason."""
     command: str | None = None
     """The command line that began the run."""
     group: str | None = None

@@ -6,7 +6,6 @@ there and carry the digest of the run's configuration, so a run killed at any mo
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import hashlib
 import json
@@ -23,6 +22,7 @@ from pydantic import ValidationError
 
 from rtdyn.blame import reading
 from rtdyn.errors import InputError, first_fault
+from rtdyn.file_lock import take_lock
 from rtdyn.files import ASIDE, clear_aside, replace_file, write_json
 from rtdyn.git_lfs import refuse_pointer
 from rtdyn.names import RARE
@@ -31,6 +31,7 @@ from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
 from rtdyn.store.schema import TABLES, StepTables
 
 MANIFEST = "manifest.json"
+_LOCK = ".lock"
 
 TASKS = "tasks"
 """Folder of what a cluster's tasks say of themselves, while some may be running."""
@@ -148,19 +149,28 @@ def locked(path: Path) -> Iterator[None]:
     holds the run or the directory cannot be written.
     """
     try:
-        handle = (path / ".lock").open("w")
+        handle = (path / _LOCK).open("w")
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}; give another --out") from error
     with handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another process is writing to {path}; wait for it or give another --out") from None
+            held = take_lock(handle)
         except OSError as error:
             raise InputError(f"cannot lock {path}: {error.strerror}; give an --out where files can be") from error
+        if not held:
+            raise InputError(f"another process is writing to {path}; wait for it or give another --out")
         if not (path / TASKS).is_dir():
             clear_aside(path)
         yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process is writing to the run; False too where files cannot be locked."""
+    try:
+        with (path / _LOCK).open() as handle:
+            return not take_lock(handle, shared=True)
+    except OSError:
+        return False
 
 
 def write_step(run: Run, step: int, checkpoint: CheckpointRecord, tables: StepTables) -> None:

@@ -102,10 +102,23 @@ def _by_pattern(suite: SuiteSpec, on_hub: OnHub | None, pattern: Pattern | None)
     return on_hub(suite.hub_repo, pattern)
 
 
+def registered(wanted: str, suites: Mapping[str, SuiteSpec]) -> list[SuiteSpec]:
+    """The registered suites whose name or repository `wanted` matches. Raises UsageError if there is none."""
+    named = _registered(wanted, suites)
+    if not named:
+        known = [*suites, *(s.repo for s in suites.values() if s.repo)]
+        raise UsageError(f"no suite matches {wanted!r}{near_matches(wanted, known)} (`rtdyn models` lists them all)")
+    return named
+
+
+def _registered(wanted: str, suites: Mapping[str, SuiteSpec]) -> list[SuiteSpec]:
+    return [s for s in suites.values() if any(fnmatch.fnmatchcase(n, wanted) for n in (s.name, s.repo) if n)]
+
+
 def _matching(
     wanted: str, suites: Mapping[str, SuiteSpec], on_hub: OnHub | None, pattern: Pattern | None
 ) -> list[SuiteSpec]:
-    named = [s for s in suites.values() if any(fnmatch.fnmatchcase(n, wanted) for n in (s.name, s.repo) if n)]
+    named = _registered(wanted, suites)
     if named:
         return [_by_pattern(suite, on_hub, pattern) for suite in named]
     above = next(folder for folder in Path(wanted).parents if folder.is_dir())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rtdyn.analyses.options import StepOptions
 from rtdyn.suites.suite import SuiteSpec
@@ -35,5 +37,7 @@ class Job:
     """`online`, `offline` or `disabled`; None to decide by the credentials there are."""
     command: str | None = None
     """The command line, which the manifest of a new run keeps."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The options by their names on the command line, which the run directory keeps; empty where there were none."""
     group: str | None = None
     """The W&B group of a command over several suites, which the manifest keeps too."""

@@ -53,7 +53,7 @@ def test_unsound_steps_are_said_passed_over_or_left_out_and_recorded(planted: Pa
     assert list(run.manifest.left_out) == [2, 8, 64]
     assert "same weights as step 0" in run.manifest.left_out[2]
     assert all("its weights" in run.manifest.left_out[step] for step in (8, 64))
-    before, _, after = result.stdout.partition("run directory:")
+    before, after = result.stderr.partition("run directory:")[0], result.stdout
     assert "step 1 is passed over: it holds no weights" in before and "step 2 is not sound" in before
     assert "step 1 was passed over: it holds no weights" in after
     for step in (2, 8, 64):
@@ -66,7 +66,7 @@ def test_unsound_steps_are_said_passed_over_or_left_out_and_recorded(planted: Pa
     assert set(read_fingerprints(run, done_steps(run))) == set(done_steps(run))
 
     again = rtdyn(*track(planted, out, "--steps", "0,2,4"))
-    assert again.exit_code == 0 and "3 of 3 steps are stored already" in again.stdout
+    assert again.exit_code == 0 and "3 of 3 steps are stored already" in again.stderr
     assert read_run(out).manifest.left_out == run.manifest.left_out
     assert set(read_run(out).manifest.as_json()["audit"]["steps"]) == set(map(str, PLANTED))
 
@@ -132,7 +132,7 @@ def test_a_verdict_is_that_of_the_weights_that_were_analysed(tmp_path: Path) -> 
         (moved,) = place.track_each([*command, "2,4,8,16"])
     assert moved.code == 0, moved.stderr
     for step in (4, 16):
-        assert f"step {step} is another on the Hub now; its tables and verdict stay" in moved.stdout
-    assert "step 8 is another" not in moved.stdout
+        assert f"step {step} is another on the Hub now; its tables and verdict stay" in moved.stderr
+    assert "step 8 is another" not in moved.stderr
     assert read_run(out).manifest.left_out == before
     assert list(done_steps(read_run(out))) == [2, 4, 8, 16]

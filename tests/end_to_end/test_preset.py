@@ -58,7 +58,7 @@ def made(takes_long: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
              "--analyses", "ablation,routing,mediation", "--wandb", "disabled", "--out", str(out)],
         )  # fmt: skip
     assert result.exit_code == 0, result.stderr
-    yield Made(read_run(out), result.stdout.splitlines(), *kept["routing"])
+    yield Made(read_run(out), result.stderr.splitlines(), *kept["routing"])
 
 
 @pytest.fixture(scope="module")

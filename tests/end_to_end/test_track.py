@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 from polars.testing import assert_frame_equal
 from safetensors.torch import load_file, save_file
 from support.hang import HANG
+from support.refusal import refusal
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from rtdyn.cli import main
@@ -53,10 +54,9 @@ def rtdyn(*args: str | Path) -> Result:
 def refused(result: Result, code: int, *words: str) -> None:
     """Ended with `code` and one sentence that holds `words`."""
     assert result.exit_code == code, result.stderr
-    lines = [line for line in result.stderr.splitlines() if line.strip()]
-    assert len(lines) == 1 and lines[0].startswith("rtdyn: "), result.stderr
+    sentence = refusal(result.stderr)
     for word in words:
-        assert word in lines[0]
+        assert word in sentence
 
 
 def same_tables(one: Path, other: Path, steps: Sequence[int] = (0, 64, 1000, 4000)) -> None:
@@ -88,7 +88,7 @@ def test_the_run_directory_holds_what_the_design_says(whole: Path) -> None:
     run = read_run(whole)
     assert list(done_steps(run)) == [0, 64, 1000, 4000]
     assert sorted(p.name for p in whole.iterdir() if not p.name.startswith(".")) == sorted(
-        ["log.jsonl", "manifest.json", *TABLES]
+        ["log.jsonl", "manifest.json", "run.yaml", *TABLES]
     )
     manifest = run.manifest
     assert set(manifest.checkpoints) == {0, 64, 1000, 4000}
@@ -176,7 +176,7 @@ def test_learning_shows(whole: Path) -> None:
 def test_the_same_command_again_does_nothing_and_changes_nothing(whole: Path, tmp_path: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in whole.rglob("*.parquet")}
     result = rtdyn("track", "--model", "tiny", "--steps", "0,64,1000,4000", "--out", whole, *CHEAP)
-    assert result.exit_code == 0 and "4 of 4 steps are stored already" in result.stdout
+    assert result.exit_code == 0 and "4 of 4 steps are stored already" in result.stderr
     assert {p: p.stat().st_mtime_ns for p in whole.rglob("*.parquet")} == before
 
 
@@ -365,7 +365,7 @@ def test_a_family_that_is_not_read_as_transformers_runs_it_ends_the_run_before_a
     monkeypatch.setattr(families, "FAMILIES", {**families.FAMILIES, "gpt_neox": without_gain})
     result = rtdyn(*arguments, "--steps", "64,512,4000", "--stream-layers", how)
     refused(result, 1, "last residual stream differ", "family 'gpt_neox'", "report it", "leave the model out")
-    assert "step 512 " not in result.stdout and "Time by stage" not in result.stdout
+    assert "step 512 " not in result.stderr and "Time by stage" not in result.stdout
     assert before == {p: p.read_bytes() for p in tmp_path.rglob("*.parquet")}
 
 
@@ -498,7 +498,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
     out = tmp_path / "run"
     result = rtdyn("track", "--model", suite, "--out", out, *CHEAP)
     refused(result, 3, "1 of 2 steps could not be analysed: step 0: ", *words)
-    assert "step 0 is passed over: " in result.stdout
+    assert "step 0 is passed over: " in result.stderr
     assert list(done_steps(read_run(out))) == [4000] and not list(out.rglob("*.aside"))
 
 
@@ -545,7 +545,7 @@ def test_steps_beside_bad_ones_are_those_of_a_sound_suite_and_mended_ones_are_do
     for name in ("step0", "step1000", "step4000"):
         shutil.copytree(tiny_folder / name, suite / name, dirs_exist_ok=True)
     result = rtdyn(*arguments)
-    assert result.exit_code == 0 and "1 of 4 steps are stored already" in result.stdout, result.stderr
+    assert result.exit_code == 0 and "1 of 4 steps are stored already" in result.stderr, result.stderr
     same_tables(sound, tmp_path / "run")
 
 

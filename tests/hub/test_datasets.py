@@ -559,8 +559,8 @@ def test_a_run_on_a_data_set_resumes_without_a_network_and_says_what_it_read(
 
     done = track()
     assert done.returncode == 0, done.stderr
-    assert f"evaluation text: {address} (commit {first[:12]})" in done.stdout
-    assert "row groups, drawn at random" in done.stdout and "relative standard error" in done.stdout
+    assert f"evaluation text: {address} (commit {first[:12]})" in done.stderr
+    assert "row groups, drawn at random" in done.stderr and "relative standard error" in done.stderr
     manifest = read_run(tmp_path / "run").manifest
     assert manifest.evaluation is not None and manifest.frequencies is not None
     read, counted = manifest.evaluation.corpus_provenance, manifest.frequencies.provenance
@@ -571,7 +571,7 @@ def test_a_run_on_a_data_set_resumes_without_a_network_and_says_what_it_read(
     assert overlap is not None and f"at most {overlap:.2f} of the types in it" in done.stdout
     place.hub.put(repo, {"a.parquet": parquet(texts[::-1], 20)})
     again = track(HF_HUB_OFFLINE="1")
-    assert again.returncode == 0 and "1 of 1 steps are stored already" in again.stdout, again.stderr
+    assert again.returncode == 0 and "1 of 1 steps are stored already" in again.stderr, again.stderr
     assert read_run(tmp_path / "run").manifest.config == manifest.config
     # the moved branch, where nothing was kept, is another run
     elsewhere = track(HF_HOME=str(tmp_path / "elsewhere"))

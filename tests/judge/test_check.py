@@ -197,7 +197,7 @@ def place(tmp_path: Path) -> tuple[Path, Path]:
     """A run and the baseline written from it."""
     stored(tmp_path / "run")
     result = check(tmp_path / "run", tmp_path / "baseline.json", "--update")
-    assert result.exit_code == 0 and "wrote" in result.stdout, result.output
+    assert result.exit_code == 0 and "wrote" in result.stderr, result.output
     return tmp_path / "run", tmp_path / "baseline.json"
 
 

@@ -6,14 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from rtdyn.cost.plan import SECONDS_AN_HOUR, Assumptions, SuitePlan
+from rtdyn.views.terminal.fitted import print_fitted
 
 _GIB = 2**30
-_WIDTH = 180
-"""Characters a line where the output is no terminal."""
 
 
 def plan_record(plans: Sequence[SuitePlan], assumptions: Assumptions) -> dict[str, Any]:
@@ -66,20 +63,15 @@ def _record(plan: SuitePlan) -> dict[str, Any]:
 
 def print_plan(plans: Sequence[SuitePlan], assumptions: Assumptions, console: Console) -> None:
     """A row a suite and one of all, and what the numbers rest on."""
-    table = Table(title="What it costs", title_justify="left")
-    headers = ["steps", "download GB", "forward TFLOP", "ablation TFLOP", "memory GiB", "disk GB"]
+    headers = ["suite", "steps", "download GB", "forward TFLOP", "ablation TFLOP", "memory GiB", "disk GB"]
     headers += ["download h", "compute h", "in all h"]
     if assumptions.gpu_tflops is not None:
         headers += ["GPU compute h", "in all on GPU h"]
-    table.add_column("suite", overflow="fold")
-    for header in headers:
-        table.add_column(header, justify="right", overflow="fold")
-    for plan in plans:
-        table.add_row(escape(plan.suite.name), *_cells(plan, assumptions))
+    cells = [[plan.suite.name, *_cells(plan, assumptions)] for plan in plans]
     if len(plans) > 1:
-        table.add_section()
-        table.add_row("all", *_total_cells(plans, assumptions))
-    (console if console.is_terminal else Console(file=console.file, width=_WIDTH)).print(table)
+        cells.append(["all", *_total_cells(plans, assumptions)])
+    rows = [dict(zip(headers, row, strict=True)) for row in cells]
+    print_fitted("What it costs", rows, console, last=len(plans) > 1)
     for text in _said(plans, assumptions):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from rich.console import Console
@@ -16,6 +19,19 @@ from rtdyn.files import replace_file
 from rtdyn.judge.check import Comparison, Finding
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def comparison_record(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as JSON holds it; `excess` is null where a whole row or step is concerned."""
+    return {
+        "suite": comparison.suite,
+        "findings": [
+            {**asdict(f), "excess": f.excess if math.isfinite(f.excess) else None} for f in comparison.findings
+        ],
+        "rows": len(comparison.rows),
+        "held": comparison.held,
+        "notes": list(comparison.notes),
+    }
 
 
 def print_comparison(comparison: Comparison, limit: int, console: Console) -> None:

@@ -5,42 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from rtdyn.many import Outcome
 from rtdyn.parquet import read_parquet
 from rtdyn.store.run import done_steps, table_file
+from rtdyn.views.terminal.fitted import print_fitted
 from rtdyn.views.terminal.summary import CAUTION, main_cells
 
 _ABSENT = "—"
-_WIDTH = 180
-"""Characters a line where the output is no terminal: a row a suite, unbroken."""
 
 
 def print_side_by_side(outcomes: Sequence[Outcome], console: Console) -> None:
     """A row a suite with its last step's numbers, the reasons of those that failed, and where the runs are."""
     cells: dict[str, dict[str, str]] = {}
     for outcome in outcomes:
-        if outcome.run is None:
+        if outcome.run is None or outcome.failure is not None:
             cells[outcome.label] = {"steps": "failed"}
             continue
         steps = list(done_steps(outcome.run))
         metrics = read_parquet(table_file(outcome.run, "metrics", steps[-1]))
         stored = {"steps": str(len(steps)), "last step": str(steps[-1])}
         cells[outcome.label] = {**stored, **main_cells(metrics)}
-    failed = sum(outcome.run is None for outcome in outcomes)
+    failed = sum(outcome.failure is not None for outcome in outcomes)
     title = f"{len(outcomes)} suites, {failed} failed" if failed else f"{len(outcomes)} suites"
-    table = Table(title=title, title_justify="left")
-    table.add_column("suite", overflow="fold")
     columns = list(dict.fromkeys(name for row in cells.values() for name in row))
-    for name in columns:
-        table.add_column(name, justify="right", overflow="fold")
-    for label, row in cells.items():
-        table.add_row(escape(label), *(row.get(name, _ABSENT) for name in columns))
-    (console if console.is_terminal else Console(file=console.file, width=_WIDTH)).print(table)
+    rows = [{"suite": label, **{name: row.get(name, _ABSENT) for name in columns}} for label, row in cells.items()]
+    print_fitted(title, rows, console)
     runs = [outcome.run for outcome in outcomes if outcome.run is not None]
-    said = [f"{outcome.label} failed: {outcome.failure}" for outcome in outcomes if outcome.run is None]
+    said = [f"{outcome.label} failed: {outcome.failure}" for outcome in outcomes if outcome.failure]
     if runs:
         said.append("Everything is in " + ", ".join(str(run.path) for run in runs))
     if "rare shape" in columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -63,8 +64,17 @@ def step_line(metrics: pl.DataFrame) -> str:
 
 
 def print_summary(run: Run, console: Console) -> None:
-    """The main numbers of the last stored step, a column a class, and the run directory."""
-    steps = list(done_steps(run))
+    """The main numbers of the last stored step, and where everything lies."""
+    metrics = print_last_step(run, list(done_steps(run)), console)
+    said = [f"Everything is in {run.path}; `rtdyn report {run.path}` draws it"]
+    if not _is_weights_only(metrics):
+        said = [f"{said[0]}, `rtdyn claims {run.path}` judges the published claims"]
+    for text in said:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_last_step(run: Run, steps: Sequence[int], console: Console) -> pl.DataFrame:
+    """The main numbers of the last of the stored steps, a column a class; returns its metrics."""
     metrics = read_parquet(table_file(run, "metrics", steps[-1]))
     classes, rows = summary_rows(metrics)
     title = escape(f"{run.manifest.suite}, step {steps[-1]}, {len(steps)} steps stored")
@@ -75,11 +85,10 @@ def print_summary(run: Run, console: Console) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    said = [f"Everything is in {run.path}; `rtdyn report {run.path}` draws it"]
     if not _is_weights_only(metrics):
-        said = [CAUTION, *_open_claims(run), f"{said[0]}, `rtdyn claims {run.path}` judges the published claims"]
-    for text in said:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        for text in (CAUTION, *_open_claims(run)):
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+    return metrics
 
 
 def _open_claims(run: Run) -> list[str]:

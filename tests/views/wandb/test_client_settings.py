@@ -27,5 +27,5 @@ def test_a_variable_that_the_client_refuses_is_named(
     environment = {**os.environ, "WANDB_MODE": "offline", variable: value}
     ended = subprocess.run(command(*arguments), env=environment, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 0, ended.stderr
-    [said] = [line for line in ended.stdout.splitlines() if line.startswith("W&B stopped")]
+    [said] = [line for line in ended.stderr.splitlines() if line.startswith("W&B stopped")]
     assert words in said and "validation error" not in said
