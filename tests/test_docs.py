@@ -80,7 +80,7 @@ def commands(page: Path) -> Iterator[tuple[str, bool]]:
 
 def parse(line: str) -> None:
     """Let click read a command line as it would, without running it."""
-    words = shlex.split(line, comments=True)[1:]
+    words = shlex.split(line.partition(" | ")[0], comments=True)[1:] or ["--help"]  # a bare `rtdyn` shows its help
     if words[0].startswith("-"):
         main.make_context("rtdyn", words)
     whole = click.Context(main, info_name="rtdyn", **main.context_settings)
@@ -123,7 +123,10 @@ def test_commands_are_those_of_the_command_line(page: Path) -> None:
         except click.exceptions.Exit:  # --help and --version
             pass
         except click.UsageError as error:
-            if whole or not isinstance(error, click.MissingParameter):
+            stands_for_a_users = (
+                "File '" in (said := error.format_message()) and "does not exist" in said
+            )  # options are known by then
+            if not stands_for_a_users and (whole or not isinstance(error, click.MissingParameter)):
                 pytest.fail(f"{line}: {error.format_message()}")
 
 
