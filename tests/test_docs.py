@@ -127,7 +127,7 @@ def test_commands_are_those_of_the_command_line(page: Path) -> None:
                 "File '" in (said := error.format_message()) and "does not exist" in said
             )  # options are known by then
             if not stands_for_a_users and (whole or not isinstance(error, click.MissingParameter)):
-                pytest.fail(f"{line}: {error.format_message()}")
+                pytest.fail(f"{line}: {said}")
 
 
 def test_commands_are_found_and_wrong_ones_fail() -> None:
