@@ -174,6 +174,16 @@ def test_the_notebooks_of_the_docs_run(complete: Path, page: str) -> None:
     assert names["run"].steps == (0, 512, 4000)
 
 
+def test_the_example_runs_cell_by_cell(complete: Path) -> None:
+    notebook = json.loads((Path(__file__).parents[2] / "examples/first_look.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert cells[0].startswith("!rtdyn track ")
+    names: dict[str, Any] = {}
+    for cell in cells[1:]:
+        exec(cell.replace("runs/first-look", str(complete)), names)
+    assert len(names["losses"]) == 9
+
+
 def test_learning_shows(whole: Path) -> None:
     loss = read_table(read_run(whole), "metrics").filter(
         (pl.col("metric") == "loss") & (pl.col("token_class") == "all")
