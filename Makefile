@@ -1,5 +1,5 @@
 # What one does while one works on rtdyn. CONTRIBUTING.md says more.
-.PHONY: check quick test docs pages bench package
+.PHONY: check quick test docs pages gallery bench package
 
 check: ## lint, types and the contract of imports
 	ruff check .
@@ -16,6 +16,12 @@ test: ## all tests
 pages: ## the pages that are made of the code
 	python scripts/docs/write_metrics.py
 	python scripts/docs/write_cli.py
+
+gallery: ## the bundled run's page, which docs/gallery/ has only where it was drawn
+	rtdyn track --model tiny --steps all --wandb disabled --out build/tiny
+	rtdyn report build/tiny --out build/page
+	mkdir -p docs/gallery
+	cp build/page/report.html docs/gallery/tiny.html
 
 docs: pages ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict

@@ -2,6 +2,7 @@
 # Installs each distribution of a folder into an environment of its own, and uses what the package has to bring along.
 # usage: scripts/try_package.sh dist [pip options]
 set -euo pipefail
+unset PYTHONPATH
 folder=$(realpath "$1")
 shift
 for distribution in "$folder"/rtdyn-*.whl "$folder"/rtdyn-*.tar.gz; do

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -142,6 +143,15 @@ def test_every_page_has_its_place_in_the_navigation() -> None:
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
     entries = [page for entry in nav for page in (next(iter(entry.values())) if isinstance(entry, dict) else [entry])]
     assert sorted(entries) == sorted(str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_commands_in_notebooks_are_those_of_the_command_line(notebook: Path) -> None:
+    cells = json.loads(notebook.read_text())["cells"]
+    lines = [line[1:] for cell in cells for line in cell["source"] if line.startswith("!rtdyn ")]
+    assert lines
+    for line in lines:
+        parse(line)
 
 
 @BY_PAGE

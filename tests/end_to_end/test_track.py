@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -162,6 +163,25 @@ def test_every_column_that_it_stores_is_defined(complete: Path) -> None:
     for table in TABLES:
         for column in read_table(read_run(complete), table).columns:
             assert define(column, COLUMNS[table], ("rare", "common")), f"{table}/{column}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide/results.md"])
+def test_the_notebooks_of_the_docs_run(complete: Path, page: str) -> None:
+    (notebook,) = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / page).read_text(), re.DOTALL)
+    assert "runs/tiny-…" in notebook
+    names: dict[str, Any] = {}
+    exec(notebook.replace("runs/tiny-…", str(complete)), names)
+    assert names["run"].steps == (0, 512, 4000)
+
+
+def test_the_example_runs_cell_by_cell(complete: Path) -> None:
+    notebook = json.loads((Path(__file__).parents[2] / "examples/first_look.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert cells[0].startswith("!rtdyn track ")
+    names: dict[str, Any] = {}
+    for cell in cells[1:]:
+        exec(cell.replace("runs/first-look", str(complete)), names)
+    assert len(names["losses"]) == 9
 
 
 def test_learning_shows(whole: Path) -> None:
