@@ -75,7 +75,8 @@ class Unembedding:
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
         """All centred rows, some types at a time: which, and float64 (types, d), which the next ones may overwrite."""
         # one array for all: the system clears what it gives, which takes as long as some of the products
-        room = None if self.centred is not None else self.mean.new_empty(min(self.types, len(self.rows)), len(self.mean))
+        most = min(self.types, len(self.rows))
+        room = None if self.centred is not None else self.mean.new_empty(most, len(self.mean))
         for chunk in slices(len(self.rows), self.types):
             if room is None:
                 yield chunk, self.at(chunk)
