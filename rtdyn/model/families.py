@@ -89,18 +89,23 @@ class Anatomy:
     """By name, (F, d): row i is what neuron i reads from the final MLP's input. `in`, or `gate` and `up`."""
     stack: tuple[nn.Module, ...] = ()
     """Every block of the model, first to last."""
+    parallel_mlp: nn.Module | None = None
+    """The final MLP after its norm, called with what enters the final block; None without a parallel residual."""
 
 
 def _gpt_neox(model: Any) -> Anatomy:
+    from torch.nn import Sequential
+
     layers, norm, head = model.gpt_neox.layers, model.gpt_neox.final_layer_norm, model.get_output_embeddings()
     output = layers[-1].mlp.dense_4h_to_h
+    parallel = bool(model.config.use_parallel_residual)
     return Anatomy(
         backbone=model.gpt_neox,
         final_norm=norm,
         mlp_output=output,
         output_rows=output.weight.T,
         attentions=tuple(layer.attention for layer in layers[-2:]),
-        parallel_residual=bool(model.config.use_parallel_residual),
+        parallel_residual=parallel,
         post_norm=None,
         readout=Readout(True, norm.weight, norm.bias, norm.eps, head.weight, head.bias),
         layer=len(layers) - 1,
@@ -117,6 +122,7 @@ def _gpt_neox(model: Any) -> Anatomy:
         rotary=model.gpt_neox.rotary_emb,
         input_rows={"in": layers[-1].mlp.dense_h_to_4h.weight},
         stack=tuple(layers),
+        parallel_mlp=Sequential(layers[-1].post_attention_layernorm, layers[-1].mlp) if parallel else None,
     )
 
 

@@ -73,9 +73,15 @@ class Unembedding:
         return result
 
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        """All centred rows, some types at a time: which, and float64 (types, d)."""
+        """All centred rows, some types at a time: which, and float64 (types, d), which the next ones may overwrite."""
+        # one array for all: the system clears what it gives, which takes as long as some of the products
+        most = min(self.types, len(self.rows))
+        room = None if self.centred is not None else self.mean.new_empty(most, len(self.mean))
         for chunk in slices(len(self.rows), self.types):
-            yield chunk, self.at(chunk)
+            if room is None:
+                yield chunk, self.at(chunk)
+            else:
+                yield chunk, torch.sub(self.rows[chunk], self.mean, out=room[: chunk.stop - chunk.start])
 
 
 def unembedding(captured: Capture, sizes: Sizes, projection: Projection | None = None) -> Unembedding:

@@ -12,6 +12,8 @@ MAX_STEPS = 60
 """Newton or reweighting steps that one candidate's Huber fit may take."""
 CONVERGED = 1e-9
 """Share of a candidate's Huber loss that its last Newton step may still have to gain."""
+CERTAINLY = 1 - 1e-3
+"""Share of a floor that a loss surely has: fits of mostly outliers end a little above their least loss."""
 SINGULAR = 1e-9
 """Share of a diagonal element under which a pivot counts as zero."""
 
@@ -145,31 +147,56 @@ def squares(x: Any, first: Any, second: Any, sums: Any, tops: Any, rests: Any) -
 
 
 @compiled()
-def robust(x: Any, y: Any, w: Any, first: Any, second: Any, tops: Any, rests: Any, limit: Any) -> Any:
-    """Place and Huber loss of the best pair; tops and rests go from least squares to Huber's fits."""
-    n, least, best, top = len(x), np.inf, 0, 0.0
+def robust(
+    x: Any, y: Any, w: Any, first: Any, second: Any, tops: Any, rests: Any, limit: Any, start: Any, top: Any
+) -> Any:
+    """Place and Huber loss of the best pair; tops and rests go from least squares to Huber's fits where they count.
+
+    A later plateau's end leaves the rest fewer points, so that its loss is a floor of the rest's before it: pairs that
+    cannot be the best are not fitted. start: a pair that is likely to be near the best. Fills top (n,), plateaus' Huber
+    losses by their ends.
+    """
+    n, floor = len(x), np.zeros(len(x))
     for pair in range(len(first)):
-        i, j = first[pair], second[pair]
+        i = first[pair]
         if pair == 0 or first[pair - 1] != i:
-            top = huber(x, y, w, 0, i, i, 0.0, tops[i], limit)
-        loss = top + huber(x, y, w, i, j, n, x[j - 1], rests[pair], limit)
-        if loss < least:
-            least, best = loss, pair
+            top[i] = huber(x, y, w, 0, i, i, 0.0, tops[i], limit)
+    i, j, best = first[start], second[start], start
+    of_start = huber(x, y, w, i, j, n, x[j - 1], rests[start], limit)
+    least = top[i] + of_start
+    for pair in range(len(first) - 1, -1, -1):
+        i, j = first[pair], second[pair]
+        if pair == start:
+            floor[j] = of_start
+        elif (top[i] + floor[j]) * CERTAINLY <= least:
+            floor[j] = huber(x, y, w, i, j, n, x[j - 1], rests[pair], limit)
+            loss = top[i] + floor[j]
+            if loss < least or (loss == least and pair < best):
+                least, best = loss, pair
     return best, least
 
 
 @compiled()
-def fewer(x: Any, y: Any, w: Any, inside: Any, sums: Any, limit: Any) -> Any:
-    """Huber losses of one line and of the best two segments, a plateau that jumps to a line or a bent line."""
-    n, c, two = len(x), np.zeros(3), np.inf
+def fewer(x: Any, y: Any, w: Any, inside: Any, sums: Any, limit: Any, top: Any, start: Any) -> Any:
+    """Huber losses of one line and of the best two, the second of which joins the first or not.
+
+    inside: ascending ends of the first; top (n,): its losses where `robust` knows them, else negative. start: an end to
+    begin with. As there, ends that cannot be the best are left out.
+    """
+    n, c = len(x), np.zeros(3)
     least_squares(sums, 0, n, n, 0.0, c)
     one = huber(x, y, w, 0, n, n, 0.0, c, limit)
-    for cut in inside:
-        least_squares(sums, 0, cut, n, x[cut - 1], c)
-        bent = huber(x, y, w, 0, cut, n, x[cut - 1], c, limit)
-        least_squares(sums, 0, cut, cut, 0.0, c)
-        jump = huber(x, y, w, 0, cut, cut, 0.0, c, limit)
-        least_squares(sums, cut, n, n, 0.0, c)
-        jump += huber(x, y, w, cut, n, n, 0.0, c, limit)
-        two = min(two, bent, jump)
+    least_squares(sums, start, n, n, 0.0, c)
+    of_start = huber(x, y, w, start, n, n, 0.0, c, limit)
+    two, floor = top[start] + of_start, 0.0
+    for cut in inside[::-1]:
+        if cut == start:
+            floor = of_start
+        elif (max(top[cut], 0.0) + floor) * CERTAINLY <= two:
+            least_squares(sums, cut, n, n, 0.0, c)
+            floor = huber(x, y, w, cut, n, n, 0.0, c, limit)
+            if top[cut] < 0.0:
+                least_squares(sums, 0, cut, cut, 0.0, c)
+                top[cut] = huber(x, y, w, 0, cut, cut, 0.0, c, limit)
+            two = min(two, top[cut] + floor)
     return one, two

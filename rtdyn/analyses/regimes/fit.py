@@ -34,6 +34,8 @@ LEAST_SCALE = 1e-9
 """Scale of residuals, in log units, that the arithmetic alone may show."""
 ROUND_OFF = 1e-6
 """Excess, in log units, that the arithmetic alone may show."""
+TASK_CURVES = 16
+"""Curves that a thread takes at a time."""
 PAPER_CODE_BOUNDARIES = (3.5, 5.5)
 """Log ranks at which the papers' released code cuts the curve."""
 
@@ -166,8 +168,10 @@ def fit_sorted(log_a: np.ndarray) -> list[ThreeSegments | Undefined]:
 
 
 def _threaded(fit_curve: Callable[[int], ThreeSegments | Undefined], count: int) -> list[ThreeSegments | Undefined]:
+    # a fit is so short that a task of its own would cost as much
+    tasks = [range(start, min(count, start + TASK_CURVES)) for start in range(0, count, TASK_CURVES)]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return list(pool.map(fit_curve, range(count)))
+        return [fit for fits in pool.map(lambda task: [fit_curve(index) for index in task], tasks) for fit in fits]
 
 
 @dataclass(frozen=True)
@@ -247,8 +251,9 @@ def _segments(axis: Axis, log_a: np.ndarray) -> ThreeSegments:
     i, j = int(axis.first[best]), int(axis.second[best])
     scale = _robust_scale(np.abs(centred - _curve(x, i, j, tops[i], rests[best])), weight)
     threshold = HUBER * scale
-    best, loss = huber.robust(x, centred, weight, axis.first, axis.second, tops, rests, threshold)
-    one, two = huber.fewer(x, centred, weight, axis.inside, sums, threshold)
+    top = np.full(len(x), -1.0)
+    best, loss = huber.robust(x, centred, weight, axis.first, axis.second, tops, rests, threshold, best, top)
+    one, two = huber.fewer(x, centred, weight, axis.inside, sums, threshold, top, axis.first[best])
     i, j = int(axis.first[best]), int(axis.second[best])
     plateau_slope = tops[i, 1]
     level, slope, bend = rests[best]

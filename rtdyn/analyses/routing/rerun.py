@@ -144,11 +144,10 @@ def ablated_activations(
     block, final = parts.blocks[which], parts.blocks[-1]
     at_query = torch.from_numpy(query).to(clean.streams[which].device)
     length = len(clean.streams[which])
+    entering = clean.streams[-1][at_query]
     if which == len(parts.blocks) - 1 and parts.parallel_residual:
         # nothing to measure but |a| itself: the final MLP's input is the block's
-        passed = _run(parts, final, clean.streams[which][at_query][:, None], at_query[:, None])
-        assert passed.activations is not None
-        yield slice(0, len(query)), passed.activations
+        yield slice(0, len(query)), _parallel_activations(parts, entering[:, None])
         return
     variants = block.heads + 2
     replacement = _replacement(clean.heads[which], to)
@@ -170,6 +169,12 @@ def ablated_activations(
         some = at_query[start : start + together]
         ids = some.repeat_interleave(variants)
         changed = _variants(clean.heads[which][some], replacement).flatten(0, 1)
+        if parts.parallel_residual:
+            written = block.attention_output(changed.flatten(-2)).unflatten(0, (len(some), variants))
+            # nothing else of the block hears of its heads
+            stream = entering[start : start + together, None] + (written - written[:, :1])
+            yield slice(start, start + len(some)), _parallel_activations(parts, stream)
+            continue
         # the heads' outputs are given, so that each position may run alone, as a sequence of its own
         hidden = clean.streams[which][ids][:, None]
         passed = _run(parts, block, hidden, ids[:, None], heads=changed[:, None])
@@ -179,10 +184,33 @@ def ablated_activations(
         yield slice(start, start + len(some)), passed.activations.reshape(len(some), variants, -1)
 
 
+def _parallel_activations(parts: Anatomy, stream: Tensor) -> Tensor:
+    """The final MLP's activations (…, F), where it reads what enters the final block (…, d)."""
+    assert parts.parallel_mlp is not None
+
+    def stop(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        raise _Activated(inputs[0])
+
+    handle = parts.mlp_output.register_forward_pre_hook(stop)
+    try:
+        parts.parallel_mlp(stream)
+    except _Activated as activated:
+        return activated.activations
+    finally:
+        handle.remove()
+    raise AssertionError("the final MLP ran without its output projection")
+
+
+class _Activated(Exception):
+    """The final MLP has come to its output projection."""
+
+    def __init__(self, activations: Tensor) -> None:
+        super().__init__()
+        self.activations = activations
+
+
 def _continue(parts: Anatomy, final: Block, stream: Tensor, ids: Tensor, cache: _Cache) -> _Pass:
     """The final block over changed positions (n, d), each seeing the clean keys before it and its own."""
-    if parts.parallel_residual:
-        return _run(parts, final, stream[:, None], ids[:, None])
     earlier = torch.arange(cache.keys.shape[2], device=ids.device) < ids[:, None]
     itself = torch.eye(len(ids), dtype=torch.bool, device=ids.device)
     mask = _mask(torch.cat([earlier, itself], dim=1), stream.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -210,6 +211,60 @@ def test_the_best_boundaries_are_those_of_a_search_by_hand(seed: int) -> None:
     assert isinstance(fit, ThreeSegments)
     assert (fit.r1, fit.r2) == (r1, r2)
     assert (fit.kappa, fit.excess) == pytest.approx((kappa, excess), abs=2e-4)
+
+
+def drawn_curve(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks, some of them censored, and log A of a curve."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(60, 400))
+    if kind == "exact":
+        log_a = np.log(planted(count, 10, count // 4, 0.7, 1.0, 2.0))
+    elif kind == "outliers":
+        log_a = -np.log(np.arange(1, count + 1)) + rng.standard_t(1, count)
+    elif kind == "ties":
+        log_a = -np.sort(rng.integers(0, 6, count)).astype(float)
+    else:
+        log_a = -np.sort(-rng.standard_normal(count))
+    ranks = np.sort(rng.permutation(np.arange(1, count + 1))[: count - int(rng.integers(0, 20))])
+    return ranks, log_a[ranks - 1]
+
+
+@pytest.mark.parametrize("kind", ["exact", "outliers", "ties", "normal"])
+def test_boundaries_that_are_not_fitted_could_not_be_the_best(kind: str) -> None:
+    for seed in range(8):
+        ranks, log_a = drawn_curve(kind, seed)
+        axis = axis_of(ranks)
+        assert not isinstance(axis, Undefined)
+        x, w, n, y = axis.x, axis.weight, len(axis.x), axis.binned(log_a)
+        y = y - w @ y
+        sums = np.zeros((n + 1, 6))
+        sums[1:] = np.cumsum(w * np.stack([np.ones(n), x, x * x, y, x * y, y * y]), axis=1).T
+        pairs = list(zip(axis.first.tolist(), axis.second.tolist(), strict=True))
+        tops, rests = np.zeros((n, 3)), np.zeros((len(pairs), 3))
+        start = huber.squares(x, axis.first, axis.second, sums, tops, rests)
+        for limit in (1e-3, 0.1, 1.0):
+            loss = partial(least_loss, x, y, w, sums, limit)
+            of_pairs = [loss(0, i, i, 0.0) + loss(i, j, n, x[j - 1]) for i, j in pairs]
+            jumps = [loss(0, cut, cut, 0.0) + loss(cut, n, n, 0.0) for cut in axis.inside]
+            bends = [loss(0, cut, n, x[cut - 1]) for cut in axis.inside]
+            top = np.full(n, -1.0)
+            best, least = huber.robust(x, y, w, axis.first, axis.second, tops.copy(), rests.copy(), limit, start, top)
+            one, two = huber.fewer(x, y, w, axis.inside, sums, limit, top, axis.first[best])
+            close = partial(pytest.approx, rel=1e-9, abs=1e-15)
+            assert (least, of_pairs[best]) == close((min(of_pairs),) * 2)
+            assert (one, two) == close((loss(0, n, n, 0.0), min(jumps)))
+            # a bent line is two lines that happen to meet
+            assert two <= min(bends) * (1 + 1e-3) + 1e-15
+
+
+def least_loss(
+    x: np.ndarray, y: np.ndarray, w: np.ndarray, sums: np.ndarray, limit: float, start: int, knot: int, stop: int,
+    at: float,
+) -> float:  # fmt: skip
+    """The Huber loss of one piece, fitted by itself."""
+    c = np.zeros(3)
+    huber.least_squares(sums, start, knot, stop, at, c)
+    return float(huber.huber(x, y, w, start, knot, stop, at, c, limit))
 
 
 def test_many_curves_are_fitted_as_one_by_one() -> None:
