@@ -14,6 +14,7 @@ from rtdyn.checkpoints.checkpoint import Checkpoint, read_config
 from rtdyn.checkpoints.tensors import read_final_mlp
 from rtdyn.store.schema import StepTables, metric_frame
 from rtdyn.sweep.same_suite import check_same_shape
+from rtdyn.tables.curves import curve_table, hill_curves
 from rtdyn.tables.heavytail import layer_tail_rows
 
 WINDOW_SCHEMA: Mapping[str, Any] = {
@@ -41,7 +42,8 @@ def analyse_weights(
     check_same_shape(read_config(checkpoint.folder), model_config, checkpoint.step)
     mlp, inputs, output = read_final_mlp(checkpoint.folder)
     stage("heavytail")
-    rows = layer_tail_rows(layer_tails(inputs, output), mlp.layer)
+    tails = layer_tails(inputs, output)
+    rows = layer_tail_rows(tails, mlp.layer)
     neurons = pl.DataFrame(
         {
             "step": np.full(len(output), checkpoint.step),
@@ -56,5 +58,6 @@ def analyse_weights(
         metrics=metric_frame(rows, checkpoint.step, tokens_seen),
         neurons=neurons,
         windows=pl.DataFrame(schema=dict(WINDOW_SCHEMA)),
+        curves=curve_table(checkpoint.step, hill_curves(tails.over_k, len(inputs) > 1, mlp.layer)),
         fingerprint=encode(fingerprint_of(matrices)),
     )
