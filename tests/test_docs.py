@@ -124,10 +124,9 @@ def test_commands_are_those_of_the_command_line(page: Path) -> None:
         except click.exceptions.Exit:  # --help and --version
             pass
         except click.UsageError as error:
-            stands_for_a_users = (
-                "File '" in (said := error.format_message()) and "does not exist" in said
-            )  # options are known by then
-            if not stands_for_a_users and (whole or not isinstance(error, click.MissingParameter)):
+            said = error.format_message()
+            is_any_file = "File '" in said and "does not exist" in said  # the options are known by then
+            if not is_any_file and (whole or not isinstance(error, click.MissingParameter)):
                 pytest.fail(f"{line}: {said}")
 
 

@@ -46,11 +46,13 @@ CURVE_SCHEMA: dict[str, Any] = {
     "fit": pl.Float64,
 }
 """Numbers looked at as lines; `rtdyn.tables.curves` says what x, value, low, high and fit are for each kind."""
-PSEUDO_INFLUENCE, ATTENTION, ATTENTION_FIRST, EIGENVALUE = (
+PSEUDO_INFLUENCE, ATTENTION, ATTENTION_FIRST, EIGENVALUE, HILL, SELECTED_HILL = (
     "pseudo_influence",
     "attention",
     "attention_first",
     "eigenvalue",
+    "hill_alpha",
+    "selected_hill_alpha",
 )
 """Kinds of curves/."""
 

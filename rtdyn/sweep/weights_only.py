@@ -16,6 +16,7 @@ from rtdyn.checkpoints.checkpoint import Checkpoint, read_config
 from rtdyn.checkpoints.tensors import read_final_mlp
 from rtdyn.store.schema import StepTables, metric_frame
 from rtdyn.sweep.same_suite import check_same_shape
+from rtdyn.tables.curves import curve_table, hill_curves
 from rtdyn.tables.heavytail import layer_tail_rows
 
 WINDOW_SCHEMA: Mapping[str, Any] = {
@@ -53,7 +54,8 @@ def weight_tables(
     inputs: Mapping[str, Tensor], output: Tensor, layer: int, step: int, tokens_seen: int | None
 ) -> StepTables:
     """The tables of a final MLP's weights, without a fingerprint. inputs: by name, (F, d). output: (F, d)."""
-    rows = layer_tail_rows(layer_tails(inputs, output), layer)
+    tails = layer_tails(inputs, output)
+    rows = layer_tail_rows(tails, layer)
     neurons = pl.DataFrame(
         {
             "step": np.full(len(output), step),
@@ -66,4 +68,5 @@ def weight_tables(
         metrics=metric_frame(rows, step, tokens_seen),
         neurons=neurons,
         windows=pl.DataFrame(schema=dict(WINDOW_SCHEMA)),
+        curves=curve_table(step, hill_curves(tails.over_k, len(inputs) > 1, layer)),
     )

@@ -8,6 +8,9 @@ for common targets, hold 95 % of pseudo-classes of as many. `attention_first`: t
 `eigenvalue`, or `eigenvalue_<matrix>` for a gated MLP: x from 1, value the x-th largest eigenvalue of a group's input
 weights (`analyses.groups.group_spectra`), chosen on `half` of the windows; low and high hold 95 % of sets selected
 alike; fit, in the upper half, is the Pareto tail λ_{k+1}·((k + 1)/x)^{1/α} with Hill's α of the rule `half`.
+`hill_alpha`, or `hill_alpha_<matrix>`: x the length k of the tail, value Hill's α there of a group, or of the whole
+layer without one, low and high its 95 % interval. `selected_hill_alpha`: of sets selected alike, their mean and the
+band that holds 95 % of them.
 """
 
 from __future__ import annotations
@@ -18,10 +21,19 @@ import numpy as np
 import polars as pl
 
 from rtdyn.analyses.groups.group_spectra import GroupSpectrum
+from rtdyn.analyses.groups.hill_over_k import HillOverK
 from rtdyn.analyses.regimes.pseudo_curve import PseudoCurve
 from rtdyn.analyses.routing.routing import Routing
 from rtdyn.names import COMMON, RARE
-from rtdyn.store.schema import ATTENTION, ATTENTION_FIRST, CURVE_SCHEMA, EIGENVALUE, PSEUDO_INFLUENCE
+from rtdyn.store.schema import (
+    ATTENTION,
+    ATTENTION_FIRST,
+    CURVE_SCHEMA,
+    EIGENVALUE,
+    HILL,
+    PSEUDO_INFLUENCE,
+    SELECTED_HILL,
+)
 from rtdyn.tables.step_rows import Columns
 from rtdyn.undefined import Undefined
 
@@ -93,7 +105,7 @@ def eigenvalue_curves(spectra: Sequence[GroupSpectrum], several: bool, layer: in
     """
     return [
         {
-            "kind": f"{EIGENVALUE}_{spectrum.matrix}" if several else EIGENVALUE,
+            "kind": _of_matrix(EIGENVALUE, spectrum.matrix, several),
             "group": spectrum.group,
             "half": spectrum.half,
             "layer": layer,
@@ -105,3 +117,21 @@ def eigenvalue_curves(spectra: Sequence[GroupSpectrum], several: bool, layer: in
         }
         for spectrum in spectra
     ]
+
+
+def hill_curves(curves: Sequence[HillOverK], several: bool, layer: int) -> list[Columns]:
+    """Hill's α over the length of the tail, of the layer and of groups, these beside sets selected alike."""
+    parts: list[Columns] = []
+    for curve in curves:
+        lines = [(HILL, curve.alpha, curve.low, curve.high)]
+        if curve.selected is not None:
+            lines.append((SELECTED_HILL, *curve.selected))
+        for kind, value, low, high in lines:
+            columns = {"x": curve.k, "value": value, "low": low, "high": high}
+            of_what = {"kind": _of_matrix(kind, curve.matrix, several), "group": curve.group, "half": curve.half}
+            parts.append({**of_what, "layer": layer, **columns})
+    return parts
+
+
+def _of_matrix(kind: str, matrix: str, several: bool) -> str:
+    return f"{kind}_{matrix}" if several else kind

@@ -8,7 +8,7 @@ from rtdyn.analyses.context import Context
 from rtdyn.analyses.groups.input_weights import HeavyTails, LayerAlpha, LayerTails, MetricValues
 from rtdyn.names import RARE
 from rtdyn.store.schema import Metric
-from rtdyn.tables.curves import eigenvalue_curves
+from rtdyn.tables.curves import eigenvalue_curves, hill_curves
 from rtdyn.tables.groups import group_rows
 from rtdyn.tables.step_rows import StepRows
 from rtdyn.undefined import Undefined
@@ -28,7 +28,8 @@ def heavytail_rows(result: HeavyTails, context: Context) -> StepRows:
     for matrix, by_name in result.weightwatcher.items():
         for group, values in by_name.items():
             rows += _weightwatcher_rows(matrix, values, layer, group)
-    return StepRows(rows, lines=eigenvalue_curves(result.spectra, several, layer))
+    lines = eigenvalue_curves(result.spectra, several, layer)
+    return StepRows(rows, lines=[*lines, *hill_curves([*result.layer.over_k, *result.over_k], several, layer)])
 
 
 def layer_tail_rows(result: LayerTails, layer: int) -> list[Metric]:

@@ -49,8 +49,8 @@ class Hill:
     k: np.ndarray
     """int64 (s,): eigenvalues in the tail; 0 where no k is allowed."""
     low: np.ndarray
-    """float64 (s,): 95 % interval, exact for a Pareto tail at a fixed k; with `least-ks`, which looks for its k among
-    the same eigenvalues, it covers in about 92 % of Pareto samples."""
+    """float64 (s,): 95 % interval, exact for a Pareto tail; NaN with `least-ks`, which looks for its k among the same
+    eigenvalues (arXiv:1811.06433), and so is descriptive: it has none."""
     high: np.ndarray
 
 
@@ -90,18 +90,31 @@ def hill_of_spectra(spectra: Spectra, rule: str = TENTH, *, min_k: int = MIN_K) 
     k largest eigenvalues are nearest their fitted Pareto distribution, by the Kolmogorov–Smirnov distance.
     min_k: NaN under it; 1 gives the papers' figure. Raises ValueError for another rule.
     """
+    k = _least_ks(_logs(spectra), min_k) if rule == LEAST_KS else _fixed_k(spectra.live, rule)
+    alpha = np.where(k >= min_k, hill_at(spectra, k), np.nan)
+    if rule == LEAST_KS:
+        return Hill(alpha, k, *np.full((2, len(k)), np.nan))
+    return Hill(alpha, k, *pareto_interval(alpha, k))
+
+
+def hill_at(spectra: Spectra, k: np.ndarray) -> np.ndarray:
+    """float64 (s,): Hill's α of each set with k (s,) eigenvalues in its tail, NaN where that is undefined."""
+    inverse = _mean_log_excess(_logs(spectra), k)
+    return np.divide(1.0, inverse, out=np.full(len(k), np.nan), where=(k > 0) & (inverse > EQUAL))
+
+
+def pareto_interval(alpha: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % intervals (s,), (s,) of Hill's α (s,) at fixed lengths k (s,) of the tail, exact where it is Pareto's."""
     from scipy.stats import chi2
 
-    values = spectra.eigenvalues
-    logs = np.log(np.where(values > 0, values, np.nan))
-    k = _least_ks(logs, min_k) if rule == LEAST_KS else _fixed_k(spectra.live, rule)
-    inverse = _mean_log_excess(logs, k)
-    defined = (k >= min_k) & (inverse > EQUAL)
-    alpha = np.full(len(values), np.nan)
-    alpha[defined] = 1 / inverse[defined]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = (alpha * chi2.ppf(q, 2 * np.maximum(k, 1)) / (2 * np.maximum(k, 1)) for q in (tail, 1 - tail))
-    return Hill(alpha, k, low, high)
+    tail, degrees = (1 - CONFIDENCE) / 2, 2 * np.maximum(k, 1)
+    low, high = (alpha * chi2.ppf(q, degrees) / degrees for q in (tail, 1 - tail))
+    return low, high
+
+
+def _logs(spectra: Spectra) -> np.ndarray:
+    """(s, n): logarithms of the eigenvalues, NaN for 0."""
+    return np.log(np.where(spectra.eigenvalues > 0, spectra.eigenvalues, np.nan))
 
 
 def undefined(spectra: Spectra, rule: str = TENTH, *, min_k: int = MIN_K) -> list[Undefined | None]:

@@ -13,6 +13,7 @@ from rtdyn.analyses.context import Context
 from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.group_spectra import LARGEST_SPECTRUM, GroupSpectrum, group_spectra
 from rtdyn.analyses.groups.heavytail import (
+    LEAST_KS,
     MIN_K,
     RULES,
     TENTH,
@@ -23,6 +24,7 @@ from rtdyn.analyses.groups.heavytail import (
     standard_rows,
     undefined,
 )
+from rtdyn.analyses.groups.hill_over_k import HillOverK, group_hill_over_k, layer_hill_over_k
 from rtdyn.analyses.groups.measure import HIGH, LOW, GroupValues, measure_if_defined, too_large
 from rtdyn.analyses.groups.sequential import FIRST
 from rtdyn.analyses.groups.weightwatcher import WEIGHTWATCHER_METRICS, weightwatcher_metrics
@@ -40,8 +42,9 @@ class LayerAlpha:
     """Hill's α of all input rows of one matrix, with its 95 % interval."""
 
     alpha: float
-    low: float
-    high: float
+    low: float | None
+    """None, as `high`, by the rule `least-ks`."""
+    high: float | None
     n: int
     """Rows."""
 
@@ -54,6 +57,7 @@ class LayerTails:
     """By input matrix and rule."""
     weightwatcher: Mapping[str, MetricValues]
     """By matrix: the input matrices and OUTPUT."""
+    over_k: Sequence[HillOverK]
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class HeavyTails:
     weightwatcher: Mapping[str, Mapping[str, MetricValues]]
     """By matrix and group: means of both halves' choices."""
     spectra: Sequence[GroupSpectrum]
+    over_k: Sequence[HillOverK]
+    """Of groups."""
 
 
 def heavytail(context: Context) -> HeavyTails:
@@ -80,6 +86,7 @@ def heavytail(context: Context) -> HeavyTails:
             for matrix, weights in inputs.items()
         },
         group_spectra(spectra_of, groups),
+        group_hill_over_k(spectra_of, groups),
     )
 
 
@@ -118,7 +125,8 @@ def hill_of_groups(spectra_of: Callable[[np.ndarray], Spectra], groups: Mapping[
         values: dict[str, np.ndarray] = {}
         for rule in RULES:
             hill = hill_of_spectra(of_sets, rule, min_k=_least(rule))
-            values |= {rule: hill.alpha, rule + LOW: hill.low, rule + HIGH: hill.high}
+            ends = {} if rule == LEAST_KS else {rule + LOW: hill.low, rule + HIGH: hill.high}
+            values |= {rule: hill.alpha, **ends}
         return values
 
     def reasons_of(_half: int, members: np.ndarray) -> Mapping[str, Undefined | None]:
@@ -140,20 +148,22 @@ def layer_tails(inputs: Mapping[str, Tensor], output: Tensor) -> LayerTails:
 
     inputs: by name, (F, d). output: (F, d).
     """
+    whole = {m: spectra(standard_rows(weights), np.arange(len(weights))[None]) for m, weights in inputs.items()}
     return LayerTails(
-        {matrix: _layer_alphas(weights) for matrix, weights in inputs.items()},
+        {matrix: _layer_alphas(of_layer) for matrix, of_layer in whole.items()},
         {matrix: _weightwatcher(weights) for matrix, weights in {**inputs, OUTPUT: output}.items()},
+        [line for matrix, of_layer in whole.items() for line in layer_hill_over_k(matrix, of_layer)],
     )
 
 
-def _layer_alphas(weights: Tensor) -> dict[str, LayerAlpha | Undefined]:
-    """By rule. weights: (F, d)."""
-    whole = spectra(standard_rows(weights), np.arange(len(weights))[None])
+def _layer_alphas(whole: Spectra) -> dict[str, LayerAlpha | Undefined]:
+    """By rule, of the spectrum of all rows."""
     alphas: dict[str, LayerAlpha | Undefined] = {}
     for rule in RULES:
         hill = hill_of_spectra(whole, rule)
         why = reasons(whole, hill, rule)[0]
-        alpha = LayerAlpha(float(hill.alpha[0]), float(hill.low[0]), float(hill.high[0]), len(weights))
+        low, high = (None, None) if rule == LEAST_KS else (float(hill.low[0]), float(hill.high[0]))
+        alpha = LayerAlpha(float(hill.alpha[0]), low, high, whole.eigenvalues.shape[1])
         alphas[rule] = alpha if why is None else why
     return alphas
 

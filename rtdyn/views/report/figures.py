@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from rtdyn.errors import InputError, UsageError
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.panels import JudgedPanels, judged_panels
+from rtdyn.views.report.plots.hill import hill_over_k
 from rtdyn.views.report.plots.influence import compare_rank_influence, rank_influence, regime_sizes
 from rtdyn.views.report.plots.lines import attention_profiles, compare_attention, spectra
 from rtdyn.views.report.plots.neurons import heat_map, neuron_table
@@ -40,6 +41,7 @@ def figures(
         "regime-sizes": lambda: regime_sizes(runs),
         "neurons": lambda: heat_map(runs),
         "spectra": lambda: spectra(runs, last),
+        "hill-over-k": lambda: hill_over_k(runs, last),
     }
     if len(runs) > 1:
         return {

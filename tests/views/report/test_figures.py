@@ -20,7 +20,7 @@ from rtdyn.errors import InputError, UsageError
 from rtdyn.names import ANALYSES
 from rtdyn.store.manifest import SCHEMA_VERSION, Manifest
 from rtdyn.store.run import Run, read_run
-from rtdyn.store.schema import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
+from rtdyn.store.schema import ATTENTION, EIGENVALUE, HILL, PSEUDO_INFLUENCE, SELECTED_HILL
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.figures import figures
 from rtdyn.views.report.panels import judged_panels
@@ -28,8 +28,10 @@ from rtdyn.views.report.plots.influence import rank_influence, ranked_influence
 from rtdyn.views.report.plots.neurons import neuron_rows, with_error
 from rtdyn.views.report.run_tables import RunTables, labels, show
 
-CURVES_OF = {"regimes": PSEUDO_INFLUENCE, "routing": ATTENTION, "heavytail": EIGENVALUE}
-NEEDS = {"regime-sizes": "regimes", "attention": "routing", "spectra": "heavytail"}
+CURVES_OF = {
+    "regimes": [PSEUDO_INFLUENCE], "routing": [ATTENTION], "heavytail": [EIGENVALUE, HILL, SELECTED_HILL],
+}  # fmt: skip
+NEEDS = {"regime-sizes": "regimes", "attention": "routing", "spectra": "heavytail", "hill-over-k": "heavytail"}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def shown(path: Path) -> RunTables:
 
 def only(shown: RunTables, *analyses: str) -> RunTables:
     """The run as if these analyses alone had been asked for, beside influences."""
-    kinds = [CURVES_OF[name] for name in analyses if name in CURVES_OF]
+    kinds = [kind for name in analyses for kind in CURVES_OF.get(name, [])]
     neurons = shown.neurons
     if "regimes" not in analyses:
         neurons = neurons.select(c for c in neurons.columns if not c.startswith(("regime", "stable_share")))

@@ -19,7 +19,16 @@ from rtdyn.store.run import read_run, table_file
 from rtdyn.views.report.plots.style import save
 from rtdyn.views.report.report import PAGE
 
-SINGLE = ("rank-influence", "emergence", "regime-sizes", "neurons", "spectra", "attention", "neuron-table")
+SINGLE = (
+    "rank-influence",
+    "emergence",
+    "regime-sizes",
+    "neurons",
+    "spectra",
+    "hill-over-k",
+    "attention",
+    "neuron-table",
+)
 SMALL = ("--tokens", "2000", "--window", "32", "--min-targets", "10", "--tolerance", "0.01", "--rare", "0.3:0.95",
          "--positions-per-rare", "1")  # fmt: skip
 
@@ -78,7 +87,10 @@ def test_the_same_run_is_drawn_the_same_twice(reported: Path, tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("analyses", "figures"),
-    [("ablation", {"rank-influence", "emergence", "neurons", "neuron-table"}), ("heavytail", {"emergence"})],
+    [
+        ("ablation", {"rank-influence", "emergence", "neurons", "neuron-table"}),
+        ("heavytail", {"emergence", "hill-over-k"}),
+    ],
 )
 def test_a_real_run_of_one_analysis_is_drawn_as_far_as_it_goes(
     analyses: str, figures: set[str], tmp_path: Path
