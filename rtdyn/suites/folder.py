@@ -34,9 +34,8 @@ def folder_suite(folder: Path, pattern: re.Pattern[str] | None = None) -> SuiteS
     steps, names = tuple(found.names), tuple(found.names.values())
     if all(name == _PLAIN.format(step=step) for step, name in found.names.items()) and pattern is None:
         names = ()
-    beside = ", the model beside them" if (folder / _CONFIG).is_file() else ""
-    note = f"{found.what}{'; left out: ' if beside and not found.left_out and not found.unread else ''}{beside}"
-    return _suite(folder, steps, found.run, names, note if names else "a folder of checkpoints")
+    beside = "; the model beside them is left out" if (folder / _CONFIG).is_file() else ""
+    return _suite(folder, steps, found.run, names, found.what + beside if names else "a folder of checkpoints")
 
 
 def _suite(folder: Path, steps: tuple[int, ...], revision: str, names: tuple[str, ...], note: str) -> SuiteSpec:
