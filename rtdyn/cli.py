@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from dataclasses import replace
 from functools import wraps
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +24,9 @@ from rtdyn.cli_options import (
     preset_line,
 )
 from rtdyn.cli_suites import model_option, models_option, steps_option, suites_option
+
+if TYPE_CHECKING:
+    from rtdyn.suites.forms import RevisionPattern
 
 FINDING, INTERRUPTED = 1, 130
 
@@ -95,7 +97,7 @@ def main() -> None:
 @_refuse_clearly
 def track(
     models: tuple[str, ...],
-    pattern: re.Pattern[str] | None,
+    pattern: RevisionPattern,
     steps: str,
     suites: Path | None,
     out: Path | None,
@@ -149,7 +151,7 @@ def track(
 @_refuse_clearly
 def plan(
     models: tuple[str, ...],
-    pattern: re.Pattern[str] | None,
+    pattern: RevisionPattern,
     steps: str,
     suites: Path | None,
     link_mbit: float,
@@ -201,7 +203,7 @@ def claims(run: Path, as_json: bool) -> None:
 @click.option("--strict", is_flag=True, help="Exit 1 if any step is not sound.")
 @suites_option
 @_refuse_clearly
-def audit(model: str, pattern: re.Pattern[str] | None, as_json: bool, strict: bool, suites: Path | None) -> None:
+def audit(model: str, pattern: RevisionPattern, as_json: bool, strict: bool, suites: Path | None) -> None:
     """Say which steps of a suite are missing, repeated or suspect, from metadata, before any download."""
     from rich.console import Console
 
@@ -312,7 +314,7 @@ def models(as_json: bool, suites: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a list for machines.")
 @suites_option
 @_refuse_clearly
-def steps(model: str, pattern: re.Pattern[str] | None, steps: str, as_json: bool, suites: Path | None) -> None:
+def steps(model: str, pattern: RevisionPattern, steps: str, as_json: bool, suites: Path | None) -> None:
     """List a suite's steps, its tokens seen, and what is known to be wrong with them."""
     from rtdyn.hub.suite_on_hub import suite_on_hub
     from rtdyn.suites.find import find_suite, load_suites
