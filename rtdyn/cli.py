@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +25,9 @@ from rtdyn.cli_options import (
 )
 from rtdyn.cli_suites import model_option, models_option, suites_option
 from rtdyn.version import __version__
+
+if TYPE_CHECKING:
+    from rtdyn.suites.forms import RevisionPattern
 
 
 def _say(text: str) -> None:
@@ -84,7 +86,7 @@ _OUTPUT = in_panel(
 @refuse_clearly
 def track(
     models: tuple[str, ...],
-    pattern: re.Pattern[str] | None,
+    pattern: RevisionPattern,
     steps: str,
     suites: Path | None,
     out: Path | None,
@@ -152,7 +154,7 @@ def track(
 @refuse_clearly
 def plan(
     models: tuple[str, ...],
-    pattern: re.Pattern[str] | None,
+    pattern: RevisionPattern,
     steps: str,
     suites: Path | None,
     link_mbit: float,
@@ -204,7 +206,7 @@ def claims(run: Path, as_json: bool) -> None:
 @click.option("--strict", is_flag=True, help="Exit 1 if any step is not sound.")
 @suites_option
 @refuse_clearly
-def audit(model: str, pattern: re.Pattern[str] | None, as_json: bool, strict: bool, suites: Path | None) -> None:
+def audit(model: str, pattern: RevisionPattern, as_json: bool, strict: bool, suites: Path | None) -> None:
     """Say which steps of a suite are missing, repeated or suspect, from metadata, before any download."""
     from rich.console import Console
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rtdyn.hub.suite_on_hub import suite_on_hub
 from rtdyn.suites.find import find_suites, load_suites
+from rtdyn.suites.forms import RevisionPattern
 from rtdyn.suites.steps import parse_steps
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def jobs_of(
     models: Sequence[str],
-    pattern: re.Pattern[str] | None,
+    pattern: RevisionPattern,
     steps: str,
     suites: Path | None,
     options: Mapping[str, Any],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from rtdyn.cli_complete import complete_runs
 from rtdyn.cli_suites import model_option, steps_option, suites_option
 
 if TYPE_CHECKING:
+    from rtdyn.suites.forms import RevisionPattern
     from rtdyn.suites.suite import SuiteSpec
 
 
@@ -68,7 +68,7 @@ def _size(parameters: int | None) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print a list for machines.")
 @suites_option
 @refuse_clearly
-def steps(model: str, pattern: re.Pattern[str] | None, steps: str, as_json: bool, suites: Path | None) -> None:
+def steps(model: str, pattern: RevisionPattern, steps: str, as_json: bool, suites: Path | None) -> None:
     """List a suite's steps, its tokens seen, and what is known to be wrong with them."""
     from rtdyn.hub.suite_on_hub import suite_on_hub
     from rtdyn.suites.find import find_suite, load_suites

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from rtdyn.cli_command import Command, all_of, in_panel
 from rtdyn.cli_complete import complete_models
 from rtdyn.errors import UsageError
+
+if TYPE_CHECKING:
+    from rtdyn.suites.forms import RevisionPattern
 
 
 def suites_option(command: Command) -> Command:
@@ -20,11 +23,11 @@ def suites_option(command: Command) -> Command:
     return all_of(in_panel("Input", option), command)
 
 
-def _pattern(context: click.Context, parameter: click.Parameter, value: str | None) -> re.Pattern[str] | None:
-    from rtdyn.suites.forms import revision_pattern
+def _pattern(context: click.Context, parameter: click.Parameter, value: str | None) -> RevisionPattern:
+    from rtdyn.suites.forms import KNOWN, revision_pattern
 
     try:
-        return None if value is None else revision_pattern(value)
+        return KNOWN if value is None else revision_pattern(value)
     except UsageError as error:
         raise click.BadParameter(str(error)) from None
 
@@ -35,9 +38,13 @@ _REVISION_PATTERN = click.option(
     metavar="REGEX",
     callback=_pattern,
     help="Whole names of the steps' branches, tags or folders, where none of the known forms fits. "
-    "Its group `step`, or `tokens` with `unit`, orders them; other named groups tell runs apart.",
+    "Its group `step`, or `tokens` with `unit`, orders them; other named groups tell runs apart. "
+    "On the Hub, subfolder[@BRANCH]:REGEX means the folders of a branch, commits[@BRANCH]:REGEX its commits by title.",
 )
-_MODEL = "A suite's name, any repository OWNER/NAME on the Hub, or a folder of checkpoints."
+_MODEL = (
+    "A suite's name, any repository OWNER/NAME on the Hub (with {step} and * in NAME where each step has its own), "
+    "or a folder of checkpoints."
+)
 
 
 def model_option(command: Command) -> Command:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rtdyn.checkpoints.other_weights import is_adapter, unmerged
 from rtdyn.hub.names import CONFIG, TOKENIZER_FILES
 from rtdyn.undefined import Undefined
 
@@ -33,6 +34,8 @@ class Listing:
     revision: str
     commit: str | None
     files: Mapping[str, FileInfo]
+    folders: tuple[str, ...] = ()
+    """Of a local folder: those in it, each with a slash at its end. The Hub gives files with their paths."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,9 @@ def weights_in(listing: Listing) -> tuple[Weights, ...]:
 
 def unusable(listing: Listing) -> str | None:
     """Why no model can be loaded from this revision; None if one can, as far as the names tell."""
-    copies = _copies(listing)
+    copies, names = _copies(listing), {*listing.files, *listing.folders}
+    if (why := is_adapter(names)) or (not copies and (why := unmerged(names))):
+        return why
     if not copies:
         loose = sorted(f for f in listing.files if _SHARD.fullmatch(f))
         return f"it holds no weights (and no index of {loose[0]})" if loose else "it holds no weights"

@@ -45,6 +45,7 @@ def local_listings(suite: SuiteSpec, folders: Mapping[int, str], *, every_digest
             folders[step],
             None,
             {f.name: FileInfo(size, digests.get(f), PULL if f in pointers else None) for f, size in inside.items()},
+            _folders(top / folders[step]),
         )
         for step, inside in sizes.items()
     }
@@ -88,6 +89,14 @@ def _sizes(folder: Path) -> dict[Path, int] | None:
         return {file: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _folders(folder: Path) -> tuple[str, ...]:
+    """The folders in a folder, each with a slash at its end; none if it has just been deleted."""
+    try:
+        return tuple(sorted(f"{inside.name}/" for inside in folder.iterdir() if inside.is_dir()))
+    except FileNotFoundError:
+        return ()
 
 
 def _digests(files: Sequence[Path]) -> dict[Path, str]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from rtdyn.audit.listing import Weights
-from rtdyn.suites.suite import Defect, SuiteSpec
+from rtdyn.suites.suite import MAIN, Defect, SuiteSpec
 
 
 def owner(steps: Collection[int], last_step: int, defects: tuple[Defect, ...], equals_main: bool = False) -> int:
@@ -41,7 +41,6 @@ def duplicate_steps(
     return dict(sorted(owners.items()))
 
 
-MAIN = "main"
 Revisions = Mapping[int | str, tuple[Weights, ...]]
 """Every copy of the weights at each step, and at the branch `MAIN`, the copy that is loaded first."""
 

@@ -8,16 +8,16 @@ from dataclasses import replace
 from rtdyn.audit.listing import FileInfo, Listing, is_weights
 from rtdyn.audit.local_listing import local_branches, local_listings, tokenizer_beside
 from rtdyn.audit.local_weights import faults_beside_numbers, fingerprints_in, loaded_weights
-from rtdyn.audit.shared_weights import MAIN
 from rtdyn.audit.verdicts import Audit, audit
 from rtdyn.errors import InputError
 from rtdyn.git_lfs import LONGEST, UPLOADED_SO, is_pointer
 from rtdyn.hub.download import read_small
+from rtdyn.hub.listings import hub_refs
 from rtdyn.hub.ranges import Transfer
 from rtdyn.hub.remote_file import RemoteFile
-from rtdyn.hub.repository import Revision, branch_metadata, hub_is_offline, hub_refs
+from rtdyn.hub.repository import Revision, hub_is_offline, metadata_at
 from rtdyn.hub.retry import each_answer
-from rtdyn.suites.suite import SuiteSpec
+from rtdyn.suites.suite import MAIN, REFS, Place, SuiteSpec
 
 
 def can_survey(suite: SuiteSpec) -> bool:
@@ -32,7 +32,10 @@ def audit_suite(suite: SuiteSpec) -> Audit:
     """
     if not can_survey(suite):
         raise InputError("an audit asks the Hub and HF_HUB_OFFLINE is set; unset it")
-    branches = hub_refs(suite.repo) if suite.repo is not None else local_branches(suite)
+    if suite.names or suite.among != REFS:  # what else there is was said where the names were found
+        branches: tuple[str, ...] = ()
+    else:
+        branches = hub_refs(suite.repo) if suite.repo is not None else local_branches(suite)
     return _survey(suite, suite.steps, branches, every_digest=True)
 
 
@@ -58,28 +61,33 @@ def _survey(suite: SuiteSpec, steps: Iterable[int], branches: Iterable[str], *, 
                 found["tokenizer"] = pointers[0]
         audited = audit(suite, here, None, tuple(branches), faults, prints)
         return replace(audited, findings=(*audited.findings, *unread))
-    listings = hub_listings(suite.hub_repo, [*wanted.values(), MAIN])
-    return audit(suite, {step: listings[name] for step, name in wanted.items()}, listings[MAIN], tuple(branches))
+    # main holds the last step's weights where steps are its sisters; a folder beside others is no model's main
+    main = Place(suite.hub_repo, MAIN) if suite.among == REFS else None
+    places = {step: suite.place_of(step) for step in wanted}
+    listings = hub_listings([*places.values(), *([main] if main else [])])
+    here = {step: listings[place] for step, place in places.items()}
+    return audit(suite, here, listings[main] if main else None, tuple(branches))
 
 
-def hub_listings(repo: str, branches: Iterable[str]) -> dict[str, Listing | None]:
-    """What each branch of a repository holds, None where there is no such branch; a few are asked for at a time.
+def hub_listings(places: Iterable[Place]) -> dict[Place, Listing | None]:
+    """What each place on the Hub holds, None where there is no such place; a few are asked for at a time.
 
     Raises InputError for the first that cannot be had.
     """
     transfer = Transfer()
-    branches = list(dict.fromkeys(branches))
-    listings = each_answer(lambda branch: _hub_listing(repo, branch, transfer), branches, transfer.stop)
-    return dict(zip(branches, listings, strict=True))
+    places = list(dict.fromkeys(places))
+    listings = each_answer(lambda place: _hub_listing(place, transfer), places, transfer.stop)
+    return dict(zip(places, listings, strict=True))
 
 
-def _hub_listing(repo: str, branch: str, transfer: Transfer) -> Listing | None:
-    described = branch_metadata(repo, branch, transfer.pause)
+def _hub_listing(place: Place, transfer: Transfer) -> Listing | None:
+    described = metadata_at(place, transfer.pause)
     if described is None:
         return None
     commit, files = described
-    revision = Revision(repo, branch, f"{repo}, revision {branch}", str(commit), {file.name: file for file in files})
-    return Listing(branch, commit, {file.name: _file_info(revision, file, transfer) for file in files})
+    revision = Revision(place, place.what, str(commit), {file.name: file for file in files})
+    infos = {file.name: _file_info(revision, file, transfer) for file in files}
+    return Listing(place.subfolder or place.revision, commit, infos)
 
 
 def _file_info(revision: Revision, file: RemoteFile, transfer: Transfer) -> FileInfo:

@@ -11,9 +11,9 @@ from statistics import median
 from rtdyn.audit.fingerprint import Fingerprint
 from rtdyn.audit.listing import Listing, Weights, unusable, weights_in
 from rtdyn.audit.repeats import repeated_fingerprints
-from rtdyn.audit.shared_weights import MAIN, Revisions, SharedFiles, identical_shards, identical_weights, same_weights
+from rtdyn.audit.shared_weights import Revisions, SharedFiles, identical_shards, identical_weights, same_weights
 from rtdyn.audit.two_saves import misplaced_steps
-from rtdyn.suites.suite import Defect, SuiteSpec
+from rtdyn.suites.suite import MAIN, Defect, SuiteSpec
 
 VERDICTS = ("sound", "duplicate", "missing", "suspect")
 SIZE_TOLERANCE = 0.01

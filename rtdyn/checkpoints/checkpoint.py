@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtdyn.blame import blamed_on, reading
+from rtdyn.checkpoints.other_weights import is_adapter, unmerged
 from rtdyn.checkpoints.plain_folder import plain_folder
 from rtdyn.checkpoints.safetensors_files import read_header
 from rtdyn.checkpoints.shards import contradiction
@@ -60,8 +61,10 @@ class Checkpoint:
 def weight_files(names: set[str], read_index: Any, where: str) -> list[str]:
     """The files to load weights from, of the `names` a folder or revision holds: safetensors before `.bin`.
 
-    read_index(name) gives an index file's parsed JSON. Raises InputError if there are no weights.
+    read_index(name) gives an index file's parsed JSON. Raises InputError if there are none of a whole model.
     """
+    if (why := is_adapter(names)) is not None:
+        raise InputError(f"{where}: {why}")
     for single, index in zip(_SINGLE, _INDEX, strict=True):
         if single in names:
             return [single]
@@ -77,6 +80,8 @@ def weight_files(names: set[str], read_index: Any, where: str) -> list[str]:
             if absent:
                 raise InputError(f"{where}: the shard {absent[0]} is missing; download it again")
             return [index, *shards]
+    if (why := unmerged(names)) is not None:
+        raise InputError(f"{where}: {why}")
     raise InputError(f"{where} holds no weights (neither {' nor '.join(_SINGLE)})")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rtdyn.checkpoints.checkpoint import weight_files
@@ -32,6 +32,8 @@ class StepPlan:
     """A step's files on the Hub, of which the small ones are here already."""
 
     step: int
+    name: str
+    """What the suite calls the step's revision."""
     revision: Revision
     small: Mapping[str, bytes]
     """config.json, and the index of sharded weights."""
@@ -114,7 +116,7 @@ def plan_sweep(
     fetched: dict[int, StepPlan | InputError] = {}
     for step, plan in plans.items():
         if isinstance(plan, StepPlan) and plan.model() in owner:
-            repeat = Repeat(step, plan.revision.branch, plan.revision.commit)
+            repeat = Repeat(step, plan.name, plan.revision.commit)
             repeats.setdefault(owner[plan.model()], []).append(repeat)
             continue
         if isinstance(plan, StepPlan):
@@ -124,7 +126,7 @@ def plan_sweep(
 
 
 def _plan(suite: SuiteSpec, step: int, weights_only: bool, small: dict[str, bytes], transfer: Transfer) -> StepPlan:
-    revision = revision_at(suite.hub_repo, suite.revision_of(step), transfer.pause)
+    revision = revision_at(suite.place_of(step), transfer.pause)
 
     def content(name: str) -> bytes:
         file = checked(revision, name)
@@ -165,8 +167,8 @@ def _plan(suite: SuiteSpec, step: int, weights_only: bool, small: dict[str, byte
         tensors = remote_tensors(revision, holding, mlp_tensors(mlp), transfer)
         disk_bytes = {}
     folder = sum(map(len, texts.values())) + sum(t.stop - t.start for t in tensors)
-    plan = StepPlan(step, revision, texts, files, tensors)
-    return StepPlan(step, revision, texts, files, tensors, {**disk_bytes, plan.folder: folder})
+    plan = StepPlan(step, suite.revision_of(step), revision, texts, files, tensors)
+    return replace(plan, disk_bytes={**disk_bytes, plan.folder: folder})
 
 
 def _holding(

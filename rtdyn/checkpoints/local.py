@@ -1,4 +1,4 @@
-"""Checkpoints in a folder of `step*/` folders, the bundled suite among them."""
+"""Checkpoints in a folder of checkpoints, the bundled suite among them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rtdyn.suites.suite import SuiteSpec
 def fetch_local(suite: SuiteSpec, step: int) -> Checkpoint:
     """The checkpoint of `step`, its weight files hashed. Raises InputError if it is not whole."""
     folder = step_folder(suite, step)
-    read_config(folder)
     with reading(str(folder)):
-        names = {child.name for child in folder.iterdir() if child.is_file()}
+        names = {f"{child.name}/" if child.is_dir() else child.name for child in folder.iterdir()}
     files = weight_files(names, lambda name: read_json(folder / name), str(folder))
+    read_config(folder)
     return Checkpoint(step, folder, suite.revision_of(step), None, {n: sha256_of(folder / n) for n in files})
 
 

@@ -215,7 +215,7 @@ class _Downloads:
         revision, digests = plan.revision, plan.digests() or {}
         if plan.tensors:
             write_partial(folder / PARTIAL, revision, plan.tensors, self.transfer)
-            return Checkpoint(plan.step, folder, revision.branch, revision.commit, digests, ranges=True)
+            return Checkpoint(plan.step, folder, plan.name, revision.commit, digests, ranges=True)
         for file in plan.weights:
             theirs = in_cache(revision, file)
             path = theirs or self.scratch.folder / file.etag
@@ -226,4 +226,4 @@ class _Downloads:
             (folder / file.name).symlink_to(path.resolve())
         for name in plan.small.keys() - {CONFIG}:
             digests[name] = sha256_of(folder / name)
-        return Checkpoint(plan.step, folder, revision.branch, revision.commit, digests)
+        return Checkpoint(plan.step, folder, plan.name, revision.commit, digests)

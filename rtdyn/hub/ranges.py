@@ -45,6 +45,8 @@ class Source:
     commit: str
     what: str
     """How to name it to the user."""
+    subfolder: str = ""
+    """The folder that the files are in."""
     kind: str = "model"
     """The Hub's type of repository: `model` or `dataset`."""
     if_missing: str = LEAVE_OUT
@@ -87,7 +89,8 @@ def _request(source: Source, file: RemoteFile, start: int, stop: int) -> Iterato
     from huggingface_hub import constants, get_session, hf_hub_url
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-    url = hf_hub_url(source.repo, file.name, repo_type=source.kind, revision=source.commit)
+    folder = source.subfolder or None
+    url = hf_hub_url(source.repo, file.name, subfolder=folder, repo_type=source.kind, revision=source.commit)
     headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
     with get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True) as answer:

@@ -13,12 +13,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rtdyn.errors import InputError
-from rtdyn.hub.api import pages
 from rtdyn.hub.errors import reach
 from rtdyn.hub.names import CONFIG, TOKENIZER_FILES
 from rtdyn.hub.ranges import Source
 from rtdyn.hub.remote_file import Digest, RemoteFile, digest_of
 from rtdyn.hub.retry import METADATA, retrying
+from rtdyn.suites.suite import Place
 
 _SHA1, _SHA256 = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}")
 DOWNLOADS = 3
@@ -27,49 +27,60 @@ DOWNLOADS = 3
 
 @dataclass(frozen=True)
 class Revision:
-    """A branch as it stands on the Hub, or as much of it as the cache holds where HF_HUB_OFFLINE is set."""
+    """A step's place as it stands on the Hub, or as much of it as the cache holds where HF_HUB_OFFLINE is set."""
 
-    repo: str
-    branch: str
+    place: Place
     what: str
     """How to name it to the user."""
     commit: str
     files: dict[str, RemoteFile]
 
     @property
+    def repo(self) -> str:
+        """OWNER/NAME."""
+        return self.place.repo
+
+    @property
     def source(self) -> Source:
         """Where its files are read."""
-        return Source(self.repo, self.commit, self.what)
+        return Source(self.repo, self.commit, self.what, self.place.subfolder)
+
+    def path(self, name: str) -> str:
+        """Where a file lies in the repository."""
+        return f"{self.place.subfolder}/{name}" if self.place.subfolder else name
 
 
-def _model_info(repo: str, branch: str) -> Any:
-    """The client's description of a branch, with its files' sizes and digests. Raises what the client raises."""
+def _described_at(place: Place) -> tuple[str, tuple[RemoteFile, ...]]:
+    """The commit of a place and its files by their names there. Raises what the client raises."""
     from huggingface_hub import HfApi, constants
 
     # the library's own default is to wait for an answer for ever
-    return HfApi().model_info(repo, revision=branch, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    timeout = constants.HF_HUB_ETAG_TIMEOUT
+    info: Any = HfApi().model_info(place.repo, revision=place.revision, files_metadata=True, timeout=timeout)
+    above = f"{place.subfolder}/" if place.subfolder else ""
+    inside = [s for s in info.siblings or [] if s.rfilename.startswith(above)]
+    return info.sha, tuple(_described(s, s.rfilename.removeprefix(above)) for s in inside)
 
 
-def revision_at(repo: str, branch: str, pause: Callable[[float], object] = time.sleep) -> Revision:
-    """The commit that a branch stands for and what it holds, asked again after 429, 5xx and cut connections.
+def revision_at(place: Place, pause: Callable[[float], object] = time.sleep) -> Revision:
+    """The commit that a place stands for and what it holds, asked again after 429, 5xx and cut connections.
 
     pause: waits some seconds before another try. Raises InputError in one sentence, also for file names that would
     lead out of a folder.
     """
     from huggingface_hub import errors
 
-    what = f"{repo}, revision {branch}"
+    what = place.what
 
     def ask() -> Revision:
         try:
-            info = _model_info(repo, branch)
+            commit, files = _described_at(place)
         except errors.OfflineModeIsEnabled:
-            cached = _cached(repo, branch, f"{what} (the cached part, as HF_HUB_OFFLINE is set)")
+            cached = _cached(place, f"{what} (the cached part, as HF_HUB_OFFLINE is set)")
             if cached is None:
                 raise
             return cached
-        files = {s.rfilename: _described(s) for s in info.siblings or []}
-        return Revision(repo, branch, what, str(info.sha), files)
+        return Revision(place, what, str(commit), {file.name: file for file in files})
 
     revision = reach(lambda: retrying(ask, METADATA, pause), what)
     if not _SHA1.fullmatch(revision.commit):
@@ -80,10 +91,10 @@ def revision_at(repo: str, branch: str, pause: Callable[[float], object] = time.
     return revision
 
 
-def branch_metadata(
-    repo: str, branch: str, pause: Callable[[float], object] = time.sleep
+def metadata_at(
+    place: Place, pause: Callable[[float], object] = time.sleep
 ) -> tuple[str, tuple[RemoteFile, ...]] | None:
-    """The commit of a branch and its files as the Hub describes them, unchecked; None if there is no such branch.
+    """The commit of a place and its files as the Hub describes them, unchecked; None if there is no such place.
 
     pause: waits some seconds before another try. Raises InputError if the Hub cannot be reached or refuses the
     repository.
@@ -92,21 +103,21 @@ def branch_metadata(
 
     def ask() -> tuple[str, tuple[RemoteFile, ...]] | None:
         try:
-            info = _model_info(repo, branch)
+            commit, files = _described_at(place)
         except errors.RevisionNotFoundError:
             return None
-        return info.sha, tuple(map(_described, info.siblings or []))
+        return (commit, files) if files or not place.subfolder else None
 
-    return reach(lambda: retrying(ask, METADATA, pause), f"{repo}, revision {branch}")
+    return reach(lambda: retrying(ask, METADATA, pause), place.what)
 
 
-def _described(sibling: Any) -> RemoteFile:
+def _described(sibling: Any, name: str) -> RemoteFile:
     """A file of the Hub's answer; a digest that is none is left out."""
     sha256 = str(sibling.lfs.sha256) if sibling.lfs else ""
     blob_id = str(sibling.blob_id or "")
     size = sibling.size if isinstance(sibling.size, int) and sibling.size >= 0 else -1
     return RemoteFile(
-        sibling.rfilename,
+        name,
         size,
         sha256 if _SHA256.fullmatch(sha256) else None,
         blob_id if not sibling.lfs and _SHA1.fullmatch(blob_id) else None,
@@ -125,16 +136,17 @@ def checked(revision: Revision, name: str) -> RemoteFile:
     return file
 
 
-def _cached(repo: str, branch: str, what: str) -> Revision | None:
-    """What the cache holds of a branch, None if nothing."""
+def _cached(place: Place, what: str) -> Revision | None:
+    """What the cache holds of a place, None if nothing."""
     from huggingface_hub import try_to_load_from_cache
 
+    below = PurePosixPath(place.subfolder)
     for name in (CONFIG, *TOKENIZER_FILES):
-        file = try_to_load_from_cache(repo, name, revision=branch)
+        file = try_to_load_from_cache(place.repo, str(below / name), revision=place.revision)
         if isinstance(file, str):
             folder = Path(file).parent
             files = {f.name: _described_by_link(f) for f in folder.iterdir() if f.is_file()}
-            return Revision(repo, branch, what, folder.name, files)
+            return Revision(place, what, [folder, *folder.parents][len(below.parts)].name, files)
     return None
 
 
@@ -154,7 +166,7 @@ def in_cache(revision: Revision, file: RemoteFile) -> Path | None:
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.file_download import repo_folder_name
 
-    cached = try_to_load_from_cache(revision.repo, file.name, revision=revision.commit)
+    cached = try_to_load_from_cache(revision.repo, revision.path(file.name), revision=revision.commit)
     folder = repo_folder_name(repo_id=revision.repo, repo_type="model")
     blob = Path(constants.HF_HUB_CACHE) / folder / "blobs" / file.etag
     return Path(cached) if isinstance(cached, str) else blob if blob.is_file() else None
@@ -174,7 +186,7 @@ def check_cached(path: Path, revision: Revision, file: RemoteFile) -> Digest:
 def cached_folder(revision: Revision, names: Sequence[str]) -> Path:
     """The folder of the revision in the user's cache, with these small files in it, verified."""
     # asked for by branch, the cache notes which commit the branch stands for; HF_HUB_OFFLINE needs that
-    _to_cache(revision, checked(revision, names[0]), revision.branch)
+    _to_cache(revision, checked(revision, names[0]), revision.place.revision)
     first, *_ = [_to_cache(revision, checked(revision, name), revision.commit) for name in names]
     return first.parent
 
@@ -182,12 +194,10 @@ def cached_folder(revision: Revision, names: Sequence[str]) -> Path:
 def _to_cache(revision: Revision, file: RemoteFile, at: str) -> Path:
     from huggingface_hub import hf_hub_download
 
-    what = f"{revision.what}: {file.name}"
+    what, name = f"{revision.what}: {file.name}", revision.path(file.name)
     theirs = in_cache(revision, file) is not None
     for _ in range(DOWNLOADS):
-        path = Path(
-            reach(lambda: retrying(lambda: hf_hub_download(revision.repo, file.name, revision=at), METADATA), what)
-        )
+        path = Path(reach(lambda: retrying(lambda: hf_hub_download(revision.repo, name, revision=at), METADATA), what))
         if theirs:
             check_cached(path, revision, file)
             return path
@@ -204,22 +214,6 @@ def differs(revision: Revision, file: RemoteFile) -> InputError:
         f"{revision.what}: {file.name} came {DOWNLOADS} times with other bytes than the digest the Hub publishes; "
         "check the network and run the command again"
     )
-
-
-def hub_refs(repo: str) -> tuple[str, ...]:
-    """Every branch and tag of a repository, each name once.
-
-    Raises InputError if the Hub cannot be reached or refuses it.
-    """
-    from huggingface_hub.utils import validate_repo_id
-
-    def ask() -> tuple[str, ...]:
-        validate_repo_id(repo)
-        listed = pages(f"models/{repo}/refs")
-        names = [ref["name"] for page in listed for kind in ("branches", "tags") for ref in page[kind]]
-        return tuple(dict.fromkeys(names))
-
-    return reach(lambda: retrying(ask, METADATA), f"{repo}, its branches and tags")
 
 
 def hub_is_offline() -> bool:

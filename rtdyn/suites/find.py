@@ -10,16 +10,17 @@ import fnmatch
 import glob
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rtdyn.errors import InputError, UsageError, near_matches
 from rtdyn.suites.folder import folder_suite, found_in
-from rtdyn.suites.suite import PACKAGE, SuiteSpec
+from rtdyn.suites.forms import KNOWN, RevisionPattern, revision_pattern
+from rtdyn.suites.suite import PACKAGE, STEP, SuiteSpec
 
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
-Pattern = re.Pattern[str]
-OnHub = Callable[[str, Pattern | None], SuiteSpec]
-"""Makes a suite of a repository on the Hub, OWNER/NAME, whose branches and tags a pattern may choose."""
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/([\w.-]+|[\w.*-]*\{step\}[\w.*-]*)", re.ASCII)
+OnHub = Callable[[str, RevisionPattern], SuiteSpec]
+"""Makes a suite of a repository on the Hub, OWNER/NAME, or of those that have their step in their names."""
 
 
 def load_suites(extra: Path | None = None) -> dict[str, SuiteSpec]:
@@ -41,7 +42,7 @@ def load_suites(extra: Path | None = None) -> dict[str, SuiteSpec]:
 
 
 def find_suite(
-    model: str, suites: Mapping[str, SuiteSpec], on_hub: OnHub | None = None, pattern: Pattern | None = None
+    model: str, suites: Mapping[str, SuiteSpec], on_hub: OnHub | None = None, pattern: RevisionPattern = KNOWN
 ) -> SuiteSpec:
     """The suite called `model`: a registered name or its repository, a folder of checkpoints, any repository.
 
@@ -50,7 +51,7 @@ def find_suite(
     """
     suite = _named(model, suites)
     if suite is not None:
-        return _by_pattern(suite, on_hub, pattern)
+        return _steps_of(suite, on_hub, pattern)
     folder = Path(model)
     if folder.is_dir():
         return folder_suite(folder, pattern)
@@ -69,7 +70,7 @@ def find_suites(
     models: Sequence[str],
     suites: Mapping[str, SuiteSpec],
     on_hub: OnHub | None = None,
-    pattern: Pattern | None = None,
+    pattern: RevisionPattern = KNOWN,
 ) -> tuple[tuple[SuiteSpec, ...], bool]:
     """The suites that `models` name, each once in the order given, and whether several were asked for.
 
@@ -80,7 +81,9 @@ def find_suites(
     matches nothing.
     """
     chosen: dict[SuiteSpec, None] = {}
-    globs = [m for m in models if glob.has_magic(m) and _named(m, suites) is None and not Path(m).is_dir()]
+    globs = [
+        m for m in models if glob.has_magic(m) and STEP not in m and _named(m, suites) is None and not Path(m).is_dir()
+    ]
     for model in models:
         one = [] if model in globs else [find_suite(model, suites, on_hub, pattern)]
         chosen.update(dict.fromkeys(one or _matching(model, suites, on_hub, pattern)))
@@ -91,15 +94,24 @@ def _named(model: str, suites: Mapping[str, SuiteSpec]) -> SuiteSpec | None:
     return next((suite for suite in suites.values() if model in (suite.name, suite.repo)), None)
 
 
-def _by_pattern(suite: SuiteSpec, on_hub: OnHub | None, pattern: Pattern | None) -> SuiteSpec:
-    """A registered suite, or what a user's pattern finds in its place."""
-    if pattern is None:
-        return suite
+def _steps_of(suite: SuiteSpec, on_hub: OnHub | None, pattern: RevisionPattern) -> SuiteSpec:
+    """A registered suite with its steps, which may have to be found; by a user's pattern, what it finds instead."""
     if suite.path is not None:
-        return folder_suite(suite.path, pattern)
-    if on_hub is None:
-        raise UsageError(f"{suite.name} is registered with its steps; leave the pattern out")
-    return on_hub(suite.hub_repo, pattern)
+        return suite if pattern is KNOWN else folder_suite(suite.path, pattern)
+    if on_hub is None or (pattern is KNOWN and not suite.pattern):
+        return suite
+    if pattern is not KNOWN:
+        return on_hub(suite.hub_repo, pattern)
+    found = on_hub(suite.hub_repo, revision_pattern(suite.pattern))
+    return replace(
+        suite,
+        steps=found.steps,
+        revision=found.revision,
+        names=found.names,
+        among=found.among,
+        branch=found.branch,
+        note="; ".join(filter(None, (suite.note, found.note))),
+    )
 
 
 def registered(wanted: str, suites: Mapping[str, SuiteSpec]) -> list[SuiteSpec]:
@@ -116,11 +128,11 @@ def _registered(wanted: str, suites: Mapping[str, SuiteSpec]) -> list[SuiteSpec]
 
 
 def _matching(
-    wanted: str, suites: Mapping[str, SuiteSpec], on_hub: OnHub | None, pattern: Pattern | None
+    wanted: str, suites: Mapping[str, SuiteSpec], on_hub: OnHub | None, pattern: RevisionPattern
 ) -> list[SuiteSpec]:
     named = _registered(wanted, suites)
     if named:
-        return [_by_pattern(suite, on_hub, pattern) for suite in named]
+        return [_steps_of(suite, on_hub, pattern) for suite in named]
     above = next(folder for folder in Path(wanted).parents if folder.is_dir())
     below = str(Path(wanted).relative_to(above))
     found = glob.glob(below, root_dir=above)  # noqa: PTH207 -- Path.glob finds hidden folders too

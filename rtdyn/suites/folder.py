@@ -3,40 +3,40 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
-from rtdyn.errors import InputError
-from rtdyn.suites.forms import BY_CHANCE, read_name
+from rtdyn.errors import InputError, UsageError
+from rtdyn.suites.forms import BY_CHANCE, KNOWN, RevisionPattern, read_name
 from rtdyn.suites.found import Found, found_among
-from rtdyn.suites.suite import SuiteSpec
+from rtdyn.suites.suite import COMMITS, SuiteSpec
 
 _PLAIN = "step{step}"
 _CONFIG, _STATE = "config.json", "trainer_state.json"
 _COUNTS = ("token_counts.npy", "token_counts.parquet")
 
 
-def found_in(folder: Path, pattern: re.Pattern[str] | None = None) -> Found | None:
-    """The steps among the folders in a folder, None if there are none."""
-    return found_among((child.name for child in folder.iterdir() if child.is_dir()), pattern, by_chance=False)
+def found_in(folder: Path, pattern: RevisionPattern = KNOWN) -> Found | None:
+    """The steps among the folders in a folder, None if there are none. Raises UsageError for a pattern of commits."""
+    if pattern.among == COMMITS:
+        raise UsageError(f"{folder} is a folder and has no commits; give a pattern of its folders' names")
+    return found_among((child.name for child in folder.iterdir() if child.is_dir()), pattern.regex, by_chance=False)
 
 
-def folder_suite(folder: Path, pattern: re.Pattern[str] | None = None) -> SuiteSpec:
+def folder_suite(folder: Path, pattern: RevisionPattern = KNOWN) -> SuiteSpec:
     """The suite in a folder: the checkpoints of the run that most of its folders are of, or the one model it holds.
 
     pattern: a user's own for the folders' names. Raises InputError if the folder holds neither.
     """
     found = found_in(folder, pattern)
-    if found is None and pattern is None and (folder / _CONFIG).is_file():
+    if found is None and pattern.regex is None and (folder / _CONFIG).is_file():
         return _suite(folder, (_own_step(folder),), ".", (".",), "one model; trajectories and claims need three steps")
     if found is None:
         raise InputError(_nothing_found(folder, pattern))
     steps, names = tuple(found.names), tuple(found.names.values())
-    if all(name == _PLAIN.format(step=step) for step, name in found.names.items()) and pattern is None:
+    if all(name == _PLAIN.format(step=step) for step, name in found.names.items()) and pattern.regex is None:
         names = ()
-    beside = ", the model beside them" if (folder / _CONFIG).is_file() else ""
-    note = f"{found.what}{'; left out: ' if beside and not found.left_out and not found.unread else ''}{beside}"
-    return _suite(folder, steps, found.run, names, note if names else "a folder of checkpoints")
+    beside = "; the model beside them is left out" if (folder / _CONFIG).is_file() else ""
+    return _suite(folder, steps, found.run, names, found.what + beside if names else "a folder of checkpoints")
 
 
 def _suite(folder: Path, steps: tuple[int, ...], revision: str, names: tuple[str, ...], note: str) -> SuiteSpec:
@@ -58,11 +58,11 @@ def _suite(folder: Path, steps: tuple[int, ...], revision: str, names: tuple[str
     )
 
 
-def _nothing_found(folder: Path, pattern: re.Pattern[str] | None) -> str:
+def _nothing_found(folder: Path, pattern: RevisionPattern) -> str:
     inside = sorted(child.name for child in folder.iterdir() if child.is_dir())
     named = f"; its folders are {', '.join(inside[:6])}{' and more' if len(inside) > 6 else ''}" if inside else ""
-    if pattern is not None:
-        return f"no folder in {folder} has a name that {pattern.pattern!r} matches as a whole{named}"
+    if pattern.regex is not None:
+        return f"no folder in {folder} has a name that {pattern.regex.pattern!r} matches as a whole{named}"
     return (
         f"{folder} holds no step*/ folders, no checkpoint-*/ or the like, and is no model itself (config.json and "
         f"weights){named}; name the folders by --revision-pattern"

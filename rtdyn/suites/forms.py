@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from rtdyn.errors import UsageError
+from rtdyn.suites.suite import COMMITS, MAIN, REFS, SUBFOLDERS
 
 _STEP = r"(?P<step>\d{1,15})"
 _TOKENS = r"(?P<tokens>\d{1,15}(?:\.\d{1,3})?)(?P<unit>BT|[KMBTkmbt])"
@@ -21,6 +22,7 @@ _AFTER = rf"(?:-(?:tokens)?{_TOKENS})?(?:-seed-?(?P<seed>[A-Za-z0-9-]+))?"
 _UNITS: Mapping[str, int] = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "BT": 10**9, "T": 10**12}
 _ORDER = ("step", "tokens", "unit")
 """Groups that place a checkpoint within its run; all others tell runs apart."""
+_PLACE = re.compile(rf"(?P<among>{SUBFOLDERS}|{COMMITS})(?:@(?P<branch>[^:]+))?:")
 _EXAMPLE = r"such as 'my-run-(?P<step>\d+)'"
 
 FORMS: Mapping[str, re.Pattern[str]] = {
@@ -58,10 +60,12 @@ class Name:
 
 
 def read_name(text: str) -> Name | None:
-    """What a name of a known form says, None for any other."""
+    """What a name of a known form says, None for any other; of a path the last part is read."""
+    above, slash, last = text.rpartition("/")
     for form, pattern in FORMS.items():
-        if match := pattern.fullmatch(text):
-            return _read(match, form, _with_gaps(match))
+        if match := pattern.fullmatch(last):
+            name = _read(match, form, _with_gaps(match))
+            return replace(name, text=text, run=above + slash + name.run)
     return None
 
 
@@ -78,15 +82,38 @@ def read_by(pattern: re.Pattern[str], text: str) -> Name | None:
     return _read(match, "", pattern.pattern + (f" with {told}" if told else ""))
 
 
-def revision_pattern(text: str) -> re.Pattern[str]:
-    """A user's pattern. Raises UsageError if it is none, or names no group that orders the checkpoints."""
+@dataclass(frozen=True)
+class RevisionPattern:
+    """Where a user has the steps looked for, and by which names."""
+
+    regex: re.Pattern[str] | None = None
+    """Of whole names; None for the known forms."""
+    among: str = REFS
+    branch: str = MAIN
+    """Whose folders or commits are meant."""
+
+
+KNOWN = RevisionPattern()
+"""Branches and tags by the known forms, where no pattern is given."""
+
+
+def revision_pattern(text: str) -> RevisionPattern:
+    """What a user's pattern says: `REGEX`, `subfolder[@BRANCH]:[REGEX]` or `commits[@BRANCH]:REGEX`.
+
+    Raises UsageError if it is no regular expression, or names no group that orders the checkpoints.
+    """
+    place = _PLACE.match(text)
+    expression = text[place.end() :] if place else text
+    among, branch = (place["among"], place["branch"] or MAIN) if place else (REFS, MAIN)
+    if among == SUBFOLDERS and not expression:
+        return RevisionPattern(None, among, branch)
     try:
-        pattern = re.compile(text)
+        regex = re.compile(expression)
     except re.error as error:
-        raise UsageError(f"{text!r} is no regular expression ({error}); give one {_EXAMPLE}") from None
-    if not {"step", "tokens"} & pattern.groupindex.keys():
-        raise UsageError(f"the pattern {text!r} has no group called step or tokens; give one {_EXAMPLE}")
-    return pattern
+        raise UsageError(f"{expression!r} is no regular expression ({error}); give one {_EXAMPLE}") from None
+    if not {"step", "tokens"} & regex.groupindex.keys():
+        raise UsageError(f"the pattern {expression!r} has no group called step or tokens; give one {_EXAMPLE}")
+    return RevisionPattern(regex, among, branch)
 
 
 def _read(match: re.Match[str], form: str, run: str) -> Name:
@@ -96,9 +123,10 @@ def _read(match: re.Match[str], form: str, run: str) -> Name:
         raise UsageError(f"the pattern finds neither step nor tokens in {match.string!r}; give one {_EXAMPLE}")
     if step is not None and not re.fullmatch("[0-9]{1,15}", step):
         raise UsageError(f"the pattern finds the step {step!r} in {match.string!r}; it must be a whole number")
-    if tokens is None:
-        return Name(match.string, form, run, int(step or 0), None)
     size = _UNITS.get(unit)
+    if step is not None and tokens is None and size is not None:
+        return Name(match.string, form, run, int(step) * size, None)  # as in `step-20k`
+    tokens = tokens or ""
     if size is None or not re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,9})?", tokens) or Decimal(tokens) * size % 1:
         raise UsageError(
             f"the pattern finds {tokens + unit!r} tokens in {match.string!r}; give digits and K, M, B or T"

@@ -11,6 +11,28 @@ Shape = tuple[tuple[str, int | str], ...]
 """Settings of a config.json by name, with `parameters`."""
 
 
+REFS, SUBFOLDERS, COMMITS, REPOSITORIES = "refs", "subfolder", "commits", "repositories"
+"""What the steps of a suite on the Hub may be: branches and tags, folders of a branch, its commits, or repositories."""
+MAIN = "main"
+STEP = "{step}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the Hub keeps one step."""
+
+    repo: str
+    revision: str
+    """A branch, a tag or a commit."""
+    subfolder: str = ""
+    """The folder of the step's files; empty where they lie at the top."""
+
+    @property
+    def what(self) -> str:
+        """How to name it to the user."""
+        return f"{self.repo}, revision {self.revision}" + (f", folder {self.subfolder}" if self.subfolder else "")
+
+
 @dataclass(frozen=True)
 class Defect:
     """What is known to be wrong with some published steps of a suite, and who says so."""
@@ -63,7 +85,17 @@ class SuiteSpec:
     shape: Shape = ()
     """As the suites file gives it; empty where it does not."""
     names: tuple[str, ...] = ()
-    """The branch, tag or folder of each of `steps`, of a suite that was found; else `revision` says it."""
+    """The branch, tag, folder, commit or repository of each of `steps`, of a suite that was found.
+
+    Empty where `revision` says it."""
+    among: str = REFS
+    """What the names are of."""
+    branch: str = MAIN
+    """The branch whose folders or commits they are."""
+    pattern: str = ""
+    """Of a suite whose steps are to be found on the Hub: where, by which names. Until then `steps` is empty."""
+    tokenizer: str = ""
+    """The repository that has the tokenizer, OWNER/NAME[@REVISION]; empty where the steps or their main branch do."""
     tokens: tuple[int | None, ...] = ()
     """Training tokens seen at each of `steps`, None where they are not known; else `tokens_per_step` says it."""
 
@@ -74,7 +106,7 @@ class SuiteSpec:
 
     @property
     def hub_repo(self) -> str:
-        """Its repository, OWNER/NAME; only for a suite that lies on the Hub."""
+        """Its repository, OWNER/NAME, with `{step}` where each step has its own; only for a suite on the Hub."""
         assert self.repo is not None
         return self.repo
 
@@ -86,6 +118,13 @@ class SuiteSpec:
     def revision_of(self, step: int) -> str:
         """The branch, tag or folder that holds `step`."""
         return self.names[bisect_left(self.steps, step)] if self.names else self.revision.format(step=step)
+
+    def place_of(self, step: int) -> Place:
+        """Where the Hub keeps `step`; only for a suite that lies there."""
+        name = self.revision_of(step)
+        if self.among == REPOSITORIES:
+            return Place(name, MAIN)
+        return Place(self.hub_repo, self.branch, name) if self.among == SUBFOLDERS else Place(self.hub_repo, name)
 
     def tokens_seen(self, step: int) -> int | None:
         """Training tokens consumed before `step`'s weights were saved, if the suite says."""

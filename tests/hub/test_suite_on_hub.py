@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -191,3 +192,62 @@ def test_found_steps_are_measured_as_the_same_weights_under_registered_names(tmp
     ours, theirs = (read_table(read_run(tmp_path / name), "neurons") for name in ("found", "registered"))
     assert ours["step"].unique(maintain_order=True).to_list() == [0, 150, 600]
     assert_frame_equal(ours.drop("step"), theirs.drop("step"))
+
+
+def served(folder: Path, *steps: int) -> Path:
+    """A repository with these steps of `tiny` as branches, and the tokenizer in main."""
+    suite = folder / "suite"
+    for step in steps:
+        shutil.copytree(TINY / f"step{step}", suite / f"b{step}")
+    for name in TOKENIZER:
+        shutil.copy(TINY / name, suite)
+    return suite
+
+
+TITLES = {"Initial commit": "main", "Saving data -- Step 0": "b0", "Saving data -- Step 20": "b512", "README": "main"}
+PLACES = {
+    "subfolder": ["loopback/suite", "--revision-pattern", "subfolder:"],
+    "commits": ["loopback/suite", "--revision-pattern", r"commits:Saving .* -- Step (?P<step>\d+)"],
+    "repositories": ["own/bert-seed_0-step_{step}"],
+    "spellings": ["own/Llama-*step-{step}-*"],
+}
+STEPS_THERE = {
+    "subfolder": {5: ("hf/checkpoint-5", 0), 20: ("hf/checkpoint-20", 512)},
+    "commits": {0: (None, 0), 20: (None, 512)},
+    "repositories": {0: ("own/bert-seed_0-step_0k", 0), 20000: ("own/bert-seed_0-step_20k", 512)},
+    "spellings": {
+        50000: ("own/Llama-1.1B-step-50K-105b", 0),
+        715000: ("own/Llama-1.1B-intermediate-step-715k-1.5T", 512),
+    },
+}
+"""By place and step: what the step is called, where it is not by a commit's digits, and which of tiny's it is."""
+
+
+@pytest.mark.slow
+def test_steps_are_had_from_folders_commits_and_repositories(tmp_path: Path) -> None:
+    hub = LoopbackHub(served(tmp_path, 0, 512), commits=TITLES)
+    hub.repositories = {
+        str(name): f"b{step}" for kind in ("repositories", "spellings") for name, step in STEPS_THERE[kind].values()
+    }
+    with hub:
+        for name, step in STEPS_THERE["subfolder"].values():
+            hub.branches["main"] |= {f"{name}/{file}": held for file, held in hub.branches[f"b{step}"].items()}
+        place = workplace(tmp_path, hub.url)
+        weights = ["--analyses", "heavytail", "--wandb", "disabled"]
+        commands = {
+            kind: ["track", "--model", *where, *weights, "--out", str(tmp_path / kind)]
+            for kind, where in PLACES.items()
+        }
+        commands["subfolder"] = ["track", "--model", *PLACES["subfolder"], *place.settings(tmp_path / "subfolder")]
+        commands |= {f"audit {kind}": ["audit", "--json", "--model", *where] for kind, where in PLACES.items()}
+        ended = dict(zip(commands, place.track_each(*commands.values()), strict=True))
+    for kind, steps in STEPS_THERE.items():
+        assert ended[kind].code == 0, ended[kind].stderr
+        done = done_steps(read_run(tmp_path / kind))
+        assert set(done) == set(steps)
+        verdicts = {row["step"]: row["verdict"] for row in json.loads(ended[f"audit {kind}"].stdout)["steps"]}
+        assert verdicts == dict.fromkeys(steps, "sound")
+        for number, (name, step) in steps.items():
+            weights_there = (TINY / f"step{step}" / "model.safetensors").read_bytes()
+            assert done[number].digests == {"model.safetensors": hashlib.sha256(weights_there).hexdigest()}
+            assert done[number].revision == (name or hub.commit(f"b{step}"))

@@ -16,13 +16,15 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from loopback.listening import Served
 
 LFS = (".safetensors", ".bin", ".h5")
 _REFS = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/refs")
 _INFO = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/revision/(?P<revision>[^/]+)")
+_COMMITS = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/commits/(?P<revision>[^/]+)")
+_MODELS = re.compile(r"/api/models")
 _TREE = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)")
 _CDN = re.compile(r"/cdn/(?P<repo>[^/]+/[^/]+)/(?P<revision>[^/]+)/(?P<name>.+)")
 _RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)")
@@ -104,6 +106,10 @@ class LoopbackHub(Served):
     hidden: set[str] = field(default_factory=set)
     tags: set[str] = field(default_factory=set)
     """Folders that are served as tags and no branches."""
+    commits: dict[str, str] = field(default_factory=dict)
+    """Folders that are served as commits of main, by their titles, oldest first."""
+    repositories: dict[str, str] = field(default_factory=dict)
+    """Folders that are served as the branch main of a further repository, by its name."""
     faults: list[Fault] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     latency: float = 0.0
@@ -225,10 +231,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        match = next(filter(None, (kind.fullmatch(path) for kind in (_REFS, _INFO, _TREE, _CDN, _RESOLVE))), None)
+        match = next(
+            filter(None, (kind.fullmatch(path) for kind in (_REFS, _INFO, _COMMITS, _MODELS, _TREE, _CDN, _RESOLVE))),
+            None,
+        )
         kind, given = (match.re, match.groupdict()) if match else (None, {})
         ours = given.get("repo") == self.hub.repo and "revision" in given
         branch = self.hub.branch_of(given["revision"]) if ours else None
+        if given.get("repo") in self.hub.repositories and given.get("revision") in self._names_of(given["repo"]):
+            branch = self.hub.repositories[given["repo"]]
         name = given.get("name")
         target = "/".join(filter(None, ("cdn" if kind is _CDN else None, branch, name))) if branch else path
         authorization = self.headers["Authorization"]
@@ -245,12 +256,19 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(fault.status, b"<html>not a Hub's answer</html>", present)
         elif self.hub.token is not None and kind is not _CDN and authorization != f"Bearer {self.hub.token}":
             self._answer(HTTPStatus.UNAUTHORIZED, b"Invalid credentials", {"X-Error-Message": "Invalid credentials"})
-        elif match is None or match["repo"] != self.hub.repo:
+        elif kind is _MODELS:
+            owner, words = (parse_qs(urlsplit(self.path).query).get(key, [""])[0] for key in ("author", "search"))
+            named = [n for n in self.hub.repositories if n.startswith(f"{owner}/") and words in n]
+            self._answer_json([{"id": name, "modelId": name} for name in named])
+        elif match is None or given.get("repo") not in (self.hub.repo, *self.hub.repositories):
             self._refuse("RepoNotFound")
         elif kind is _REFS:
             self._answer_json(self._refs())
         elif branch is None:
             self._refuse("RevisionNotFound")
+        elif kind is _COMMITS:
+            listed = [{"id": self.hub.commit(f), "title": title} for title, f in self.hub.commits.items()]
+            self._answer_json(listed[::-1])
         elif name is None:
             self._answer_json(self._tree(branch) if kind is _TREE else self._description(branch))
         elif name not in self.hub.branches[branch]:
@@ -271,6 +289,10 @@ class _Handler(BaseHTTPRequestHandler):
             kind, place = ("tags", "tags") if name in self.hub.tags else ("branches", "heads")
             kinds[kind].append({"name": name, "ref": f"refs/{place}/{name}", "targetCommit": self.hub.commit(name)})
         return kinds
+
+    def _names_of(self, repo: str) -> tuple[str, str]:
+        """What the branch main of a further repository is asked for by: its name and its commit."""
+        return "main", self.hub.commit(self.hub.repositories[repo])
 
     def _tree(self, branch: str) -> list[dict[str, Any]]:
         entries = []
