@@ -29,7 +29,9 @@ def jobs_of(
     """
     known = load_suites(suites)
     found, several = find_suites(models, known)
-    chosen = {suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "") for suite in found}
+    chosen = {
+        suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "", suite.unsound) for suite in found
+    }
     from rtdyn.analyses.options import StepOptions
     from rtdyn.sweep.cluster_options import ClusterOptions
     from rtdyn.sweep.job import Job

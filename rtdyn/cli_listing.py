@@ -80,7 +80,7 @@ def steps(model: str, steps: str, as_json: bool, suites: Path | None) -> None:
             "tokens_seen": suite.tokens_seen(step),
             "defects": [f"{d.kind}: {d.note} ({d.source})" for d in suite.defects if step in d.steps],
         }
-        for step in parse_steps(steps, suite.steps)
+        for step in parse_steps(steps, suite.steps, unsound=suite.unsound)
     ]
     if as_json:
         click.echo(json.dumps(rows))

@@ -104,7 +104,7 @@ def test_files_of_another_configuration_do_not_count(tmp_path: Path) -> None:
 def test_another_configuration_is_refused_with_the_settings_named(tmp_path: Path) -> None:
     open_run(tmp_path / "run", manifest(window=256))
     open_run(tmp_path / "run", manifest(window=256))
-    with pytest.raises(InputError, match=r"seed \(0 there, 3 now\), window \(256 there, 128 now\).*--out"):
+    with pytest.raises(InputError, match=r"seed 0 → 3, window 256 → 128;.*--out"):
         open_run(tmp_path / "run", manifest(window=128, seed=3))
 
 
