@@ -39,7 +39,9 @@ def jobs_of(
     found, several = find_suites(models, known, suite_on_hub, pattern)
     for suite in (s for s in found if s.names):
         say(f"{suite.name}: {suite.note}")
-    chosen = {suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "") for suite in found}
+    chosen = {
+        suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "", suite.unsound) for suite in found
+    }
     from rtdyn.analyses.options import StepOptions
     from rtdyn.sweep.cluster_options import ClusterOptions
     from rtdyn.sweep.job import Job

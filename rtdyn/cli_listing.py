@@ -76,7 +76,7 @@ def steps(model: str, pattern: RevisionPattern, steps: str, as_json: bool, suite
     from rtdyn.views.terminal.steps import steps_lines, steps_records
 
     suite = find_suite(model, load_suites(suites), suite_on_hub, pattern)
-    chosen = parse_steps(steps, suite.steps)
+    chosen = parse_steps(steps, suite.steps, unsound=suite.unsound)
     click.echo(json.dumps(steps_records(suite, chosen)) if as_json else "\n".join(steps_lines(suite, chosen)))
 
 

@@ -34,8 +34,8 @@ def read_columns(file: Path) -> pl.Schema:
 
 
 def scan_parquet(files: Iterable[Path]) -> pl.LazyFrame:
-    """The rows of `files` one below the other, read when they are collected."""
-    return pl.scan_parquet([file.absolute() for file in files], glob=False)
+    """The rows of `files` one below the other, read when they are collected; columns that one lacks are null."""
+    return pl.concat([pl.scan_parquet(file.absolute(), glob=False) for file in files], how="diagonal")
 
 
 def read_metadata(file: Path) -> dict[str, str]:

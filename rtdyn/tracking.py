@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,12 +21,14 @@ from rtdyn.execute.engine import Engine
 from rtdyn.execute.ledger import read_seconds
 from rtdyn.execute.serial import PassedOver, run_serial
 from rtdyn.execute.task import Task, task_template
-from rtdyn.judge.observations import left_out
+from rtdyn.judge.observations import few_sound, left_out
 from rtdyn.parquet import read_parquet
 from rtdyn.store.manifest import AuditRecord, CheckpointRecord
 from rtdyn.store.run import (
     Run,
     done_steps,
+    done_with,
+    lacking,
     locked,
     open_run,
     shorter_or_longer,
@@ -93,17 +96,18 @@ def track(job: Job, console: Console, results: Console | None = None) -> Run:
         run = Run(path, run.manifest.replace(asked=tuple(sorted({*run.manifest.asked, *steps}))))
         run = _record_checkpoints(run, suite, audited, given_up)
         if job.settings:
-            write_settings(path, {**job.settings, **({} if job.out is None else {"out": str(job.out)})})
-        missing = [s for s in steps if s not in stored]
-        if stored:
-            say(f"{len(steps) - len(missing)} of {len(steps)} steps are stored already")
+            named = {"analyses": ",".join(run.manifest.config["analyses"])}
+            write_settings(path, {**job.settings, **named, **({} if job.out is None else {"out": str(job.out)})})
+        if few := few_sound({*steps, *stored}, audited, run.manifest.left_out):
+            say(few)
+        whole, missing = _left(run, steps, stored, job.options.analyses, say)
         view = start_wandb(run, choose_mode(job.wandb), say)
         try:
             if engine is None:
-                given_up = _run_here(sweep, missing, stored, job.cache_gb, run, view.log_step, console)
+                given_up = _run_here(sweep, missing, whole, job.cache_gb, run, view.log_step, console)
             else:
                 task = task_template(job, run, reference)
-                units = alike(suite, missing, stored, sweep.weights_only)
+                units = alike(suite, missing, whole, sweep.weights_only)
                 given_up = _run_elsewhere(engine, units, task, cluster.steps_per_task, run, view.log_step, console)
         finally:
             try:
@@ -115,6 +119,24 @@ def track(job: Job, console: Console, results: Console | None = None) -> Run:
         faults = "; ".join(f"step {step}: {why.rstrip('.')}" for step, why in sorted(given_up.items()))
         raise IncompleteError(f"{len(given_up)} of {len(steps)} steps could not be analysed: {faults}", path)
     return run
+
+
+def _left(
+    run: Run,
+    steps: Sequence[int],
+    stored: Mapping[int, CheckpointRecord],
+    analyses: Sequence[str],
+    say: Callable[[str], None],
+) -> tuple[dict[int, CheckpointRecord], list[int]]:
+    """The stored steps that hold all the analyses, and those of `steps` that are to be run, whole or in part."""
+    whole = done_with(run, analyses)
+    left = [step for step in steps if step not in whole]
+    if stored:
+        say(f"{len(steps) - len(left)} of {len(steps)} steps are stored already")
+    lacks = Counter(lacking(run, step, analyses) for step in left if step in stored)
+    for names, count in lacks.items():
+        say(f"{count} stored steps lack {', '.join(names)}: only that is added; W&B keeps what it has of them")
+    return whole, left
 
 
 def _say_end(console: Console, run: Run, audited: Mapping[str, Any]) -> None:
@@ -244,7 +266,8 @@ def _run_elsewhere(
     console: Console,
 ) -> dict[int, str]:
     """The steps by a cluster's workers, in whatever order; returns those given up, each with the reason."""
-    logged, total = logged_steps(run.path), sum(map(len, units))
+    left = {step for unit in units for step in unit}
+    logged, total = logged_steps(run.path) - left, len(left)
     for step, seconds in read_seconds(run.path).items():  # stored while no driver watched, or just before one died
         if step not in logged and step_record(run, step) is not None:
             log_seconds(run.path, step, seconds)

@@ -32,7 +32,7 @@ from rtdyn.execute.ledger import (
     write_open_tasks,
 )
 from rtdyn.execute.task import Task, grouped
-from rtdyn.store.run import Run, step_record
+from rtdyn.store.run import Run, lacking, step_record
 from rtdyn.sweep.cluster_options import ClusterOptions
 
 LOOK = 0.5
@@ -148,6 +148,8 @@ class Driver:
         seconds, in_work = read_seconds(self.run.path), self._in_work()
         arrived = []
         for step in sorted(self.waiting):
+            if not self._is_stored(step):
+                continue
             record = step_record(self.run, step)
             if record is not None and (step in seconds or record.copy_of is not None or step not in in_work):
                 arrived.append(step)
@@ -156,6 +158,12 @@ class Driver:
             self.on_stored(step, seconds.get(step))
         forget_seconds(self.run.path, arrived)
         return bool(arrived)
+
+    def _is_stored(self, step: int) -> bool:
+        """Whether the step is stored with all analyses of the tasks."""
+        if step_record(self.run, step) is None:
+            return False
+        return not lacking(self.run, step, self.template.options.analyses)
 
     def _in_work(self) -> set[int]:
         return {step for steps in self.open_tasks.values() for step in steps}
@@ -180,13 +188,13 @@ class Driver:
                 raise ParityError(str(attempt.sentence))
         for step in sorted(self.waiting & known.keys()):
             final = [attempt for attempt in known[step] if attempt.final]
-            if (final or step not in in_work) and given_up(known[step]) and step_record(self.run, step) is None:
+            if (final or step not in in_work) and given_up(known[step]) and not self._is_stored(step):
                 sentence = (final or known[step])[-1].sentence or SILENT
                 self._give_up(
                     step, sentence if final else f"{len(known[step])} workers failed, the last with: {sentence}"
                 )
         for step, count in sorted(cancellations(self.run.path).items()):
-            if count >= CANCELLED and step in self.waiting - in_work and step_record(self.run, step) is None:
+            if count >= CANCELLED and step in self.waiting - in_work and not self._is_stored(step):
                 self._give_up(step, f"{count} of its tasks were cancelled")
         at_work = {attempt.task for step in known for attempt in known[step] if attempt.sentence is None}
         self.on_look(len(self.open_tasks), len(at_work & self.open_tasks.keys()))
@@ -199,21 +207,21 @@ class Driver:
 
     def _take_note(self, name: str) -> None:
         """Fills in what a worker that has ended could not say: which steps it died with, or that it began none."""
-        lacking = {s for s in self.open_tasks[name] if s in self.waiting and step_record(self.run, s) is None}
+        unstored = {s for s in self.open_tasks[name] if s in self.waiting and not self._is_stored(s)}
         theirs = [attempt for attempt in chain(*tries(self.run.path).values()) if attempt.task == name]
         left = has_left(self.run.path, name)
         printed = self.engine.last_words(name)
         sentence = SILENT if printed is None else f"its worker died; the last it printed: {printed}"
         for attempt in theirs:
             if attempt.sentence is None:
-                end_try(attempt, sentence if attempt.step in lacking and not left else None)
-        if lacking and left:
+                end_try(attempt, sentence if attempt.step in unstored and not left else None)
+        if unstored and left:
             at = left_at(self.run.path, name)
-            first = at if at in lacking else next(s for s in self.open_tasks[name] if s in lacking)
+            first = at if at in unstored else next(s for s in self.open_tasks[name] if s in unstored)
             for step in next((unit for unit in self.units if first in unit), (first,)):
                 note_cancelled(self.run.path, step, name)
-        if lacking and not theirs and not left:
-            for step in lacking:
+        if unstored and not theirs and not left:
+            for step in unstored:
                 end_try(begin_try(self.run.path, step, name), sentence)
 
     def _submit(self) -> None:

@@ -14,6 +14,7 @@ from rtdyn.hub.retry import may_pass
 from rtdyn.store.run import Run, write_copy, write_step
 from rtdyn.store.schema import StepTables
 from rtdyn.store.stage_log import StageClock
+from rtdyn.sweep.extend import analyse_lacking
 from rtdyn.sweep.sweep import Sweep
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -82,7 +83,7 @@ def run_serial(
             clock.end()  # of a step that failed
             clock.begin("fetch")
             checkpoint = stream.take(step, clock.tell)
-            tables = sweep.analyse(checkpoint, clock.begin, parity=not compared)
+            tables = analyse_lacking(sweep, run, checkpoint, clock.begin, parity=not compared)
             compared = True
             clock.begin("store")
             write_step(run, step, checkpoint.record, tables)

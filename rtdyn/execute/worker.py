@@ -12,7 +12,7 @@ from rtdyn.errors import InputError, ParityError, brief
 from rtdyn.execute.ledger import Try, begin_try, end_try, given_up, leave, tries, write_seconds
 from rtdyn.execute.serial import may_be_this_machines, run_serial
 from rtdyn.execute.task import Task
-from rtdyn.store.run import config_digest, differing_settings, done_steps, read_run, step_record
+from rtdyn.store.run import differing_settings, done_with, read_run
 from rtdyn.store.schema import StepTables
 from rtdyn.store.stage_log import StageClock
 from rtdyn.sweep.sweep import device_here, prepare_sweep
@@ -47,21 +47,22 @@ class Worker:
         task = self.task
         run = read_run(task.run)
         known = tries(task.run)
-        left = [s for s in task.steps if step_record(run, s) is None and not given_up(known.get(s, ()))]
+        whole = done_with(run, task.options.analyses)
+        left = [s for s in task.steps if s not in whole and not given_up(known.get(s, ()))]
         if not left:
             return
         device_here(task.options.device)
         sweep = prepare_sweep(task.suite, task.reference, task.measured_on, task.options)
         config = {**sweep.config, "location": task.location}
-        ours = config_digest(config)
-        if {ours, run.digest} != {task.config_digest}:
-            differing = differing_settings(run.manifest.config, config)
+        differing = differing_settings(run.manifest.config, config)
+        differing.pop("analyses", None)
+        if differing or run.digest != task.config_digest:
+            words = ", ".join(differing.values()) or "its digest"
             raise InputError(
-                f"{os.uname().nodename} comes to another configuration than the run ({', '.join(differing)}); "
+                f"{os.uname().nodename} comes to another configuration than the run ({words}); "
                 "it needs the same rtdyn and the same sources"
             )
-        stored = {} if task.suite.repo is None else done_steps(run)
-        with open_stream(task.suite, left, stored, task.cache_gb, sweep.weights_only, _say) as stream:
+        with open_stream(task.suite, left, whole, task.cache_gb, sweep.weights_only, _say) as stream:
             clock = StageClock(lambda stage: None)
 
             def done(step: int, tables: StepTables | None) -> None:

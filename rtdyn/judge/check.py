@@ -96,7 +96,7 @@ def compare(baseline: Baseline, now: Baseline) -> Comparison:
 
 
 def _refuse_other_settings(baseline: Baseline, now: Baseline) -> None:
-    differing = differing_settings(baseline.config, now.config, "here")
+    differing = differing_settings(baseline.config, now.config)
     held = [words for key, words in differing.items() if key not in FREE_SETTINGS]
     if held:
         raise InputError(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from rtdyn.audit.fingerprint import decode
 from rtdyn.audit.repeats import repeated_fingerprints
 from rtdyn.audit.shared_weights import steps_left_out
 from rtdyn.audit.two_saves import misplaced_steps
+from rtdyn.judge.trajectories import MIN_STEPS
 from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.store.run import Run, done_steps, read_fingerprints, read_run
 
@@ -50,3 +52,18 @@ def left_out(run: Run, stored: Mapping[int, CheckpointRecord]) -> dict[int, str]
     comparable = {step: fingerprint for step, fingerprint in comparable.items() if step not in repeats}
     reasons.update(misplaced_steps(comparable, schedule.steps_are_updates))
     return dict(sorted(reasons.items()))
+
+
+def few_sound(steps: Collection[int], record: Mapping[str, Any], left_out: Collection[int]) -> str:
+    """A warning where trajectories would have too few steps; empty else.
+
+    steps: to be run or stored. record: of the audit before the run. left_out: stored steps that are no observations.
+    """
+    unsound = {int(step) for step, verdict in record["steps"].items() if verdict["left_out"]} | set(left_out)
+    sound = len(set(steps) - unsound)
+    if sound >= MIN_STEPS:
+        return ""
+    return (
+        f"caution: {sound} of the steps are sound, and trajectories, emergence and claims need {MIN_STEPS}; "
+        "the tables are made all the same, further --steps can be added later"
+    )

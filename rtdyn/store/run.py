@@ -10,7 +10,7 @@ import glob
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ from rtdyn.errors import InputError, first_fault
 from rtdyn.file_lock import take_lock
 from rtdyn.files import ASIDE, clear_aside, replace_file, write_json
 from rtdyn.git_lfs import refuse_pointer
-from rtdyn.names import RARE
+from rtdyn.names import ANALYSES, RARE
 from rtdyn.parquet import read_metadata, read_parquet
 from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
 from rtdyn.store.schema import TABLES, StepTables
@@ -52,32 +52,61 @@ class Run:
 
 
 def config_digest(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a configuration, independent of the order of its keys."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of a configuration but for its analyses, of which a run may get more; in whatever order its keys are."""
+    settings = {name: value for name, value in config.items() if name != "analyses"}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def differing_settings(theirs: Mapping[str, Any], ours: Mapping[str, Any], here: str = "now") -> dict[str, str]:
-    """What two configurations differ in, by the setting, in words: `seed (0 there, 3 now)`; here: for the last word."""
+def differing_settings(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, str]:
+    """What two configurations differ in, by the setting, in words: `seed 0 → 3`."""
     return {
-        key: f"{key} ({json.dumps(theirs.get(key))} there, {json.dumps(ours.get(key))} {here})"
+        key: f"{key} {_in_words(theirs.get(key))} → {_in_words(ours.get(key))}"
         for key in sorted({*theirs, *ours})
         if theirs.get(key) != ours.get(key)
     }
 
 
+def _in_words(setting: Any) -> str:
+    """A setting as one types it; of a digest the beginning."""
+    if isinstance(setting, list | tuple):
+        return " ".join(map(str, setting))
+    return "none" if setting is None else re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1…", str(setting))
+
+
+def _other_settings(theirs: Manifest, ours: Manifest) -> list[str]:
+    """`differing_settings` of two runs but for their analyses: sources by their names, and no digest that follows."""
+    differing = differing_settings(theirs.config, ours.config)
+    differing.pop("analyses", None)
+    text, other = theirs.evaluation, ours.evaluation
+    if text is None or other is None:
+        return ["one is of weights alone, the other of a text"] if text is not other else list(differing.values())
+    counts = [record.source for record in (theirs.frequencies, ours.frequencies) if record is not None]
+    for key, (a, b) in {"corpus": (text.corpus, other.corpus), "frequencies": tuple(counts)}.items():
+        if key in differing:
+            differing[key] = f"{key} {a} → {b}" if a != b else f"{key} {a}, which holds something else now"
+    if text.tokens != other.tokens:
+        differing["tokens"] = f"tokens {text.tokens} → {other.tokens}"
+    targets = [m.classes[RARE].measured if RARE in m.classes else None for m in (theirs, ours)]
+    if targets[0] != targets[1]:
+        differing["rare_targets"] = f"rare targets {targets[0]} → {targets[1]}"
+    if len(differing) > 1:
+        differing.pop("evaluation_set", None)
+    return list(differing.values())
+
+
 def open_run(path: Path, manifest: Manifest) -> Run:
     """Opens `path` as a run with this manifest's configuration, creating it if it is not there.
 
-    Raises InputError if the directory cannot be written, holds something else, or was made with another
-    configuration, whose differing settings are named.
+    Its analyses may be others: the run that is returned names those of both. Raises InputError if the directory cannot
+    be written, holds something else, or was made with another configuration, whose differing settings are named.
     """
     if (path / MANIFEST).is_file():
         run = read_run(path)
-        if run.digest != manifest.config_digest:
-            raise InputError(
-                f"{path} was made with other settings: {_differences(run.manifest, manifest)}; give another --out"
-            )
-        return run
+        if changed := _other_settings(run.manifest, manifest):
+            raise InputError(f"{path} was made with other settings: {', '.join(changed)}; give another --out")
+        named = {*run.manifest.config.get("analyses", ()), *manifest.config.get("analyses", ())}
+        config = {**run.manifest.config, "analyses": [name for name in ANALYSES if name in named]}
+        return Run(path, run.manifest.replace(config=config)) if named else run
     if path.is_dir() and any(child.suffix != ASIDE for child in path.iterdir()):
         raise InputError(f"{path} is not empty and not an rtdyn run; give another --out")
     run = Run(path, manifest)
@@ -101,15 +130,8 @@ def shorter_or_longer(path: Path, manifest: Manifest) -> str | None:
             continue  # another version's or a damaged one, of which nothing is asked here
         changed = differing_settings(run.manifest.config, manifest.config).keys()
         if changed and changed <= {"evaluation_set", "corpus", "frequencies"}:
-            return f"{run.path} has other text: {_differences(run.manifest, manifest)}"
+            return f"{run.path} has other text: {', '.join(_other_settings(run.manifest, manifest))}"
     return None
-
-
-def _differences(theirs: Manifest, ours: Manifest) -> str:
-    """What two configurations differ in, and how many rare targets they have."""
-    there, now = (m.classes[RARE].measured if RARE in m.classes else None for m in (theirs, ours))
-    targets = [] if there == now else [f"rare targets ({there} there, {now} now)"]
-    return ", ".join([*targets, *differing_settings(theirs.config, ours.config).values()])
 
 
 def write_manifest(run: Run) -> None:
@@ -174,13 +196,16 @@ def is_held(path: Path) -> bool:
 
 
 def write_step(run: Run, step: int, checkpoint: CheckpointRecord, tables: StepTables) -> None:
-    """Stores a step's tables; the step is done when the last of them is renamed into place."""
+    """Stores a step's tables; the step is done when the last of them is renamed into place.
+
+    metrics/ comes last: it says which analyses the step holds, and the other tables may hold more for a moment.
+    """
     metadata = {
         "config_digest": run.digest,
         "checkpoint": json.dumps(checkpoint.as_json()),
     }
     fingerprint = {"fingerprint": tables.fingerprint}  # in one table only, as it grows with the model
-    for table in TABLES:
+    for table in reversed(TABLES):
         frame: pl.DataFrame = getattr(tables, table)
         file = table_file(run, table, step)
         noted = {**metadata, **(fingerprint if table == TABLES[0] else {})}
@@ -227,6 +252,23 @@ def step_record(run: Run, step: int) -> CheckpointRecord | None:
     return CheckpointRecord.model_validate_json(first["checkpoint"]) if whole else None
 
 
+def lacking(run: Run, step: int, analyses: Iterable[str]) -> tuple[str, ...]:
+    """Those of the analyses that a stored step has no rows of."""
+    held = set(read_parquet(table_file(run, "metrics", step), ["analysis"])["analysis"])
+    return tuple(name for name in analyses if name not in held)
+
+
+def done_with(run: Run, analyses: Collection[str]) -> dict[int, CheckpointRecord]:
+    """`done_steps`, but for those that lack some of the analyses."""
+    return {step: record for step, record in done_steps(run).items() if not lacking(run, step, analyses)}
+
+
+def read_step(run: Run, step: int) -> StepTables:
+    """A done step's tables."""
+    tables = {table: read_parquet(table_file(run, table, step)) for table in TABLES}
+    return StepTables(**tables, fingerprint=read_fingerprints(run, [step]).get(step, ""))
+
+
 def read_fingerprints(run: Run, steps: Iterable[int]) -> dict[int, str]:
     """The text of each step's fingerprint, where one is stored."""
     texts = {step: _metadata(table_file(run, TABLES[0], step)).get("fingerprint") for step in steps}
@@ -234,11 +276,11 @@ def read_fingerprints(run: Run, steps: Iterable[int]) -> dict[int, str]:
 
 
 def read_table(run: Run, table: str) -> pl.DataFrame:
-    """One table over all done steps, ascending. Raises InputError if no step is done."""
+    """One table over all done steps, ascending; columns that one lacks are null. Raises InputError if none is done."""
     files = [table_file(run, table, step) for step in done_steps(run)]
     if not files:
         raise InputError(f"{run.path} holds no finished step yet")
-    return pl.concat([read_parquet(file) for file in files])
+    return pl.concat([read_parquet(file) for file in files], how="diagonal")
 
 
 def _step_of(file: Path) -> int:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from rtdyn.errors import UsageError
 
 
-def parse_steps(spec: str, schedule: tuple[int, ...], whose: str = "") -> tuple[int, ...]:
+def parse_steps(
+    spec: str, schedule: tuple[int, ...], whose: str = "", unsound: Collection[int] = ()
+) -> tuple[int, ...]:
     """Steps named by `spec`, ascending: `all`, `log`, `last`, numbers, ranges `a:b[:c]`, and mixes.
 
     A range means the schedule's steps from a to b inclusive, every c-th step counted from a if c is
-    given. `log` means the scheduled step nearest to zero and to each power of two, and the last.
+    given. `log` means the scheduled step nearest to zero and to each power of two, and the last, of those that are
+    not `unsound`.
     Raises UsageError for a step the schedule lacks, which begins with `whose`.
     """
     chosen: set[int] = set()
@@ -21,7 +25,7 @@ def parse_steps(spec: str, schedule: tuple[int, ...], whose: str = "") -> tuple[
         elif part == "last":
             chosen.add(schedule[-1])
         elif part == "log":
-            chosen.update(_log_steps(schedule))
+            chosen.update(_log_steps(tuple(s for s in schedule if s not in unsound) or schedule))
         elif re.fullmatch(r"[0-9]+", part):
             if int(part) not in schedule:
                 nearest = sorted(schedule, key=lambda s: abs(s - int(part)))[:2]

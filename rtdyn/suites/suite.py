@@ -115,6 +115,11 @@ class SuiteSpec:
         """Where the checkpoints come from, as a user would write it."""
         return self.repo if self.repo is not None else str(self.path)
 
+    @property
+    def unsound(self) -> frozenset[int]:
+        """Steps that are known not to hold weights of their own, or none of their training run."""
+        return frozenset(step for defect in self.defects for step in defect.steps if step != defect.belongs_to)
+
     def revision_of(self, step: int) -> str:
         """The branch, tag or folder that holds `step`."""
         return self.names[bisect_left(self.steps, step)] if self.names else self.revision.format(step=step)

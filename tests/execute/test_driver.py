@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -130,7 +131,8 @@ def drive(cluster: Cluster, per_task: int = 1, units: Sequence[tuple[int, ...]] 
     said: list[str] = []
     told: list[tuple[int, Mapping[str, float] | None]] = []
     nothing: Any = None
-    task = Task("", cluster.run.path, cluster.run.digest, "", nothing, (), 4, nothing, nothing, 1.0)
+    options: Any = SimpleNamespace(analyses=())
+    task = Task("", cluster.run.path, cluster.run.digest, "", nothing, (), 4, nothing, options, 1.0)
     units = [(step,) for step in STEPS] if units is None else units
     driver = Driver(
         cluster.engine(),
@@ -242,7 +244,8 @@ def kill_after(cluster: Cluster, told: int) -> list[int]:
     """A driver that dies as a killed one does once it took note of so many steps."""
     seen: list[int] = []
     nothing: Any = None
-    task = Task("", cluster.run.path, cluster.run.digest, "", nothing, (), 4, nothing, nothing, 1.0)
+    options: Any = SimpleNamespace(analyses=())
+    task = Task("", cluster.run.path, cluster.run.digest, "", nothing, (), 4, nothing, options, 1.0)
 
     def note(step: int, seconds: Mapping[str, float] | None) -> None:
         if len(seen) == told:

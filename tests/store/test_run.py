@@ -105,7 +105,7 @@ def test_files_of_another_configuration_do_not_count(tmp_path: Path) -> None:
 def test_another_configuration_is_refused_with_the_settings_named(tmp_path: Path) -> None:
     open_run(tmp_path / "run", manifest(window=256))
     open_run(tmp_path / "run", manifest(window=256))
-    with pytest.raises(InputError, match=r"seed \(0 there, 3 now\), window \(256 there, 128 now\).*--out"):
+    with pytest.raises(InputError, match=r"seed 0 → 3, window 256 → 128;.*--out"):
         open_run(tmp_path / "run", manifest(window=128, seed=3))
 
 
@@ -116,10 +116,10 @@ def test_a_run_of_another_length_of_text_is_refused_and_found_by_its_targets(tmp
 
     open_run(tmp_path / "tiny-1", of(201))
     more = of(800)
-    with pytest.raises(InputError, match=r"other settings: rare targets \(201 there, 800 now\), evaluation_set"):
+    with pytest.raises(InputError, match=r"other settings: .*rare targets 201 → 800"):
         open_run(tmp_path / "tiny-1", more)
     found = shorter_or_longer(tmp_path / "tiny-2", more)
-    assert found is not None and found.startswith(f"{tmp_path / 'tiny-1'} has other text: rare targets (201 there")
+    assert found is not None and found.startswith(f"{tmp_path / 'tiny-1'} has other text: ") and "rare targets 201 → 800" in found
     # neither the same configuration, nor one that differs in more than its text, nor another suite's
     assert shorter_or_longer(tmp_path / "tiny-2", of(201)) is None
     assert shorter_or_longer(tmp_path / "tiny-2", of(800, seed=7)) is None

@@ -132,6 +132,16 @@ def test_step_specifications(spec: str, expected: tuple[int, ...]) -> None:
     assert parse_steps(spec, PYTHIA_STEPS) == expected
 
 
+def test_the_logarithmic_steps_are_sound_ones() -> None:
+    suites = load_suites()
+    usual, flawed = suites["pythia-160m"], suites["pythia-2.8b"]
+    assert parse_steps("log", usual.steps, unsound=usual.unsound)[:3] == (0, 2, 4)  # step 1 has the weights of step 0
+    chosen = parse_steps("log", flawed.steps, unsound=flawed.unsound)
+    assert not set(chosen) & flawed.unsound and len(chosen) >= 3
+    assert parse_steps("log,1", usual.steps, unsound=usual.unsound)[:3] == (0, 1, 2)
+    assert parse_steps("log", (0, 5), unsound=(0, 5)) == (0, 5)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
