@@ -29,7 +29,10 @@ def suite_on_hub(repo: str, pattern: RevisionPattern = KNOWN) -> SuiteSpec:
     UsageError if no name is a step's, InputError if the Hub cannot be asked.
     """
     if hub_is_offline():
-        raise UsageError(f"the steps of {repo} are to be found on the Hub, and HF_HUB_OFFLINE is set; unset it")
+        raise UsageError(
+            f"the steps of {repo} are to be found on the Hub, and HF_HUB_OFFLINE is set; unset it, or list "
+            "the steps in a suites file"
+        )
     if STEP in repo:
         pattern = RevisionPattern(_of_repositories(repo), REPOSITORIES)
     names = _listed(repo, pattern)

@@ -77,6 +77,9 @@ def _other_settings(theirs: Manifest, ours: Manifest) -> list[str]:
     """`differing_settings` of two runs but for their analyses: sources by their names, and no digest that follows."""
     differing = differing_settings(theirs.config, ours.config)
     differing.pop("analyses", None)
+    targets = [m.classes[RARE].measured if RARE in m.classes else None for m in (theirs, ours)]
+    if targets[0] != targets[1]:
+        differing["rare_targets"] = f"rare targets {targets[0]} → {targets[1]}"
     text, other = theirs.evaluation, ours.evaluation
     if text is None or other is None:
         return ["one is of weights alone, the other of a text"] if text is not other else list(differing.values())
@@ -86,9 +89,6 @@ def _other_settings(theirs: Manifest, ours: Manifest) -> list[str]:
             differing[key] = f"{key} {a} → {b}" if a != b else f"{key} {a}, which holds something else now"
     if text.tokens != other.tokens:
         differing["tokens"] = f"tokens {text.tokens} → {other.tokens}"
-    targets = [m.classes[RARE].measured if RARE in m.classes else None for m in (theirs, ours)]
-    if targets[0] != targets[1]:
-        differing["rare_targets"] = f"rare targets {targets[0]} → {targets[1]}"
     if len(differing) > 1:
         differing.pop("evaluation_set", None)
     return list(differing.values())

@@ -108,6 +108,7 @@ def _steps_of(suite: SuiteSpec, on_hub: OnHub | None, pattern: RevisionPattern) 
         steps=found.steps,
         revision=found.revision,
         names=found.names,
+        tokens=() if suite.tokens_per_step or suite.rates else found.tokens,
         among=found.among,
         branch=found.branch,
         note="; ".join(filter(None, (suite.note, found.note))),

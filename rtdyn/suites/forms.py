@@ -92,6 +92,12 @@ class RevisionPattern:
     branch: str = MAIN
     """Whose folders or commits are meant."""
 
+    def __str__(self) -> str:
+        """As one types it, which `revision_pattern` reads again."""
+        expression = "" if self.regex is None else self.regex.pattern
+        place = "" if self.among == REFS else f"{self.among}{'' if self.branch == MAIN else f'@{self.branch}'}:"
+        return place + expression
+
 
 KNOWN = RevisionPattern()
 """Branches and tags by the known forms, where no pattern is given."""

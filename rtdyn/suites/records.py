@@ -38,6 +38,13 @@ def _settings(settings: Any) -> Any:
     return settings
 
 
+def _rates(rates: Any) -> Any:
+    if isinstance(rates, dict) and (0 not in rates or list(rates) != sorted(rates)):
+        raise ValueError(": tokens_per_step must map first steps in ascending order, beginning with 0")
+    return rates
+
+
+Rate = Annotated[int, Field(gt=0)]
 Steps = Annotated[tuple[int, ...], BeforeValidator(_steps)]
 Settings = Annotated[dict[Any, Any], BeforeValidator(_settings)]
 ReadAsText = Annotated[str, BeforeValidator(str)]
@@ -52,12 +59,19 @@ class SuiteEntry(_Record):
 
     path: str = ""
     repo: str = ""
-    revision: str = Field(pattern=r"^[^{]*\{step\}[^{]*$", description="contain {step} once and no other placeholder")
-    schedule: str
+    revision: str = Field(
+        "", pattern=r"^[^{]*\{step\}[^{]*$", description="contain {step} once and no other placeholder"
+    )
+    schedule: str = ""
+    pattern: str = ""
+    tokenizer: str = ""
     placeholders: dict[Any, Annotated[list[Any], Field(min_length=1)]] | None = Field(
         None, alias="for", title="`for`", description="map each placeholder to a list of values"
     )
-    tokens_per_step: int | None = Field(None, gt=0, description="be a positive whole number")
+    tokens_per_step: Annotated[Rate | dict[int, Rate] | None, BeforeValidator(_rates)] = Field(
+        None, description="be a positive whole number, or map the first step of each rate to one"
+    )
+    tokens_before: int = Field(0, ge=0, description="be a whole number")
     family: str = ""
     corpus: str = Field("king-james", pattern=_CORPUS, examples=[*CORPORA])
     frequencies: str = "corpus"

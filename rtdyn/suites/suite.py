@@ -71,7 +71,7 @@ class SuiteSpec:
     repo: str | None
     """The Hub repository, OWNER/NAME; None for a folder."""
     tokens_per_step: int | None
-    """Training tokens of one optimiser step; None where they are not known."""
+    """Training tokens of one optimiser step; None where they are not known, or `rates` says them."""
     family: str | None
     """transformers' model_type; None where only config.json says it."""
     corpus: str
@@ -88,6 +88,10 @@ class SuiteSpec:
     """The branch, tag, folder, commit or repository of each of `steps`, of a suite that was found.
 
     Empty where `revision` says it."""
+    rates: tuple[tuple[int, int], ...] = ()
+    """Where the batch grew on the way: from which step on, ascending from 0, a step was of how many tokens."""
+    tokens_before: int = 0
+    """Training tokens of stages before step 0."""
     among: str = REFS
     """What the names are of."""
     branch: str = MAIN
@@ -135,4 +139,9 @@ class SuiteSpec:
         """Training tokens consumed before `step`'s weights were saved, if the suite says."""
         if self.tokens:
             return self.tokens[bisect_left(self.steps, step)]
-        return None if self.tokens_per_step is None else step * self.tokens_per_step
+        rates = self.rates if self.tokens_per_step is None else ((0, self.tokens_per_step),)
+        if not rates:
+            return None
+        ends = [start for start, _ in rates[1:]] + [step]
+        steps = (max(0, min(step, end) - start) for (start, _), end in zip(rates, ends, strict=True))
+        return self.tokens_before + sum(of * rate for of, (_, rate) in zip(steps, rates, strict=True))

@@ -13,10 +13,11 @@ from typing import TypeVar
 import yaml
 from pydantic import ValidationError
 
-from rtdyn.errors import InputError, near_matches
+from rtdyn.errors import InputError, UsageError, near_matches
 from rtdyn.git_lfs import refuse_pointer
+from rtdyn.suites.forms import revision_pattern
 from rtdyn.suites.records import DefectEntry, SuiteEntry, SuitesFile
-from rtdyn.suites.suite import Defect, SuiteSpec
+from rtdyn.suites.suite import REFS, REPOSITORIES, STEP, Defect, SuiteSpec
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ def _concerned(patterns: Iterable[str], suites: Iterable[str], file: Path) -> li
 def _suite(records: SuitesFile, file: Path, base: Path, pattern: str, values: Mapping[str, str]) -> SuiteSpec:
     def filled(template: str) -> str:
         try:
-            return template.format(**values)
+            return template.format(step=STEP, **values)
         except (KeyError, IndexError, ValueError):
             lack = f"{template!r} has a placeholder that `for` does not fill"
             raise InputError(f"{file}: suite {pattern}: {lack}") from None
@@ -114,13 +115,38 @@ def _suite(records: SuitesFile, file: Path, base: Path, pattern: str, values: Ma
     entry, name = records.suites[pattern], filled(pattern)
     if ("path" in entry.model_fields_set) == ("repo" in entry.model_fields_set):
         raise InputError(f"{file}: suite {name} must have either a path or a repo")
+    repo = filled(entry.repo) if "repo" in entry.model_fields_set else None
+    apart = repo is not None and STEP in repo  # each step is a repository
+    _check_steps(entry, apart, f"{file}: suite {name}")
+    rates = entry.tokens_per_step if isinstance(entry.tokens_per_step, dict) else {}
     return SuiteSpec(
         name=name,
-        steps=named("schedule", entry.schedule, records.schedules),
+        steps=named("schedule", entry.schedule, records.schedules) if entry.schedule else (),
+        revision=repo if repo is not None and apart else entry.revision,
         path=base / entry.path if "path" in entry.model_fields_set else None,
-        repo=filled(entry.repo) if "repo" in entry.model_fields_set else None,
+        repo=repo,
+        tokens_per_step=None if isinstance(entry.tokens_per_step, dict) else entry.tokens_per_step,
+        rates=tuple(rates.items()),
+        among=REPOSITORIES if apart else REFS,
+        pattern=entry.pattern,
+        tokenizer=filled(entry.tokenizer),
         family=entry.family or None,
         defects=(),
         shape=tuple(named("shape", filled(entry.shape), records.shapes).items()) if entry.shape else (),
-        **entry.model_dump(include={"revision", "tokens_per_step", "corpus", "frequencies", "note"}),
+        **entry.model_dump(include={"tokens_before", "corpus", "frequencies", "note"}),
     )
+
+
+def _check_steps(entry: SuiteEntry, apart: bool, what: str) -> None:
+    """Raises InputError unless the entry says by a schedule or by a pattern which steps there are, and by one alone."""
+    if not entry.pattern:
+        wanted = {"schedule": entry.schedule, "revision": entry.revision or apart}
+        if lacking := [key for key, given in wanted.items() if not given]:
+            raise InputError(f"{what} lacks {', '.join(sorted(lacking))}")
+        return
+    if entry.schedule or entry.revision or not entry.repo or apart:
+        raise InputError(f"{what} has a pattern, so it needs a repo, and neither a schedule nor a revision")
+    try:
+        revision_pattern(entry.pattern)
+    except UsageError as error:
+        raise InputError(f"{what}: {error}") from None

@@ -222,6 +222,13 @@ STEPS_THERE = {
 }
 """By place and step: what the step is called, where it is not by a commit's digits, and which of tiny's it is."""
 
+OWN_TOKENIZER = """
+schedules: {two: "0,20"}
+suites:
+  apart:
+    {repo: "own/bert-seed_0-step_{step}k", schedule: two, tokenizer: loopback/suite, tokens_per_step: {0: 10, 5: 20}}
+"""
+
 
 @pytest.mark.slow
 def test_steps_are_had_from_folders_commits_and_repositories(tmp_path: Path) -> None:
@@ -239,6 +246,9 @@ def test_steps_are_had_from_folders_commits_and_repositories(tmp_path: Path) -> 
             for kind, where in PLACES.items()
         }
         commands["subfolder"] = ["track", "--model", *PLACES["subfolder"], *place.settings(tmp_path / "subfolder")]
+        (tmp_path / "own.yaml").write_text(OWN_TOKENIZER)
+        settings = [*place.settings(tmp_path / "tokenizer"), "--suites", str(tmp_path / "own.yaml")]
+        commands["tokenizer"] = ["track", "--model", "apart", *settings]
         commands |= {f"audit {kind}": ["audit", "--json", "--model", *where] for kind, where in PLACES.items()}
         ended = dict(zip(commands, place.track_each(*commands.values()), strict=True))
     for kind, steps in STEPS_THERE.items():
@@ -251,3 +261,7 @@ def test_steps_are_had_from_folders_commits_and_repositories(tmp_path: Path) -> 
             weights_there = (TINY / f"step{step}" / "model.safetensors").read_bytes()
             assert done[number].digests == {"model.safetensors": hashlib.sha256(weights_there).hexdigest()}
             assert done[number].revision == (name or hub.commit(f"b{step}"))
+    assert ended["tokenizer"].code == 0, ended["tokenizer"].stderr
+    run = read_run(tmp_path / "tokenizer")
+    assert {s: c.revision for s, c in done_steps(run).items()} == {n: f"own/bert-seed_0-step_{n}k" for n in (0, 20)}
+    assert set(read_table(run, "metrics").select("step", "tokens_seen").unique().iter_rows()) == {(0, 0), (20, 350)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import yaml
 
 from rtdyn.errors import InputError, UsageError
 from rtdyn.suites.find import find_suite, find_suites, load_suites
+from rtdyn.suites.forms import RevisionPattern, revision_pattern
 from rtdyn.suites.steps import parse_steps
+from rtdyn.suites.suite import Place, SuiteSpec
 
 PYTHIA_STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *range(1000, 143001, 1000))
 
@@ -180,6 +183,9 @@ def test_a_users_file_adds_suites_relative_to_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"pattern": "step"}, "suite mine has a pattern, so it needs a repo, and neither a schedule nor a revision"),
+        ({"tokens_per_step": {5: 1}}, "must map first steps in ascending order, beginning with 0"),
+        ({"tokens_per_step": {0: 0}}, "tokens_per_step must be a positive whole number, or map"),
         ({"revison": "x"}, "unknown key 'revison'; did you mean revision"),
         ({"schedule": "pythai"}, "unknown schedule 'pythai'; did you mean pythia"),
         ({"revision": "main"}, r"must contain \{step\}"),
@@ -202,6 +208,45 @@ def test_a_typo_in_a_suites_file_is_one_sentence(tmp_path: Path, changes: dict[s
     assert "suites.yaml" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_tokens_follow_the_batch_as_it_grew(tmp_path: Path) -> None:
+    """Half as many tokens a step up to step 20, after a stage of 1,000 tokens."""
+    suite = load_suites(write(tmp_path, tokens_per_step={0: 50, 20: 100}, tokens_before=1000))["mine"]
+    assert [suite.tokens_seen(step) for step in (0, 10, 20, 30)] == [1000, 1500, 2000, 3000]
+    plain = load_suites(write(tmp_path, tokens_per_step=50))["mine"]
+    assert [plain.tokens_seen(step) for step in (0, 10, 30)] == [0, 500, 1500]
+
+
+def test_a_suite_may_have_a_repository_for_each_step_and_one_for_the_tokenizer(tmp_path: Path) -> None:
+    file = tmp_path / "suites.yaml"
+    file.write_text(
+        "schedules: {s: '20,40'}\n"
+        "suites: {'b{n}': {repo: 'o/b{n}-step_{step}k', schedule: s, tokenizer: 'o/b{n}', for: {n: [1, 2]}}}"
+    )
+    suite = load_suites(file)["b2"]
+    assert suite.place_of(20) == Place("o/b2-step_20k", "main")
+    assert suite.tokenizer == "o/b2" and suite.steps == (20, 40)
+
+
+def test_a_suite_with_a_pattern_is_found_when_it_is_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "suites.yaml"
+    pattern = r"commits@run:.*Step (?P<step>\d+)"
+    entry = {"repo": "o/mine", "pattern": pattern, "tokens_per_step": 7, "note": "mine", "frequencies": "counts.npy"}
+    file.write_text(yaml.safe_dump({"suites": {"mine": entry}}))
+    suites = load_suites(file)
+    assert suites["mine"].steps == ()
+    asked: list[tuple[str, RevisionPattern]] = []
+
+    def on_hub(repo: str, pattern: RevisionPattern) -> SuiteSpec:
+        asked.append((repo, pattern))
+        found = {"steps": (1, 2), "names": ("abc", "def"), "revision": "found", "among": pattern.among, "note": "found"}
+        return replace(suites["mine"], branch=pattern.branch, tokens_per_step=None, frequencies="corpus", **found)
+
+    suite = find_suite("mine", suites, on_hub)
+    assert asked == [("o/mine", revision_pattern(pattern))]
+    assert suite.place_of(2) == Place("o/mine", "def") and suite.tokens_seen(2) == 14
+    assert suite.note == "mine; found" and suite.frequencies == "counts.npy" and suite.branch == "run"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -211,6 +256,9 @@ def test_a_typo_in_a_suites_file_is_one_sentence(tmp_path: Path, changes: dict[s
         ("suites: {70: {}}", "must be text"),
         ("suites: {'a{}': {path: x, revision: 'step{step}', schedule: tiny}}", "placeholder"),
         ("suites: {a: {path: x, schedule: tiny}}", "suite a lacks revision$"),
+        ("suites: {a: {repo: o/a, pattern: 'step'}}", "suite a: the pattern 'step' has no group called step or tokens"),
+        ("suites: {a: {repo: o/a}}", "suite a lacks revision, schedule$"),
+        ("suites: {a: {repo: 'o/a{step}'}}", "suite a lacks schedule$"),
         ("suites: {a: 5}", "suite a must be a mapping$"),
         ("suites: [a]", "suites must be a mapping of names to entries"),
         ("schedules: 5", "schedules must be a mapping of names to step lists"),

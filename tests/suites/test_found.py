@@ -124,12 +124,12 @@ def test_a_name_by_chance_is_no_run() -> None:
 def test_a_users_pattern_chooses_and_tells_runs_apart() -> None:
     names = [f"run-{run}/at{step:04d}" for run in "ab" for step in (1, 20, 300)] + ["run-b/at9999"]
     pattern = revision_pattern(r"run-(?P<seed>\w)/at(?P<step>\d+)")
-    found = found_among(names, pattern)
+    found = found_among(names, pattern.regex)
     assert found is not None and list(found.names) == [1, 20, 300, 9999]
     assert found.run.endswith("with seed b") and sum(found.left_out.values()) == 3
     with pytest.raises(UsageError, match=r"'run-a/at0001' and 'run-b/at0001' one number; narrow it"):
-        found_among(names, revision_pattern(r"run-\w/at(?P<step>\d+)"))
-    assert found_among(names, revision_pattern(r"at(?P<step>\d+)")) is None
+        found_among(names, revision_pattern(r"run-\w/at(?P<step>\d+)").regex)
+    assert found_among(names, revision_pattern(r"at(?P<step>\d+)").regex) is None
 
 
 @pytest.mark.parametrize(
@@ -144,4 +144,27 @@ def test_a_users_pattern_chooses_and_tells_runs_apart() -> None:
 )
 def test_a_pattern_that_cannot_order_anything_is_one_sentence(text: str, name: str | None, message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
-        read_by(revision_pattern(text), name or "")
+        regex = revision_pattern(text).regex
+        assert regex is not None
+        read_by(regex, name or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "among", "branch", "regex"),
+    [
+        (r"x(?P<step>\d+)", "refs", "main", r"x(?P<step>\d+)"),
+        ("subfolder:", "subfolder", "main", None),
+        (r"subfolder@dev:x/(?P<step>\d+)", "subfolder", "dev", r"x/(?P<step>\d+)"),
+        (r"commits@run/1:Step: (?P<step>\d+)", "commits", "run/1", r"Step: (?P<step>\d+)"),
+        (r"other:(?P<step>\d+)", "refs", "main", r"other:(?P<step>\d+)"),
+    ],
+)
+def test_a_pattern_says_where_to_look(text: str, among: str, branch: str, regex: str | None) -> None:
+    pattern = revision_pattern(text)
+    assert (pattern.among, pattern.branch) == (among, branch)
+    assert (pattern.regex.pattern if pattern.regex else None) == regex
+
+
+def test_commits_need_an_expression() -> None:
+    with pytest.raises(UsageError, match="has no group called step or tokens"):
+        revision_pattern("commits:")
