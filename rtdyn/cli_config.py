@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from rtdyn.cli_command import Decorator, JobCommand, options_of
 from rtdyn.errors import InputError, near_matches
@@ -77,9 +76,7 @@ def settings_of(context: click.Context, left_out: Collection[str]) -> dict[str, 
     settings: dict[str, Any] = {}
     for name, option in options_of(context.command).items():
         value = context.params.get(str(option.name))
-        if option.default is None and context.get_parameter_source(str(option.name)) is ParameterSource.DEFAULT:
-            continue  # the command decides then
-        if name in _NOT_OF_A_RUN or option.name in left_out or value in (None, ()):
+        if name in _NOT_OF_A_RUN or option.name in left_out or value in (None, ()) or str(value) == "":
             continue
         if isinstance(value, tuple) and (option.multiple or option.nargs != 1):
             settings[name] = [_plain(item) for item in value]

@@ -119,7 +119,11 @@ def test_a_run_of_another_length_of_text_is_refused_and_found_by_its_targets(tmp
     with pytest.raises(InputError, match=r"other settings: .*rare targets 201 → 800"):
         open_run(tmp_path / "tiny-1", more)
     found = shorter_or_longer(tmp_path / "tiny-2", more)
-    assert found is not None and found.startswith(f"{tmp_path / 'tiny-1'} has other text: ") and "rare targets 201 → 800" in found
+    assert (
+        found is not None
+        and found.startswith(f"{tmp_path / 'tiny-1'} has other text: ")
+        and "rare targets 201 → 800" in found
+    )
     # neither the same configuration, nor one that differs in more than its text, nor another suite's
     assert shorter_or_longer(tmp_path / "tiny-2", of(201)) is None
     assert shorter_or_longer(tmp_path / "tiny-2", of(800, seed=7)) is None
