@@ -5,13 +5,17 @@ from __future__ import annotations
 from functools import partial
 
 from rtdyn.analyses.context import Context
-from rtdyn.analyses.groups.input_weights import HeavyTails, LayerAlpha, LayerTails, MetricValues
+from rtdyn.analyses.groups.heavytail import ALPHA
+from rtdyn.analyses.groups.input_weights import FixedAspect, HeavyTails, LayerAlpha, LayerTails, MetricValues
 from rtdyn.names import RARE
 from rtdyn.store.schema import Metric
 from rtdyn.tables.curves import eigenvalue_curves, hill_curves
 from rtdyn.tables.groups import group_rows
 from rtdyn.tables.step_rows import StepRows
 from rtdyn.undefined import Undefined
+
+FARMS = "farms_"
+"""What the metrics of square submatrices begin with (arXiv:2506.06280)."""
 
 
 def heavytail_rows(result: HeavyTails, context: Context) -> StepRows:
@@ -28,6 +32,8 @@ def heavytail_rows(result: HeavyTails, context: Context) -> StepRows:
     for matrix, by_name in result.weightwatcher.items():
         for group, values in by_name.items():
             rows += _weightwatcher_rows(matrix, values, layer, group)
+    for group, exponents in result.fixed_aspect.items():
+        rows += _fixed_aspect_rows(exponents, several, layer, group)
     lines = eigenvalue_curves(result.spectra, several, layer)
     return StepRows(rows, lines=[*lines, *hill_curves([*result.layer.over_k, *result.over_k], several, layer)])
 
@@ -40,7 +46,7 @@ def layer_tail_rows(result: LayerTails, layer: int) -> list[Metric]:
             rows.append(_alpha_row(_hill_name(rule, matrix, len(result.hill) > 1), alpha, layer))
     for matrix, values in result.weightwatcher.items():
         rows += _weightwatcher_rows(matrix, values, layer)
-    return rows
+    return [*rows, *_fixed_aspect_rows(result.fixed_aspect, len(result.hill) > 1, layer)]
 
 
 def _alpha_row(metric: str, alpha: LayerAlpha | Undefined, layer: int) -> Metric:
@@ -63,4 +69,21 @@ def _weightwatcher_rows(matrix: str, values: MetricValues, layer: int, group: st
         if isinstance(value, Undefined)
         else row(metric=f"ww_{metric}_{matrix}", value=value)
         for metric, value in values.items()
+    ]
+
+
+def _fixed_aspect_rows(exponents: FixedAspect, several: bool, layer: int, group: str | None = None) -> list[Metric]:
+    """Exponents of square submatrices, under the plain ones' names behind FARMS."""
+    row = partial(Metric, "heavytail", layer=layer, group=group, token_class=None if group is None else RARE)
+    hill = {
+        _hill_name(rule, matrix, several): alpha
+        for matrix, alphas in exponents.hill.items()
+        for rule, alpha in alphas.items()
+    }
+    weightwatcher = {f"ww_{ALPHA}_{matrix}": alpha for matrix, alpha in exponents.weightwatcher.items()}
+    return [
+        row(metric=FARMS + metric, value=None, reason=alpha.reason)
+        if isinstance(alpha, Undefined)
+        else row(metric=FARMS + metric, value=alpha)
+        for metric, alpha in {**hill, **weightwatcher}.items()
     ]

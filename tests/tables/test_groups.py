@@ -17,6 +17,7 @@ from rtdyn.analyses.groups import input_weights
 from rtdyn.analyses.groups import modularity as modularity_module
 from rtdyn.analyses.groups.choose import window_halves
 from rtdyn.analyses.groups.dimensionality import dimensionality
+from rtdyn.analyses.groups.fixed_aspect import fixed_aspect_hill, fixed_aspect_weightwatcher
 from rtdyn.analyses.groups.group_spectra import group_spectra
 from rtdyn.analyses.groups.heavytail import ALPHA, ENTROPY
 from rtdyn.analyses.groups.input_weights import heavytail, spectra_once
@@ -191,6 +192,7 @@ def groups_edges(r: list[np.ndarray], group: Group | Undefined) -> int:
     return int(min(counts))
 
 
+@pytest.mark.slow
 def test_graphs_with_fewer_edges_than_neurons_are_not_compared(context: Context, one: Capture) -> None:
     """Noise of few positions joins some 12 of 91 pairs: what is left are small trees, whose Q says nothing."""
     noise = np.random.default_rng(2).standard_normal((30, 512))
@@ -249,12 +251,19 @@ def test_the_layer_comes_after_the_groups_and_weightwatchers_means_last(
     layer = [("hill_alpha_tenth", None), ("hill_alpha_half", None), ("hill_alpha_least_ks", None)]
     for name in (matrix, "out"):
         layer += [(f"ww_alpha_{name}", None), (f"ww_entropy_{name}", None)]
+    farms = [("farms_hill_alpha_tenth", None), ("farms_hill_alpha_half", None)]
+    layer += [*farms, *((f"farms_ww_alpha_{name}", None) for name in (matrix, "out"))]
     assert names[: len(layer)] == layer
     by_name = {(row.metric, row.group): row for row in rows if row.metric.startswith("ww")}
     assert by_name[f"ww_alpha_{matrix}", None].value == len(weights)
     assert by_name[f"ww_alpha_{matrix}", "fourteen"].value == 14
     assert by_name[f"ww_entropy_{matrix}", "fourteen"].reason == "no entropy"
     assert by_name[f"ww_alpha_{matrix}", PLATEAU].reason == "no neuron on one half of the windows"
+    square = {(row.metric, row.group): row for row in rows if row.metric.startswith("farms")}
+    assert square["farms_hill_alpha_half", None].value == fixed_aspect_hill(weights)["half"]
+    assert square[f"farms_ww_alpha_{matrix}", None].value == fixed_aspect_weightwatcher(weights)
+    assert square["farms_hill_alpha_half", PLATEAU].reason == "no neuron on one half of the windows"
+    assert square[f"farms_ww_alpha_{matrix}", "fourteen"].reason == "the shorter side of the matrix is 14, under 16"
     whole = next(row for row in rows if row.metric == "hill_alpha_tenth" and row.group is None)
     assert whole.n == len(weights) and whole.ci_low < whole.value < whole.ci_high
 

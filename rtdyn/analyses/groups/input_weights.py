@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rtdyn.analyses.context import Context
 from rtdyn.analyses.group import Group
+from rtdyn.analyses.groups.fixed_aspect import HILL_RULES, Alphas, fixed_aspect_hill, fixed_aspect_weightwatcher
 from rtdyn.analyses.groups.group_spectra import LARGEST_SPECTRUM, GroupSpectrum, group_spectra
 from rtdyn.analyses.groups.heavytail import (
     LEAST_KS,
@@ -58,6 +59,17 @@ class LayerTails:
     weightwatcher: Mapping[str, MetricValues]
     """By matrix: the input matrices and OUTPUT."""
     over_k: Sequence[HillOverK]
+    fixed_aspect: FixedAspect
+
+
+@dataclass(frozen=True)
+class FixedAspect:
+    """Exponents of square submatrices, which matrices of any shape may be compared by."""
+
+    hill: Mapping[str, Alphas]
+    """By input matrix."""
+    weightwatcher: Mapping[str, float | Undefined]
+    """By matrix: weightwatcher's alpha."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,8 @@ class HeavyTails:
     spectra: Sequence[GroupSpectrum]
     over_k: Sequence[HillOverK]
     """Of groups."""
+    fixed_aspect: Mapping[str, FixedAspect]
+    """By group: means of both halves' choices, of the input matrices."""
 
 
 def heavytail(context: Context) -> HeavyTails:
@@ -87,6 +101,7 @@ def heavytail(context: Context) -> HeavyTails:
         },
         group_spectra(spectra_of, groups),
         group_hill_over_k(spectra_of, groups),
+        {name: _fixed_aspect_of_group(inputs, group) for name, group in groups.items()},
     )
 
 
@@ -153,6 +168,7 @@ def layer_tails(inputs: Mapping[str, Tensor], output: Tensor) -> LayerTails:
         {matrix: _layer_alphas(of_layer) for matrix, of_layer in whole.items()},
         {matrix: _weightwatcher(weights) for matrix, weights in {**inputs, OUTPUT: output}.items()},
         [line for matrix, of_layer in whole.items() for line in layer_hill_over_k(matrix, of_layer)],
+        _fixed_aspect(inputs, {OUTPUT: output}),
     )
 
 
@@ -180,6 +196,28 @@ def _weightwatcher_of_group(weights: Tensor, group: Group | Undefined) -> Metric
         return dict.fromkeys(WEIGHTWATCHER_METRICS, group)
     first, second = (_weightwatcher(weights[torch.from_numpy(members)]) for members in group.members)
     return {metric: _mean(first[metric], second[metric]) for metric in first}
+
+
+def _fixed_aspect(inputs: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> FixedAspect:
+    """Of input matrices (n, d), and weightwatcher's alone of others."""
+    return FixedAspect(
+        {matrix: fixed_aspect_hill(weights) for matrix, weights in inputs.items()},
+        {matrix: fixed_aspect_weightwatcher(weights) for matrix, weights in {**inputs, **others}.items()},
+    )
+
+
+def _fixed_aspect_of_group(inputs: Mapping[str, Tensor], group: Group | Undefined) -> FixedAspect:
+    """The mean over what each half chose. inputs: (F, d) by matrix."""
+    if isinstance(group, Undefined):
+        return FixedAspect(dict.fromkeys(inputs, dict.fromkeys(HILL_RULES, group)), dict.fromkeys(inputs, group))
+    first, second = (
+        _fixed_aspect({matrix: weights[torch.from_numpy(members)] for matrix, weights in inputs.items()}, {})
+        for members in group.members
+    )
+    return FixedAspect(
+        {m: {rule: _mean(first.hill[m][rule], second.hill[m][rule]) for rule in HILL_RULES} for m in inputs},
+        {m: _mean(first.weightwatcher[m], second.weightwatcher[m]) for m in inputs},
+    )
 
 
 def _mean(first: float | Undefined, second: float | Undefined) -> float | Undefined:

@@ -49,7 +49,18 @@ def weightwatcher_metrics(matrix: Tensor) -> dict[str, float | Undefined]:
         return _none("the matrix holds values that are not finite")
     if not bool(values.any()):
         return _none("the matrix is zero")
-    row = quietly(weightwatcher_row, squared_singular_values(values), max(matrix.shape))
+    return _of_eigenvalues(squared_singular_values(values), max(matrix.shape))
+
+
+def weightwatcher_alpha(values: np.ndarray) -> float | Undefined:
+    """weightwatcher's alpha of squared singular values (n,), or why there is none."""
+    if not values.any():
+        return Undefined("the matrix is zero")
+    return _of_eigenvalues(values, len(values))[ALPHA]
+
+
+def _of_eigenvalues(values: np.ndarray, larger_side: int) -> dict[str, float | Undefined]:
+    row = quietly(weightwatcher_row, values, larger_side)
     if row is None:
         return _none("weightwatcher was imported with a GPU in sight and counts with half precision")
     return _defined(row)

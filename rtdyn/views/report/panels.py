@@ -128,6 +128,8 @@ PANELS: tuple[Panel, ...] = (
     Panel("hill-gate", "Hill α of gate weights", "", "linear", _by_group("heavytail", "hill_alpha_half_gate")),
     Panel("hill-up", "Hill α of up weights", "", "linear", _by_group("heavytail", "hill_alpha_half_up")),
     Panel("layer-hill", "Hill α of the whole layer", "", "linear", _of_layer("hill_alpha_tenth", "", "gate", "up")),
+    Panel("layer-farms", "Hill α of square submatrices, layer", "", "linear",
+          _of_layer("farms_hill_alpha_half", "", "gate", "up")),
     Panel("layer-ww", "weightwatcher's α, layer", "", "linear",
           _of_layer("ww_alpha", "in", "gate", "up", "out")),
     Panel("layer-rank", "Stable rank of the layer", "dimensions", "linear",
