@@ -31,9 +31,10 @@ class Reporter:
     position: str = ""
     started: float = field(default_factory=time.perf_counter)
 
-    def begin(self, step: int, number: int, total: int) -> None:
-        """A step's work begins: its checkpoint is being fetched."""
-        self.step, self.position, self.started = step, f"{number}/{total}", time.perf_counter()
+    def begin(self, step: int, number: int, total: int | None) -> None:
+        """A step's work begins: its checkpoint is being fetched. total: None where nobody knows."""
+        position = f"{number}" if total is None else f"{number}/{total}"
+        self.step, self.position, self.started = step, position, time.perf_counter()
         self.stage("fetch")
 
     def stage(self, name: str) -> None:
@@ -61,8 +62,8 @@ class Reporter:
 
 
 @contextmanager
-def progress(console: Console, suite: str, steps: int) -> Iterator[Reporter]:
-    """A reporter for `steps` steps of a suite; a live bar if the console is a terminal."""
+def progress(console: Console, suite: str, steps: int | None) -> Iterator[Reporter]:
+    """A reporter for so many steps of a suite, None where nobody knows; a live bar if the console is a terminal."""
     if not console.is_terminal:
         yield Reporter(console, None)
         return
