@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from rtdyn.cli_cluster import check_executor, cluster_options
+from rtdyn.cli_follow import check_follow, follow_options
 from rtdyn.cli_options import (
     FiniteRange,
     analysis_options,
@@ -87,17 +88,24 @@ def main() -> None:
     type=click.Choice(["online", "offline", "disabled"]),
     help="[default: online if there is a key, else offline]",
 )
+@follow_options
 @cluster_options
 @suites_option
 @_refuse_clearly
 def track(models: tuple[str, ...], steps: str, suites: Path | None, out: Path | None, **options: Any) -> None:
     """Analyse the checkpoints of a suite, or of several, into a run directory each; the same command resumes."""
     check_executor(options["executor"])
+    check_follow(options["follow"])
     from rich.console import Console
 
-    from rtdyn.cli_jobs import jobs_of
+    from rtdyn.cli_jobs import followed, jobs_of
 
     asked = {**options, "command": shlex.join(["rtdyn", *sys.argv[1:]])}
+    if options["follow"]:
+        if line := preset_line():
+            click.echo(line)
+        followed(models, steps, suites, {**asked, "out": out}, Console())
+        return
     jobs, several = jobs_of(models, steps, suites, asked)
     from rtdyn.many import raise_failures, track_many
     from rtdyn.tracking import track as run_track
