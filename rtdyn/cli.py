@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from rtdyn.cli_cluster import check_executor, cluster_options, of_other_executor
 from rtdyn.cli_command import JobCommand, all_of, in_panel
 from rtdyn.cli_complete import complete_runs
 from rtdyn.cli_config import settings_of
+from rtdyn.cli_follow import check_follow, follow_options
 from rtdyn.cli_listing import LISTINGS
 from rtdyn.cli_options import (
     FiniteRange,
@@ -80,6 +80,7 @@ _OUTPUT = in_panel(
 @main.command(cls=JobCommand, epilog=_EXAMPLES)
 @models_option
 @analysis_options
+@follow_options
 @cluster_options
 @partial(all_of, _OUTPUT)
 @suites_option
@@ -99,28 +100,33 @@ def track(
     Progress goes to standard error, results to standard output.
     """
     check_executor(options["executor"])
+    check_follow(options["follow"])
     from rich.console import Console
 
-    from rtdyn.cli_jobs import jobs_of
+    from rtdyn.cli_jobs import followed, jobs_of
 
     settings = settings_of(click.get_current_context(), of_other_executors(options["executor"]))
-    asked = {**options, "command": shlex.join(["rtdyn", *sys.argv[1:]]), "settings": settings}
-    jobs, several = jobs_of(models, pattern, steps, suites, asked, _say)
+    asked = {**options, "out": out, "command": shlex.join(["rtdyn", *sys.argv[1:]]), "settings": settings}
+    progress, results = Console(stderr=True, quiet=quiet), Console(quiet=as_json)
+    if (line := preset_line()) and not quiet:
+        click.echo(line, err=True)
     from rtdyn.errors import InputError
-    from rtdyn.many import raise_failures, track_many, track_one
+    from rtdyn.many import outcome_of, raise_failures, track_many
     from rtdyn.tracking import track as run_track
     from rtdyn.views.terminal.runs import outcome_record
     from rtdyn.views.terminal.side_by_side import print_side_by_side
 
-    progress, results = Console(stderr=True, quiet=quiet), Console(quiet=as_json)
-    if (line := preset_line()) and not quiet:
-        click.echo(line, err=True)
-    tracking = partial(run_track, results=results)
-    if several:
-        outcomes = track_many(jobs, tracking, out, progress)
-        print_side_by_side(outcomes, results)
+    several, tracking = False, partial(run_track, results=results)
+    if options["follow"]:
+        following = partial(followed, models, pattern, steps, suites, asked, progress, results)
+        outcomes = [outcome_of(models[0], following)]
     else:
-        outcomes = [track_one(replace(jobs[0], out=out), tracking, progress, jobs[0].suite.name)]
+        jobs, several = jobs_of(models, pattern, steps, suites, asked, _say)
+        if several:
+            outcomes = track_many(jobs, tracking, out, progress)
+            print_side_by_side(outcomes, results)
+        else:
+            outcomes = [outcome_of(jobs[0].suite.name, partial(tracking, jobs[0], progress))]
     if as_json:
         click.echo(json.dumps([outcome_record(outcome) for outcome in outcomes]))
     if several:

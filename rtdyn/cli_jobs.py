@@ -7,16 +7,23 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rtdyn.analyses.options import StepOptions
+from rtdyn.errors import UsageError
 from rtdyn.hub.suite_on_hub import suite_on_hub
-from rtdyn.suites.find import find_suites, load_suites
+from rtdyn.suites.find import find_suite, find_suites, load_suites
 from rtdyn.suites.forms import RevisionPattern
 from rtdyn.suites.steps import parse_steps
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.sweep.cluster_options import ClusterOptions
+from rtdyn.sweep.follow_options import FollowOptions
+from rtdyn.sweep.job import Job
+from rtdyn.text.options import EvaluationOptions
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from rich.console import Console
 
-    from rtdyn.suites.suite import SuiteSpec
-    from rtdyn.sweep.job import Job
+    from rtdyn.store.run import Run
 
     T = TypeVar("T", bound=DataclassInstance)
 
@@ -42,27 +49,57 @@ def jobs_of(
     chosen = {
         suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "", suite.unsound) for suite in found
     }
-    from rtdyn.analyses.options import StepOptions
-    from rtdyn.sweep.cluster_options import ClusterOptions
-    from rtdyn.sweep.job import Job
-    from rtdyn.text.options import EvaluationOptions
 
+    def job(suite: SuiteSpec, own: tuple[int, ...]) -> Job:
+        kept = {**options.get("settings", {}), **({"model": _as_given(suite, known)} if several else {})}
+        return job_of(suite, own, {**options, "settings": kept})
+
+    return tuple(job(suite, own) for suite, own in chosen.items()), several
+
+
+def job_of(suite: SuiteSpec, steps: tuple[int, ...], options: Mapping[str, Any]) -> Job:
+    """The job that options, as `jobs_of` takes them, make of these steps of a suite."""
     settings = {
         "measured_on": filled(EvaluationOptions, options),
         "options": filled(StepOptions, options),
         "cluster": filled(ClusterOptions, options),
     }
-
-    def job(suite: SuiteSpec, own: tuple[int, ...]) -> Job:
-        kept = {**options.get("settings", {}), **({"model": _as_given(suite, known)} if several else {})}
-        return filled(Job, {**options, **settings, "suite": suite, "steps": own, "settings": kept})
-
-    return tuple(job(suite, own) for suite, own in chosen.items()), several
+    return filled(Job, {**options, **settings, "suite": suite, "steps": steps})
 
 
 def _as_given(suite: SuiteSpec, known: Mapping[str, SuiteSpec]) -> str:
     """What --model calls one suite of several."""
     return suite.name if known.get(suite.name) == suite else suite.location
+
+
+def followed(
+    models: Sequence[str],
+    pattern: RevisionPattern,
+    steps: str,
+    suites: Path | None,
+    options: Mapping[str, Any],
+    console: Console,
+    results: Console,
+) -> Run:
+    """Follows the one suite that `models` name while it trains; returns the run.
+
+    Raises as `jobs_of`, and UsageError for what cannot be followed.
+    """
+    if len(models) != 1:
+        raise UsageError("--follow takes one model; give one --model")
+    known = load_suites(suites)
+    from rtdyn.following import follow_folder
+
+    return follow_folder(
+        models[0],
+        lambda: find_suite(models[0], known, None, pattern),
+        steps,
+        lambda suite: job_of(suite, (), options),
+        filled(FollowOptions, options),
+        options["out"],
+        console,
+        results,
+    )
 
 
 def filled(kind: type[T], options: Mapping[str, Any]) -> T:

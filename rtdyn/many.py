@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def track_many(jobs: Sequence[Job], track: Track, out: Path | None, console: Con
         _say(console, f"suite {number} of {len(jobs)}: {label}")
         own = replace(job, out=None if out is None else out / label, group=group)
         try:
-            outcome = track_one(own, track, console, label)
+            outcome = outcome_of(label, partial(track, own, console))
         except RtdynError as error:
             outcome = Outcome(label, None, str(error))
         if outcome.failure is not None:
@@ -86,10 +87,10 @@ def track_many(jobs: Sequence[Job], track: Track, out: Path | None, console: Con
     return outcomes
 
 
-def track_one(job: Job, track: Track, console: Console, label: str) -> Outcome:
-    """Tracks a job's suite; that steps of it failed is part of the outcome. Raises RtdynError for all else."""
+def outcome_of(label: str, track: Callable[[], Run]) -> Outcome:
+    """What became of one suite; that steps of it failed is part of the outcome. Raises RtdynError for all else."""
     try:
-        return Outcome(label, track(job, console), None)
+        return Outcome(label, track(), None)
     except IncompleteError as error:
         return Outcome(label, read_run(error.run), str(error))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from rtdyn.audit.before_a_run import audit_before, joined, moved_steps
-from rtdyn.checkpoints.stream import alike, open_stream
+from rtdyn.checkpoints.stream import Stream, alike, open_stream
 from rtdyn.cost.forecast import expected_seconds
 from rtdyn.errors import IncompleteError
 from rtdyn.execute.driver import Driver, earlier_tasks, open_engine
@@ -60,7 +60,7 @@ def track(job: Job, console: Console, results: Console | None = None) -> Run:
     sentence for anything in the sources that cannot be used, and IncompleteError once all else is done for steps that
     could not be analysed.
     """
-    say = partial(_say, console)
+    say = partial(say_plain, console)
     suite, cluster = job.suite, job.cluster
     said: list[str] = []
 
@@ -86,7 +86,7 @@ def track(job: Job, console: Console, results: Console | None = None) -> Run:
     with locked(path):
         engine = None if here else open_engine(cluster, path.resolve(), say)
         earlier_tasks(run, cluster.executor, "" if engine is None else engine.place)
-        _say_setup(console, suite, sweep.evaluation, run)
+        say_setup(console, suite, sweep.evaluation, run)
         stored = done_steps(run)
         check_stored(suite, run, stored)
         if beside := [s for s in stored if s in suite.steps and s not in job.steps]:
@@ -94,31 +94,37 @@ def track(job: Job, console: Console, results: Console | None = None) -> Run:
         for step in moved_steps(audited, stored):
             say(f"step {step} is another on the Hub now; its tables and verdict stay (another --out analyses it anew)")
         run = Run(path, run.manifest.replace(asked=tuple(sorted({*run.manifest.asked, *steps}))))
-        run = _record_checkpoints(run, suite, audited, given_up)
-        if job.settings:
-            named = {"analyses": ",".join(run.manifest.config["analyses"])}
-            write_settings(path, {**job.settings, **named, **({} if job.out is None else {"out": str(job.out)})})
+        run = record_checkpoints(run, suite, audited, given_up)
+        keep_settings(job, run)
         if few := few_sound({*steps, *stored}, audited, run.manifest.left_out):
             say(few)
         whole, missing = _left(run, steps, stored, job.options.analyses, say)
         view = start_wandb(run, choose_mode(job.wandb), say)
         try:
             if engine is None:
-                given_up = _run_here(sweep, missing, whole, job.cache_gb, run, view.log_step, console)
+                opened = open_stream(suite, missing, whole, job.cache_gb, sweep.weights_only, say)
+                given_up = run_here(sweep, opened, missing, run, view.log_step, console)
             else:
                 task = task_template(job, run, reference)
                 units = alike(suite, missing, whole, sweep.weights_only)
                 given_up = _run_elsewhere(engine, units, task, cluster.steps_per_task, run, view.log_step, console)
         finally:
             try:
-                run = _record_checkpoints(run, suite, audited, given_up)
+                run = record_checkpoints(run, suite, audited, given_up)
             finally:
                 view.finish()
-    _say_end(console if results is None else results, run, audited)
-    if given_up:
-        faults = "; ".join(f"step {step}: {why.rstrip('.')}" for step, why in sorted(given_up.items()))
-        raise IncompleteError(f"{len(given_up)} of {len(steps)} steps could not be analysed: {faults}", path)
+    for step, reason in audited["passed_over"].items():
+        say(f"step {step} was passed over: {reason}")
+    say_end(console if results is None else results, run)
+    raise_given_up(given_up, len(steps), run)
     return run
+
+
+def keep_settings(job: Job, run: Run) -> None:
+    """Writes the options that the job came to into the run directory, as --config reads them."""
+    if job.settings:
+        named = {"analyses": ",".join(run.manifest.config["analyses"])}
+        write_settings(run.path, {**job.settings, **named, **({} if job.out is None else {"out": str(job.out)})})
 
 
 def _left(
@@ -139,17 +145,22 @@ def _left(
     return whole, left
 
 
-def _say_end(console: Console, run: Run, audited: Mapping[str, Any]) -> None:
+def raise_given_up(given_up: Mapping[int, str], steps: int, run: Run) -> None:
+    """Raises IncompleteError that names the steps, of so many, that could not be analysed, if any."""
+    if given_up:
+        faults = "; ".join(f"step {step}: {why.rstrip('.')}" for step, why in sorted(given_up.items()))
+        raise IncompleteError(f"{len(given_up)} of {steps} steps could not be analysed: {faults}", run.path)
+
+
+def say_end(console: Console, run: Run) -> None:
     """Which steps were left out and why, the closing table, and the time by stage."""
-    for step, reason in audited["passed_over"].items():
-        _say(console, f"step {step} was passed over: {reason}")
     for step, reason in run.manifest.left_out.items():
         if step in run.manifest.checkpoints:
-            _say(console, f"step {step} is kept in the tables and left out of trajectories: {reason}")
+            say_plain(console, f"step {step} is kept in the tables and left out of trajectories: {reason}")
     if done_steps(run):
         print_summary(run, console)
     seconds = ", ".join(f"{stage} {total:.1f} s" for stage, total in seconds_by_stage(run.path).items())
-    _say(console, f"Time by stage, over all stored steps: {seconds}")
+    say_plain(console, f"Time by stage, over all stored steps: {seconds}")
 
 
 def _few_clusters(clusters: TextClusters) -> str:
@@ -167,11 +178,12 @@ def _few_clusters(clusters: TextClusters) -> str:
     return ""
 
 
-def _say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None, run: Run) -> None:
+def say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None, run: Run) -> None:
+    """What the run measures on, and where it lies."""
     if evaluation is None:
-        _say(console, f"{suite.name}: {suite.location}")
-        _say(console, "weights of the final layer alone, no evaluation text")
-        _say(console, f"run directory: {run.path}")
+        say_plain(console, f"{suite.name}: {suite.location}")
+        say_plain(console, "weights of the final layer alone, no evaluation text")
+        say_plain(console, f"run directory: {run.path}")
         return
     text, classes = evaluation.text, evaluation.classes
     counts = evaluation.counts.source
@@ -209,30 +221,30 @@ def _say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None
         )
     lines.append(f"run directory: {run.path}")
     for line in lines:
-        _say(console, line)
+        say_plain(console, line)
 
 
-def _say(console: Console, text: str) -> None:
+def say_plain(console: Console, text: str) -> None:
+    """One line of plain text."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _run_here(
+def run_here(
     sweep: Sweep,
-    steps: Sequence[int],
-    stored: Mapping[int, CheckpointRecord],
-    cache_gb: float,
+    opened: AbstractContextManager[Stream],
+    steps: Sequence[int] | None,
     run: Run,
     log: Callable[[int], None],
     console: Console,
 ) -> dict[int, str]:
-    """The steps one after another in this process; returns those passed over, each with the reason."""
-    position = {step: number for number, step in enumerate(steps, start=1)}
-    say = partial(_say, console)
+    """The stream's steps one after another in this process; returns those passed over, each with the reason.
+
+    steps: those that are to come, None where nobody knows.
+    """
+    position = {step: number for number, step in enumerate(steps or (), start=1)}
+    total = None if steps is None else len(steps)
     expected = expected_seconds(sweep) if console.is_terminal and steps else {}  # for its bar alone
-    with (
-        open_stream(sweep.suite, steps, stored, cache_gb, sweep.weights_only, say) as stream,
-        progress(console, sweep.suite.name, len(steps), expected) as reporter,
-    ):
+    with opened as stream, progress(console, sweep.suite.name, total, expected) as reporter:
         clock = StageClock(reporter.stage)
         owner = {repeat.step: of for of, repeats in stream.repeats.items() for repeat in repeats}
 
@@ -240,7 +252,7 @@ def _run_here(
 
         @contextmanager
         def trying(step: int) -> Iterator[None]:
-            reporter.begin(step, position[step], len(steps))
+            reporter.begin(step, position.setdefault(step, len(position) + 1), total)
             with passed_over.trying(step):
                 yield
 
@@ -292,7 +304,7 @@ def _run_elsewhere(
         return driver.drive()
 
 
-def _record_checkpoints(run: Run, suite: SuiteSpec, audited: dict[str, Any], given_up: Mapping[int, str]) -> Run:
+def record_checkpoints(run: Run, suite: SuiteSpec, audited: dict[str, Any], given_up: Mapping[int, str]) -> Run:
     """The manifest with what every stored step was made from, which trajectories leave out, and which failed."""
     stored, earlier = done_steps(run), run.manifest.audit
     audit = joined(None if earlier is None else earlier.as_json(), audited, stored)

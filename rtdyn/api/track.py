@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from rtdyn.api.keywords import options_of, parsed, takes_options
 from rtdyn.cli import main
 from rtdyn.cli_cluster import check_executor
-from rtdyn.cli_jobs import jobs_of
+from rtdyn.cli_follow import check_follow
+from rtdyn.cli_jobs import followed, jobs_of
 from rtdyn.cli_options import preset_line
 from rtdyn.errors import UsageError
+from rtdyn.tracking import track as run_track
 from rtdyn.views.notebook import RunFrames, read_frames
 
 TRACK = main.commands["track"]
@@ -33,10 +36,6 @@ def track(model: str | Path, **options: Any) -> RunFrames:
         run = rtdyn.track("tiny", steps=[0, 512, 4000], analyses="ablation", wandb="disabled")
         run.metrics.collect()
     """
-    from rich.console import Console
-
-    from rtdyn.tracking import track as run_track
-
     console = Console()
 
     def say(text: str) -> None:
@@ -44,13 +43,15 @@ def track(model: str | Path, **options: Any) -> RunFrames:
 
     with parsed(TRACK, {"model": [str(model)], **options}) as (params, command):
         check_executor(params["executor"])
-        asked = {**params, "command": command}
-        models, pattern, steps, suites = (params[name] for name in ("models", "pattern", "steps", "suites"))
-        jobs, several = jobs_of(models, pattern, steps, suites, asked, say)
+        check_follow(params["follow"])
         preset = preset_line()
-    if several:
-        raise UsageError(f"rtdyn.track follows one model, and {str(model)!r} is a pattern; call it for each")
+    asked = {**params, "command": command}
+    sources = (params["models"], params["pattern"], params["steps"], params["suites"])
     if preset is not None:
         say(preset)
-    run = run_track(replace(jobs[0], out=params["out"]), console)
-    return read_frames(run.path)
+    if params["follow"]:
+        return read_frames(followed(*sources, asked, console, console).path)
+    jobs, several = jobs_of(*sources, asked, say)
+    if several:
+        raise UsageError(f"rtdyn.track takes one model, and {str(model)!r} is a pattern; call it for each")
+    return read_frames(run_track(jobs[0], console).path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -34,8 +34,8 @@ Tell = Callable[[str], None]
 class Stream:
     """The checkpoints of a sweep."""
 
-    steps: tuple[int, ...]
-    """Those to take, in this order."""
+    steps: Iterable[int]
+    """Those to take, in this order; of a run that is still going on they come one by one."""
     take: Callable[[int, Tell], Checkpoint]
     """A step's checkpoint, on disk and verified; told what is waited for. Raises InputError if it cannot be had."""
     release: Callable[[int], None] = lambda step: None

@@ -76,8 +76,9 @@ def run_serial(
                 write_copy(run, of, repeat.step, sweep.suite.tokens_seen(repeat.step), repeat.revision, repeat.commit)
                 done(repeat.step, None)
 
-    for step in sorted(stream.repeats.keys() - set(stream.steps)):
-        copy_to_repeats(step)
+    if stream.repeats:  # of steps that come one by one nothing is known before
+        for step in sorted(stream.repeats.keys() - set(stream.steps)):
+            copy_to_repeats(step)
     for step in stream.steps:
         with trying(step):
             clock.end()  # of a step that failed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from contextlib import suppress
 
 from rtdyn.errors import UsageError
 
@@ -46,6 +47,22 @@ def parse_steps(
             raise UsageError(
                 f"cannot read {part!r} in --steps; use all, log, last, numbers, or ranges such as 1000:143000:1000"
             )
+    return tuple(sorted(chosen))
+
+
+def steps_so_far(spec: str, schedule: tuple[int, ...]) -> tuple[int, ...]:
+    """The steps named by `spec` that are there so far, ascending: `all`, numbers, ranges, and mixes.
+
+    Raises UsageError for what `parse_steps` cannot read, and for `log` and `last`, which change while steps come.
+    """
+    chosen: set[int] = set()
+    for part in (p.strip() for p in spec.split(",")):
+        if part in ("log", "last"):
+            raise UsageError(f"--follow takes steps as they come, and {part!r} is known at the end; use all or ranges")
+        # refused as ever where it cannot be read, whatever steps there are
+        parse_steps(part, tuple(sorted({*map(int, re.findall(r"[0-9]+", part))})) or (0,))
+        with suppress(UsageError):
+            chosen.update(parse_steps(part, schedule))
     return tuple(sorted(chosen))
 
 

@@ -17,6 +17,7 @@ from rtdyn.api.keywords import options_of, parsed
 from rtdyn.api.track import TRACK
 from rtdyn.errors import UsageError
 from rtdyn.sweep.cluster_options import ClusterOptions
+from rtdyn.sweep.follow_options import FollowOptions
 from rtdyn.sweep.job import Job
 from rtdyn.text.options import EvaluationOptions
 
@@ -28,7 +29,11 @@ def test_keywords_are_the_commands_options_with_the_defaults_of_the_dataclasses(
         name: p.default for name, p in inspect.signature(rtdyn.track).parameters.items() if p.kind is p.KEYWORD_ONLY
     }
     assert shown.keys() == options_of(TRACK).keys() - {"model"}
-    held = {f.name: f.default for kind in (EvaluationOptions, StepOptions, ClusterOptions, Job) for f in fields(kind)}
+    held = {
+        f.name: f.default
+        for kind in (EvaluationOptions, StepOptions, ClusterOptions, FollowOptions, Job)
+        for f in fields(kind)
+    }
     by_keyword = {RENAMED.get(name, name): default for name, default in held.items() if default is not MISSING}
     assert len(shown.keys() & by_keyword.keys()) > 35
     as_given = {"analyses": "all", "slurm_option": None}
@@ -88,7 +93,7 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
         rtdyn.track("tiny", windw=128)
     with pytest.raises(TypeError, match="no option 'executor'"):
         rtdyn.influence(None, None, "text", executor="ray")
-    with pytest.raises(UsageError, match="is a pattern; call it for each"):
+    with pytest.raises(UsageError, match=r"takes one model, and .* is a pattern; call it for each"):
         rtdyn.track("pythia-*-deduped")
     with pytest.raises(AttributeError, match="no attribute 'trak'"):
         rtdyn.trak  # noqa: B018 - the name itself is refused

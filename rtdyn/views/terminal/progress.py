@@ -21,8 +21,8 @@ class Reporter:
     """Told what happens; prints it as the console allows."""
 
     console: Console
-    total: int
-    """Steps to be stored."""
+    total: int | None
+    """Steps to be stored; None where nobody knows."""
     forecast: Forecast
     bar: Progress | None = None
     task: TaskID | None = None
@@ -38,9 +38,10 @@ class Reporter:
     doing: tuple[str, float] | None = None
     """The stage, and when it began."""
 
-    def begin(self, step: int, number: int, total: int) -> None:
-        """A step's work begins: its checkpoint is being fetched."""
-        self.step, self.position, self.started = step, f"{number}/{total}", time.perf_counter()
+    def begin(self, step: int, number: int, total: int | None) -> None:
+        """A step's work begins: its checkpoint is being fetched. total: None where nobody knows."""
+        position = f"{number}" if total is None else f"{number}/{total}"
+        self.step, self.position, self.started = step, position, time.perf_counter()
         self.stage("fetch")
 
     def stage(self, name: str) -> None:
@@ -72,6 +73,8 @@ class Reporter:
 
     def left(self) -> float | None:
         """Seconds until all steps are stored, as far as can be told; None if it cannot."""
+        if self.total is None:
+            return None
         return self.forecast.left(self.total - self.over, time.perf_counter() - self.ended)
 
     def say(self, text: str) -> None:
@@ -106,9 +109,9 @@ def in_words(seconds: float) -> str:
 
 @contextmanager
 def progress(
-    console: Console, suite: str, steps: int, expected: Mapping[str, float] | None = None
+    console: Console, suite: str, steps: int | None, expected: Mapping[str, float] | None = None
 ) -> Iterator[Reporter]:
-    """A reporter for `steps` steps of a suite; a live bar if the console is a terminal.
+    """A reporter for `steps` steps of a suite, None where nobody knows; a live bar if the console is a terminal.
 
     expected: seconds of each stage of a step, which the time left is told by until the first step is stored.
     """

@@ -1,0 +1,48 @@
+"""The options of a run that is followed while it trains."""
+
+from __future__ import annotations
+
+import click
+
+from rtdyn.cli_command import Command, all_of, in_panel
+from rtdyn.cli_options import FiniteRange
+from rtdyn.sweep.follow_options import FollowOptions
+
+_FOLLOW = in_panel(
+    "Input",
+    click.option(
+        "--follow",
+        is_flag=True,
+        help="Take each step of a folder once it is whole, as a trainer writes it, until Ctrl-C, --until or --idle.",
+    ),
+    click.option(
+        "--until", type=click.IntRange(min=0), help="End with this step, or the first after it.  [default: no end]"
+    ),
+    click.option(
+        "--idle",
+        type=FiniteRange(min=0),
+        help="End after so many seconds in which nothing changed.  [default: no end]",
+    ),
+    click.option(
+        "--poll",
+        type=FiniteRange(min=0, min_open=True),
+        default=FollowOptions.poll,
+        show_default=True,
+        help="Seconds between two looks; a step is whole when two find it so.",
+    ),
+)
+
+
+def follow_options(command: Command) -> Command:
+    """Adds --follow and what belongs to it."""
+    return all_of(_FOLLOW, command)
+
+
+def check_follow(follow: bool) -> None:
+    """Refuses options of --follow without it, and --follow where steps are analysed by a cluster."""
+    context = click.get_current_context()
+    for name in ("until", "idle", "poll"):
+        if not follow and context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name} is for --follow; give that too")
+    if follow and context.params["executor"] != "serial":
+        raise click.UsageError("--follow analyses steps here, as they come; leave out --executor")

@@ -1,0 +1,1 @@
+"""rtdyn inside other people's programs."""

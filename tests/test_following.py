@@ -1,0 +1,118 @@
+"""A run that is followed while another process writes its checkpoints: none half-written, none twice."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import transformers
+from support import trainer
+
+import rtdyn
+from rtdyn.errors import InputError, UsageError
+
+SMALL: dict[str, Any] = {
+    "analyses": "ablation",
+    "rare": ["0.3:0.95"],
+    "tokens": 600,
+    "window": 32,
+    "min_targets": 5,
+    "positions_per_rare": 1,
+    "tolerance": 0.1,
+    "wandb": "disabled",
+}
+SAVES = 50
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_folder: Path, random_neox: Callable[..., transformers.GPTNeoXForCausalLM]) -> Path:
+    """An output folder with the tokenizer beside the steps to come, and a small model to save in `tmp_path / model`."""
+    folder = tmp_path / "training"
+    folder.mkdir()
+    shutil.copy(tiny_folder / "tokenizer.json", folder)
+    shutil.copy(tiny_folder / "token_counts.npy", folder)
+    random_neox(vocab_size=2560, bos_token_id=0, eos_token_id=0).save_pretrained(tmp_path / "model")
+    return folder
+
+
+def write(folder: Path, saves: int, every: float) -> subprocess.Popen[bytes]:
+    arguments = [str(folder.parent / "model"), str(folder), str(saves), str(every)]
+    return subprocess.Popen([sys.executable, trainer.__file__, *arguments])
+
+
+@pytest.mark.slow
+def test_no_step_is_taken_half_written_none_twice_and_the_last_is_there(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = write(folder, SAVES, 0.6)
+    try:
+        run = rtdyn.track(folder, out=tmp_path / "run", follow=True, until=10 * SAVES, idle=120, poll=0.1, **SMALL)
+    finally:
+        writer.wait()
+    assert writer.returncode == 0
+    digests = json.loads((tmp_path / "digests.json").read_text())
+    assert len(digests) == SAVES and len(run.steps) > 5 and run.steps[-1] == 10 * SAVES
+    for step, record in run.manifest.checkpoints.items():
+        shards = {name: digest for name, digest in record.digests.items() if name.endswith(".safetensors")}
+        assert shards == digests[str(step)]
+    said = capsys.readouterr().out
+    lines = re.findall(r"^\[\d+\] step (\d+): ", said, re.MULTILINE)
+    assert tuple(map(int, lines)) == run.steps  # each once, in their order
+    lost = {int(step) for step in re.findall(r"step (\d+) was deleted before", said)}
+    assert not lost & set(run.steps) and "passed over" not in said
+    assert run.manifest.suite == "training" and run.manifest.location == str(folder)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["digests.json", "model", "run", "training"]
+    assert run.metrics.select(pl.col("value").is_finite().all()).collect().item()
+
+
+@pytest.mark.slow
+def test_a_followed_run_goes_on_and_equals_one_that_was_tracked(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (10, 20):
+        trainer.save(tmp_path / "model", folder / f"step{step}", step, 0)
+    followed = rtdyn.track(folder, out=tmp_path / "run", follow=True, until=20, poll=0.01, **SMALL)
+    trainer.save(tmp_path / "model", folder / "step30", 30, 0)
+    (folder / "step40").mkdir()
+    shutil.copy(folder / "step30" / "config.json", folder / "step40")  # what a killed trainer leaves
+    followed = rtdyn.track(folder, out=tmp_path / "run", follow=True, idle=0.5, poll=0.01, **SMALL)
+    assert followed.steps == (10, 20, 30)
+    assert "step 20 is stored already" in capsys.readouterr().out
+    tracked = rtdyn.track(folder, steps="10:30", out=tmp_path / "tracked", **SMALL)
+    for table in ("metrics", "neurons", "windows"):
+        assert getattr(tracked, table).collect().equals(getattr(followed, table).collect())
+    assert {s: c.digests for s, c in tracked.manifest.checkpoints.items()} == {
+        s: c.digests for s, c in followed.manifest.checkpoints.items()
+    }
+    shutil.rmtree(folder / "step20")
+    trainer.save(tmp_path / "model", folder / "step20", 21, 0)
+    with pytest.raises(InputError, match=r"step 20 of .* is not what .* was made from; give another --out"):
+        rtdyn.track(folder, out=tmp_path / "run", follow=True, idle=0.5, poll=0.01, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"follow": True, "idle": 0.05}, InputError, "no step of .* was whole before the time of --idle was over"),
+        ({"follow": True, "steps": "log"}, UsageError, "'log' is known at the end"),
+        ({"follow": True, "steps": "ten"}, UsageError, "cannot read 'ten'"),
+        ({"follow": True, "executor": "ray"}, UsageError, "leave out --executor"),
+        ({"idle": 5}, UsageError, "--idle is for --follow"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(
+    folder: Path, options: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        rtdyn.track(folder, out=folder.parent / "run", poll=0.01, **options)
+    with pytest.raises(UsageError, match="--follow watches a folder, and there is none"):
+        rtdyn.track(folder / "none", follow=True)
+    assert not (folder.parent / "run").exists() and not list(folder.parent.glob(".*"))
