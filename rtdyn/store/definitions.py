@@ -106,6 +106,7 @@ METRICS: dict[str, tuple[Definition, ...]] = {
         Definition("d_eff", COUNT, "components that hold 95 % of the variance of the group's activations", "5", SETS),
         Definition("d_eff_share", SHARE, "d_eff by the number of neurons", "5", SETS),
         Definition("participation_ratio", NUMBER, "(Σλ)² / Σλ² of the same eigenvalues", "5", SETS),
+        Definition("participation_ratio_unbiased", NUMBER, "the same without what few positions take from it", "5", SETS),
     ),
     "modularity": (
         Definition("segregation_q", "Q", "modularity of the layer's graph cut into the group and the rest", "6", SETS),
@@ -114,6 +115,7 @@ METRICS: dict[str, tuple[Definition, ...]] = {
         Definition("correlation_within", "Pearson r", "mean signed correlation of pairs inside the group", "6", SETS),
         Definition("correlation_across", "Pearson r", "mean signed correlation of a neuron inside and one outside", "6", SETS),
         Definition("q_excess", "Q", "Louvain's modularity of the group's own graph at equal numbers of edges", "6", SETS),
+        Definition("q_excess_edges", COUNT, "edges at which q_excess compares", "6"),
         Definition("q_threshold", "Q", "Louvain's modularity of the group's own graph, edges of |r| ≥ 0.3", "6", (REWIRED,)),
         Definition("q_paper_code", "Q", "the same with every pair as an edge", "6", (REWIRED,)),
     ),
@@ -134,7 +136,10 @@ METRICS: dict[str, tuple[Definition, ...]] = {
     "heavytail": (
         Definition("hill_alpha_tenth", NUMBER, "Hill's α of the input weights, k a tenth of the neurons", "8", SETS, True, _INPUTS),
         Definition("hill_alpha_half", NUMBER, "Hill's α, k half of the neurons", "8", SETS, True, _INPUTS),
-        Definition("hill_alpha_least_ks", NUMBER, "Hill's α where the tail fits best; descriptive", "8", SETS, True, _INPUTS),
+        Definition("hill_alpha_least_ks", NUMBER, "Hill's α where the tail fits best; descriptive", "8", SETS, endings=_INPUTS),
+        Definition("farms_hill_alpha_tenth", NUMBER, "Hill's α of square submatrices, k a tenth", "8", endings=_INPUTS),
+        Definition("farms_hill_alpha_half", NUMBER, "Hill's α of square submatrices, k half", "8", endings=_INPUTS),
+        Definition("farms_ww_alpha", NUMBER, "weightwatcher's fit to square submatrices", "8", endings=_MATRICES),
         Definition("ww_alpha", NUMBER, "weightwatcher's alpha, a density exponent", "8", endings=_MATRICES),
         Definition("ww_alpha_weighted", NUMBER, "weightwatcher's alpha_weighted", "8", endings=_MATRICES),
         Definition("ww_stable_rank", NUMBER, "weightwatcher's stable rank", "8", endings=_MATRICES),

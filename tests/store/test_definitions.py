@@ -19,6 +19,7 @@ from rtdyn.store.schema import CURVE_SCHEMA, METRIC_SCHEMA, TABLES
 
 ROOT = Path(__file__).parents[2]
 ONLY_GATED = {f"hill_alpha_{rule}_{matrix}" for rule in ("tenth", "half", "least_ks") for matrix in ("gate", "up")}
+ONLY_GATED |= {f"farms_{of}_{m}" for of in ("hill_alpha_tenth", "hill_alpha_half", "ww_alpha") for m in ("gate", "up")}
 ONLY_GATED |= {f"ww_{of}_{m}" for of in ("alpha", "alpha_weighted", "stable_rank", "entropy") for m in ("gate", "up")}
 
 
