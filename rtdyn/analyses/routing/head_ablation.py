@@ -149,8 +149,12 @@ class _Sums:
         self.before = torch.zeros(labels, neurons, dtype=torch.float64, device=device)
         self.change, self.growth = torch.zeros(2, labels, ablations, neurons, dtype=torch.float64, device=device)
         self.windows: list[int] = []
-        self.groups = {name: torch.from_numpy(members).to(device) for name, members in groups.items()}
-        self.by_window: dict[str, list[tuple[np.ndarray, ...]]] = {name: [] for name in groups}
+        self.names = tuple(groups)
+        self.members = torch.zeros(neurons, len(groups), dtype=torch.float64, device=device)
+        for column, members in zip(self.members.T, groups.values(), strict=True):
+            column[torch.from_numpy(members).to(device)] = 1.0
+        # by window, of the columns of `members`: change and growth (H + 1, groups), before (groups,)
+        self.by_window: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
         self.ablations = ablations
 
     def add(self, window: int, label: int, total: _Total) -> None:
@@ -161,19 +165,17 @@ class _Sums:
         self.change[label] += total.change
         self.growth[label] += total.growth
         self.windows.append(window)
-        for name, members in self.groups.items():
-            kinds = (total.change, total.before, total.growth)
-            self.by_window[name].append(tuple(v[..., members].sum(-1).cpu().numpy() for v in kinds))
+        for kept, of_neurons in zip(self.by_window, (total.change, total.before, total.growth), strict=True):
+            kept.append(of_neurons @ self.members)
 
     def result(self) -> AblationSums:
-        shapes = ((0, self.ablations), (0,), (0, self.ablations))
-        change, before, growth = (
-            {
-                name: np.stack([v[kind] for v in values]) if values else np.empty(shape)
-                for name, values in self.by_window.items()
-            }
-            for kind, shape in enumerate(shapes)
+        groups = len(self.names)
+        shapes = ((0, self.ablations, groups), (0, groups), (0, self.ablations, groups))
+        arrays = (
+            torch.stack(kept).cpu().numpy() if kept else np.empty(shape)
+            for kept, shape in zip(self.by_window, shapes, strict=True)
         )
+        change, before, growth = ({name: v[..., k] for k, name in enumerate(self.names)} for v in arrays)
         return AblationSums(
             self.n,
             self.change.cpu().numpy(),

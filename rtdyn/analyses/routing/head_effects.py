@@ -161,9 +161,9 @@ def group_effects(sums: AblationSums, name: str, windows: np.ndarray, cluster: n
 
 def signed_effects(sums: AblationSums, sets: np.ndarray, part: int) -> np.ndarray:
     """float64 (s, H + 1): signed effects on sets (s, n) of neurons over a part of the windows, NaN where Σ|a| is 0."""
-    by_neuron = sums.before[part][None].T, sums.growth[part].T
-    before, growth = (np.stack([v[members].sum(0) for members in sets]) for v in by_neuron)
-    return _ratio(growth, before)
+    members = np.zeros((len(sets), sums.before.shape[1]))
+    np.put_along_axis(members, sets, 1.0, axis=1)
+    return _ratio(members @ sums.growth[part].T, members @ sums.before[part][:, None])
 
 
 def _strongest(here: np.ndarray, chosen_on: np.ndarray) -> np.ndarray:

@@ -10,8 +10,9 @@ the same number.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,14 +50,17 @@ class _Pass:
 
 @dataclass(frozen=True)
 class CleanWindow:
-    """One window as it is: what enters each of the blocks, and the heads' outputs there."""
+    """One window as it is: what enters each of the blocks, and the heads' outputs there.
+
+    With a parallel residual what enters the first alone, and the heads of all but the final block.
+    """
 
     streams: tuple[Tensor, ...]
     """(T, d) each."""
     heads: tuple[Tensor, ...]
     """(T, H, head size) each."""
     cache: _Cache
-    """Keys and values of the final block."""
+    """Keys and values of the final block, empty with a parallel residual."""
 
 
 def _run(
@@ -82,9 +86,7 @@ def _run(
         block.attention_output.register_forward_pre_hook(on_heads),
         parts.mlp_output.register_forward_pre_hook(on_activations),
     ]
-    arguments: dict[str, Any] = {"attention_mask": mask}
-    if parts.rotary is not None:
-        arguments["position_embeddings"] = parts.rotary(hidden, position_ids=ids)
+    arguments = _arguments(parts, hidden, ids, mask)
     if cache is not None:
         arguments[block.cache_name] = cache
     try:
@@ -94,6 +96,38 @@ def _run(
             handle.remove()
     stream = output[0] if isinstance(output, tuple) else output
     return _Pass(stream, seen["heads"].unflatten(-1, (block.heads, block.head_size)), seen.get("activations"))
+
+
+def _arguments(parts: Anatomy, hidden: Tensor, ids: Tensor, mask: Tensor | None) -> dict[str, Any]:
+    """What a block is called with beside hidden (batch, positions, d) at position ids."""
+    arguments: dict[str, Any] = {"attention_mask": mask}
+    if parts.rotary is not None:
+        arguments["position_embeddings"] = parts.rotary(hidden, position_ids=ids)
+    return arguments
+
+
+def _first_input(module: torch.nn.Module, call: Callable[[], object]) -> Tensor:
+    """What the module is given in a call that ends there."""
+
+    def stop(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        raise _Reached(inputs[0])
+
+    handle = module.register_forward_pre_hook(stop)
+    try:
+        call()
+    except _Reached as reached:
+        return reached.value
+    finally:
+        handle.remove()
+    raise AssertionError("the call did not come to the module")
+
+
+class _Reached(Exception):
+    """A call has come to the module that it was made for."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
 
 
 def _mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
@@ -108,17 +142,25 @@ def _causal(stream: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def clean_pass(parts: Anatomy, stream: Tensor) -> CleanWindow:
-    """One window's stream (1, T, d) through the last blocks, the final one only where something of it is needed."""
+    """One window's stream (1, T, d) through the last blocks, as far as something of it is needed."""
     ids, mask = _causal(stream)
-    streams, heads, cache = [], [], _Cache()
-    for i, block in enumerate(parts.blocks):
+    if parts.parallel_residual:
+        heads = tuple(_heads(parts, block, stream, ids, mask) for block in parts.blocks[:-1])
+        return CleanWindow((stream[0],), heads, _Cache())
+    streams, all_heads, cache = [], [], _Cache()
+    for block in parts.blocks:
         streams.append(stream[0])
-        if i == len(parts.blocks) - 1 and parts.parallel_residual:
-            break
         passed = _run(parts, block, stream, ids, mask, cache=cache)
-        heads.append(passed.heads[0])
+        all_heads.append(passed.heads[0])
         stream = passed.stream
-    return CleanWindow(tuple(streams), tuple(heads), cache)
+    return CleanWindow(tuple(streams), tuple(all_heads), cache)
+
+
+def _heads(parts: Anatomy, block: Block, stream: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """(T, H, head size): the heads' outputs over one window's stream (1, T, d)."""
+    arguments = _arguments(parts, stream, ids, mask)
+    outputs = _first_input(block.attention_output, lambda: block.module(stream, **arguments))
+    return outputs[0].unflatten(-1, (block.heads, block.head_size))
 
 
 def _position_bytes(parts: Anatomy, block: Block, keys: int) -> int:
@@ -142,17 +184,15 @@ def ablated_activations(
     `ablate_heads` has them. Where nothing can have an effect, (positions, 1, F).
     """
     block, final = parts.blocks[which], parts.blocks[-1]
-    at_query = torch.from_numpy(query).to(clean.streams[which].device)
-    length = len(clean.streams[which])
-    entering = clean.streams[-1][at_query]
-    if which == len(parts.blocks) - 1 and parts.parallel_residual:
-        # nothing to measure but |a| itself: the final MLP's input is the block's
-        yield slice(0, len(query)), _parallel_activations(parts, entering[:, None])
+    at_query = torch.from_numpy(query).to(clean.streams[0].device)
+    length = len(clean.streams[0])
+    if parts.parallel_residual:
+        yield from _parallel(parts, clean, which, at_query, to, memory_bytes)
         return
     variants = block.heads + 2
     replacement = _replacement(clean.heads[which], to)
     per_position = _position_bytes(parts, block, 2 * length)
-    if at == "all" and block is not final and not parts.parallel_residual:
+    if at == "all" and block is not final:
         ids, mask = _causal(clean.streams[which][None])
         at_queries = []
         changed = _variants(clean.heads[which], replacement).transpose(0, 1)
@@ -169,12 +209,6 @@ def ablated_activations(
         some = at_query[start : start + together]
         ids = some.repeat_interleave(variants)
         changed = _variants(clean.heads[which][some], replacement).flatten(0, 1)
-        if parts.parallel_residual:
-            written = block.attention_output(changed.flatten(-2)).unflatten(0, (len(some), variants))
-            # nothing else of the block hears of its heads
-            stream = entering[start : start + together, None] + (written - written[:, :1])
-            yield slice(start, start + len(some)), _parallel_activations(parts, stream)
-            continue
         # the heads' outputs are given, so that each position may run alone, as a sequence of its own
         hidden = clean.streams[which][ids][:, None]
         passed = _run(parts, block, hidden, ids[:, None], heads=changed[:, None])
@@ -184,29 +218,28 @@ def ablated_activations(
         yield slice(start, start + len(some)), passed.activations.reshape(len(some), variants, -1)
 
 
-def _parallel_activations(parts: Anatomy, stream: Tensor) -> Tensor:
-    """The final MLP's activations (…, F), where it reads what enters the final block (…, d)."""
+def _parallel(
+    parts: Anatomy, clean: CleanWindow, which: int, query: Tensor, to: str, memory_bytes: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """`ablated_activations` where the final MLP reads what enters the final block, and no block's MLP its attention."""
     assert parts.parallel_mlp is not None
-
-    def stop(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        raise _Activated(inputs[0])
-
-    handle = parts.mlp_output.register_forward_pre_hook(stop)
-    try:
-        parts.parallel_mlp(stream)
-    except _Activated as activated:
-        return activated.activations
-    finally:
-        handle.remove()
-    raise AssertionError("the final MLP ran without its output projection")
-
-
-class _Activated(Exception):
-    """The final MLP has come to its output projection."""
-
-    def __init__(self, activations: Tensor) -> None:
-        super().__init__()
-        self.activations = activations
+    mlp, block, entering = parts.parallel_mlp, parts.blocks[which], clean.streams[0][query]
+    if len(parts.blocks) > 1:
+        # the heads' outputs are given, so that each position may run alone, as a sequence of its own
+        heads = clean.heads[0][query][:, None]
+        entering = _run(parts, parts.blocks[0], entering[:, None], query[:, None], heads=heads).stream[:, 0]
+    if which == len(parts.blocks) - 1:
+        # nothing to measure but |a| itself
+        yield slice(0, len(query)), _first_input(parts.mlp_output, partial(mlp, entering[:, None]))
+        return
+    replacement = _replacement(clean.heads[which], to)
+    together = max(1, memory_bytes // _position_bytes(parts, block, 0) // (block.heads + 2))
+    for start in range(0, len(query), together):
+        some = slice(start, min(start + together, len(query)))
+        written = block.attention_output(_variants(clean.heads[which][query[some]], replacement).flatten(-2))
+        # a head moves the stream through its output projection alone
+        stream = entering[some, None] + (written - written[:, :1])
+        yield some, _first_input(parts.mlp_output, partial(mlp, stream))
 
 
 def _continue(parts: Anatomy, final: Block, stream: Tensor, ids: Tensor, cache: _Cache) -> _Pass:
