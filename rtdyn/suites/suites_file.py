@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from rtdyn.errors import InputError, near_matches
 from rtdyn.git_lfs import refuse_pointer
-from rtdyn.suites.records import DefectEntry, SuiteEntry, SuitesFile
-from rtdyn.suites.suite import Defect, SuiteSpec
+from rtdyn.suites.records import DefectEntry, SuiteEntry, SuitesFile, TextEntry
+from rtdyn.suites.suite import Defect, KnownText, SuiteSpec
 
 T = TypeVar("T")
 
@@ -43,7 +43,8 @@ def _sentence(error: ValidationError) -> str:
     kind, place, value = mistake["type"], mistake["loc"], mistake["input"]
     section, entry, name = (*map(str, place), "", "", "")[:3]
     where = f"{section[:-1]} {int(entry) + 1 if section == 'defects' else entry}" if entry else "the top level"
-    record = SuitesFile if not name else SuiteEntry if section == "suites" else DefectEntry
+    entries: dict[str, type[BaseModel]] = {"suites": SuiteEntry, "texts": TextEntry}
+    record = entries.get(section, DefectEntry) if name else SuitesFile
     fields = {field.alias or key: field for key, field in record.model_fields.items()}
     if kind in unknown:
         return f"{where} has an unknown key {str(place[-1])!r}{near_matches(str(place[-1]), fields)}"
@@ -55,7 +56,7 @@ def _sentence(error: ValidationError) -> str:
     if name == "[key]":
         return f"the {section[:-1]} name {entry} must be text; put it in quotes"
     if not name:
-        must = "be a mapping" if section else "be a mapping with schedules, shapes, suites and defects"
+        must = "be a mapping" if section else "be a mapping with schedules, shapes, texts, suites and defects"
         return f"{where} must {must}" if entry or not section else f"{section} must {fields[section].description}"
     field = fields[name]
     if field.examples and kind != "string_type":
@@ -114,6 +115,8 @@ def _suite(records: SuitesFile, file: Path, base: Path, pattern: str, values: Ma
     entry, name = records.suites[pattern], filled(pattern)
     if ("path" in entry.model_fields_set) == ("repo" in entry.model_fields_set):
         raise InputError(f"{file}: suite {name} must have either a path or a repo")
+    texts = tuple(KnownText(**named("text", text, records.texts).model_dump()) for text in entry.texts)
+    corpus = texts[0].corpus if texts and "corpus" not in entry.model_fields_set else entry.corpus
     return SuiteSpec(
         name=name,
         steps=named("schedule", entry.schedule, records.schedules),
@@ -121,6 +124,8 @@ def _suite(records: SuitesFile, file: Path, base: Path, pattern: str, values: Ma
         repo=filled(entry.repo) if "repo" in entry.model_fields_set else None,
         family=entry.family or None,
         defects=(),
+        corpus=corpus,
+        texts=texts,
         shape=tuple(named("shape", filled(entry.shape), records.shapes).items()) if entry.shape else (),
-        **entry.model_dump(include={"revision", "tokens_per_step", "corpus", "frequencies", "note"}),
+        **entry.model_dump(include={"revision", "tokens_per_step", "frequencies", "note"}),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,25 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from rtdyn.blame import reading
 from rtdyn.checkpoints.checkpoint import read_config
 from rtdyn.checkpoints.locate import find_config, find_tokenizer
 from rtdyn.errors import InputError, UsageError
-from rtdyn.git_lfs import refuse_pointer
 from rtdyn.hub.datasets import dataset_at, is_hub
 from rtdyn.hub.names import CONFIG
 from rtdyn.names import PILE
 from rtdyn.streams import stream
-from rtdyn.suites.suite import SuiteSpec
+from rtdyn.suites.suite import KnownText, SuiteSpec
 from rtdyn.text.clusters import TextClusters, text_clusters
-from rtdyn.text.documents import read_documents
 from rtdyn.text.draw import DrawnWindow, draw_windows
+from rtdyn.text.evaluation_text import open_text
 from rtdyn.text.hub_counts import count_dataset
-from rtdyn.text.hub_documents import HubText
 from rtdyn.text.pile_counts import pile_counts
 from rtdyn.text.positions import MeasuredPositions, measure
 from rtdyn.text.pseudo_classes import pseudo_classes
-from rtdyn.text.stored_text import Text
 from rtdyn.text.token_classes import TokenClasses, classify
 from rtdyn.text.token_counts import TokenCounts, count_texts, read_counts, within
 from rtdyn.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_digest, tokenizer_files_digest
@@ -100,6 +96,8 @@ class Evaluation:
     seed: int
     class_by: str = "target"
     """As `EvaluationOptions` has it."""
+    known_text: KnownText | None = None
+    """Whether the text was held out from training, as far as is known."""
 
     @cached_property
     def pseudo_classes(self) -> np.ndarray | Undefined:
@@ -138,26 +136,14 @@ def prepare(
             f"the EOS token, id {eos:,}, is beyond the model's {n_logits:,} logits; "
             "give the tokenizer that the model was trained with"
         )
-    corpus = options.corpus or suite.corpus
-    on_hub = HubText(dataset_at(corpus), options.text_field, options.seed, say) if is_hub(corpus) else None
-    blocks: Iterable[Sequence[Text]]
-    if on_hub is not None:
-        blocks = on_hub
-    else:
-        if Path(corpus).is_file():
-            with reading(f"the corpus {corpus}"):
-                refuse_pointer(Path(corpus))
-        documents = read_documents(corpus, options.text_field)
-        if documents.passed_over:
-            say(f"{documents.passed_over:,} rows of {documents.name} hold no text and are passed over")
-        blocks = [documents.texts]
+    opened = open_text(suite, options.corpus, options.text_field, options.seed, say)
     source = options.frequencies or suite.frequencies
     # a data set is not read whole, so its own counts are those of a sample, as of any other
-    source = corpus if source == "corpus" and on_hub is not None else source
+    source = opened.corpus if source == "corpus" and opened.hub is not None else source
     if is_hub(source):
         counts = _hub_counts(source, tokenizer, tokenizer_files_digest(tokenizer_folder), options, say)
     elif source == "corpus":
-        counts = count_texts(documents.texts, tokenizer, n_logits, documents.name)
+        counts = count_texts(opened.documents.texts, tokenizer, n_logits, opened.documents.name)
     elif source == PILE:
         counts = pile_counts(tokenizer)
     else:
@@ -165,10 +151,9 @@ def prepare(
     counts = within(counts, n_logits)
     classes = classify(counts, options.bands, n_logits)
     body = options.window - (bos is not None)
-    drawn = draw_windows(blocks, tokenizer, body, eos, stream(options.seed, "documents"))
+    drawn = draw_windows(opened.blocks, tokenizer, body, eos, stream(options.seed, "documents"))
     text = pack(_checked(drawn, tokenizer, n_logits), options.window, bos, eos, _Enough(classes, options))
-    if on_hub is not None:
-        documents = on_hub.finish()
+    documents = opened.documents
     positions = measure(text, classes, options.class_by, options.positions_per_rare, options.min_targets, options.seed)
     rare = positions.classes[0].available
     if options.tokens is None and rare < options.wanted:
@@ -180,12 +165,13 @@ def prepare(
         positions,
         documents.sha256,
         documents.name,
-        on_hub.provenance if on_hub is not None else {},
+        opened.provenance,
         n_logits,
         model_config,
         tokenizer_digest(tokenizer_folder),
         options.seed,
         options.class_by,
+        opened.known,
     )
 
 
