@@ -24,7 +24,8 @@ PSEUDO_CLASS = "pseudo-class"
 
 HUB_SCHEME = "hf://"
 """What an address of a data set on the Hub begins with."""
-CORPORA = ("king-james", "king-james-held-out")
+KING_JAMES = "king-james"
+CORPORA = (KING_JAMES, "king-james-held-out")
 """Evaluation texts that come with a package."""
 PILE = "pile"
 """Reference counts that come with this package: of the Pile, by the tokenizer of Pythia."""

@@ -192,7 +192,8 @@ def say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None,
     lines = [
         f"{suite.name}: {suite.location}",
         f"evaluation text: {evaluation.corpus_name}, {len(text.windows)} windows, {text.windows.size:,} tokens, in "
-        f"{evaluation.clusters.count} independent {evaluation.clusters.unit}",
+        f"{evaluation.clusters.count} independent {evaluation.clusters.unit}; held out from training: "
+        f"{'not checked' if evaluation.known_text is None else evaluation.known_text.held_out}",
         f"frequencies: {counts}; bands end at rank {classes.end_rank:,} ({classes.end_reason})",
     ]
     few = _few_clusters(evaluation.clusters)

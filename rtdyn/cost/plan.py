@@ -37,8 +37,9 @@ from rtdyn.sweep.job import Job
 from rtdyn.text.evaluation import MIN_TOKENS, prepare
 from rtdyn.text.options import RARE_TARGETS, EvaluationOptions
 
-TOKENS_A_RARE_TARGET = 17_408 / 200
-"""Of the King James Bible in Pythia's tokens, the rare band by the Pile's counts."""
+TOKENS_A_RARE_TARGET = 98.9
+"""Of the Pile in Pythia's tokens: the rare band has 1.027 % of them by its exact counts, and of a window of 256 tokens
+252 are targets that count. It is 87 of the King James Bible."""
 SECONDS_AN_HOUR = 3600.0
 FURTHER = files("rtdyn") / "data" / "stage_seconds.json"
 """Processor seconds of the analyses whose work no closed form gives, by neurons, from stage_seconds.py."""
@@ -207,7 +208,7 @@ def _sample(
 
 
 def assumed_sample(options: EvaluationOptions) -> Sample:
-    """As much text as the rare targets take of the King James Bible, and every class's most positions."""
+    """As much text as the rare targets take of the Pile, and every class's most positions."""
     wanted = options.tokens or max(MIN_TOKENS, options.wanted * TOKENS_A_RARE_TARGET)
     tokens = int(-(-wanted // options.window)) * options.window
     rare = tokens / TOKENS_A_RARE_TARGET

@@ -27,8 +27,15 @@ from rtdyn.hub.remote_file import Digest, RemoteFile
 from rtdyn.hub.retry import METADATA, each_answer, retrying
 from rtdyn.names import HUB_SCHEME
 
-FORMS = (".parquet", ".jsonl", ".jsonl.gz", ".json.gz", ".txt", ".txt.gz", ".bin")
+COMPRESSED = (".gz", ".zst")
+FORMS = (
+    ".parquet",
+    *(kind + packed for kind in (".jsonl", ".json", ".txt") for packed in ("", *COMPRESSED)),
+    ".bin",
+)
 """Suffixes that can be read: rows, lines of JSON, plain text, and shards of token ids."""
+_SETTINGS = ".json"
+"""The suffix that lines of JSON share with a repository's own settings: read where it is asked for, or alone."""
 CORRECT_ADDRESS = "correct the address"
 _CHUNK = 4 << 20
 _ADDRESS = re.compile(
@@ -51,6 +58,11 @@ class HubDataset:
     """Of token shards: the only `.idx` file beside them, which names their number type."""
     folder: Path
     """Where what is read of it is kept, in Hugging Face's folder of assets."""
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether its files can be read from their beginning only."""
+        return self.form.endswith(COMPRESSED)
 
     @property
     def what(self) -> str:
@@ -222,6 +234,8 @@ def _one_form(
     """The form that all readable files share, those files, and the index of token shards."""
     forms = {form: [f for f in files if f.name.endswith(form)] for form in FORMS}
     present = [form for form, members in forms.items() if members]
+    if len(present) > 1 and _SETTINGS in present:
+        present.remove(_SETTINGS)
     if not present:
         names = ", ".join(f.name for f in files[:3]) or "nothing"
         raise InputError(f"{address} holds no {', '.join(FORMS)} file (it holds {names}); name a path that does")

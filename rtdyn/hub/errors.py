@@ -35,6 +35,16 @@ def reach(call: Callable[[], T], what: str, if_missing: str = LEAVE_OUT, if_misn
         raise refusal from error
 
 
+def is_unreachable(error: BaseException | None) -> bool:
+    """Whether an error of the client means that no Hub was asked or none answered, be it with a refusal."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return True
+    answered = getattr(getattr(error, "response", None), "status_code", None) is not None
+    return error is not None and not answered and may_pass(error)
+
+
 def explained(
     error: Exception, what: str, if_missing: str = LEAVE_OUT, if_misnamed: str = CORRECT_SUITE
 ) -> InputError | None:

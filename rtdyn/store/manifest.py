@@ -51,6 +51,10 @@ class EvaluationRecord(Record):
     corpus_sha256: str
     corpus_provenance: dict[str, Any] = {}
     """Where the text is from, if it was fetched: commit, blocks, bytes."""
+    held_out: str = "not checked"
+    """Whether the suite was trained on the text: `yes` if it was held out, `no`, or `not checked`."""
+    held_out_source: str = ""
+    """Who says so."""
     windows: int
     tokens: int
     kept_positions: int

@@ -36,7 +36,10 @@ def load_suites(extra: Path | None = None) -> dict[str, SuiteSpec]:
     suites = suites_of(records, shipped, PACKAGE)
     if extra is not None:
         more = read_suites_file(extra)
-        shared = {"schedules": records.schedules | more.schedules, "shapes": records.shapes | more.shapes}
+        shared = {
+            section: {**getattr(records, section), **getattr(more, section)}
+            for section in ("schedules", "shapes", "texts")
+        }
         suites.update(suites_of(more.model_copy(update=shared), extra, extra.parent))
     return suites
 

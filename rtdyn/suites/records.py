@@ -47,6 +47,11 @@ def _rates(rates: Any) -> Any:
 Rate = Annotated[int, Field(gt=0)]
 Steps = Annotated[tuple[int, ...], BeforeValidator(_steps)]
 Settings = Annotated[dict[Any, Any], BeforeValidator(_settings)]
+HeldOut = Annotated[
+    Literal["yes", "no", "not checked"],
+    BeforeValidator(lambda value: ("no", "yes")[value] if isinstance(value, bool) else value),
+]
+"""YAML reads yes and no as truth values."""
 ReadAsText = Annotated[str, BeforeValidator(str)]
 
 
@@ -73,10 +78,19 @@ class SuiteEntry(_Record):
     )
     tokens_before: int = Field(0, ge=0, description="be a whole number")
     family: str = ""
+    texts: list[str] = Field([], description="be a list of names")
     corpus: str = Field("king-james", pattern=_CORPUS, examples=[*CORPORA])
     frequencies: str = "corpus"
     note: str = ""
     shape: str = ""
+
+
+class TextEntry(_Record):
+    """An evaluation text, and whether the suites that name it were trained on it."""
+
+    corpus: str = Field(pattern=_CORPUS, examples=[*CORPORA])
+    held_out: HeldOut = Field(examples=["yes", "no", "not checked"])
+    source: ReadAsText = ""
 
 
 class DefectEntry(_Record):
@@ -96,6 +110,7 @@ class SuitesFile(_Record):
 
     schedules: dict[str, Steps] = Field({}, description="be a mapping of names to step lists")
     shapes: dict[str, Settings] = Field({}, description="be a mapping of names to settings of a config.json")
+    texts: dict[str, TextEntry] = Field({}, description="be a mapping of names to entries")
     suites: dict[str, SuiteEntry] = Field({}, description="be a mapping of names to entries")
     defects: list[DefectEntry] = Field([], description="be a list")
 

@@ -57,6 +57,18 @@ class Defect:
 
 
 @dataclass(frozen=True)
+class KnownText:
+    """A text, and whether a suite was trained on it."""
+
+    corpus: str
+    """A built-in text's name or an address on the Hub."""
+    held_out: str
+    """`yes`, `no` or `not checked`."""
+    source: str
+    """Who says so; empty where nothing is known."""
+
+
+@dataclass(frozen=True)
 class SuiteSpec:
     """One training run: where its checkpoints are and what their steps mean."""
 
@@ -102,6 +114,19 @@ class SuiteSpec:
     """The repository that has the tokenizer, OWNER/NAME[@REVISION]; empty where the steps or their main branch do."""
     tokens: tuple[int | None, ...] = ()
     """Training tokens seen at each of `steps`, None where they are not known; else `tokens_per_step` says it."""
+    texts: tuple[KnownText, ...] = ()
+    """Texts of which it is known whether the suite was trained on them."""
+
+    def known_text(self, corpus: str) -> KnownText:
+        """What is known of a text: by its very name or address, else by its data set whatever the file and commit."""
+
+        def dataset(address: str) -> str:
+            scheme, _, path = address.partition("://")
+            return "/".join(path.split("/")[:3]).partition("@")[0] if scheme else address
+
+        named = [text for text in self.texts if text.corpus == corpus]
+        related = [text for text in self.texts if dataset(text.corpus) == dataset(corpus)]
+        return next(iter([*named, *related]), KnownText(corpus, "not checked", ""))
 
     @property
     def is_bundled(self) -> bool:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from rtdyn.errors import InputError, UsageError, near_matches
 from rtdyn.git_lfs import refuse_pointer
 from rtdyn.suites.forms import revision_pattern
-from rtdyn.suites.records import DefectEntry, SuiteEntry, SuitesFile
-from rtdyn.suites.suite import REFS, REPOSITORIES, STEP, Defect, SuiteSpec
+from rtdyn.suites.records import DefectEntry, SuiteEntry, SuitesFile, TextEntry
+from rtdyn.suites.suite import REFS, REPOSITORIES, STEP, Defect, KnownText, SuiteSpec
 
 T = TypeVar("T")
 
@@ -44,7 +44,8 @@ def _sentence(error: ValidationError) -> str:
     kind, place, value = mistake["type"], mistake["loc"], mistake["input"]
     section, entry, name = (*map(str, place), "", "", "")[:3]
     where = f"{section[:-1]} {int(entry) + 1 if section == 'defects' else entry}" if entry else "the top level"
-    record = SuitesFile if not name else SuiteEntry if section == "suites" else DefectEntry
+    entries: dict[str, type[BaseModel]] = {"suites": SuiteEntry, "texts": TextEntry}
+    record = entries.get(section, DefectEntry) if name else SuitesFile
     fields = {field.alias or key: field for key, field in record.model_fields.items()}
     if kind in unknown:
         return f"{where} has an unknown key {str(place[-1])!r}{near_matches(str(place[-1]), fields)}"
@@ -56,7 +57,7 @@ def _sentence(error: ValidationError) -> str:
     if name == "[key]":
         return f"the {section[:-1]} name {entry} must be text; put it in quotes"
     if not name:
-        must = "be a mapping" if section else "be a mapping with schedules, shapes, suites and defects"
+        must = "be a mapping" if section else "be a mapping with schedules, shapes, texts, suites and defects"
         return f"{where} must {must}" if entry or not section else f"{section} must {fields[section].description}"
     field = fields[name]
     if field.examples and kind != "string_type":
@@ -119,6 +120,8 @@ def _suite(records: SuitesFile, file: Path, base: Path, pattern: str, values: Ma
     apart = repo is not None and STEP in repo  # each step is a repository
     _check_steps(entry, apart, f"{file}: suite {name}")
     rates = entry.tokens_per_step if isinstance(entry.tokens_per_step, dict) else {}
+    texts = tuple(KnownText(**named("text", text, records.texts).model_dump()) for text in entry.texts)
+    corpus = texts[0].corpus if texts and "corpus" not in entry.model_fields_set else entry.corpus
     return SuiteSpec(
         name=name,
         steps=named("schedule", entry.schedule, records.schedules) if entry.schedule else (),
@@ -132,8 +135,10 @@ def _suite(records: SuitesFile, file: Path, base: Path, pattern: str, values: Ma
         tokenizer=filled(entry.tokenizer),
         family=entry.family or None,
         defects=(),
+        corpus=corpus,
+        texts=texts,
         shape=tuple(named("shape", filled(entry.shape), records.shapes).items()) if entry.shape else (),
-        **entry.model_dump(include={"tokens_before", "corpus", "frequencies", "note"}),
+        **entry.model_dump(include={"tokens_before", "frequencies", "note"}),
     )
 
 

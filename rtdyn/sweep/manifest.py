@@ -92,6 +92,7 @@ def schedule(suite: SuiteSpec) -> ScheduleRecord:
 
 
 def _text(evaluation: Evaluation) -> EvaluationRecord:
+    known = evaluation.known_text
     return EvaluationRecord(
         corpus=evaluation.corpus_name,
         corpus_sha256=evaluation.corpus_sha256,
@@ -102,6 +103,7 @@ def _text(evaluation: Evaluation) -> EvaluationRecord:
         sha256=evaluation.text.sha256,
         clusters=evaluation.clusters.count,
         cluster_unit=evaluation.clusters.unit,
+        **({} if known is None else {"held_out": known.held_out, "held_out_source": known.source}),
     )
 
 

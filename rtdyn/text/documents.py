@@ -17,8 +17,11 @@ from rtdyn.parquet import read_columns, read_parquet
 from rtdyn.text import king_james
 from rtdyn.text.stored_text import LARGE, Text, stored_rows, stored_text
 
-NOT_TEXT = (".json", ".csv", ".tsv", ".gz", ".zst", ".bz2", ".xz", ".zip", ".npy", ".pdf", ".html")
+NOT_TEXT = (".csv", ".tsv", ".gz", ".zst", ".bz2", ".xz", ".zip", ".npy", ".pdf", ".html")
 """Suffixes whose content would be measured as if its syntax were text."""
+
+_LINES = (".jsonl", ".json")
+"""Suffixes of lines of JSON."""
 
 BYTE_ORDER_MARK = "\ufeff"
 _TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum, pl.Binary)
@@ -36,7 +39,7 @@ class Documents:
 
 
 def read_documents(corpus: str, text_field: str = "text") -> Documents:
-    """Documents of a built-in text's name, or of a `.jsonl`, `.parquet` or plain text file.
+    """Documents of a built-in text's name, or of a `.jsonl`, `.json`, `.parquet` or plain text file.
 
     Plain text is one document; the other forms hold one a row, in the column `text_field`, and rows without text are
     passed over. A byte order mark at the head of a text is dropped, and CRLF at the end of a line is read as LF.
@@ -55,7 +58,7 @@ def read_documents(corpus: str, text_field: str = "text") -> Documents:
         raise InputError(f"the corpus {corpus} is a {suffix} file; give plain text, .jsonl or .parquet")
     if file.stat().st_size >= LARGE and suffix != ".parquet":
         return _read_large(file, text_field)
-    readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    readers = {**dict.fromkeys(_LINES, _read_jsonl), ".parquet": _read_parquet}
     rows = readers.get(suffix, _read_text)(file, text_field)
     return documents_of(rows, f"the corpus {corpus}", str(file))
 
@@ -124,7 +127,9 @@ def _read_text(file: Path, text_field: str) -> Sequence[str | None]:
 
 
 def _read_jsonl(file: Path, text_field: str) -> Sequence[str | None]:
-    rows = parse_lines(_decode(file), text_field, str(file))
+    text = _decode(file)
+    refuse_array(text, str(file))
+    rows = parse_lines(text, text_field, str(file))
     if rows.texts and not rows.named:
         raise no_column(str(file), text_field)
     return rows.texts
@@ -141,7 +146,9 @@ def _read_large(file: Path, text_field: str) -> Documents:
         return (rows.texts[0] or "").removeprefix(BYTE_ORDER_MARK) if rows.texts else None
 
     with reading(f"the corpus {file}"):
-        if file.suffix.lower() == ".jsonl":
+        if file.suffix.lower() in _LINES:
+            with file.open("rb") as handle:
+                refuse_array(handle.read(64).decode("utf-8", errors="replace"), str(file))
             for row, text in stored_rows(file, parse):
                 if text.strip():
                     texts.append(row)
@@ -173,6 +180,12 @@ class Rows:
 def no_column(source: str, text_field: str) -> InputError:
     """What is said of rows of JSON none of which has the column."""
     return InputError(f"{source}: no row has a text under {text_field!r}; name the column with --text-field")
+
+
+def refuse_array(beginning: str, source: str) -> None:
+    """Raises InputError if a file of JSON begins as one array, of which no line is a row."""
+    if beginning.removeprefix(BYTE_ORDER_MARK).lstrip().startswith("["):
+        raise InputError(f"{source} begins a JSON array; write its rows as lines of JSON, an object each")
 
 
 def parse_lines(text: str, text_field: str, source: str, first: int = 1) -> Rows:

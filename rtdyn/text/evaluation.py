@@ -10,21 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from rtdyn.blame import reading
 from rtdyn.checkpoints.checkpoint import read_config
 from rtdyn.checkpoints.locate import find_config, find_tokenizer
 from rtdyn.errors import InputError
-from rtdyn.git_lfs import refuse_pointer
 from rtdyn.hub.datasets import dataset_at, is_hub
 from rtdyn.hub.names import CONFIG
 from rtdyn.names import PILE
 from rtdyn.streams import stream
-from rtdyn.suites.suite import SuiteSpec
+from rtdyn.suites.suite import KnownText, SuiteSpec
 from rtdyn.text.clusters import TextClusters, text_clusters
-from rtdyn.text.documents import Documents, read_documents
+from rtdyn.text.documents import Documents
 from rtdyn.text.draw import DrawnWindow, draw_windows
+from rtdyn.text.evaluation_text import open_text
 from rtdyn.text.hub_counts import count_dataset
-from rtdyn.text.hub_documents import HubText
 from rtdyn.text.options import EvaluationOptions
 from rtdyn.text.pile_counts import pile_counts
 from rtdyn.text.positions import MeasuredPositions, measure
@@ -59,6 +57,8 @@ class Evaluation:
     seed: int
     class_by: str = "target"
     """As `EvaluationOptions` has it."""
+    known_text: KnownText | None = None
+    """Whether the text was held out from training, as far as is known."""
 
     @cached_property
     def pseudo_classes(self) -> np.ndarray | Undefined:
@@ -87,36 +87,22 @@ def prepare(
     config_folder = find_config(suite, step)
     model_config = read_config(config_folder)
     limits = _limits(tokenizer, model_config, options, str(config_folder / CONFIG))
-    corpus = options.corpus or suite.corpus
-    on_hub = HubText(dataset_at(corpus), options.text_field, options.seed, say) if is_hub(corpus) else None
-    blocks: Iterable[Sequence[Text]]
-    if on_hub is not None:
-        blocks = on_hub
-    else:
-        if Path(corpus).is_file():
-            with reading(f"the corpus {corpus}"):
-                refuse_pointer(Path(corpus))
-        documents = read_documents(corpus, options.text_field)
-        if documents.passed_over:
-            say(f"{documents.passed_over:,} rows of {documents.name} hold no text and are passed over")
-        blocks = [documents.texts]
+    opened = open_text(suite, options.corpus, options.text_field, options.seed, say)
     source = options.frequencies or suite.frequencies
     # a data set is not read whole, so its own counts are those of a sample, as of any other
-    source = corpus if source == "corpus" and on_hub is not None else source
+    source = opened.corpus if source == "corpus" and opened.hub is not None else source
     if is_hub(source):
         counts = _hub_counts(source, tokenizer, tokenizer_files_digest(tokenizer_folder), options, say)
     elif source == "corpus":
-        counts = count_texts(documents.texts, tokenizer, limits.n_logits, documents.name)
+        counts = count_texts(opened.documents.texts, tokenizer, limits.n_logits, opened.documents.name)
     elif source == PILE:
         counts = pile_counts(tokenizer)
     else:
         counts = read_counts(_counts_file(source, suite, options))
-    drawn = _draw(blocks, tokenizer, counts, limits, options)
-    if on_hub is not None:
-        documents = on_hub.finish()
-    provenance = on_hub.provenance if on_hub is not None else {}
+    drawn = _draw(opened.blocks, tokenizer, counts, limits, options)
+    documents, provenance = opened.documents, opened.provenance
     digest = tokenizer_digest(tokenizer_folder)
-    evaluation = _evaluation(drawn, documents, provenance, model_config, digest, options)
+    evaluation = _evaluation(drawn, documents, provenance, model_config, digest, options, opened.known)
     rare = evaluation.positions.classes[0].available
     if options.tokens is None and rare < options.wanted:
         say(f"the text holds {rare:,} rare targets of the {options.wanted:,} asked for, and is measured whole")
@@ -197,6 +183,7 @@ def _evaluation(
     model_config: dict[str, Any],
     tokenizer_sha256: str | None,
     options: EvaluationOptions,
+    known: KnownText | None = None,
 ) -> Evaluation:
     return Evaluation(
         drawn.text,
@@ -218,6 +205,7 @@ def _evaluation(
         tokenizer_sha256,
         options.seed,
         options.class_by,
+        known,
     )
 
 

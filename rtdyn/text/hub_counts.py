@@ -181,7 +181,7 @@ def _drawn(dataset: HubDataset) -> str:
         return f"blocks of {BLOCK_TOKENS:,} tokens, drawn at random"
     if dataset.form == ".parquet":
         return "row groups, drawn at random"
-    if dataset.form.endswith(".gz"):
+    if dataset.is_compressed:
         return "the beginning of files in random order"
     return f"stretches of {COUNTING_STRETCH:,} bytes, drawn at random"
 
@@ -189,8 +189,8 @@ def _drawn(dataset: HubDataset) -> str:
 def _standard_errors(tally: _Tally, dataset: HubDataset) -> np.ndarray | Undefined:
     if tally.whole:
         return Undefined("the whole corpus was counted")
-    if dataset.form.endswith(".gz"):
-        return Undefined("files in gzip are read from their beginning, which is no random sample")
+    if dataset.is_compressed:
+        return Undefined("compressed files are read from their beginning, which is no random sample")
     if tally.blocks < 2:
         return Undefined("the sample is a single block")
     return tally.relative_se()

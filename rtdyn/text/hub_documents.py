@@ -1,6 +1,6 @@
 """Text of a Hub data set, block by block in random order, reading only the bytes that are asked for.
 
-A block is a row group of a Parquet file, or a stretch of lines of plain files. Files in gzip can be read from their
+A block is a row group of a Parquet file, or a stretch of lines of plain files. Compressed files can be read from their
 beginning only, so their blocks come in order, file after file.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,7 +24,17 @@ from rtdyn.hub.datasets import HubDataset, read_range, read_whole
 from rtdyn.hub.remote_file import RemoteFile
 from rtdyn.parquet import read_parquet
 from rtdyn.streams import stream
-from rtdyn.text.documents import Documents, Rows, decode, digest_documents, no_column, parse_lines, with_text
+from rtdyn.text.compressed import unpacked
+from rtdyn.text.documents import (
+    Documents,
+    Rows,
+    decode,
+    digest_documents,
+    no_column,
+    parse_lines,
+    refuse_array,
+    with_text,
+)
 
 EVALUATION_STRETCH = 64 << 10
 """Bytes of a block of a plain file that evaluation text is read from: small, so that a few come from many places."""
@@ -38,8 +47,6 @@ _LINE_TAIL = 64 << 10
 _TEXT_TYPES = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
 _ROWS_WITHOUT_COLUMN = 1000
 """Rows of JSON after which a column that none of them has is taken for a wrong one."""
-_GZIP = 31
-"""zlib's number for a stream with a gzip header."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +89,16 @@ def text_blocks(dataset: HubDataset, text_field: str, seed: int, stretch: int, s
     column = _Column(text_field, found=skip > 0)
     if dataset.form == ".parquet":
         yield from _row_groups(dataset, text_field, rng, skip)
-    elif dataset.form.endswith(".gz"):
+    elif dataset.is_compressed:
         order = rng.permutation(len(dataset.files))
         files = (dataset.files[i] for i in order)
-        blocks = (block for file in files for block in _gzip_blocks(dataset, file, column, stretch))
+        blocks = (block for file in files for block in _compressed_blocks(dataset, file, column, stretch))
         yield from (block for i, block in enumerate(blocks) if i >= skip)
     else:
+        if dataset.form == ".json" and skip == 0:
+            first = dataset.files[0]
+            beginning = read_range(dataset, first, 0, min(64, first.size)).decode("utf-8", errors="replace")
+            refuse_array(beginning, f"{dataset.address}: {first.name}")
         spans = [(f, start) for f in dataset.files for start in range(0, f.size, stretch)]
         for i in rng.permutation(len(spans))[skip:]:
             file, start = spans[i]
@@ -129,28 +140,20 @@ def _parse(data: bytes, column: _Column, what: str, form: str) -> tuple[str, ...
     return tuple(with_text(rows.texts))
 
 
-def _gzip_blocks(dataset: HubDataset, file: RemoteFile, column: _Column, stretch: int) -> Iterator[TextBlock]:
-    """A file in gzip from its beginning, in stretches of whole lines; its members follow one another."""
+def _compressed_blocks(dataset: HubDataset, file: RemoteFile, column: _Column, stretch: int) -> Iterator[TextBlock]:
+    """A compressed file from its beginning, in stretches of whole lines."""
     what = f"{dataset.address}: {file.name}"
-    unzip, rest, read, lines = zlib.decompressobj(_GZIP), b"", 0, 1
+    rest, read, lines = b"", 0, 1
     # small pieces, so that not much more is read than is used
-    for piece in _pieces(read_whole(dataset, file), stretch):
-        read += len(piece)
-        try:
-            while piece:
-                if unzip.eof:
-                    unzip = zlib.decompressobj(_GZIP)
-                rest += unzip.decompress(piece)
-                piece = unzip.unused_data
-        except zlib.error as error:
-            raise InputError(f"{what} is not a readable gzip file ({error}); name another file") from None
+    for content, size in unpacked(file.name, _pieces(read_whole(dataset, file), stretch), what):
+        rest, read = rest + content, read + size
+        if len(rest) < stretch:
+            continue
         whole, _, tail = rest.rpartition(b"\n")
         if len(whole) >= stretch:
             part = _parse(whole.removesuffix(b"\r"), column, f"{what}, from line {lines}", dataset.form)
             yield TextBlock(part, file.name, read)
             lines, rest, read = lines + whole.count(b"\n") + 1, tail, 0
-    if not unzip.eof:
-        raise InputError(f"{what} ends inside its gzip stream; name another file")
     if rest.strip():
         yield TextBlock(_parse(rest, column, f"{what}, from line {lines}", dataset.form), file.name, read)
 

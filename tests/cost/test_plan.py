@@ -72,7 +72,7 @@ def test_unreachable_suites_are_planned_from_the_registry() -> None:
     assert large["download_source"] == "estimated by parameters"
     assert large["download_seconds"] == pytest.approx(large["download_bytes"] * 8 / 250e6)
     assert large["cache_bytes"] == 30 * 10**9 and small["cache_bytes"] == small["download_bytes"] < 30 * 10**9
-    assert large["sample"]["tokens"] == 17408 and large["sample"]["assumed"]
+    assert large["sample"]["tokens"] == 19968 and large["sample"]["assumed"]
     total = found["total"]
     assert total["download_bytes"] == large["download_bytes"] + small["download_bytes"]
     assert total["gpu_total_seconds"] == pytest.approx(
@@ -118,12 +118,12 @@ def test_the_options_of_a_run_change_the_plan() -> None:
         return planned("--model", "pythia-70m", "--steps", "last", "--no-calibration", *args)["suites"][0]
 
     usual = plan()
-    assert plan("--tokens", "34816")["sample"]["tokens"] == 2 * usual["sample"]["tokens"]
+    assert plan("--tokens", "39936")["sample"]["tokens"] == 2 * usual["sample"]["tokens"]
     more = plan("--rare-targets", "400")
-    assert more["sample"] == {**usual["sample"], "tokens": 34816, "positions": 4400}
+    assert more["sample"] == {**usual["sample"], "tokens": 39680, "positions": 4413}
     said = "further analyses were timed at 200 rare targets; with more they take longer"
     assert said in more["notes"] and said not in usual["notes"]
-    assert plan("--positions-per-rare", "1")["sample"]["positions"] == 400
+    assert plan("--positions-per-rare", "1")["sample"]["positions"] == 404
     assert (
         plan("--stream-layers", "always")["layer_by_layer"] and not plan("--stream-layers", "never")["layer_by_layer"]
     )
@@ -145,7 +145,7 @@ def test_a_model_that_does_not_fit_is_planned_layer_by_layer(monkeypatch: pytest
 def test_the_table_says_what_it_rests_on() -> None:
     result = rtdyn("--model", "pythia-1.4b", "--model", "pythia-12b", "--no-calibration", "--gpu-tflops", "40", "20")
     assert result.exit_code == 0, result.stderr
-    for words in ("pythia-12b", "154 (153)", "448~", "│ all", "100 Mbit/s", "estimated", "17,408 tokens", "40 TFLOP/s",
+    for words in ("pythia-12b", "154 (153)", "448~", "│ all", "100 Mbit/s", "estimated", "19,968 tokens", "40 TFLOP/s",
                   "left out with --no-calibration"):  # fmt: skip
         assert words in result.stdout, words
 
@@ -168,9 +168,9 @@ def test_further_analyses_are_read_off_where_they_were_measured() -> None:
 
 def test_the_assumed_sample_keeps_to_its_text(options: EvaluationOptions) -> None:
     usual = replace(options, tokens=None, positions_per_rare=10.0)
-    assert (assumed_sample(usual).tokens, assumed_sample(usual).positions) == (17408, 2200)
-    assert assumed_sample(replace(usual, positions_per_rare=1e9)).positions == 17408
-    assert assumed_sample(replace(usual, bands=("a", "b"))).positions == 4200
+    assert (assumed_sample(usual).tokens, assumed_sample(usual).positions) == (19968, 2221)
+    assert assumed_sample(replace(usual, positions_per_rare=1e9)).positions == 19968
+    assert assumed_sample(replace(usual, bands=("a", "b"))).positions == 4240
 
 
 @pytest.fixture(scope="module")

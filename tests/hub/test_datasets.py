@@ -159,6 +159,10 @@ def lines(texts: list[str]) -> bytes:
     return b"\n".join(json.dumps({"text": t}).encode() for t in texts)
 
 
+def zstandard(data: bytes) -> bytes:
+    return bytes(pa.Codec("zstd").compress(data, asbytes=True))
+
+
 def parquet(texts: list[str], rows: int) -> bytes:
     buffer = io.BytesIO()
     pl.DataFrame({"text": texts, "other": [t[::-1] * 20 for t in texts]}).write_parquet(buffer, row_group_size=rows)
@@ -284,16 +288,55 @@ def test_every_document_comes_once_whatever_the_block(place: HubClient, repo: st
             "lines.jsonl": lines(texts),
             "ended.jsonl": lines(texts) + b"\n\n",
             "two.jsonl.gz": gzip.compress(lines(texts[:20]) + b"\n") + gzip.compress(lines(texts[20:])),
+            "two.jsonl.zst": zstandard(lines(texts[:20]) + b"\n") + zstandard(lines(texts[20:])),
+            "lines.json": lines(texts),
             "rows.parquet": parquet(texts, 10),
         },
     )
-    names = ("lines.jsonl", "ended.jsonl", "two.jsonl.gz", "rows.parquet")
+    names = ("lines.jsonl", "ended.jsonl", "two.jsonl.gz", "two.jsonl.zst", "lines.json", "rows.parquet")
     for stretch in (70, 1500, 1 << 20):
         found = place.do(*(("texts", {"address": f"hf://datasets/{repo}/{n}", "stretch": stretch}) for n in names))
         for name, outcome in zip(names, found, strict=True):
             assert isinstance(outcome, list), outcome
             assert Counter(outcome) == Counter(texts), (name, stretch)
-        assert found[2] == texts
+        assert found[2] == found[3] == texts
+
+
+def test_zstandard_is_read_no_further_than_is_asked_for(place: HubClient, repo: str) -> None:
+    texts = [f"{i} " + " ".join(map(str, np.random.default_rng(i).integers(10**9, size=100))) for i in range(12_000)]
+    packed = zstandard(lines(texts))
+    assert len(packed) > 5 << 20
+    place.hub.put(repo, {"val.jsonl.zst": packed})
+    place.asked()
+    [some] = place.do(("texts", {"address": f"hf://datasets/{repo}/val.jsonl.zst", "stretch": 64 << 10, "blocks": 3}))
+    assert 200 < len(some) < 400 and some == texts[: len(some)]
+    assert sum(length(asked) for name, asked in place.asked() if name == "val.jsonl.zst") == 4 << 20
+
+
+def test_what_is_cut_off_or_no_lines_is_one_sentence(place: HubClient, repo: str) -> None:
+    packed = {"gz": gzip.compress(lines(sentences(300))), "zst": zstandard(lines(sentences(300)))}
+    files = {f"half.jsonl.{form}": data[: len(data) // 2] for form, data in packed.items()}
+    files |= {f"other.jsonl.{form}": b"no such thing" * 20 for form in packed}
+    files |= {"array.json": json.dumps([{"text": "a"}] * 3).encode(), "pretty.json": b'{\n "text": "a"\n}'}
+    place.hub.put(repo, files)
+    refusals = {
+        "half.jsonl.gz": "half.jsonl.gz ends inside its gzip stream; name another file",
+        "half.jsonl.zst": "half.jsonl.zst ends inside its Zstandard stream; name another file",
+        "other.jsonl.gz": "is not a readable gzip file",
+        "other.jsonl.zst": "is not a readable Zstandard file",
+        "array.json": "array.json begins a JSON array; write its rows as lines of JSON",
+        "pretty.json": "line 1: not JSON",
+    }
+    outcomes = place.do(*(("texts", {"address": f"hf://datasets/{repo}/{name}"}) for name in refusals))
+    for wanted, outcome in zip(refusals.values(), outcomes, strict=True):
+        assert isinstance(outcome, str) and wanted in outcome and "\n" not in outcome, (wanted, outcome)
+
+
+def test_a_repositorys_own_json_is_no_text_beside_files_of_another_form(place: HubClient, repo: str) -> None:
+    place.hub.put(repo, {"dataset_infos.json": b"{}", "d/a.jsonl": lines(["a"]), "e/b.json": lines(["b"])})
+    base = f"hf://datasets/{repo}"
+    found = place.do(*(("files", {"address": address}) for address in (base, f"{base}/e", f"{base}/e/b.json")))
+    assert [names for _, names in found] == [["d/a.jsonl"], ["e/b.json"], ["e/b.json"]]
 
 
 def test_blocks_come_in_an_order_that_the_seed_decides(place: HubClient, repo: str) -> None:
@@ -441,7 +484,7 @@ def test_sampled_counts_are_unbiased_and_their_errors_honest(place: HubClient, r
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["a.jsonl", "b.parquet", "c.jsonl.gz", "d.txt"])
+@pytest.mark.parametrize("name", ["a.jsonl", "b.parquet", "c.jsonl.gz", "d.txt", "e.jsonl.zst"])
 def test_text_is_counted_with_the_models_own_tokenizer(place: HubClient, repo: str, name: str) -> None:
     texts = sentences(300)
     forms = {
@@ -449,6 +492,7 @@ def test_text_is_counted_with_the_models_own_tokenizer(place: HubClient, repo: s
         "b.parquet": parquet(texts, 20),
         "c.jsonl.gz": gzip.compress(lines(texts)),
         "d.txt": "\n".join(texts).encode(),
+        "e.jsonl.zst": zstandard(lines(texts)),
     }
     place.hub.put(repo, {name: forms[name]})
     address = f"hf://datasets/{repo}/{name}"

@@ -14,7 +14,7 @@ from rtdyn.errors import InputError, UsageError
 from rtdyn.suites.find import find_suite, find_suites, load_suites
 from rtdyn.suites.forms import RevisionPattern, revision_pattern
 from rtdyn.suites.steps import parse_steps
-from rtdyn.suites.suite import Place, SuiteSpec
+from rtdyn.suites.suite import KnownText, Place, SuiteSpec
 
 PYTHIA_STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *range(1000, 143001, 1000))
 
@@ -199,6 +199,8 @@ def test_a_users_file_adds_suites_relative_to_itself(tmp_path: Path) -> None:
         ({"shape": "pythia-71m"}, "suite mine names an unknown shape 'pythia-71m'; did you mean pythia-"),
         ({"tokens_per_step": 0}, "suite mine: tokens_per_step must be a positive whole number"),
         ({"corpus": 5}, "suite mine: corpus must be text"),
+        ({"texts": ["pile-valdation"]}, "suite mine names an unknown text 'pile-valdation'; did you mean pile-valid"),
+        ({"texts": "pile-validation"}, "suite mine: texts must be a list of names"),
         ({"revison": "step{step}", "revision": 5}, "unknown key 'revison'"),
     ],
 )
@@ -283,6 +285,9 @@ def test_a_suite_with_a_pattern_is_found_when_it_is_asked_for(tmp_path: Path) ->
             "defects:\n- {suites: [tiny], steps: '1', kind: missing, note: n, source: s, whole: 5}",
             "defect 1: whole must be true or false",
         ),
+        ("texts: {a: {corpus: king-james, held_out: 'ja'}}", "text a: unknown held_out 'ja'"),
+        ("texts: {a: {corpus: king-jams, held_out: 'no'}}", "text a: unknown corpus 'king-jams'; did you mean king-"),
+        ("texts: {a: {corpus: king-james}}", "text a lacks held_out"),
         (
             "defects:\n- {suites: [tiny], steps: '1', kind: duplicate, note: n, source: s, belongs_to: x}",
             "defect 1: belongs_to must be a step",
@@ -299,6 +304,47 @@ def test_a_malformed_suites_file_is_one_sentence(tmp_path: Path, text: str, mess
 def test_a_missing_suites_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read the suites file"):
         load_suites(tmp_path / "none.yaml")
+
+
+def test_every_registered_suite_has_a_default_text_at_a_fixed_commit_and_says_whether_it_was_held_out() -> None:
+    pinned = "hf://datasets/[^@]+@[0-9a-f]{40}/.+"
+    for name, suite in load_suites().items():
+        default = suite.known_text(suite.corpus)
+        assert default.source, name
+        if name != "tiny":
+            assert re.fullmatch(pinned, suite.corpus), name
+        held_out = name == "tiny" or name.startswith("pythia-")
+        assert default.held_out == ("yes" if held_out else "not checked"), name
+
+
+def test_what_is_known_of_a_text_goes_by_its_data_set() -> None:
+    pythia, tiny = load_suites()["pythia-70m"], load_suites()["tiny"]
+    known = {
+        "hf://datasets/EleutherAI/pile_val_test/test.jsonl": "yes",
+        "hf://datasets/NeelNanda/pile-10k": "no",
+        "hf://datasets/NeelNanda/pile-10k@abc/data/*.parquet": "no",
+        "hf://datasets/NeelNanda/pile-10k-more": "not checked",
+        "king-james": "not checked",
+        "king-james-held-out": "not checked",
+        "some/file.txt": "not checked",
+    }
+    assert {corpus: pythia.known_text(corpus).held_out for corpus in known} == known
+    assert tiny.known_text("king-james-held-out").held_out == "yes"
+    assert tiny.known_text("hf://datasets/NeelNanda/pile-10k").held_out == "not checked"
+
+
+def test_a_users_suite_names_a_text_or_has_a_corpus_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "suites.yaml"
+    entry = "repo: a/b, revision: 'step{step}', schedule: pythia"
+    file.write_text(
+        "texts: {mine: {corpus: 'hf://datasets/o/n/a.jsonl', held_out: yes, source: me}}\n"
+        f"suites: {{x: {{{entry}, texts: [mine, pile-10k]}}, y: {{{entry}, texts: [mine], corpus: king-james}}, "
+        f"z: {{{entry}}}}}"
+    )
+    suites = load_suites(file)
+    assert [suites[name].corpus for name in "xyz"] == ["hf://datasets/o/n/a.jsonl", "king-james", "king-james"]
+    assert suites["x"].known_text(suites["x"].corpus) == KnownText(suites["x"].corpus, "yes", "me")
+    assert suites["y"].known_text("king-james").held_out == "not checked"
 
 
 def test_pythia_has_exact_counts_of_the_pile_or_a_sample_of_the_deduplicated_one_at_a_fixed_commit() -> None:

@@ -169,9 +169,11 @@ def test_other_columns_of_json_may_hold_any_number(tmp_path: Path) -> None:
         ("mark.txt", "\ufeff".encode(), "holds no text"),
         ("number.jsonl", b'{"text": "a"}\n{"text": 1}', "line 2: no text under 'text'"),
         ("deep.jsonl", b'{"text": "a", "b": ' + b"[" * 200000 + b"]" * 200000 + b"}", "line 1: nested too deeply"),
-        ("list.jsonl", b"[1]\n", "--text-field"),
+        ("list.jsonl", b'{"text": "a"}\n[1]\n', "--text-field"),
         ("half.JSONL", b'{"text": "a\\ud800"}\n', "line 1: holds half of a surrogate"),
-        ("rows.json", b'[{"text": "a"}]', "is a .json file"),
+        ("rows.json", b'[{"text": "a"}]', "begins a JSON array; write its rows as lines of JSON"),
+        ("rows.jsonl", b'\xef\xbb\xbf\n[\n{"text": "a"}]', "begins a JSON array"),
+        ("pretty.json", b'{\n "text": "a"\n}', "line 1: not JSON"),
         ("bad.parquet", b"PAR1....", "not a readable Parquet"),
     ],
 )
