@@ -1,0 +1,94 @@
+"""The job of `track` where nobody knows the steps beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rtdyn.checkpoints.arriving import Arriving
+from rtdyn.errors import InputError
+from rtdyn.execute.driver import earlier_tasks
+from rtdyn.store.manifest import CheckpointRecord
+from rtdyn.store.run import Run, done_steps, locked, open_run
+from rtdyn.sweep.job import Job
+from rtdyn.sweep.manifest import new_manifest, run_config
+from rtdyn.sweep.sweep import device_here, prepare_sweep
+from rtdyn.tracking import raise_given_up, record_checkpoints, run_here, say_end, say_plain, say_setup
+from rtdyn.views.wandb.mirror import choose_mode, start_wandb
+
+
+def follow(job: Job, arriving: Arriving, console: Console) -> Run:
+    """Analyses each step as it arrives, until the stream of them ends; returns the run.
+
+    job: its `suite` and `steps` are passed over. Steps that the run directory has are not analysed again. Raises
+    InputError in one sentence if no step came, for a source that cannot be used, and at the end for steps that could
+    not be analysed.
+    """
+    say = partial(say_plain, console)
+    options = replace(job.options, device=device_here(job.options.device))
+    steps = iter(arriving.stream.steps)
+    first = next(steps, None)
+    if first is None:
+        raise InputError("no whole step came before the end; nothing is analysed")
+    sweep = prepare_sweep(arriving.here, first, job.measured_on, options, say)
+    suite = replace(arriving.suite(), steps=(first,))
+    sweep = replace(
+        sweep,
+        config=run_config(suite, sweep.evaluation, job.measured_on, options),
+        tokens_seen=lambda step: arriving.suite().tokens_seen(step),
+    )
+    manifest = new_manifest(suite, sweep.evaluation, sweep.config).replace(command=job.command)
+    path = job.out if job.out is not None else Path("runs") / f"{suite.name}-{manifest.config_digest[:8]}"
+    run = open_run(path, manifest)
+    with locked(path):
+        earlier_tasks(run, "serial", "")
+        say_setup(console, suite, sweep.evaluation, run)
+        stored = done_steps(run)
+        view = start_wandb(run, choose_mode(job.wandb), say)
+        stream = replace(arriving.stream, steps=_new(first, steps, stored, arriving, say))
+        try:
+            given_up = run_here(sweep, nullcontext(stream), None, run, view.log_step, console)
+        finally:
+            try:
+                suite = replace(suite, steps=tuple(done_steps(run)) or suite.steps)
+                run = record_checkpoints(run, suite, _not_audited())
+            finally:
+                view.finish()
+    say_end(console, run)
+    raise_given_up(given_up, len(given_up) + len(done_steps(run)))
+    return run
+
+
+def _not_audited() -> dict[str, Any]:
+    """The record of an audit that cannot be made: there is no whole run yet to hold a step against."""
+    findings = ["not made, as the steps are analysed as they come; only registered defects are known"]
+    made = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"made": made, "steps": {}, "findings": findings, "passed_over": {}}
+
+
+def _new(
+    first: int,
+    further: Iterator[int],
+    stored: Mapping[int, CheckpointRecord],
+    arriving: Arriving,
+    say: Callable[[str], None],
+) -> Iterator[int]:
+    """The arriving steps that are not stored."""
+
+    def is_new(step: int) -> bool:
+        if step not in stored:
+            return True
+        arriving.check_stored(step, stored[step])
+        say(f"step {step} is stored already")
+        arriving.stream.release(step)
+        return False
+
+    return filter(is_new, chain([first], further))
