@@ -13,7 +13,7 @@ _FOLLOW = in_panel(
     click.option(
         "--follow",
         is_flag=True,
-        help="Take each step of a folder once it is whole, as a trainer writes it, until Ctrl-C, --until or --idle.",
+        help="Take each step of a folder or a repository once it is whole, until Ctrl-C, --until or --idle.",
     ),
     click.option(
         "--until", type=click.IntRange(min=0), help="End with this step, or the first after it.  [default: no end]"

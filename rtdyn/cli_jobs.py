@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rtdyn.analyses.options import StepOptions
-from rtdyn.errors import UsageError
+from rtdyn.errors import InputError, UsageError
 from rtdyn.hub.suite_on_hub import suite_on_hub
 from rtdyn.suites.find import find_suite, find_suites, load_suites
 from rtdyn.suites.forms import RevisionPattern
-from rtdyn.suites.steps import parse_steps
+from rtdyn.suites.steps import parse_steps, steps_so_far
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.cluster_options import ClusterOptions
 from rtdyn.sweep.follow_options import FollowOptions
@@ -81,25 +82,33 @@ def followed(
     console: Console,
     results: Console,
 ) -> Run:
-    """Follows the one suite that `models` name while it trains; returns the run.
+    """Follows the one suite that `models` name while it trains; returns the run. Here `out` is one of the options.
 
     Raises as `jobs_of`, and UsageError for what cannot be followed.
     """
     if len(models) != 1:
         raise UsageError("--follow takes one model; give one --model")
-    known = load_suites(suites)
-    from rtdyn.following import follow_folder
+    steps_so_far(steps, ())
+    find = partial(find_suite, models[0], load_suites(suites), suite_on_hub, pattern)
+    try:
+        suite = find()
+    except InputError:
+        if not Path(models[0]).is_dir():
+            raise
+        suite = None  # its folder holds no step yet
 
-    return follow_folder(
-        models[0],
-        lambda: find_suite(models[0], known, None, pattern),
-        steps,
-        lambda suite: job_of(suite, (), options),
-        filled(FollowOptions, options),
-        options["out"],
-        console,
-        results,
-    )
+    def job(now: SuiteSpec) -> Job:
+        return job_of(now, (), options)
+
+    how = filled(FollowOptions, options)
+    if suite is not None and suite.path is None:
+        from rtdyn.following.hub import follow_hub
+
+        return follow_hub(find, steps, job, how, console, results)
+    from rtdyn.following.folder import follow_folder
+
+    folder = suite.path if suite is not None and suite.path is not None else Path(models[0])
+    return follow_folder(folder, find, steps, job, how, options["out"], console, results)
 
 
 def filled(kind: type[T], options: Mapping[str, Any]) -> T:

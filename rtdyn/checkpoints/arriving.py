@@ -17,6 +17,7 @@ from rtdyn.checkpoints.local import fetch_local
 from rtdyn.checkpoints.stream import Stream, Tell
 from rtdyn.errors import InputError
 from rtdyn.hub.names import CONFIG, TOKENIZER_FILES
+from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.suites.suite import SuiteSpec
 
 
@@ -24,12 +25,14 @@ from rtdyn.suites.suite import SuiteSpec
 class Arriving:
     """A training run whose steps are taken as they come."""
 
-    suite: SuiteSpec
-    """The run, by its name and where it lies."""
+    suite: Callable[[], SuiteSpec]
+    """The run as it is now, with the steps that have come so far, by its name and where it lies."""
     here: SuiteSpec
-    """The same, as the steps that arrived are read."""
+    """The same, as text and configuration are prepared from the steps that arrived."""
     stream: Stream
     """Each step it gives can be taken, and the first text and configuration be prepared from."""
+    check_stored: Callable[[int, CheckpointRecord], None]
+    """Holds a step that it gave against its record in the run. Raises InputError if the run cannot be gone on with."""
 
 
 def arrivals_folder(out: Path) -> Path:
@@ -93,22 +96,39 @@ def _link(file: Path, to: Path, *, copy: bool) -> None:
             to.symlink_to(source)
 
 
-def linked_steps(suite: SuiteSpec, folder: Path, steps: Iterable[int], revision_of: Callable[[int], str]) -> Arriving:
+def linked_steps(suite: Callable[[], SuiteSpec], folder: Path, steps: Iterable[int]) -> Arriving:
     """The steps whose links lie in `folder` when `steps` gives them; a step's links go once it is released.
 
-    revision_of: what the run calls a step's folder.
+    suite: the run as it is now.
     """
-    assert suite.path is not None
-    counts = suite.frequencies if suite.frequencies == "corpus" else str(suite.path / suite.frequencies)
-    here = replace(suite, path=folder, revision="step{step}", frequencies=counts)
+    run = suite()
+    assert run.path is not None
+    here = SuiteSpec(
+        name=run.name,
+        steps=run.steps,
+        revision="step{step}",
+        path=folder,
+        repo=None,
+        tokens_per_step=run.tokens_per_step,
+        family=run.family,
+        corpus=run.corpus,
+        frequencies=run.frequencies if run.frequencies == "corpus" else str(run.path / run.frequencies),
+        note=run.note,
+        defects=run.defects,
+    )
 
     def take(step: int, tell: Tell) -> Checkpoint:
-        return replace(fetch_local(here, step), revision=revision_of(step))
+        return replace(fetch_local(here, step), revision=suite().revision_of(step))
 
     def release(step: int) -> None:
         shutil.rmtree(step_link(folder, step), ignore_errors=True)
 
-    return Arriving(suite, here, Stream(steps, take, release))
+    def check_stored(step: int, record: CheckpointRecord) -> None:
+        if fetch_local(here, step).digests != record.digests:
+            where = f"{suite().location}/{suite().revision_of(step)}"
+            raise InputError(f"{where} is not what step {step} of the run was made from; give another --out")
+
+    return Arriving(suite, here, Stream(steps, take, release), check_stored)
 
 
 def gone_after(steps: Iterable[int], folder: Path) -> Iterator[int]:

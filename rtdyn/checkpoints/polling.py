@@ -1,28 +1,20 @@
-"""Steps of a folder that a trainer is writing to, each once it is whole, by looking again and again."""
+"""Steps of a training that goes on, each once it is whole, by looking again and again."""
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-from rtdyn.checkpoints.arriving import link_step, step_link
-from rtdyn.checkpoints.whole import State, whole_state
-from rtdyn.errors import InputError
 
 
 @dataclass(frozen=True)
 class Watch:
-    """How a folder is watched."""
+    """How a training is watched."""
 
-    look: Callable[[], Mapping[int, Path]]
-    """The steps whose folders are there now, each with its folder."""
-    tokenizer: Path
-    """The folder with the tokenizer of steps that have none."""
-    links: Path
-    """Where the links of whole steps are put."""
+    look: Callable[[Collection[int]], Mapping[int, Hashable | None]]
+    """The steps that are there now but for those it is given, each with what tells a change; None of one not whole."""
+    take: Callable[[int, Hashable], bool]
+    """Secures a whole step; False if it is gone or changed since."""
     poll: float
     """Seconds from one look to the next."""
     until: int | None
@@ -33,16 +25,16 @@ class Watch:
     """Told of steps that are lost."""
 
     def steps(self) -> Iterator[int]:
-        """Each step once, the earliest first, when two looks found it whole and alike; its links lie ready then.
+        """Each step once, the earliest first, when two looks found it whole and alike, and it is secured.
 
-        A step that was deleted before is said. Raises InputError if a file can be neither linked nor copied.
+        A step that was deleted before is said.
         """
-        seen: dict[int, State | None] = {}
+        seen: Mapping[int, Hashable | None] = {}
         taken: set[int] = set()
         changed = time.monotonic()
         while True:
-            looked, folders = time.monotonic(), self.look()
-            now = {step: whole_state(folder) for step, folder in folders.items() if step not in taken}
+            looked = time.monotonic()
+            now = self.look(taken)
             if now != seen:
                 changed = looked
             for step in sorted(seen.keys() - now.keys() - taken):
@@ -50,7 +42,7 @@ class Watch:
             ready = [step for step, state in sorted(now.items()) if state is not None and seen.get(step) == state]
             seen = now
             for step in ready[:1]:
-                if self._take(step, folders[step], now[step] or ()):
+                if self.take(step, now[step]):
                     taken.add(step)
                     yield step
                     changed = time.monotonic()
@@ -59,19 +51,3 @@ class Watch:
             if not ready and self.idle is not None and time.monotonic() - changed >= self.idle:
                 return
             time.sleep(max(0.0, looked + self.poll - time.monotonic()))
-
-    def _take(self, step: int, folder: Path, state: State) -> bool:
-        """Links a step's files; whether they are those that were seen, for its trainer may delete them meanwhile."""
-        link = step_link(self.links, step)
-        try:
-            link_step(folder, self.tokenizer, link, copy=True)
-        except (FileNotFoundError, InputError):
-            return False
-        except OSError as error:
-            raise InputError(
-                f"cannot keep the files of step {step} ({error}); make room, or give another --out"
-            ) from error
-        if set(state) <= set(whole_state(link) or ()):
-            return True
-        shutil.rmtree(link)
-        return False

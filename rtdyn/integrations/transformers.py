@@ -72,7 +72,8 @@ class RtdynCallback(TrainerCallback):
         self.out = None if out is None else Path(out).absolute()
         self.tokenizer, self.tokens_per_step, self.wandb = tokenizer, tokens_per_step, wandb
         self.process: WorkerProcess | None = None
-        self.metrics_defined = False
+        self.defined: set[str] = set()
+        """Names that the W&B run has an axis for."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Hands the checkpoint over that was saved just now."""
@@ -162,9 +163,10 @@ class RtdynCallback(TrainerCallback):
             self._log(client.run, row)
 
     def _log(self, run: Any, row: dict[str, float]) -> None:
-        if not self.metrics_defined:
-            run.define_metric(f"{PREFIX}/step", hidden=True)
-            run.define_metric(f"{PREFIX}/*", step_metric=f"{PREFIX}/step")
-            run.define_metric(f"{PREFIX}/{BAND}/*", step_metric=f"{PREFIX}/step", hidden=True)
-            self.metrics_defined = True
+        # each by its name: the Trainer's own callback has `*` for another axis, and a name goes before a pattern
+        for name in row.keys() - self.defined:
+            axis = None if name == "step" else f"{PREFIX}/step"
+            hidden = name == "step" or name.startswith(f"{BAND}/")
+            run.define_metric(f"{PREFIX}/{name}", step_metric=axis, hidden=hidden)
+        self.defined.update(row)
         run.log({f"{PREFIX}/{name}": value for name, value in row.items()})

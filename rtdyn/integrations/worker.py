@@ -61,7 +61,7 @@ def _work(orders: BinaryIO, answer: Any) -> None:
     from rich.console import Console
 
     from rtdyn.checkpoints.arriving import gone_after, linked_steps
-    from rtdyn.following import follow
+    from rtdyn.following.run import follow
 
     class Lines(StringIO):
         """Passes each line on as it is printed."""
@@ -73,7 +73,7 @@ def _work(orders: BinaryIO, answer: Any) -> None:
             return len(text)
 
     steps = gone_after(_steps(orders), assignment.folder)
-    linked = linked_steps(assignment.suite, assignment.folder, steps, assignment.suite.revision_of)
+    linked = linked_steps(lambda: assignment.suite, assignment.folder, steps)
 
     def release(step: int) -> None:
         linked.stream.release(step)

@@ -59,6 +59,7 @@ class WorkerProcess:
         self._input.close()
         self.listener.join()
         self.process.wait()
+        shutil.rmtree(self.assignment.folder, ignore_errors=True)
 
     @property
     def _input(self) -> IO[bytes]:

@@ -35,6 +35,8 @@ class Sweep:
     config: dict[str, Any]
     """Everything the tables depend on; its digest names the run."""
     options: StepOptions
+    tokens_seen: Callable[[int], int | None] | None = None
+    """Training tokens seen at a step, of a run that goes on; None where the suite knows all of its steps."""
 
     @property
     def weights_only(self) -> bool:
@@ -49,7 +51,7 @@ class Sweep:
         if "heavytail" in self.options.analyses:
             begin_weightwatcher()
         compile_ahead(self.options.analyses, self.options.device)
-        seen = self.suite.tokens_seen(checkpoint.step)
+        seen = (self.tokens_seen or self.suite.tokens_seen)(checkpoint.step)
         if self.evaluation is None:
             return analyse_weights(checkpoint, seen, self.model_config, stage)
         return analyse_step(checkpoint, seen, self.evaluation, self.options, stage, parity)

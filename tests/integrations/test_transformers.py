@@ -121,7 +121,7 @@ def test_steps_are_analysed_beside_the_training_and_go_into_its_own_wandb_run(
         assert own == stored_row(read_run(tmp_path / "out"), row["rtdyn/step"])
     assert any("train/loss" in row for row in rows(session))
     axes = {m.glob_name or m.name: m.step_metric for r in session if r.HasField("metric") for m in [r.metric]}
-    assert axes["rtdyn/*"] == "rtdyn/step" and axes["*"] == "train/global_step"
+    assert {axes[key] for key in logged[0] if key.startswith("rtdyn/") and key != "rtdyn/step"} == {"rtdyn/step"}
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_what_fails_is_said_and_the_training_goes_on(
     said = [r.getMessage() for r in caplog.records if r.name.startswith("rtdyn")]
     assert any("the analysis has ended: the corpus" in line and "not there" in line for line in said)
     assert any("step 20 is not analysed, as the analysis has ended" in line for line in said)
-    assert (tmp_path / "trained" / "checkpoint-20").is_dir() and not (tmp_path / "trained" / "rtdyn").exists()
+    assert {p.name for p in (tmp_path / "trained").iterdir()} == {"checkpoint-16", "checkpoint-20"}
 
 
 def test_options_are_refused_before_the_training() -> None:

@@ -1,0 +1,1 @@
+"""Runs whose steps come while they are analysed: from a folder, from the Hub, from a program."""

@@ -1,0 +1,93 @@
+"""Following a folder that a trainer writes to."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+from rich.console import Console
+
+from rtdyn.checkpoints.arriving import arrivals_folder, gone_after, link_step, linked_steps, step_link
+from rtdyn.checkpoints.polling import Watch
+from rtdyn.checkpoints.whole import State, whole_state
+from rtdyn.errors import InputError
+from rtdyn.following.run import follow
+from rtdyn.store.run import Run
+from rtdyn.suites.steps import steps_so_far
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.sweep.follow_options import FollowOptions
+from rtdyn.sweep.job import Job
+from rtdyn.tracking import say_plain
+
+
+@dataclass
+class _Source:
+    """The folder, as its last look found it."""
+
+    folder: Path
+    find: Callable[[], SuiteSpec]
+    spec: str
+    links: Path
+    suite: SuiteSpec | None = None
+    """None before there was a step."""
+
+    def now(self) -> SuiteSpec:
+        assert self.suite is not None
+        return self.suite
+
+    def look(self, passed: Collection[int]) -> dict[int, State | None]:
+        try:
+            self.suite = self.find()
+        except InputError:
+            return {}  # there is no step yet
+        steps = steps_so_far(self.spec, self.suite.steps)
+        return {step: whole_state(self._of(step)) for step in steps if step not in passed}
+
+    def take(self, step: int, state: Hashable) -> bool:
+        """Links the step's files. Raises InputError if they can be neither linked nor copied."""
+        link = step_link(self.links, step)
+        try:
+            link_step(self._of(step), self.folder, link, copy=True)
+        except (FileNotFoundError, InputError):
+            return False
+        except OSError as error:
+            what = f"the files of step {step} cannot be kept ({error})"
+            raise InputError(f"{what}; make room, or give another --out") from error
+        taken = whole_state(link)
+        # the tokenizer's files may be those beside the steps
+        if isinstance(state, tuple) and taken is not None and set(state) <= set(taken):
+            return True
+        shutil.rmtree(link)
+        return False
+
+    def _of(self, step: int) -> Path:
+        return self.folder / self.now().revision_of(step)
+
+
+def follow_folder(
+    folder: Path,
+    find: Callable[[], SuiteSpec],
+    spec: str,
+    job_of: Callable[[SuiteSpec], Job],
+    how: FollowOptions,
+    out: Path | None,
+    console: Console,
+    results: Console,
+) -> Run:
+    """Follows a folder, whose steps `find` gives as they are now; returns the run.
+
+    spec: which steps, as `steps_so_far` reads it. job_of: the job, once there is a suite. Raises as `follow`.
+    """
+    say = partial(say_plain, console)
+    links = arrivals_folder(out or Path("runs") / folder.resolve().name)
+    source = _Source(folder, find, spec, links)
+    steps = gone_after(Watch(source.look, source.take, how.poll, how.until, how.idle, say).steps(), links)
+    say(f"following {folder}: a look every {how.poll:g} s; Ctrl-C ends it")
+    first = next(steps, None)
+    if first is None:
+        raise InputError(f"no step of {folder} was whole before the time of --idle was over; nothing is analysed")
+    return follow(job_of(source.now()), linked_steps(source.now, links, chain([first], steps)), console, results)

@@ -1,0 +1,91 @@
+"""Following a repository to which steps are pushed: branches that come, and half of one first."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from loopback.hub import LoopbackHub
+from loopback.place import TINY, TOKENIZER, copy_step, workplace
+from polars.testing import assert_frame_equal
+from support.hang import HANG
+
+from rtdyn.store.run import done_steps, read_run, read_table, table_file
+
+WEIGHTS = "model.safetensors"
+pytestmark = pytest.mark.slow
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + HANG
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_steps_are_taken_as_they_are_pushed_and_only_whole(tmp_path: Path) -> None:
+    suite = tmp_path / "suite"
+    for step in (0, 512, 4000):
+        copy_step(step, suite)
+    for name in TOKENIZER:
+        shutil.copy(TINY / name, suite)
+    (tmp_path / "place").mkdir()
+    out = tmp_path / "place" / "run"
+    with LoopbackHub(suite, hidden={"step512", "step4000"}) as hub:
+        place = workplace(tmp_path / "place", hub.url)
+        follow = ["--follow", "--poll", "0.2", "--until", "4000"]
+        command = [sys.executable, "-m", "rtdyn.cli", *place.arguments("run", "on-hub", "all"), *follow]
+        process = subprocess.Popen(
+            command,
+            cwd=place.folder,
+            env=place.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+        def asked(branch: str) -> int:
+            return sum(r.target == branch for r in hub.requests)
+
+        def is_stored(step: int) -> bool:
+            assert process.poll() is None
+            return (out / "manifest.json").is_file() and table_file(read_run(out), "metrics", step).is_file()
+
+        try:
+            until(lambda: is_stored(0))
+            whole = hub.branches["step512"]
+            hub.branches["step512"] = {name: file for name, file in whole.items() if name != WEIGHTS}
+            half = hub.commit("step512")
+            hub.hidden.discard("step512")
+            until(lambda: asked("step512") >= 3)
+            assert not is_stored(512)
+            hub.branches["step512"] = whole
+            until(lambda: is_stored(512))
+            hub.hidden.discard("step4000")
+            said, _ = process.communicate(timeout=HANG)
+        finally:
+            process.kill()
+        assert process.returncode == 0, said
+        stored = done_steps(read_run(out))
+        assert {s: r.commit for s, r in stored.items()} == {s: hub.commit(f"step{s}") for s in (0, 512, 4000)}
+        assert half not in {record.commit for record in stored.values()}
+        assert said.count("step 512 cannot be had yet: loopback/suite, revision step512 holds no weights") == 1
+        assert [line.partition(":")[0] for line in said.splitlines() if line.startswith("[")] == [
+            "[1] step 0", "[2] step 512", "[3] step 4000",
+        ]  # fmt: skip
+        before = len(hub.requests)
+        again, plain = place.track_each(
+            [*place.arguments("run", "on-hub", "all"), *follow], place.arguments("plain", "on-hub", "all")
+        )
+        assert (again.code, plain.code) == (0, 0) and "step 4000 is stored already" in again.stdout
+        fetched = [r.target for r in hub.requests[before:] if r.target.endswith(WEIGHTS) and r.method == "GET"]
+        assert sorted(set(fetched)) == sorted(fetched)  # by the second command alone
+    ours, theirs = (read_run(place.folder / name) for name in ("run", "plain"))
+    assert theirs.digest == ours.digest
+    for table in ("metrics", "neurons", "windows"):
+        assert_frame_equal(read_table(ours, table), read_table(theirs, table))
