@@ -32,6 +32,9 @@ from rtdyn.store.run import Run
 from rtdyn.undefined import Undefined
 
 SUPPORTED, CONTRADICTED, UNDETERMINED = "supported", "contradicted", "undetermined"
+_TRENDS = ("trend", "relative trend")
+"""Kinds that are read over all steps."""
+_NO_PLATEAU = "the plateau has no value at the last step"
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,13 @@ class Check:
     reason: str
     """Why the verdict is not `supported`; empty if it is."""
 
+    @property
+    def null_centre(self) -> float | None:
+        """The null's mean in the units of the value: of a difference from it 0, of a trend there is none."""
+        if self.kind in _TRENDS or self.null_mean is None:
+            return None
+        return 0.0 if self.kind == "difference" else self.null_mean
+
 
 @dataclass(frozen=True)
 class ClaimRow:
@@ -101,6 +111,11 @@ class ClaimRow:
     emergence_reason: str
     checks: tuple[Check, ...]
     """The claim's criteria; the first is the statistic of the claim."""
+
+    @property
+    def is_stand_in(self) -> bool:
+        """Whether another group is shown, as the claim's own has no value."""
+        return self.emergence_reason == _NO_PLATEAU
 
 
 def scorecard(run: Run, claims: tuple[Claim, ...] = CLAIMS) -> list[ClaimRow]:
@@ -145,7 +160,7 @@ def _claim_row(claim: Claim, metrics: pl.DataFrame, layer: int | None, matrix: s
                 f"undefined for the plateau ({checks[0].reason}); shown is the top 1 % (at least 32 neurons), which "
                 f"would be {_combined(top_checks)[0]}"
             )
-            return row(TOP, UNDETERMINED, why, None, None, "the plateau has no value at the last step", top_checks)
+            return row(TOP, UNDETERMINED, why, None, None, _NO_PLATEAU, top_checks)
     emerged = _emergence(metrics, p)
     if verdict != SUPPORTED and emerged.step is not None:
         # it lasted for most of the steps, and does not hold at the last
@@ -159,7 +174,7 @@ def _evaluate(
     """The criteria's checks, and the p-value of the claim at each step (k,), or why it has none."""
     readings = [_reading(c, metrics, layer) for c in criteria]
     checks = tuple(_check(c, r) for c, r in zip(criteria, readings, strict=True))
-    if any(c.kind in ("trend", "relative trend") for c in criteria):
+    if any(c.kind in _TRENDS for c in criteria):
         return checks, Undefined("a trend belongs to no step")
     # each has to be significant: the intersection-union test
     needed = [
@@ -227,7 +242,7 @@ def _check(c: Criterion, r: Series) -> Check:
     value, low, high = (float(x[-1]) for x in (r.value, r.ci_low, r.ci_high))
     null_mean, null_sd, p = (float(x[-1]) for x in (r.null_mean, r.null_sd, r.p_value))
     reason = r.reasons[-1]
-    if c.kind in ("trend", "relative trend"):
+    if c.kind in _TRENDS:
         value, low, high, p, reason = _trend(c, r)
     if not reason and math.isnan(value):
         reason = r.null_reasons[-1] or "undefined"
