@@ -35,6 +35,16 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class _Device(click.Choice[str]):
+    """Devices; one that cannot be used is refused with its reason."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The device."""
+        if str(value).lower() == "mps":
+            self.fail("mps has no float64, which influence is summed in; use cpu", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def suites_option(command: Command) -> Command:
     """Adds --suites."""
     option = click.option(
@@ -306,7 +316,13 @@ _MEMORY = in_panel(
         show_default=True,
         help="Run the model one layer at a time; auto: where it does not fit in memory.",
     ),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    click.option(
+        "--device",
+        type=_Device(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Where a step is computed; auto: on CUDA where there is one. Apple's mps has no float64 and is refused.",
+    ),
 )
 """With how much of the machine."""
 

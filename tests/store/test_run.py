@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -106,6 +108,25 @@ def test_another_configuration_is_refused_with_the_settings_named(tmp_path: Path
     open_run(tmp_path / "run", manifest(window=256))
     with pytest.raises(InputError, match=r"seed 0 → 3, window 256 → 128;.*--out"):
         open_run(tmp_path / "run", manifest(window=128, seed=3))
+
+
+@pytest.mark.slow
+def test_a_run_is_read_where_the_system_has_no_file_locks_and_written_nowhere_there(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", manifest())
+    store(run, 1)
+    script = (
+        "import sys; sys.modules['fcntl'] = None; import rtdyn; from pathlib import Path\n"
+        "from rtdyn.errors import InputError; from rtdyn.store.run import is_held, locked\n"
+        "path = Path(sys.argv[1]); frames = rtdyn.open_run(path)\n"
+        "print(frames.steps, frames.metrics.collect().height, is_held(path))\n"
+        "try:\n"
+        "    locked(path).__enter__()\n"
+        "except InputError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(run.path)], capture_output=True, text=True)
+    read, refused = done.stdout.splitlines() or [done.stderr, ""]
+    assert read == "(1,) 2 False" and "this system has no flock" in refused and "where files can be" in refused
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
