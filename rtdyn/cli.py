@@ -47,7 +47,7 @@ _EXAMPLES = """\b
 Examples:
   rtdyn track --model tiny
   rtdyn track --model pythia-160m --steps log --analyses ablation,regimes
-  rtdyn track --config runs/tiny-0123abcd/run.yaml --steps 4000
+  rtdyn track --model checkpoints/mine --corpus held-out.jsonl --quiet --json
 
 \b
 Exit codes:

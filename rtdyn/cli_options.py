@@ -30,6 +30,16 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class _Device(click.Choice[str]):
+    """Devices; one that cannot be used is refused with its reason."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The device."""
+        if str(value).lower() == "mps":
+            self.fail("mps has no float64, which influence is summed in; use cpu", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def _chosen_analyses(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
     names = ANALYSES if value == "all" else tuple(dict.fromkeys(part.strip() for part in value.split(",")))
     unknown = [name for name in names if name not in ANALYSES]
@@ -281,10 +291,10 @@ _MEMORY = in_panel(
     ),
     click.option(
         "--device",
-        type=click.Choice(["auto", "cpu", "cuda"]),
+        type=_Device(["auto", "cpu", "cuda"]),
         default=StepOptions.device,
         show_default=True,
-        help="What computes; auto: CUDA where there is a device, else the CPU.",
+        help="Where a step is computed; auto: on CUDA where there is one. Apple's mps has no float64 and is refused.",
     ),
 )
 """With how much of the machine."""

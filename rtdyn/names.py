@@ -13,7 +13,10 @@ RARE, COMMON = "rare", "common"
 """Token classes. Neurons are ranked, and groups chosen, by their influence on `rare`."""
 
 PLATEAU, POWER_LAW, DECAY, CENSORED = "plateau", "powerlaw", "decay", "censored"
-"""Regimes of a neuron on its class's rank-influence curve."""
+"""Segments of a class's rank-influence curve, and CENSORED for neurons that are on none."""
+RAISED_TOP, FLATTENING_TOP = "raised top", "flattening top"
+"""What the first segment is called by its shape: above the extended power law, or below it. Only groups of neurons that
+are stable members of a raised top are called plateau."""
 TOP, BOOST, SUPPRESS = "top", "boost", "suppress"
 """Groups of neurons beside those of the regimes."""
 

@@ -44,10 +44,10 @@ from rtdyn.sweep.job import Job
 from rtdyn.sweep.manifest import new_manifest, schedule
 from rtdyn.sweep.stored_weights import check_stored
 from rtdyn.sweep.sweep import Sweep, device_here, prepare_sweep, reference_step
-from rtdyn.text.clusters import FEW_CLUSTERS, TextClusters
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.token_classes import SURE, class_errors, rare_overlap
 from rtdyn.undefined import Undefined
+from rtdyn.views.terminal.cautions import cautions
 from rtdyn.views.terminal.progress import progress
 from rtdyn.views.terminal.summary import print_summary, step_line
 from rtdyn.views.wandb.mirror import choose_mode, start_wandb
@@ -86,7 +86,7 @@ def track(job: Job, console: Console, results: Console | None = None) -> Run:
     with locked(path):
         engine = None if here else open_engine(cluster, path.resolve(), say)
         earlier_tasks(run, cluster.executor, "" if engine is None else engine.place)
-        say_setup(console, suite, sweep.evaluation, run)
+        say_setup(console, suite, sweep.evaluation, run, job.measured_on.corpus)
         stored = done_steps(run)
         check_stored(suite, run, stored)
         if beside := [s for s in stored if s in suite.steps and s not in job.steps]:
@@ -163,23 +163,8 @@ def say_end(console: Console, run: Run) -> None:
     say_plain(console, f"Time by stage, over all stored steps: {seconds}")
 
 
-def _few_clusters(clusters: TextClusters) -> str:
-    """A warning for a text whose intervals may not cover; empty for another."""
-    if clusters.unit != "documents":
-        return (
-            f"caution: the text is of few documents, so that its {clusters.count} blocks stand for independent text; "
-            "intervals say how sure a number is for this text, and may be too narrow"
-        )
-    if clusters.count < FEW_CLUSTERS:
-        return (
-            f"caution: {clusters.count} documents are under {FEW_CLUSTERS}, so that intervals may be too narrow; "
-            "a corpus of more documents mends it"
-        )
-    return ""
-
-
-def say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None, run: Run) -> None:
-    """What the run measures on, and where it lies."""
+def say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None, run: Run, corpus: str | None) -> None:
+    """What the run measures on, and where it lies. corpus: as the command line gave it, None for the suite's own."""
     if evaluation is None:
         say_plain(console, f"{suite.name}: {suite.location}")
         say_plain(console, "weights of the final layer alone, no evaluation text")
@@ -196,9 +181,7 @@ def say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None,
         f"{'not checked' if evaluation.known_text is None else evaluation.known_text.held_out}",
         f"frequencies: {counts}; bands end at rank {classes.end_rank:,} ({classes.end_reason})",
     ]
-    few = _few_clusters(evaluation.clusters)
-    if few:
-        lines.append(few)
+    lines += cautions(suite, evaluation, corpus)
     if evaluation.counts.sampled is not None:
         errors = class_errors(evaluation.counts.sampled, classes)
         said = [

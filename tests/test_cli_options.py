@@ -84,6 +84,13 @@ def test_unknown_presets_and_settings_are_refused() -> None:
             parsed(*args)
 
 
+def test_a_device_without_float64_is_refused_with_its_reason() -> None:
+    with pytest.raises(click.UsageError, match=r"mps has no float64.*use cpu"):
+        parsed("--device", "mps")
+    with pytest.raises(click.UsageError, match="'tpu' is not one of"):
+        parsed("--device", "tpu")
+
+
 def test_every_setting_of_the_analyses_makes_another_configuration(
     tiny: SuiteSpec, evaluation: Evaluation, options: EvaluationOptions
 ) -> None:

@@ -51,7 +51,7 @@ def follow(job: Job, arriving: Arriving, console: Console, results: Console | No
     run = open_run(path, manifest)
     with locked(path):
         earlier_tasks(run, "serial", "")
-        say_setup(console, suite, sweep.evaluation, run)
+        say_setup(console, suite, sweep.evaluation, run, job.measured_on.corpus)
         keep_settings(job, run)
         stored, given_up = done_steps(run), dict[int, str]()
         view = start_wandb(run, choose_mode(job.wandb), say)

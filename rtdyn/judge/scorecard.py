@@ -28,10 +28,12 @@ from rtdyn.judge.emergence import ALPHA, Emergence, beyond_p, emergence, interva
 from rtdyn.judge.series import Selection, Series, series
 from rtdyn.judge.targets import DecidingTargets, deciding_targets
 from rtdyn.judge.trajectories import trajectories
-from rtdyn.judge.verdict import CONTRADICTED, SUPPORTED, UNDETERMINED, Check
+from rtdyn.judge.verdict import CONTRADICTED, SUPPORTED, TRENDS, UNDETERMINED, Check
 from rtdyn.names import PLATEAU, RARE, TOP
 from rtdyn.store.run import Run
 from rtdyn.undefined import Undefined
+
+_NO_PLATEAU = "the plateau has no value at the last step"
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,11 @@ class ClaimRow:
     """Why there is no such number; empty if there is, and for a claim that is decided."""
     checks: tuple[Check, ...]
     """The claim's criteria; the first is the statistic of the claim."""
+
+    @property
+    def is_stand_in(self) -> bool:
+        """Whether another group is shown, as the claim's own has no value."""
+        return self.emergence_reason == _NO_PLATEAU
 
 
 def scorecard(run: Run, claims: tuple[Claim, ...] = CLAIMS) -> list[ClaimRow]:
@@ -112,8 +119,7 @@ def _claim_row(
                 f"would be {_combined(top_checks)[0]}"
             )
             undecidable = rare_targets, None, "the plateau has no value"
-            unseen = "the plateau has no value at the last step"
-            return row(TOP, UNDETERMINED, why, None, None, unseen, *undecidable, top_checks)
+            return row(TOP, UNDETERMINED, why, None, None, _NO_PLATEAU, *undecidable, top_checks)
     emerged = _emergence(metrics, p)
     if verdict != SUPPORTED and emerged.step is not None:
         # it lasted for most of the steps, and does not hold at the last
@@ -128,7 +134,7 @@ def _evaluate(
     """The criteria's checks, and the p-value of the claim at each step (k,), or why it has none."""
     readings = [_reading(c, metrics, layer) for c in criteria]
     checks = tuple(_check(c, r) for c, r in zip(criteria, readings, strict=True))
-    if any(c.kind in ("trend", "relative trend") for c in criteria):
+    if any(c.kind in TRENDS for c in criteria):
         return checks, Undefined("a trend belongs to no step")
     # each has to be significant: the intersection-union test
     needed = [
@@ -229,7 +235,7 @@ def _check(c: Criterion, r: Series) -> Check:
     value, low, high = (float(x[-1]) for x in (r.value, r.ci_low, r.ci_high))
     null_mean, null_sd, p = (float(x[-1]) for x in (r.null_mean, r.null_sd, r.p_value))
     reason = r.reasons[-1]
-    if c.kind in ("trend", "relative trend"):
+    if c.kind in TRENDS:
         value, low, high, p, reason = _trend(c, r)
     if not reason and math.isnan(value):
         reason = r.null_reasons[-1] or "undefined"

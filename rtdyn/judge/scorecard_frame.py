@@ -71,6 +71,18 @@ def claim_frame(rows: list[ClaimRow]) -> pl.DataFrame:
     return pl.DataFrame(records, schema=CLAIM_SCHEMA)
 
 
+def claims_table(rows: list[ClaimRow]) -> pl.DataFrame:
+    """A row a claim, layer and matrix, with the statistic of the claim; `null_mean` is in the units of `value`."""
+    every = claim_frame(rows)
+    centres = pl.Series("null_mean", [row.checks[0].null_centre for row in rows], dtype=pl.Float64)
+    stand_in = pl.Series("stand_in", [row.is_stand_in for row in rows], dtype=pl.Boolean)
+    of_claim = [name for name in CLAIM_SCHEMA if not name.startswith("check")]
+    shown = {name: name.removeprefix("check_") for name in CLAIM_SCHEMA if name.startswith("check_")}
+    kept = {old: new for old, new in shown.items() if new not in ("role", "verdict", "reason")}
+    first = every.filter(check=0).select(*of_claim, *(pl.col(old).alias(new) for old, new in kept.items()))
+    return first.with_columns(centres, stand_in)
+
+
 def store_claims(run: Run, rows: list[ClaimRow]) -> Path:
     """Writes the scorecard into the run directory, whole or not at all. Raises InputError if it cannot."""
     file = run.path / CLAIMS_FILE

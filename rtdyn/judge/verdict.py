@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SUPPORTED, CONTRADICTED, UNDETERMINED = "supported", "contradicted", "undetermined"
+TRENDS = ("trend", "relative trend")
+"""Kinds that are read over all steps."""
 
 
 @dataclass(frozen=True)
@@ -49,3 +51,10 @@ class Check:
     """`supported`, `contradicted` or `undetermined`."""
     reason: str
     """Why the verdict is not `supported`; empty if it is."""
+
+    @property
+    def null_centre(self) -> float | None:
+        """The null's mean in the units of the value: of a difference from it 0, of a trend there is none."""
+        if self.kind in TRENDS or self.null_mean is None:
+            return None
+        return 0.0 if self.kind == "difference" else self.null_mean

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rtdyn.suites.suite import Defect
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 class Record(BaseModel):

@@ -18,7 +18,7 @@ from rtdyn.analyses.regimes.curve import Curve
 from rtdyn.analyses.regimes.regimes import plateau_candidates
 from rtdyn.analyses.statistics import as_numpy, mean_interval
 from rtdyn.capture.forward_pass import Capture
-from rtdyn.names import RARE
+from rtdyn.names import FLATTENING_TOP, PLATEAU, RAISED_TOP, RARE
 from rtdyn.store.schema import Metric
 from rtdyn.undefined import Undefined
 
@@ -99,7 +99,9 @@ def neuron_table(
         columns[f"sign_{name}"] = signs_of(c)
     for name, curve in curves.items():
         suffix = "" if name == RARE else f"_{name}"
-        labels = [label or None for label in curve.regimes.label.tolist()]
+        fit = curve.regimes.fit
+        top = RAISED_TOP if not isinstance(fit, Undefined) and fit.raised else FLATTENING_TOP
+        labels = [top if label == PLATEAU else label or None for label in curve.regimes.label.tolist()]
         columns[f"rank{suffix}"] = curve.regimes.rank
         columns[f"regime{suffix}"] = pl.Series(labels, dtype=pl.String)
         resampled = curve.resampled

@@ -12,7 +12,7 @@ import polars as pl
 from rtdyn.errors import InputError
 from rtdyn.judge.observations import is_recorded, read_judged
 from rtdyn.judge.scorecard import scorecard
-from rtdyn.judge.scorecard_frame import claim_frame
+from rtdyn.judge.scorecard_frame import claim_frame, claims_table
 from rtdyn.judge.trajectories import trajectories
 from rtdyn.parquet import scan_parquet
 from rtdyn.store.manifest import Manifest
@@ -81,7 +81,15 @@ class RunFrames:
         return trajectories(self.run)
 
     def claims(self) -> pl.DataFrame:
-        """The scorecard, a row a claim, layer and criterion. Raises InputError for fewer than three distinct steps."""
+        """The scorecard, a row a claim, of each layer and matrix that it is made of.
+
+        `stand_in`: whether the group `top` is shown in the plateau's place. Raises InputError for fewer than three
+        distinct steps.
+        """
+        return claims_table(scorecard(self.run))
+
+    def claim_checks(self) -> pl.DataFrame:
+        """The scorecard, a row a criterion; `check` 0 is the statistic of the claim. Raises as `claims`."""
         return claim_frame(scorecard(self.run))
 
     def plot(self, name: str = "emergence", at: Sequence[int] | None = None) -> Figure:

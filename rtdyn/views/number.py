@@ -15,3 +15,8 @@ def number(value: float, low: float | None = None, high: float | None = None, *,
     if at_edge:
         return f"{'≥' if high is None else '≤'} {shown}"
     return shown if low is None or high is None else f"{shown} ({low:.3g} to {high:.3g})"
+
+
+def p_value(p: float) -> str:
+    """A p-value to two digits; one near 1 is never shown as 1."""
+    return "> 0.99" if p > 0.99 else f"{p:.2g}"

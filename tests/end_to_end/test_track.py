@@ -116,6 +116,9 @@ def test_the_run_directory_holds_what_the_design_says(whole: Path) -> None:
     assert windows.filter(pl.col("kind") == "decile")["index"].n_unique() == 10
 
     metrics = read_table(run, "metrics")
+    raised = dict(metrics.filter(metric="raised", token_class="rare").select("step", "value").iter_rows())
+    tops = neurons.filter(pl.col("regime").str.ends_with("top")).select("step", "regime").unique()
+    assert dict(tops.iter_rows()) == {s: "raised top" if up else "flattening top" for s, up in raised.items()}
     undefined = metrics.filter(pl.col("status") == "undefined")
     assert undefined["value"].is_null().all() and undefined["reason"].str.len_chars().min() > 5
     defined = metrics.filter(pl.col("status") != "undefined")

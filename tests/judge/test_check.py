@@ -141,7 +141,7 @@ def test_a_number_without_a_tolerance_is_a_finding() -> None:
 
 
 def test_other_settings_are_refused_by_name_and_another_version_or_folder_is_not() -> None:
-    with pytest.raises(InputError, match=r"other settings: seed 0 → 7.*--update"):
+    with pytest.raises(InputError, match=r"other settings: seed 0 → 7; check .*--update"):
         compare(TINY, replace(TINY, config={**TINY.config, "seed": 7}))
     with pytest.raises(InputError, match="suite"):
         compare(TINY, replace(TINY, config={**TINY.config, "suite": "mine"}))

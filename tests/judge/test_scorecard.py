@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from rtdyn.capture.forward_pass import Capture
 from rtdyn.errors import InputError
 from rtdyn.judge.claims import CLAIMS
 from rtdyn.judge.scorecard import CONTRADICTED, SUPPORTED, UNDETERMINED, ClaimRow, scorecard
-from rtdyn.judge.scorecard_frame import CLAIM_SCHEMA, as_json, claim_frame
+from rtdyn.judge.scorecard_frame import CLAIM_SCHEMA, as_json, claim_frame, claims_table
 from rtdyn.store.run import Run, open_run, write_step
 from rtdyn.store.schema import Metric, StepTables, metric_frame
 from rtdyn.tables.influence import loss_metrics
@@ -393,6 +394,26 @@ def test_the_command_prints_and_stores_the_scorecard(tmp_path: Path, capsys: pyt
     assert listed == json.loads(json.dumps(as_json(rows))) and isinstance(listed, list)
     assert listed[0]["claim"] == "three-regimes-rare" and listed[0]["checks"][0]["margin_low"] == 0.0
     assert not list(run.path.glob(".*aside"))
+
+
+def test_cells_hold_value_and_null_in_the_same_units_and_name_what_stands_in(tmp_path: Path) -> None:
+    def unlike(row: Metric, step: int) -> Metric | None:
+        p = 0.9991 if row.metric == "shape_p_value" and row.token_class == "rare" else row.p_value
+        return no_plateau(replace(row, p_value=p, value=p if row.metric == "shape_p_value" else row.value), step)
+
+    rows = scorecard(planted(tmp_path / "run", unlike))
+    cells = {row.claim: claim_cells(row) for row in rows}
+    modular, tail = cells["no-modular-cluster"], cells["tail-grows"]
+    assert modular["value"] == "0.01 (-0.0488 to 0.0688)" and modular["null"].startswith("selected 0 (sd 0.03) p ")
+    assert modular["statistic"].endswith("(top, standing in for the plateau)")
+    assert not re.search(r"[0-9] \(sd", tail["null"])  # the null of α is none of its slope
+    assert cells["three-regimes-rare"]["null"] == "shape p > 0.99"
+    assert cells["three-regimes-rare"]["region"].startswith("> 0, lacking: largest shape p")
+    table = claims_table(rows)
+    assert table.height == len(rows) and table["claim"].to_list() == [row.claim for row in rows]
+    stood = table.filter(claim="no-modular-cluster").row(0, named=True)
+    assert (stood["stand_in"], stood["null_mean"]) == (True, 0.0) and abs(stood["value"] - 0.01) < 1e-12
+    assert not table.filter(claim="three-regimes-rare")["stand_in"].item()
 
 
 @pytest.mark.parametrize(

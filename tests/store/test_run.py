@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -128,6 +130,25 @@ def test_a_run_of_another_length_of_text_is_refused_and_found_by_its_targets(tmp
     assert shorter_or_longer(tmp_path / "tiny-2", of(201)) is None
     assert shorter_or_longer(tmp_path / "tiny-2", of(800, seed=7)) is None
     assert shorter_or_longer(tmp_path / "big-2", more.replace(suite="big")) is None
+
+
+@pytest.mark.slow
+def test_a_run_is_read_where_the_system_has_no_file_locks_and_written_nowhere_there(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", manifest())
+    store(run, 1)
+    script = (
+        "import sys; sys.modules['fcntl'] = None; import rtdyn; from pathlib import Path\n"
+        "from rtdyn.errors import InputError; from rtdyn.store.run import is_held, locked\n"
+        "path = Path(sys.argv[1]); frames = rtdyn.open_run(path)\n"
+        "print(frames.steps, frames.metrics.collect().height, is_held(path))\n"
+        "try:\n"
+        "    locked(path).__enter__()\n"
+        "except InputError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(run.path)], capture_output=True, text=True)
+    read, refused = done.stdout.splitlines() or [done.stderr, ""]
+    assert read == "(1,) 2 False" and "this system has no flock" in refused and "where files can be" in refused
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -40,11 +40,11 @@ def print_comparison(comparison: Comparison, limit: int, console: Console) -> No
     shown = comparison.findings[: limit or None]
     if shown:
         table = Table(title=_count(len(comparison.findings), "finding"), title_justify="left", show_lines=True)
-        for header in ("step", "metric", "", "baseline", "now", "why"):
-            table.add_column(header, overflow="fold")
+        table.add_column("step")
+        table.add_column("metric, baseline → now, and why that is a finding", overflow="fold")
         for f in shown:
-            numbers = ("" if n is None else f"{n:.7g}" for n in (f.baseline, f.value))
-            table.add_row(str(f.step), escape(f.metric), f.column or f.change, *numbers, escape(f.why))
+            lines = (f.metric, f"{f.column or f.change}: {_numbers(f)}", f.why) if f.metric else (f.change, f.why)
+            table.add_row(str(f.step), escape("\n".join(lines)))
         console.print(table)
     if len(shown) < len(comparison.findings):
         say(f"… and {len(comparison.findings) - len(shown)} more; --show 0 prints them all")
@@ -64,8 +64,11 @@ def github_annotations(comparison: Comparison, baseline: Path, limit: int) -> li
 
 def describe(f: Finding) -> str:
     """A finding in one line."""
-    numbers = " → ".join("none" if n is None else f"{n:.7g}" for n in (f.baseline, f.value))
-    return f"{f.column or f.change}: {numbers}; {f.why}" if f.metric else f"{f.change}: {f.why}"
+    return f"{f.column or f.change}: {_numbers(f)}; {f.why}" if f.metric else f"{f.change}: {f.why}"
+
+
+def _numbers(f: Finding) -> str:
+    return " → ".join("none" if n is None else f"{n:.7g}" for n in (f.baseline, f.value))
 
 
 def write_junit(comparison: Comparison, file: Path) -> None:

@@ -16,7 +16,7 @@ from rtdyn.judge.scorecard import ClaimRow, scorecard
 from rtdyn.judge.scorecard_frame import as_json, store_claims
 from rtdyn.judge.verdict import CONTRADICTED, SUPPORTED, UNDETERMINED, Check
 from rtdyn.text.clusters import FEW_CLUSTERS
-from rtdyn.views.number import number
+from rtdyn.views.number import number, p_value
 
 CELLS = ("claim", "statistic", "value", "null", "region", "verdict", "emerged", "decided by")
 MORE_TARGETS = (
@@ -28,11 +28,12 @@ MORE_TARGETS = (
 def claim_cells(row: ClaimRow) -> dict[str, str]:
     """The row as it is shown, by CELLS."""
     shown = row.checks[0]
-    # where the statistic has no null of its own, a gate's is what speaks for it
+    # where the statistic has no p of its own, a gate's is what speaks for it
     gates = (c for c in row.checks if c.role != "beside")
-    null = _null(next((c for c in (shown, *gates) if c.p_value is not None), shown))
-    statistic = shown.statistic + (f" ({row.group})" if row.group else "")
-    cells = (_label(row), statistic, _value(shown), null, _margin(shown), row.verdict, _emerged(row), _decided_by(row))
+    null = _null(shown, next((c for c in (shown, *gates) if c.p_value is not None), shown))
+    group = f"{row.group}, standing in for the plateau" if row.is_stand_in else row.group
+    statistic = shown.statistic + (f" ({group})" if group else "")
+    cells = (_label(row), statistic, _value(shown), null, _claimed(row), row.verdict, _emerged(row), _decided_by(row))
     return dict(zip(CELLS, cells, strict=True))
 
 
@@ -116,14 +117,27 @@ def _value(check: Check) -> str:
     return shown + few
 
 
-def _null(check: Check) -> str:
-    parts = [check.null or ""]
-    if check.null_mean is not None:
-        sd = "" if check.null_sd is None else f" (sd {check.null_sd:.2g})"
-        parts.append(f"{check.null_mean:.3g}{sd}")
-    if check.p_value is not None:
-        parts.append(f"p {check.p_value:.2g}")
-    return " ".join(p for p in parts if p) if len(parts) > 1 else ""
+def _null(shown: Check, tested: Check) -> str:
+    """The null of what is shown, in its units, and the p of what is tested."""
+    parts = []
+    if shown.null_centre is not None:
+        sd = "" if shown.null_sd is None else f" (sd {shown.null_sd:.2g})"
+        parts.append(f"{shown.null_centre:.3g}{sd}")
+    if tested.p_value is not None:
+        parts.append(f"p {p_value(tested.p_value)}")
+    return " ".join(part for part in (tested.null or "", *parts) if part) if parts else ""
+
+
+def _claimed(row: ClaimRow) -> str:
+    """The region that is claimed, and what else is needed that is not met where the statistic lies in it."""
+    shown, *others = row.checks
+    needed = [
+        c.statistic for c in others if c.role in ("decides", "for support", "for either") and c.verdict != SUPPORTED
+    ]
+    if shown.verdict != SUPPORTED or row.verdict != UNDETERMINED or not needed:
+        return _margin(shown)
+    lacking = "lacking: " + "; ".join(dict.fromkeys(needed))
+    return f"{_margin(shown)}, {lacking}" if _margin(shown) else lacking
 
 
 def _margin(check: Check) -> str:

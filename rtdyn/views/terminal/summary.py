@@ -12,11 +12,12 @@ from rich.table import Table
 
 from rtdyn.errors import InputError
 from rtdyn.judge.scorecard import scorecard
-from rtdyn.names import RARE
+from rtdyn.names import FLATTENING_TOP, RAISED_TOP, RARE
 from rtdyn.parquet import read_parquet
 from rtdyn.store.run import Run, done_steps, table_file
 from rtdyn.store.schema import AT_EDGE
-from rtdyn.views.number import number
+from rtdyn.views.number import number, p_value
+from rtdyn.views.terminal.cautions import rare_is_easier
 from rtdyn.views.terminal.scorecard import open_claims
 
 _ROWS = (
@@ -25,7 +26,7 @@ _ROWS = (
     ("mean influence (nats)", "ablation", "influence_mean", "value"),
     ("largest influence (nats)", "ablation", "influence_max", "value"),
     ("error bound of any neuron", "ablation", "error_bound_max", "value"),
-    ("plateau: ranks 1 to", "regimes", "r1", "value"),
+    ("top: ranks 1 to", "regimes", "r1", "value"),
     ("power law: ranks to", "regimes", "r2", "value"),
     ("power-law exponent κ", "regimes", "kappa", "value"),
     ("excess of the top (log units)", "regimes", "excess", "value"),
@@ -86,7 +87,7 @@ def print_last_step(run: Run, steps: Sequence[int], console: Console) -> pl.Data
         table.add_row(*row)
     console.print(table)
     if not _is_weights_only(metrics):
-        for text in (CAUTION, *_open_claims(run)):
+        for text in filter(None, (CAUTION, rare_is_easier(metrics), *_open_claims(run))):
             console.print(text, markup=False, highlight=False, soft_wrap=True)
     return metrics
 
@@ -159,6 +160,8 @@ def _value(row: dict[str, Any], column: str) -> str:
         return "undefined"
     if column != "value":
         return number(row[column])
+    if row["metric"] == "shape_p_value":
+        return p_value(row["value"])
     return number(row["value"], row["ci_low"], row["ci_high"], at_edge=row["status"] == AT_EDGE)
 
 
@@ -168,4 +171,4 @@ def _shape(metrics: pl.DataFrame, token_class: str) -> str:
         return "not asked for"
     if row["value"] is None:
         return f"undefined ({row['reason']})"
-    return "raised top" if row["value"] else "flattening top"
+    return RAISED_TOP if row["value"] else FLATTENING_TOP

@@ -13,8 +13,10 @@ from rich.console import Console
 from rtdyn.cli import main
 from rtdyn.cli_jobs import jobs_of
 from rtdyn.cost.plan import Assumptions, HubAsker, plan_suite
+from rtdyn.judge.check import Comparison, Finding
 from rtdyn.judge.scorecard import scorecard
 from rtdyn.views.terminal.cost import print_plan
+from rtdyn.views.terminal.findings import print_comparison
 from rtdyn.views.terminal.fitted import print_fitted
 from rtdyn.views.terminal.scorecard import claim_cells, print_claims
 
@@ -66,6 +68,18 @@ def test_a_plan_is_read_at_eighty_columns(width: int) -> None:
     assert max(map(len, tables.splitlines())) <= width and "…" not in tables
     for label in ("ablation TFLOP", "memory GiB", "in all on GPU h", "compute h"):
         assert len(re.findall(rf"^ +{label} +[0-9]", tables, re.MULTILINE)) >= 2, tables
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_what_a_check_finds_is_named_in_one_piece(width: int) -> None:
+    name = "heavytail/hill_alpha_half/plateau/selected/layer 3"
+    moved = Finding("moved", 143000, name, "null_mean", 2.5251234, -3.1234567, "may move by 0.0075, moved by 5.649")
+    gone = Finding("missing step", 512, "", "", None, None, "the run has not stored this step")
+    console, text = drawn(width)
+    print_comparison(Comparison("tiny", (moved, gone), ((143000, name),), {"tight": 10}, ()), 0, console)
+    assert max(map(len, text.getvalue().splitlines())) <= width
+    assert name in text.getvalue() and "null_mean: 2.525123 → -3.123457" in text.getvalue()
+    assert set(f"{moved.why} {gone.why} missing step 143000 512".split()) <= words(text.getvalue())
 
 
 @pytest.mark.parametrize("width", [80, 120])

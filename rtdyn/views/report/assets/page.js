@@ -181,7 +181,7 @@ function drawPanel(panel) {
     { shapes, annotations, showlegend: labels.length > 1, margin: { l: 44, r: 8, t: 48, b: 34 }, legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: 10 } } }));
 }
 
-const REGIME_NAMES = { plateau: "plateau", powerlaw: "power law", decay: "rapid decay" };
+const REGIME_NAMES = { plateau: "top", powerlaw: "power law", decay: "rapid decay" };
 function drawSizes() {
   const axis = stepAxis();
   for (const name of ["rare", "common"]) {

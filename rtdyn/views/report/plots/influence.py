@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from rtdyn.names import CENSORED, COMMON, DECAY, PLATEAU, POWER_LAW, RARE
+from rtdyn.names import CENSORED, COMMON, DECAY, FLATTENING_TOP, PLATEAU, POWER_LAW, RAISED_TOP, RARE
 from rtdyn.store.schema import PLAIN, PSEUDO_INFLUENCE
 from rtdyn.undefined import Undefined
+from rtdyn.views.number import p_value
 from rtdyn.views.report.plots.style import (
     COLOURS,
     LINE_STYLES,
@@ -28,7 +29,7 @@ from rtdyn.views.report.plots.style import (
 from rtdyn.views.report.run_tables import RunTables
 
 NO_INFLUENCE = Undefined("the run holds no influences: its weights alone were analysed")
-REGIME_NAMES = {PLATEAU: "plateau", POWER_LAW: "power law", DECAY: "rapid decay"}
+REGIME_NAMES = {PLATEAU: "top", POWER_LAW: "power law", DECAY: "rapid decay"}
 SEGMENT_COLOURS = {PLATEAU: OKABE_ITO["purple"], POWER_LAW: OKABE_ITO["black"], DECAY: OKABE_ITO["green"]}
 
 
@@ -77,7 +78,7 @@ def verdict(shown: RunTables, step: int, token_class: str) -> str:
     if raised is None:
         return "no fit"
     p = shown.value(step, "shape_p_value", token_class)
-    return ("raised top" if raised else "flattening top") + ("" if p is None else f", shape p {p:.2g}")
+    return (RAISED_TOP if raised else FLATTENING_TOP) + ("" if p is None else f", shape p {p_value(p)}")
 
 
 def rank_influence(shown: RunTables, steps: Sequence[int]) -> Figure | Undefined:
@@ -210,7 +211,7 @@ def regime_sizes(runs: Sequence[RunTables]) -> Figure | Undefined:
             for n, style in styles.items()
         ]
         purple = SEGMENT_COLOURS[PLATEAU] if single else "black"
-        handles.append(Line2D([], [], color=purple, ls="", marker="o", ms=4, label="plateau whose top is raised"))
+        handles.append(Line2D([], [], color=purple, ls="", marker="o", ms=4, label=RAISED_TOP))
         if any(plateau_intervals(run, c).height for run in runs for c in classes):
             handles.append(
                 Line2D([], [], color=purple, ls="", marker="|", ms=7, label="95 % interval of the plateau's last rank")

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
-from rtdyn.names import CENSORED, COMMON, DECAY, PLATEAU, POWER_LAW, RARE
+from rtdyn.names import CENSORED, COMMON, DECAY, FLATTENING_TOP, POWER_LAW, RAISED_TOP, RARE
 from rtdyn.store.schema import STABLE
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.plots.influence import NO_INFLUENCE
@@ -24,8 +24,8 @@ ROWS = 256
 TABLE_ROWS = 20
 REGIMES = (
     ("stable plateau", "#7a0177"),
-    ("raised plateau", "#CC79A7"),
-    ("flattening top", "#e3c9d9"),
+    (RAISED_TOP, "#CC79A7"),
+    (FLATTENING_TOP, "#e3c9d9"),
     ("power law", "#9ecae1"),
     ("rapid decay", "#dedede"),
     ("censored", "#ffffff"),
@@ -55,13 +55,10 @@ def regime_matrix(shown: RunTables, neurons: Sequence[int]) -> np.ndarray | None
     """float64 (neurons, steps): index into REGIMES, NaN where the fit is undefined; None without the analysis."""
     if "regime" not in shown.neurons.columns:
         return None
-    raised = [s for s in shown.steps if shown.value(s, "raised", RARE)]
-    code = {POWER_LAW: 3, DECAY: 4, CENSORED: 5}
+    code = {RAISED_TOP: 1, FLATTENING_TOP: 2, POWER_LAW: 3, DECAY: 4, CENSORED: 5}
     regime = (
         pl.when(pl.col("stable_share") > STABLE)
         .then(0)
-        .when(pl.col("regime") == PLATEAU)
-        .then(pl.when(pl.col("step").is_in(raised)).then(1).otherwise(2))
         .otherwise(pl.col("regime").replace_strict(code, default=None, return_dtype=pl.Int32))
     )
     return _pivot(shown, neurons, regime)
@@ -147,7 +144,6 @@ def neuron_rows(shown: RunTables, step: int, rows: int = TABLE_ROWS) -> list[dic
     """
     frame, reach = shown.neurons.filter(step=step), shown.reach(step, RARE)
     common = COMMON if COMMON in shown.classes else None
-    flattening = "" if shown.value(step, "raised", RARE) else "flattening"
     frame = frame.with_columns(
         shown.influence(RARE).alias("_influence"),
         shown.influence_error(step, RARE).alias("_error"),
@@ -172,7 +168,7 @@ def neuron_rows(shown: RunTables, step: int, rows: int = TABLE_ROWS) -> list[dic
                 "common": (row["_common"], row["_common_error"]) if common else None,
                 "rank_common": row.get("_common_rank"),
                 "delta": (row[f"delta_{RARE}"], _scaled(reach, row[f"se_{RARE}"])),
-                "regime": flattening if row.get("regime") == PLATEAU and flattening else row.get("regime"),
+                "regime": row.get("regime"),
                 "stable_share": row.get("stable_share"),
                 "mediation": (row.get(f"mediation_{RARE}"), _scaled(reach, row.get(f"se_mediation_{RARE}"))),
             }
