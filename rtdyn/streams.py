@@ -19,6 +19,7 @@ STREAMS = (
     "rewired graphs",
     "attention",
     "pools",
+    "permuted activations",
 )
 """A stream's place is part of its seed: new ones go to the end, and none is taken out."""
 
