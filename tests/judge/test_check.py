@@ -64,7 +64,7 @@ def test_one_percent_more_or_less_of_any_tracked_value_is_found() -> None:
             (found,) = planted(step, name, column, value).findings
             assert (found.change, found.step, found.metric, found.column) == ("moved", step, name, column)
             assert (found.baseline, found.value) == (number, value)
-    assert len({name for _, name, _, _ in tracked}) == 545
+    assert len({name for _, name, _, _ in tracked}) == 570
 
 
 def test_one_percent_of_a_null_an_interval_or_a_count_is_found() -> None:
