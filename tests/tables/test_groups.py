@@ -169,6 +169,8 @@ def test_correlations_and_communities_are_those_of_numpy_and_networkx(
     assert groups_edges(r, groups["fourteen"]) == rows_of(rows, "q_excess_edges", "fourteen")[None].value
     assert rows_of(rows, "q_excess_edges", "nobody")[None].reason == groups["nobody"].reason
     rewired = rows_of(rows, "q_threshold", "fourteen")["rewired"]
+    permuted = rows_of(rows, "q_threshold", "fourteen")["permuted"]
+    assert permuted.value == rewired.value and permuted.p_value is not None and permuted.null_mean is not None
     assert rewired.n == 14 and rewired.p_value is not None and 0.02 <= rewired.p_value <= 1
     assert rows_of(rows, "q_excess", "three")[None].reason == "only 3 of the group's neurons vary"
     assert rows_of(rows, "q_paper_code", "nobody")[None].reason == groups["nobody"].reason

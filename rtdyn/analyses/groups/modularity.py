@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rtdyn.analyses.context import Context
@@ -14,7 +15,15 @@ from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.communities import equal_edges, group_modularity, modularity_reason, rewired_z
 from rtdyn.analyses.groups.correlations import correlation
 from rtdyn.analyses.groups.graph import THRESHOLD
-from rtdyn.analyses.groups.measure import GroupValue, GroupValues, activations_by_half, measure_if_defined, too_large
+from rtdyn.analyses.groups.measure import (
+    GroupValue,
+    GroupValues,
+    activations_by_half,
+    measure_if_defined,
+    rows_of_half,
+    too_large,
+)
+from rtdyn.analyses.groups.permuted import beside_permuted
 from rtdyn.analyses.groups.segregation import (
     mean_correlation,
     mean_correlation_reasons,
@@ -50,19 +59,22 @@ class Modularity:
     edges: Mapping[str, int | Undefined]
     """That number by group, the smaller of both halves'."""
     presets: Mapping[str, Mapping[str, GroupValue | Undefined]]
-    """By metric of PRESETS and group: Q of its own graph, which no other density compares with, beside rewired ones."""
+    """By metric of PRESETS and group: Q of its own graph, which no other density compares with, beside rewired graphs
+    and those of permuted activations."""
 
 
 def modularity(context: Context) -> Modularity:
     """Communities inside each group, and each group as a community of the whole layer, beside their nulls."""
-    r = [correlation(activations) for activations in activations_by_half(context)]
+    activations = list(activations_by_half(context))
+    r = [correlation(of_half) for of_half in activations]
     layers, groups = [layer(of_half) for of_half in r], context.groups
     edges = {name: _equal_edges(r, group) for name, group in groups.items()}
+    windows = [context.captured.positions.window[rows_of_half(context, half)] for half in (0, 1)]
     return Modularity(
         {name: _in_whole_layer(layers, group) for name, group in groups.items()},
         {name: _communities(r, group, edges[name], context.seed) for name, group in groups.items()},
         {name: of_halves if isinstance(of_halves, Undefined) else min(of_halves) for name, of_halves in edges.items()},
-        _presets(r, groups, context.seed),
+        _presets(r, [_Measured(*half) for half in zip(activations, windows, strict=True)], groups, context.seed),
     )
 
 
@@ -122,20 +134,30 @@ def _equal_edges(r: Sequence[Tensor], group: Group | Undefined) -> list[int] | U
     return edges
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """One half's measured positions."""
+
+    activations: Tensor
+    """(N, F)."""
+    window: np.ndarray
+    """int (N,)."""
+
+
 def _presets(
-    r: Sequence[Tensor], groups: Mapping[str, Group | Undefined], seed: int
+    r: Sequence[Tensor], halves: Sequence[_Measured], groups: Mapping[str, Group | Undefined], seed: int
 ) -> Mapping[str, Mapping[str, GroupValue | Undefined]]:
-    """By metric of PRESETS and group, in as many threads as torch has. r: (F, F) of each half."""
+    """By metric of PRESETS and group, in as many threads as torch has. r: (F, F) of each of both halves."""
     wanted = [(metric, name) for metric in PRESETS for name in groups]
-    values = in_threads(lambda key: _beside_rewired(r, groups[key[1]], PRESETS[key[0]], seed), wanted)
+    values = in_threads(lambda key: _own_graph(r, halves, groups[key[1]], PRESETS[key[0]], seed), wanted)
     by_key = dict(zip(wanted, values, strict=True))
     return {metric: {name: by_key[metric, name] for name in groups} for metric in PRESETS}
 
 
-def _beside_rewired(
-    r: Sequence[Tensor], group: Group | Undefined, threshold: float | None, seed: int
+def _own_graph(
+    r: Sequence[Tensor], halves: Sequence[_Measured], group: Group | Undefined, threshold: float | None, seed: int
 ) -> GroupValue | Undefined:
-    """Q of one group's own graph beside that of rewired ones. r: (F, F) of each half."""
+    """Q of one group's own graph beside both of its nulls. r: (F, F) of each of both halves."""
     if isinstance(group, Undefined):
         return group
     measured = [(r[1 - half], members) for half, members in enumerate(group.members)]
@@ -143,12 +165,30 @@ def _beside_rewired(
         why = too_large(members, LARGEST_REWIRED) or modularity_reason(there, members, threshold=threshold)
         if why is not None:
             return why
-    halves = [rewired_z(there, members[None], threshold=threshold, seed=seed) for there, members in measured]
-    null = Comparison(
-        null_mean=float(np.mean([half.null_mean[0] for half in halves])),
-        null_sd=math.hypot(*(float(half.null_sd[0]) for half in halves)) / 2,
-        # Bonferroni over the two halves, whose graphs are rewired each for itself
-        p_value=min(1.0, 2 * min(float(half.p_value[0]) for half in halves)),
+    rewired = [rewired_z(there, members[None], threshold=threshold, seed=seed) for there, members in measured]
+    permuted = []
+    for half, members in enumerate(group.members):
+        other = halves[1 - half]
+        columns = other.activations[:, torch.from_numpy(members).to(other.activations.device)]
+        permuted.append(beside_permuted(columns, other.window, threshold, seed=seed))
+    nulls = {
+        "rewired": _of_both(
+            [Comparison(float(h.null_mean[0]), float(h.null_sd[0]), float(h.p_value[0])) for h in rewired]
+        ),
+        "permuted": _of_both(permuted),
+    }
+    return GroupValue(float(np.mean([h.modularity[0] for h in rewired])), min(map(len, group.members)), nulls)
+
+
+def _of_both(halves: Sequence[Comparison | Undefined]) -> Comparison | Undefined:
+    """The null of the mean over both halves, whose graphs are drawn each for itself; p by Bonferroni over them."""
+    defined = []
+    for half in halves:
+        if isinstance(half, Undefined):
+            return half
+        defined.append(half)
+    return Comparison(
+        null_mean=float(np.mean([half.null_mean for half in defined])),
+        null_sd=math.hypot(*(half.null_sd for half in defined)) / 2,
+        p_value=min(1.0, 2 * min(half.p_value for half in defined)),
     )
-    value = float(np.mean([half.modularity[0] for half in halves]))
-    return GroupValue(value, min(map(len, group.members)), {"rewired": null})

@@ -1,0 +1,56 @@
+"""A null made for correlations: activations of each neuron permuted within windows (METHODS §11; arXiv:2311.09536).
+
+A rewired graph keeps degrees, but is no graph of correlations: where two neurons correlate with a third, they correlate
+with each other, so that any graph of correlations has more communities than rewired ones. Permuting each neuron's
+activations for itself, inside each window, keeps their distribution and what differs between windows; it takes away
+only that neurons are active at the same positions. Graphs are made of permuted activations as the group's own was, with
+as many edges, the strongest.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rtdyn.analyses.groups.communities import RESTARTS, louvain
+from rtdyn.analyses.groups.correlations import correlation
+from rtdyn.analyses.groups.graph import graph_of
+from rtdyn.analyses.statistics import Comparison, as_numpy, compare
+from rtdyn.streams import stream
+from rtdyn.undefined import Undefined
+
+PERMUTATIONS = 99
+"""Draws, enough for p = 0.04 after Bonferroni's correction over two halves."""
+
+
+def beside_permuted(
+    activations: Tensor, window: np.ndarray, threshold: float | None, *, draws: int = PERMUTATIONS,
+    restarts: int = RESTARTS, seed: int = 0,
+) -> Comparison | Undefined:  # fmt: skip
+    """Louvain's Q of a group's own graph among those of graphs of permuted activations, or why there is none.
+
+    activations: (N, n), of the group's neurons alone. window: int (N,), each position's. threshold: the least |r| of
+    an edge of the group's graph, None for any.
+    """
+    everyone = np.arange(activations.shape[1])
+    graph = graph_of(correlation(activations), everyone, threshold, None)
+    if isinstance(graph, Undefined):
+        return graph
+    value = louvain(graph, restarts, stream(seed, "communities"))[0]
+    rng, null = stream(seed, "permuted activations"), np.full(draws, np.nan)
+    order = np.argsort(window, kind="stable")
+    values, sorted_window = as_numpy(activations)[order], window[order]
+    for draw in range(draws):
+        r = correlation(torch.from_numpy(permuted_within(values, sorted_window, rng)))
+        other = graph_of(r, everyone, None, len(graph.ends))
+        if not isinstance(other, Undefined):
+            null[draw] = louvain(other, restarts, rng)[0]
+    return compare(value, null)
+
+
+def permuted_within(values: np.ndarray, window: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """values (N, n), each column in another random order inside each run of equal windows; window: (N,), ascending."""
+    # one sort of window + a random fraction leaves every value in the rows of its own window
+    _, place = np.unique(window, return_inverse=True)
+    return np.take_along_axis(values, np.argsort(place[:, None] + rng.random(values.shape), axis=0), axis=0)
