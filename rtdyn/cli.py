@@ -291,10 +291,10 @@ def models(as_json: bool, suites: Path | None) -> None:
                     {
                         "model": s.name,
                         "location": s.location,
-                        "steps": len(s.steps),
+                        "steps": None if s.pattern else len(s.steps),
                         "family": s.family,
                         "tokens_per_step": s.tokens_per_step,
-                        "known_defects": len({d for x in s.defects for d in x.steps}),
+                        "known_defects": len(s.flawed),
                     }
                     for s in known
                 ]
@@ -303,9 +303,9 @@ def models(as_json: bool, suites: Path | None) -> None:
         return
     width = max(len(s.name) for s in known)
     for s in known:
-        flawed = len({step for defect in s.defects for step in defect.steps})
-        note = f"  {flawed} steps with known defects" if flawed else ""
-        click.echo(f"{s.name:{width}}  {len(s.steps):3d} steps  {s.repo or s.note}{note}")
+        note = f"  {len(s.flawed)} steps with known defects" if s.flawed else ""
+        steps = "to be found" if s.pattern else f"{len(s.steps):5d} steps"
+        click.echo(f"{s.name:{width}}  {steps}  {s.repo or s.note}{note}")
 
 
 @main.command()
