@@ -36,7 +36,15 @@ def models(pattern: str, as_json: bool, suites: Path | None) -> None:
         owner, _, name = (suite.repo or "").rpartition("/")
         place = owner if name == suite.name else suite.repo or suite.note.partition(";")[0]
         flawed = f"{record['known_defects']} with defects" if record["known_defects"] else ""
-        cells.append((suite.name, _size(record["parameters"]), f"{len(suite.steps)} steps", place, flawed))
+        cells.append(
+            (
+                suite.name,
+                _size(record["parameters"]),
+                "to be found" if suite.pattern else f"{len(suite.steps)} steps",
+                place,
+                flawed,
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         click.echo("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -47,11 +55,11 @@ def _model_record(suite: SuiteSpec) -> dict[str, Any]:
     return {
         "model": suite.name,
         "location": suite.location,
-        "steps": len(suite.steps),
+        "steps": None if suite.pattern else len(suite.steps),
         "family": suite.family,
         "parameters": dict(suite.shape).get("parameters"),
         "tokens_per_step": suite.tokens_per_step,
-        "known_defects": len({step for defect in suite.defects for step in defect.steps}),
+        "known_defects": len(suite.flawed),
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from rtdyn.audit.listing import Weights
-from rtdyn.suites.suite import MAIN, Defect, SuiteSpec
+from rtdyn.suites.suite import MAIN, NEARLY_IDENTICAL, Defect, SuiteSpec
 
 
 def owner(steps: Collection[int], last_step: int, defects: tuple[Defect, ...], equals_main: bool = False) -> int:
@@ -134,7 +134,7 @@ def steps_left_out(
     is left out, or None; of others the registry decides.
     """
     reasons = {step: why for step, why in audited.items() if why is not None}
-    for defect in defects:
+    for defect in (d for d in defects if d.kind != NEARLY_IDENTICAL):
         for step in defect.steps:
             if step in digests and step not in audited and step != defect.belongs_to:
                 reasons.setdefault(step, f"{defect.note} ({defect.source})")

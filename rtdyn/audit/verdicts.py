@@ -10,10 +10,10 @@ from statistics import median
 
 from rtdyn.audit.fingerprint import Fingerprint
 from rtdyn.audit.listing import Listing, Weights, unusable, weights_in
-from rtdyn.audit.repeats import repeated_fingerprints
+from rtdyn.audit.repeats import nearly_identical, repeated_fingerprints
 from rtdyn.audit.shared_weights import Revisions, SharedFiles, identical_shards, identical_weights, same_weights
 from rtdyn.audit.two_saves import misplaced_steps
-from rtdyn.suites.suite import MAIN, Defect, SuiteSpec
+from rtdyn.suites.suite import MAIN, NEARLY_IDENTICAL, Defect, SuiteSpec
 
 VERDICTS = ("sound", "duplicate", "missing", "suspect")
 SIZE_TOLERANCE = 0.01
@@ -171,7 +171,9 @@ def _with_fingerprints(
     misplaced = misplaced_steps(own, suite.tokens_per_step is not None)
     found = {step: ("duplicate", why) for step, why in repeats.items()}
     found |= {step: ("order", why) for step, why in misplaced.items()}
-    return {step: _with(v, *found[step]) if step in found else v for step, v in verdicts.items()}
+    alike = nearly_identical(known)
+    noted = {s: replace(v, notes=(*v.notes, alike[s])) if s in alike else v for s, v in verdicts.items()}
+    return {step: _with(v, *found[step]) if step in found else v for step, v in noted.items()}
 
 
 def odd_sizes(loaded: Mapping[int, Weights]) -> dict[int, str]:
@@ -249,6 +251,8 @@ def _compare(
             status = "unseen"
         elif any(step in group.steps for group in groups):
             status = "met"
+        elif defect.kind == NEARLY_IDENTICAL:
+            status = "unseen"  # that the bytes differ does not gainsay it
         else:
             others = {*defect.steps, *((MAIN, last_step) if defect.kind == "final-weights" else ())} - {step}
             compared = [same_weights(revisions[step], revisions[o]) for o in others if o in revisions]
@@ -265,6 +269,8 @@ def _with_known(verdict: StepVerdict, known: KnownDefect) -> StepVerdict:
         return replace(verdict, notes=(*verdict.notes, f"no longer so: {said}"))
     if step == defect.belongs_to or step not in (*known.met, *known.unseen):
         return verdict
+    if defect.kind == NEARLY_IDENTICAL:
+        return replace(verdict, notes=(*verdict.notes, f"known: {said}"))
     # of steps that share final weights, not even the one they are taken for is known to be of its step
     if verdict.verdict == "sound" and step in known.met and defect.kind != "final-weights":
         return verdict

@@ -22,7 +22,7 @@ _AFTER = rf"(?:-(?:tokens)?{_TOKENS})?(?:-seed-?(?P<seed>[A-Za-z0-9-]+))?"
 _UNITS: Mapping[str, int] = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "BT": 10**9, "T": 10**12}
 _ORDER = ("step", "tokens", "unit")
 """Groups that place a checkpoint within its run; all others tell runs apart."""
-_PLACE = re.compile(rf"(?P<among>{SUBFOLDERS}|{COMMITS})(?:@(?P<branch>[^:]+))?:")
+_PLACE = re.compile(rf"(?P<among>{REFS}|{SUBFOLDERS}|{COMMITS})(?:@(?P<branch>[^:]+))?:")
 _EXAMPLE = r"such as 'my-run-(?P<step>\d+)'"
 
 FORMS: Mapping[str, re.Pattern[str]] = {
@@ -30,7 +30,7 @@ FORMS: Mapping[str, re.Pattern[str]] = {
     for name, pattern in {
         "step": rf"{_STAGE}step[-_]?{_STEP}{_AFTER}",
         "global step": rf"global_?step[-_]?{_STEP}",
-        "checkpoint": rf"(?:checkpoint|ckpt)[-_]?{_STEP}",
+        "checkpoint": rf"(?:checkpoint|ckpt)[-_]?{_STEP}(?:step)?",
         "iteration": rf"iter(?:ation)?[-_]?{_STEP}",
         "step of a part": rf"{_STAGE}{_WORDS}(?:step|checkpoint|ckpt)[-_]?{_STEP}{_AFTER}",
         "tokens": rf"{_TOKENS}_(?P<said>tokens)",
@@ -104,14 +104,14 @@ KNOWN = RevisionPattern()
 
 
 def revision_pattern(text: str) -> RevisionPattern:
-    """What a user's pattern says: `REGEX`, `subfolder[@BRANCH]:[REGEX]` or `commits[@BRANCH]:REGEX`.
+    """What a user's pattern says: `[refs:]REGEX`, `subfolder[@BRANCH]:[REGEX]` or `commits[@BRANCH]:REGEX`.
 
     Raises UsageError if it is no regular expression, or names no group that orders the checkpoints.
     """
     place = _PLACE.match(text)
     expression = text[place.end() :] if place else text
     among, branch = (place["among"], place["branch"] or MAIN) if place else (REFS, MAIN)
-    if among == SUBFOLDERS and not expression:
+    if place and among != COMMITS and not expression:
         return RevisionPattern(None, among, branch)
     try:
         regex = re.compile(expression)

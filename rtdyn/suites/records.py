@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from rtdyn.names import CORPORA, HUB_SCHEME
 
 _CORPUS = f"^({'|'.join(CORPORA)})$|^{HUB_SCHEME}"
-DefectKind = Literal["duplicate", "final-weights", "missing", "discontinuous"]
+DefectKind = Literal["duplicate", "final-weights", "missing", "discontinuous", "nearly-identical"]
 
 
 def _steps(text: Any) -> tuple[int, ...]:

@@ -14,6 +14,8 @@ Shape = tuple[tuple[str, int | str], ...]
 REFS, SUBFOLDERS, COMMITS, REPOSITORIES = "refs", "subfolder", "commits", "repositories"
 """What the steps of a suite on the Hub may be: branches and tags, folders of a branch, its commits, or repositories."""
 MAIN = "main"
+NEARLY_IDENTICAL = "nearly-identical"
+"""The kind of a defect that is told and leaves no step out: training moved few numbers, or little."""
 STEP = "{step}"
 
 
@@ -40,7 +42,7 @@ class Defect:
     steps: tuple[int, ...]
     """Those concerned, ascending."""
     kind: str
-    """`duplicate`, `final-weights`, `missing` or `discontinuous`."""
+    """`duplicate`, `final-weights`, `missing`, `discontinuous`, or `nearly-identical`, which is a note and no fault."""
     note: str
     """What is wrong, in a clause."""
     source: str
@@ -127,6 +129,11 @@ class SuiteSpec:
         named = [text for text in self.texts if text.corpus == corpus]
         related = [text for text in self.texts if dataset(text.corpus) == dataset(corpus)]
         return next(iter([*named, *related]), KnownText(corpus, "not checked", ""))
+
+    @property
+    def flawed(self) -> frozenset[int]:
+        """The steps that something is known to be wrong with."""
+        return frozenset(step for d in self.defects if d.kind != NEARLY_IDENTICAL for step in d.steps)
 
     @property
     def is_bundled(self) -> bool:

@@ -12,7 +12,8 @@ import yaml
 
 from rtdyn.errors import InputError, UsageError
 from rtdyn.suites.find import find_suite, find_suites, load_suites
-from rtdyn.suites.forms import RevisionPattern, revision_pattern
+from rtdyn.suites.forms import RevisionPattern, read_name, revision_pattern
+from rtdyn.suites.found import found_among
 from rtdyn.suites.steps import parse_steps
 from rtdyn.suites.suite import KnownText, Place, SuiteSpec
 
@@ -54,12 +55,59 @@ def test_known_defects_are_those_of_their_sources() -> None:
     assert not set(final[0].steps) & set(final[1].steps)
     sound = set(PYTHIA_STEPS) - set(final[0].steps) - set(final[1].steps)
     assert len(sound) == 154 - 86 and 66000 in sound and 143000 not in sound
-    assert [d.belongs_to for d in suites["pythia-70m"].defects] == [0]
+    assert [(d.kind, d.steps, d.belongs_to) for d in suites["pythia-70m"].defects] == [
+        ("duplicate", (0, 1), 0),
+        ("nearly-identical", (0, 2), 0),
+    ]
+    assert suites["pythia-70m"].flawed == {0, 1}
     assert suites["pythia-410m-seed9"].defects[0].steps == (40000,)
     for suite in suites.values():
         for defect in suite.defects:
-            assert set(defect.steps) <= set(suite.steps)
-            assert defect.source.startswith("https://github.com/EleutherAI/pythia/issues/")
+            assert suite.pattern or set(defect.steps) <= set(suite.steps)
+            assert re.match(r"https://github\.com/(EleutherAI/pythia|allenai/OLMo)/issues/\d+", defect.source)
+
+
+NAMES = {
+    "OLMo-1B-0724-hf": ("step1000-tokens3B", 1000, 2_097_152_000),
+    "OLMo-2-0425-1B": ("stage1-step10000-tokens21B", 10000, 20_971_520_000),
+    "OLMo-2-0425-1B-early-training": ("stage1-step1000-tokens3B", 1000, 2_097_152_000),
+    "OLMo-2-1124-7B": ("stage1-step101000-tokens424B", 101000, 423_624_704_000),
+    "OLMo-2-1124-13B": ("stage1-step596057-tokens5001B", 596057, 5_000_088_518_656),
+    "Olmo-3-1025-7B": ("stage1-step1000", 1000, 4_194_304_000),
+    "SmolLM2-135M-intermediate-checkpoints": ("step-240000", 240000, 251_658_240_000),
+    "SmolLM2-1.7B-intermediate-checkpoints": ("step-125000", 125000, 262_144_000_000),
+    "SmolLM2-360M-intermediate-checkpoints": ("step-160000", 160000, None),
+    "SmolLM3-3B-checkpoints": ("stage1-step-40000", 40000, 94_371_840_000),
+    "Amber": ("ckpt_042", 42, None),
+    "DataDecide-c4-1B": ("step1250-seed-default", 1250, 1_802_240_000),
+    "Lucie-7B": ("step0000500", 500, None),
+    "ablation-model-fineweb-v1": ("step-001000-2BT", 1000, None),
+    "ablation-model-the-pile": ("step-014000-29BT", 14000, None),
+    "bloom-560m-intermediate": ("global_step10000", 10000, None),
+    "Apertus-8B-2509": ("step2627139-tokens15T", 2627139, None),
+}
+"""By suite whose steps are found: a name of one, its number, and the tokens that it has seen."""
+
+
+@pytest.mark.parametrize("model", NAMES)
+def test_suites_that_are_found_read_their_names(model: str) -> None:
+    name, step, tokens = NAMES[model]
+    suite = load_suites()[model]
+    assert suite.steps == () and suite.repo is not None and suite.repo.endswith(f"/{model}")
+    others = ["main", "stage2-ingredient1-step1000-tokens3B", "longctx-step5-tokens1B", "extension_step0000250"]
+    others += ["step1250-seed-large-aux-2", "stage2-step-5", "it-mid-training-step-5"]
+    found = found_among([name, *others], revision_pattern(suite.pattern).regex)
+    assert found is not None and found.names == {step: name}
+    assert suite.tokens_seen(step) == tokens
+    read = read_name(name)
+    if tokens is not None and read is not None and read.tokens is not None:
+        assert 0 <= read.tokens - tokens < read.within  # rounded up
+
+
+def test_every_suite_that_is_found_has_a_name_in_the_table_or_a_sister_there() -> None:
+    patterns = {load_suites()[model].pattern for model in NAMES}
+    found = {suite.name for suite in load_suites().values() if suite.pattern}
+    assert len(found) == 25 and {load_suites()[name].pattern for name in found} == patterns
 
 
 def test_name_repository_and_folder_find_a_suite(tiny_folder: Path) -> None:

@@ -25,6 +25,7 @@ NAMES = {
     "step1250-seed-default": ("step{step}-seed-default", 1250, None),
     "step1250-seed-small-aux-2": ("step{step}-seed-small-aux-2", 1250, None),
     "checkpoint-500": ("checkpoint-{step}", 500, None),
+    "checkpoint-1000step": ("checkpoint-{step}step", 1000, None),
     "ckpt_042": ("ckpt_{step}", 42, None),
     "step0000500": ("step{step}", 500, None),
     "global_step10000": ("global_step{step}", 10000, None),
@@ -153,6 +154,7 @@ def test_a_pattern_that_cannot_order_anything_is_one_sentence(text: str, name: s
     ("text", "among", "branch", "regex"),
     [
         (r"x(?P<step>\d+)", "refs", "main", r"x(?P<step>\d+)"),
+        ("refs:", "refs", "main", None),
         ("subfolder:", "subfolder", "main", None),
         (r"subfolder@dev:x/(?P<step>\d+)", "subfolder", "dev", r"x/(?P<step>\d+)"),
         (r"commits@run/1:Step: (?P<step>\d+)", "commits", "run/1", r"Step: (?P<step>\d+)"),
