@@ -141,7 +141,7 @@ def test_a_number_without_a_tolerance_is_a_finding() -> None:
 
 
 def test_other_settings_are_refused_by_name_and_another_version_or_folder_is_not() -> None:
-    with pytest.raises(InputError, match=r"other settings: seed \(0 there, 7 here\).*--update"):
+    with pytest.raises(InputError, match=r"other settings: seed 0 → 7; check .*--update"):
         compare(TINY, replace(TINY, config={**TINY.config, "seed": 7}))
     with pytest.raises(InputError, match="suite"):
         compare(TINY, replace(TINY, config={**TINY.config, "suite": "mine"}))
@@ -197,7 +197,7 @@ def place(tmp_path: Path) -> tuple[Path, Path]:
     """A run and the baseline written from it."""
     stored(tmp_path / "run")
     result = check(tmp_path / "run", tmp_path / "baseline.json", "--update")
-    assert result.exit_code == 0 and "wrote" in result.stdout, result.output
+    assert result.exit_code == 0 and "wrote" in result.output, result.output
     return tmp_path / "run", tmp_path / "baseline.json"
 
 
