@@ -82,7 +82,8 @@ class Unembedding:
             if room is None:
                 yield chunk, self.at(chunk)
             else:
-                yield chunk, torch.sub(self.rows[chunk], self.mean, out=room[: chunk.stop - chunk.start])
+                # a difference of float32 and float64 would be made in new memory as well
+                yield chunk, room[: chunk.stop - chunk.start].copy_(self.rows[chunk]).sub_(self.mean)
 
 
 def unembedding(captured: Capture, sizes: Sizes, projection: Projection | None = None) -> Unembedding:
