@@ -7,7 +7,7 @@ blocks' matrices, a multiplication and an addition counted apart:
     ablation   2(D+1)·N·V·d of the positions and 2·F·V·d of the neurons, once a block of positions        float64
                2D·N·V·d (E_p[m u]) float32, and 2·N·F·V (E_p q²), bfloat16 where the processor has it
                N·F·V·(share summed exactly), a term each
-    mediation  the ablation twice more of M = 2N/11 positions, but its products of the neurons once; its part of the
+    mediation  the ablation twice more of M = 2N/11 positions, but its float64 products of V·d once; its part of the
                positions again with 3·M·K·V terms, for K neurons whose changes of confidence are summed; 2·V·d² + 9·d³
                float64 (the unembedding's singular directions)
 
@@ -116,8 +116,8 @@ def mediation_operations(model: ModelShape, sample: Sample, memory_bytes: int) -
     neurons = min(model.neurons, CONFIDENCE_GROUPS * max(MIN_TOP, int(TOP_SHARE * model.neurons)))
     equal = max(1, round(EQUAL_POSITIONS * sample.positions))
     frozen = ablation_operations(model, replace(sample, positions=equal), memory_bytes // 2)
-    # the neurons are multiplied with the unembedding once for both
-    whole = replace(frozen, float64=frozen.float64 - 2.0 * model.neurons * v * d)
+    # neurons and positions are multiplied with the unembedding once for both
+    whole = replace(frozen, float64=frozen.float64 - 2.0 * (model.neurons + (directions + 1) * equal) * v * d)
     confidence = Operations(
         float32=2.0 * directions * equal * v * d,
         float64=2.0 * (directions + 1) * equal * v * d + 2.0 * neurons * v * d,

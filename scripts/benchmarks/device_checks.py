@@ -139,7 +139,7 @@ def moved(captured: Capture, device: str, parts: Anatomy) -> Capture:
     tensors: dict[str, Any] = {
         name: None if value is None else value.to(device)
         for name, value in vars(captured).items()
-        if name in ("residual", "activations", "attention", "stream")
+        if name in ("residual", "activations", "attention", "stream", "mean_parts")
     }
     moments = vars(captured.moments).items()
     on_device: dict[str, Any] = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in moments}

@@ -42,7 +42,7 @@ from torch import Tensor
 from rtdyn.analyses.influence import fused
 from rtdyn.analyses.influence.block_sizes import block_sizes, slices
 from rtdyn.analyses.influence.logit_shift import NeuronBlock, coefficients, neuron_blocks
-from rtdyn.analyses.influence.position_block import PositionBlock, position_block
+from rtdyn.analyses.influence.position_block import PositionBlock, position_blocks
 from rtdyn.analyses.influence.unembedding import Projection, Unembedding, unembedding
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.errors import OverflowedError
@@ -136,7 +136,7 @@ def delta_blocks_together(
     n, f = captured.activations.shape
     unembeddings = [unembedding(captured, sizes, one.projection) for one in wanted]
     for rows in slices(n, sizes.positions):
-        positions = [position_block(captured, u, rows, sizes) for u in unembeddings]
+        positions = position_blocks(captured, unembeddings, rows, sizes)
         for neurons in slices(f, sizes.neurons):
             of_neurons = neuron_blocks(captured, unembeddings, neurons)
             yield tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +63,13 @@ class PositionBlock:
 
 def position_block(captured: Capture, u: Unembedding, rows: slice, sizes: Sizes) -> PositionBlock:
     """The logits of these positions and their averages under p, `softmax_rows` at a time."""
+    return position_blocks(captured, [u], rows, sizes)[0]
+
+
+def position_blocks(
+    captured: Capture, unembeddings: Sequence[Unembedding], rows: slice, sizes: Sizes
+) -> list[PositionBlock]:
+    """The block by each of the projections of one unembedding, whose products with the logits are made once."""
     readout = captured.anatomy.readout
     x = centred(captured, captured.residual[rows].double())
     variance = x.square().mean(1, keepdim=True) + readout.epsilon
@@ -72,59 +80,93 @@ def position_block(captured: Capture, u: Unembedding, rows: slice, sizes: Sizes)
         normed.append(gain * mlp.written)
     factors = torch.stack(normed)
     targets = torch.from_numpy(captured.positions.target[rows]).to(x.device)
-    p = torch.empty(len(x), len(u.fixed), device=x.device)
-    m = torch.empty(len(factors), *p.shape, device=x.device)
-    work = torch.empty(len(m) + 2, sizes.softmax_rows, p.shape[1], dtype=torch.float64, device=x.device)
+    d, vocabulary = len(factors), len(unembeddings[0].fixed)
+    p = torch.empty(len(x), vocabulary, device=x.device)
+    all_m = torch.empty(len(unembeddings), d, *p.shape, device=x.device)
+    arrays = d + 2 + (d if len(unembeddings) > 1 else 0)
+    work = torch.empty(arrays, sizes.softmax_rows, vocabulary, dtype=torch.float64, device=x.device)
     parts = [
-        _averages(u, factors[:, some], targets[some], p[some], m[:, some], work[:, : some.stop - some.start])
+        _averages(
+            unembeddings, factors[:, some], targets[some], p[some], all_m[:, :, some], work[:, : some.stop - some.start]
+        )
         for some in slices(len(x), sizes.softmax_rows)
     ]
     del work
-    averages = (torch.cat(columns, dim=-2) for columns in zip(*parts, strict=True))
-    m_row = torch.zeros_like(factors)
-    for lane in slices(p.shape[1], sizes.lane):
-        types = u.project(u.at(lane), lane).float()
-        for m_i, m_row_i in zip(m, m_row, strict=True):
-            m_row_i += (p[:, lane] * m_i[:, lane]) @ types
-    target_row = u.project(u.at(targets), targets)
-    return PositionBlock(rows, x, variance, mlp, factors, p, m, m_row, target_row, *averages)
+    blocks = []
+    for u, m, of_u in zip(unembeddings, all_m, zip(*parts, strict=True), strict=True):
+        averages = (torch.cat(columns, dim=-2) for columns in zip(*of_u, strict=True))
+        m_row = torch.zeros_like(factors)
+        for lane in slices(vocabulary, sizes.lane):
+            types = u.project(u.at(lane), lane).float()
+            for m_i, m_row_i in zip(m, m_row, strict=True):
+                m_row_i += (p[:, lane] * m_i[:, lane]) @ types
+        target_row = u.project(u.at(targets), targets)
+        blocks.append(PositionBlock(rows, x, variance, mlp, factors, p, m, m_row, target_row, *averages))
+    return blocks
 
 
 def _averages(
-    u: Unembedding, factors: Tensor, targets: Tensor, p_out: Tensor, m_out: Tensor, work: Tensor
-) -> tuple[Tensor, ...]:
-    """Fills p (n, V) and m (D, n, V) of some positions; returns PositionBlock's row to m_target.
+    unembeddings: Sequence[Unembedding], factors: Tensor, targets: Tensor, p_out: Tensor, m_out: Tensor, work: Tensor
+) -> list[tuple[Tensor, ...]]:
+    """Fills p (n, V) and m (projections, D, n, V) of some positions; returns PositionBlock's row to m_target of each.
 
-    factors: (D, n, d), of which m is the product with the unembedding; the first is γ∘x/σ. work: float64 (D + 2, n, V).
+    factors: (D, n, d), of which m is the product with the unembedding; the first is γ∘x/σ. work: float64 (D + 2, n, V),
+    with D more where there are several projections.
     """
-    m, p, weighted = work[:-2], work[-2], work[-1]
-    for chunk, rows in u.chunks():
-        for factor, m_i in zip(factors, m, strict=True):
-            torch.mm(factor, rows.T, out=m_i[:, chunk])
-    torch.add(m[0], u.fixed, out=p)
+    d = len(factors)
+    logits, p, weighted, moved = work[:d], work[d], work[d + 1], work[d + 2 :]
+    first = unembeddings[0]
+    for chunk, rows in first.chunks():
+        for factor, of_factor in zip(factors, logits, strict=True):
+            torch.mm(factor, rows.T, out=of_factor[:, chunk])
+    torch.add(logits[0], first.fixed, out=p)
     largest = p.amax(1, keepdim=True)
     p -= largest
     p.exp_()
     total = p.sum(1, keepdim=True)
     p /= total
+    p_out.copy_(p)
     log_total = largest + total.log()
-    kept = None
+    row = _mean_row(first, p)
+    averages = []
+    for i, u in enumerate(unembeddings):
+        m = logits if i == len(unembeddings) - 1 else moved.copy_(logits)
+        averages.append(_projected(u, factors, targets, p, row, log_total, m, weighted, m_out[i]))
+    return averages
+
+
+def _mean_row(u: Unembedding, weights: Tensor) -> Tensor:
+    """Σ_v weights·u_v, float64 (n, d), of weights (n, V)."""
+    row = torch.zeros(len(weights), len(u.mean), dtype=torch.float64, device=weights.device)
+    for chunk, rows in u.chunks():
+        row.addmm_(weights[:, chunk], rows)
+    return row
+
+
+def _projected(
+    u: Unembedding,
+    factors: Tensor,
+    targets: Tensor,
+    p: Tensor,
+    row: Tensor,
+    log_total: Tensor,
+    m: Tensor,
+    weighted: Tensor,
+    m_out: Tensor,
+) -> tuple[Tensor, ...]:
+    """PositionBlock's row to m_target. row: (n, d), E_p u. m: float64 (D, n, V), as it is without u's projection, which
+    is overwritten, as `weighted` (n, V) is; m_out: float32, filled."""
+    kept = None if u.projection is None else u.projection.kept
     if u.projection is not None:
-        kept = u.projection.kept
         for m_i, along in zip(m, factors @ u.along, strict=True):
             if kept is not None:
                 m_i *= kept
             m_i.addr_(along, u.projection.direction, alpha=-1)
+        row = row.clone() if kept is None else _mean_row(u, torch.mul(p, kept, out=weighted))
+        row.addr_(p @ u.projection.direction, u.along, alpha=-1)
     centre = _along_types(m, p)
     m -= centre
-    p_out.copy_(p)
     m_out.copy_(m)
-    row = torch.zeros_like(factors[0])
-    weights = p if kept is None else torch.mul(p, kept, out=weighted)
-    for chunk, rows in u.chunks():
-        row.addmm_(weights[:, chunk], rows)
-    if u.projection is not None:
-        row.addr_(p @ u.projection.direction, u.along, alpha=-1)
     covariance = torch.stack([_along_types(m, torch.mul(p, m_i, out=weighted)) for m_i in m])
     low, high = (v.double() for v in torch.aminmax(m_out, dim=2, keepdim=True))
     return (

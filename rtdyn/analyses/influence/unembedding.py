@@ -72,16 +72,18 @@ class Unembedding:
             result[:, chunk] += normed @ rows.T
         return result
 
-    def chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        """All centred rows, some types at a time: which, and float64 (types, d), which the next ones may overwrite."""
+    def chunks(self, start: int = 0) -> Iterator[tuple[slice, Tensor]]:
+        """The centred rows from `start` on, some at a time: which, and float64 (types, d), overwritten by the next."""
         # one array for all: the system clears what it gives, which takes as long as some of the products
-        most = min(self.types, len(self.rows))
+        most = min(self.types, len(self.rows) - start)
         room = None if self.centred is not None else self.mean.new_empty(most, len(self.mean))
-        for chunk in slices(len(self.rows), self.types):
+        for some in slices(len(self.rows) - start, self.types):
+            chunk = slice(start + some.start, start + some.stop)
             if room is None:
                 yield chunk, self.at(chunk)
             else:
-                yield chunk, torch.sub(self.rows[chunk], self.mean, out=room[: chunk.stop - chunk.start])
+                # a difference of float32 and float64 would be made in new memory as well
+                yield chunk, room[: chunk.stop - chunk.start].copy_(self.rows[chunk]).sub_(self.mean)
 
 
 def unembedding(captured: Capture, sizes: Sizes, projection: Projection | None = None) -> Unembedding:

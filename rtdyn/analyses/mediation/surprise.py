@@ -59,7 +59,9 @@ def surprise(at: PositionBlock, u: Unembedding, log_f: Tensor, softmax_rows: int
         conditioned = p[:, :known] / share
         ratio = log_p[:, :known] - share.log() - log_f
         kl = (conditioned * ratio).sum(1, keepdim=True)
-        averages = [entropy[:, 0], kl[:, 0], share, _mean_rows(conditioned, u) - at.row[some]]
+        # the types without counts are few, so that their part of the mean row is cheap
+        known_row = (at.row[some] - _mean_rows(p[:, known:], u, known)) / share
+        averages = [entropy[:, 0], kl[:, 0], share, known_row - at.row[some]]
         for i, (probability, g) in enumerate(((p, log_p + entropy), (conditioned, ratio - kl))):
             weighted = probability * g
             weights[i, some, : g.shape[1]] = weighted
@@ -73,10 +75,10 @@ def surprise(at: PositionBlock, u: Unembedding, log_f: Tensor, softmax_rows: int
     return Surprise(entropy, kl, known, share, row, Weighted(weights[0], *rest[:3]), Weighted(weights[1], *rest[3:]))
 
 
-def _mean_rows(weights: Tensor, u: Unembedding) -> Tensor:
-    """Σ_v weights·u_v, (n, d), of weights (n, S) on the first S types."""
+def _mean_rows(weights: Tensor, u: Unembedding, start: int = 0) -> Tensor:
+    """Σ_v weights·u_v, (n, d), of weights (n, S) on the S types from `start` on."""
     result = torch.zeros(len(weights), len(u.mean), dtype=torch.float64, device=weights.device)
-    for chunk, rows in u.chunks():
-        mine = weights[:, chunk]
+    for chunk, rows in u.chunks(start):
+        mine = weights[:, chunk.start - start : chunk.stop - start]
         result.addmm_(mine, rows[: mine.shape[1]])
     return result
