@@ -54,7 +54,7 @@ def test_four_clusters_are_covered_at_the_nominal_rate_where_the_normal_interval
     assert normal < 0.9
 
 
-@given(st.floats(-10, 10), st.integers(3, 200))
+@given(st.floats(-10, 10), st.integers(8, 200))
 def test_an_interval_leans_with_the_skewness_and_never_leaps(skewness: float, clusters: int) -> None:
     low, high = skewed_interval(0.0, 1.0, skewness, clusters)
     assert low is not None and high is not None and low < 0 < high
@@ -65,7 +65,7 @@ def test_an_interval_leans_with_the_skewness_and_never_leaps(skewness: float, cl
     further = skewed_interval(0.0, 1.0, skewness + 0.01, clusters)
     assert further[0] is not None and further[1] is not None
     assert low - 1e-9 <= further[0] and high - 1e-9 <= further[1]
-    assert further[1] - high < 0.05 and further[0] - low < 0.05
+    assert further[1] - high < 0.1 and further[0] - low < 0.1
     mirrored = skewed_interval(0.0, 1.0, -skewness, clusters)
     np.testing.assert_allclose(mirrored, [-high, -low], rtol=1e-6, atol=1e-9)
 
@@ -85,8 +85,19 @@ def test_means_of_few_skewed_clusters_are_covered_better_than_by_t_and_no_interv
 
 def test_a_mean_of_what_is_never_negative_has_no_interval_below_zero() -> None:
     """Eleven documents of ordinary loss, and a long one of next to none: its weight makes the spread large."""
-    counts = torch.tensor([100.0] * 11 + [1500.0])
-    sums = counts * torch.tensor([3.0] * 11 + [0.2])
+    counts = torch.tensor([100.0] * 11 + [3000.0])
+    sums = counts * torch.tensor([3.0] * 11 + [0.05])
     free, loss = mean_estimate(sums, counts), mean_estimate(sums, counts, least=0.0)
     assert free.low is not None and free.low < 0 and free.high == loss.high
     assert loss.low == 0.0 and loss.value == free.value and loss.clusters == 12
+
+
+def test_clusters_of_very_unlike_sizes_are_covered_and_do_not_lean_to_the_largest() -> None:
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(1000):
+        sizes = np.maximum(1, (20 * rng.lognormal(-0.5, 1.0, 20)).round())
+        means = rng.normal(0, 0.5, 20) + rng.normal(0, np.sqrt(0.75 / sizes))
+        ((low, high),) = mean_interval(torch.from_numpy(sizes * means)[:, None], torch.from_numpy(sizes))
+        assert low is not None and high is not None
+        covered += low <= 0 <= high
+    assert 0.915 <= covered / 1000 <= 0.97

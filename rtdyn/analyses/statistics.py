@@ -100,12 +100,17 @@ def mean_interval(
     """95 % intervals, F of them, of Σ sums / Σ counts; sums (g, F), counts (g,); rows are independent clusters.
 
     se: (F,), where it is more than the clusters' own. least: what no mean can be under.
+
+    The skewness is that of the clusters' means, each weighing as its counts. That of their sums would follow a single
+    large cluster, and lean to where that one pulls the mean.
     """
     mean = sums.sum(0) / counts.sum()
     se = clustered_se(sums, counts) if se is None else se
-    residuals = sums - counts[:, None] * mean
-    spread = residuals.square().mean(0).sqrt()
-    skewness = torch.where(spread > 0, (residuals / spread.clamp(min=1e-300)).pow(3).mean(0), 0.0)
+    weight = counts.double() / counts.sum()
+    residuals = sums.double() / counts[:, None] - mean
+    spread = (weight @ residuals.square()).sqrt()
+    of_means = torch.where(spread > 0, weight @ (residuals / spread.clamp(min=1e-300)).pow(3), 0.0)
+    skewness = of_means * len(counts) ** 0.5 * weight.pow(3).sum() / weight.square().sum() ** 1.5
     ends = [
         skewed_interval(*numbers, len(counts))
         for numbers in zip(mean.tolist(), se.tolist(), skewness.tolist(), strict=True)

@@ -228,7 +228,8 @@ def coverage(whole: Population, design: str, targets: int, count: int) -> dict[s
     table = {
         name: {
             "coverage": float(np.mean(inside[name])) if inside[name] else math.nan,
-            "bias": float((np.mean(v) - truth[name][0]) / np.std(v)),
+            # a boundary that is always at the same edge has no spread
+            "bias": float((np.mean(v) - truth[name][0]) / np.std(v)) if np.std(v) > 0 else math.nan,
             "printed": len(inside[name]) / count,
         }
         for name, v in values.items()

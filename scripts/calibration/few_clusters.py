@@ -3,8 +3,9 @@
     python scripts/calibration/few_clusters.py [--samples 20000]
 
 Samples of 8 to 40 clusters of normal, exponential and lognormal numbers (σ = 0.5 and 1). Prints, by interval, the share
-of samples whose 95 % interval holds the mean, and its median and 99th percentile of width in standard errors. Takes two
-minutes on one core, nearly all of it for BCa.
+of samples whose 95 % interval holds the mean, and its median and 99th percentile of width in standard errors. Then
+clusters of unlike sizes, whose lognormal spread is given, of positions that share a quarter of their variance. Takes
+two minutes on one core, nearly all of it for BCa.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ SHAPES: dict[str, tuple[Draw, float]] = {
 }
 """By shape, what draws its numbers, and their mean."""
 RESAMPLES, BCA_SAMPLES = 1000, 2000
+SIZES, MEAN_SIZE = (0.0, 0.5, 1.0, 1.5), 20
+"""Standard deviations of the logarithm of clusters' sizes, and their mean."""
 
 
 def students(sample: np.ndarray) -> np.ndarray:
@@ -67,6 +70,17 @@ def bca(sample: np.ndarray) -> np.ndarray:
 INTERVALS = {"t": students, "BCa": bca, "Hall, no bound": unbounded, "printed": printed}
 
 
+def covered_of_unlike_sizes(clusters: int, spread: float, samples: int) -> float:
+    """Share of samples whose printed interval holds the mean, positions being normal around their cluster's mean."""
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(samples):
+        sizes = np.maximum(1, (MEAN_SIZE * rng.lognormal(-(spread**2) / 2, spread, clusters)).round())
+        means = rng.normal(0, 0.5, clusters) + rng.normal(0, np.sqrt(0.75 / sizes))
+        ((low, high),) = mean_interval(torch.from_numpy(sizes * means)[:, None], torch.from_numpy(sizes))
+        covered += int(low is not None and high is not None and low <= 0 <= high)
+    return covered / samples
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,6 +99,10 @@ def main() -> None:
                 covered = np.mean((low <= mean) & (mean <= high))
                 line += f"{covered:12.3f} ({np.median(width):4.1f}, {np.quantile(width, 0.99):4.1f})"
             print(line, flush=True)
+    print("\nprinted, sizes of spread" + "".join(f"{clusters:9}" for clusters in CLUSTERS))
+    for spread in SIZES:
+        shares = [covered_of_unlike_sizes(clusters, spread, BCA_SAMPLES) for clusters in CLUSTERS]
+        print(f"{spread:24}" + "".join(f"{share:9.3f}" for share in shares), flush=True)
 
 
 if __name__ == "__main__":

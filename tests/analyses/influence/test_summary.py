@@ -37,10 +37,13 @@ def planted(window_sums: np.ndarray, seed: int = 0) -> ClassInfluence:
                    window_abs_sum=sums, mean_abs=sums.mean(0))  # fmt: skip
 
 
-def assert_hall(mean: Estimate, residuals: np.ndarray, se: float) -> None:
-    """Each end of the interval solves Hall's transformation of t, with the skewness of the clusters' residuals (g,)."""
-    g = len(residuals)
-    a = (residuals**3).mean() / (residuals**2).mean() ** 1.5 / np.sqrt(g)
+def assert_hall(mean: Estimate, residuals: np.ndarray, n: np.ndarray, se: float) -> None:
+    """Each end of the interval solves Hall's transformation of t, with the skewness of the clusters' means.
+
+    residuals: (g,), of sums over n (g,) positions.
+    """
+    g, w, of_means = len(residuals), n / n.sum(), residuals / n
+    a = (w * of_means**3).sum() / (w * of_means**2).sum() ** 1.5 * (w**3).sum() / (w**2).sum() ** 1.5
     assert mean.low is not None and mean.high is not None
     for end, reach in ((mean.low, 1), (mean.high, -1)):
         t = (mean.value - end) / se
@@ -63,7 +66,7 @@ def test_summary_is_that_of_the_neurons_influence() -> None:
     by_cluster = np.array([c.window_abs_sum[c.window_cluster == k].sum(0).mean() for k in range(c.clusters)])
     n = np.array([c.window_n[c.window_cluster == k].sum() for k in range(c.clusters)])
     se = np.sqrt(((by_cluster - n * values.mean()) ** 2).sum() * c.clusters / (c.clusters - 1)) / 60
-    assert_hall(summary.mean, by_cluster - n * values.mean(), se)
+    assert_hall(summary.mean, by_cluster - n * values.mean(), n, se)
     # the plain ones have the winner's curse
     assert 0.5 * values.max() < summary.largest.value < values.max()
     plain_share = np.sort(values)[-3:].sum() / values.sum()
@@ -141,7 +144,7 @@ def test_losses_are_means_with_clustered_intervals(captured: Callable[[int], Cap
     g = len(residuals)
     se = np.sqrt((residuals**2).sum() * g / (g - 1)) / len(loss)
     assert rare.mean.clusters == g
-    assert_hall(rare.mean, residuals, se)
+    assert_hall(rare.mean, residuals, np.unique(pieces, return_counts=True)[1], se)
     assert losses[ALL].n == len(one.loss) and losses[ALL].mean.value == pytest.approx(float(one.loss.double().mean()))
     assert losses[ALL].mean.clusters == len(np.unique(cluster[one.kept_flat // 256]))
     whole = mean_losses(one, 256, np.zeros_like(cluster))["rare"].mean
