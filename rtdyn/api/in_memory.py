@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ def influence(
         found = rtdyn.influence(model, tokenizer, Path("held_out.txt"))
         found.values.argsort()[::-1][:10]
     """
-    measured_on, settings = _settings(_INFLUENCE, {**options, "analyses": "ablation"})
+    measured_on, settings = _settings(_INFLUENCE, options, analyses="ablation")
     tables = analyse_in_memory(
         model, tokenizer, _documents(text), _counts(frequencies), measured_on, settings, step=0, tokens_seen=None
     )
@@ -146,11 +146,14 @@ def influence(
     )
 
 
-def _settings(names: Sequence[str], options: dict[str, Any]) -> tuple[EvaluationOptions, StepOptions]:
-    """The options as the command reads them, the device known. Raises TypeError for one that is not among `names`."""
-    for name in options.keys() - {*names, "analyses"}:
+def _settings(names: Sequence[str], options: Mapping[str, Any], **ours: str) -> tuple[EvaluationOptions, StepOptions]:
+    """The options as the command reads them, with ours, the device known.
+
+    Raises TypeError for an option that is not among `names`.
+    """
+    for name in options.keys() - set(names):
         raise TypeError(f"there is no option {name!r}{near_matches(name, names)}")
-    with parsed(TRACK, {"model": ["in memory"], **options}) as (params, _):
+    with parsed(TRACK, {"model": ["in memory"], **options, **ours}) as (params, _):
         params["device"] = device_here(params["device"])
         return filled(EvaluationOptions, params), filled(StepOptions, params)
 

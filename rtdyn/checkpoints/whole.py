@@ -8,17 +8,18 @@ from zipfile import is_zipfile
 from rtdyn.checkpoints.checkpoint import read_json, weight_files
 from rtdyn.checkpoints.safetensors_files import read_header
 from rtdyn.errors import InputError
-from rtdyn.hub.names import CONFIG, TOKENIZER_FILES
+from rtdyn.hub.names import CONFIG
 
-State = tuple[tuple[str, int, int], ...]
-"""Files by name, each with its size in bytes and the time of its last change in ns."""
+State = frozenset[tuple[str, int, int]]
+"""A folder's files: the name, size in bytes and time of the last change in ns of each."""
 
 
 def whole_state(folder: Path) -> State | None:
-    """The state of a checkpoint's files; None unless config.json and every weight file are there in full length.
+    """The state of a checkpoint's folder; None unless config.json and every weight file are there in full length.
 
     A safetensors file has the length that its header says, and a `.bin` file the end of its archive. Two equal states
-    some time apart say that nobody is writing any more.
+    some time apart say that nobody is writing any more: an optimiser's state is often written after the weights, and
+    what a trainer notes of the step last.
     """
     try:
         names = {child.name for child in folder.iterdir() if child.is_file()}
@@ -29,7 +30,7 @@ def whole_state(folder: Path) -> State | None:
                 read_header(folder / name)
             elif name.endswith(".bin") and not is_zipfile(folder / name):
                 return None
-        return tuple(_stat(folder / name) for name in (CONFIG, *weights, *(n for n in TOKENIZER_FILES if n in names)))
+        return frozenset(_stat(folder / name) for name in names)
     except (InputError, OSError):
         return None  # it is being written, renamed or deleted; what is wrong with a finished one is said where it loads
 

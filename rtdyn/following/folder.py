@@ -57,9 +57,9 @@ class _Source:
         except OSError as error:
             what = f"the files of step {step} cannot be kept ({error})"
             raise InputError(f"{what}; make room, or give another --out") from error
-        taken = whole_state(link)
-        # the tokenizer's files may be those beside the steps
-        if isinstance(state, tuple) and taken is not None and set(state) <= set(taken):
+        taken, seen = whole_state(link), state if isinstance(state, frozenset) else frozenset()
+        names = {name for name, _, _ in seen}  # those of a tokenizer beside the steps are not among them
+        if taken is not None and {file for file in taken if file[0] in names} <= seen:
             return True
         shutil.rmtree(link)
         return False

@@ -93,6 +93,8 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
         rtdyn.track("tiny", windw=128)
     with pytest.raises(TypeError, match="no option 'executor'"):
         rtdyn.influence(None, None, "text", executor="ray")
+    with pytest.raises(TypeError, match="no option 'analyses'"):
+        rtdyn.influence(None, None, "text", analyses="regimes")
     with pytest.raises(UsageError, match=r"takes one model, and .* is a pattern; call it for each"):
         rtdyn.track("pythia-*-deduped")
     with pytest.raises(AttributeError, match="no attribute 'trak'"):
