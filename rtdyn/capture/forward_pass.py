@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rtdyn.capture.by_layers import by_layers
 from rtdyn.capture.layered_model import LayeredModel
 from rtdyn.errors import OverflowedError
-from rtdyn.model.families import Anatomy, anatomy
+from rtdyn.model.families import Anatomy, anatomy, check_reach
 from rtdyn.text.positions import MeasuredPositions
 from rtdyn.text.windows import EvaluationSet, check_ids
 
@@ -87,10 +87,12 @@ def capture(
     mean_over: `kept`, or `all` for the mean over every position of every window. attention: keep the last two
     layers' attention, and the stream that enters them. Memory beyond the model: one batch's hidden states and the
     arrays that are returned, (N, d + F) and with attention (N, 2·heads·T) and (windows·T, d), on the model's device.
-    Raises InputError for token ids the model has no row for, and for activations that overflow.
+    Raises InputError for token ids the model has no row for, windows longer than its attention reaches, and activations
+    that overflow.
     """
     check_ids(evaluation, model.get_output_embeddings().weight.shape[0])
     n_windows, length = evaluation.windows.shape
+    check_reach((model.skeleton if isinstance(model, LayeredModel) else model).config, length)
     windows = torch.from_numpy(evaluation.windows.astype(np.int64))
     kept = torch.from_numpy(evaluation.kept)
     measured = torch.zeros(n_windows * length, dtype=torch.bool)

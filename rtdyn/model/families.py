@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rtdyn.errors import InputError
+from rtdyn.model.other_families import why_not_dense
 from rtdyn.model.settings import check_not_quantised
 
 if TYPE_CHECKING:
@@ -210,6 +211,11 @@ FAMILIES: Mapping[str, Callable[[Any], Anatomy]] = {
     "llama": _llama,
     "olmo": _olmo,
     "olmo2": _olmo2,
+    # in Llama's layout; biases, norms and rotary choices of theirs are inside the attention
+    "mistral": _llama,
+    "qwen2": _llama,
+    "qwen3": _llama,
+    "smollm3": _llama,
 }
 
 
@@ -243,6 +249,10 @@ _FINAL_MLPS: Mapping[str, tuple[str, Mapping[str, tuple[str, bool]], tuple[str, 
     "llama": _GATED,
     "olmo": _GATED,
     "olmo2": _GATED,
+    "mistral": _GATED,
+    "qwen2": _GATED,
+    "qwen3": _GATED,
+    "smollm3": _GATED,
 }
 """By family: block, inputs and output, each with whether it is stored (d, F)."""
 
@@ -269,6 +279,11 @@ def base_model_name(family: str) -> str:
 def check_config(config: Mapping[str, Any], where: str) -> str:
     """The family of the model that a config.json describes. Raises InputError if it or its weights cannot be used."""
     family = str(config.get("model_type"))
+    if family not in FAMILIES and "auto_map" in config and why_not_dense(family) is None:
+        raise InputError(
+            f"{where} is of the family {family!r}, whose code its repository brings; rtdyn runs none of it, "
+            f"so use a copy in a form that transformers has (supported: {', '.join(sorted(FAMILIES))})"
+        )
     check_family(family, where)
     check_not_quantised(config, where)
     return family
@@ -276,10 +291,25 @@ def check_config(config: Mapping[str, Any], where: str) -> str:
 
 def check_family(model_type: str, where: str) -> None:
     """Raises InputError unless `model_type` is a family whose final layer is known."""
+    if (why := why_not_dense(model_type)) is not None:
+        raise InputError(f"{where} is of the family {model_type!r}, {why}; give a dense model")
     if model_type not in FAMILIES:
         raise InputError(
             f"{where} is of the family {model_type!r}, which is not supported yet "
             f"(supported: {', '.join(sorted(FAMILIES))})"
+        )
+
+
+def check_reach(config: Any, length: int) -> None:
+    """Raises InputError if a window of `length` tokens is longer than the attention of some layer reaches.
+
+    config: transformers' own. Heads are ablated under a mask that reaches the whole window.
+    """
+    reach, layers = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    if reach is not None and length > reach and (layers is None or "sliding_attention" in layers):
+        raise InputError(
+            f"a window is of {length} tokens, and the attention of this model's layers reaches {reach}; "
+            f"give --window {reach} or less"
         )
 
 

@@ -43,6 +43,12 @@ CONFIGS: dict[str, Any] = {
     "llama-tied": transformers.LlamaConfig(num_key_value_heads=2, tie_word_embeddings=True, **{**GATED, **LAYERS}),
     "olmo": transformers.OlmoConfig(tie_word_embeddings=False, **{**GATED, **LAYERS}),
     "olmo2": transformers.Olmo2Config(num_key_value_heads=2, tie_word_embeddings=False, **{**GATED, **LAYERS}),
+    "mistral": transformers.MistralConfig(num_key_value_heads=2, sliding_window=32, **{**GATED, **LAYERS}),
+    "qwen2": transformers.Qwen2Config(num_key_value_heads=2, tie_word_embeddings=True, use_sliding_window=True,
+                                      sliding_window=32, max_window_layers=2, **{**GATED, **LAYERS}),
+    "qwen3": transformers.Qwen3Config(num_key_value_heads=2, head_dim=6, **{**GATED, **LAYERS}),
+    "smollm3": transformers.SmolLM3Config(num_key_value_heads=2, no_rope_layers=[1, 0, 1, 0],
+                                          **{**GATED, **LAYERS}),
 }  # fmt: skip
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 LARGE = 2**30

@@ -16,7 +16,8 @@ from torch import Tensor
 from rtdyn.capture.forward_pass import capture
 from rtdyn.checkpoints.tensors import read_final_mlp
 from rtdyn.errors import InputError
-from rtdyn.model.families import FAMILIES, anatomy, check_family
+from rtdyn.model.families import FAMILIES, anatomy, check_config, check_family
+from rtdyn.model.other_families import why_not_dense
 from rtdyn.text.positions import ClassPositions, MeasuredPositions
 from rtdyn.text.windows import EvaluationSet
 
@@ -35,6 +36,10 @@ CONFIGS: dict[str, list[Any]] = {
     ],
     "olmo": [transformers.OlmoConfig(tie_word_embeddings=False, **GATED)],
     "olmo2": [transformers.Olmo2Config(num_key_value_heads=2, tie_word_embeddings=False, **GATED)],
+    "mistral": [transformers.MistralConfig(num_key_value_heads=2, sliding_window=16, **GATED)],
+    "qwen2": [transformers.Qwen2Config(num_key_value_heads=2, tie_word_embeddings=True, **GATED)],
+    "qwen3": [transformers.Qwen3Config(num_key_value_heads=2, head_dim=6, tie_word_embeddings=False, **GATED)],
+    "smollm3": [transformers.SmolLM3Config(num_key_value_heads=2, no_rope_layers=[1, 0], **GATED)],
 }  # fmt: skip
 CASES = [
     pytest.param(config, id=f"{name}-{i}") for name, configs in CONFIGS.items() for i, config in enumerate(configs)
@@ -143,9 +148,46 @@ def test_input_rows_give_the_activations_and_blocks_are_the_last_two(config: Any
 
 def test_every_listed_family_is_tested_and_others_are_refused() -> None:
     assert set(CONFIGS) == set(FAMILIES)
-    for name in ("mamba", "gemma2", "None"):
+    for name in ("gemma2", "bloom", "None"):
         with pytest.raises(InputError, match=f"'{name}', which is not supported"):
             check_family(name, "here")
+
+
+EXPERTS = ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "deepseek_v3", "gpt_oss", "granitemoe", "dbrx", "phimoe")
+MIXERS = ("mamba", "mamba2", "falcon_mamba", "jamba", "zamba", "zamba2", "bamba", "falcon_h1", "nemotron_h", "rwkv")
+MIXERS += ("recurrent_gemma", "lfm2", "qwen3_next", "olmo_hybrid", "xlstm")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [*((n, "a mixture of experts") for n in EXPERTS), *((n, "no transformer throughout") for n in MIXERS)],
+)
+def test_experts_and_hybrids_are_refused_by_name(name: str, words: str) -> None:
+    assert name in transformers.CONFIG_MAPPING
+    with pytest.raises(InputError, match=f"'{name}', {words}.*; give a dense model"):
+        check_family(name, "here")
+
+
+def test_no_dense_family_is_taken_for_another_kind() -> None:
+    dense = ("gemma3", "phi", "phi3", "stablelm", "opt", "gptj", "bloom", "olmo3", "apertus", "falcon", "mpt", "cohere")
+    assert not [name for name in (*FAMILIES, *dense) if why_not_dense(name)]
+
+
+def test_code_that_a_repository_brings_is_named() -> None:
+    with pytest.raises(InputError, match="'pico_decoder', whose code its repository brings; rtdyn runs none of it"):
+        check_config({"model_type": "pico_decoder", "auto_map": {"AutoConfig": "pico_decoder.PicoConfig"}}, "here")
+
+
+def test_windows_longer_than_the_attention_reaches_are_refused() -> None:
+    evaluation, positions = text()
+    sliding = {"num_key_value_heads": 2, "sliding_window": 15, **GATED}
+    with pytest.raises(InputError, match=r"window is of 16 tokens.* reaches 15; give --window 15 or less"):
+        capture(random_model(transformers.MistralConfig(**sliding)), evaluation, positions)
+    mixed = transformers.Qwen2Config(**sliding, use_sliding_window=True, max_window_layers=1)
+    assert "sliding_attention" in mixed.layer_types
+    with pytest.raises(InputError, match="reaches 15"):
+        capture(random_model(mixed), evaluation, positions)
+    assert capture(random_model(transformers.Qwen2Config(**sliding)), evaluation, positions).residual.shape[1] == 24
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["with head", "without head"])

@@ -40,8 +40,9 @@ def case(config: Any) -> tuple[Any, Capture, np.ndarray]:
     """A random model of three blocks, its capture, and the windows."""
     config = deepcopy(config)
     config.num_hidden_layers = LAYERS
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:1] * LAYERS
+    for each_layers in ("layer_types", "no_rope_layers"):  # a list of the configuration, an entry a layer
+        if getattr(config, each_layers, None):
+            setattr(config, each_layers, (getattr(config, each_layers) * LAYERS)[:LAYERS])
     model = random_model(config)
     evaluation, positions = text()
     return model, capture(model, evaluation, two_classes(positions), attention=True), evaluation.windows
