@@ -29,10 +29,13 @@ def jobs_of(
     found, several = find_suites(models, load_suites(suites))
     chosen = {suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "") for suite in found}
     from rtdyn.analyses.options import StepOptions
+    from rtdyn.names import SWEEP
     from rtdyn.sweep.cluster_options import ClusterOptions
     from rtdyn.sweep.job import Job
     from rtdyn.text.evaluation import EvaluationOptions
 
+    bands = [own for band in options["bands"] for own in (SWEEP if band == "sweep" else (band,))]
+    options = {**options, "bands": tuple(bands)}
     settings = {
         "measured_on": _filled(EvaluationOptions, options),
         "options": _filled(StepOptions, options),

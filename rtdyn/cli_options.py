@@ -120,7 +120,8 @@ _MEASUREMENT = (
         multiple=True,
         default=("paper-text",),
         show_default=True,
-        help="Band of ranks: paper-text, paper-code, LOW:HIGH or NAME=LOW:HIGH. The first is `rare`; repeat for more.",
+        help="Band of ranks: paper-text (15%), paper-code, N%, LOW:HIGH, or NAME= before one. The first is `rare`; "
+        "repeat for more, or give `sweep` for 15, 5, 10, 20, 30 and 50%.",
     ),
     click.option(
         "--tokens",

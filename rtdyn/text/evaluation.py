@@ -15,7 +15,7 @@ from rtdyn.checkpoints.locate import find_config, find_tokenizer
 from rtdyn.errors import InputError, UsageError
 from rtdyn.hub.datasets import dataset_at, is_hub
 from rtdyn.hub.names import CONFIG
-from rtdyn.names import PILE
+from rtdyn.names import PILE, SWEEP
 from rtdyn.streams import stream
 from rtdyn.suites.suite import KnownText, SuiteSpec
 from rtdyn.text.clusters import TextClusters, text_clusters
@@ -23,7 +23,7 @@ from rtdyn.text.draw import DrawnWindow, draw_windows
 from rtdyn.text.evaluation_text import open_text
 from rtdyn.text.hub_counts import count_dataset
 from rtdyn.text.pile_counts import pile_counts
-from rtdyn.text.positions import MeasuredPositions, measure
+from rtdyn.text.positions import MeasuredPositions, measure, without_sparse
 from rtdyn.text.pseudo_classes import pseudo_classes
 from rtdyn.text.token_classes import TokenClasses, classify
 from rtdyn.text.token_counts import TokenCounts, count_texts, read_counts, within
@@ -154,6 +154,7 @@ def prepare(
     drawn = draw_windows(opened.blocks, tokenizer, body, eos, stream(options.seed, "documents"))
     text = pack(_checked(drawn, tokenizer, n_logits), options.window, bos, eos, _Enough(classes, options))
     documents = opened.documents
+    classes = _without_sparse(text, classes, options, say)
     positions = measure(text, classes, options.class_by, options.positions_per_rare, options.min_targets, options.seed)
     rare = positions.classes[0].available
     if options.tokens is None and rare < options.wanted:
@@ -203,6 +204,20 @@ def _hub_counts(
         if options.frequencies is not None:
             raise
         raise InputError(f"{error}; or give --frequencies a file of counts, or `corpus`") from error
+
+
+def _without_sparse(
+    text: EvaluationSet, classes: TokenClasses, options: EvaluationOptions, say: Callable[[str], None]
+) -> TokenClasses:
+    """The classes without the bands of a sweep that the text holds too few positions of; `say` is told of each."""
+    swept = [band.partition("=")[0] for band in options.bands[1:] if band in SWEEP]
+    kept, sparse = without_sparse(text, classes, options.class_by, options.min_targets, swept)
+    for name, count in sparse.items():
+        say(
+            f"the band {name} has {count:,} positions in {text.windows.size:,} tokens, under the {options.min_targets} "
+            "of --min-targets, and is left out; --rare-targets N measures more text"
+        )
+    return kept
 
 
 def _checked(drawn: Iterable[DrawnWindow], tokenizer: Tokenizer, n_logits: int) -> Iterator[DrawnWindow]:
