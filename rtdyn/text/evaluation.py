@@ -197,9 +197,10 @@ def _hub_counts(
     say: Callable[[str], None],
 ) -> TokenCounts:
     try:
-        dataset = dataset_at(source)
+        address, _, id_column = source.partition("::")
+        dataset = dataset_at(address)
         tokens, field = options.frequency_tokens, options.text_field
-        return count_dataset(dataset, tokenizer, tokenizer_sha256, field, tokens, options.seed, say)
+        return count_dataset(dataset, tokenizer, tokenizer_sha256, field, tokens, options.seed, say, id_column or None)
     except InputError as error:
         if options.frequencies is not None:
             raise
