@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rtdyn.analyses.options import StepOptions
 from rtdyn.errors import InputError, UsageError
 from rtdyn.hub.suite_on_hub import suite_on_hub
+from rtdyn.names import SWEEP
 from rtdyn.suites.find import find_suite, find_suites, load_suites
 from rtdyn.suites.forms import RevisionPattern
 from rtdyn.suites.steps import parse_steps, steps_so_far
@@ -60,6 +61,8 @@ def jobs_of(
 
 def job_of(suite: SuiteSpec, steps: tuple[int, ...], options: Mapping[str, Any]) -> Job:
     """The job that options, as `jobs_of` takes them, make of these steps of a suite."""
+    bands = options.get("bands", EvaluationOptions.bands)
+    options = {**options, "bands": tuple(own for band in bands for own in (SWEEP if band == "sweep" else (band,)))}
     settings = {
         "measured_on": filled(EvaluationOptions, options),
         "options": filled(StepOptions, options),

@@ -12,6 +12,9 @@ WEIGHTS_ONLY = ("heavytail",)
 RARE, COMMON = "rare", "common"
 """Token classes. Neurons are ranked, and groups chosen, by their influence on `rare`."""
 
+SWEEP = ("paper-text", *(f"{RARE}_{percent}={percent}%" for percent in (5, 10, 20, 30, 50)))
+"""What `--rare sweep` means: the rare class as ever, 15 %, and further shares of the least frequent types."""
+
 PLATEAU, POWER_LAW, DECAY, CENSORED = "plateau", "powerlaw", "decay", "censored"
 """Segments of a class's rank-influence curve, and CENSORED for neurons that are on none."""
 RAISED_TOP, FLATTENING_TOP = "raised top", "flattening top"

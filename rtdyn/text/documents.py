@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -195,16 +196,7 @@ def parse_lines(text: str, text_field: str, source: str, first: int = 1) -> Rows
     """
     texts: list[str | None] = []
     named = False
-    for number, line in enumerate(text.split("\n"), start=first):
-        line = line.removeprefix(BYTE_ORDER_MARK)
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, parse_int=float)  # an int of thousands of digits would be refused
-        except json.JSONDecodeError as error:
-            raise InputError(f"{source}, line {number}: not JSON ({error.msg})") from None
-        except RecursionError:
-            raise InputError(f"{source}, line {number}: nested too deeply to be read; leave it out") from None
+    for number, row in json_rows(text, source, first):
         found = row.get(text_field) if isinstance(row, dict) else row
         if not isinstance(row, dict) or not isinstance(found, str | None):
             raise InputError(
@@ -215,6 +207,23 @@ def parse_lines(text: str, text_field: str, source: str, first: int = 1) -> Rows
         named = named or text_field in row
         texts.append(found)
     return Rows(texts, named)
+
+
+def json_rows(text: str, source: str, first: int = 1) -> Iterator[tuple[int, Any]]:
+    """What each line of JSON holds, with its number; blank lines are passed over, whole numbers are floats.
+
+    Raises InputError, which names `source`, for a line that is no JSON.
+    """
+    for number, line in enumerate(text.split("\n"), start=first):
+        line = line.removeprefix(BYTE_ORDER_MARK)
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line, parse_int=float)  # an int of thousands of digits would be refused
+        except json.JSONDecodeError as error:
+            raise InputError(f"{source}, line {number}: not JSON ({error.msg})") from None
+        except RecursionError:
+            raise InputError(f"{source}, line {number}: nested too deeply to be read; leave it out") from None
 
 
 def _read_parquet(file: Path, text_field: str) -> Sequence[str | None]:

@@ -15,7 +15,7 @@ from rtdyn.checkpoints.locate import find_config, find_tokenizer
 from rtdyn.errors import InputError
 from rtdyn.hub.datasets import dataset_at, is_hub
 from rtdyn.hub.names import CONFIG
-from rtdyn.names import PILE
+from rtdyn.names import PILE, SWEEP
 from rtdyn.streams import stream
 from rtdyn.suites.suite import KnownText, SuiteSpec
 from rtdyn.text.clusters import TextClusters, text_clusters
@@ -25,7 +25,7 @@ from rtdyn.text.evaluation_text import open_text
 from rtdyn.text.hub_counts import count_dataset
 from rtdyn.text.options import EvaluationOptions
 from rtdyn.text.pile_counts import pile_counts
-from rtdyn.text.positions import MeasuredPositions, measure
+from rtdyn.text.positions import MeasuredPositions, measure, without_sparse
 from rtdyn.text.pseudo_classes import pseudo_classes
 from rtdyn.text.stored_text import Text
 from rtdyn.text.token_classes import TokenClasses, classify
@@ -99,7 +99,7 @@ def prepare(
         counts = pile_counts(tokenizer)
     else:
         counts = read_counts(_counts_file(source, suite, options))
-    drawn = _draw(opened.blocks, tokenizer, counts, limits, options)
+    drawn = _draw(opened.blocks, tokenizer, counts, limits, options, say)
     documents, provenance = opened.documents, opened.provenance
     digest = tokenizer_digest(tokenizer_folder)
     evaluation = _evaluation(drawn, documents, provenance, model_config, digest, options, opened.known)
@@ -115,13 +115,14 @@ def prepare_in_memory(
     documents: Documents,
     counts: TokenCounts | None,
     options: EvaluationOptions,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
     """The same of what is in memory. counts: None for those of the documents themselves; options: what names a source
     is passed over."""
     limits = _limits(tokenizer, model_config, options, "the model's configuration")
     if counts is None:
         counts = count_texts(documents.texts, tokenizer, limits.n_logits, documents.name)
-    drawn = _draw([documents.texts], tokenizer, counts, limits, options)
+    drawn = _draw([documents.texts], tokenizer, counts, limits, options, say)
     return _evaluation(drawn, documents, {}, model_config, None, options)
 
 
@@ -166,6 +167,7 @@ def _draw(
     counts: TokenCounts,
     limits: _Limits,
     options: EvaluationOptions,
+    say: Callable[[str], None],
 ) -> _Drawn:
     counts = within(counts, limits.n_logits)
     classes = classify(counts, options.bands, limits.n_logits)
@@ -173,7 +175,7 @@ def _draw(
     drawn = draw_windows(blocks, tokenizer, body, limits.eos, stream(options.seed, "documents"))
     checked = _checked(drawn, tokenizer, limits.n_logits)
     text = pack(checked, options.window, limits.bos, limits.eos, _Enough(classes, options))
-    return _Drawn(text, counts, classes, limits.n_logits)
+    return _Drawn(text, counts, _without_sparse(text, classes, options, say), limits.n_logits)
 
 
 def _evaluation(
@@ -230,13 +232,28 @@ def _hub_counts(
     say: Callable[[str], None],
 ) -> TokenCounts:
     try:
-        dataset = dataset_at(source)
+        address, _, id_column = source.partition("::")
+        dataset = dataset_at(address)
         tokens, field = options.frequency_tokens, options.text_field
-        return count_dataset(dataset, tokenizer, tokenizer_sha256, field, tokens, options.seed, say)
+        return count_dataset(dataset, tokenizer, tokenizer_sha256, field, tokens, options.seed, say, id_column or None)
     except InputError as error:
         if options.frequencies is not None:
             raise
         raise InputError(f"{error}; or give --frequencies a file of counts, or `corpus`") from error
+
+
+def _without_sparse(
+    text: EvaluationSet, classes: TokenClasses, options: EvaluationOptions, say: Callable[[str], None]
+) -> TokenClasses:
+    """The classes without the bands of a sweep that the text holds too few positions of; `say` is told of each."""
+    swept = [band.partition("=")[0] for band in options.bands[1:] if band in SWEEP]
+    kept, sparse = without_sparse(text, classes, options.class_by, options.min_targets, swept)
+    for name, count in sparse.items():
+        say(
+            f"the band {name} has {count:,} positions in {text.windows.size:,} tokens, under the {options.min_targets} "
+            "of --min-targets, and is left out; --rare-targets N measures more text"
+        )
+    return kept
 
 
 def _checked(drawn: Iterable[DrawnWindow], tokenizer: Tokenizer, n_logits: int) -> Iterator[DrawnWindow]:

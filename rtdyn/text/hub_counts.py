@@ -1,8 +1,9 @@
 """Token counts of a Hub data set, from a random sample of its blocks, with their standard errors.
 
-Text is encoded with the model's own tokenizer. Shards of token ids (`.bin`: the raw numbers of Megatron's indexed
-data sets, little-endian, without a header) are counted as they are; a block is 2^19 tokens of one shard. The number
-type is what the `.idx` file beside them says, or uint16. Format: EleutherAI/pythia, utils/mmap_dataset.py.
+Text is encoded with the model's own tokenizer, and a column of token ids is counted as it is. So are shards of token
+ids (`.bin`: the raw numbers of Megatron's indexed data sets, little-endian, without a header); a block is 2^19 tokens
+of one shard. The number type is what the `.idx` file beside them says, or uint16. Format: EleutherAI/pythia,
+utils/mmap_dataset.py.
 
 Blocks are clusters: with c_b occurrences of a type among the n_b tokens of block b, its frequency is p = Σc/Σn, a
 ratio whose standard error is sqrt(B/(B-1) Σ(c_b - p·n_b)²)/Σn over B blocks (Cochran, Sampling Techniques, §6.4).
@@ -30,7 +31,8 @@ from rtdyn.git_lfs import LONGEST
 from rtdyn.hub.datasets import HubDataset, read_range, read_ranges
 from rtdyn.parquet import read_metadata, read_parquet
 from rtdyn.streams import stream
-from rtdyn.text.hub_documents import COUNTING_STRETCH, text_blocks
+from rtdyn.text.columns import IdColumn
+from rtdyn.text.hub_documents import COUNTING_STRETCH, column_blocks, text_blocks
 from rtdyn.text.token_counts import SampledCounts, TokenCounts, sampled_counts
 from rtdyn.text.tokenizer import Tokenizer
 from rtdyn.undefined import Undefined
@@ -101,18 +103,19 @@ def count_dataset(
     tokens: int,
     seed: int,
     say: Callable[[str], None],
+    id_column: str | None = None,
 ) -> TokenCounts:
     """Counts of each token type over whole blocks that hold at least `tokens` tokens, or over all there are.
 
-    `tokenizer_sha256` is of its files. The counts are kept in the data set's folder: a second call reads no network,
-    and one that was stopped goes on.
+    id_column: a column whose lists of token ids are counted, in place of a text. `tokenizer_sha256` is of its files.
+    The counts are kept in the data set's folder: a second call reads no network, and one that was stopped goes on.
     Raises InputError if the data set cannot be read, or holds ids that the tokenizer does not have.
     """
-    of_ids = dataset.form == ".bin"
+    of_ids = dataset.form == ".bin" or id_column is not None
     setting = {
         "tokenizer": None if of_ids else tokenizer_sha256,
         "types": tokenizer.size,
-        "text_field": None if of_ids else text_field,
+        "text_field": id_column if of_ids else text_field,
         "tokens": tokens,
         "seed": seed,
     }
@@ -121,7 +124,9 @@ def count_dataset(
     tally = _read_tally(file, tokenizer.size)
     if not tally.finished:
         say(f"counting {tokens:,} tokens of {dataset.what}; kept in {file}")
-        if of_ids:
+        if id_column is not None:
+            blocks = _id_blocks(dataset, id_column, seed, tally.places)
+        elif of_ids:
             blocks = _shard_blocks(dataset, tokens, seed, tally.places)
         else:
             blocks = _encoded_blocks(dataset, tokenizer, text_field, seed, tally.places)
@@ -140,8 +145,10 @@ def count_dataset(
         "seed": seed,
         "tokenizer_files_sha256": None if of_ids else tokenizer_sha256,
         "kept_in": str(file),
+        "id_column": id_column,
     }
-    source = f"{dataset.what}, {tally.tokens:,} tokens: {provenance['drawn']}"
+    column = "" if id_column is None else f", token ids of {id_column}"
+    source = f"{dataset.what}{column}, {tally.tokens:,} tokens: {provenance['drawn']}"
     return sampled_counts(tally.counts, source, SampledCounts(_standard_errors(tally, dataset), provenance))
 
 
@@ -202,6 +209,12 @@ def _encoded_blocks(
     for block in text_blocks(dataset, text_field, seed, COUNTING_STRETCH, skip):
         ids = tokenizer.encode(list(block.texts)) if block.texts else []
         yield _Block(np.concatenate([np.empty(0, np.int64), *ids]), block.place, block.size)
+
+
+def _id_blocks(dataset: HubDataset, column: str, seed: int, skip: int) -> Iterator[_Block]:
+    ids = IdColumn(column, found=skip > 0)
+    for block in column_blocks(dataset, ids, seed, COUNTING_STRETCH, skip):
+        yield _Block(np.concatenate([np.empty(0, np.int64), *block.texts]), block.place, block.size)
 
 
 def _shard_blocks(dataset: HubDataset, tokens: int, seed: int, skip: int) -> Iterator[_Block]:

@@ -24,16 +24,12 @@ from rtdyn.hub.datasets import HubDataset, read_range, read_whole
 from rtdyn.hub.remote_file import RemoteFile
 from rtdyn.parquet import read_parquet
 from rtdyn.streams import stream
+from rtdyn.text.columns import Column, TextColumn, check_found
 from rtdyn.text.compressed import unpacked
 from rtdyn.text.documents import (
     Documents,
-    Rows,
-    decode,
     digest_documents,
-    no_column,
-    parse_lines,
     refuse_array,
-    with_text,
 )
 
 EVALUATION_STRETCH = 64 << 10
@@ -44,51 +40,33 @@ FILES_AT_ONCE = 16
 """Parquet files whose row groups are drawn from together; each costs its footer."""
 SAID_FROM = 64 << 20
 _LINE_TAIL = 64 << 10
-_TEXT_TYPES = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
-_ROWS_WITHOUT_COLUMN = 1000
-"""Rows of JSON after which a column that none of them has is taken for a wrong one."""
 
 
 @dataclass(frozen=True)
 class TextBlock:
     """Documents that lie side by side in a data set."""
 
-    texts: tuple[str, ...]
+    texts: tuple[Any, ...]
+    """Strings, or of a column of token ids an array each."""
     place: str
     """File, and bytes or row group."""
     size: int
     """Bytes of it in the file, compressed where that is."""
 
 
-class _Column:
-    """The column of JSON that texts are in, and whether it was ever there."""
-
-    def __init__(self, name: str, found: bool) -> None:
-        self.name = name
-        self.found = found
-        self.rows = 0
-
-    def note(self, rows: Rows, what: str) -> None:
-        """Raises InputError once _ROWS_WITHOUT_COLUMN rows have no such column."""
-        self.found, self.rows = self.found or rows.named, self.rows + len(rows.texts)
-        if self.rows >= _ROWS_WITHOUT_COLUMN:
-            self.check(what)
-
-    def check(self, what: str) -> None:
-        """Raises InputError if there were rows and none has the column."""
-        if self.rows and not self.found:
-            raise no_column(what, self.name)
-
-
 def text_blocks(dataset: HubDataset, text_field: str, seed: int, stretch: int, skip: int = 0) -> Iterator[TextBlock]:
+    """Every block of a data set's texts, none twice, in the random order of `seed`; as `column_blocks` has it."""
+    return column_blocks(dataset, TextColumn(text_field, found=skip > 0), seed, stretch, skip)
+
+
+def column_blocks(dataset: HubDataset, column: Column, seed: int, stretch: int, skip: int = 0) -> Iterator[TextBlock]:
     """Every block of a data set, none twice, in the random order of `seed`; the first `skip` are not read.
 
     Rows without text are passed over. Raises InputError for text that cannot be read, or a column that is not there.
     """
     rng = stream(seed, "stretches of a data set")
-    column = _Column(text_field, found=skip > 0)
     if dataset.form == ".parquet":
-        yield from _row_groups(dataset, text_field, rng, skip)
+        yield from _row_groups(dataset, column, rng, skip)
     elif dataset.is_compressed:
         order = rng.permutation(len(dataset.files))
         files = (dataset.files[i] for i in order)
@@ -105,9 +83,9 @@ def text_blocks(dataset: HubDataset, text_field: str, seed: int, stretch: int, s
             stop = min(start + stretch, file.size)
             data = _whole_lines(dataset, file, start, stop)
             place = f"{file.name}, lines from byte {start:,}"
-            texts = _parse(data, column, f"{dataset.address}: {place}", dataset.form)
+            texts = column.of_lines(data, f"{dataset.address}: {place}", dataset.form)
             yield TextBlock(texts, place, len(data))
-    column.check(dataset.address)
+    check_found(column, dataset.address)
 
 
 def _whole_lines(dataset: HubDataset, file: RemoteFile, start: int, stop: int) -> bytes:
@@ -126,21 +104,7 @@ def _whole_lines(dataset: HubDataset, file: RemoteFile, start: int, stop: int) -
     return data
 
 
-def _parse(data: bytes, column: _Column, what: str, form: str) -> tuple[str, ...]:
-    try:
-        text = decode(data)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{what} is not UTF-8 text (byte {error.start}); name another file") from None
-    if "\x00" in text:
-        raise InputError(f"{what} looks binary (it holds a zero byte); name another file")
-    if not form.startswith(".json"):
-        return tuple(with_text([text]))
-    rows = parse_lines(text, column.name, what)
-    column.note(rows, what)
-    return tuple(with_text(rows.texts))
-
-
-def _compressed_blocks(dataset: HubDataset, file: RemoteFile, column: _Column, stretch: int) -> Iterator[TextBlock]:
+def _compressed_blocks(dataset: HubDataset, file: RemoteFile, column: Column, stretch: int) -> Iterator[TextBlock]:
     """A compressed file from its beginning, in stretches of whole lines."""
     what = f"{dataset.address}: {file.name}"
     rest, read, lines = b"", 0, 1
@@ -151,11 +115,11 @@ def _compressed_blocks(dataset: HubDataset, file: RemoteFile, column: _Column, s
             continue
         whole, _, tail = rest.rpartition(b"\n")
         if len(whole) >= stretch:
-            part = _parse(whole.removesuffix(b"\r"), column, f"{what}, from line {lines}", dataset.form)
+            part = column.of_lines(whole.removesuffix(b"\r"), f"{what}, from line {lines}", dataset.form)
             yield TextBlock(part, file.name, read)
             lines, rest, read = lines + whole.count(b"\n") + 1, tail, 0
     if rest.strip():
-        yield TextBlock(_parse(rest, column, f"{what}, from line {lines}", dataset.form), file.name, read)
+        yield TextBlock(column.of_lines(rest, f"{what}, from line {lines}", dataset.form), file.name, read)
 
 
 def _pieces(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
@@ -191,23 +155,23 @@ class _RangeFile(io.RawIOBase):
         return len(data)
 
 
-def _row_groups(dataset: HubDataset, text_field: str, rng: np.random.Generator, skip: int) -> Iterator[TextBlock]:
+def _row_groups(dataset: HubDataset, column: Column, rng: np.random.Generator, skip: int) -> Iterator[TextBlock]:
     """Row groups in random order among those of FILES_AT_ONCE files, which are drawn by size."""
     # exponential times over size rank files as drawing by size without replacement does
     times = rng.exponential(size=len(dataset.files)) / [f.size for f in dataset.files]
     order = np.argsort(times)
     for batch in (order[i : i + FILES_AT_ONCE] for i in range(0, len(order), FILES_AT_ONCE)):
-        opened = [_open_parquet(dataset, dataset.files[i], text_field) for i in batch]
+        opened = [_open_parquet(dataset, dataset.files[i], column) for i in batch]
         groups = [(i, k, g) for i, k in zip(batch, opened, strict=True) for g in range(k.num_row_groups)]
         for j in rng.permutation(len(groups)):
             if skip > 0:
                 skip -= 1
                 continue
             i, reader, group = groups[j]
-            yield _row_group(dataset, dataset.files[i], reader, group, text_field)
+            yield _row_group(dataset, dataset.files[i], reader, group, column)
 
 
-def _open_parquet(dataset: HubDataset, file: RemoteFile, text_field: str) -> Any:
+def _open_parquet(dataset: HubDataset, file: RemoteFile, column: Column) -> Any:
     import pyarrow
     import pyarrow.parquet
 
@@ -219,36 +183,28 @@ def _open_parquet(dataset: HubDataset, file: RemoteFile, text_field: str) -> Any
         raise InputError(
             f"{dataset.address}: {file.name} is not a readable Parquet file ({brief(error)}); name another"
         ) from None
-    schema = reader.schema_arrow
-    kind = schema.field(text_field).type if text_field in schema.names else None
-    if str(kind.value_type if isinstance(kind, pyarrow.DictionaryType) else kind) not in _TEXT_TYPES:
-        raise InputError(
-            f"{dataset.address}: {file.name} has no text column {text_field!r} "
-            f"(its columns: {', '.join(schema.names)}); name it with --text-field"
-        )
+    refusal = column.refusal(reader.schema_arrow)
+    if refusal:
+        raise InputError(f"{dataset.address}: {file.name} {refusal}")
     return reader
 
 
-def _row_group(dataset: HubDataset, file: RemoteFile, reader: Any, group: int, text_field: str) -> TextBlock:
+def _row_group(dataset: HubDataset, file: RemoteFile, reader: Any, group: int, column: Column) -> TextBlock:
     import pyarrow
 
     place = f"{file.name}, row group {group}"
     try:
-        rows = reader.read_row_group(group, columns=[text_field], use_threads=False).column(text_field).to_pylist()
+        rows = reader.read_row_group(group, columns=[column.name], use_threads=False).column(column.name).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         if passes(error):
             raise
         raise InputError(f"{dataset.address}: {place} cannot be read ({brief(error)}); run the command again") from None
-    try:
-        texts = with_text(row.decode("utf-8") if isinstance(row, bytes) else row for row in rows)
-    except UnicodeDecodeError:
-        raise InputError(
-            f"{dataset.address}: {place} holds bytes that are not UTF-8 text under {text_field!r}; name another"
-        ) from None
+    texts = column.of_rows(rows, f"{dataset.address}: {place}")
     metadata = reader.metadata.row_group(group)
-    columns = [metadata.column(i) for i in range(metadata.num_columns)]
-    size = sum(c.total_compressed_size for c in columns if c.path_in_schema == text_field)
-    return TextBlock(tuple(texts), place, size)
+    parts = [metadata.column(i) for i in range(metadata.num_columns)]
+    # a list's own part is called name.list.element
+    size = sum(c.total_compressed_size for c in parts if c.path_in_schema.partition(".")[0] == column.name)
+    return TextBlock(texts, place, size)
 
 
 class HubText:

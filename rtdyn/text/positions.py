@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,9 +58,7 @@ def measure(
     """
     length = evaluation.windows.shape[1]
     targets = evaluation.targets.ravel()
-    tokens = targets if class_by == "target" else evaluation.windows.ravel()
-    kept = np.flatnonzero(evaluation.kept.ravel())
-    by_class = {c.name: kept[c.types[tokens[kept]]] for c in classes.classes}
+    by_class = _by_class(evaluation, classes, class_by)
     for name, available in by_class.items():
         if len(available) < min_targets:
             raise InputError(
@@ -78,6 +77,23 @@ def measure(
     )
     flat = np.unique(np.concatenate([c.measured for c in drawn]))
     return MeasuredPositions(flat, flat // length, flat % length, targets[flat].astype(np.int64), drawn)
+
+
+def without_sparse(
+    evaluation: EvaluationSet, classes: TokenClasses, class_by: str, min_targets: int, optional: Collection[str]
+) -> tuple[TokenClasses, dict[str, int]]:
+    """The classes without those of `optional` with under `min_targets` positions, and how many each of these has."""
+    available = {name: len(own) for name, own in _by_class(evaluation, classes, class_by).items()}
+    sparse = {name: count for name, count in available.items() if name in optional and count < min_targets}
+    kept = tuple(c for c in classes.classes if c.name not in sparse)
+    return replace(classes, classes=kept), sparse
+
+
+def _by_class(evaluation: EvaluationSet, classes: TokenClasses, class_by: str) -> dict[str, np.ndarray]:
+    """Each class's kept positions, ascending: indices into the flattened windows."""
+    tokens = evaluation.targets.ravel() if class_by == "target" else evaluation.windows.ravel()
+    kept = np.flatnonzero(evaluation.kept.ravel())
+    return {c.name: kept[c.types[tokens[kept]]] for c in classes.classes}
 
 
 def _draw(name: str, available: np.ndarray, cap: int, seed: int) -> np.ndarray:

@@ -78,7 +78,8 @@ def elbow(frequencies: np.ndarray) -> int | None:
 def classify(counts: TokenCounts, bands: Sequence[str], n_logits: int) -> TokenClasses:
     """The token classes of `bands` (the first is named `rare`) and `common`, over `n_logits` ids.
 
-    A band is `paper-text`, `paper-code`, or rank fractions `LOW:HIGH`; `NAME=` before it names it.
+    A band is `N%`, the least frequent N % of types that count, of which `paper-text` is the 15 %; `paper-code`; or rank
+    fractions `LOW:HIGH`. `NAME=` before it names it.
     Raises InputError if the counts are longer than the logits, UsageError for a band that holds nothing.
     """
     n = len(counts.counts)
@@ -143,7 +144,8 @@ def rare_overlap(counts: TokenCounts, classes: TokenClasses) -> float | None:
 def _band_name(text: str, first: bool) -> tuple[str, str]:
     name, equals, band = text.rpartition("=")
     if not equals:
-        name = "rare" if first else re.sub(r"[^a-z0-9]+", "_", f"band_{text}" if text[:1].isdigit() else text)
+        plain = f"band_{text}" if text[:1].isdigit() else text
+        name = "rare" if first else re.sub(r"[^a-z0-9]+", "_", plain).strip("_")
     elif first and name != "rare":
         raise UsageError(f"the first band is the class `rare`; give {band!r} without a name, or put it second")
     if not CLASS_COLUMN_NAME.fullmatch(name) or name == "all" or name.startswith("abs_"):
@@ -154,13 +156,17 @@ def _band_name(text: str, first: bool) -> tuple[str, str]:
 
 
 def _band_ranks(band: str, n: int, end: int) -> tuple[int, int]:
-    if band == "paper-text":
-        return round((1 - RARE_FRACTION) * end), end
+    share = re.fullmatch(r"([0-9]*\.?[0-9]+)%", band)
+    if band == "paper-text" or share is not None:
+        fraction = RARE_FRACTION if share is None else float(share[1]) / 100
+        if not 0 < fraction < 1:
+            raise UsageError(f"the band {band!r} must lie between 0% and 100%")
+        return round((1 - fraction) * end), end
     if band == "paper-code":
         return round(RARE_FRACTION * n), end
     match = re.fullmatch(r"([0-9]*\.?[0-9]+):([0-9]*\.?[0-9]+)", band)
     if match is None:
-        raise UsageError(f"cannot read the band {band!r}; use paper-text, paper-code or LOW:HIGH, such as 0.5:0.9")
+        raise UsageError(f"cannot read the band {band!r}; use paper-text, paper-code, N% or LOW:HIGH, such as 0.5:0.9")
     low, high = float(match[1]), float(match[2])
     if not 0 <= low < high <= 1:
         raise UsageError(f"the band {band!r} is empty or inverted; it must satisfy 0 <= LOW < HIGH <= 1")

@@ -63,12 +63,13 @@ def evaluation(address, blocks, seed=0):
     return [documents.texts, documents.sha256, text.provenance]
 
 
-def counts(address, tokens, seeds=(0,), types=None, field="text"):
+def counts(address, tokens, seeds=(0,), types=None, field="text", column=None):
     tokenizer = load_tokenizer(tiny) if types is None else Tokenizer(None, types, None, None)
     digest = tokenizer_files_digest(tiny)
     results = []
     for seed in seeds:
-        c = hub_counts.count_dataset(dataset_at(address), tokenizer, digest, field, tokens, seed, lambda text: None)
+        dataset = dataset_at(address)
+        c = hub_counts.count_dataset(dataset, tokenizer, digest, field, tokens, seed, lambda text: None, column)
         se = c.sampled.relative_se
         se, reason = (None, se.reason) if isinstance(se, Undefined) else (se.tolist(), None)
         results.append([c.counts.tolist(), se, reason, dict(c.sampled.provenance), c.sha256])
@@ -481,6 +482,56 @@ def test_sampled_counts_are_unbiased_and_their_errors_honest(place: HubClient, r
     assert len({r[4] for r in results}) == len(seeds)
     # multinomial errors, which take tokens for independent, would be far too small
     assert np.median(spread / np.sqrt(truth * (1 - truth) / (20 * BLOCK))) > 2
+
+
+def id_rows() -> list[list[int] | None]:
+    """Lists of ids as those of pre-tokenised training data, one missing and one empty among them."""
+    rng = np.random.default_rng(0)
+    return [*(rng.integers(50, size=n).tolist() for n in (2049, 2049, 30, 700)), None, []]
+
+
+def test_a_column_of_token_ids_is_counted_as_it_is(place: HubClient, repo: str) -> None:
+    rows = id_rows()
+    wanted = np.bincount([i for row in rows for i in row or ()], minlength=50).tolist()
+    objects = b"\n".join(json.dumps({"token_ids": row, "source": "c"}).encode() for row in rows)
+    packed = io.BytesIO()
+    pl.DataFrame({"uid": range(6), "token_ids": rows}).write_parquet(packed, row_group_size=2)
+    files = {"a.jsonl": objects, "b.jsonl.zst": zstandard(objects), "c.json": objects, "d.parquet": packed.getvalue()}
+    place.hub.put(repo, files)
+    asked = [{"address": f"hf://datasets/{repo}/{name}", "tokens": 10**6} for name in files]
+    found = place.do(*(("counts", {**ask, "types": 50, "column": "token_ids"}) for ask in asked))
+    for name, [[counts, _, _, provenance, _]] in zip(files, found, strict=True):
+        assert counts == wanted and provenance["id_column"] == "token_ids" and provenance["whole"], name
+        assert provenance["tokenizer_files_sha256"] is None
+    # what was counted is kept
+    place.asked()
+    again = place.do(("counts", {**asked[0], "types": 50, "column": "token_ids"}))
+    assert again[0] == found[0] and place.asked() == []
+
+
+def test_a_column_that_holds_no_token_ids_is_refused(place: HubClient, repo: str) -> None:
+    rows = {"a": {"ids": [1, 2]}, "b": {"ids": "1 2"}, "c": {"ids": [1, 2.5]}, "d": {"ids": [-1]}, "e": [1, 2],
+            "f": {"ids": [[1], [2]]}, "g": {"ids": [60]}}  # fmt: skip
+    files = {f"{name}.jsonl": json.dumps(row).encode() for name, row in rows.items()}
+    files |= {"h.txt": b"1 2", "i.parquet": parquet(["a"], 1), "j.jsonl": files["a.jsonl"]}
+    place.hub.put(repo, files)
+    refusals = {
+        "b.jsonl": "line 1: 'ids' is no list of token ids; name the column after `::`",
+        "c.jsonl": "'ids' holds what is no token id",
+        "d.jsonl": "'ids' holds what is no token id",
+        "e.jsonl": "line 1: no object with token ids",
+        "f.jsonl": "'ids' is no list of token ids",
+        "g.jsonl": "holds token ids beyond the tokenizer's 50",
+        "h.txt": "is no .jsonl or .parquet file",
+        "i.parquet": "has no column 'ids' of lists of token ids (its columns: text, other); name it after `::`",
+    }
+    ask = [("counts", {"address": f"hf://datasets/{repo}/{n}", "tokens": 9, "types": 50, "column": "ids"})
+           for n in refusals]  # fmt: skip
+    other = ("counts", {"address": f"hf://datasets/{repo}/j.jsonl", "tokens": 9, "types": 50, "column": "tokens"})
+    *outcomes, lacking = place.do(*ask, other)
+    for wanted, outcome in zip(refusals.values(), outcomes, strict=True):
+        assert isinstance(outcome, str) and wanted in outcome and "\n" not in outcome, (wanted, outcome)
+    assert "no row has token ids under 'tokens'; name the column after `::`" in lacking
 
 
 @pytest.mark.slow

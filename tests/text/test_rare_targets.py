@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import LATE
 
-from rtdyn.errors import UsageError
+from rtdyn.errors import InputError, UsageError
+from rtdyn.names import SWEEP
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.documents import read_documents
 from rtdyn.text.evaluation import MIN_TOKENS, prepare
@@ -44,3 +45,16 @@ def test_a_text_with_too_few_says_so_and_is_measured_whole(
 def test_tokens_and_targets_exclude_each_other(options: EvaluationOptions) -> None:
     with pytest.raises(UsageError, match="--tokens and --rare-targets both say how long"):
         replace(options, rare_targets=100)
+
+
+def test_a_band_of_a_sweep_with_too_few_is_left_out_with_its_count_and_one_asked_for_is_refused(
+    tiny: SuiteSpec, options: EvaluationOptions
+) -> None:
+    said: list[str] = []
+    made = prepare(tiny, LATE, replace(options, bands=SWEEP), said.append)
+    names = [c.name for c in made.classes.classes]
+    assert names == [c.name for c in made.positions.classes] == ["rare", "rare_20", "rare_30", "rare_50", "common"]
+    for line, name in zip(said, ("rare_5", "rare_10"), strict=True):
+        assert line.startswith(f"the band {name} has ") and "under the 40 of --min-targets, and is left out" in line
+    with pytest.raises(InputError, match="the class 'narrow' has only"):
+        prepare(tiny, LATE, replace(options, bands=("paper-text", "narrow=5%")))

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtdyn.errors import InputError, UsageError
+from rtdyn.names import SWEEP
 from rtdyn.text import king_james
 from rtdyn.text.token_classes import ELBOW_WINDOW, SURE, class_errors, classify, elbow, rare_overlap
 from rtdyn.text.token_counts import SampledCounts, TokenCounts, count_texts, read_counts
@@ -44,6 +45,17 @@ def test_paper_code_and_custom_bands_in_one_pass() -> None:
         "rare": (170, 200), "paper_code": (30, 200), "mid": (60, 120), "band_0_5_0_9": (100, 180), "common": (0, 170),
     }  # fmt: skip
     assert classes.classes[0].name == "rare"
+
+
+def test_a_share_is_of_the_types_above_the_end_and_15_percent_is_the_rare_class() -> None:
+    values = np.concatenate([np.arange(1000, 0, -1), np.zeros(100)])
+    classes = classify(counts_of(values), [*SWEEP, "fifteen=15%", "2.5%"], n_logits=1200)
+    sizes = {c.name: (c.first, c.last) for c in classes.classes}
+    assert sizes == {
+        "rare": (850, 1000), "rare_5": (950, 1000), "rare_10": (900, 1000), "rare_20": (800, 1000),
+        "rare_30": (700, 1000), "rare_50": (500, 1000), "fifteen": (850, 1000), "band_2_5": (975, 1000),
+        "common": (0, 850),
+    }  # fmt: skip
 
 
 @settings(max_examples=30)
@@ -133,6 +145,9 @@ def test_the_elbow_slopes_are_those_of_polyfit() -> None:
         (["paper-text", "all=0.1:0.2"], "cannot be called"),
         (["paper-text", "abs_rare=0.1:0.2"], "cannot be called"),
         (["\u0660.5:0.9"], "cannot read the band"),
+        (["paper-text", "a=0%"], "between 0% and 100%"),
+        (["100%"], "between 0% and 100%"),
+        (["paper-text", "a=-5%"], "cannot read the band"),
     ],
 )
 def test_wrong_bands_are_refused(bands: list[str], message: str) -> None:

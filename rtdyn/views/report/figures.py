@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from rtdyn.errors import InputError, UsageError
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.panels import JudgedPanels, judged_panels
+from rtdyn.views.report.plots.bands import bands_figure
 from rtdyn.views.report.plots.hill import hill_over_k
 from rtdyn.views.report.plots.influence import compare_rank_influence, rank_influence, regime_sizes
 from rtdyn.views.report.plots.lines import attention_profiles, compare_attention, spectra
@@ -54,6 +55,7 @@ def figures(
         **shared,
         "attention": lambda: attention_profiles(runs[0], last[0]),
         "neuron-table": lambda: neuron_table(runs[0], last[0]),
+        **({"bands": lambda: bands_figure(runs[0])} if len(runs[0].classes) > 2 else {}),
     }
 
 

@@ -16,6 +16,7 @@ import jinja2
 import polars as pl
 
 from rtdyn.errors import InputError
+from rtdyn.judge.bands import band_rows
 from rtdyn.judge.observations import is_recorded
 from rtdyn.judge.scorecard import ClaimRow, scorecard
 from rtdyn.names import ANALYSES, PLATEAU
@@ -28,6 +29,7 @@ from rtdyn.views.report.panels import JudgedPanels, undefined_lines
 from rtdyn.views.report.plots.influence import NO_INFLUENCE
 from rtdyn.views.report.plots.neurons import TABLE_COLUMNS
 from rtdyn.views.report.run_tables import RunTables
+from rtdyn.views.terminal.bands import BAND_HEADERS, BAND_NOTE, band_cells
 from rtdyn.views.terminal.scorecard import CELLS, claim_cells, targets_text
 from rtdyn.views.terminal.summary import CAUTION, summary_rows
 
@@ -52,6 +54,8 @@ def page(shown: Sequence[RunTables], judged: Sequence[JudgedPanels], missing: Ma
         caution=CAUTION,
         thinning=THINNING,
         claim_headers=CELLS,
+        band_headers=BAND_HEADERS,
+        band_note=BAND_NOTE,
         neuron_headers=TABLE_COLUMNS,
         version=__version__,
         style=jinja2.filters.Markup((assets / "page.css").read_text(encoding="utf-8")),
@@ -91,6 +95,7 @@ def _about(shown: RunTables) -> dict[str, Any]:
         "classes": classes,
         "rows": rows,
         "claims": [] if isinstance(claims, Undefined) else claims,
+        "bands": [band_cells(row) for row in band_rows(run)],
         "why_no_claims": claims.reason if isinstance(claims, Undefined) else "",
         "left_out": shown.left_out,
         "recorded": is_recorded(run, stored),

@@ -11,12 +11,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rtdyn.judge.bands import band_rows
 from rtdyn.judge.observations import read_judged
 from rtdyn.judge.scorecard import ClaimRow, scorecard
 from rtdyn.judge.scorecard_frame import as_json, store_claims
 from rtdyn.judge.verdict import CONTRADICTED, SUPPORTED, UNDETERMINED, Check
 from rtdyn.text.clusters import FEW_CLUSTERS
 from rtdyn.views.number import number, p_value
+from rtdyn.views.terminal.bands import print_bands
 
 CELLS = ("claim", "statistic", "value", "null", "region", "verdict", "emerged", "decided by")
 MORE_TARGETS = (
@@ -167,5 +169,6 @@ def claims(path: Path, machine: bool, console: Console) -> list[ClaimRow]:
         sys.stdout.write(json.dumps(as_json(rows), allow_nan=False) + "\n")
     else:
         print_claims(rows, console)
+        print_bands(band_rows(run), console)
     store_claims(run, rows)
     return rows

@@ -1,0 +1,58 @@
+"""Several bands of rare tokens side by side, in the terminal and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rtdyn.judge.bands import BAND_CLAIMS, BandRow, Estimate
+from rtdyn.undefined import Undefined
+from rtdyn.views.number import number
+
+BAND_HEADERS = (
+    "band", "types", "targets", "plateau, share of neurons", "κ", "excess", "shape p", "ranks as `rare`: Spearman",
+    *BAND_CLAIMS,
+)  # fmt: skip
+BAND_NOTE = (
+    "Bands share types and positions, so that they are no independent samples. The plateau is the fitted one, be it "
+    "raised or not; the interval of Spearman's correlation takes the neurons for the sample."
+)
+
+
+def band_cells(row: BandRow) -> tuple[str, ...]:
+    """The row as it is shown, by BAND_HEADERS."""
+    verdicts = ["—"] * len(BAND_CLAIMS) if isinstance(row.verdicts, Undefined) else [*row.verdicts.values()]
+    return (
+        f"{row.token_class} ({row.band})",
+        f"{row.types:,}",
+        f"{row.targets:,}",
+        *map(_shown, (row.plateau, row.kappa, row.excess)),
+        "undefined" if row.shape_p is None else f"{row.shape_p:.2g}",
+        _shown(row.spearman),
+        *verdicts,
+    )
+
+
+def print_bands(rows: Sequence[BandRow], console: Console) -> None:
+    """A row a band; nothing where there are none."""
+    if not rows:
+        return
+    table = Table(title="Bands of rare tokens, intervals 95 %", title_justify="left")
+    for header in BAND_HEADERS:
+        table.add_column(header, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, band_cells(row)))
+    (console if console.is_terminal else Console(file=console.file, width=max(console.width, 200))).print(table)
+    why = next((row.verdicts.reason for row in rows if isinstance(row.verdicts, Undefined)), "")
+    for text in (BAND_NOTE, f"No verdicts: {why}." if why else ""):
+        if text:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _shown(estimate: Estimate | Undefined) -> str:
+    if isinstance(estimate, Undefined):
+        return f"undefined ({estimate.reason})"
+    return number(estimate.value, estimate.low, estimate.high, at_edge=estimate.at_edge)
