@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,4 +90,6 @@ def _plain(value: Any) -> Any:
     """A parsed value as one types it."""
     if isinstance(value, tuple):
         return "=".join(value)
+    if isinstance(value, re.Pattern):
+        return value.pattern
     return str(value) if isinstance(value, Path) else value

@@ -38,14 +38,21 @@ class Forecast:
         return max(each * steps - since, 0.0)
 
     def _pace(self) -> float:
-        """How many times as long as expected the stages took that have ended; 1 while none has."""
+        """How many times as long as expected a step will take, by the stages that have ended.
+
+        They count beside a whole step as expected: a short stage that took long, as the first load of a process does,
+        says little of the others.
+        """
         known = [stage for stage in self.ended if stage in self.expected]
-        expected = sum(self.expected[stage] for stage in known)
-        return sum(self.ended[stage] for stage in known) / expected if expected else 1.0
+        whole, expected = sum(self.expected.values()), sum(self.expected[stage] for stage in known)
+        return (sum(self.ended[stage] for stage in known) + whole) / (expected + whole)
 
 
 def expected_seconds(sweep: Sweep) -> dict[str, float]:
-    """Seconds of each stage of one step on this machine, as `rtdyn plan` has them."""
+    """Seconds of each stage of one step on this machine, as `rtdyn plan` has them.
+
+    Raises InputError for a config.json whose shape cannot be known.
+    """
     model = model_shape(sweep.model_config, sweep.suite.location)
     sample = None
     if sweep.evaluation is not None:
