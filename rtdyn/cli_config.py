@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -90,6 +89,4 @@ def _plain(value: Any) -> Any:
     """A parsed value as one types it."""
     if isinstance(value, tuple):
         return "=".join(value)
-    if isinstance(value, re.Pattern):
-        return value.pattern
     return str(value) if isinstance(value, Path) else value
