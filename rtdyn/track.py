@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from rich.console import Console
 from rtdyn.audit.before_a_run import audit_before, joined, moved_steps
 from rtdyn.checkpoints.stream import alike, open_stream
 from rtdyn.cost.forecast import expected_seconds
-from rtdyn.errors import IncompleteError, InputError
+from rtdyn.errors import IncompleteError
 from rtdyn.execute.driver import Driver, earlier_tasks, open_engine
 from rtdyn.execute.engine import Engine
 from rtdyn.execute.ledger import read_seconds
@@ -201,10 +201,7 @@ def _run_here(
     """The steps one after another in this process; returns those passed over, each with the reason."""
     position = {step: number for number, step in enumerate(steps, start=1)}
     say = partial(_say, console)
-    expected: Mapping[str, float] = {}
-    if console.is_terminal and steps:  # for its bar alone
-        with suppress(InputError):  # what is wrong with the model is said where it is loaded
-            expected = expected_seconds(sweep)
+    expected = expected_seconds(sweep) if console.is_terminal and steps else {}  # for its bar alone
     with (
         open_stream(sweep.suite, steps, stored, cache_gb, sweep.weights_only, say) as stream,
         progress(console, sweep.suite.name, len(steps), expected) as reporter,

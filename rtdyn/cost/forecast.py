@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from rtdyn.capture.memory_need import Sample
 from rtdyn.cost.machine import seconds_on
 from rtdyn.cost.plan import further_seconds, stage_operations
+from rtdyn.errors import InputError
 from rtdyn.model.sizes import model_shape
 from rtdyn.sweep.sweep import Sweep
 
@@ -49,11 +50,11 @@ class Forecast:
 
 
 def expected_seconds(sweep: Sweep) -> dict[str, float]:
-    """Seconds of each stage of one step on this machine, as `rtdyn plan` has them.
-
-    Raises InputError for a config.json whose shape cannot be known.
-    """
-    model = model_shape(sweep.model_config, sweep.suite.location)
+    """Seconds of each stage of one step on this machine, as `rtdyn plan` has them; none where the shape is not known."""
+    try:
+        model = model_shape(sweep.model_config, sweep.suite.location)
+    except InputError:  # what is wrong with the model is said where it is loaded
+        return {}
     sample = None
     if sweep.evaluation is not None:
         windows = sweep.evaluation.text.windows
