@@ -50,7 +50,7 @@ class Forecast:
 
 
 def expected_seconds(sweep: Sweep) -> dict[str, float]:
-    """Seconds of each stage of one step on this machine, as `rtdyn plan` has them; none where the shape is not known."""
+    """Seconds of each stage of one step here, as `rtdyn plan` has them; none where the shape is not known."""
     try:
         model = model_shape(sweep.model_config, sweep.suite.location)
     except InputError:  # what is wrong with the model is said where it is loaded
