@@ -141,7 +141,8 @@ def _left(
         say(f"{len(steps) - len(left)} of {len(steps)} steps are stored already")
     lacks = Counter(lacking(run, step, analyses) for step in left if step in stored)
     for names, count in lacks.items():
-        say(f"{count} stored steps lack {', '.join(names)}: only that is added; W&B keeps what it has of them")
+        who = "1 stored step lacks" if count == 1 else f"{count} stored steps lack"
+        say(f"{who} {', '.join(names)}: only that is added, and W&B keeps what it has")
     return whole, left
 
 

@@ -52,6 +52,9 @@ def test_a_file_gives_the_options_and_whatever_is_given_wins(file: Path) -> None
     assert parsed("--config", file, "--seed", "5", **variables)[0]["seed"] == 5
     assert parsed(RTDYN_TRACK_CONFIG=str(file))[0]["seed"] == 3
     assert parsed("--config", file, of="plan")[0]["tokens"] == 2048
+    file.write_text("model: tiny\ncalibration: false\ngpu-tflops: [40, 20]\nout: runs/a\n")
+    params, _, _ = parsed("--config", file, of="plan")  # of which --out is another command's
+    assert params["calibration"] is False and params["gpu_tflops"] == (40.0, 20.0)
 
 
 @pytest.mark.parametrize("order", [1, -1])

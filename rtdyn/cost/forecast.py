@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from rtdyn.capture.memory_need import Sample
 from rtdyn.cost.machine import seconds_on
 from rtdyn.cost.plan import further_seconds, stage_operations
+from rtdyn.errors import InputError
 from rtdyn.model.sizes import model_shape
 from rtdyn.sweep.sweep import Sweep
 
@@ -38,15 +39,22 @@ class Forecast:
         return max(each * steps - since, 0.0)
 
     def _pace(self) -> float:
-        """How many times as long as expected the stages took that have ended; 1 while none has."""
+        """How many times as long as expected a step will take, by the stages that have ended.
+
+        They count beside a whole step as expected: a short stage that took long, as the first load of a process does,
+        says little of the others.
+        """
         known = [stage for stage in self.ended if stage in self.expected]
-        expected = sum(self.expected[stage] for stage in known)
-        return sum(self.ended[stage] for stage in known) / expected if expected else 1.0
+        whole, expected = sum(self.expected.values()), sum(self.expected[stage] for stage in known)
+        return (sum(self.ended[stage] for stage in known) + whole) / (expected + whole)
 
 
 def expected_seconds(sweep: Sweep) -> dict[str, float]:
-    """Seconds of each stage of one step on this machine, as `rtdyn plan` has them."""
-    model = model_shape(sweep.model_config, sweep.suite.location)
+    """Seconds of each stage of one step here, as `rtdyn plan` has them; none where the shape is not known."""
+    try:
+        model = model_shape(sweep.model_config, sweep.suite.location)
+    except InputError:  # what is wrong with the model is said where it is loaded
+        return {}
     sample = None
     if sweep.evaluation is not None:
         windows = sweep.evaluation.text.windows

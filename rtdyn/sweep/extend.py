@@ -52,7 +52,9 @@ def join(stored: StepTables, further: StepTables) -> StepTables:
     """One step's tables with the analyses of both; what both hold is taken from `further`."""
     ours = set(further.metrics["analysis"])
     with_regimes = "regimes" in ours or "regimes" not in set(stored.metrics["analysis"])
-    place = pl.col("analysis").replace_strict({name: i for i, name in enumerate(_ORDER)}, return_dtype=pl.Int64)
+    place = pl.col("analysis").replace_strict(
+        {name: i for i, name in enumerate(_ORDER)}, default=len(_ORDER), return_dtype=pl.Int64
+    )
     metrics = pl.concat([stored.metrics.filter(~pl.col("analysis").is_in(ours)), further.metrics])
     kinds = set(further.curves["kind"])
     first, second = (further, stored) if with_regimes else (stored, further)

@@ -48,11 +48,11 @@ def test_a_run_extended_twice_is_the_run_that_had_them_all_at_once(suite: Path, 
     first = track(suite, grown, "512,4000", "ablation,dimensionality")
     assert first.exit_code == 0 and "caution: 2 of the steps are sound" in first.stderr, first.stderr
     second = track(suite, grown, "4000", "ablation,mediation")
-    assert "1 stored steps lack mediation: only that is added" in second.stderr, second.stderr
+    assert "1 stored step lacks mediation: only that is added" in second.stderr, second.stderr
     stages = [line for line in (grown / "log.jsonl").read_text().splitlines() if '"step": 4000' in line]
     assert "dimensionality" in stages[0] and "dimensionality" not in stages[1] and "mediation" in stages[1]
     third = track(suite, grown, "4000", "ablation,regimes,dimensionality")
-    assert "1 stored steps lack regimes" in third.stderr and third.exit_code == 0, third.stderr
+    assert "1 stored step lacks regimes" in third.stderr and third.exit_code == 0, third.stderr
     run = read_run(grown)
     ours, theirs = read_step(run, 4000), read_step(read_run(whole), 4000)
     for table in TABLES:
