@@ -25,7 +25,7 @@ from rtdyn.undefined import Undefined
 from rtdyn.views.report.figures import figures
 from rtdyn.views.report.panels import judged_panels
 from rtdyn.views.report.plots.influence import rank_influence, ranked_influence
-from rtdyn.views.report.plots.neurons import neuron_rows, with_error
+from rtdyn.views.report.plots.neurons import neuron_rows, with_interval
 from rtdyn.views.report.run_tables import RunTables, labels, show
 
 CURVES_OF = {
@@ -136,17 +136,18 @@ def test_dollars_in_a_name_are_no_formula(shown: RunTables) -> None:
 @pytest.mark.parametrize(
     ("value", "error", "text"),
     [
-        (0.0542, 0.0099, "0.0542 ± 0.0099"),
-        (-2.04e-5, 0.0073, "−0.0000 ± 0.0073"),
+        (0.0542, 0.0099, "0.0542 (0.0443 to 0.0641)"),
+        (-2.04e-5, 0.0073, "-2.04e-05 (-0.00732 to 0.00728)"),
         (0.5, None, "0.5"),
         (0.5, 0.0, "0.5"),
         (float("nan"), 1.0, "—"),
         (None, 1.0, "—"),
-        (123456.0, 2e5, "1.23e+05 ± 2.0e+05"),
     ],
 )
-def test_a_number_has_the_digits_that_its_error_leaves(value: float | None, error: float | None, text: str) -> None:
-    assert with_error(value, error) == text
+def test_a_neurons_number_has_its_interval_in_the_form_of_all_others(
+    value: float | None, error: float | None, text: str
+) -> None:
+    assert with_interval(value, error) == text
 
 
 def test_neurons_have_students_intervals_of_the_clusters_that_are_stored(shown: RunTables) -> None:
