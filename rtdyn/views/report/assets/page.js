@@ -50,7 +50,7 @@ function layout(title, x, y, more) {
 const config = { displaylogo: false, displayModeBar: false, responsive: true, doubleClick: "reset" };
 // told: what the chart says in words, and its numbers as rows under a header, made when they are asked for
 function draw(id, traces, shape, told) {
-  Plotly.react(byId(id), traces, shape, config);
+  Plotly.react(byId(id), traces, printing ? { ...shape, width: byId(id).clientWidth } : shape, config);
   tell(id, told);
 }
 const range95 = (low, high) => (low === null || low === undefined || high === null ? "" : ` (${number(low, 3)} to ${number(high, 3)})`);
