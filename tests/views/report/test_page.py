@@ -18,8 +18,9 @@ from rtdyn.judge.observations import read_judged
 from rtdyn.views.report.opening import published
 from rtdyn.views.report.page import inline_json
 from rtdyn.views.report.page import page as page_of
-from rtdyn.views.report.page_data import numbers, thinned
+from rtdyn.views.report.page_data import numbers
 from rtdyn.views.report.panels import judged_panels
+from rtdyn.views.report.plots.influence import thinned
 from rtdyn.views.report.run_tables import show
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=2>'\"&amp;"

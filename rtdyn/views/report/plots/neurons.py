@@ -17,7 +17,7 @@ from rtdyn.store.schema import STABLE
 from rtdyn.undefined import Undefined
 from rtdyn.views.number import number
 from rtdyn.views.report.plots.influence import NO_INFLUENCE
-from rtdyn.views.report.plots.style import NotebookFigure, grid, plain, short_step, styled
+from rtdyn.views.report.plots.style import NotebookFigure, plain, short_step, styled, title, wrapped
 from rtdyn.views.report.run_tables import RunTables
 
 ROWS = 256
@@ -81,7 +81,7 @@ def _pivot(shown: RunTables, neurons: Sequence[int], value: pl.Expr) -> np.ndarr
     return result
 
 
-def heat_map(runs: Sequence[RunTables]) -> Figure | Undefined:
+def heat_map(runs: Sequence[RunTables], width: float | None = None) -> Figure | Undefined:
     """Influence on rare and regime of the neurons that came highest, over all steps; a row of axes a run.
 
     Runs of weights alone are passed over; where there is no other, why there is no figure.
@@ -92,8 +92,10 @@ def heat_map(runs: Sequence[RunTables]) -> Figure | Undefined:
     with styled():
         matrices = [(run, heat_map_neurons(run)) for run in runs]
         with_regimes = any("regime" in run.neurons.columns for run in runs)
-        figure, axes = grid(len(runs), 1 + with_regimes, 4.4, 4.2)
-        for row, (run, neurons) in zip(axes, matrices, strict=True):
+        columns = 1 + with_regimes
+        figure, flat = wrapped(columns * len(runs), 4.4, 4.2, width, columns)
+        rows = [flat[i : i + columns] for i in range(0, len(flat), columns)]
+        for row, (run, neurons) in zip(rows, matrices, strict=True):
             logs = np.log10(influence_matrix(run, neurons))
             image = row[0].imshow(logs, aspect="auto", interpolation="nearest", cmap="cividis")
             _step_columns(row[0], run)
@@ -102,9 +104,8 @@ def heat_map(runs: Sequence[RunTables]) -> Figure | Undefined:
             row[0].set_ylabel(
                 f"the {len(neurons)} of {total:,} neurons that ranked highest\nat any step, by influence at the last"
             )
-            row[0].set_title(f"{plain(run.label)}: influence on rare tokens")
-            bar = figure.colorbar(image, ax=row[0], pad=0.02)
-            bar.set_label("log₁₀ nats")
+            title(row[0], f"{plain(run.label)}: influence on rare tokens (log₁₀ nats)")
+            figure.colorbar(image, ax=row[0], pad=0.02)
             regimes = regime_matrix(run, neurons)
             if with_regimes and regimes is not None:
                 _regimes(figure, row[1], regimes, run)
@@ -221,8 +222,8 @@ def neuron_table(shown: RunTables, step: int) -> Figure | Undefined:
         figure = NotebookFigure(figsize=(8.8 * sum(widths), 0.45 + 0.21 * (len(rows) + 1)), layout="constrained")
         ax = figure.subplots()
         ax.set_axis_off()
-        title = f"{plain(shown.label)}, {shown.named(step)}: the {len(rows)} neurons with most influence on rare tokens"
-        ax.set_title(f"{title} (in brackets: 95 % intervals)")
+        said = f"{plain(shown.label)}, {shown.named(step)}: the {len(rows)} neurons with most influence on rare tokens"
+        ax.set_title(f"{said} (in brackets: 95 % intervals)")
         table = ax.table(cellText=rows, colLabels=[TABLE_COLUMNS[i] for i in filled], loc="upper center",
                          cellLoc="right", colLoc="right", colWidths=[w / sum(widths) for w in widths])  # fmt: skip
         table.auto_set_font_size(False)
