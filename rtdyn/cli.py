@@ -21,6 +21,7 @@ from rtdyn.cli_listing import LISTINGS
 from rtdyn.cli_options import (
     FiniteRange,
     analysis_options,
+    listed,
     preset_line,
 )
 from rtdyn.cli_suites import model_option, models_option, suites_option
@@ -286,15 +287,30 @@ def sync(run: Path) -> None:
 @click.option(
     "--at", help="Steps of the rank-influence curves, as for track; the last is that of the other one-step figures."
 )
+@click.option("--figures", metavar="NAME[,NAME]", help="These figures alone, by their files' names, and no page.")
+@click.option("--format", "formats", default="png,pdf", show_default=True, help="Of figures: of png, pdf and svg.")
+@click.option(
+    "--width", type=click.Choice(["single", "double"]), help="Figures as wide as one column of a journal, or two."
+)
 @click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
 @refuse_clearly
-def report(runs: tuple[Path, ...], out: Path | None, at: str | None, open_page: bool) -> None:
+def report(
+    runs: tuple[Path, ...],
+    out: Path | None,
+    at: str | None,
+    figures: str | None,
+    formats: str,
+    width: str | None,
+    open_page: bool,
+) -> None:
     """Draw a run: figures (PNG, PDF) and one HTML page that needs no network. Several runs share the plots."""
     from rich.console import Console
 
+    from rtdyn.views.report.report import Drawn
     from rtdyn.views.report.report import report as draw
 
-    draw(runs, out, at, open_page, Console())
+    drawn = Drawn(listed(figures) if figures else (), listed(formats), width)
+    draw(runs, out, at, open_page, Console(), drawn)
 
 
 for listing in LISTINGS:

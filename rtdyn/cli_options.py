@@ -40,8 +40,13 @@ class _Device(click.Choice[str]):
         return super().convert(value, param, ctx)
 
 
+def listed(value: str) -> tuple[str, ...]:
+    """Names between commas, each once."""
+    return tuple(dict.fromkeys(part.strip() for part in value.split(",")))
+
+
 def _chosen_analyses(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-    names = ANALYSES if value == "all" else tuple(dict.fromkeys(part.strip() for part in value.split(",")))
+    names = ANALYSES if value == "all" else listed(value)
     unknown = [name for name in names if name not in ANALYSES]
     if unknown:
         raise click.BadParameter(f"no analysis is called {unknown[0]!r}; there are {', '.join(ANALYSES)}")

@@ -92,8 +92,8 @@ class RunFrames:
         """The scorecard, a row a criterion; `check` 0 is the statistic of the claim. Raises as `claims`."""
         return claim_frame(scorecard(self.run))
 
-    def plot(self, name: str = "emergence", at: Sequence[int] | None = None) -> Figure:
-        """A figure of the run's report, by its file's name: rank-influence, emergence, regime-sizes, neurons and so on.
+    def plot(self, name: str = "emergence-influence", at: Sequence[int] | None = None) -> Figure:
+        """A figure of the run's report, by its file's name: rank-influence, emergence-groups, regime-sizes and so on.
 
         at: steps, as for `rtdyn report`. Raises UsageError for a name or step that is not there, naming those that are,
         and InputError where the run holds nothing to draw.

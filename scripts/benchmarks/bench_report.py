@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rtdyn.views.report.report import report
+from rtdyn.views.report.report import PAGE, report
 
 
 def main() -> None:
@@ -34,9 +34,9 @@ def main() -> None:
         out = arguments.out or Path(folder)
         run = synthetic_run(out / "run", arguments.steps, arguments.neurons, arguments.heads)
         start = time.perf_counter()
-        file = report([run], out / "report", None, False, Console())
+        report([run], out / "report", None, False, Console())
         print(f"{arguments.steps} steps, {arguments.neurons} neurons: {time.perf_counter() - start:.1f} s")
-        _open(file)
+        _open(out / "report" / PAGE)
 
 
 def _open(file: Path) -> None:

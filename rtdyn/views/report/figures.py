@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from matplotlib.figure import Figure
 
@@ -14,10 +15,11 @@ from rtdyn.views.report.plots.hill import hill_over_k
 from rtdyn.views.report.plots.influence import compare_rank_influence, rank_influence, regime_sizes
 from rtdyn.views.report.plots.lines import attention_profiles, compare_attention, spectra
 from rtdyn.views.report.plots.neurons import heat_map, neuron_table
-from rtdyn.views.report.plots.trajectories import emergence_panel
+from rtdyn.views.report.plots.trajectories import THEMES, emergence_panel
 from rtdyn.views.report.run_tables import RunTables
 
 TOO_FEW = Undefined("fewer than three distinct steps are stored; a trajectory needs more")
+EMERGENCE, NEURON_TABLE = "emergence", "neuron-table"
 CURVE_STEPS = 4
 """Steps whose rank–influence curves are drawn, unless they are named."""
 Drawing = Callable[[], Figure | Undefined]
@@ -25,38 +27,50 @@ Drawing = Callable[[], Figure | Undefined]
 
 
 def figures(
-    runs: Sequence[RunTables], judged: Sequence[JudgedPanels], at: Sequence[Sequence[int]]
+    runs: Sequence[RunTables],
+    judged: Sequence[JudgedPanels],
+    at: Sequence[Sequence[int]],
+    width: float | None = None,
 ) -> dict[str, Drawing]:
     """Each figure by name, not drawn yet.
 
     judged: each run's lines, from `judged_panels`. at: each run's steps; what shows one step shows the last of them.
-    One run gets its own figures, several share theirs, a colour each.
+    width: inches of each figure, by default its own. One run gets its own figures, several share theirs, a colour each.
     """
     last = [steps[-1] for steps in at]
 
-    def emergence() -> Figure | Undefined:
-        return emergence_panel(runs, judged) if all(run.has_trajectories for run in runs) else TOO_FEW
+    def emergence(theme: str) -> Figure | Undefined:
+        sound = all(run.has_trajectories for run in runs)
+        return emergence_panel(runs, judged, theme, width) if sound else TOO_FEW
 
     shared: dict[str, Drawing] = {
-        "emergence": emergence,
-        "regime-sizes": lambda: regime_sizes(runs),
-        "neurons": lambda: heat_map(runs),
-        "spectra": lambda: spectra(runs, last),
-        "hill-over-k": lambda: hill_over_k(runs, last),
+        **{f"{EMERGENCE}-{theme}": partial(emergence, theme) for theme in THEMES},
+        "regime-sizes": lambda: regime_sizes(runs, width),
+        "neurons": lambda: heat_map(runs, width),
+        "spectra": lambda: spectra(runs, last, width),
+        "hill-over-k": lambda: hill_over_k(runs, last, width),
     }
     if len(runs) > 1:
         return {
-            "rank-influence": lambda: compare_rank_influence(runs, last),
+            "rank-influence": lambda: compare_rank_influence(runs, last, width),
             **shared,
-            "attention": lambda: compare_attention(runs, last),
+            "attention": lambda: compare_attention(runs, last, width),
         }
     return {
-        "rank-influence": lambda: rank_influence(runs[0], at[0]),
+        "rank-influence": lambda: rank_influence(runs[0], at[0], width),
         **shared,
-        "attention": lambda: attention_profiles(runs[0], last[0]),
-        "neuron-table": lambda: neuron_table(runs[0], last[0]),
-        **({"bands": lambda: bands_figure(runs[0])} if len(runs[0].classes) > 2 else {}),
+        "attention": lambda: attention_profiles(runs[0], last[0], width),
+        NEURON_TABLE: lambda: neuron_table(runs[0], last[0]),
+        **({"bands": lambda: bands_figure(runs[0], width)} if len(runs[0].classes) > 2 else {}),
     }
+
+
+def chosen_figures(known: dict[str, Drawing], names: Sequence[str] | None) -> dict[str, Drawing]:
+    """Those of the figures that are named, or all. Raises UsageError for a name that is not there."""
+    for name in names or ():
+        if name not in known:
+            raise UsageError(f"no figure is called {name!r}; there are {', '.join(known)}")
+    return {name: known[name] for name in names} if names else known
 
 
 def one_figure(shown: RunTables, name: str, at: Sequence[int] | None) -> Figure:
@@ -67,11 +81,9 @@ def one_figure(shown: RunTables, name: str, at: Sequence[int] | None) -> Figure:
     absent = sorted({*(at or ())} - {*shown.steps})
     if absent:
         raise UsageError(f"step {absent[0]} is not stored; the run holds {', '.join(map(str, shown.steps))}")
-    judged = judged_panels(shown) if name == "emergence" and shown.has_trajectories else {}
+    judged = judged_panels(shown) if name.startswith(EMERGENCE) and shown.has_trajectories else {}
     known = figures([shown], [judged], [list(at) if at else shown.spread(CURVE_STEPS)])
-    if name not in known:
-        raise UsageError(f"no figure is called {name!r}; there are {', '.join(known)}")
-    figure = known[name]()
+    figure = chosen_figures(known, [name])[name]()
     if isinstance(figure, Undefined):
         raise InputError(f"{name} cannot be drawn: {figure.reason}")
     return figure

@@ -24,6 +24,7 @@ from rtdyn.store.manifest import AuditRecord, CheckpointRecord, Manifest
 from rtdyn.store.run import Run, done_steps
 from rtdyn.undefined import Undefined
 from rtdyn.version import __version__
+from rtdyn.views.report.opening import opening, published, sentence
 from rtdyn.views.report.page_data import THINNING, page_data
 from rtdyn.views.report.panels import JudgedPanels, undefined_lines
 from rtdyn.views.report.plots.influence import NO_INFLUENCE
@@ -32,6 +33,9 @@ from rtdyn.views.report.run_tables import RunTables
 from rtdyn.views.terminal.bands import BAND_HEADERS, BAND_NOTE, band_cells
 from rtdyn.views.terminal.scorecard import CELLS, claim_cells, targets_text
 from rtdyn.views.terminal.summary import CAUTION, summary_rows
+
+CLAIM_HEADERS = tuple(cell for cell in CELLS if cell != "claim")
+"""Columns of the scorecard after the claim itself, which the page has in words."""
 
 
 def page(shown: Sequence[RunTables], judged: Sequence[JudgedPanels], missing: Mapping[str, str]) -> str:
@@ -53,7 +57,7 @@ def page(shown: Sequence[RunTables], judged: Sequence[JudgedPanels], missing: Ma
         missing=missing,
         caution=CAUTION,
         thinning=THINNING,
-        claim_headers=CELLS,
+        claim_headers=CLAIM_HEADERS,
         band_headers=BAND_HEADERS,
         band_note=BAND_NOTE,
         neuron_headers=TABLE_COLUMNS,
@@ -92,9 +96,10 @@ def _about(shown: RunTables) -> dict[str, Any]:
         "label": shown.label,
         "last": shown.last,
         "span": _span(shown.steps),
+        "opening": opening(shown, claims),
         "classes": classes,
         "rows": rows,
-        "claims": [] if isinstance(claims, Undefined) else claims,
+        "claims": [] if isinstance(claims, Undefined) else [_claim(row) for row in claims],
         "bands": [band_cells(row) for row in band_rows(run)],
         "why_no_claims": claims.reason if isinstance(claims, Undefined) else "",
         "left_out": shown.left_out,
@@ -149,10 +154,10 @@ def _audit(audit: AuditRecord | None) -> dict[str, Any] | None:
     }
 
 
-def _claims(run: Run) -> list[dict[str, Any]] | Undefined:
+def _claims(run: Run) -> list[ClaimRow] | Undefined:
     """The scorecard's rows, or why there are none."""
     try:
-        return [_claim(row) for row in scorecard(run)]
+        return scorecard(run)
     except InputError as error:
         return Undefined(str(error))
 
@@ -160,8 +165,8 @@ def _claims(run: Run) -> list[dict[str, Any]] | Undefined:
 def _claim(row: ClaimRow) -> dict[str, Any]:
     return {
         "cells": claim_cells(row),
-        "text": row.text,
-        "source": row.source,
+        "text": sentence(row),
+        "source": published(row.source),
         "reason": row.reason,
         "targets": targets_text(row),
         "at": row.step,

@@ -19,7 +19,14 @@ from rtdyn.names import COMMON, DECAY, PLATEAU, POWER_LAW, RARE
 from rtdyn.store.schema import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.panels import PANELS, JudgedLine, JudgedPanels
-from rtdyn.views.report.plots.influence import fitted_segments, plateau_intervals, ranked_influence, verdict
+from rtdyn.views.report.plots.influence import (
+    RANKS,
+    fitted_segments,
+    plateau_intervals,
+    ranked_influence,
+    thinned,
+    verdict,
+)
 from rtdyn.views.report.plots.lines import HEADS, drawn_heads
 from rtdyn.views.report.plots.neurons import (
     REGIMES,
@@ -34,7 +41,6 @@ from rtdyn.views.report.plots.style import COLOURS, run_colour
 from rtdyn.views.report.plots.trajectories import null_band
 from rtdyn.views.report.run_tables import RunTables
 
-RANKS = 160
 FIGURES = 4
 LEVELS = 254
 SPECTRUM_RANKS = 64
@@ -92,13 +98,6 @@ def _run(run: RunTables, judged: JudgedPanels, index: int, single: bool) -> dict
 def numbers(values: Iterable[float | None]) -> list[float | None]:
     """Rounded to FIGURES significant figures; what is not a finite number is null."""
     return [None if v is None or not math.isfinite(v) else float(f"{v:.{FIGURES}g}") for v in values]
-
-
-def thinned(count: int, most: int) -> np.ndarray:
-    """Up to `most` of the ranks 1..count, evenly spaced in log rank, the first and the last among them."""
-    if count <= most:
-        return np.arange(1, count + 1)
-    return np.unique(np.geomspace(1, count, most).round().astype(int))
 
 
 def _columns(frame: pl.DataFrame, *names: str) -> dict[str, list[float | None]]:

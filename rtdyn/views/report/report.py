@@ -1,9 +1,10 @@
-"""`rtdyn report`: every figure of one run or several as PNG and PDF, and the page."""
+"""`rtdyn report`: the figures of one run or several, and the page."""
 
 from __future__ import annotations
 
 import webbrowser
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,49 +15,77 @@ from rtdyn.files import replace_file
 from rtdyn.judge.observations import read_judged
 from rtdyn.suites.steps import parse_steps
 from rtdyn.undefined import Undefined
-from rtdyn.views.report.figures import CURVE_STEPS, figures
+from rtdyn.views.report.figures import CURVE_STEPS, NEURON_TABLE, chosen_figures, figures
+from rtdyn.views.report.neuron_files import neuron_files
 from rtdyn.views.report.page import page
 from rtdyn.views.report.panels import judged_panels
-from rtdyn.views.report.plots.style import save
+from rtdyn.views.report.plots.style import COLUMN, FORMATS, save
 from rtdyn.views.report.run_tables import RunTables, labels, show
 
 PAGE = "report.html"
 COMPARED = Path("report-compare")
 
 
-def report(paths: Sequence[Path], out: Path | None, at: str | None, open_page: bool, console: Console) -> Path:
-    """Writes the figures and the page of the runs at `paths`, and returns the page's file.
+@dataclass(frozen=True)
+class Drawn:
+    """Which figures are drawn, and in which form."""
+
+    names: tuple[str, ...] = ()
+    """These alone, and no page; none for all and the page."""
+    formats: tuple[str, ...] = FORMATS[:2]
+    width: str | None = None
+    """A name in COLUMN; None for each figure's own width."""
+
+
+ALL = Drawn()
+
+
+def report(
+    paths: Sequence[Path], out: Path | None, at: str | None, open_page: bool, console: Console, drawn: Drawn = ALL
+) -> None:
+    """Writes the figures and the page of the runs at `paths`.
 
     out: the folder, by default `report` in the run, or COMPARED for several. at: steps as for `rtdyn track`, which
     every run must have. Raises InputError if there is no run, no finished step, or no place to write; UsageError for
-    steps that are not stored.
+    steps that are not stored, figures that there are not, and a page to open that is not asked for.
     """
+    if drawn.names and open_page:
+        raise UsageError("--open opens the page, which --figures leaves out; give one of the two")
+    if unknown := [kind for kind in drawn.formats if kind not in FORMATS]:
+        raise UsageError(f"figures are not written as {unknown[0]!r}; there are {', '.join(FORMATS)}")
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     runs = [read_judged(path) for path in paths]
     shown = [show(run, label) for run, label in zip(runs, labels(runs), strict=True)]
     chosen = [_steps(at, tables, path) for tables, path in zip(shown, paths, strict=True)]
+    judged = [judged_panels(tables) if tables.has_trajectories else {} for tables in shown]
+    width = None if drawn.width is None else COLUMN[drawn.width]
+    known = chosen_figures(figures(shown, judged, chosen, width), drawn.names)
     folder = out if out is not None else paths[0] / "report" if len(paths) == 1 else COMPARED
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}; give another --out") from error
-    judged = [judged_panels(tables) if tables.has_trajectories else {} for tables in shown]
-    drawn, missing = [], {}
-    for name, draw in figures(shown, judged, chosen).items():
+    count, missing = 0, {}
+    for name, draw in known.items():
         figure = draw()
         if isinstance(figure, Undefined):
             missing[name] = figure.reason
             say(f"{name}: not drawn: {figure.reason}")
-        else:
-            drawn += save(figure, folder, name)
+            continue
+        save(figure, folder, name, drawn.formats)
+        count += 1
+        if name == NEURON_TABLE:
+            neuron_files(shown[0], chosen[0][-1], folder, name)
+    said = ", ".join(kind.upper() for kind in drawn.formats)
+    say(f"{count} figure{'' if count == 1 else 's'} ({said}) in {folder}")
+    if drawn.names:
+        return
     file = folder / PAGE
     text = page(shown, judged, missing)
     replace_file(file, lambda aside: aside.write_text(text, encoding="utf-8"))
-    say(f"{len(drawn) // 2} figures (PNG, PDF) in {folder}")
     say(f"page: {file} ({len(text.encode()) / 1e6:.1f} MB)")
     if open_page and not webbrowser.open(file.resolve().as_uri()):
         say("no browser could be opened here")
-    return file
 
 
 def _steps(at: str | None, shown: RunTables, path: Path) -> list[int]:

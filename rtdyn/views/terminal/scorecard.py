@@ -106,9 +106,13 @@ def _rounded_up(count: int) -> int:
     return -(-count // unit) * unit
 
 
+def place(row: ClaimRow) -> str:
+    """The layer and input matrix of a claim that is judged for each; empty for others."""
+    return ", ".join(filter(None, ("" if row.layer is None else f"layer {row.layer}", row.matrix)))
+
+
 def _label(row: ClaimRow) -> str:
-    layer = "" if row.layer is None else f", layer {row.layer}"
-    return row.claim + layer + ("" if row.matrix is None else f", {row.matrix}")
+    return ", ".join(filter(None, (row.claim, place(row))))
 
 
 def _value(check: Check) -> str:

@@ -23,9 +23,10 @@ from rtdyn.store.run import Run, read_run
 from rtdyn.store.schema import ATTENTION, EIGENVALUE, HILL, PSEUDO_INFLUENCE, SELECTED_HILL
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.figures import figures
-from rtdyn.views.report.panels import judged_panels
+from rtdyn.views.report.panels import PANELS, judged_panels
 from rtdyn.views.report.plots.influence import rank_influence, ranked_influence
-from rtdyn.views.report.plots.neurons import neuron_rows, with_error
+from rtdyn.views.report.plots.neurons import neuron_rows, with_interval
+from rtdyn.views.report.plots.trajectories import THEMES
 from rtdyn.views.report.run_tables import RunTables, labels, show
 
 CURVES_OF = {
@@ -78,19 +79,25 @@ def test_each_analysis_alone_is_drawn_or_the_reason_is_given(shown: RunTables, a
 
 def test_the_emergence_panel_marks_emergence_change_points_nulls_and_steps_left_out(shown: RunTables) -> None:
     judged = judged_panels(shown)
-    figure = figures([shown], [judged], [shown.spread(4)])["emergence"]()
-    assert isinstance(figure, Figure)
-    text = text_of(figure)
-    for mark in ("emerged", "95 % interval", "null (pseudo-class, selected)", "step left out of trajectories"):
+    drawn = figures([shown], [judged], [shown.spread(4)])
+    parts = [drawn[f"emergence-{theme}"]() for theme in THEMES]
+    assert all(isinstance(part, Figure) for part in parts)
+    text = "\n".join(text_of(part) for part in parts if isinstance(part, Figure))
+    for mark in ("emerged", "95 % interval", "null (pseudo-class)", "null (selected)", "step left out of trajectories"):
         assert mark in text, mark
     emerged = {name for name, lines in judged.items() if any(j.emerged and j.emerged.step is not None for j in lines)}
     assert {"excess", "participation"} <= emerged
-    for axes, (name, lines) in zip(figure.axes, judged.items(), strict=False):
+    titles = {panel.title: panel.name for panel in PANELS}
+    every = [axes for part in parts if isinstance(part, Figure) for axes in part.axes if axes.get_title(loc="left")]
+    assert {titles[axes.get_title(loc="left")] for axes in every} == set(judged)
+    for axes in every:
+        name = titles[axes.get_title(loc="left")]
+        lines = judged[name]
         markers = [line.get_marker() for line in axes.lines]
         assert markers.count("x") == len(lines), name
         assert markers.count("v") == sum(j.emerged is not None and j.emerged.step is not None for j in lines), name
         changes = sum(len(j.changes.steps) for j in lines if not isinstance(j.changes, Undefined))
-        assert markers.count("|") == changes, name
+        assert markers.count("D") == changes, name
 
 
 @pytest.mark.slow
@@ -98,7 +105,7 @@ def test_a_legend_names_nothing_that_is_not_drawn(shown: RunTables) -> None:
     manifest = shown.run.manifest.replace(left_out={})
     sound = replace(only(shown, "dimensionality"), run=Run(shown.run.path, manifest))
     drawn = figures([sound], [judged_panels(sound)], [sound.spread(4)])
-    panel, curves = drawn["emergence"](), drawn["rank-influence"]()
+    panel, curves = drawn["emergence-groups"](), drawn["rank-influence"]()
     assert isinstance(panel, Figure)
     assert isinstance(curves, Figure)
     assert "left out" not in text_of(panel)
@@ -136,17 +143,18 @@ def test_dollars_in_a_name_are_no_formula(shown: RunTables) -> None:
 @pytest.mark.parametrize(
     ("value", "error", "text"),
     [
-        (0.0542, 0.0099, "0.0542 ± 0.0099"),
-        (-2.04e-5, 0.0073, "−0.0000 ± 0.0073"),
+        (0.0542, 0.0099, "0.0542 (0.0443 to 0.0641)"),
+        (-2.04e-5, 0.0073, "-2.04e-05 (-0.00732 to 0.00728)"),
         (0.5, None, "0.5"),
         (0.5, 0.0, "0.5"),
         (float("nan"), 1.0, "—"),
         (None, 1.0, "—"),
-        (123456.0, 2e5, "1.23e+05 ± 2.0e+05"),
     ],
 )
-def test_a_number_has_the_digits_that_its_error_leaves(value: float | None, error: float | None, text: str) -> None:
-    assert with_error(value, error) == text
+def test_a_neurons_number_has_its_interval_in_the_form_of_all_others(
+    value: float | None, error: float | None, text: str
+) -> None:
+    assert with_interval(value, error) == text
 
 
 def test_neurons_have_students_intervals_of_the_clusters_that_are_stored(shown: RunTables) -> None:
@@ -195,7 +203,7 @@ def test_a_notebook_gets_each_figure_by_name(path: Path) -> None:
 def test_a_figure_that_cannot_be_drawn_says_why(tmp_path: Path) -> None:
     run = rtdyn.open_run(synthetic_run(tmp_path / "run", 2, 60))
     with pytest.raises(InputError, match="fewer than three distinct steps"):
-        run.plot("emergence")
+        run.plot("emergence-groups")
 
 
 def test_opening_a_run_does_not_import_matplotlib(path: Path) -> None:

@@ -13,11 +13,14 @@ import pytest
 from support.browser import Browser, chromium
 from support.synthetic import synthetic_run
 
+from rtdyn.judge.claims import CLAIMS
 from rtdyn.judge.observations import read_judged
+from rtdyn.views.report.opening import published
 from rtdyn.views.report.page import inline_json
 from rtdyn.views.report.page import page as page_of
-from rtdyn.views.report.page_data import numbers, thinned
+from rtdyn.views.report.page_data import numbers
 from rtdyn.views.report.panels import judged_panels
+from rtdyn.views.report.plots.influence import thinned
 from rtdyn.views.report.run_tables import show
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=2>'\"&amp;"
@@ -104,8 +107,44 @@ def test_the_audit_and_the_steps_left_out_are_on_the_page(page: Path) -> None:
 
 def test_the_page_holds_nothing_to_load(page: Path) -> None:
     own = re.sub(r"<script>.*?</script>", "", page.read_text(), flags=re.DOTALL)
+    own = re.sub(r'<a href="https://arxiv\.org/[^"]+">', "", own)  # links load nothing
     assert not re.search(r"<link|<script[^>]*\ssrc|<img|@import|url\(|https?://", own)
     assert "default-src 'none'" in own
+
+
+def test_the_page_opens_in_words_and_links_claims_to_their_sources(page: Path) -> None:
+    text = page.read_text()
+    opening = text[text.index('class="opening"') :]
+    assert re.findall(r"<dt>(.*?)</dt>", opening)[:5] == [
+        "Question",
+        "Model and text",
+        "Targets",
+        "What came out",
+        "What would decide the rest",
+    ]
+    assert "The text is some-text: 8 tokens in 1 windows, of 1 independent documents." in opening
+    claims = [claim.text for claim in CLAIMS]
+    assert "verdicts on published claims at step 3,000" in opening
+    for claim in claims:
+        assert claim.replace(">", "&gt;").replace("<", "&lt;").replace("'", "&#39;") in text, claim
+    assert '<a href="https://arxiv.org/abs/2509.21163">[DS] §4.1</a>' in text
+
+
+def test_every_header_of_a_table_says_what_it_heads(page: Path) -> None:
+    own = re.sub(r"<script>.*?</script>", "", page.read_text(), flags=re.DOTALL)
+    assert re.findall(r"<th(?=[ >])(?![^>]*scope=)[^>]*>", own) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "parts"),
+    [
+        ("[DS] §4.1", [("[DS] §4.1", "https://arxiv.org/abs/2509.21163")]),
+        ("[XX] §2", [("[XX] §2", "")]),
+        ("[DS] §4.1; METHODS §3(d)", [("[DS] §4.1", "https://arxiv.org/abs/2509.21163"), ("; METHODS §3(d)", "")]),
+    ],
+)
+def test_a_source_is_a_link_where_its_paper_is_known(source: str, parts: list[tuple[str, str]]) -> None:
+    assert published(source) == parts
 
 
 def test_text_from_outside_is_escaped_everywhere(hostile: Path) -> None:
@@ -186,7 +225,7 @@ class TestInABrowser:
         opened.wait_for("document.getElementById('step-name').textContent === '4 ✕'")
 
     @pytest.mark.parametrize(
-        ("toggle", "looked_at"),
+        ("choice", "looked_at"),
         [
             ("curve-x", "document.getElementById('curve-rare').layout.xaxis.type"),
             ("curve-y", "document.getElementById('curve-common').layout.yaxis.type"),
@@ -196,17 +235,50 @@ class TestInABrowser:
             ("map", "JSON.stringify(document.getElementById('map').data[0].z[0])"),
         ],
     )
-    def test_a_toggle_changes_its_charts_and_comes_round(self, opened: Browser, toggle: str, looked_at: str) -> None:
-        button = f"document.querySelector('[data-toggle=\"{toggle}\"]')"
-        first, label = value(opened, looked_at), value(opened, f"{button}.textContent")
-        value(opened, f"{button}.click()")
+    def test_a_choice_changes_its_charts_and_comes_back(self, opened: Browser, choice: str, looked_at: str) -> None:
+        buttons = f"document.querySelectorAll('[data-choice=\"{choice}\"] button')"
+        pressed = f"[...{buttons}].map((button) => button.getAttribute('aria-pressed')).join()"
+        first = value(opened, looked_at)
+        assert value(opened, pressed).startswith("true,false")
+        value(opened, f"{buttons}[1].click()")
+        assert value(opened, pressed).startswith("false,true")
         assert value(opened, looked_at) != first
-        for _ in range(5):
-            if value(opened, f"{button}.textContent") == label:
-                break
-            value(opened, f"{button}.click()")
-        assert value(opened, f"{button}.textContent") == label
+        value(opened, f"{buttons}[0].click()")
         assert value(opened, looked_at) == first
+
+    def test_every_chart_has_words_and_numbers_to_take_along(self, opened: Browser) -> None:
+        named = """[...document.querySelectorAll('.chart')].every((chart) => chart.getAttribute('role') === 'img'
+            && document.getElementById(chart.getAttribute('aria-labelledby')).textContent.length > 20)"""
+        assert value(opened, named)
+        rows = value(opened, "csvText(told.get('panel-loss'))").strip().split("\n")
+        assert rows[0] == "run,line,step,value,ci_low,ci_high,null,null_mean,null_low,null_high,p,left_out"
+        assert rows[1] == "synthetic,rare,0,9,8.9,9.1,,,,,,"
+        assert sum(row.endswith("it repeats step 2") for row in rows) == 2
+        lengths = value(opened, "[...told.values()].map((one) => csvText(one).split('\\n').length)")
+        assert min(lengths) > 3
+
+    def test_the_chosen_step_is_in_the_address_and_marked_in_every_chart_over_steps(self, opened: Browser) -> None:
+        value(opened, "location.hash = '#step=512'")
+        opened.wait_for("document.getElementById('step').getAttribute('aria-valuetext') === 'step 512'")
+        marks = "[...panels.map((p) => `panel-${p.name}`), 'sizes-rare', 'sizes-common']"
+        at = value(opened, f"{marks}.map((id) => document.getElementById(id).layout.shapes[0].x0)")
+        assert at == pytest.approx([np.log10(513)] * len(at))
+        assert value(opened, "document.getElementById('map').layout.shapes[0].x0") == 9.5
+
+    def test_on_paper_every_chart_is_drawn_and_the_slider_is_not(self, page: Path) -> None:
+        program = chromium()
+        assert program is not None
+        with Browser(program, theme="dark") as browser:
+            browser.open(page)
+            value(browser, "dispatchEvent(new Event('beforeprint'))")
+            assert value(browser, "document.querySelectorAll('.chart:not(.js-plotly-plot)').length") == 0
+            assert value(browser, "document.querySelectorAll('details:not([open])').length") == 0
+            assert value(browser, "css('--ground')") == "#ffffff"
+            browser.call("Emulation.setEmulatedMedia", media="print")
+            assert value(browser, "getComputedStyle(document.querySelector('.stepper')).display") == "none"
+            browser.call("Emulation.setEmulatedMedia", media="")
+            value(browser, "dispatchEvent(new Event('afterprint'))")
+            assert value(browser, "document.querySelectorAll('details[open]').length") == 0
 
     def test_hovering_tells_the_values(self, opened: Browser) -> None:
         text = value(opened, "document.getElementById('panel-participation').data.find((t) => t.text).text[0]")

@@ -16,12 +16,14 @@ from rtdyn import open_run
 from rtdyn.cli import main
 from rtdyn.store.manifest import SCHEMA_VERSION
 from rtdyn.store.run import read_run, table_file
-from rtdyn.views.report.plots.style import save
+from rtdyn.views.report.plots.style import COLUMN, DPI, save
 from rtdyn.views.report.report import PAGE
 
 SINGLE = (
     "rank-influence",
-    "emergence",
+    "emergence-influence",
+    "emergence-groups",
+    "emergence-layers",
     "regime-sizes",
     "neurons",
     "spectra",
@@ -88,8 +90,8 @@ def test_the_same_run_is_drawn_the_same_twice(reported: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("analyses", "figures"),
     [
-        ("ablation", {"rank-influence", "emergence", "neurons", "neuron-table"}),
-        ("heavytail", {"emergence", "hill-over-k"}),
+        ("ablation", {"rank-influence", "emergence-influence", "neurons", "neuron-table"}),
+        ("heavytail", {"emergence-layers", "hill-over-k"}),
     ],
 )
 def test_a_real_run_of_one_analysis_is_drawn_as_far_as_it_goes(
@@ -149,6 +151,48 @@ def test_a_run_without_a_finished_step_is_refused(copied: Path) -> None:
     assert done.exit_code == 3
     assert "holds no finished step yet" in done.output
     assert not (copied / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--figures", "nothing"), "no figure is called 'nothing'; there are rank-influence, emergence-influence"),
+        (("--format", "gif"), "figures are not written as 'gif'; there are png, pdf, svg"),
+        (("--figures", "spectra", "--open"), "--open opens the page, which --figures leaves out"),
+    ],
+)
+def test_figures_and_forms_that_there_are_not_are_refused(copied: Path, options: tuple[str, ...], said: str) -> None:
+    done = rtdyn("report", copied, *options)
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.split())
+    assert not (copied / "report").exists()
+
+
+def test_chosen_figures_are_drawn_alone_as_wide_as_a_column(copied: Path, tmp_path: Path) -> None:
+    done = rtdyn("report", copied, "--figures", "regime-sizes,neuron-table", "--format", "svg,png", "--width", "single",
+                 "--out", tmp_path / "out")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "2 figures (SVG, PNG) in" in done.output
+    names = {f"{name}.{kind}" for name in ("regime-sizes", "neuron-table") for kind in ("svg", "png")}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == names | {"neuron-table.csv", "neuron-table.tex"}
+    with Image.open(tmp_path / "out/regime-sizes.png") as image:
+        assert image.width == int(COLUMN["single"] * DPI)
+
+
+def test_the_neuron_table_is_written_for_others_to_set(copied: Path, tmp_path: Path) -> None:
+    assert rtdyn("report", copied, "--figures", "neuron-table", "--out", tmp_path / "out").exit_code == 0
+    table = pl.read_csv(tmp_path / "out/neuron-table.csv")
+    run = open_run(copied)
+    last = run.neurons.filter(step=run.steps[-1]).sort("rank").head(20).collect()
+    assert table["neuron"].to_list() == last["neuron"].to_list()
+    assert table["influence_rare"].to_list() == pytest.approx(last["mean_abs_rare"].to_list())
+    assert (table["influence_rare_low"] < table["influence_rare"]).all()
+    assert (table["influence_rare_high"] > table["influence_rare"]).all()
+    lines = (tmp_path / "out/neuron-table.tex").read_text().splitlines()
+    assert lines[0].startswith(r"\begin{tabular}{rrr")
+    assert len([line for line in lines if line.endswith(r"\\")]) == 21
+    columns = lines[0].partition("}{")[2].rstrip("}")
+    assert {line.count("&") for line in lines if line.endswith(r"\\")} == {len(columns) - 1}
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

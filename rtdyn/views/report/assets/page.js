@@ -17,18 +17,21 @@ const choices = {
 const state = Object.fromEntries(Object.keys(choices).map((key) => [key, 0]));
 const chosen = (key) => choices[key].values[state[key]];
 let step = Math.max(...data.runs.map((run) => run.last));
+const stepOf = (address) => allSteps.find((s) => address === `#step=${s}`); // undefined where it names none
+step = stepOf(location.hash) ?? step;
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const dark = matchMedia("(prefers-color-scheme: dark)");
 // the darkest of the palette's colours are lightened on a dark ground
 const lighter = { "#0072B2": "#56B4E9", "#56B4E9": "#9bd5f5", "#D55E00": "#ff8a3c", "#000000": "#e8eaed", "#009E73": "#2fcf9f" };
-const shade = (colour) => (dark.matches && lighter[colour]) || colour;
+let printing = false;
+const shade = (colour) => (dark.matches && !printing && lighter[colour]) || colour;
 const faint = (colour, alpha) => {
   const [r, g, b] = [1, 3, 5].map((i) => parseInt(shade(colour).slice(i, i + 2), 16));
   return `rgba(${r},${g},${b},${alpha})`;
 };
 const GREY = "#8f959b";
-const number = (v) => (v === null || v === undefined ? "undefined" : Number(v).toPrecision(4).replace(/(\.\d*?)0+(e|$)/, "$1$2").replace(/\.(e|$)/, "$1").replace("-", "−"));
+const number = (v, figures = 4) => (v === null || v === undefined ? "undefined" : Number(v).toPrecision(figures).replace(/(\.\d*?)0+(e|$)/, "$1$2").replace(/\.(e|$)/, "$1").replace("-", "−"));
 const thousands = (v) => v.toLocaleString("en-US");
 
 function layout(title, x, y, more) {
@@ -45,7 +48,12 @@ function layout(title, x, y, more) {
   };
 }
 const config = { displaylogo: false, displayModeBar: false, responsive: true, doubleClick: "reset" };
-const draw = (id, traces, shape) => Plotly.react(byId(id), traces, shape, config);
+// told: what the chart says in words, and its numbers as rows under a header, made when they are asked for
+function draw(id, traces, shape, told) {
+  Plotly.react(byId(id), traces, printing ? { ...shape, width: byId(id).clientWidth } : shape, config);
+  tell(id, told);
+}
+const range95 = (low, high) => (low === null || low === undefined || high === null ? "" : ` (${number(low, 3)} to ${number(high, 3)})`);
 const line = (x, y, colour, more) => ({ x, y, mode: "lines", line: { color: colour, width: 1.6 }, hoverinfo: "skip", showlegend: false, ...more });
 function band(x, low, high, colour) {
   const kept = x.map((_, i) => i).filter((i) => low[i] !== null && high[i] !== null);
@@ -55,7 +63,7 @@ function band(x, low, high, colour) {
 }
 function nothing(id, why) {
   const quiet = { visible: false };
-  draw(id, [], layout("", quiet, quiet, { annotations: [{ text: plain(why), showarrow: false, x: 0.5, y: 0.5, xref: "paper", yref: "paper" }] }));
+  draw(id, [], layout("", quiet, quiet, { annotations: [{ text: plain(why), showarrow: false, x: 0.5, y: 0.5, xref: "paper", yref: "paper" }] }), { words: `Not drawn: ${why}.` });
 }
 
 // axes that plotly lacks: steps as log10(step + 1), so that step 0 has a place, and a symmetric logarithm
@@ -108,12 +116,17 @@ function drawCurves() {
   for (const name of ["rare", "common"]) {
     const traces = [];
     const titles = [];
+    const words = [];
+    const rows = [];
     data.runs.forEach((run) => {
       const place = run.steps.indexOf(step);
       const found = run.influence[name];
       if (place < 0 || !found) return;
       const { influence, error, neuron, fit, verdict } = found.steps[place];
       const colour = single ? data.colours[name] : run.colour;
+      const ends = (i) => (error[i] === null ? [null, null] : [influence[i] - error[i], influence[i] + error[i]]);
+      words.push(`${single ? "" : `${run.label}: `}the largest is ${number(influence[0])}${range95(...ends(0))} nats, of neuron ${neuron[0]}; ${verdict}`);
+      found.ranks.forEach((rank, i) => rows.push([run.label, name, step, rank, neuron[i], influence[i], ...ends(i)]));
       const positive = influence.map((v) => (v > 0 ? v : null));
       if (single) {
         const floor = Math.min(...positive.filter((v) => v !== null)) / 10;
@@ -122,16 +135,19 @@ function drawCurves() {
           positive.map((v, i) => (v === null || error[i] === null ? null : v + error[i])), faint(colour, 0.25)));
       }
       traces.push(line(found.ranks, positive, shade(colour), { hoverinfo: "text", text: found.ranks.map((r, i) =>
-        `${plain(run.label)}<br>rank ${thousands(r)}, neuron ${neuron[i]}<br>${number(influence[i])} ± ${number(error[i])} nats`) }));
+        `${plain(run.label)}<br>rank ${thousands(r)}, neuron ${neuron[i]}<br>${number(influence[i])}${range95(...ends(i))} nats`) }));
       for (const [segment, [x, y]] of Object.entries(fit)) traces.push(line(x, y, shade(single ? SEGMENTS[segment] : "#000000"), { line: { color: shade(single ? SEGMENTS[segment] : "#000000"), width: 1 } }));
       titles.push(single ? verdict : "");
     });
     if (!traces.length) { nothing(`curve-${name}`, `no run has step ${step} for ${name} tokens`); continue; }
     const y = { ...(chosen("curve-y") === "log" ? { ...logAxis(limits().map((v) => 10 ** v)), range: limits() } : {}), title: { text: "influence (nats)" } };
     draw(`curve-${name}`, traces, layout(`${name}${titles[0] ? ": " + titles[0] : ""}`,
-      { type: chosen("curve-x"), title: { text: "rank" }, dtick: chosen("curve-x") === "log" ? 1 : undefined }, y));
+      { type: chosen("curve-x"), title: { text: "rank" }, dtick: chosen("curve-x") === "log" ? 1 : undefined }, y),
+      { words: `Influence on ${name} tokens at step ${thousands(step)}. ${sentences(words)}`, rows: () => rows,
+        header: ["run", "class", "step", "rank", "neuron", "influence_nats", "ci_low", "ci_high"] });
   }
 }
+const sentences = (parts) => parts.map((part) => `${part[0].toUpperCase()}${part.slice(1)}.`).join(" ");
 let range = null;
 function limits() { // the same at every step, so that the slider moves curves and not axes; all but the smallest half percent
   if (range) return range;
@@ -148,7 +164,7 @@ function drawPanel(panel) {
   const values = found.flatMap(({ one }) => [...one.value, ...(single ? one.low || [] : []), ...(single ? one.nullLow || [] : [])]);
   const scale = valueAxis(panel.scale, values);
   const traces = [];
-  const shapes = [];
+  const shapes = stepMark(axis);
   const annotations = [];
   found.forEach(({ run, one, place }) => {
     const colour = single ? data.colours[one.colour] : run.colour;
@@ -178,7 +194,44 @@ function drawPanel(panel) {
   if (!single) labels.forEach((label, place) => traces.push({ x: [null], y: [null], mode: "lines", name: plain(label), showlegend: true, line: { color: css("--quiet"), width: 1.5, dash: DASHES[place] } }));
   if (panel.isP) shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: scale.map(0.05), y1: scale.map(0.05), line: { color: css("--quiet"), width: 1, dash: "dash" } });
   draw(`panel-${panel.name}`, traces, layout(`${panel.title}${panel.unit ? ` (${panel.unit})` : ""}`, axis.axis, scale.axis,
-    { shapes, annotations, showlegend: labels.length > 1, margin: { l: 44, r: 8, t: 48, b: 34 }, legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: 10 } } }));
+    { shapes, annotations, showlegend: labels.length > 1, margin: { l: 44, r: 8, t: 48, b: 34 }, legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: 10 } } }),
+    { words: `${panel.title}${panel.unit ? `, ${panel.unit}` : ""}. ${sentences(found.map(lineInWords))}`, rows: () => found.flatMap(lineRows),
+      header: ["run", "line", "step", "value", "ci_low", "ci_high", "null", "null_mean", "null_low", "null_high", "p", "left_out"] });
+}
+function lineInWords({ run, one }) {
+  const known = one.steps.map((_, i) => i).filter((i) => one.value[i] !== null);
+  const at = (i) => `${number(one.value[i])}${one.low ? range95(one.low[i], one.high[i]) : ""} at step ${thousands(one.steps[i])}`;
+  const ends = [...new Set([known[0], known[known.length - 1]])].map(at).join(", ");
+  const emerged = one.emerged && one.emerged.step !== null ? `; emerged at step ${thousands(one.emerged.step)}` : "";
+  const changed = one.changes.length ? `; changes at ${one.changes.map(([, s]) => thousands(s)).join(", ")}` : "";
+  return `${single ? "" : `${run.label}, `}${one.label}: ${ends}${emerged}${changed}`;
+}
+function lineRows({ run, one }) {
+  const at = (name, i) => (one[name] ? one[name][i] : null);
+  const sound = one.steps.map((s, i) => [run.label, one.label, s, one.value[i], at("low", i), at("high", i), one.nullName || "", at("nullMean", i), at("nullLow", i), at("nullHigh", i), at("p", i), ""]);
+  const flawed = (one.leftOut ? one.leftOut.steps : []).map((s, i) => [run.label, one.label, s, one.leftOut.value[i], ...Array(7).fill(null), run.leftOut[s]]);
+  return [...sound, ...flawed];
+}
+// the chosen step, as the first shape of every chart over steps
+const STEP_CHARTS = ["x", "map"];
+function stepPlace(axis) {
+  const run = data.runs.find((r) => r.steps.includes(step));
+  return axis.value(run, step);
+}
+function stepMark(axis) {
+  if (!byId("step")) return [];
+  const at = stepPlace(axis);
+  return [{ type: "line", xref: "x", yref: "paper", x0: at, x1: at, y0: 0, y1: 1, line: { color: css("--accent"), width: 1.2 } }];
+}
+function moveMarks() {
+  charts.forEach((chart, id) => {
+    if (!chart.drawn || !STEP_CHARTS.some((key) => chart.keys.includes(key))) return;
+    const ids = id === "sizes-rare" ? ["sizes-rare", "sizes-common"] : [id];
+    for (const each of ids.filter((one) => byId(one).layout.shapes)) {
+      const [low, high] = id === "map" ? mapColumn() : Array(2).fill(stepPlace(stepAxis()));
+      Plotly.relayout(byId(each), { "shapes[0].x0": low, "shapes[0].x1": high });
+    }
+  });
 }
 
 const REGIME_NAMES = { plateau: "top", powerlaw: "power law", decay: "rapid decay" };
@@ -197,8 +250,22 @@ function drawSizes() {
           array: share.map((v, k) => (v === null || ends.high[k] === null ? 0 : ends.high[k] - v)), arrayminus: share.map((v, k) => (v === null || ends.low[k] === null ? 0 : v - ends.low[k])) } }) };
     }));
     if (!traces.length) nothing(`sizes-${name}`, "the analysis regimes was not asked for");
-    else draw(`sizes-${name}`, traces, layout(name, axis.axis, { range: [0, 1], title: { text: "share of neurons" } }, { showlegend: true }));
+    else draw(`sizes-${name}`, traces, layout(name, axis.axis, { range: [0, 1], title: { text: "share of neurons" } }, { showlegend: true, shapes: stepMark(axis) }),
+      { words: `Share of neurons in each regime, ${name} tokens. ${sentences(data.runs.map((run) => sizesInWords(run, name)).filter(Boolean))}`, rows: () => data.runs.flatMap((run) => sizeRows(run, name)),
+        header: ["run", "class", "step", ...Object.keys(REGIME_NAMES), "plateau_low", "plateau_high", "raised", "left_out"] });
   }
+}
+
+function sizesInWords(run, name) {
+  const sizes = run.regimes[name];
+  const k = run.steps.indexOf(run.last);
+  if (!sizes || sizes.plateau[k] === null) return "";
+  const shares = Object.entries(REGIME_NAMES).filter(([key]) => sizes[key][k] !== null).map(([key, called]) => `${called} ${(100 * sizes[key][k]).toFixed(1)} %`);
+  return `${single ? "" : `${run.label}, `}at step ${thousands(run.last)}: ${shares.join(", ")}; ${sizes.raised[k] ? "raised" : "flattening"} top`;
+}
+function sizeRows(run, name) {
+  const sizes = run.regimes[name];
+  return sizes ? run.steps.map((s, k) => [run.label, name, s, ...Object.keys(REGIME_NAMES).map((key) => sizes[key][k]), sizes.low[k], sizes.high[k], sizes.raised[k], run.leftOut[s] || ""]) : [];
 }
 
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -206,6 +273,7 @@ function drawMap() {
   const run = data.runs[0];
   const { neurons, total, low, high, levels, regimes } = run.map;
   const regime = chosen("map") === "regime";
+  const [left, right] = mapColumn();
   if (regime && !regimes) { nothing("map", "the analysis regimes was not asked for"); return; }
   const cells = bytes(regime ? regimes : levels);
   const rows = neurons.map((_, r) => Array.from(cells.subarray(r * run.steps.length, (r + 1) * run.steps.length)));
@@ -220,9 +288,15 @@ function drawMap() {
   draw("map", [{ type: "heatmap", z: rows.map((row) => row.map(value)), text, hoverinfo: "text", colorscale: scale, zmin: regime ? -0.5 : low, zmax: regime ? count - 0.5 : high,
     colorbar: { ...bar, thickness: 10, tickfont: { size: 9 } } }],
     layout(regime ? "Regime on rare tokens" : "Influence on rare tokens", { tickvals: ticks, ticktext: ticks.map((i) => short(run.steps[i]) + (run.steps[i] in run.leftOut ? " ✕" : "")), title: { text: "step" } },
-      { autorange: "reversed", title: { text: "neurons, by influence at the last step" } }, { margin: { l: 44, r: 4, t: 34, b: 38 } }));
+      { autorange: "reversed", title: { text: "neurons, by influence at the last step" } }, { margin: { l: 44, r: 4, t: 34, b: 38 },
+        shapes: [{ type: "rect", xref: "x", yref: "paper", x0: left, x1: right, y0: 0, y1: 1, line: { color: css("--accent"), width: 1.2 } }] }),
+    { words: `${regime ? "Regime" : "Influence"} of ${neurons.length} neurons on rare tokens over ${run.steps.length} steps; the table below names the first of them.`,
+      rows: () => rows.flatMap((row, r) => row.map((c, k) => [neurons[r], run.steps[k], c === 255 ? null : regime ? data.regimes[c].name : Number((10 ** value(c)).toPrecision(2))])),
+      header: ["neuron", "step", regime ? "regime" : "influence_nats"] });
   byId("map-note").textContent = `The ${neurons.length} of ${thousands(total)} neurons that ranked highest at any step, a column a step whatever its distance; ✕: a step that trajectories leave out.`;
 }
+
+function mapColumn() { const k = data.runs[0].steps.indexOf(step); return [k - 0.5, k + 0.5]; }
 
 function drawTable() {
   if (!byId("neuron-table")) return;
@@ -230,7 +304,11 @@ function drawTable() {
   byId("table-step").textContent = thousands(step);
   byId("neuron-table").replaceChildren(...run.table[run.steps.indexOf(step)].map((row) => {
     const tr = document.createElement("tr");
-    row.forEach((cell) => { tr.appendChild(document.createElement("td")).textContent = cell; });
+    row.forEach((cell, i) => {
+      const made = tr.appendChild(document.createElement(i ? "td" : "th"));
+      if (!i) made.scope = "row";
+      made.textContent = cell;
+    });
     return tr;
   }));
 }
@@ -242,26 +320,32 @@ const headName = (one) => `layer ${one.layer}, head ${one.head}`;
 const groupName = (one) => one.group + (one.matrix ? `, ${one.matrix}` : "");
 function drawAttention() {
   const traces = [];
+  const rows = [];
   data.runs.forEach((run) => {
     const one = run.attention.find((a) => headName(a) === byId("head").value);
     const at = one && run.steps.includes(step) ? one.steps[run.steps.indexOf(step)] : null;
     if (!at) return;
     const x = at.rare.map((_, i) => i);
+    x.forEach((k) => rows.push([run.label, one.layer, one.head, step, k, at.rare[k], at.common[k], at.low[k], at.high[k]]));
     if (single) traces.push(band(x, at.low, at.high, faint(GREY, 0.45)));
     for (const name of ["common", "rare"]) traces.push(line(x, at[name], shade(single ? data.colours[name] : run.colour), { name: plain(single ? name : `${run.label}, ${name}`), showlegend: true,
       line: { color: shade(single ? data.colours[name] : run.colour), width: 1.6, dash: single || name === "rare" ? "solid" : "dash" }, hoverinfo: "text",
       text: x.map((k) => `${plain(run.label)}, ${name}<br>${k} keys back: ${number(at[name][k])}`) }));
   });
   if (!traces.length) { nothing("attention-chart", "no attention profiles are stored for this step"); return; }
-  draw("attention-chart", traces, layout(byId("head").value, { title: { text: "keys back from the query" } }, { ...(chosen("attention-y") === "log" ? logAxis(traces.flatMap((t) => t.y)) : {}), title: { text: "mean attention" } }, { showlegend: true }));
+  draw("attention-chart", traces, layout(byId("head").value, { title: { text: "keys back from the query" } }, { ...(chosen("attention-y") === "log" ? logAxis(traces.flatMap((t) => t.y)) : {}), title: { text: "mean attention" } }, { showlegend: true }),
+    { words: `Mean attention by distance of the key, ${byId("head").value}, at step ${thousands(step)}: rare and common tokens.`, rows: () => rows,
+      header: ["run", "layer", "head", "step", "keys_back", "rare", "common", "pseudo_low", "pseudo_high"] });
 }
 function drawSpectra() {
   const traces = [];
+  const rows = [];
   data.runs.forEach((run) => {
     const one = run.spectra.find((s) => groupName(s) === byId("group").value);
     const halves = one && run.steps.includes(step) ? one.steps[run.steps.indexOf(step)] : [];
     (single ? halves : halves.slice(0, 1)).forEach((half, h) => {
       const colour = single ? data.colours[one.group] : run.colour;
+      half.x.forEach((rank, i) => rows.push([run.label, groupName(one), step, h + 1, rank, half.value[i], half.low[i], half.high[i], half.fit[i]]));
       if (single) {
         traces.push(band(half.x, half.low, half.high, faint(GREY, 0.3)));
         traces.push(line(half.x, half.fit, shade("#000000"), { line: { color: shade("#000000"), width: 1 } }));
@@ -271,7 +355,46 @@ function drawSpectra() {
     });
   });
   if (!traces.length) { nothing("spectra-chart", "no spectra are stored for this step"); return; }
-  draw("spectra-chart", traces, layout(byId("group").value, { type: "log", title: { text: "rank of the eigenvalue" }, dtick: 1 }, { ...logAxis(traces.flatMap((t) => t.y)), title: { text: "eigenvalue" } }));
+  draw("spectra-chart", traces, layout(byId("group").value, { type: "log", title: { text: "rank of the eigenvalue" }, dtick: 1 }, { ...logAxis(traces.flatMap((t) => t.y)), title: { text: "eigenvalue" } }),
+    { words: `Eigenvalues of the input weights of the group ${byId("group").value} by rank, at step ${thousands(step)}.`, rows: () => rows,
+      header: ["run", "group", "step", "half", "rank", "eigenvalue", "selected_low", "selected_high", "tail_fit"] });
+}
+
+// every chart stands in a figure: its words are its text alternative, its numbers can be taken along
+const told = new Map();
+function tell(id, what) {
+  told.set(id, what);
+  byId(`${id}-words`).textContent = what.words;
+  byId(id).parentElement.querySelectorAll("button").forEach((button) => { button.disabled = !what.rows; });
+}
+function frame(chart) {
+  const figure = document.createElement("figure");
+  chart.replaceWith(figure);
+  const caption = document.createElement("figcaption");
+  const words = caption.appendChild(document.createElement("span"));
+  words.id = `${chart.id}-words`;
+  for (const [kind, save] of [["CSV", saveRows], ["PNG", savePicture]]) {
+    const button = caption.appendChild(document.createElement("button"));
+    button.type = "button";
+    button.textContent = kind;
+    button.setAttribute("aria-label", `${chart.id} as ${kind}`);
+    button.addEventListener("click", () => save(chart.id));
+  }
+  chart.setAttribute("role", "img");
+  chart.setAttribute("aria-labelledby", words.id);
+  figure.append(chart, caption);
+}
+const csvCell = (value) => (value === null || value === undefined ? "" : /[",\n\r]/.test(value) ? `"${String(value).replace(/"/g, '""')}"` : String(value));
+const csvText = ({ header, rows }) => `${[header, ...rows()].map((row) => row.map(csvCell).join(",")).join("\n")}\n`;
+function saveRows(id) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([csvText(told.get(id))], { type: "text/csv" }));
+  link.download = `${id}.csv`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+function savePicture(id) {
+  Plotly.downloadImage(byId(id), { format: "png", filename: id, width: byId(id).clientWidth, height: byId(id).clientHeight, scale: 3 });
 }
 
 // each chart is drawn when it first comes near the screen, and again only when what it shows changes
@@ -293,6 +416,7 @@ function redraw(key) {
   });
 }
 
+document.querySelectorAll(".chart").forEach(frame);
 fill("head", [...new Set(data.runs.flatMap((run) => run.attention.map(headName)))]);
 fill("group", [...new Set(data.runs.flatMap((run) => run.spectra.map(groupName)))]);
 add("curve-rare", drawCurves, ["step", "curve-x", "curve-y"]);
@@ -302,6 +426,7 @@ panels.forEach((panel) => {
   const div = byId("panels").appendChild(document.createElement("div"));
   div.className = "chart";
   div.id = `panel-${panel.name}`;
+  frame(div);
   add(div.id, () => drawPanel(panel), ["x", "y"]);
 });
 add("sizes-rare", drawSizes, ["x"]);
@@ -309,18 +434,37 @@ add("map", drawMap, ["map"]);
 drawTable();
 add("attention-chart", drawAttention, ["step", "attention-y", "head"]);
 add("spectra-chart", drawSpectra, ["step", "group"]);
-document.querySelectorAll("[data-toggle]").forEach((button) => {
-  const key = button.dataset.toggle;
-  button.addEventListener("click", () => {
-    state[key] = (state[key] + 1) % choices[key].values.length;
-    button.textContent = `${choices[key].name}: ${chosen(key)}`;
-    redraw(key);
+document.querySelectorAll("[data-choice]").forEach((group) => {
+  const key = group.dataset.choice;
+  group.setAttribute("aria-label", choices[key].name);
+  group.append(`${choices[key].name} `);
+  const buttons = choices[key].values.map((value, i) => {
+    const button = group.appendChild(document.createElement("button"));
+    button.type = "button";
+    button.textContent = value;
+    button.addEventListener("click", () => {
+      state[key] = i;
+      press();
+      redraw(key);
+    });
+    return button;
   });
+  const press = () => buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(i === state[key])));
+  press();
 });
 for (const id of ["head", "group"]) if (byId(id)) byId(id).addEventListener("change", () => redraw(id));
 function nameStep() {
   const flawed = data.runs.some((run) => step in run.leftOut);
   byId("step-name").textContent = thousands(step) + (flawed ? " ✕" : "");
+  byId("step").setAttribute("aria-valuetext", `step ${thousands(step)}${flawed ? ", left out of trajectories" : ""}`);
+}
+function showStep(chosenStep) {
+  step = chosenStep;
+  byId("step").value = allSteps.indexOf(step);
+  nameStep();
+  drawTable();
+  redraw("step");
+  moveMarks();
 }
 let queued = false;
 function startSlider(slider) {
@@ -331,12 +475,11 @@ function startSlider(slider) {
     queued = true;
     requestAnimationFrame(() => {
       queued = false;
-      step = allSteps[Number(slider.value)];
-      nameStep();
-      drawTable();
-      redraw("step");
+      showStep(allSteps[Number(slider.value)]);
     });
   });
+  slider.addEventListener("change", () => history.replaceState(null, "", `#step=${allSteps[Number(slider.value)]}`));
+  addEventListener("hashchange", () => { const named = stepOf(location.hash); if (named !== undefined) showStep(named); });
   nameStep();
 }
 if (byId("step")) startSlider(byId("step"));
@@ -351,3 +494,15 @@ function nameRuns() {
 }
 nameRuns();
 dark.addEventListener("change", () => { nameRuns(); redraw(); });
+// on paper: light, as wide as a sheet, every chart drawn and everything unfolded
+let unfolded = [];
+function paper(isPaper) {
+  printing = isPaper;
+  document.documentElement.classList.toggle("printing", isPaper);
+  if (isPaper) unfolded = [...document.querySelectorAll("details:not([open])")];
+  unfolded.forEach((part) => { part.open = isPaper; });
+  if (isPaper) charts.forEach((chart) => { chart.drawn = true; });
+  redraw();
+}
+addEventListener("beforeprint", () => paper(true));
+addEventListener("afterprint", () => paper(false));

@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 from rtdyn.judge.bands import BandRow, Estimate, band_rows
 from rtdyn.names import RARE
 from rtdyn.undefined import Undefined
-from rtdyn.views.report.plots.style import COLOURS, OKABE_ITO, grid, plain, styled
+from rtdyn.views.report.plots.style import COLOURS, OKABE_ITO, head, plain, styled, wrapped
 from rtdyn.views.report.run_tables import RunTables
 
 _PANELS = (
@@ -23,7 +23,7 @@ _PANELS = (
 )
 
 
-def bands_figure(shown: RunTables) -> Figure | Undefined:
+def bands_figure(shown: RunTables, width: float | None = None) -> Figure | Undefined:
     """An axis a number against the share of types in the band, with 95 % intervals; or why there is none.
 
     A triangle is the last value that the fit can find, and points to where the quantity may lie beyond it.
@@ -32,15 +32,13 @@ def bands_figure(shown: RunTables) -> Figure | Undefined:
     if not rows:
         return Undefined("one band of rare tokens was measured; --rare sweep measures several")
     with styled():
-        figure, axes = grid(1, len(_PANELS), 2.2, 2.2)
-        for ax, (name, title) in zip(axes[0], _PANELS, strict=True):
+        figure, axes = wrapped(len(_PANELS), 2.2, 2.2, width)
+        for ax, (name, title) in zip(axes, _PANELS, strict=True):
             _panel(ax, rows, name)
             ax.set_title(title)
             ax.set_xlabel("least frequent types in the band")
             ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        figure.suptitle(
-            f"{plain(shown.label)}, {shown.named(shown.last)}: bands of rare tokens", fontsize=9, fontweight="bold"
-        )
+        head(figure, f"{plain(shown.label)}, {shown.named(shown.last)}: bands of rare tokens")
     return figure
 
 

@@ -12,14 +12,25 @@ from matplotlib.patches import Patch
 
 from rtdyn.store.schema import HILL, SELECTED_HILL
 from rtdyn.undefined import Undefined
-from rtdyn.views.report.plots.style import COLOURS, LINE_STYLES, NULL, OKABE_ITO, grid, plain, run_colour, styled
+from rtdyn.views.report.plots.style import (
+    COLOURS,
+    LINE_STYLES,
+    NULL,
+    OKABE_ITO,
+    head,
+    legend,
+    plain,
+    run_colour,
+    styled,
+    wrapped,
+)
 from rtdyn.views.report.run_tables import RunTables
 
 LAYER = "the whole layer"
 _HALF_STYLES = ("-", LINE_STYLES[1])
 
 
-def hill_over_k(runs: Sequence[RunTables], at: Sequence[int]) -> Figure | Undefined:
+def hill_over_k(runs: Sequence[RunTables], at: Sequence[int], width: float | None = None) -> Figure | Undefined:
     """α by the length of the tail, an axis a group, or the layer, and input matrix; or why there is none.
 
     One run has the 95 % intervals of α and the band of selected sets; several share the axes, a colour each.
@@ -34,8 +45,8 @@ def hill_over_k(runs: Sequence[RunTables], at: Sequence[int]) -> Figure | Undefi
         return Undefined("no α over the length of the tail is stored for the step: the analysis heavytail made none")
     single = len(runs) == 1
     with styled():
-        figure, axes = grid(1, len(panels), 2.9 if len(panels) > 1 else 4.2, 2.7)
-        for ax, (group, kind) in zip(axes[0], panels, strict=True):
+        figure, axes = wrapped(len(panels), 2.9 if len(panels) > 1 else 4.2, 2.7, width)
+        for ax, (group, kind) in zip(axes, panels, strict=True):
             for index, lines in enumerate(lines_of):
                 colour = COLOURS.get(group, OKABE_ITO["black"]) if single else run_colour(index)
                 _alpha(ax, lines.filter(group=group, kind=kind), colour, bands=single)
@@ -46,13 +57,10 @@ def hill_over_k(runs: Sequence[RunTables], at: Sequence[int]) -> Figure | Undefi
             matrix = kind.removeprefix(HILL).removeprefix("_")
             ax.set(xlabel="eigenvalues in the tail", title=group + (f", {matrix}" if matrix else ""))
             ax.axhline(2, color="black", lw=0.5, ls=":")
-        axes[0, 0].set_ylabel("Hill's α")
+        axes[0].set_ylabel("Hill's α")
         names = [f"{plain(run.label)}, {run.named(step)}" for run, step in zip(runs, at, strict=True)]
-        figure.suptitle(
-            f"{names[0]}: tails of the input weights" if single else "Tails of the input weights",
-            fontsize=9, fontweight="bold",
-        )  # fmt: skip
-        figure.legend(handles=_handles(lines_of, names), loc="outside lower center", ncols=2)
+        head(figure, f"{names[0]}: tails of the input weights" if single else "Tails of the input weights")
+        legend(figure, _handles(lines_of, names))
     return figure
 
 

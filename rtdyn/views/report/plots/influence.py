@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from rtdyn.names import CENSORED, COMMON, DECAY, FLATTENING_TOP, PLATEAU, POWER_LAW, RAISED_TOP, RARE
-from rtdyn.store.schema import PLAIN, PSEUDO_INFLUENCE
+from rtdyn.store.schema import AT_EDGE, PLAIN, PSEUDO_INFLUENCE
 from rtdyn.undefined import Undefined
 from rtdyn.views.number import p_value
 from rtdyn.views.report.plots.style import (
@@ -21,10 +21,15 @@ from rtdyn.views.report.plots.style import (
     NULL,
     OKABE_ITO,
     grid,
+    head,
+    label_edges,
+    legend,
     plain,
     run_colour,
     step_axis,
     styled,
+    title,
+    wrapped,
 )
 from rtdyn.views.report.run_tables import RunTables
 
@@ -81,38 +86,53 @@ def verdict(shown: RunTables, step: int, token_class: str) -> str:
     return (RAISED_TOP if raised else FLATTENING_TOP) + ("" if p is None else f", shape p {p_value(p)}")
 
 
-def rank_influence(shown: RunTables, steps: Sequence[int]) -> Figure | Undefined:
-    """A column a step, rare above common: ranked influence, its regimes, and for rare the band of pseudo-classes.
+RANKS = 160
+"""Ranks with an interval of their own, at most: those of more would hide the curve."""
 
-    Of a run of weights alone, why there is none.
+
+def thinned(count: int, most: int) -> np.ndarray:
+    """Up to `most` of the ranks 1..count, evenly spaced in log rank, the first and the last among them."""
+    if count <= most:
+        return np.arange(1, count + 1)
+    return np.unique(np.geomspace(1, count, most).round().astype(int))
+
+
+def rank_influence(shown: RunTables, steps: Sequence[int], width: float | None = None) -> Figure | Undefined:
+    """Ranked influence by step, rare beside common, its regimes, and for rare the band of pseudo-classes.
+
+    A column a step; in a figure of up to two columns' `width`, in inches, a row a step. Of a run of weights alone, why
+    there is none.
     """
     classes = [c for c in (RARE, COMMON) if c in shown.classes]
     if not classes:
         return NO_INFLUENCE
     with styled():
-        width = max(2.3, 2.6 / len(steps))  # of one column as wide as the legend
-        figure, axes = grid(len(classes), len(steps), width, 2.25, sharex=True, sharey=True)
+        if width is None or width >= 1.7 * len(steps):
+            one = max(2.3, 2.6 / len(steps)) if width is None else width / len(steps)  # as wide as the legend
+            figure, axes = grid(len(classes), len(steps), one, 2.25, sharex=True, sharey=True)
+        else:
+            figure, upright = grid(len(steps), len(classes), width / len(classes), 1.9, sharex=True, sharey=True)
+            axes = upright.T
         for row, token_class in zip(axes, classes, strict=True):
             for ax, step in zip(row, steps, strict=True):
                 _curve(ax, shown, step, token_class)
-                ax.set_title(f"{token_class}, {shown.named(step)}\n{verdict(shown, step, token_class)}", fontsize=7.5)
-            row[0].set_ylabel("influence (nats)")
-        for ax in axes[-1]:
-            ax.set_xlabel("rank")
+                title(ax, f"{token_class}, {shown.named(step)}\n{verdict(shown, step, token_class)}")
+        label_edges(figure.axes, "rank", "influence (nats)")
         axes[0, 0].set_ylim(*_limits(shown, steps, classes))
-        figure.suptitle(f"{plain(shown.label)}: influence of each neuron by rank", fontsize=9, fontweight="bold")
-        figure.legend(handles=_handles(shown, steps, classes), loc="outside lower center", ncols=min(4, len(steps)))
+        head(figure, f"{plain(shown.label)}: influence of each neuron by rank")
+        legend(figure, _handles(shown, steps, classes))
     return figure
 
 
 def _handles(shown: RunTables, steps: Sequence[int], classes: Sequence[str]) -> list[Line2D | Patch]:
     """What is drawn at any of the steps, and nothing else."""
-    handles: list[Line2D | Patch] = [Line2D([], [], color=COLOURS[c], label=f"{c}, 95 % interval") for c in classes]
+    handles: list[Line2D | Patch] = [Line2D([], [], color=COLOURS[c], label=f"{c}, 95 % intervals") for c in classes]
     if any(fitted_segments(shown, step, c) for step in steps for c in classes):
         handles += [
             Line2D([], [], color=colour, lw=1, label=f"fitted {REGIME_NAMES[name]}")
             for name, colour in SEGMENT_COLOURS.items()
         ]
+        handles.append(Line2D([], [], color="black", lw=0.5, ls=(0, (1, 3)), label="end of the fit"))
     if any((ranked_influence(shown, step, c)["regime"] == CENSORED).any() for step in steps for c in classes):
         handles.append(Line2D([], [], color=NULL, ls="", marker=".", label="censored: no influence beyond its error"))
     if shown.curves.filter(pl.col("step").is_in(list(steps)), kind=PSEUDO_INFLUENCE).height:
@@ -139,7 +159,9 @@ def _curve(ax: Axes, shown: RunTables, step: int, token_class: str) -> None:
     rank, influence, error = (ranked[c].to_numpy() for c in ("rank", "influence", "error"))
     colour = COLOURS.get(token_class, OKABE_ITO["black"])
     floor = influence.min(initial=1) / 10
-    ax.fill_between(rank, np.maximum(influence - error, floor), influence + error, color=colour, alpha=0.2, lw=0)
+    shown_at = thinned(len(rank), RANKS) - 1 if len(rank) else np.array([], int)
+    low, high = np.maximum(influence - error, floor), influence + error
+    ax.vlines(rank[shown_at], low[shown_at], high[shown_at], color=colour, alpha=0.35, lw=0.6)
     ax.plot(rank, influence, color=colour, lw=1.6)
     hidden = ranked.filter(regime=CENSORED)
     ax.plot(hidden["rank"], hidden["influence"], ls="", marker=".", ms=1.5, color=NULL)
@@ -147,6 +169,8 @@ def _curve(ax: Axes, shown: RunTables, step: int, token_class: str) -> None:
         ax.plot(ends, fitted, color=SEGMENT_COLOURS[name], lw=0.9)
         if name != PLATEAU:
             ax.axvline(ends[0], color="black", lw=0.5, ls=":")
+        if name == DECAY:
+            ax.axvline(ends[1], color="black", lw=0.5, ls=(0, (1, 3)))
 
 
 def _pseudo_band(ax: Axes, shown: RunTables, step: int) -> None:
@@ -155,14 +179,16 @@ def _pseudo_band(ax: Axes, shown: RunTables, step: int) -> None:
         ax.fill_between(band["x"], band["low"], band["high"], color=NULL, alpha=0.4, lw=0)
 
 
-def compare_rank_influence(runs: Sequence[RunTables], at: Sequence[int]) -> Figure | Undefined:
+def compare_rank_influence(
+    runs: Sequence[RunTables], at: Sequence[int], width: float | None = None
+) -> Figure | Undefined:
     """Ranked influence of several runs, a colour each, rare beside common; `at` is each run's step. Or why none."""
     classes = [c for c in (RARE, COMMON) if any(c in run.classes for run in runs)]
     if not classes:
         return NO_INFLUENCE
     with styled():
-        figure, axes = grid(1, len(classes), 3.6, 3.0, sharex=True, sharey=True)
-        for ax, token_class in zip(axes[0], classes, strict=True):
+        figure, axes = wrapped(len(classes), 3.6, 3.0, width, sharex=True, sharey=True)
+        for ax, token_class in zip(axes, classes, strict=True):
             for index, (run, step) in enumerate(zip(runs, at, strict=True)):
                 if token_class not in run.classes:
                     continue
@@ -173,20 +199,20 @@ def compare_rank_influence(runs: Sequence[RunTables], at: Sequence[int]) -> Figu
             ax.set(xscale="log", yscale="log", title=token_class, xlabel="rank")
         measured = [(index, run, step) for index, (run, step) in enumerate(zip(runs, at, strict=True)) if run.classes]
         limits = [_limits(run, [step], [c for c in classes if c in run.classes]) for _, run, step in measured]
-        axes[0, 0].set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-        axes[0, 0].set_ylabel("influence (nats)")
-        figure.suptitle("Influence of each neuron by rank", fontsize=9, fontweight="bold")
+        axes[0].set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+        axes[0].set_ylabel("influence (nats)")
+        head(figure, "Influence of each neuron by rank")
         handles = [
             Line2D([], [], color=run_colour(i), label=f"{plain(run.label)}, {run.named(step)}")
             for i, run, step in measured
         ]
         if any(fitted_segments(run, step, c) for _, run, step in measured for c in classes):
             handles.append(Line2D([], [], color="black", lw=0.6, label="fitted regimes"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=2)
+        legend(figure, handles)
     return figure
 
 
-def regime_sizes(runs: Sequence[RunTables]) -> Figure | Undefined:
+def regime_sizes(runs: Sequence[RunTables], width: float | None = None) -> Figure | Undefined:
     """Share of neurons in each regime over training, an axis a class; several runs share the axes, a colour each.
 
     Without the analysis `regimes`, why there is none.
@@ -196,32 +222,53 @@ def regime_sizes(runs: Sequence[RunTables]) -> Figure | Undefined:
     classes = [c for c in (RARE, COMMON) if any(c in run.classes for run in runs)]
     single = len(runs) == 1
     with styled():
-        figure, axes = grid(1, len(classes), 3.6, 2.7, sharex=True, sharey=True)
-        for ax, token_class in zip(axes[0], classes, strict=True):
+        figure, axes = wrapped(len(classes), 3.6, 2.7, width, sharex=True, sharey=True)
+        for ax, token_class in zip(axes, classes, strict=True):
             for index, run in enumerate(runs):
                 _sizes(ax, run, token_class, None if single else run_colour(index))
             step_axis(ax, [s for run in runs for s in run.steps])
             ax.set(title=token_class, ylim=(0, 1))
-        axes[0, 0].set_ylabel("share of neurons")
+        axes[0].set_ylabel("share of neurons")
         who = f"{plain(runs[0].label)}: " if single else ""
-        figure.suptitle(f"{who}regimes of the rank–influence curve", fontsize=9, fontweight="bold")
+        head(figure, f"{who}regimes of the rank–influence curve")
         styles = dict(zip((PLATEAU, POWER_LAW, DECAY), LINE_STYLES, strict=True))
-        handles = [
+        handles: list[Line2D | Patch] = [
             Line2D([], [], color=SEGMENT_COLOURS[n] if single else "black", ls=style, label=REGIME_NAMES[n])
             for n, style in styles.items()
         ]
         purple = SEGMENT_COLOURS[PLATEAU] if single else "black"
         handles.append(Line2D([], [], color=purple, ls="", marker="o", ms=4, label=RAISED_TOP))
-        if any(plateau_intervals(run, c).height for run in runs for c in classes):
+        handles += _interval_handles([plateau_intervals(run, c) for run in runs for c in classes], purple)
+        if any(_at_edge(run, c) for run in runs for c in classes):
             handles.append(
-                Line2D([], [], color=purple, ls="", marker="|", ms=7, label="95 % interval of the plateau's last rank")
+                Line2D([], [], color=purple, ls="", marker="o", mfc="white", ms=4, label="at an end of the fit's grid")
             )
         if any(run.left_out for run in runs):
             handles.append(Line2D([], [], color="black", ls="", marker="x", ms=4, label="step left out"))
         if not single:
             handles += [Line2D([], [], color=run_colour(i), label=plain(run.label)) for i, run in enumerate(runs)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3)
+        legend(figure, handles)
     return figure
+
+
+UNDECIDED = 0.5
+"""Share of all neurons that an interval may span before it says nothing of a size."""
+
+
+def _interval_handles(intervals: Sequence[pl.DataFrame], colour: str) -> list[Line2D | Patch]:
+    """What is drawn of the plateau's intervals."""
+    widths = pl.concat(intervals).select(pl.col("high") - pl.col("low")).to_series()
+    said = (
+        ("-", (widths <= UNDECIDED).any(), "95 % interval of the plateau's last rank"),
+        (":", (widths > UNDECIDED).any(), f"one that spans over {UNDECIDED:.0%} of the neurons"),
+    )
+    return [Line2D([], [], color=colour, lw=0.8, ls=style, label=label) for style, is_drawn, label in said if is_drawn]
+
+
+def _at_edge(run: RunTables, token_class: str) -> list[int]:
+    """Sound steps whose plateau ends at an end of the fit's grid: it is as long, or longer or shorter."""
+    rows = run.metrics.filter(analysis="regimes", metric="r1", token_class=token_class, status=AT_EDGE)
+    return [step for step in rows["step"].unique().sort() if step not in run.left_out]
 
 
 def plateau_intervals(run: RunTables, token_class: str) -> pl.DataFrame:
@@ -243,6 +290,10 @@ def _sizes(ax: Axes, run: RunTables, token_class: str, colour: str | None) -> No
         ax.plot(flawed["step"], flawed["value"], color=regime_colour, ls="", marker="x", ms=4)
         if name == PLATEAU:
             ends = plateau_intervals(run, token_class).filter(~pl.col("step").is_in(list(run.left_out)))
-            ax.vlines(ends["step"], ends["low"], ends["high"], color=regime_colour, lw=0.7, alpha=0.7)
+            for is_wide, dashes in ((False, "-"), (True, ":")):
+                drawn = ends.filter((pl.col("high") - pl.col("low") > UNDECIDED) == is_wide)
+                ax.vlines(drawn["step"], drawn["low"], drawn["high"], color=regime_colour, lw=0.8, ls=dashes)
             up = sound.filter(pl.col("step").is_in([s for s, value in raised.items() if value]))
             ax.plot(up["step"], up["value"], color=regime_colour, ls="", marker="o", ms=4)
+            edge = sound.filter(pl.col("step").is_in(_at_edge(run, token_class)))
+            ax.plot(edge["step"], edge["value"], color=regime_colour, ls="", marker="o", mfc="white", ms=4)

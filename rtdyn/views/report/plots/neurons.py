@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from rtdyn.names import CENSORED, COMMON, DECAY, FLATTENING_TOP, POWER_LAW, RAISED_TOP, RARE
 from rtdyn.store.schema import STABLE
 from rtdyn.undefined import Undefined
+from rtdyn.views.number import number
 from rtdyn.views.report.plots.influence import NO_INFLUENCE
-from rtdyn.views.report.plots.style import NotebookFigure, grid, plain, short_step, styled
+from rtdyn.views.report.plots.style import NotebookFigure, plain, short_step, styled, title, wrapped
 from rtdyn.views.report.run_tables import RunTables
 
 ROWS = 256
@@ -77,7 +78,7 @@ def _pivot(shown: RunTables, neurons: Sequence[int], value: pl.Expr) -> np.ndarr
     return result
 
 
-def heat_map(runs: Sequence[RunTables]) -> Figure | Undefined:
+def heat_map(runs: Sequence[RunTables], width: float | None = None) -> Figure | Undefined:
     """Influence on rare and regime of the neurons that came highest, over all steps; a row of axes a run.
 
     Runs of weights alone are passed over; where there is no other, why there is no figure.
@@ -88,8 +89,10 @@ def heat_map(runs: Sequence[RunTables]) -> Figure | Undefined:
     with styled():
         matrices = [(run, heat_map_neurons(run)) for run in runs]
         with_regimes = any("regime" in run.neurons.columns for run in runs)
-        figure, axes = grid(len(runs), 1 + with_regimes, 4.4, 4.2)
-        for row, (run, neurons) in zip(axes, matrices, strict=True):
+        columns = 1 + with_regimes
+        figure, flat = wrapped(columns * len(runs), 4.4, 4.2, width, columns)
+        rows = [flat[i : i + columns] for i in range(0, len(flat), columns)]
+        for row, (run, neurons) in zip(rows, matrices, strict=True):
             logs = np.log10(influence_matrix(run, neurons))
             image = row[0].imshow(logs, aspect="auto", interpolation="nearest", cmap="cividis")
             _step_columns(row[0], run)
@@ -98,9 +101,8 @@ def heat_map(runs: Sequence[RunTables]) -> Figure | Undefined:
             row[0].set_ylabel(
                 f"the {len(neurons)} of {total:,} neurons that ranked highest\nat any step, by influence at the last"
             )
-            row[0].set_title(f"{plain(run.label)}: influence on rare tokens")
-            bar = figure.colorbar(image, ax=row[0], pad=0.02)
-            bar.set_label("log₁₀ nats")
+            title(row[0], f"{plain(run.label)}: influence on rare tokens (log₁₀ nats)")
+            figure.colorbar(image, ax=row[0], pad=0.02)
             regimes = regime_matrix(run, neurons)
             if with_regimes and regimes is not None:
                 _regimes(figure, row[1], regimes, run)
@@ -182,46 +184,42 @@ def _scaled(reach: float, se: float | None) -> float | None:
 
 def cells(row: dict[str, Any]) -> list[str]:
     """One neuron as text, in the order of TABLE_COLUMNS; a dash where there is no number."""
-
     return [
         str(row["rank"]),
         str(row["neuron"]),
-        with_error(*row["influence"]),
-        NONE if row["common"] is None else with_error(*row["common"]),
+        with_interval(*row["influence"]),
+        NONE if row["common"] is None else with_interval(*row["common"]),
         NONE if row["rank_common"] is None else str(row["rank_common"]),
-        with_error(*row["delta"]),
+        with_interval(*row["delta"]),
         {POWER_LAW: "power law", DECAY: "rapid decay", None: NONE}.get(row["regime"], row["regime"]),
         NONE if row["stable_share"] is None else f"{row['stable_share']:.0%}",
-        with_error(*row["mediation"]),
+        with_interval(*row["mediation"]),
     ]
 
 
-def with_error(value: float | None, error: float | None) -> str:
-    """A number ± its error, both to the second significant digit of the latter."""
+def with_interval(value: float | None, error: float | None) -> str:
+    """A number with the interval that reaches `error` to either side of it, if that is known."""
     if value is None or not math.isfinite(value):
         return NONE
     if error is None or not 0 < error < math.inf:
-        return f"{value:.3g}".replace("-", "−")
-    digits = 1 - math.floor(math.log10(float(f"{error:.1e}")))
-    if not 0 <= digits <= 6:
-        return f"{value:.2e} ± {error:.1e}".replace("-", "−")
-    return f"{value:.{digits}f} ± {error:.{digits}f}".replace("-", "−")
+        return number(value)
+    return number(value, value - error, value + error)
 
 
 def neuron_table(shown: RunTables, step: int) -> Figure | Undefined:
-    """The most influential neurons at a step, as a table; ± is half of the 95 % interval. Or why there is none."""
+    """The most influential neurons at a step, as a table with 95 % intervals. Or why there is none."""
     if not shown.classes:
         return NO_INFLUENCE
     every = [cells(row) for row in neuron_rows(shown, step)]
     filled = [i for i in range(len(TABLE_COLUMNS)) if any(row[i] != NONE for row in every)]
     rows = [[row[i] for i in filled] for row in every]
-    widths = [[0.05, 0.07, 0.17, 0.15, 0.12, 0.16, 0.1, 0.15, 0.13][i] for i in filled]
+    widths = [[0.05, 0.07, 0.22, 0.2, 0.12, 0.22, 0.1, 0.15, 0.2][i] for i in filled]
     with styled():
         figure = NotebookFigure(figsize=(8.8 * sum(widths), 0.45 + 0.21 * (len(rows) + 1)), layout="constrained")
         ax = figure.subplots()
         ax.set_axis_off()
-        title = f"{plain(shown.label)}, {shown.named(step)}: the {len(rows)} neurons with most influence on rare tokens"
-        ax.set_title(f"{title} (±: 95 % intervals)")
+        said = f"{plain(shown.label)}, {shown.named(step)}: the {len(rows)} neurons with most influence on rare tokens"
+        ax.set_title(f"{said} (in brackets: 95 % intervals)")
         table = ax.table(cellText=rows, colLabels=[TABLE_COLUMNS[i] for i in filled], loc="upper center",
                          cellLoc="right", colLoc="right", colWidths=[w / sum(widths) for w in widths])  # fmt: skip
         table.auto_set_font_size(False)

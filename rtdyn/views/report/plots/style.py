@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
@@ -11,6 +13,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -42,6 +45,9 @@ COLOURS = {
 }
 NULL = "#9a9a9a"
 LINE_STYLES = ("-", (0, (4, 2)), (0, (1, 1.5)))
+COLUMN = {"single": 3.5, "double": 7.2}
+"""Inches of a figure as wide as one column of a journal, and as wide as two: 89 and 183 mm."""
+FORMATS = ("png", "pdf", "svg")
 DPI = 160
 LONGEST = 64
 _RC: dict[str, Any] = {
@@ -62,6 +68,7 @@ _RC: dict[str, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 1.3,
     "pdf.fonttype": 42,
+    "svg.hashsalt": "rtdyn",
     "savefig.dpi": DPI,
 }
 
@@ -87,6 +94,56 @@ def grid(rows: int, columns: int, width: float, height: float, **shared: Any) ->
     """A figure and its axes (rows, columns); width and height of one, in inches."""
     figure = NotebookFigure(figsize=(width * columns, height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **shared)
+
+
+def wrapped(
+    count: int, width: float, height: float, total: float | None, most: int | None = None, **shared: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure and `count` axes in rows, for `width` and `height` inches each.
+
+    total: inches of the whole figure, whose rows hold as many axes as fit at two thirds of their width; by default
+    up to `most` stand in a row, at their own width. Places that are left over stay empty.
+    """
+    columns = min(count, most or count)
+    if total is not None:
+        columns = max(1, min(columns, int(total // (2 / 3 * width))))
+    rows = math.ceil(count / columns)
+    figure, axes = grid(rows, columns, width if total is None else total / columns, height, **shared)
+    for ax in axes.flat[count:]:
+        ax.set_axis_off()
+    return figure, list(axes.flat[:count])
+
+
+def label_edges(axes: Sequence[Axes], x: str, y: str) -> None:
+    """Names the shared axes of `wrapped` once: x below the lowest axes of each column, y beside the first."""
+    columns = axes[0].get_gridspec().ncols  # type: ignore[union-attr]  # axes of subplots have one
+    for i, ax in enumerate(axes):
+        if i % columns == 0:
+            ax.set_ylabel(y)
+        if i + columns >= len(axes):
+            ax.set_xlabel(x)
+            ax.tick_params(labelbottom=True)
+
+
+def title(ax: Axes, text: str) -> None:
+    """An axis's title, each line of it in as many as the axis has room for."""
+    figure, columns = ax.get_figure(root=True), ax.get_gridspec().ncols  # type: ignore[union-attr]  # as above
+    assert figure is not None
+    room = int(figure.get_size_inches()[0] / columns * 13)
+    ax.set_title("\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, room)))
+
+
+def head(figure: Figure, title: str) -> None:
+    """The figure's title, in lines that it has room for."""
+    room = int(figure.get_size_inches()[0] * 13)
+    figure.suptitle("\n".join(textwrap.wrap(title, room)), fontsize=9, fontweight="bold")
+
+
+def legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    """What is drawn, below the axes, in as many columns as the figure has room for."""
+    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    columns = int(figure.get_size_inches()[0] / (0.062 * longest + 0.45))
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=max(1, min(columns, 4, len(handles))))
 
 
 def plain(text: str) -> str:
@@ -129,15 +186,21 @@ def symlog(axes: Axes, values: np.ndarray) -> None:
     axes.set_yscale("symlog", linthresh=10 ** np.floor(np.log10(largest / 2)), linscale=1)
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Writes the figure as PNG and PDF, each whole or not at all, and the same bytes for the same data."""
+_METADATA: dict[str, dict[str, str | None]] = {
+    "png": {"Software": "rtdyn"},
+    "pdf": {"Creator": "rtdyn", "CreationDate": None},
+    "svg": {"Creator": "rtdyn", "Date": None},
+}
+
+
+def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = FORMATS[:2]) -> list[Path]:
+    """Writes the figure in each of FORMATS, whole or not at all, and the same bytes for the same data."""
     files = []
-    for kind in ("png", "pdf"):
-        file = folder / f"{name}.{kind}"
-        metadata = {"Software": "rtdyn"} if kind == "png" else {"Creator": "rtdyn", "CreationDate": None}
+    for kind in formats:
+        file, metadata = folder / f"{name}.{kind}", _METADATA[kind]
         with styled():
             replace_file(file, partial(figure.savefig, format=kind, metadata=metadata))
-        # the second file takes the first one's layout, which is most of the time
+        # the next file takes the first one's layout, which is most of the time
         figure.set_layout_engine("none")
         files.append(file)
     return files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,38 +19,55 @@ from rtdyn.views.report.plots.style import (
     COLOURS,
     LINE_STYLES,
     NULL,
-    grid,
+    head,
+    legend,
     plain,
     run_colour,
     step_axis,
     styled,
     symlog,
+    title,
+    wrapped,
 )
 from rtdyn.views.report.run_tables import RunTables
 
 COLUMNS = 4
+THEMES = {
+    "influence": "loss, influence and regimes",
+    "groups": "the groups of neurons",
+    "layers": "attention and the layer's weights",
+}
+"""The figures that the main metrics are divided among, and what each shows."""
 
 
-def emergence_panel(runs: Sequence[RunTables], judged: Sequence[JudgedPanels]) -> Figure | Undefined:
-    """A small axis a metric, or why there is none; several runs share the axes, a colour each.
+def emergence_panel(
+    runs: Sequence[RunTables], judged: Sequence[JudgedPanels], theme: str, width: float | None = None
+) -> Figure | Undefined:
+    """A small axis a metric of a theme, or why there is none; several runs share the axes, a colour each.
 
-    judged: each run's lines by panel, from `judged_panels`.
+    judged: each run's lines by panel, from `judged_panels`. width: inches of the figure.
     """
-    panels = [panel for panel in PANELS if any(panel.name in lines for lines in judged)]
+    panels = [p for p in PANELS if theme_of(p) == theme and any(p.name in lines for lines in judged)]
     if not panels:
-        return Undefined("none of the main metrics is defined at any step")
+        return Undefined(f"none of its metrics ({THEMES[theme]}) is defined at any step")
     with styled():
-        columns = min(COLUMNS, len(panels))
-        figure, axes = grid(math.ceil(len(panels) / columns), columns, 2.6, 1.95)
-        for ax, panel in zip(axes.flat, panels, strict=False):
+        figure, axes = wrapped(len(panels), 2.6, 1.95, width, COLUMNS)
+        for ax, panel in zip(axes, panels, strict=True):
             _panel(ax, panel, [lines.get(panel.name, []) for lines in judged])
             step_axis(ax, [s for run in runs for s in run.steps])
-        for ax in axes.flat[len(panels) :]:
-            ax.set_axis_off()
-        who = f"{plain(runs[0].label)}: main" if len(runs) == 1 else "Main"
-        figure.suptitle(f"{who} metrics over training", fontsize=10, weight="bold")
-        figure.legend(handles=_handles(runs, judged), loc="outside lower center", ncols=min(3, len(panels)))
+        who = f"{plain(runs[0].label)}: " if len(runs) == 1 else ""
+        head(figure, f"{who}{THEMES[theme]} over training")
+        drawn = {panel.name for panel in panels}
+        legend(figure, _handles(runs, [{k: v for k, v in lines.items() if k in drawn} for lines in judged]))
     return figure
+
+
+def theme_of(panel: Panel) -> str:
+    """Which of THEMES a panel belongs to: by its analysis, and by whether a group or the whole layer is measured."""
+    first = panel.lines[0]
+    if first.selection.analysis in ("capture", "ablation", "regimes"):
+        return "influence"
+    return "layers" if first.selection.analysis == "routing" or first.whole_layer else "groups"
 
 
 def _panel(ax: Axes, panel: Panel, by_run: Sequence[Sequence[JudgedLine]]) -> None:
@@ -76,7 +92,7 @@ def _panel(ax: Axes, panel: Panel, by_run: Sequence[Sequence[JudgedLine]]) -> No
         ax.axhline(ALPHA, color="black", lw=0.6, ls="--")
     if panel.lines[0].effect == "above 0":
         ax.axhline(0, color="black", lw=0.5)
-    ax.set_title(panel.title)
+    title(ax, panel.title)
     ax.set_ylabel(panel.unit)
     handles = [
         Line2D([], [], color=COLOURS[line.colour], label=line.label)
@@ -127,7 +143,7 @@ def _marks(ax: Axes, judged: JudgedLine, colour: str, place: int) -> None:
                 color=colour, clip_on=False)  # fmt: skip
     if not isinstance(judged.changes, Undefined):
         for step in judged.changes.steps:
-            ax.plot([step], [0.045 + 0.06 * place], transform=ax.get_xaxis_transform(), marker="|", ms=7, mew=1.6,
+            ax.plot([step], [0.045 + 0.06 * place], transform=ax.get_xaxis_transform(), marker="D", ms=2.6, mew=0,
                     color=colour, clip_on=False)  # fmt: skip
 
 
@@ -159,6 +175,6 @@ def _handles(runs: Sequence[RunTables], judged: Sequence[JudgedPanels]) -> list[
         handles.append(Line2D([], [], color="black", ls="", marker="v", ms=5, label="emerged, within the shaded steps"))
     if any(not isinstance(j.changes, Undefined) and j.changes.steps for j in every):
         handles.append(
-            Line2D([], [], color="black", ls="", marker="|", ms=5, mew=1.6, label="change point (foot of the axis)")
+            Line2D([], [], color="black", ls="", marker="D", ms=2.6, label="change point (foot of the axis)")
         )
     return [*handles, *crosses]
