@@ -20,6 +20,7 @@ STREAMS = (
     "attention",
     "pools",
     "sampled counts drawn anew",
+    "earlier layers",
 )
 """A stream's place is part of its seed: new ones go to the end, and none is taken out."""
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from rtdyn.model.families import Anatomy, Block
+from rtdyn.model.run_block import additive_mask, causal, run_block
 
 
 class _Cache:
@@ -82,34 +83,18 @@ def _run(
         block.attention_output.register_forward_pre_hook(on_heads),
         parts.mlp_output.register_forward_pre_hook(on_activations),
     ]
-    arguments: dict[str, Any] = {"attention_mask": mask}
-    if parts.rotary is not None:
-        arguments["position_embeddings"] = parts.rotary(hidden, position_ids=ids)
-    if cache is not None:
-        arguments[block.cache_name] = cache
+    further = {} if cache is None else {block.cache_name: cache}
     try:
-        output = block.module(hidden, **arguments)
+        stream = run_block(parts, block.module, hidden, ids, mask, **further)
     finally:
         for handle in handles:
             handle.remove()
-    stream = output[0] if isinstance(output, tuple) else output
     return _Pass(stream, seen["heads"].unflatten(-1, (block.heads, block.head_size)), seen.get("activations"))
-
-
-def _mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """(1, 1, queries, keys), to be added to the attention's logits: the least number where not allowed."""
-    return torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype)[None, None]
-
-
-def _causal(stream: Tensor) -> tuple[Tensor, Tensor]:
-    """Position ids and mask of whole windows (batch, T, d)."""
-    ids = torch.arange(stream.shape[1], device=stream.device)
-    return ids[None], _mask(ids <= ids[:, None], stream.dtype)
 
 
 def clean_pass(parts: Anatomy, stream: Tensor) -> CleanWindow:
     """One window's stream (1, T, d) through the last blocks, the final one only where something of it is needed."""
-    ids, mask = _causal(stream)
+    ids, mask = causal(stream)
     streams, heads, cache = [], [], _Cache()
     for i, block in enumerate(parts.blocks):
         streams.append(stream[0])
@@ -153,7 +138,7 @@ def ablated_activations(
     replacement = _replacement(clean.heads[which], to)
     per_position = _position_bytes(parts, block, 2 * length)
     if at == "all" and block is not final and not parts.parallel_residual:
-        ids, mask = _causal(clean.streams[which][None])
+        ids, mask = causal(clean.streams[which][None])
         at_queries = []
         changed = _variants(clean.heads[which], replacement).transpose(0, 1)
         for some in changed.split(max(1, memory_bytes // (per_position * length))):
@@ -213,7 +198,7 @@ def _continue(parts: Anatomy, final: Block, stream: Tensor, ids: Tensor, cache: 
     """The final block over changed positions (n, d), each seeing the clean keys before it and its own."""
     earlier = torch.arange(cache.keys.shape[2], device=ids.device) < ids[:, None]
     itself = torch.eye(len(ids), dtype=torch.bool, device=ids.device)
-    mask = _mask(torch.cat([earlier, itself], dim=1), stream.dtype)
+    mask = additive_mask(torch.cat([earlier, itself], dim=1), stream.dtype)
     return _run(parts, final, stream[None], ids[None], mask, cache=_Cache(cache))
 
 
