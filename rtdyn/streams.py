@@ -21,6 +21,7 @@ STREAMS = (
     "pools",
     "sampled counts drawn anew",
     "permuted activations",
+    "earlier layers",
 )
 """A stream's place is part of its seed: new ones go to the end, and none is taken out."""
 

@@ -23,7 +23,7 @@ from rtdyn.analyses.mediation.mediation import (
     ThroughFrequency,
 )
 from rtdyn.analyses.mediation.null_space import NullSpace
-from rtdyn.capture.forward_pass import NeuronMoments
+from rtdyn.capture.collect import NeuronMoments
 from rtdyn.store.schema import Metric
 from rtdyn.undefined import Undefined
 

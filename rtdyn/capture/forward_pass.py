@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rtdyn.capture.by_layers import by_layers
+from rtdyn.capture.collect import Moments, NeuronMoments, Rows
 from rtdyn.capture.layered_model import LayeredModel
 from rtdyn.errors import OverflowedError
 from rtdyn.model.families import Anatomy, anatomy, check_reach
@@ -20,25 +21,6 @@ from rtdyn.text.positions import MeasuredPositions
 from rtdyn.text.windows import EvaluationSet, check_ids
 
 LOGIT_CHUNK_BYTES = 128 * 2**20
-MOMENT_CHUNK_BYTES = 32 * 2**20
-"""Of the activations that are float64 at a time."""
-
-
-@dataclass(frozen=True)
-class NeuronMoments:
-    """Post-activations of the final MLP's neurons over the positions that the mean is taken over."""
-
-    n: int
-    mean: Tensor
-    """float64 (F,): the ā that ablation puts in place."""
-    variance: Tensor
-    """float64 (F,), population variance."""
-    minimum: Tensor
-    """(F,)."""
-    maximum: Tensor
-    """(F,)."""
-    positive: Tensor
-    """float64 (F,): share of positions with a positive activation."""
 
 
 @dataclass(frozen=True)
@@ -100,17 +82,17 @@ def capture(
     measured = measured.view(n_windows, length)
     targets = torch.from_numpy(evaluation.targets.astype(np.int64))
     batches = torch.arange(n_windows).split(max(1, batch_tokens // length))
-    run = by_layers if isinstance(model, LayeredModel) else _whole
+    run = by_layers if isinstance(model, LayeredModel) else in_memory
     parts, last_hidden_states = run(model, [windows[rows] for rows in batches], 2 if attention else 1)
     device = parts.output_rows.device
     n, neurons = int(measured.sum()), parts.output_rows.shape[0]
     width = parts.readout.unembedding.shape[1]
-    moments = _Moments(neurons, device)
-    residuals, activations = _Rows((n, width), device), _Rows((n, neurons), device)
+    moments = Moments(neurons, device)
+    residuals, activations = Rows((n, width), device), Rows((n, neurons), device)
     patterns = streams = None
     if attention:
-        patterns = _Rows((n, len(parts.attentions), parts.blocks[-1].heads, length), device)
-        streams = _Rows((n_windows, length, width), device)
+        patterns = Rows((n, len(parts.attentions), parts.blocks[-1].heads, length), device)
+        streams = Rows((n_windows, length, width), device)
     losses, window_sums, window_n = [], [], []
     with torch.inference_mode(), _recorded(parts, attention) as seen:
         for rows, hidden in zip(batches, last_hidden_states, strict=True):
@@ -150,7 +132,7 @@ def capture(
     return captured
 
 
-def _whole(model: Any, batches: Sequence[Tensor], stay: int) -> tuple[Anatomy, Iterator[Tensor]]:
+def in_memory(model: Any, batches: Sequence[Tensor], stay: int) -> tuple[Anatomy, Iterator[Tensor]]:
     """As `by_layers`, of a model that is in memory, where all of it stays."""
     parts = anatomy(model)
     device = parts.output_rows.device
@@ -198,48 +180,3 @@ def _losses(hidden: Tensor, targets: Tensor, parts: Anatomy) -> Tensor:
         if len(hidden)
         else hidden.new_empty(0)
     )
-
-
-class _Rows:
-    """A float32 array that batches fill from its first row on: put together at the end, it would be held twice."""
-
-    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
-        self.array = torch.empty(shape, device=device)
-        self.filled = 0
-
-    def add(self, rows: Tensor) -> None:
-        self.array[self.filled : self.filled + len(rows)] = rows
-        self.filled += len(rows)
-
-
-class _Moments:
-    """Mean and variance of columns over batches, in float64 by the pairwise update of Chan et al. (1979)."""
-
-    def __init__(self, neurons: int, device: torch.device) -> None:
-        self.n = 0
-        self.mean = torch.zeros(neurons, dtype=torch.float64, device=device)
-        self.squares = torch.zeros_like(self.mean)
-        self.positive = torch.zeros_like(self.mean)
-        self.minimum = torch.full((neurons,), torch.inf, device=device)
-        self.maximum = -self.minimum
-
-    def add(self, rows: Tensor) -> None:
-        if len(rows) == 0:
-            return
-        total = self.n + len(rows)
-        for some in torch.arange(rows.shape[1]).split(max(1, MOMENT_CHUNK_BYTES // (8 * len(rows)))):
-            columns = slice(int(some[0]), int(some[-1]) + 1)
-            values = rows[:, columns].double()
-            mean = values.mean(0)
-            shift = mean - self.mean[columns]
-            self.squares[columns] += (values - mean).square_().sum(0) + shift.square() * (self.n * len(rows) / total)
-            self.mean[columns] += shift * (len(rows) / total)
-        self.n = total
-        self.positive += (rows > 0).sum(0)
-        self.minimum = torch.minimum(self.minimum, rows.amin(0))
-        self.maximum = torch.maximum(self.maximum, rows.amax(0))
-
-    def result(self) -> NeuronMoments:
-        return NeuronMoments(
-            self.n, self.mean, self.squares / self.n, self.minimum, self.maximum, self.positive / self.n
-        )

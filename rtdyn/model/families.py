@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rtdyn.errors import InputError
@@ -63,6 +63,18 @@ class Block:
 
 
 @dataclass(frozen=True)
+class MlpOutput:
+    """How one block's MLP writes to the residual stream."""
+
+    module: nn.Module
+    """The output projection; its input is the neurons' post-activations."""
+    rows: Tensor
+    """(F, d): row i is what neuron i writes per unit of activation."""
+    post_norm: PostNorm | None
+    """Between the projection's output and the stream."""
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """The modules a capture hooks, and the weights the analyses read."""
 
@@ -90,6 +102,8 @@ class Anatomy:
     """By name, (F, d): row i is what neuron i reads from the final MLP's input. `in`, or `gate` and `up`."""
     stack: tuple[nn.Module, ...] = ()
     """Every block of the model, first to last."""
+    mlp_outputs: tuple[MlpOutput, ...] = ()
+    """Of every block, first to last."""
     parallel_mlp: nn.Module | None = None
     """The final MLP after its norm, called with what enters the final block; None without a parallel residual."""
 
@@ -123,6 +137,9 @@ def _gpt_neox(model: Any) -> Anatomy:
         rotary=model.gpt_neox.rotary_emb,
         input_rows={"in": layers[-1].mlp.dense_h_to_4h.weight},
         stack=tuple(layers),
+        mlp_outputs=tuple(
+            MlpOutput(layer.mlp.dense_4h_to_h, layer.mlp.dense_4h_to_h.weight.T, None) for layer in layers
+        ),
         parallel_mlp=Sequential(layers[-1].post_attention_layernorm, layers[-1].mlp) if parallel else None,
     )
 
@@ -147,10 +164,13 @@ def _gpt2(model: Any) -> Anatomy:
         rotary=None,
         input_rows={"in": layers[-1].mlp.c_fc.weight.T},
         stack=tuple(layers),
+        mlp_outputs=tuple(MlpOutput(layer.mlp.c_proj, layer.mlp.c_proj.weight, None) for layer in layers),
     )
 
 
-def _gated(model: Any, readout: Readout, post_norm: PostNorm | None) -> Anatomy:
+def _gated(
+    model: Any, readout: Readout, post_norm_of: Callable[[Any], PostNorm | None] = lambda layer: None
+) -> Anatomy:
     """Llama's layout: the neuron is the product that enters `down_proj`."""
     layers = model.model.layers
     output = layers[-1].mlp.down_proj
@@ -161,7 +181,7 @@ def _gated(model: Any, readout: Readout, post_norm: PostNorm | None) -> Anatomy:
         output_rows=output.weight.T,
         attentions=tuple(layer.self_attn for layer in layers[-2:]),
         parallel_residual=False,
-        post_norm=post_norm,
+        post_norm=post_norm_of(layers[-1]),
         readout=readout,
         layer=len(layers) - 1,
         blocks=tuple(
@@ -177,6 +197,9 @@ def _gated(model: Any, readout: Readout, post_norm: PostNorm | None) -> Anatomy:
         rotary=model.model.rotary_emb,
         input_rows={"gate": layers[-1].mlp.gate_proj.weight, "up": layers[-1].mlp.up_proj.weight},
         stack=tuple(layers),
+        mlp_outputs=tuple(
+            MlpOutput(layer.mlp.down_proj, layer.mlp.down_proj.weight.T, post_norm_of(layer)) for layer in layers
+        ),
     )
 
 
@@ -187,19 +210,22 @@ def _rms_readout(model: Any) -> Readout:
 
 
 def _llama(model: Any) -> Anatomy:
-    return _gated(model, _rms_readout(model), None)
+    return _gated(model, _rms_readout(model))
 
 
 def _olmo(model: Any) -> Anatomy:
     head = model.get_output_embeddings()
     ones = head.weight.new_ones(head.weight.shape[1])
     # OLMo's LayerNorm has no parameters, and its epsilon stands in transformers' code, not in the config
-    return _gated(model, Readout(True, ones, ones.new_zeros(ones.shape), 1e-5, head.weight, head.bias), None)
+    return _gated(model, Readout(True, ones, ones.new_zeros(ones.shape), 1e-5, head.weight, head.bias))
 
 
 def _olmo2(model: Any) -> Anatomy:
-    norm = model.model.layers[-1].post_feedforward_layernorm
-    return _gated(model, _rms_readout(model), PostNorm(norm.weight, norm.variance_epsilon))
+    def post_norm(layer: Any) -> PostNorm:
+        norm = layer.post_feedforward_layernorm
+        return PostNorm(norm.weight, norm.variance_epsilon)
+
+    return _gated(model, _rms_readout(model), post_norm)
 
 
 OLD_BUFFERS = re.compile(r"(^|\.)(attn|attention|crossattention)\.(masked_)?bias$|(^|\.)rotary_emb\.inv_freq$")
@@ -319,3 +345,9 @@ def anatomy(model: Any) -> Anatomy:
 
     with torch.no_grad():
         return FAMILIES[model.config.model_type](model)
+
+
+def with_mlp_of(parts: Anatomy, layer: int) -> Anatomy:
+    """The anatomy with a layer's MLP in the final one's place: what it writes, as if the final norm came next."""
+    mlp = parts.mlp_outputs[layer]
+    return replace(parts, mlp_output=mlp.module, output_rows=mlp.rows, post_norm=mlp.post_norm, layer=layer)

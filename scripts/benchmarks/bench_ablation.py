@@ -29,7 +29,8 @@ from torch import Tensor
 
 from rtdyn.analyses.influence.ablation import influence
 from rtdyn.analyses.influence.certified import delta_blocks
-from rtdyn.capture.forward_pass import Capture, NeuronMoments, capture
+from rtdyn.capture.collect import NeuronMoments
+from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.checkpoints.local import fetch_local
 from rtdyn.checkpoints.locate import find_tokenizer

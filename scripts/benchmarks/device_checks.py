@@ -32,7 +32,8 @@ from rtdyn.analyses.mediation.frozen import RELATIVE
 from rtdyn.analyses.mediation.mediation import Mediation, ThroughFrequency, mediation
 from rtdyn.analyses.options import StepOptions
 from rtdyn.analyses.regimes.regimes import regimes
-from rtdyn.capture.forward_pass import Capture, NeuronMoments, capture
+from rtdyn.capture.collect import NeuronMoments
+from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.capture.layered_model import open_model
 from rtdyn.checkpoints.checkpoint import Checkpoint, read_config, sha256_of
 from rtdyn.model.families import Anatomy

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from rtdyn.model.families import Anatomy, Block
+from rtdyn.model.run_block import additive_mask, causal, run_block
 
 
 class _Cache:
@@ -86,24 +87,13 @@ def _run(
         block.attention_output.register_forward_pre_hook(on_heads),
         parts.mlp_output.register_forward_pre_hook(on_activations),
     ]
-    arguments = _arguments(parts, hidden, ids, mask)
-    if cache is not None:
-        arguments[block.cache_name] = cache
+    further = {} if cache is None else {block.cache_name: cache}
     try:
-        output = block.module(hidden, **arguments)
+        stream = run_block(parts, block.module, hidden, ids, mask, **further)
     finally:
         for handle in handles:
             handle.remove()
-    stream = output[0] if isinstance(output, tuple) else output
     return _Pass(stream, seen["heads"].unflatten(-1, (block.heads, block.head_size)), seen.get("activations"))
-
-
-def _arguments(parts: Anatomy, hidden: Tensor, ids: Tensor, mask: Tensor | None) -> dict[str, Any]:
-    """What a block is called with beside hidden (batch, positions, d) at position ids."""
-    arguments: dict[str, Any] = {"attention_mask": mask}
-    if parts.rotary is not None:
-        arguments["position_embeddings"] = parts.rotary(hidden, position_ids=ids)
-    return arguments
 
 
 def _first_input(module: torch.nn.Module, call: Callable[[], object]) -> Tensor:
@@ -130,20 +120,9 @@ class _Reached(Exception):
         self.value = value
 
 
-def _mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """(1, 1, queries, keys), to be added to the attention's logits: the least number where not allowed."""
-    return torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype)[None, None]
-
-
-def _causal(stream: Tensor) -> tuple[Tensor, Tensor]:
-    """Position ids and mask of whole windows (batch, T, d)."""
-    ids = torch.arange(stream.shape[1], device=stream.device)
-    return ids[None], _mask(ids <= ids[:, None], stream.dtype)
-
-
 def clean_pass(parts: Anatomy, stream: Tensor) -> CleanWindow:
     """One window's stream (1, T, d) through the last blocks, as far as something of it is needed."""
-    ids, mask = _causal(stream)
+    ids, mask = causal(stream)
     if parts.parallel_residual:
         heads = tuple(_heads(parts, block, stream, ids, mask) for block in parts.blocks[:-1])
         return CleanWindow((stream[0],), heads, _Cache())
@@ -158,8 +137,7 @@ def clean_pass(parts: Anatomy, stream: Tensor) -> CleanWindow:
 
 def _heads(parts: Anatomy, block: Block, stream: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     """(T, H, head size): the heads' outputs over one window's stream (1, T, d)."""
-    arguments = _arguments(parts, stream, ids, mask)
-    outputs = _first_input(block.attention_output, lambda: block.module(stream, **arguments))
+    outputs = _first_input(block.attention_output, lambda: run_block(parts, block.module, stream, ids, mask))
     return outputs[0].unflatten(-1, (block.heads, block.head_size))
 
 
@@ -193,7 +171,7 @@ def ablated_activations(
     replacement = _replacement(clean.heads[which], to)
     per_position = _position_bytes(parts, block, 2 * length)
     if at == "all" and block is not final:
-        ids, mask = _causal(clean.streams[which][None])
+        ids, mask = causal(clean.streams[which][None])
         at_queries = []
         changed = _variants(clean.heads[which], replacement).transpose(0, 1)
         for some in changed.split(max(1, memory_bytes // (per_position * length))):
@@ -246,7 +224,7 @@ def _continue(parts: Anatomy, final: Block, stream: Tensor, ids: Tensor, cache: 
     """The final block over changed positions (n, d), each seeing the clean keys before it and its own."""
     earlier = torch.arange(cache.keys.shape[2], device=ids.device) < ids[:, None]
     itself = torch.eye(len(ids), dtype=torch.bool, device=ids.device)
-    mask = _mask(torch.cat([earlier, itself], dim=1), stream.dtype)
+    mask = additive_mask(torch.cat([earlier, itself], dim=1), stream.dtype)
     return _run(parts, final, stream[None], ids[None], mask, cache=_Cache(cache))
 
 

@@ -18,7 +18,8 @@ from rtdyn.analyses.influence.ablation import influence
 from rtdyn.analyses.influence.block_sizes import block_sizes
 from rtdyn.analyses.influence.certified import DeltaBlock, delta_blocks
 from rtdyn.analyses.statistics import clustered_se, jackknife_se
-from rtdyn.capture.forward_pass import Capture, NeuronMoments
+from rtdyn.capture.collect import NeuronMoments
+from rtdyn.capture.forward_pass import Capture
 from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.checkpoints.local import fetch_local
 from rtdyn.intervals import t_interval

@@ -1,0 +1,103 @@
+"""One window through the model's own last blocks, from a layer's output on to the losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from rtdyn.model.families import Anatomy, MlpOutput
+from rtdyn.model.run_block import causal, run_block
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """One window at one layer; T positions, width d, F neurons."""
+
+    stream: Tensor
+    """(T, d): the residual stream that leaves the block."""
+    output: Tensor
+    """(T, d): the MLP's output projection, before a norm of its own."""
+    activations: Tensor
+    """(T, F)."""
+
+
+@dataclass(frozen=True)
+class CleanWindow:
+    """One window with nothing ablated."""
+
+    layers: Mapping[int, LayerState]
+    loss: Tensor
+    """(n,): at the measured positions, nats."""
+
+
+def clean_window(
+    parts: Anatomy,
+    first: int,
+    layers: Sequence[int],
+    stream: Tensor,
+    query: Tensor,
+    target: Tensor,
+    probes: Mapping[int, Tensor] | None = None,
+) -> CleanWindow:
+    """Runs the blocks from `first` on over the stream (T, d) that enters it.
+
+    query, target: int64 (n,), the measured positions and the ids of their next tokens. probes: (T, d) by layer, added
+    to what its MLP's output projection gives, so that the loss can be differentiated by it.
+    """
+    states: dict[int, LayerState] = {}
+    hidden = stream[None]
+    ids, mask = causal(hidden)
+    for layer in range(first, len(parts.stack)):
+        if layer not in layers:
+            hidden = run_block(parts, parts.stack[layer], hidden, ids, mask)
+            continue
+        with _recorded(parts.mlp_outputs[layer].module, None if probes is None else probes[layer]) as seen:
+            hidden = run_block(parts, parts.stack[layer], hidden, ids, mask)
+        states[layer] = LayerState(hidden[0].detach(), seen["output"][0], seen["activations"][0])
+    return CleanWindow(states, losses(parts, hidden, query, target)[0])
+
+
+def continued(parts: Anatomy, layer: int, streams: Tensor, query: Tensor, target: Tensor) -> Tensor:
+    """Losses (k, n) at the measured positions where the streams (k, T, d) leave the layer's block."""
+    ids, mask = causal(streams)
+    for block in parts.stack[layer + 1 :]:
+        streams = run_block(parts, block, streams, ids, mask)
+    return losses(parts, streams, query, target)
+
+
+def losses(parts: Anatomy, hidden: Tensor, query: Tensor, target: Tensor) -> Tensor:
+    """Losses (k, n) in nats at positions `query` of the last hidden states (k, T, d), before the final norm."""
+    readout = parts.readout
+    normed = parts.final_norm(hidden[:, query])
+    logits = nn.functional.linear(normed, readout.unembedding, readout.bias)
+    shape = logits.shape[:2]
+    every = target.expand(shape).flatten()
+    return nn.functional.cross_entropy(logits.flatten(0, 1), every, reduction="none").view(shape)
+
+
+def written(mlp: MlpOutput, output: Tensor) -> Tensor:
+    """What the MLP adds to the residual stream, (…, d), where its projection gives `output` (…, d)."""
+    norm = mlp.post_norm
+    if norm is None:
+        return output
+    return norm.gain * output * (output.square().mean(-1, keepdim=True) + norm.epsilon).rsqrt()
+
+
+@contextmanager
+def _recorded(projection: nn.Module, probe: Tensor | None) -> Iterator[dict[str, Tensor]]:
+    """Hooks that leave an MLP's activations and output, and add the probe to what it gives."""
+    seen: dict[str, Tensor] = {}
+
+    def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> Any:
+        seen["activations"], seen["output"] = inputs[0].detach(), output.detach()
+        return None if probe is None else output + probe
+
+    handle = projection.register_forward_hook(after)
+    try:
+        yield seen
+    finally:
+        handle.remove()

@@ -1,0 +1,83 @@
+"""The change of loss to first order in an ablation, for every neuron of a layer (attribution patching, METHODS §11).
+
+Neuron i is ablated at every position p of the window: its activation a_pi becomes the mean ā_i, which moves the MLP's
+output o_p by c_pi·w_i, c_pi = ā_i − a_pi. To first order the loss at position n moves by
+
+    Δ¹_ni = Σ_p c_pi ⟨∂loss_n/∂o_p, w_i⟩,
+
+from one backward pass a target through the model's own modules above, whatever the number of neurons. With ā_i it
+moves by Σ_p ⟨∂loss_n/∂o_p, w_i⟩ a unit, which is the slope by which an error of ā_i enters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rtdyn.analyses.earlier_layers.continuation import clean_window
+from rtdyn.model.families import Anatomy
+
+
+@dataclass(frozen=True)
+class FirstOrder:
+    """Of one window's n measured positions and a layer's F neurons."""
+
+    delta: Tensor
+    """(n, F): Δ¹, nats."""
+    slope: Tensor
+    """(n, F): dΔ¹/dā, nats a unit of activation."""
+
+
+def first_order(
+    parts: Anatomy,
+    first: int,
+    means: Mapping[int, Tensor],
+    stream: Tensor,
+    query: Tensor,
+    target: Tensor,
+    memory_bytes: int,
+) -> tuple[Tensor, dict[int, FirstOrder]]:
+    """The losses (n,) of one window as it is, and Δ¹ by layer.
+
+    first: the block that the stream (T, d) enters. means: float64 (F,) by layer, the ā put in place. query, target:
+    int64 (n,). memory_bytes: what the targets of one backward pass may take.
+    """
+    probes = {layer: torch.zeros_like(stream, requires_grad=True) for layer in means}
+    with torch.enable_grad():
+        window = clean_window(parts, first, list(means), stream, query, target, probes)
+    changes = {
+        layer: (mean - window.layers[layer].activations.double()).to(stream.dtype) for layer, mean in means.items()
+    }
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in means}
+    each = torch.eye(len(query), dtype=stream.dtype, device=stream.device)
+    together = max(1, memory_bytes // _target_bytes(parts, first, len(stream)))
+    for some in each.split(together):
+        gradients = torch.autograd.grad(
+            window.loss, list(probes.values()), some, retain_graph=True, is_grads_batched=True
+        )
+        for layer, gradient in zip(means, gradients, strict=True):
+            rows = parts.mlp_outputs[layer].rows
+            found[layer].append((_along(changes[layer], gradient, rows), gradient.sum(1) @ rows.T))
+    return window.loss.detach(), {
+        layer: FirstOrder(*(torch.cat(columns) for columns in zip(*chunks, strict=True)))
+        for layer, chunks in found.items()
+    }
+
+
+def _along(change: Tensor, gradient: Tensor, rows: Tensor) -> Tensor:
+    """(k, F): Σ_p c_pi ⟨g_kp, w_i⟩ of change (T, F), gradient (k, T, d) and rows (F, d)."""
+    k, length, width = gradient.shape
+    summed = (change.T @ gradient.transpose(0, 1).reshape(length, k * width)).view(-1, k, width)
+    return torch.einsum("fkd,fd->kf", summed, rows)
+
+
+def _target_bytes(parts: Anatomy, first: int, length: int) -> int:
+    """What a target takes in a backward pass: about sixteen numbers of each width, six of each neuron, four of each
+    pair of positions in a head, of a block at a time; its gradients; and a product of each neuron with each width."""
+    neurons, width = parts.output_rows.shape
+    heads = parts.blocks[-1].heads
+    block = length * (16 * width + 6 * neurons + 4 * heads * length)
+    return 4 * (block + (len(parts.stack) - first) * length * width + 2 * neurons * width)

@@ -1,0 +1,183 @@
+"""One layer before the last: direct, first-order and exact effects of its neurons, and how they agree (METHODS §11)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rtdyn.analyses.earlier_layers.calibration import (
+    Calibration,
+    Sampled,
+    calibrate,
+    direct_share,
+    missed_share,
+    ranks,
+)
+from rtdyn.analyses.earlier_layers.estimate import ClassMean, TextPieces, class_mean
+from rtdyn.analyses.earlier_layers.sample import Budget, Sample, draw_sample
+from rtdyn.analyses.earlier_layers.sums import (
+    ClassSums,
+    FirstOrderSums,
+    Window,
+    exact_sums,
+    first_order_sums,
+    windows_of,
+)
+from rtdyn.analyses.influence.ablation import ClassInfluence, influence
+from rtdyn.analyses.statistics import as_numpy, indicator
+from rtdyn.capture.earlier_layers import EarlierLayers
+from rtdyn.capture.forward_pass import Capture
+from rtdyn.names import RARE
+from rtdyn.streams import stream
+from rtdyn.undefined import Undefined
+
+
+@dataclass(frozen=True)
+class LayerClass:
+    """A layer's F neurons on one token class."""
+
+    text: TextPieces
+    signed: ClassMean
+    """Of Δ: positive where the neuron helps."""
+    absolute: ClassMean
+    """Of |Δ|."""
+    direct: ClassInfluence
+    """Along the residual stream alone, certified."""
+    calibration: Calibration
+    """Of the mean of Δ."""
+    calibration_abs: Calibration
+    """Of the mean of |Δ|."""
+    direct_share: Sampled | Undefined
+    """Of the mean of Δ."""
+    missed_share: Sampled | Undefined
+    """Of the neurons most influential by |Δ|."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one layer's neurons do to the loss."""
+
+    captured: Capture
+    sample: Sample
+    classes: Mapping[str, LayerClass]
+    reruns: int
+    """Pairs of neuron and window that were run again."""
+    ranks: bool | Undefined
+    """Whether neurons may be ranked by their influence on `rare`, or why not."""
+
+    def rank(self, rank_by: str) -> np.ndarray | Undefined:
+        """int64 (F,): places by influence on `rare`, from 1: exact where measured, else by first order."""
+        if isinstance(self.ranks, Undefined):
+            return self.ranks
+        c = self.classes[RARE]
+        mean = c.signed if rank_by == "abs_mean" else c.absolute
+        known = np.abs(np.where(self.sample.measured, mean.value, mean.first_order))
+        place = np.empty(len(known), dtype=np.int64)
+        place[np.argsort(-known, kind="stable")] = np.arange(1, len(known) + 1)
+        return place
+
+
+def measure_layers(
+    earlier: EarlierLayers,
+    cluster: np.ndarray,
+    *,
+    rank_by: str,
+    tolerance: float,
+    seed: int,
+    memory_bytes: int,
+    budget: Budget | None = None,
+) -> dict[int, Layer]:
+    """All layers that were captured, ascending.
+
+    cluster: int64 (windows,), the independent piece of text that each window is of. rank_by: `mean_abs` or `abs_mean`.
+    tolerance: of the direct effect's class means, in nats. Arrays take about `memory_bytes`. Raises InputError for a
+    model whose blocks, run again, do not give the forward pass's losses.
+    """
+    positions = next(iter(earlier.layers.values())).positions
+    windows = windows_of(positions)
+    first = first_order_sums(earlier, windows, memory_bytes)
+    budget = Budget() if budget is None else budget
+    samples = {
+        layer: draw_sample(sums.size, _ranked_by(sums, rank_by), budget, stream(seed, "earlier layers", layer))
+        for layer, sums in first.items()
+    }
+    run_again = {layer: sample.run_again for layer, sample in samples.items()}
+    exact = exact_sums(earlier, windows, run_again, memory_bytes)
+    return {
+        layer: _layer(
+            captured, cluster, windows, first[layer], exact[layer], samples[layer], rank_by, tolerance, memory_bytes
+        )
+        for layer, captured in earlier.layers.items()
+    }
+
+
+def _ranked_by(sums: FirstOrderSums, rank_by: str) -> np.ndarray:
+    rare = sums.classes[RARE]
+    return np.abs(rare.sum.sum(0)) if rank_by == "abs_mean" else rare.abs_sum.sum(0)
+
+
+def _layer(
+    captured: Capture,
+    cluster: np.ndarray,
+    windows: list[Window],
+    first: FirstOrderSums,
+    exact: Mapping[str, ClassSums],
+    sample: Sample,
+    rank_by: str,
+    tolerance: float,
+    memory_bytes: int,
+) -> Layer:
+    nowhere = torch.full((len(captured.anatomy.readout.unembedding),), -1)
+    direct = influence(captured, nowhere, 1, tolerance=tolerance, memory_bytes=memory_bytes, cluster=cluster)
+    classes = {
+        name: _class(name, captured, cluster, windows, first, exact[name], sample, of_class)
+        for name, of_class in direct.classes.items()
+    }
+    rare = classes[RARE]
+    calibration = rare.calibration if rank_by == "abs_mean" else rare.calibration_abs
+    every = bool(sample.measured.all())
+    return Layer(captured, sample, classes, int(sample.run_again.sum()), ranks(calibration.spearman, every))
+
+
+def _class(
+    name: str,
+    captured: Capture,
+    cluster: np.ndarray,
+    windows: list[Window],
+    first: FirstOrderSums,
+    exact: ClassSums,
+    sample: Sample,
+    direct: ClassInfluence,
+) -> LayerClass:
+    assert captured.mean_parts is not None
+    pieces = indicator(torch.from_numpy(cluster), int(cluster.max()) + 1)
+    text = TextPieces(
+        window_n=np.array([int(w.members[name].sum()) for w in windows]),
+        of_window=cluster[[w.index for w in windows]],
+        mean_parts=as_numpy(pieces @ captured.mean_parts.cpu()),
+    )
+    of_first = first.classes[name]
+    signed, absolute = (
+        class_mean(by_first, by_exact, of_first.abs_sum, slope[name], sample, text)
+        for by_first, by_exact, slope in (
+            (of_first.sum, exact.sum, first.slope),
+            (of_first.abs_sum, exact.abs_sum, first.abs_slope),
+        )
+    )
+    uniform, neurons = sample.uniform, len(signed.value)
+    calibration, calibration_abs = (
+        calibrate(mean.first_order[uniform], mean.value[uniform], neurons) for mean in (signed, absolute)
+    )
+    return LayerClass(
+        text=text,
+        signed=signed,
+        absolute=absolute,
+        direct=direct,
+        calibration=calibration,
+        calibration_abs=calibration_abs,
+        direct_share=direct_share(as_numpy(direct.mean)[uniform], signed.value[uniform], neurons),
+        missed_share=missed_share(absolute.value, sample),
+    )

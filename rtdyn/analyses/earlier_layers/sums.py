@@ -1,0 +1,157 @@
+"""Sums of a layer's changes of loss over each window's positions of each class: all to first order, some exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rtdyn.analyses.earlier_layers.continuation import clean_window
+from rtdyn.analyses.earlier_layers.exact import exact_deltas
+from rtdyn.analyses.earlier_layers.first_order import first_order
+from rtdyn.capture.earlier_layers import EarlierLayers
+from rtdyn.errors import InputError
+from rtdyn.text.positions import MeasuredPositions
+
+RERUN_TOLERANCE = 1e-4
+"""Nats by which a loss may differ where a window's last blocks are run again, in units of the largest loss over 1."""
+
+
+@dataclass(frozen=True)
+class ClassSums:
+    """Sums over one class's positions in each of W windows, for F neurons; float64 (W, F), nats."""
+
+    sum: np.ndarray
+    """Σ Δ."""
+    abs_sum: np.ndarray
+    """Σ |Δ|."""
+
+
+@dataclass(frozen=True)
+class FirstOrderSums:
+    """One layer's, of every neuron."""
+
+    classes: Mapping[str, ClassSums]
+    size: np.ndarray
+    """float64 (W, F): Σ |Δ¹| over all measured positions."""
+    slope: Mapping[str, np.ndarray]
+    """float64 (F,) by class: Σ dΔ¹/dā over its positions."""
+    abs_slope: Mapping[str, np.ndarray]
+    """The same of Σ |Δ¹|."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The measured positions of one window."""
+
+    index: int
+    """Among all windows of the text."""
+    query: np.ndarray
+    """int64 (n,)."""
+    target: np.ndarray
+    """int64 (n,)."""
+    rows: np.ndarray
+    """int64 (n,): which of all measured positions they are."""
+    members: Mapping[str, np.ndarray]
+    """bool (n,) by class."""
+
+
+def windows_of(positions: MeasuredPositions) -> list[Window]:
+    """The W windows that hold measured positions, ascending."""
+    members = {c.name: positions.members(c.name) for c in positions.classes}
+    result = []
+    for index in np.unique(positions.window):
+        rows = np.flatnonzero(positions.window == index)
+        of_class = {name: member[rows] for name, member in members.items()}
+        result.append(Window(int(index), positions.query[rows], positions.target[rows], rows, of_class))
+    return result
+
+
+def first_order_sums(earlier: EarlierLayers, windows: Sequence[Window], memory_bytes: int) -> dict[int, FirstOrderSums]:
+    """By layer. Raises InputError where the blocks' second run does not give the forward pass's losses."""
+    means = {layer: captured.moments.mean for layer, captured in earlier.layers.items()}
+    measured_loss = next(iter(earlier.layers.values())).measured_loss.double()
+    sums = {layer: _FirstOrder(windows, len(mean)) for layer, mean in means.items()}
+    for number, window in enumerate(windows):
+        stream = earlier.stream[window.index]
+        query, target = (torch.from_numpy(v).to(stream.device) for v in (window.query, window.target))
+        loss, found = first_order(earlier.anatomy, earlier.first, means, stream, query, target, memory_bytes)
+        _check(loss, measured_loss[torch.from_numpy(window.rows)])
+        for layer, of_layer in found.items():
+            sums[layer].add(number, window, of_layer.delta.double(), of_layer.slope.double())
+    return {layer: of_layer.result() for layer, of_layer in sums.items()}
+
+
+def exact_sums(
+    earlier: EarlierLayers, windows: Sequence[Window], run_again: Mapping[int, np.ndarray], memory_bytes: int
+) -> dict[int, dict[str, ClassSums]]:
+    """By layer and class, sums of the pairs that are flagged in run_again, bool (W, F) by layer; NaN elsewhere."""
+    empty = {layer: np.full(flags.shape, np.nan) for layer, flags in run_again.items()}
+    classes = windows[0].members
+    sums = {
+        layer: {name: ClassSums(values.copy(), values.copy()) for name in classes} for layer, values in empty.items()
+    }
+    for number, window in enumerate(windows):
+        stream = earlier.stream[window.index]
+        query, target = (torch.from_numpy(v).to(stream.device) for v in (window.query, window.target))
+        with torch.no_grad():
+            clean = clean_window(earlier.anatomy, earlier.first, list(run_again), stream, query, target)
+        for layer, flags in run_again.items():
+            neurons = np.flatnonzero(flags[number])
+            delta = (
+                exact_deltas(
+                    earlier.anatomy,
+                    layer,
+                    clean.layers[layer],
+                    clean.loss,
+                    earlier.layers[layer].moments.mean,
+                    torch.from_numpy(neurons).to(stream.device),
+                    query,
+                    target,
+                    memory_bytes,
+                )
+                .cpu()
+                .numpy()
+            )
+            for name, member in window.members.items():
+                sums[layer][name].sum[number, neurons] = delta[:, member].sum(1)
+                sums[layer][name].abs_sum[number, neurons] = np.abs(delta[:, member]).sum(1)
+    return sums
+
+
+def _check(loss: Tensor, of_pass: Tensor) -> None:
+    """Raises InputError unless the losses are those of the forward pass."""
+    difference = float((loss.double().cpu() - of_pass.cpu()).abs().max())
+    if not difference <= RERUN_TOLERANCE * max(1.0, float(of_pass.max())):
+        raise InputError(
+            f"the last blocks, run again, give losses that differ by up to {difference:.2g} nats from the forward "
+            "pass; this model's earlier layers cannot be measured, leave out --layers"
+        )
+
+
+class _FirstOrder:
+    """What `FirstOrderSums` holds, window after window."""
+
+    def __init__(self, windows: Sequence[Window], neurons: int) -> None:
+        shape = (len(windows), neurons)
+        self.size = np.zeros(shape)
+        names = windows[0].members
+        self.classes = {name: ClassSums(np.zeros(shape), np.zeros(shape)) for name in names}
+        self.slope, self.abs_slope = ({name: np.zeros(neurons) for name in names} for _ in range(2))
+
+    def add(self, number: int, window: Window, delta: Tensor, slope: Tensor) -> None:
+        """delta, slope: float64 (n, F)."""
+        self.size[number] = delta.abs().sum(0).cpu().numpy()
+        signed_slope = slope * delta.sign()
+        for name, member in window.members.items():
+            here = torch.from_numpy(member).to(delta.device)
+            self.classes[name].sum[number] = delta[here].sum(0).cpu().numpy()
+            self.classes[name].abs_sum[number] = delta[here].abs().sum(0).cpu().numpy()
+            self.slope[name] += slope[here].sum(0).cpu().numpy()
+            self.abs_slope[name] += signed_slope[here].sum(0).cpu().numpy()
+
+    def result(self) -> FirstOrderSums:
+        return FirstOrderSums(self.classes, self.size, self.slope, self.abs_slope)

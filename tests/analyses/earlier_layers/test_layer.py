@@ -1,0 +1,98 @@
+"""Effects of earlier layers' neurons against float64 hooks on the whole model, and estimates against full truths."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from model.test_families import GATED, SHAPE, random_model, text
+
+from rtdyn.analyses.earlier_layers.layer import Layer, measure_layers
+from rtdyn.analyses.earlier_layers.sample import Budget
+from rtdyn.capture.earlier_layers import EarlierLayers, capture_earlier
+from rtdyn.capture.forward_pass import capture
+from rtdyn.model.families import anatomy
+from rtdyn.text.positions import MeasuredPositions
+from rtdyn.text.windows import EvaluationSet
+
+THREE = {"num_hidden_layers": 3}
+NEOX = {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 4, "max_position_embeddings": 32}
+CONFIGS: dict[str, Any] = {
+    "parallel": transformers.GPTNeoXConfig(**NEOX, **SHAPE, **THREE),
+    "sequential": transformers.GPTNeoXConfig(use_parallel_residual=False, **NEOX, **SHAPE, **THREE),
+    "gpt2": transformers.GPT2Config(n_embd=24, n_inner=40, n_layer=3, n_head=4, n_positions=32, **SHAPE),
+    "llama": transformers.LlamaConfig(num_key_value_heads=2, tie_word_embeddings=True, **{**GATED, **THREE}),
+    "olmo": transformers.OlmoConfig(tie_word_embeddings=False, **{**GATED, **THREE}),
+    "olmo2": transformers.Olmo2Config(num_key_value_heads=2, tie_word_embeddings=False, **{**GATED, **THREE}),
+}
+GIB = 2**30
+EVERYTHING = Budget(top=10**6, uniform=10**6)
+
+
+def captured_layers(model: Any, layers: tuple[int, ...] = (0, 1)) -> EarlierLayers:
+    evaluation, positions = text()
+    captured = capture(model, evaluation, positions, batch_tokens=32)
+    return capture_earlier(model, evaluation, captured, layers, batch_tokens=32)
+
+
+def measured(earlier: EarlierLayers, budget: Budget, seed: int = 0) -> dict[int, Layer]:
+    return measure_layers(
+        earlier, np.arange(3), rank_by="mean_abs", tolerance=1e-7, seed=seed, memory_bytes=GIB, budget=budget
+    )
+
+
+def hooked_losses(
+    model: Any, layer: int, evaluation: EvaluationSet, positions: MeasuredPositions, change: Any
+) -> torch.Tensor:
+    """float64 (N,): losses with the layer's activations passed through `change`, of the whole model."""
+    module = anatomy(model).mlp_outputs[layer].module
+    handle = module.register_forward_pre_hook(lambda _, inputs: (change(inputs[0].clone()),))
+    logits = model(torch.from_numpy(evaluation.windows.astype(np.int64))).logits
+    handle.remove()
+    chosen = logits[positions.window, positions.query]
+    return torch.nn.functional.cross_entropy(chosen, torch.from_numpy(positions.target), reduction="none")
+
+
+def brute_force(model: Any, layer: int, mean: torch.Tensor) -> torch.Tensor:
+    """float64 (N, F): change of loss where each neuron becomes its mean at every position."""
+    whole = copy.deepcopy(model).double()
+    evaluation, positions = text()
+    before = hooked_losses(whole, layer, evaluation, positions, lambda a: a)
+    columns = []
+    for i in range(len(mean)):
+
+        def replace(a: torch.Tensor, i: int = i) -> torch.Tensor:
+            a[..., i] = mean[i]
+            return a
+
+        columns.append(hooked_losses(whole, layer, evaluation, positions, replace) - before)
+    return torch.stack(columns, dim=1)
+
+
+def derivatives(model: Any, layer: int, mean: torch.Tensor) -> torch.Tensor:
+    """float64 (N, F): of the loss by the part of the way that each neuron goes to its mean, at no part."""
+    whole = copy.deepcopy(model).double()
+    part = torch.zeros_like(mean, requires_grad=True)
+    losses = hooked_losses(whole, layer, *text(), lambda a: a + part * (mean - a))
+    return torch.stack([torch.autograd.grad(loss, part, retain_graph=True)[0] for loss in losses])
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_every_familys_effects_are_those_of_hooks_on_the_whole_model(config: Any) -> None:
+    model = random_model(config)
+    earlier = captured_layers(model)
+    for layer, result in measured(earlier, EVERYTHING).items():
+        mean = earlier.layers[layer].moments.mean
+        truth = brute_force(model, layer, mean)
+        c = result.classes["rare"]
+        assert np.abs(c.signed.value - truth.mean(0).numpy()).max() < 2e-5
+        assert np.abs(c.absolute.value - truth.abs().mean(0).numpy()).max() < 2e-5
+        assert truth.abs().mean() > 1e-2
+        slope = derivatives(model, layer, mean)
+        assert np.abs(c.signed.first_order - slope.mean(0).numpy()).max() < 2e-5
+        assert np.abs(c.absolute.first_order - slope.abs().mean(0).numpy()).max() < 2e-5
+        assert result.reruns == 3 * len(mean) and result.ranks is True
