@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from rtdyn.suites.suite import SuiteSpec
 
 
+_NAME = 28
+"""Characters that a listed name is given; a longer one pushes what follows it."""
+
+
 @click.command()
 @click.argument("pattern", default="*")
 @click.option("--json", "as_json", is_flag=True, help="Print a list for machines.")
@@ -36,9 +40,10 @@ def models(pattern: str, as_json: bool, suites: Path | None) -> None:
         place = owner if name == suite.name else suite.repo or suite.note.partition(";")[0]
         flawed = f"{record['known_defects']} with defects" if record["known_defects"] else ""
         cells.append((suite.name, _size(record["parameters"]), f"{len(suite.steps)} steps", place, flawed))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        click.echo("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    widths = [min(max(map(len, column)), _NAME) for column in zip(*(row[:3] for row in cells), strict=True)]
+    for *aligned, place, flawed in cells:
+        columns = (f"{cell:{width}}" for cell, width in zip(aligned, widths, strict=True))
+        click.echo("  ".join((*columns, ", ".join(filter(None, (place, flawed))))))
 
 
 def _model_record(suite: SuiteSpec) -> dict[str, Any]:
