@@ -40,9 +40,9 @@ def models(pattern: str, as_json: bool, suites: Path | None) -> None:
         place = owner if name == suite.name else suite.repo or suite.note.partition(";")[0]
         flawed = f"{record['known_defects']} with defects" if record["known_defects"] else ""
         cells.append((suite.name, _size(record["parameters"]), f"{len(suite.steps)} steps", place, flawed))
-    widths = [min(max(map(len, column)), _NAME) for column in zip(*(row[:3] for row in cells), strict=True)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for *aligned, place, flawed in cells:
-        columns = (f"{cell:{width}}" for cell, width in zip(aligned, widths, strict=True))
+        columns = (f"{cell:{min(width, _NAME)}}" for cell, width in zip(aligned, widths[:3], strict=True))
         click.echo("  ".join((*columns, ", ".join(filter(None, (place, flawed))))))
 
 
