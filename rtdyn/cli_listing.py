@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from rtdyn.suites.suite import SuiteSpec
 
 
+_NAME = 28
+"""Characters that a listed name is given; a longer one pushes what follows it."""
+
+
 @click.command()
 @click.argument("pattern", default="*")
 @click.option("--json", "as_json", is_flag=True, help="Print a list for machines.")
@@ -46,8 +50,9 @@ def models(pattern: str, as_json: bool, suites: Path | None) -> None:
             )
         )
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        click.echo("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    for *aligned, place, flawed in cells:
+        columns = (f"{cell:{min(width, _NAME)}}" for cell, width in zip(aligned, widths[:3], strict=True))
+        click.echo("  ".join((*columns, ", ".join(filter(None, (place, flawed))))))
 
 
 def _model_record(suite: SuiteSpec) -> dict[str, Any]:
