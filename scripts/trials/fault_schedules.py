@@ -114,7 +114,7 @@ class Track:
         ended = CliRunner().invoke(main, self._arguments(out, cache_gb))
         if ended.exit_code == 0:
             return None
-        lines = [line for line in ended.stderr.splitlines() if not line.startswith(("HTTP Error", "Retrying in"))]
+        lines = [line for line in ended.stderr.splitlines() if line.startswith("rtdyn: ")]
         if ended.exit_code != 3 or len(lines) != 1 or not isinstance(ended.exception, SystemExit):
             raise AssertionError(f"ended with {ended.exit_code} and {ended.stderr!r}: {ended.exc_info}")
         return lines[0]
