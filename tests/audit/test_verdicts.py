@@ -156,6 +156,7 @@ def test_a_final_shard_among_those_of_two_early_steps(tmp_path: Path) -> None:
     assert {d["kind"]: d["status"] for d in ended.found["known_defects"]} == {
         "duplicate": "gone",
         "final-weights": "met",
+        "nearly-identical": "unseen",
     }
     assert ended.step(1)["notes"] and ended.step(1)["reasons"] == []
 
