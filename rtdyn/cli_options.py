@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from rtdyn.analyses.options import HEADS_AT, HEADS_TO, UNIGRAM, StepOptions
+from rtdyn.cli_sources import SOURCES
 from rtdyn.names import ANALYSES, WEIGHTS_ONLY
 from rtdyn.sweep.cluster_options import ClusterOptions
 
@@ -78,28 +79,6 @@ def _chosen_analyses(context: click.Context, parameter: click.Parameter, value: 
         )
     return tuple(name for name in ANALYSES if name in names)
 
-
-_SOURCES = (
-    click.option(
-        "--corpus",
-        help="Evaluation text: a .txt, .jsonl or .parquet file, or hf://datasets/OWNER/NAME/PATH.  "
-        "[default: the suite's]",
-    ),
-    click.option("--text-field", default="text", show_default=True, help="Column of the text in .jsonl and .parquet."),
-    click.option(
-        "--frequencies",
-        help="Counts: a .npy or .parquet file, hf://datasets/OWNER/NAME/PATH, `pile` or `corpus`.  "
-        "[default: the suite's]",
-    ),
-    click.option(
-        "--frequency-tokens",
-        type=click.IntRange(min=1),
-        default=1 << 27,
-        show_default=True,
-        help="Tokens to count of a data set on the Hub.",
-    ),
-)
-"""Where text and counts are from."""
 
 _ANALYSES = (
     click.option(
@@ -298,7 +277,7 @@ _COMPUTATION = (
 
 def analysis_options(command: Command) -> Command:
     """Adds --steps, what decides a step's tables, and how they are computed."""
-    return _all_of((steps_option, *_SOURCES, *_ANALYSES, *_PRESET, *_MEASUREMENT, *_COMPUTATION), command)
+    return _all_of((steps_option, *SOURCES, *_ANALYSES, *_PRESET, *_MEASUREMENT, *_COMPUTATION), command)
 
 
 def _settings(

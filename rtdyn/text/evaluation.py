@@ -66,6 +66,9 @@ class EvaluationOptions:
     rare_targets: int | None = None
     """Positions of the rare class that the text is to hold, at least MIN_TOKENS long; None for RARE_TARGETS."""
 
+    text_where: tuple[str, ...] = ()
+    """Conditions `FIELD=VALUE` on the corpus's rows, all to be met."""
+
     def __post_init__(self) -> None:
         if self.tokens is not None and self.rare_targets is not None:
             raise UsageError("--tokens and --rare-targets both say how long the evaluation text is; give one of them")
@@ -136,7 +139,7 @@ def prepare(
             f"the EOS token, id {eos:,}, is beyond the model's {n_logits:,} logits; "
             "give the tokenizer that the model was trained with"
         )
-    opened = open_text(suite, options.corpus, options.text_field, options.seed, say)
+    opened = open_text(suite, options.corpus, options.text_field, options.seed, say, options.text_where)
     source = options.frequencies or suite.frequencies
     # a data set is not read whole, so its own counts are those of a sample, as of any other
     source = opened.corpus if source == "corpus" and opened.hub is not None else source
