@@ -80,8 +80,8 @@ class SuiteSpec:
         """What is known of a text: by its very name or address, else by its data set whatever the file and commit."""
 
         def dataset(address: str) -> str:
-            scheme, _, path = address.partition("://")
-            return "/".join(path.split("/")[:3]).partition("@")[0] if scheme else address
+            scheme, separator, path = address.partition("://")
+            return "/".join(path.split("/")[:3]).partition("@")[0] if separator else address
 
         named = [text for text in self.texts if text.corpus == corpus]
         related = [text for text in self.texts if dataset(text.corpus) == dataset(corpus)]
