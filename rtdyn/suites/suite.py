@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rtdyn.names import HUB_SCHEME
+
 PACKAGE = Path(__file__).parents[1]
 Shape = tuple[tuple[str, int | str], ...]
 """Settings of a config.json by name, with `parameters`."""
@@ -80,8 +82,8 @@ class SuiteSpec:
         """What is known of a text: by its very name or address, else by its data set whatever the file and commit."""
 
         def dataset(address: str) -> str:
-            scheme, separator, path = address.partition("://")
-            return "/".join(path.split("/")[:3]).partition("@")[0] if separator else address
+            path = address.removeprefix(HUB_SCHEME)
+            return address if path == address else "/".join(path.split("/")[:3]).partition("@")[0]
 
         named = [text for text in self.texts if text.corpus == corpus]
         related = [text for text in self.texts if dataset(text.corpus) == dataset(corpus)]
