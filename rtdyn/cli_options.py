@@ -13,6 +13,7 @@ from rtdyn.analyses.options import HEADS_AT, HEADS_TO, UNIGRAM, StepOptions
 from rtdyn.cli_command import Command, all_of, in_panel
 from rtdyn.cli_complete import complete_analyses
 from rtdyn.cli_config import config_option, from_config
+from rtdyn.cli_sources import SOURCES
 from rtdyn.cli_suites import steps_option
 from rtdyn.names import ANALYSES, WEIGHTS_ONLY
 from rtdyn.sweep.job import Job
@@ -56,34 +57,6 @@ def _chosen_analyses(context: click.Context, parameter: click.Parameter, value: 
         )
     return tuple(name for name in ANALYSES if name in names)
 
-
-_SOURCES = in_panel(
-    "Input",
-    click.option(
-        "--corpus",
-        help="Evaluation text: a .txt, .jsonl or .parquet file, or hf://datasets/OWNER/NAME/PATH.  "
-        "[default: the suite's]",
-    ),
-    click.option(
-        "--text-field",
-        default=EvaluationOptions.text_field,
-        show_default=True,
-        help="Column of the text in .jsonl and .parquet.",
-    ),
-    click.option(
-        "--frequencies",
-        help="Counts: a .npy or .parquet file, hf://datasets/OWNER/NAME/PATH, `pile` or `corpus`.  "
-        "[default: the suite's]",
-    ),
-    click.option(
-        "--frequency-tokens",
-        type=click.IntRange(min=1),
-        default=EvaluationOptions.frequency_tokens,
-        show_default=True,
-        help="Tokens to count of a data set on the Hub.",
-    ),
-)
-"""Where text and counts are from."""
 
 _ANALYSES = in_panel(
     "Analyses",
@@ -320,5 +293,5 @@ _DEFECTS = in_panel(
 
 def analysis_options(command: Command) -> Command:
     """Adds --steps, what decides a step's tables, and how they are computed."""
-    own = (*_SOURCES, *_DEFECTS, *_PRESET, *_CLASSES, *_ANALYSES, *_MEASUREMENT, *_COMPUTATION, *_MEMORY)
+    own = (*SOURCES, *_DEFECTS, *_PRESET, *_CLASSES, *_ANALYSES, *_MEASUREMENT, *_COMPUTATION, *_MEMORY)
     return all_of((*in_panel("Input", config_option, steps_option), *own), command)

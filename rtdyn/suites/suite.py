@@ -6,6 +6,8 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 
+from rtdyn.names import HUB_SCHEME
+
 PACKAGE = Path(__file__).parents[1]
 Shape = tuple[tuple[str, int | str], ...]
 """Settings of a config.json by name, with `parameters`."""
@@ -123,8 +125,8 @@ class SuiteSpec:
         """What is known of a text: by its very name or address, else by its data set whatever the file and commit."""
 
         def dataset(address: str) -> str:
-            scheme, _, path = address.partition("://")
-            return "/".join(path.split("/")[:3]).partition("@")[0] if scheme else address
+            path = address.removeprefix(HUB_SCHEME)
+            return address if path == address else "/".join(path.split("/")[:3]).partition("@")[0]
 
         named = [text for text in self.texts if text.corpus == corpus]
         related = [text for text in self.texts if dataset(text.corpus) == dataset(corpus)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from rtdyn.errors import InputError
 from rtdyn.text.documents import decode, json_rows, no_column, parse_lines, with_text
+from rtdyn.text.row_filter import ROWS_WITHOUT_MATCH, RowFilter
 
 _TEXT_TYPES = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
 _ROWS_WITHOUT_COLUMN = 1000
@@ -25,6 +26,18 @@ class Column(Protocol):
     """Rows of JSON read so far."""
     found: bool
     """Whether any of them has the column."""
+
+    where: RowFilter | None
+    """Which rows are read; None for all."""
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of a Parquet file that have to be read."""
+        ...
+
+    def of_table(self, table: Any) -> list[Any]:
+        """The column's values in the rows of an Arrow table that are read."""
+        ...
 
     def of_lines(self, data: bytes, what: str, form: str) -> tuple[Any, ...]:
         """The column's values in a part of a plain file; `what` names it in an InputError."""
@@ -45,6 +58,8 @@ class Column(Protocol):
 
 def check_found(column: Column, what: str, rows: int = 1) -> None:
     """Raises InputError if at least `rows` rows of JSON were read and none has the column."""
+    if column.where is not None:
+        column.where.check(what, 1 if rows == 1 else ROWS_WITHOUT_MATCH)
     if column.rows >= rows and not column.found:
         raise column.lacking(what)
 
@@ -52,15 +67,29 @@ def check_found(column: Column, what: str, rows: int = 1) -> None:
 class TextColumn:
     """Texts, without null and blank ones."""
 
-    def __init__(self, name: str, found: bool) -> None:
+    def __init__(self, name: str, found: bool, where: Sequence[str] = ()) -> None:
         self.name, self.found, self.rows = name, found, 0
+        self.where = RowFilter(where, met=found) if where else None
+
+    @property
+    def columns(self) -> list[str]:
+        """As `Column` has it."""
+        return list(dict.fromkeys([self.name, *(() if self.where is None else self.where.columns)]))
+
+    def of_table(self, table: Any) -> list[Any]:
+        """As `Column` has it."""
+        if self.where is None:
+            return list(table.column(self.name).to_pylist())
+        return [row[self.name] for row in table.to_pylist() if self.where.keeps(row)]
 
     def of_lines(self, data: bytes, what: str, form: str) -> tuple[str, ...]:
         """As `Column` has it; a file that is no JSON is one text. Raises InputError for what is no UTF-8."""
         text = _decoded(data, what)
         if not form.startswith(".json"):
+            if self.where is not None:
+                raise InputError(f"{what} has no rows with fields; --text-where is for .jsonl, .json and .parquet")
             return tuple(with_text([text]))
-        rows = parse_lines(text, self.name, what)
+        rows = parse_lines(text, self.name, what, where=self.where)
         self.found, self.rows = self.found or rows.named, self.rows + len(rows.texts)
         check_found(self, what, _ROWS_WITHOUT_COLUMN)
         return tuple(with_text(rows.texts))
@@ -73,6 +102,9 @@ class TextColumn:
         """As `Column` has it."""
         import pyarrow
 
+        absent = [name for name in self.columns if name not in schema.names and name != self.name]
+        if absent:
+            return f"has no column {absent[0]!r} (its columns: {', '.join(schema.names)}); correct --text-where"
         kind = schema.field(self.name).type if self.name in schema.names else None
         if str(kind.value_type if isinstance(kind, pyarrow.DictionaryType) else kind) in _TEXT_TYPES:
             return ""
@@ -89,8 +121,19 @@ class TextColumn:
 class IdColumn:
     """Lists of token ids, int64 (tokens,) each, without null and empty ones."""
 
+    where: RowFilter | None = None
+
     def __init__(self, name: str, found: bool) -> None:
         self.name, self.found, self.rows = name, found, 0
+
+    @property
+    def columns(self) -> list[str]:
+        """As `Column` has it."""
+        return [self.name]
+
+    def of_table(self, table: Any) -> list[Any]:
+        """As `Column` has it."""
+        return list(table.column(self.name).to_pylist())
 
     def of_lines(self, data: bytes, what: str, form: str) -> tuple[np.ndarray, ...]:
         """As `Column` has it. Raises InputError for a file that is no JSON, and a value that is no list of ids."""

@@ -16,6 +16,7 @@ from rtdyn.blame import reading
 from rtdyn.errors import InputError
 from rtdyn.parquet import read_columns, read_parquet
 from rtdyn.text import king_james
+from rtdyn.text.row_filter import RowFilter
 from rtdyn.text.stored_text import LARGE, Text, stored_rows, stored_text
 
 NOT_TEXT = (".csv", ".tsv", ".gz", ".zst", ".bz2", ".xz", ".zip", ".npy", ".pdf", ".html")
@@ -39,13 +40,17 @@ class Documents:
     """Rows without text, blank ones included."""
 
 
-def read_documents(corpus: str, text_field: str = "text") -> Documents:
+def read_documents(corpus: str, text_field: str = "text", where: Sequence[str] = ()) -> Documents:
     """Documents of a built-in text's name, or of a `.jsonl`, `.json`, `.parquet` or plain text file.
 
     Plain text is one document; the other forms hold one a row, in the column `text_field`, and rows without text are
-    passed over. A byte order mark at the head of a text is dropped, and CRLF at the end of a line is read as LF.
-    Raises InputError if the file is missing, empty, binary, or has no such column.
+    passed over. where: conditions that rows have to meet, as `RowFilter` has them. A byte order mark at the head of a
+    text is dropped, and CRLF at the end of a line is read as LF.
+    Raises InputError if the file is missing, empty, binary, or has no such column or row.
     """
+    conditions = RowFilter(where) if where else None
+    if conditions is not None and not corpus.lower().endswith((*_LINES, ".parquet")):
+        raise InputError(f"the corpus {corpus} has no rows with fields; --text-where is for .jsonl, .json and .parquet")
     if corpus == "king-james":
         return _documents(king_james.chapters(), corpus)
     if corpus == "king-james-held-out":
@@ -58,10 +63,12 @@ def read_documents(corpus: str, text_field: str = "text") -> Documents:
     if suffix in NOT_TEXT:
         raise InputError(f"the corpus {corpus} is a {suffix} file; give plain text, .jsonl or .parquet")
     if file.stat().st_size >= LARGE and suffix != ".parquet":
-        return _read_large(file, text_field)
+        return _read_large(file, text_field, conditions)
     readers = {**dict.fromkeys(_LINES, _read_jsonl), ".parquet": _read_parquet}
-    rows = readers.get(suffix, _read_text)(file, text_field)
-    return documents_of(rows, f"the corpus {corpus}", str(file))
+    rows = readers.get(suffix, _read_text)(file, text_field, conditions)
+    if conditions is not None:
+        conditions.check(str(file))
+    return documents_of(rows, f"the corpus {corpus}", with_conditions(str(file), where))
 
 
 def documents_of(rows: Sequence[str | None], what: str, name: str) -> Documents:
@@ -70,6 +77,11 @@ def documents_of(rows: Sequence[str | None], what: str, name: str) -> Documents:
     if not texts:
         raise InputError(f"{what} holds no text")
     return _documents(texts, name, len(rows) - len(texts))
+
+
+def with_conditions(name: str, where: Sequence[str]) -> str:
+    """A text's name with the conditions on its rows."""
+    return name if not where else f"{name} where {' and '.join(where)}"
 
 
 def _documents(texts: list[str], name: str, passed_over: int = 0) -> Documents:
@@ -123,26 +135,26 @@ def _decoded(file: Path, at: int, data: bytes) -> str:
     return text
 
 
-def _read_text(file: Path, text_field: str) -> Sequence[str | None]:
+def _read_text(file: Path, text_field: str, where: RowFilter | None) -> Sequence[str | None]:
     return [_decode(file)]
 
 
-def _read_jsonl(file: Path, text_field: str) -> Sequence[str | None]:
+def _read_jsonl(file: Path, text_field: str, where: RowFilter | None) -> Sequence[str | None]:
     text = _decode(file)
     refuse_array(text, str(file))
-    rows = parse_lines(text, text_field, str(file))
+    rows = parse_lines(text, text_field, str(file), where=where)
     if rows.texts and not rows.named:
         raise no_column(str(file), text_field)
     return rows.texts
 
 
-def _read_large(file: Path, text_field: str) -> Documents:
+def _read_large(file: Path, text_field: str, where: RowFilter | None) -> Documents:
     """The same documents as of a small file, with the same digest, but that they stay in it."""
     digest, texts, passed_over, named = hashlib.sha256(), list[Text](), 0, False
 
     def parse(number: int, at: int, data: bytes) -> str | None:
         nonlocal named
-        rows = parse_lines(_decoded(file, at, data), text_field, str(file), number)
+        rows = parse_lines(_decoded(file, at, data), text_field, str(file), number, where)
         named = named or rows.named
         return (rows.texts[0] or "").removeprefix(BYTE_ORDER_MARK) if rows.texts else None
 
@@ -156,6 +168,8 @@ def _read_large(file: Path, text_field: str) -> Documents:
                     _add(digest, len(text), [text])
                 else:
                     passed_over += 1
+            if where is not None:
+                where.check(str(file))
             if passed_over and not named:
                 raise no_column(str(file), text_field)
         else:
@@ -165,7 +179,8 @@ def _read_large(file: Path, text_field: str) -> Documents:
             _add(digest, len(whole), whole.blocks())
     if not texts:
         raise InputError(f"the corpus {file} holds no text")
-    return Documents(texts, str(file), digest.hexdigest(), passed_over)
+    name = str(file) if where is None else f"{file} where {where.text}"
+    return Documents(texts, name, digest.hexdigest(), passed_over)
 
 
 @dataclass(frozen=True)
@@ -189,14 +204,16 @@ def refuse_array(beginning: str, source: str) -> None:
         raise InputError(f"{source} begins a JSON array; write its rows as lines of JSON, an object each")
 
 
-def parse_lines(text: str, text_field: str, source: str, first: int = 1) -> Rows:
+def parse_lines(text: str, text_field: str, source: str, first: int = 1, where: RowFilter | None = None) -> Rows:
     """Lines of JSON; `source` names them in the InputError that a line which is no row of text raises.
 
-    first: the number of the first line.
+    first: the number of the first line. where: rows that do not meet it are passed over.
     """
     texts: list[str | None] = []
     named = False
     for number, row in json_rows(text, source, first):
+        if where is not None and not where.keeps(row):
+            continue
         found = row.get(text_field) if isinstance(row, dict) else row
         if not isinstance(row, dict) or not isinstance(found, str | None):
             raise InputError(
@@ -226,10 +243,14 @@ def json_rows(text: str, source: str, first: int = 1) -> Iterator[tuple[int, Any
             raise InputError(f"{source}, line {number}: nested too deeply to be read; leave it out") from None
 
 
-def _read_parquet(file: Path, text_field: str) -> Sequence[str | None]:
+def _read_parquet(file: Path, text_field: str, where: RowFilter | None) -> Sequence[str | None]:
     try:
         columns = read_columns(file)
-        text = read_parquet(file, [text_field])[text_field] if text_field in columns else None
+        read = dict.fromkeys([text_field, *(() if where is None else where.columns)])
+        rows = read_parquet(file, [name for name in read if name in columns]) if text_field in columns else None
+        if rows is not None and where is not None:
+            rows = rows.filter([where.keeps(row) for row in rows.drop(text_field).iter_rows(named=True)])
+        text = None if rows is None else rows[text_field]
     except OSError as error:
         raise InputError(f"cannot read the corpus {file}: {error.strerror or error}") from error
     except pl.exceptions.PolarsError as error:

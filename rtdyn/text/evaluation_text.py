@@ -51,7 +51,12 @@ class EvaluationText:
 
 
 def open_text(
-    suite: SuiteSpec, corpus: str | None, text_field: str, seed: int, say: Callable[[str], None]
+    suite: SuiteSpec,
+    corpus: str | None,
+    text_field: str,
+    seed: int,
+    say: Callable[[str], None],
+    where: Sequence[str] = (),
 ) -> EvaluationText:
     """The text `corpus`, or the suite's default where it is None.
 
@@ -59,27 +64,34 @@ def open_text(
     Raises InputError for a text that cannot be read.
     """
     try:
-        return _open(corpus or suite.corpus, suite, text_field, seed, say)
+        return _open(corpus or suite.corpus, suite, text_field, seed, say, where)
     except InputError as error:
-        if corpus is not None or not is_unreachable(error.__cause__):
+        if corpus is not None or where or not is_unreachable(error.__cause__):
             raise
         say(
             f"the default text {suite.corpus} is not in the cache and the Hub cannot be reached, so that the King "
             "James Bible is measured in its place; --corpus names another text"
         )
-        return _open(KING_JAMES, suite, text_field, seed, say)
+        return _open(KING_JAMES, suite, text_field, seed, say, where)
 
 
-def _open(corpus: str, suite: SuiteSpec, text_field: str, seed: int, say: Callable[[str], None]) -> EvaluationText:
+def _open(
+    corpus: str,
+    suite: SuiteSpec,
+    text_field: str,
+    seed: int,
+    say: Callable[[str], None],
+    where: Sequence[str],
+) -> EvaluationText:
     known = suite.known_text(corpus)
     if known.held_out == "no":
         say(f"caution: {corpus} was part of the training of {suite.name} ({known.source}); it is not held out")
     if is_hub(corpus):
-        return EvaluationText(corpus, known, HubText(dataset_at(corpus), text_field, seed, say), None)
+        return EvaluationText(corpus, known, HubText(dataset_at(corpus), text_field, seed, say, where), None)
     if Path(corpus).is_file():
         with reading(f"the corpus {corpus}"):
             refuse_pointer(Path(corpus))
-    documents = read_documents(corpus, text_field)
+    documents = read_documents(corpus, text_field, where)
     if documents.passed_over:
         say(f"{documents.passed_over:,} rows of {documents.name} hold no text and are passed over")
     return EvaluationText(corpus, known, None, documents)

@@ -30,7 +30,9 @@ from rtdyn.text.documents import (
     Documents,
     digest_documents,
     refuse_array,
+    with_conditions,
 )
+from rtdyn.text.row_filter import ROWS_WITHOUT_MATCH, RowFilter
 
 EVALUATION_STRETCH = 64 << 10
 """Bytes of a block of a plain file that evaluation text is read from: small, so that a few come from many places."""
@@ -54,9 +56,11 @@ class TextBlock:
     """Bytes of it in the file, compressed where that is."""
 
 
-def text_blocks(dataset: HubDataset, text_field: str, seed: int, stretch: int, skip: int = 0) -> Iterator[TextBlock]:
+def text_blocks(
+    dataset: HubDataset, text_field: str, seed: int, stretch: int, skip: int = 0, where: Sequence[str] = ()
+) -> Iterator[TextBlock]:
     """Every block of a data set's texts, none twice, in the random order of `seed`; as `column_blocks` has it."""
-    return column_blocks(dataset, TextColumn(text_field, found=skip > 0), seed, stretch, skip)
+    return column_blocks(dataset, TextColumn(text_field, skip > 0, where), seed, stretch, skip)
 
 
 def column_blocks(dataset: HubDataset, column: Column, seed: int, stretch: int, skip: int = 0) -> Iterator[TextBlock]:
@@ -194,16 +198,17 @@ def _row_group(dataset: HubDataset, file: RemoteFile, reader: Any, group: int, c
 
     place = f"{file.name}, row group {group}"
     try:
-        rows = reader.read_row_group(group, columns=[column.name], use_threads=False).column(column.name).to_pylist()
+        rows = reader.read_row_group(group, columns=column.columns, use_threads=False)
     except (pyarrow.ArrowException, OSError) as error:
         if passes(error):
             raise
         raise InputError(f"{dataset.address}: {place} cannot be read ({brief(error)}); run the command again") from None
-    texts = column.of_rows(rows, f"{dataset.address}: {place}")
+    texts = column.of_rows(column.of_table(rows), f"{dataset.address}: {place}")
+    check_found(column, dataset.address, ROWS_WITHOUT_MATCH)
     metadata = reader.metadata.row_group(group)
     parts = [metadata.column(i) for i in range(metadata.num_columns)]
     # a list's own part is called name.list.element
-    size = sum(c.total_compressed_size for c in parts if c.path_in_schema.partition(".")[0] == column.name)
+    size = sum(c.total_compressed_size for c in parts if c.path_in_schema.partition(".")[0] in column.columns)
     return TextBlock(texts, place, size)
 
 
@@ -214,13 +219,18 @@ class HubText:
     how much was read, at every doubling from SAID_FROM bytes on. Raises InputError for shards of token ids.
     """
 
-    def __init__(self, dataset: HubDataset, text_field: str, seed: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, dataset: HubDataset, text_field: str, seed: int, say: Callable[[str], None], where: Sequence[str] = ()
+    ) -> None:
         if dataset.form == ".bin":
             raise InputError(f"{dataset.what} holds token ids and no text; give --corpus text")
         self.dataset = dataset
         self.say = say
-        self.stream = partial(text_blocks, dataset, text_field, seed, EVALUATION_STRETCH)
-        self.file = dataset.folder / f"text-{seed}-{hashlib.sha256(text_field.encode()).hexdigest()[:16]}.parquet"
+        self.where = where
+        RowFilter(where)  # what is no condition is refused before anything is read
+        key = hashlib.sha256("\0".join([text_field, *where]).encode()).hexdigest()[:16]
+        self.file = dataset.folder / f"text-{seed}-{key}.parquet"
+        self.stream = partial(text_blocks, dataset, text_field, seed, EVALUATION_STRETCH, where=where)
         self.used: list[TextBlock] = []
         self.kept: list[TextBlock] = []
 
@@ -245,7 +255,7 @@ class HubText:
         texts = tuple(text for block in self.used for text in block.texts)
         if not texts:
             raise InputError(f"{self.dataset.what} holds no text")
-        return Documents(texts, self.dataset.what, digest_documents(texts))
+        return Documents(texts, with_conditions(self.dataset.what, self.where), digest_documents(texts))
 
     def _keep(self) -> None:
         if len(self.used) > len(self.kept):

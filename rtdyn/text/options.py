@@ -40,6 +40,9 @@ class EvaluationOptions:
     rare_targets: int | None = None
     """Positions of the rare class that the text is to hold, at least MIN_TOKENS long; None for RARE_TARGETS."""
 
+    text_where: tuple[str, ...] = ()
+    """Conditions `FIELD=VALUE` on the corpus's rows, all to be met."""
+
     def __post_init__(self) -> None:
         if self.tokens is not None and self.rare_targets is not None:
             raise UsageError("--tokens and --rare-targets both say how long the evaluation text is; give one of them")

@@ -51,13 +51,13 @@ def files(address):
     return [dataset.commit, [f.name for f in dataset.files]]
 
 
-def texts(address, stretch=100, blocks=None, seed=0, field="text"):
-    found = hub_documents.text_blocks(dataset_at(address), field, seed, stretch)
+def texts(address, stretch=100, blocks=None, seed=0, field="text", where=()):
+    found = hub_documents.text_blocks(dataset_at(address), field, seed, stretch, where=where)
     return [text for block in itertools.islice(found, blocks) for text in block.texts]
 
 
-def evaluation(address, blocks, seed=0):
-    text = hub_documents.HubText(dataset_at(address), "text", seed, print)
+def evaluation(address, blocks, seed=0, where=()):
+    text = hub_documents.HubText(dataset_at(address), "text", seed, print, where)
     list(itertools.islice(text, blocks))
     documents = text.finish()
     return [documents.texts, documents.sha256, text.provenance]
@@ -482,6 +482,37 @@ def test_sampled_counts_are_unbiased_and_their_errors_honest(place: HubClient, r
     assert len({r[4] for r in results}) == len(seeds)
     # multinomial errors, which take tokens for independent, would be far too small
     assert np.median(spread / np.sqrt(truth * (1 - truth) / (20 * BLOCK))) > 2
+
+
+def test_rows_are_chosen_by_nested_fields(place: HubClient, repo: str) -> None:
+    parts = ("FreeLaw", "Pile-CC", "Github")
+    texts = sentences(90)
+    rows = [{"text": t, "meta": {"pile_set_name": parts[i % 3]}, "n": i} for i, t in enumerate(texts)]
+    objects = b"\n".join(json.dumps(row).encode() for row in rows)
+    packed = io.BytesIO()
+    pl.DataFrame(rows).write_parquet(packed, row_group_size=20)
+    place.hub.put(repo, {"a.jsonl": objects, "b.jsonl.zst": zstandard(objects), "c.parquet": packed.getvalue()})
+    base = f"hf://datasets/{repo}"
+    law = ["meta.pile_set_name=FreeLaw"]
+    for name in ("a.jsonl", "b.jsonl.zst", "c.parquet"):
+        ask = {"address": f"{base}/{name}", "stretch": 700}
+        chosen, one, none, lacking = place.do(
+            ("texts", {**ask, "where": law}),
+            ("texts", {**ask, "where": [*law, "n=3"]}),
+            ("texts", {**ask, "where": ["meta.pile_set_name=Freelaw"]}),
+            ("texts", {**ask, "where": ["meta.kind=x"]}),
+        )
+        assert Counter(chosen) == Counter(texts[::3]) and one == [texts[3]], name
+        assert "none of 90 rows has meta.pile_set_name=Freelaw (there are " in none and "did you mean FreeLaw?" in none
+        assert "no row has the field 'meta.kind'; correct --text-where" in lacking
+    kept, other, whole = place.do(
+        *(("evaluation", {"address": f"{base}/a.jsonl", "blocks": 99, "where": w}) for w in (law, law, []))
+    )
+    assert kept == other and Counter(kept[0]) == Counter(texts[::3]) and Counter(whole[0]) == Counter(texts)
+    wrong = place.do(("texts", {"address": f"{base}/c.parquet", "where": ["kind=x"]}),
+                     ("evaluation", {"address": f"{base}/a.jsonl", "blocks": 1, "where": ["meta"]}))  # fmt: skip
+    assert "has no column 'kind' (its columns: text, meta, n); correct --text-where" in wrong[0]
+    assert "UsageError: cannot read --text-where 'meta'; write FIELD=VALUE" in wrong[1]
 
 
 def id_rows() -> list[list[int] | None]:

@@ -378,6 +378,8 @@ def test_what_is_known_of_a_text_goes_by_its_data_set() -> None:
     }
     assert {corpus: pythia.known_text(corpus).held_out for corpus in known} == known
     assert tiny.known_text("king-james-held-out").held_out == "yes"
+    for corpus in ("king-james", "some/file.txt", "/a/file.jsonl", "king-james-held-out.txt"):
+        assert tiny.known_text(corpus).held_out == "not checked", corpus
     assert tiny.known_text("hf://datasets/NeelNanda/pile-10k").held_out == "not checked"
 
 
