@@ -1,6 +1,6 @@
 """Processor seconds of each stage of a step by the size of the final MLP, for `rtdyn plan`.
 
-It makes `rtdyn/data/stage_seconds.json`.
+Those of `tiny` are in `rtdyn/data/stage_seconds.json`, beside those of `suite_cost.py` at 1.4b's shape.
 
 Runs `rtdyn track` with one thread over two steps of each suite and takes the second, which pays no compilation. Its
 clock is the processor's, not the wall's, so that other work on the machine counts little. The suites: `tiny` (steps 512
