@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from rtdyn.analyses.earlier_layers.chosen import normal_layers
 from rtdyn.analyses.options import HEADS_AT, HEADS_TO, UNIGRAM, StepOptions
 from rtdyn.cli_command import Command, all_of, in_panel
 from rtdyn.cli_complete import complete_analyses
@@ -56,6 +57,13 @@ def _chosen_analyses(context: click.Context, parameter: click.Parameter, value: 
             f"all but {', '.join(WEIGHTS_ONLY)} alone start from the influence of the neurons; add ablation"
         )
     return tuple(name for name in ANALYSES if name in names)
+
+
+def _normal_layers(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    try:
+        return normal_layers(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 _ANALYSES = in_panel(
@@ -171,6 +179,19 @@ _MEASUREMENT = in_panel(
     ),
 )
 """What is measured of a neuron, and how."""
+
+_LAYERS = in_panel(
+    "Analyses",
+    click.option(
+        "--layers",
+        default=StepOptions.layers,
+        show_default=True,
+        callback=_normal_layers,
+        help="Layers whose MLP neurons are measured: last, all, or numbers from the end with commas, as in -1,-2. The "
+        "last is always among them; of the others the total effect on the loss, with its error.",
+    ),
+)
+"""Of which layers."""
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper-code": {
@@ -293,5 +314,5 @@ _DEFECTS = in_panel(
 
 def analysis_options(command: Command) -> Command:
     """Adds --steps, what decides a step's tables, and how they are computed."""
-    own = (*SOURCES, *_DEFECTS, *_PRESET, *_CLASSES, *_ANALYSES, *_MEASUREMENT, *_COMPUTATION, *_MEMORY)
+    own = (*SOURCES, *_DEFECTS, *_PRESET, *_CLASSES, *_ANALYSES, *_MEASUREMENT, *_LAYERS, *_COMPUTATION, *_MEMORY)
     return all_of((*in_panel("Input", config_option, steps_option), *own), command)

@@ -8,6 +8,8 @@ GROUPED = ANALYSES[2:]
 """Those that measure groups of neurons."""
 WEIGHTS_ONLY = ("heavytail",)
 """Those that give something from weights alone, with no text and no influence."""
+LAYERS = "layers"
+"""What rows of metrics/ name as their analysis where layers before the last are measured."""
 
 RARE, COMMON = "rare", "common"
 """Token classes. Neurons are ranked, and groups chosen, by their influence on `rare`."""

@@ -38,6 +38,8 @@ class StepOptions:
     """`full` or `longtail`: the unigram direction that mediation freezes, of all types or of the rare band's."""
     task_memory_gib: float | None = None
     """What a cluster's task was given, in 2^30 bytes; None for what there is."""
+    layers: str = "last"
+    """`last`, `all`, or numbers from the end, as in `-1,-2`: layers whose MLP neurons are measured."""
 
     @property
     def most_bytes(self) -> int | None:

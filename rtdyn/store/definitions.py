@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rtdyn.names import MATCHED, PSEUDO_CLASS, RANDOM, SELECTED
+from rtdyn.names import LAYERS, MATCHED, PSEUDO_CLASS, RANDOM, SELECTED
 
 REWIRED, SHAPE = "rewired", "shape"
 SETS = (RANDOM, MATCHED, SELECTED)
@@ -39,6 +39,7 @@ class Definition:
 
 
 _AT_COMMON = ("", "_common")
+_SIGNED_AND_ABS = ("", "_abs")
 _INPUTS = ("", "_gate", "_up")
 _MATRICES = ("_in", "_gate", "_up", "_out")
 _SHAPES = ("half_normal", "lognormal", "pareto")
@@ -154,6 +155,22 @@ METRICS: dict[str, tuple[Definition, ...]] = {
         Definition("entropy_change", NATS, "mean change of entropy where a neuron is ablated", "2(c)", SETS),
         Definition("kl_change", NATS, "mean change of that divergence where a neuron is ablated", "2(c)", SETS),
     ),
+    LAYERS: (
+        Definition("total_mean", NATS, "mean over a layer's neurons of the total influence, mean |Δ|", "11", interval=True),
+        Definition("total_top_share", SHARE, "part of the summed total influence that the most influential 1 % have, corrected", "11", interval=True),
+        Definition("total_rare_excess", NATS, "mean total influence on rare targets less that on common ones", "11", interval=True),
+        Definition("direct_mean", NATS, "mean over the neurons of the direct influence, mean |Δ| along the residual stream alone", "11", interval=True),
+        Definition("direct_share", SHARE, "part of the total effects, mean Δ, that is direct; later layers make the rest", "11", interval=True),
+        Definition("first_order_pearson", "Pearson r", "first order with the exact effect, over neurons; `_abs` of mean |Δ|", "11", interval=True, endings=_SIGNED_AND_ABS),
+        Definition("first_order_spearman", "Spearman ρ", "the same of ranks", "11", interval=True, endings=_SIGNED_AND_ABS),
+        Definition("first_order_slope", NUMBER, "least-squares slope of the exact effect on the first order", "11", interval=True, endings=_SIGNED_AND_ABS),
+        Definition("first_order_error", NATS, "what the first order errs by at most for 90 % of the neurons", "11", endings=_SIGNED_AND_ABS),
+        Definition("missed_share", SHARE, "most influential neurons that the first order did not choose", "11", interval=True),
+        Definition("sample_error", NATS, "median half-width of sampled neurons' 95 % intervals around their exact effect on this text", "11", endings=_SIGNED_AND_ABS),
+        Definition("ranked_neurons", COUNT, "neurons that have a rank; none where the first order ranks too poorly", "11"),
+        Definition("measured_neurons", COUNT, "neurons whose effect is exact on all windows", "11"),
+        Definition("reruns", COUNT, "pairs of neuron and window that were run again", "11"),
+    ),
 }
 """By analysis."""
 
@@ -184,9 +201,9 @@ COLUMNS: dict[str, tuple[Definition, ...]] = {
     ),
     "neurons": (
         Definition("step", COUNT, "as above", "9"),
-        Definition("layer", "index", "the final layer", "2"),
+        Definition("layer", "index", "layer, from 0: the final one, and earlier ones where they were asked for", "2"),
         Definition("neuron", "index", "the neuron, from 0", "2"),
-        Definition("delta", NATS, "mean Δ: above zero the neuron helps", "2", endings=_BY_CLASS),
+        Definition("delta", NATS, "mean Δ: above zero the neuron helps; of an earlier layer the total effect", "2", endings=_BY_CLASS),
         Definition("mean_abs", NATS, "influence, mean |Δ|", "2", endings=_BY_CLASS),
         Definition("se", NATS, "standard error of mean Δ", "2", endings=_BY_CLASS),
         Definition("se_abs", NATS, "standard error of mean |Δ|", "2", endings=_BY_CLASS),
@@ -194,6 +211,14 @@ COLUMNS: dict[str, tuple[Definition, ...]] = {
         Definition("ci_high_abs", NATS, "upper end of the 95 % interval of mean |Δ|", "2", endings=_BY_CLASS),
         Definition("error_bound", NATS, "proven bound of the error of either mean", "2(b)", endings=_BY_CLASS),
         Definition("sign", "1, 0, −1", "whether the neuron clearly helps or hurts", "2", endings=_BY_CLASS),
+        Definition("measured", "name", "`all windows`, or `sample`: whether an effect is exact or estimated", "11"),
+        Definition("sample_error", NATS, "earlier layers: half-width of the 95 % interval of mean Δ around its exact value on this text", "11", endings=_BY_CLASS),
+        Definition("sample_error_abs", NATS, "the same of mean |Δ|", "11", endings=_BY_CLASS),
+        Definition("first_order_delta", NATS, "earlier layers: mean Δ to first order", "11", endings=_BY_CLASS),
+        Definition("first_order_mean_abs", NATS, "the same of mean |Δ|", "11", endings=_BY_CLASS),
+        Definition("direct_delta", NATS, "earlier layers: mean Δ along the residual stream alone", "11", endings=_BY_CLASS),
+        Definition("direct_mean_abs", NATS, "the same of mean |Δ|", "11", endings=_BY_CLASS),
+        Definition("direct_error_bound", NATS, "proven bound of the error of either direct mean", "2(b)", endings=_BY_CLASS),
         Definition("rank", RANK, "place by influence, from 1; the rare class's has no ending", "3", endings=_RANKED),
         Definition("regime", "name", "plateau, powerlaw, decay or censored", "3", endings=_RANKED),
         Definition("stable_share", SHARE, "halves of the text in which the neuron lies in a raised plateau", "3(b)", endings=_RANKED),

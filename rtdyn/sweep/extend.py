@@ -9,13 +9,13 @@ import polars as pl
 
 from rtdyn.checkpoints.checkpoint import Checkpoint
 from rtdyn.errors import InputError
-from rtdyn.names import ANALYSES
+from rtdyn.names import ANALYSES, LAYERS
 from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.store.run import Run, lacking, read_step, step_record
 from rtdyn.store.schema import StepTables
 from rtdyn.sweep.sweep import Sweep
 
-_ORDER = ("capture", "ablation", "regimes", "groups", *ANALYSES[2:])
+_ORDER = ("capture", "ablation", "regimes", "groups", *ANALYSES[2:], LAYERS)
 """Of the rows of metrics/, as a step that ran at once has them."""
 
 

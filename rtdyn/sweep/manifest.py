@@ -7,6 +7,7 @@ import re
 from importlib.metadata import version
 from typing import Any
 
+from rtdyn.analyses.earlier_layers.chosen import LAST
 from rtdyn.analyses.options import StepOptions
 from rtdyn.store.manifest import (
     SCHEMA_VERSION,
@@ -53,6 +54,7 @@ def run_config(
         "heads_to": options.heads_to,
         "heads_at": options.heads_at,
         "unigram": options.unigram,
+        **({"layers": options.layers} if options.layers != LAST else {}),
         "min_targets": measured_on.min_targets,
         "positions_per_rare": measured_on.positions_per_rare,
         "tolerance": options.tolerance,

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from rtdyn.analyses.compile_ahead import compile_ahead
+from rtdyn.analyses.earlier_layers.chosen import LAST, earlier_layers
 from rtdyn.analyses.groups.weightwatcher import begin_weightwatcher
 from rtdyn.analyses.options import StepOptions
 from rtdyn.checkpoints.checkpoint import Checkpoint, read_config
 from rtdyn.checkpoints.locate import find_config
 from rtdyn.errors import InputError
 from rtdyn.hub.retry import may_pass
+from rtdyn.model.families import final_mlp
 from rtdyn.names import WEIGHTS_ONLY
 from rtdyn.store.schema import StepTables
 from rtdyn.suites.suite import SuiteSpec
@@ -90,8 +92,18 @@ def prepare_sweep(
     else:
         evaluation = prepare(suite, reference, measured_on, say)
         model_config = evaluation.model_config
+    _check_layers(options, model_config, suite.name)
     config = run_config(suite, evaluation, measured_on, options)
     return Sweep(suite, evaluation, model_config, config, options)
+
+
+def _check_layers(options: StepOptions, model_config: dict[str, Any], where: str) -> None:
+    """Raises InputError for layers that the model does not have, or that no analysis would measure."""
+    if options.layers == LAST:
+        return
+    earlier_layers(options.layers, final_mlp(model_config, where).layer + 1)
+    if "ablation" not in options.analyses:
+        raise InputError(f"--layers {options.layers} measures what neurons do to the loss; add ablation to --analyses")
 
 
 def device_here(asked: str) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rtdyn.names import ANALYSES
+from rtdyn.names import ANALYSES, LAYERS
 from rtdyn.store.definitions import COLUMNS, METRICS, Definition
 
 PAGE = Path(__file__).parents[2] / "docs/metrics.md"
@@ -59,7 +59,7 @@ def lines_of(definitions: Sequence[Definition], metrics: bool, links: dict[str, 
 def page() -> str:
     """The whole page."""
     links, parts = anchors(), [HEAD, "## Metrics by analysis\n"]
-    for analysis in ("capture", *ANALYSES[:2], "groups", *ANALYSES[2:]):
+    for analysis in ("capture", *ANALYSES[:2], "groups", *ANALYSES[2:], LAYERS):
         parts += [f"### {analysis}\n", "\n".join(lines_of(METRICS[analysis], True, links)) + "\n"]
     parts.append("## Columns by table\n")
     for table, says in TABLES.items():

@@ -111,11 +111,13 @@ def prefixes(analyses: Iterable[str]) -> tuple[str, ...]:
 
 
 def top_neurons(neurons: pl.DataFrame) -> pl.DataFrame:
-    """A step's most influential neurons with all that the store knows of them, by rank; none of weights alone.
+    """The final layer's most influential neurons with all that the store knows of them, by rank; none of weights alone.
 
     Without the regimes there is no rank; they go by mean |Δ| of the first class then.
     """
-    if "rank" in neurons.columns:
+    if "layer" in neurons.columns:
+        neurons = neurons.filter(pl.col("layer") == pl.col("layer").max())
+    if "rank" in neurons.columns and neurons["rank"].count():
         return neurons.sort("rank").head(TOP_NEURONS)
     influence = [name for name in neurons.columns if name.startswith("mean_abs_")]
     return neurons.sort(influence[0], descending=True).head(TOP_NEURONS) if influence else neurons.clear()
