@@ -51,8 +51,9 @@ class RtdynCallback(TrainerCallback):
 
         out: the run directory; by default `rtdyn` in the Trainer's output folder. tokenizer: where the Trainer was
         given none as `processing_class`, which it saves beside the weights. tokens_per_step: training tokens of one
-        optimiser step, for the tables' `tokens_seen`. device: where the analysis runs, `cpu`, `cuda`, or `auto`. wandb:
-        whether the numbers also go into the training's own W&B run, if it has one, under `rtdyn/`.
+        optimiser step, for the tables' `tokens_seen` where the Trainer does not count them. device: where the analysis
+        runs, `cpu`, `cuda`, or `auto`. wandb: whether the numbers also go into the training's own W&B run, if it has
+        one, under `rtdyn/`.
 
         The training never waits for an analysis, but at its end for the last ones. While a step is analysed the newest
         one waits; one that a newer step overtakes is skipped, and a warning says so. `rtdyn track` analyses it later,
@@ -89,7 +90,7 @@ class RtdynCallback(TrainerCallback):
         except (OSError, InputError) as error:
             _LOG.warning("rtdyn: step %d is not analysed: %s", step, error)
         else:
-            self.process.give(step)
+            self.process.give(step, state.num_input_tokens_seen or None)  # 0 where the Trainer was not to count
         self._report()
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
