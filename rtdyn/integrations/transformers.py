@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from rtdyn.analyses.options import StepOptions
-from rtdyn.api.keywords import parsed, takes_options
+from rtdyn.api.keywords import parsed, refuse_others, takes_options
 from rtdyn.api.track import TRACK
 from rtdyn.checkpoints.arriving import arrivals_folder, link_step, step_link
 from rtdyn.cli_jobs import filled
@@ -29,7 +29,16 @@ PREFIX = "rtdyn"
 """What the keys in the training's W&B run begin with."""
 _TEXT = ("corpus", "text_field", "frequencies", "frequency_tokens", "rare", "tokens", "window", "bos", "class_by")
 _ANALYSES = ("analyses", "preset", "mean_over", "rank_by", "heads_to", "heads_at", "unigram", "min_targets")
-_OPTIONS = (*_TEXT, *_ANALYSES, "positions_per_rare", "tolerance", "memory_gib", "stream_layers", "seed")
+_OPTIONS = (
+    *_TEXT,
+    *_ANALYSES,
+    "rare_targets",
+    "positions_per_rare",
+    "tolerance",
+    "memory_gib",
+    "stream_layers",
+    "seed",
+)
 _LOG = logging.getLogger(__name__)
 
 
@@ -66,8 +75,7 @@ class RtdynCallback(TrainerCallback):
                               callbacks=[RtdynCallback(corpus="held_out.txt", analyses="ablation,regimes")])
         """
         given = {**options, "device": device, "model": ["the Trainer's"], "wandb": "disabled"}
-        for name in options.keys() - set(_OPTIONS):
-            raise TypeError(f"there is no option {name!r}")
+        refuse_others(options, _OPTIONS)
         with parsed(TRACK, given) as (params, _):
             self.measured_on, self.options = filled(EvaluationOptions, params), filled(StepOptions, params)
         self.out = None if out is None else Path(out).absolute()
