@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 
 from rtdyn.analyses.options import StepOptions
-from rtdyn.api.keywords import parsed, takes_options
+from rtdyn.api.keywords import parsed, refuse_others, takes_options
 from rtdyn.api.track import TRACK
 from rtdyn.cli_jobs import filled
-from rtdyn.errors import UsageError, near_matches
+from rtdyn.errors import UsageError
 from rtdyn.names import RARE
 from rtdyn.store.schema import StepTables
 from rtdyn.sweep.in_memory import analyse_in_memory
@@ -23,8 +23,8 @@ from rtdyn.text.documents import Documents, documents_of, read_documents
 from rtdyn.text.options import EvaluationOptions
 from rtdyn.text.token_counts import TokenCounts, counts_of, read_counts
 
-_TEXT = ("rare", "tokens", "window", "bos", "class_by", "mean_over", "min_targets", "positions_per_rare")
-_INFLUENCE = (*_TEXT, "tolerance", "memory_gib", "device", "seed")
+_TEXT = ("rare", "tokens", "rare_targets", "window", "bos", "class_by", "min_targets", "positions_per_rare")
+_INFLUENCE = (*_TEXT, "mean_over", "tolerance", "memory_gib", "device", "seed")
 _ALL = (*_INFLUENCE, "analyses", "preset", "rank_by", "heads_to", "heads_at", "unigram", "layers")
 """The command's options that mean something for a model in memory."""
 
@@ -151,8 +151,7 @@ def _settings(names: Sequence[str], options: Mapping[str, Any], **ours: str) -> 
 
     Raises TypeError for an option that is not among `names`.
     """
-    for name in options.keys() - set(names):
-        raise TypeError(f"there is no option {name!r}{near_matches(name, names)}")
+    refuse_others(options, names)
     with parsed(TRACK, {"model": ["in memory"], **options, **ours}) as (params, _):
         params["device"] = device_here(params["device"])
         return filled(EvaluationOptions, params), filled(StepOptions, params)

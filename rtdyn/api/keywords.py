@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import shlex
 import textwrap
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,17 +45,20 @@ def takes_options(command: click.Command, names: Collection[str]) -> Callable[[F
     return shown
 
 
+def refuse_others(keywords: Iterable[str], names: Collection[str]) -> None:
+    """Raises TypeError for a keyword that is not among the names, as Python does."""
+    for name in keywords:
+        if name not in names:
+            raise TypeError(f"there is no option {name!r}{near_matches(name, names)}")
+
+
 @contextmanager
 def parsed(command: click.Command, keywords: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     """The command's parameters as its parser reads the keywords, and the same in words of a command line.
 
-    The parser's context lasts as long. Raises TypeError for a keyword that is no option, and UsageError for a value
-    that the command would refuse.
+    The parser's context lasts as long. Raises UsageError for a value that the command would refuse.
     """
     known = options_of(command)
-    for name in keywords:
-        if name not in known:
-            raise TypeError(f"there is no option {name!r}{near_matches(name, known)}")
     words = [word for name, value in keywords.items() for word in _words(known[name], value)]
     try:
         with command.make_context(command.name, list(words)) as context:

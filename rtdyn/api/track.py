@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from rtdyn.api.keywords import options_of, parsed, takes_options
+from rtdyn.api.keywords import options_of, parsed, refuse_others, takes_options
 from rtdyn.cli import main
 from rtdyn.cli_cluster import check_executor
 from rtdyn.cli_follow import check_follow
@@ -20,12 +20,17 @@ from rtdyn.views.notebook import RunFrames, read_frames
 TRACK = main.commands["track"]
 
 
-@takes_options(TRACK, options_of(TRACK).keys() - {"model"})
+OPTIONS = options_of(TRACK).keys() - {"model", "json"}
+"""The command's options that mean something in Python."""
+
+
+@takes_options(TRACK, OPTIONS)
 def track(model: str | Path, **options: Any) -> RunFrames:
     """Analyses the checkpoints of a training run into a run directory, as `rtdyn track` does, and opens it.
 
     model: a suite's name, its Hub repository, or a folder of checkpoints. The same call goes on with a run that was cut
-    off. What the command prints is printed: plain lines in a notebook, and a bar on a terminal.
+    off. What the command prints is printed: plain lines in a notebook, a bar on a terminal, and with `quiet` only what
+    came out.
 
     Returns the run: its tables are polars frames, as `rtdyn.open_run` gives them.
 
@@ -36,7 +41,8 @@ def track(model: str | Path, **options: Any) -> RunFrames:
         run = rtdyn.track("tiny", steps=[0, 512, 4000], analyses="ablation", wandb="disabled")
         run.metrics.collect()
     """
-    console = Console()
+    refuse_others(options, OPTIONS)
+    console, results = Console(quiet=bool(options.get("quiet"))), Console()
 
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -50,8 +56,8 @@ def track(model: str | Path, **options: Any) -> RunFrames:
     if preset is not None:
         say(preset)
     if params["follow"]:
-        return read_frames(followed(*sources, asked, console, console).path)
+        return read_frames(followed(*sources, asked, console, results).path)
     jobs, several = jobs_of(*sources, asked, say)
     if several:
         raise UsageError(f"rtdyn.track takes one model, and {str(model)!r} is a pattern; call it for each")
-    return read_frames(run_track(jobs[0], console).path)
+    return read_frames(run_track(jobs[0], console, results).path)

@@ -43,7 +43,7 @@ def follow(job: Job, arriving: Arriving, console: Console, results: Console | No
     suite = _with_steps(arriving.suite(), (first,))
     sweep = replace(
         sweep,
-        config=run_config(suite, sweep.evaluation, job.measured_on, options),
+        config=run_config(arriving.suite(), sweep.evaluation, job.measured_on, options),
         tokens_seen=lambda step: arriving.suite().tokens_seen(step),
     )
     manifest = new_manifest(suite, sweep.evaluation, sweep.config).replace(command=job.command)

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from rtdyn.analyses.options import StepOptions
-from rtdyn.api.keywords import parsed, takes_options
+from rtdyn.api.keywords import parsed, refuse_others, takes_options
 from rtdyn.api.track import TRACK
 from rtdyn.checkpoints.arriving import arrivals_folder, link_step, step_link
 from rtdyn.cli_jobs import filled
@@ -29,7 +29,16 @@ PREFIX = "rtdyn"
 """What the keys in the training's W&B run begin with."""
 _TEXT = ("corpus", "text_field", "frequencies", "frequency_tokens", "rare", "tokens", "window", "bos", "class_by")
 _ANALYSES = ("analyses", "preset", "mean_over", "rank_by", "heads_to", "heads_at", "unigram", "min_targets")
-_OPTIONS = (*_TEXT, *_ANALYSES, "positions_per_rare", "tolerance", "memory_gib", "stream_layers", "seed")
+_OPTIONS = (
+    *_TEXT,
+    *_ANALYSES,
+    "rare_targets",
+    "positions_per_rare",
+    "tolerance",
+    "memory_gib",
+    "stream_layers",
+    "seed",
+)
 _LOG = logging.getLogger(__name__)
 
 
@@ -51,8 +60,9 @@ class RtdynCallback(TrainerCallback):
 
         out: the run directory; by default `rtdyn` in the Trainer's output folder. tokenizer: where the Trainer was
         given none as `processing_class`, which it saves beside the weights. tokens_per_step: training tokens of one
-        optimiser step, for the tables' `tokens_seen`. device: where the analysis runs, `cpu`, `cuda`, or `auto`. wandb:
-        whether the numbers also go into the training's own W&B run, if it has one, under `rtdyn/`.
+        optimiser step, for the tables' `tokens_seen` where the Trainer does not count them. device: where the analysis
+        runs, `cpu`, `cuda`, or `auto`. wandb: whether the numbers also go into the training's own W&B run, if it has
+        one, under `rtdyn/`.
 
         The training never waits for an analysis, but at its end for the last ones. While a step is analysed the newest
         one waits; one that a newer step overtakes is skipped, and a warning says so. `rtdyn track` analyses it later,
@@ -65,8 +75,7 @@ class RtdynCallback(TrainerCallback):
                               callbacks=[RtdynCallback(corpus="held_out.txt", analyses="ablation,regimes")])
         """
         given = {**options, "device": device, "model": ["the Trainer's"], "wandb": "disabled"}
-        for name in options.keys() - set(_OPTIONS):
-            raise TypeError(f"there is no option {name!r}")
+        refuse_others(options, _OPTIONS)
         with parsed(TRACK, given) as (params, _):
             self.measured_on, self.options = filled(EvaluationOptions, params), filled(StepOptions, params)
         self.out = None if out is None else Path(out).absolute()
@@ -89,7 +98,7 @@ class RtdynCallback(TrainerCallback):
         except (OSError, InputError) as error:
             _LOG.warning("rtdyn: step %d is not analysed: %s", step, error)
         else:
-            self.process.give(step)
+            self.process.give(step, state.num_input_tokens_seen or None)  # 0 where the Trainer was not to count
         self._report()
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

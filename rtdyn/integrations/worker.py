@@ -1,8 +1,9 @@
 """The process that analyses a training run's steps while it trains: `python -m rtdyn.integrations.worker`.
 
-It reads the job from stdin, a pickle of the process that started it, and then a line with the number of each step
-whose links lie ready. On stdout it answers in lines of JSON: `said` for what a run prints, `finished` for a step that
-is done with, stored or not, and `failed` for what ended it. It ends when stdin does.
+It reads the job from stdin, a pickle of the process that started it, and then a line for each step whose links lie
+ready: its number, and the training tokens seen where the trainer counts them. On stdout it answers in lines of JSON:
+`said` for what a run prints, `finished` for a step that is done with, stored or not, and `failed` for what ended it.
+It ends when stdin does.
 """
 
 from __future__ import annotations
@@ -72,8 +73,16 @@ def _work(orders: BinaryIO, answer: Any) -> None:
                     answer(said=line.rstrip())
             return len(text)
 
-    steps = gone_after(_steps(orders), assignment.folder)
-    linked = linked_steps(lambda: assignment.suite, assignment.folder, steps)
+    tokens: dict[int, int | None] = {}
+
+    def now() -> SuiteSpec:
+        """The run with the steps so far, as it would be found in its folder if none of them were deleted."""
+        steps = tuple(sorted(tokens))
+        seen = tuple(tokens[step] for step in steps)
+        names = tuple(assignment.suite.revision_of(step) for step in steps)
+        return replace(assignment.suite, steps=steps, names=names, tokens=seen if any(seen) else ())
+
+    linked = linked_steps(now, assignment.folder, gone_after(_steps(orders, tokens), assignment.folder))
 
     def release(step: int) -> None:
         linked.stream.release(step)
@@ -83,9 +92,12 @@ def _work(orders: BinaryIO, answer: Any) -> None:
     follow(assignment.job, arriving, Console(file=Lines(), width=120))
 
 
-def _steps(orders: BinaryIO) -> Iterator[int]:
+def _steps(orders: BinaryIO, tokens: dict[int, int | None]) -> Iterator[int]:
+    """The steps that are ordered; the tokens seen at each are put into `tokens` before."""
     while line := orders.readline():
-        yield int(line)
+        step, *seen = map(int, line.split())
+        tokens[step] = seen[0] if seen else None
+        yield step
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ class WorkerProcess:
         self.changed = threading.Condition()
         self.at_work: int | None = None
         self.waiting: int | None = None
+        self.tokens: dict[int, int] = {}
+        """Training tokens seen at the steps that were handed over, where they are known."""
         self.news: SimpleQueue[tuple[str, Any]] = SimpleQueue()
         command = [sys.executable, "-m", "rtdyn.integrations.worker"]
         # in a session of its own, as Ctrl-C is for the training
@@ -35,9 +37,11 @@ class WorkerProcess:
         self.listener = threading.Thread(target=self._listen, name="rtdyn worker", daemon=True)
         self.listener.start()
 
-    def give(self, step: int) -> None:
-        """Hands over a step whose links lie ready."""
+    def give(self, step: int, tokens_seen: int | None) -> None:
+        """Hands over a step whose links lie ready. tokens_seen: None where they are not known."""
         with self.changed:
+            if tokens_seen is not None:
+                self.tokens[step] = tokens_seen
             if self.at_work is None:
                 self._begin(step)
             else:
@@ -78,7 +82,7 @@ class WorkerProcess:
             self._drop(step, LOST)
             return
         self.at_work = step
-        self._send(f"{step}\n".encode())
+        self._send(f"{step} {self.tokens.get(step, '')}\n".encode())
 
     def _drop(self, step: int | None, why: str) -> None:
         if step is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rtdyn.names import LAYERS, MATCHED, PSEUDO_CLASS, RANDOM, SELECTED
 
-REWIRED, SHAPE = "rewired", "shape"
+REWIRED, PERMUTED, SHAPE = "rewired", "permuted", "shape"
 SETS = (RANDOM, MATCHED, SELECTED)
 NATS, LOG, SHARE, COUNT, RANK, NUMBER, P = "nats", "ln units", "share", "count", "rank", "number", "p-value"
 
@@ -117,8 +117,8 @@ METRICS: dict[str, tuple[Definition, ...]] = {
         Definition("correlation_across", "Pearson r", "mean signed correlation of a neuron inside and one outside", "6", SETS),
         Definition("q_excess", "Q", "Louvain's modularity of the group's own graph at equal numbers of edges", "6", SETS),
         Definition("q_excess_edges", COUNT, "edges at which q_excess compares", "6"),
-        Definition("q_threshold", "Q", "Louvain's modularity of the group's own graph, edges of |r| ≥ 0.3", "6", (REWIRED,)),
-        Definition("q_paper_code", "Q", "the same with every pair as an edge", "6", (REWIRED,)),
+        Definition("q_threshold", "Q", "Louvain's modularity of the group's own graph, edges of |r| ≥ 0.3", "6", (REWIRED, PERMUTED)),
+        Definition("q_paper_code", "Q", "the same with every pair as an edge", "6", (REWIRED, PERMUTED)),
     ),
     "routing": (
         Definition("matched_positions", COUNT, "rare positions that are compared with common ones at the same places", "7"),

@@ -8,6 +8,7 @@ import pkgutil
 import pydoc
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from rtdyn.analyses.options import StepOptions
 from rtdyn.api.keywords import options_of, parsed
 from rtdyn.api.track import TRACK
 from rtdyn.errors import UsageError
+from rtdyn.integrations.transformers import RtdynCallback
 from rtdyn.sweep.cluster_options import ClusterOptions
 from rtdyn.sweep.follow_options import FollowOptions
 from rtdyn.sweep.job import Job
@@ -28,7 +30,7 @@ def test_keywords_are_the_commands_options_with_the_defaults_of_the_dataclasses(
     shown = {
         name: p.default for name, p in inspect.signature(rtdyn.track).parameters.items() if p.kind is p.KEYWORD_ONLY
     }
-    assert shown.keys() == options_of(TRACK).keys() - {"model"}
+    assert shown.keys() == options_of(TRACK).keys() - {"model", "json"}
     held = {
         f.name: f.default
         for kind in (EvaluationOptions, StepOptions, ClusterOptions, FollowOptions, Job)
@@ -39,6 +41,26 @@ def test_keywords_are_the_commands_options_with_the_defaults_of_the_dataclasses(
     as_given = {"analyses": "all", "slurm_option": None}
     for name in shown.keys() & by_keyword.keys():
         assert shown[name] == as_given.get(name, by_keyword[name]), name
+
+
+SOURCES = {"corpus", "text_field", "frequencies", "frequency_tokens"}
+OF_A_RUN = {"stream_layers", "task_memory_gib"}
+OF_GROUPS = {"analyses", "rank_by", "heads_to", "heads_at", "unigram"}
+
+
+@pytest.mark.parametrize(
+    ("function", "without"),
+    [
+        (rtdyn.analyse, SOURCES | OF_A_RUN),
+        (rtdyn.influence, SOURCES | OF_A_RUN | OF_GROUPS),
+        (RtdynCallback, {"task_memory_gib"}),
+    ],
+)
+def test_every_setting_is_offered_or_decided_against(function: Any, without: set[str]) -> None:
+    settings = {f.name for kind in (EvaluationOptions, StepOptions) for f in fields(kind)}
+    offered = set(inspect.signature(function).parameters)
+    assert {RENAMED.get(name, name) for name in settings} - without <= offered
+    assert not (without - {"frequencies"}) & offered
 
 
 @pytest.mark.parametrize("function", [rtdyn.track, rtdyn.analyse, rtdyn.influence])
@@ -91,6 +113,8 @@ def test_what_the_command_refuses_is_refused(options: dict, said: str) -> None:
 def test_unknown_names_are_refused_with_the_nearest() -> None:
     with pytest.raises(TypeError, match="no option 'windw'; did you mean window"):
         rtdyn.track("tiny", windw=128)
+    with pytest.raises(TypeError, match="no option 'json'"):
+        rtdyn.track("tiny", json=True)
     with pytest.raises(TypeError, match="no option 'executor'"):
         rtdyn.influence(None, None, "text", executor="ray")
     with pytest.raises(TypeError, match="no option 'analyses'"):

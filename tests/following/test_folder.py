@@ -78,23 +78,24 @@ def test_a_followed_run_goes_on_and_equals_one_that_was_tracked(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for step in (10, 20):
-        trainer.save(tmp_path / "model", folder / f"step{step}", step, 0)
+        trainer.save(tmp_path / "model", folder / f"checkpoint-{step}", step, 0)
     followed = rtdyn.track(folder, out=tmp_path / "run", follow=True, until=20, poll=0.01, **SMALL)
-    trainer.save(tmp_path / "model", folder / "step30", 30, 0)
-    (folder / "step40").mkdir()
-    shutil.copy(folder / "step30" / "config.json", folder / "step40")  # what a killed trainer leaves
+    trainer.save(tmp_path / "model", folder / "checkpoint-30", 30, 0)
+    (folder / "checkpoint-40").mkdir()
+    shutil.copy(folder / "checkpoint-30" / "config.json", folder / "checkpoint-40")  # what a killed trainer leaves
     followed = rtdyn.track(folder, out=tmp_path / "run", follow=True, idle=0.5, poll=0.01, **SMALL)
     assert followed.steps == (10, 20, 30)
     assert "step 20 is stored already" in capsys.readouterr().out
     tracked = rtdyn.track(folder, steps="10:30", out=tmp_path / "tracked", **SMALL)
     for table in ("metrics", "neurons", "windows"):
         assert getattr(tracked, table).collect().equals(getattr(followed, table).collect())
+    assert tracked.manifest.config_digest == followed.manifest.config_digest
     assert {s: c.digests for s, c in tracked.manifest.checkpoints.items()} == {
         s: c.digests for s, c in followed.manifest.checkpoints.items()
     }
-    shutil.rmtree(folder / "step20")
-    trainer.save(tmp_path / "model", folder / "step20", 21, 0)
-    with pytest.raises(InputError, match=r"step20 is not what step 20 of the run was made from; give another --out"):
+    shutil.rmtree(folder / "checkpoint-20")
+    trainer.save(tmp_path / "model", folder / "checkpoint-20", 21, 0)
+    with pytest.raises(InputError, match="checkpoint-20 is not what step 20 of the run was made from"):
         rtdyn.track(folder, out=tmp_path / "run", follow=True, idle=0.5, poll=0.01, **SMALL)
 
 

@@ -63,6 +63,7 @@ def train(output: Path, tokenizer: Any, callback: RtdynCallback, report_to: str,
         transformers.TrainingArguments(
             output_dir=str(output), max_steps=20, save_steps=4, save_total_limit=limit, logging_steps=4,
             per_device_train_batch_size=4, learning_rate=1e-2, report_to=report_to, use_cpu=True, disable_tqdm=True,
+            include_num_input_tokens_seen="all",
         ),
         train_dataset=[{"input_ids": row, "labels": row} for row in ids],
         data_collator=transformers.default_data_collator,
@@ -93,7 +94,7 @@ def test_steps_are_analysed_beside_the_training_and_go_into_its_own_wandb_run(
     (tmp_path / "logs").mkdir()
     monkeypatch.setenv("WANDB_SILENT", "true")
     wandb.teardown()
-    callback = RtdynCallback(tmp_path / "out", corpus=str(text), tokens_per_step=128, **SMALL)
+    callback = RtdynCallback(tmp_path / "out", corpus=str(text), **SMALL)
     with caplog.at_level(logging.INFO, "rtdyn.integrations"):
         watch = train(tmp_path / "trained", tokenizer, callback, "wandb", limit=1)
     wandb.finish()
@@ -122,6 +123,9 @@ def test_steps_are_analysed_beside_the_training_and_go_into_its_own_wandb_run(
     assert any("train/loss" in row for row in rows(session))
     axes = {m.glob_name or m.name: m.step_metric for r in session if r.HasField("metric") for m in [r.metric]}
     assert {axes[key] for key in logged[0] if key.startswith("rtdyn/") and key != "rtdyn/step"} == {"rtdyn/step"}
+    # the folder that is left is tracked into the same run: name, place, revisions and settings are one configuration
+    again = rtdyn.track(tmp_path / "trained", out=tmp_path / "out", wandb="disabled", corpus=str(text), **SMALL)
+    assert again.steps == run.steps and again.manifest.config_digest == run.manifest.config_digest
 
 
 @pytest.mark.slow
