@@ -27,8 +27,19 @@ from rtdyn.views.wandb.rows import BAND, scalars
 
 PREFIX = "rtdyn"
 """What the keys in the training's W&B run begin with."""
-_TEXT = ("corpus", "text_field", "frequencies", "frequency_tokens", "rare", "tokens", "window", "bos", "class_by")
-_ANALYSES = ("analyses", "preset", "mean_over", "rank_by", "heads_to", "heads_at", "unigram", "min_targets")
+_TEXT = (
+    "corpus",
+    "text_field",
+    "text_where",
+    "frequencies",
+    "frequency_tokens",
+    "rare",
+    "tokens",
+    "window",
+    "bos",
+    "class_by",
+)
+_ANALYSES = ("analyses", "preset", "mean_over", "rank_by", "heads_to", "heads_at", "unigram", "layers", "min_targets")
 _OPTIONS = (
     *_TEXT,
     *_ANALYSES,
