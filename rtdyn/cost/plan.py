@@ -9,6 +9,7 @@ from importlib.resources import files
 
 import numpy as np
 
+from rtdyn.analyses.earlier_layers.chosen import earlier_layers
 from rtdyn.analyses.options import StepOptions
 from rtdyn.audit.before_a_run import steps_to_run
 from rtdyn.audit.survey import audit_steps
@@ -17,6 +18,7 @@ from rtdyn.capture.memory_need import Memory, Sample, memory, runs_by_layers
 from rtdyn.checkpoints.locate import checkpoint_shape, find_config
 from rtdyn.checkpoints.stream import GB
 from rtdyn.cost.downloads import Traffic, traffic
+from rtdyn.cost.layers import layer_operations
 from rtdyn.cost.operations import (
     Operations,
     ablation_operations,
@@ -225,6 +227,8 @@ def stage_operations(model: ModelShape, sample: Sample | None, options: StepOpti
         "capture": capture_operations(model, sample),
         "ablation": ablation_operations(model, sample, options.memory_bytes),
     }
+    if layers := earlier_layers(options.layers, model.layers):
+        stages["layers"] = layer_operations(model, sample, layers, options.memory_bytes)
     if "mediation" in options.analyses:
         stages["mediation"] = mediation_operations(model, sample, options.memory_bytes)
     return stages

@@ -127,6 +127,8 @@ def test_the_options_of_a_run_change_the_plan() -> None:
     assert (
         plan("--stream-layers", "always")["layer_by_layer"] and not plan("--stream-layers", "never")["layer_by_layer"]
     )
+    layers = [plan("--layers", chosen)["flops_per_step"].get("layers", 0) for chosen in ("last", "-2", "-2,-3", "all")]
+    assert layers[0] == 0 < layers[1] < layers[2] < layers[3]
     assert plan("--memory-gib", "4")["memory_bytes"]["blocks"] == 4 * 2**30
     assert "mediation" not in plan("--analyses", "ablation")["flops_per_step"]
     alone = plan("--analyses", "heavytail")

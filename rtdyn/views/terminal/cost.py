@@ -139,7 +139,7 @@ def _said(plans: Sequence[SuitePlan], assumptions: Assumptions) -> list[str]:
         said.append("Compute hours are left out with --no-calibration.")
     else:
         said.append(
-            "Compute hours: the operations of load, capture, ablation and mediation at this machine's rates as "
+            "Compute hours: the operations of load, capture, ablation, layers and mediation at this machine's rates as "
             "calibrated now; the further analyses by processor seconds measured on one core of another machine."
         )
     if assumptions.gpu_tflops is not None:

@@ -1,0 +1,77 @@
+"""What the layers before the last take: first orders of all neurons, and windows that are run again (METHODS §11).
+
+With T tokens in windows of w, N measured positions, W windows, V logits, width d, F neurons, P numbers in the matrices
+of a block, and b blocks above a layer, b₀ above the first of them:
+
+    once        2T blocks of the whole model, without logits
+    first order a backward pass through b₀ + 1 blocks for each of N positions, over w positions each, of which the
+                matrices cost what they do forward and the attention twice as much; 2·N·w·d·F for each layer
+    exact       b blocks over w positions and V·d at the window's measured ones, for every neuron on every window where
+                it is measured, and for the drawn pairs
+    direct      the ablation of the layer's neurons, as the last layer's
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rtdyn.analyses.earlier_layers.sample import Budget
+from rtdyn.capture.memory_need import Sample
+from rtdyn.cost.operations import (
+    HIDDEN_PASSES,
+    LOSS_PASSES,
+    SCORE_PASSES,
+    Operations,
+    ablation_operations,
+    total_operations,
+)
+from rtdyn.model.sizes import ModelShape
+
+BACKWARD = 2.0
+"""Attention and passes of a backward pass, in units of the forward pass: both factors of each product have a gradient,
+but weights have none."""
+
+
+def layer_operations(
+    model: ModelShape, sample: Sample, layers: Sequence[int], memory_bytes: int, budget: Budget | None = None
+) -> Operations:
+    """Of these layers, ascending, each before the last."""
+    budget = Budget() if budget is None else budget
+    above = [model.layers - 1 - layer for layer in layers]
+    windows = sample.tokens / sample.window
+    targets = sample.positions * sample.window
+    matrices, attention = blocks_operations(model, sample, targets * (above[0] + 1))
+    backward = Operations(
+        float32=matrices.float32 + BACKWARD * attention.float32, passed=BACKWARD * (matrices.passed + attention.passed)
+    )
+    products = Operations(float32=2.0 * len(layers) * targets * model.width * model.neurons)
+    direct = [ablation_operations(model, sample, memory_bytes)] * len(layers)
+    pairs = reruns(model.neurons, windows, budget)
+    again = [_rerun(model, sample, pairs, b) for b in above]
+    once = blocks_operations(model, sample, sample.tokens * (model.layers + 2 * (above[0] + 1)))
+    return total_operations([*once, backward, products, *direct, *again])
+
+
+def reruns(neurons: int, windows: float, budget: Budget) -> float:
+    """Expected pairs of neuron and window: of measured neurons all, of others the drawn ones."""
+    left = max(0, neurons - budget.top) * max(0, neurons - budget.uniform) / neurons
+    return (neurons - left) * windows + left * min(budget.reruns, windows)
+
+
+def blocks_operations(model: ModelShape, sample: Sample, positions: float) -> tuple[Operations, Operations]:
+    """Of so many positions through a block each: its matrices, then its attention."""
+    hidden, scores = HIDDEN_PASSES * model.width, SCORE_PASSES * model.heads * sample.window
+    matrices = 2.0 * model.matrices / model.layers
+    return (
+        Operations(float32=positions * matrices, passed=positions * hidden),
+        Operations(float32=positions * 4.0 * sample.window * model.width, passed=positions * scores),
+    )
+
+
+def _rerun(model: ModelShape, sample: Sample, pairs: float, blocks: int) -> Operations:
+    """The windows that run again through so many blocks, to their losses."""
+    measured = pairs * sample.positions * sample.window / sample.tokens
+    logits = Operations(
+        float32=2.0 * measured * model.logits * model.width, passed=LOSS_PASSES * measured * model.logits
+    )
+    return total_operations([*blocks_operations(model, sample, pairs * sample.window * blocks), logits])
