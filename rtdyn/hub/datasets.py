@@ -72,7 +72,8 @@ class HubDataset:
     @property
     def source(self) -> Source:
         """Where its files are read: never whole in place of a range, since a file may be larger than memory."""
-        return Source(self.repo, self.commit, self.what, "dataset", CORRECT_ADDRESS, takes_whole=False)
+        kind, mend = "dataset", CORRECT_ADDRESS
+        return Source(self.repo, self.commit, self.what, kind=kind, if_missing=mend, takes_whole=False)
 
 
 def is_hub(source: str) -> bool:
