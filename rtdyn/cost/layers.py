@@ -6,8 +6,9 @@ of a block, and b blocks above a layer, b₀ above the first of them:
     once        2T blocks of the whole model, without logits
     first order a backward pass through b₀ + 1 blocks for each of N positions, over w positions each, of which the
                 matrices cost what they do forward and the attention twice as much; 2·N·w·d·F for each layer
-    exact       b blocks over w positions and V·d at the window's measured ones, for every neuron on every window where
-                it is measured, and for the drawn pairs
+    exact       b − 1 blocks over w positions, the last one's keys and values there, and the rest of it and V·d at the
+                window's measured positions, for every neuron on every window where it is measured, and for the drawn
+                pairs
     direct      the ablation of the layer's neurons, as the last layer's
 """
 
@@ -30,6 +31,9 @@ from rtdyn.model.sizes import ModelShape
 BACKWARD = 2.0
 """Attention and passes of a backward pass, in units of the forward pass: both factors of each product have a gradient,
 but weights have none."""
+
+KEYS = 0.25
+"""Queries, keys and values, in units of a block's matrices and passes: 3d² of 12d²."""
 
 
 def layer_operations(
@@ -70,8 +74,10 @@ def blocks_operations(model: ModelShape, sample: Sample, positions: float) -> tu
 
 def _rerun(model: ModelShape, sample: Sample, pairs: float, blocks: int) -> Operations:
     """The windows that run again through so many blocks, to their losses."""
+    matrices, _ = blocks_operations(model, sample, pairs * sample.window)
+    keys = Operations(float32=KEYS * matrices.float32, passed=KEYS * matrices.passed)
     measured = pairs * sample.positions * sample.window / sample.tokens
-    logits = Operations(
-        float32=2.0 * measured * model.logits * model.width, passed=LOSS_PASSES * measured * model.logits
-    )
-    return total_operations([*blocks_operations(model, sample, pairs * sample.window * blocks), logits])
+    through = blocks_operations(model, sample, pairs * sample.window * (blocks - 1) + measured)
+    terms = measured * model.logits
+    logits = Operations(float32=2.0 * terms * model.width, passed=LOSS_PASSES * terms)
+    return total_operations([*through, keys, logits])

@@ -1,16 +1,20 @@
-"""One window through the model's own last blocks, from a layer's output on to the losses."""
+"""One window through the model's own last blocks, from a layer's output on to the losses.
+
+What leaves the last block is needed at the measured positions alone. They attend to all positions before them, so there
+the block gives keys and values at every position, and all else where it is needed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from rtdyn.model.families import Anatomy, MlpOutput
-from rtdyn.model.run_block import causal, run_block
+from rtdyn.model.run_block import additive_mask, causal, run_block
 
 
 @dataclass(frozen=True)
@@ -58,22 +62,21 @@ def clean_window(
         with _recorded(parts.mlp_outputs[layer].module, None if probes is None else probes[layer]) as seen:
             hidden = run_block(parts, parts.stack[layer], hidden, ids, mask)
         states[layer] = LayerState(hidden[0].detach(), seen["output"][0], seen["activations"][0])
-    return CleanWindow(states, losses(parts, hidden, query, target)[0])
+    return CleanWindow(states, losses(parts, hidden[:, query], target)[0])
 
 
 def continued(parts: Anatomy, layer: int, streams: Tensor, query: Tensor, target: Tensor) -> Tensor:
     """Losses (k, n) at the measured positions where the streams (k, T, d) leave the layer's block."""
     ids, mask = causal(streams)
-    for block in parts.stack[layer + 1 :]:
+    for block in parts.stack[layer + 1 : -1]:
         streams = run_block(parts, block, streams, ids, mask)
-    return losses(parts, streams, query, target)
+    return losses(parts, _last_block(parts, streams, query), target)
 
 
-def losses(parts: Anatomy, hidden: Tensor, query: Tensor, target: Tensor) -> Tensor:
-    """Losses (k, n) in nats at positions `query` of the last hidden states (k, T, d), before the final norm."""
+def losses(parts: Anatomy, hidden: Tensor, target: Tensor) -> Tensor:
+    """Losses (k, n) in nats from the last hidden states (k, n, d) at the measured positions, before the final norm."""
     readout = parts.readout
-    normed = parts.final_norm(hidden[:, query])
-    logits = nn.functional.linear(normed, readout.unembedding, readout.bias)
+    logits = nn.functional.linear(parts.final_norm(hidden), readout.unembedding, readout.bias)
     shape = logits.shape[:2]
     every = target.expand(shape).flatten()
     return nn.functional.cross_entropy(logits.flatten(0, 1), every, reduction="none").view(shape)
@@ -85,6 +88,34 @@ def written(mlp: MlpOutput, output: Tensor) -> Tensor:
     if norm is None:
         return output
     return norm.gain * output * (output.square().mean(-1, keepdim=True) + norm.epsilon).rsqrt()
+
+
+def _last_block(parts: Anatomy, streams: Tensor, query: Tensor) -> Tensor:
+    """What leaves the last block (k, n, d) at positions `query` where the streams (k, T, d) enter it."""
+    block = parts.blocks[-1]
+    ids, mask = causal(streams)
+    cache = _AllKeys()
+    with suppress(_Kept):
+        run_block(parts, block.module, streams, ids, mask, **{block.cache_name: cache})
+    allowed = ids <= query[:, None]
+    queries = additive_mask(allowed, streams.dtype)
+    return run_block(parts, block.module, streams[:, query], query[None], queries, **{block.cache_name: cache})
+
+
+class _AllKeys:
+    """Stands where a block expects its cache: keeps what it is first given, and stops there; later gives that back."""
+
+    kept: tuple[Tensor, Tensor] | None = None
+
+    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if self.kept is None:
+            self.kept = keys, values
+            raise _Kept
+        return self.kept
+
+
+class _Kept(Exception):
+    """A block's keys and values are computed."""
 
 
 @contextmanager

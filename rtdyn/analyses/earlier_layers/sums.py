@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtdyn.analyses.earlier_layers.continuation import clean_window
+from rtdyn.analyses.earlier_layers.continuation import clean_window, continued
 from rtdyn.analyses.earlier_layers.exact import exact_deltas
 from rtdyn.analyses.earlier_layers.first_order import first_order
 from rtdyn.capture.earlier_layers import EarlierLayers
@@ -88,7 +88,11 @@ def first_order_sums(earlier: EarlierLayers, windows: Sequence[Window], memory_b
 def exact_sums(
     earlier: EarlierLayers, windows: Sequence[Window], run_again: Mapping[int, np.ndarray], memory_bytes: int
 ) -> dict[int, dict[str, ClassSums]]:
-    """By layer and class, sums of the pairs that are flagged in run_again, bool (W, F) by layer; NaN elsewhere."""
+    """By layer and class, sums of the pairs that are flagged in run_again, bool (W, F) by layer; NaN elsewhere.
+
+    Raises InputError as `first_order_sums` does.
+    """
+    measured_loss = next(iter(earlier.layers.values())).measured_loss.double()
     empty = {layer: np.full(flags.shape, np.nan) for layer, flags in run_again.items()}
     classes = windows[0].members
     sums = {
@@ -100,13 +104,17 @@ def exact_sums(
         with torch.no_grad():
             clean = clean_window(earlier.anatomy, earlier.first, list(run_again), stream, query, target)
         for layer, flags in run_again.items():
+            state = clean.layers[layer]
+            with torch.no_grad():
+                loss = continued(earlier.anatomy, layer, state.stream[None], query, target)[0]
+            _check(loss, measured_loss[torch.from_numpy(window.rows)])
             neurons = np.flatnonzero(flags[number])
             delta = (
                 exact_deltas(
                     earlier.anatomy,
                     layer,
-                    clean.layers[layer],
-                    clean.loss,
+                    state,
+                    loss,
                     earlier.layers[layer].moments.mean,
                     torch.from_numpy(neurons).to(stream.device),
                     query,

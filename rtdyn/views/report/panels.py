@@ -13,7 +13,7 @@ from rtdyn.errors import InputError
 from rtdyn.judge.change_points import ChangePoints, change_points
 from rtdyn.judge.emergence import Emergence, beyond_p, emergence
 from rtdyn.judge.series import NOT_STORED, Selection, Series, series
-from rtdyn.names import COMMON, PLATEAU, PSEUDO_CLASS, RARE, SELECTED, TOP
+from rtdyn.names import COMMON, LAYERS, PLATEAU, PSEUDO_CLASS, RARE, SELECTED, TOP
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.run_tables import RunTables
 
@@ -88,6 +88,15 @@ def _by_layer(metric: str, null: str, group: str | None = None) -> tuple[PanelLi
     )
 
 
+def _earlier_layers(metric: str) -> tuple[PanelLine, ...]:
+    return tuple(
+        PanelLine(
+            f"layer L{k}", Selection(LAYERS, metric, RARE), colour=f"layer {k}", layer_from_end=k, whole_layer=True
+        )
+        for k in (-2, -3, -4)
+    )
+
+
 def _of_layer(metric: str, *matrices: str) -> tuple[PanelLine, ...]:
     """A line for each matrix of the final MLP that a metric names; without a name it is the only one that reads."""
     return tuple(
@@ -103,6 +112,12 @@ PANELS: tuple[Panel, ...] = (
     Panel("influence-max", "Largest influence", "nats", "log", _by_class("ablation", "influence_max")),
     Panel("influence-share", "Share of the top 1 %", "of all influence", "linear",
           _by_class("ablation", "influence_top_share")),
+    Panel("layers-mean", "Mean total influence by layer", "nats", "log", _earlier_layers("total_mean")),
+    Panel("layers-share", "Share of the top 1 % by layer", "of all influence", "linear",
+          _earlier_layers("total_top_share")),
+    Panel("layers-rare", "Total influence by layer", "rare − common, nats", "symlog",
+          _earlier_layers("total_rare_excess")),
+    Panel("layers-direct", "Direct share by layer", "of total effects", "linear", _earlier_layers("direct_share")),
     Panel("excess", "Excess of the top", "log units", "linear", _by_class("regimes", "excess", "above 0")),
     Panel("shape-p", "Largest shape p", "", "log", _by_class("regimes", "shape_p_value", "value is p")),
     Panel("contrast-excess", "Excess among pseudo-classes", "log units", "linear",

@@ -7,12 +7,14 @@ import torch
 from analyses.earlier_layers.test_layer import CONFIGS
 from model.test_families import random_model
 
-from rtdyn.analyses.earlier_layers.continuation import clean_window
+from rtdyn.analyses.earlier_layers.continuation import clean_window, continued
 from rtdyn.analyses.earlier_layers.exact import exact_deltas
 from rtdyn.analyses.earlier_layers.first_order import first_order
 from rtdyn.model.families import anatomy
 
 LAYER = 1
+SOFTMAX = 1e-6
+"""Nats that attention's softmax may err by: transformers takes it in float32 whatever the model is in."""
 
 
 @pytest.mark.parametrize("family", ["parallel", "sequential", "llama"])
@@ -25,19 +27,21 @@ def test_where_the_continuation_is_linear_the_first_order_is_the_effect(family: 
     query, target = torch.tensor([4, 7, 10]), torch.tensor([1, 2, 3])
     rows = parts.mlp_outputs[LAYER].rows
     largest, left = [], []
-    for _ in range(2):
-        rows.mul_(1e-3)
+    for factor in (1e-2, 1e-1):
+        rows.mul_(factor)
         clean = clean_window(parts, LAYER, [LAYER], stream, query, target)
         state = clean.layers[LAYER]
         mean, every = state.activations.mean(0), torch.arange(len(rows))
         loss, found = first_order(parts, LAYER, {LAYER: mean}, stream, query, target, 2**30)
-        delta = exact_deltas(parts, LAYER, state, clean.loss, mean, every, query, target, 2**30).T
+        before = continued(parts, LAYER, state.stream[None], query, target)[0]
+        torch.testing.assert_close(before, clean.loss, rtol=0, atol=SOFTMAX)
+        delta = exact_deltas(parts, LAYER, state, before, mean, every, query, target, 2**30).T
         assert torch.equal(loss, clean.loss)
         largest.append(float(delta.abs().max()))
         left.append(float((delta - found[LAYER].delta).abs().max()))
-    assert left[0] < 1e-2 * largest[0]
-    assert largest[1] == pytest.approx(1e-3 * largest[0], rel=0.1)
-    assert left[1] < 1e-5 * left[0] + 1e-14
+    assert left[0] < 5e-2 * largest[0] and left[1] < 5e-3 * largest[1]
+    assert largest[1] == pytest.approx(1e-1 * largest[0], rel=0.05)
+    assert left[1] < 2e-2 * left[0] + SOFTMAX
 
 
 def test_memory_decides_how_many_go_together_and_nothing_else() -> None:
@@ -53,8 +57,8 @@ def test_memory_decides_how_many_go_together_and_nothing_else() -> None:
             exact_deltas(parts, layer, state, clean.loss, means[layer], neurons, query, target, memory)
             for memory in (0, 2**30)
         )
-        torch.testing.assert_close(one, all_, rtol=0, atol=1e-12)
+        torch.testing.assert_close(one, all_, rtol=0, atol=SOFTMAX)
     one, all_ = (first_order(parts, 0, means, stream, query, target, memory)[1] for memory in (0, 2**30))
     for layer in means:
-        torch.testing.assert_close(one[layer].delta, all_[layer].delta, rtol=0, atol=1e-12)
-        torch.testing.assert_close(one[layer].slope, all_[layer].slope, rtol=0, atol=1e-12)
+        torch.testing.assert_close(one[layer].delta, all_[layer].delta, rtol=0, atol=SOFTMAX)
+        torch.testing.assert_close(one[layer].slope, all_[layer].slope, rtol=0, atol=SOFTMAX)

@@ -38,6 +38,8 @@ COLOURS = {
     PLATEAU: OKABE_ITO["purple"],
     "layer -1": OKABE_ITO["orange"],
     "layer -2": OKABE_ITO["sky"],
+    "layer -3": OKABE_ITO["green"],
+    "layer -4": OKABE_ITO["purple"],
     "matrix in": OKABE_ITO["orange"],
     "matrix gate": OKABE_ITO["orange"],
     "matrix up": OKABE_ITO["sky"],
