@@ -114,6 +114,8 @@ def track(job: Job, console: Console, results: Console | None = None) -> Run:
                 run = _record_checkpoints(run, suite, audited, given_up)
             finally:
                 view.finish()
+        if view.is_offline and not view.failed:
+            say(f"W&B is offline: what it gets lies in {path / 'wandb'}; `rtdyn sync {path}` sends it")
     _say_end(console if results is None else results, run, audited)
     if given_up:
         faults = "; ".join(f"step {step}: {why.rstrip('.')}" for step, why in sorted(given_up.items()))
