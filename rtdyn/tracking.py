@@ -113,6 +113,8 @@ def track(job: Job, console: Console, results: Console | None = None) -> Run:
                 run = record_checkpoints(run, suite, audited, given_up)
             finally:
                 view.finish()
+        if view.is_offline and not view.failed:
+            say(f"W&B is offline: what it gets lies in {path / 'wandb'}; `rtdyn sync {path}` sends it")
     for step, reason in audited["passed_over"].items():
         say(f"step {step} was passed over: {reason}")
     say_end(console if results is None else results, run)

@@ -156,7 +156,8 @@ class SuiteSpec:
     @property
     def unsound(self) -> frozenset[int]:
         """Steps that are known not to hold weights of their own, or none of their training run."""
-        return frozenset(step for defect in self.defects for step in defect.steps if step != defect.belongs_to)
+        told = (defect for defect in self.defects if defect.kind != NEARLY_IDENTICAL)
+        return frozenset(step for defect in told for step in defect.steps if step != defect.belongs_to)
 
     def revision_of(self, step: int) -> str:
         """The branch, tag or folder that holds `step`."""

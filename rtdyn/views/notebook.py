@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from glob import glob
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from rtdyn.errors import InputError
+from rtdyn.errors import InputError, UsageError
 from rtdyn.judge.observations import is_recorded, read_judged
 from rtdyn.judge.scorecard import scorecard
 from rtdyn.judge.scorecard_frame import claim_frame, claims_table
 from rtdyn.judge.trajectories import trajectories
-from rtdyn.parquet import scan_parquet
+from rtdyn.names import RARE
+from rtdyn.parquet import read_parquet, scan_parquet
 from rtdyn.store.manifest import Manifest
-from rtdyn.store.run import Run, done_steps, table_file
+from rtdyn.store.run import MANIFEST, Run, done_steps, table_file
+from rtdyn.views.terminal.summary import summary_rows
 
 if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -31,6 +37,17 @@ class RunFrames:
     """Steps that are stored whole, ascending."""
     is_recorded: bool
     """Whether the manifest knows these steps: not while the run goes on, nor after it was killed."""
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the run in a line, and the last step's main numbers."""
+        if not self.steps:
+            return f"<p>{escape(repr(self))}</p>"
+        table = self.summary()
+        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.iter_rows()
+        )
+        return f"<p>{escape(repr(self))}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def __repr__(self) -> str:
         held = "no finished step yet"
@@ -92,17 +109,56 @@ class RunFrames:
         """The scorecard, a row a criterion; `check` 0 is the statistic of the claim. Raises as `claims`."""
         return claim_frame(scorecard(self.run))
 
-    def plot(self, name: str = "emergence-influence", at: Sequence[int] | None = None) -> Figure:
+    def summary(self) -> pl.DataFrame:
+        """The last step's main numbers with their intervals, as text: a row a number, a column a token class."""
+        if not self.steps:
+            raise InputError(f"{self.path} holds no finished step yet")
+        classes, rows = summary_rows(read_parquet(table_file(self.run, "metrics", self.steps[-1])))
+        return pl.DataFrame(rows, schema=[f"step {self.steps[-1]}", *classes], orient="row")
+
+    def influence(self, token_class: str = RARE) -> np.ndarray:
+        """float64 (steps, F): mean |Δ| of each neuron of the final MLP on a class, in nats, by `steps` and neuron.
+
+        Raises UsageError for a class that the run has no influences on.
+        """
+        frame = self._final_layer()
+        name = f"mean_abs_{token_class}"
+        if name not in frame.collect_schema():
+            classes = [c.removeprefix("mean_abs_") for c in frame.collect_schema() if c.startswith("mean_abs_")]
+            has = f"has them on {', '.join(classes)}" if classes else "has none"
+            raise UsageError(f"the run has no influences on {token_class!r}; it {has}")
+        values = frame.sort("step", "neuron").select(name).collect().to_series().to_numpy()
+        return values.reshape(len(self.steps), -1)
+
+    def neuron(self, neuron: int) -> pl.DataFrame:
+        """One neuron of the final MLP through training, a row a step. Raises UsageError if there is no such neuron."""
+        rows = self._final_layer().filter(neuron=neuron).sort("step").collect()
+        if not rows.height:
+            count = self._final_layer().select(pl.col("neuron").max()).collect().item() + 1
+            raise UsageError(f"there is no neuron {neuron}; the final MLP has 0 to {count - 1}")
+        return rows
+
+    def plot(
+        self, name: str = "emergence-influence", at: Sequence[int] | None = None, ax: Axes | None = None
+    ) -> Figure:
         """A figure of the run's report, by its file's name: rank-influence, emergence-groups, regime-sizes and so on.
 
         at: steps, as for `rtdyn report`. Raises UsageError for a name or step that is not there, naming those that are,
         and InputError where the run holds nothing to draw.
+        ax: draws one metric into these axes of yours, by its chart's name on the page: loss, excess, kappa and so on.
         """
         # matplotlib is slow to import
-        from rtdyn.views.report.figures import one_figure
+        from rtdyn.views.report.figures import draw_panel, one_figure
         from rtdyn.views.report.run_tables import show
 
+        if ax is not None:
+            if at is not None:
+                raise UsageError("a metric over training has all steps; give ax or at")
+            return draw_panel(show(self.run), name, ax)
         return one_figure(show(self.run), name, at)
+
+    def _final_layer(self) -> pl.LazyFrame:
+        return self.neurons.filter(pl.col("layer") == pl.col("layer").max())
 
     def _scan(self, table: str) -> pl.LazyFrame:
         if not self.steps:
@@ -115,3 +171,26 @@ def read_frames(path: Path) -> RunFrames:
     run = read_judged(path)
     stored = done_steps(run)
     return RunFrames(run, tuple(stored), is_recorded(run, stored))
+
+
+def matching(pattern: str) -> list[Path]:
+    """The path of this very name, or else the run directories that the pattern names, in order; the name if none."""
+    if Path(pattern).exists():
+        return [Path(pattern)]
+    named = map(Path, glob(pattern))  # noqa: PTH207 - pathlib's own takes no absolute pattern
+    return sorted(path for path in named if (path / MANIFEST).is_file()) or [Path(pattern)]
+
+
+def compare(a: RunFrames, b: RunFrames) -> pl.DataFrame:
+    """Every number that both runs hold at a step, a row each: its value and interval in a and b, and b − a.
+
+    The difference has no interval: runs that are measured on the same text are not independent.
+    """
+    keys = ["step", "analysis", "metric", "token_class", "group", "null", "layer", "head"]
+    numbers = ["value", "ci_low", "ci_high"]
+    left, right = (
+        run.metrics.select(*keys, *(pl.col(n).alias(f"{n}_{name}") for n in numbers))
+        for run, name in ((a, "a"), (b, "b"))
+    )
+    joined = left.join(right, on=keys, how="inner", nulls_equal=True).sort(keys).collect()
+    return joined.with_columns(difference=pl.col("value_b") - pl.col("value_a"))

@@ -20,9 +20,9 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, errors: bool = False, dies: bool = False) -> None:
+    def __init__(self, errors: bool = False, dies: bool = False, artifacts: bool = True) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
-        self.errors, self.dies = errors, dies
+        self.errors, self.dies, self.takes_artifacts = errors, dies, artifacts
         self.runs: dict[str, dict[str, Any]] = {}
         self.rows: dict[int, dict[str, Any]] = {}
         self.keys: set[str] = set()
@@ -84,6 +84,8 @@ class Server(ThreadingHTTPServer):
 
     def artifact(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
         """Artifacts by name, each the versions by digest, and these the files that they were committed with."""
+        if not self.takes_artifacts:
+            return {}
         if operation == "ArtifactType":
             return {"project": {"artifact": None}}
         if operation == "CreateArtifact":

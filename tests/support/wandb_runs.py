@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import struct
@@ -167,7 +168,7 @@ def stored_row(run: Run, step: int) -> dict[str, Any]:
     """What a step's row must hold, by its table: lines, bands, and the keys of tables."""
     frame = pl.read_parquet(table_file(run, "metrics", step)).filter(pl.col("value").is_not_null())
     final = frame["layer"].max()
-    row: dict[str, Any] = {"step": step, "tokens_seen": frame["tokens_seen"][0]}
+    row: dict[str, Any] = {"step": step, "log2_step": math.log2(step + 1), "tokens_seen": frame["tokens_seen"][0]}
     for metric in frame.filter(pl.col("head").is_null()).iter_rows(named=True):
         name = metric_name(metric, final)
         row[name] = metric["value"]
@@ -182,5 +183,5 @@ def stored_row(run: Run, step: int) -> dict[str, Any]:
 
 
 def without_own(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without the keys that the client adds, and without its table."""
-    return {key: value for key, value in row.items() if not key.startswith(("_", "top_neurons"))}
+    """A row without the keys that the client adds, and without its tables."""
+    return {key: value for key, value in row.items() if not key.startswith(("_", "top_neurons", "overlay/"))}

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rtdyn.errors import InputError, UsageError
+from rtdyn.judge.seeds import differ_in_seed_alone
 from rtdyn.undefined import Undefined
-from rtdyn.views.report.panels import JudgedPanels, judged_panels
+from rtdyn.views.report.panels import PANELS, JudgedPanels, judged_panels
 from rtdyn.views.report.plots.bands import bands_figure
 from rtdyn.views.report.plots.hill import hill_over_k
 from rtdyn.views.report.plots.influence import compare_rank_influence, rank_influence, regime_sizes
 from rtdyn.views.report.plots.lines import attention_profiles, compare_attention, spectra
 from rtdyn.views.report.plots.neurons import heat_map, neuron_table
-from rtdyn.views.report.plots.trajectories import THEMES, emergence_panel
+from rtdyn.views.report.plots.seeds import seeds_figure
+from rtdyn.views.report.plots.trajectories import THEMES, emergence_panel, metric_panel
 from rtdyn.views.report.run_tables import RunTables
 
 TOO_FEW = Undefined("fewer than three distinct steps are stored; a trajectory needs more")
-EMERGENCE, NEURON_TABLE = "emergence", "neuron-table"
+EMERGENCE, NEURON_TABLE, SEEDS = "emergence", "neuron-table", "seeds"
 CURVE_STEPS = 4
 """Steps whose rank–influence curves are drawn, unless they are named."""
 Drawing = Callable[[], Figure | Undefined]
@@ -51,7 +54,12 @@ def figures(
         "hill-over-k": lambda: hill_over_k(runs, last, width),
     }
     if len(runs) > 1:
+        seeds: dict[str, Drawing] = {}
+        if differ_in_seed_alone([run.run.manifest for run in runs]):
+            sound = all(run.has_trajectories for run in runs)
+            seeds[SEEDS] = lambda: seeds_figure(runs, judged, width) if sound else TOO_FEW
         return {
+            **seeds,
             "rank-influence": lambda: compare_rank_influence(runs, last, width),
             **shared,
             "attention": lambda: compare_attention(runs, last, width),
@@ -71,6 +79,25 @@ def chosen_figures(known: dict[str, Drawing], names: Sequence[str] | None) -> di
         if name not in known:
             raise UsageError(f"no figure is called {name!r}; there are {', '.join(known)}")
     return {name: known[name] for name in names} if names else known
+
+
+def draw_panel(shown: RunTables, name: str, ax: Axes) -> Figure:
+    """One metric over training, by its panel's name, in axes that are there; returns their figure.
+
+    Raises UsageError for a name that is no panel's, InputError where the run has no value of it or too few steps.
+    """
+    panel = next((panel for panel in PANELS if panel.name == name), None)
+    if panel is None:
+        raise UsageError(f"no metric is called {name!r}; there are {', '.join(p.name for p in PANELS)}")
+    if not shown.has_trajectories:
+        raise InputError(f"{name} cannot be drawn: {TOO_FEW.reason}")
+    lines = judged_panels(shown, (panel,)).get(name)
+    if lines is None:
+        raise InputError(f"{name} cannot be drawn: it has no value at any step")
+    metric_panel(ax, panel, [lines], shown.steps)
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return figure
 
 
 def one_figure(shown: RunTables, name: str, at: Sequence[int] | None) -> Figure:

@@ -15,10 +15,11 @@ from rtdyn.files import replace_file
 from rtdyn.judge.observations import read_judged
 from rtdyn.suites.steps import parse_steps
 from rtdyn.undefined import Undefined
-from rtdyn.views.report.figures import CURVE_STEPS, NEURON_TABLE, chosen_figures, figures
+from rtdyn.views.report.figures import CURVE_STEPS, NEURON_TABLE, SEEDS, chosen_figures, figures
 from rtdyn.views.report.neuron_files import neuron_files
 from rtdyn.views.report.page import page
 from rtdyn.views.report.panels import judged_panels
+from rtdyn.views.report.plots.seeds import seed_lines, seed_panels, seed_table
 from rtdyn.views.report.plots.style import COLUMN, FORMATS, save
 from rtdyn.views.report.run_tables import RunTables, labels, show
 
@@ -76,6 +77,11 @@ def report(
         count += 1
         if name == NEURON_TABLE:
             neuron_files(shown[0], chosen[0][-1], folder, name)
+        if name == SEEDS:
+            over = seed_panels(judged)
+            replace_file(folder / f"{SEEDS}.csv", seed_table(shown, over).write_csv)
+            for text in seed_lines(shown, over):
+                say(text)
     said = ", ".join(kind.upper() for kind in drawn.formats)
     say(f"{count} figure{'' if count == 1 else 's'} ({said}) in {folder}")
     if drawn.names:

@@ -11,14 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from pydantic import ValidationError
 
 from rtdyn.blame import passes
 from rtdyn.errors import InputError, brief
 from rtdyn.files import write_json
+from rtdyn.judge.observations import read_judged
+from rtdyn.judge.scorecard import scorecard
 from rtdyn.parquet import read_parquet
 from rtdyn.store.run import MANIFEST, Run, done_steps, locked, read_run, table_file
-from rtdyn.views.wandb.rows import BAND, grouping, heads, prefixes, scalars, settings_of, top_neurons
+from rtdyn.views.wandb.overlay import LOG2_STEP, claim_summary, overlays
+from rtdyn.views.wandb.rows import BAND, CONSTANTS, grouping, heads, prefixes, scalars, settings_of, top_neurons
 
 TIMEOUTS = {"init_timeout": 20.0, "finish_timeout": 30.0}
 """Seconds that the client waits for its server to answer at the start, and to take what is left at the end.
@@ -50,6 +54,10 @@ class WandbView:
     sent: dict[int, float] = field(default_factory=dict)
     """When each step was given to the client; long ago those that the server, or `logged.json` if offline, has."""
     failed: bool = False
+    is_offline: bool = False
+    """Whether what is sent goes to files in the run's directory."""
+    takes_files: bool = True
+    """Whether tables and artifacts are sent; not to a server that has none."""
 
     def log_step(self, step: int) -> None:
         """Sends a stored step, once."""
@@ -59,31 +67,74 @@ class WandbView:
     def finish(self) -> None:
         """Sends the store's files as an artifact and flushes what was sent."""
         if self.backend is not None and self.sent:
+            self._guard(self._judge)
+        if self.backend is not None and self.sent:
             self._guard(self._log_files)
         if self.backend is not None:
             self._guard(self._finish)
 
     def _send(self, step: int) -> None:
-        wandb = _client()
         metrics = read_parquet(table_file(self.run, "metrics", step))
-        row: dict[str, Any] = scalars(metrics)
-        tables = {
-            "top_neurons": top_neurons(read_parquet(table_file(self.run, "neurons", step))),
-            "attention_heads": heads(metrics),
-        }
-        for key, frame in tables.items():
-            if len(frame):
-                row[key] = wandb.Table(columns=frame.columns, data=[list(r) for r in frame.iter_rows()])
-        # an offline run counts its rows from 0 again when it is resumed, and rows of one run must differ in number
         began = time.monotonic()
-        self.backend.log(row, step=max(len(self.sent), self.backend.starting_step, self.backend.step), commit=True)
+        refused = self._log(scalars(metrics), self._tables(step, metrics))
         self.sent[step] = time.monotonic()
         self._record(HELD)
         if self.sent[step] - began > SLOW:
             raise TimeoutError(f"sending step {step} took {self.sent[step] - began:.0f} seconds")
+        if refused is not None:  # by a server that answers: one that is gone took its time
+            self.takes_files = False
+            what = _fault(refused).rstrip(".")
+            self.notice(f"W&B gets the run's lines and none of its tables and files: {what}.")
+
+    def _log(self, lines: Mapping[str, float], tables: Mapping[str, Any]) -> Exception | None:
+        """One row of the history: without its tables where the server refuses them, which is returned."""
+        # an offline run counts its rows from 0 again when it is resumed, and rows of one run must differ in number
+        number = max(len(self.sent), self.backend.starting_step, self.backend.step)
+        refused = None
+        if self.takes_files:
+            try:
+                self.backend.log({**lines, **tables}, step=number, commit=True)
+                return None
+            except Exception as error:  # of many types; those of a server that is gone come again below
+                if passes(error):
+                    raise
+                refused = error
+        self.backend.log(dict(lines), step=number, commit=True)
+        return refused
+
+    def _tables(self, step: int, metrics: pl.DataFrame) -> dict[str, Any]:
+        """The step's tables; of the last step that a run lacks, also charts over all of them."""
+        wandb = _client()
+        neurons = read_parquet(table_file(self.run, "neurons", step))
+        frames = {"top_neurons": top_neurons(neurons), "attention_heads": heads(metrics)}
+        tables = {
+            key: wandb.Table(columns=frame.columns, data=[list(r) for r in frame.iter_rows()])
+            for key, frame in frames.items()
+            if len(frame)
+        }
+        stored = set(done_steps(self.run))
+        if set(self.run.manifest.asked) <= stored and stored - set(self.sent) == {step}:
+            sound = [s for s in sorted(stored) if s not in self.run.manifest.left_out]
+            rows = pl.concat([read_parquet(table_file(self.run, "metrics", s)) for s in sound])
+            for key, chart in overlays(rows).items():
+                xs, ys = zip(*chart.lines.values(), strict=True)
+                tables[key] = wandb.plot.line_series(
+                    list(xs), list(ys), keys=list(chart.lines), title=chart.title, xname="log2(step + 1)"
+                )
+        return tables
+
+    def _judge(self) -> None:
+        """Verdicts and emergence steps, into the run's summary; none of a run of fewer than three sound steps."""
+        try:
+            claims = scorecard(read_judged(self.run.path))
+        except InputError:
+            return
+        self.backend.summary.update(claim_summary(claims))
 
     def _log_files(self) -> None:
         """The run's files as one artifact; W&B makes no new version of it while their content is the same."""
+        if not self.takes_files:
+            return
         artifact = _client().Artifact(f"{self.run.manifest.wandb_id}-store", type="rtdyn-run")
         for step in done_steps(self.run):
             for table in ("metrics", "neurons"):
@@ -209,12 +260,15 @@ def _begin(view: WandbView, mode: str, limits: Mapping[str, float]) -> None:
         ),
         **{name: value for variable, (name, value) in chosen.items() if variable not in os.environ},
     )
-    view.backend = backend
+    view.backend, view.is_offline = backend, mode == "offline"
     backend.define_metric("step", hidden=True)
     backend.define_metric("tokens_seen", step_metric="step")
+    backend.define_metric(LOG2_STEP, hidden=True)
     for prefix in prefixes(manifest.config["analyses"]):
         backend.define_metric(f"{prefix}/*", step_metric="step")
     backend.define_metric(f"{BAND}/*", step_metric="step", hidden=True)
+    for name in CONSTANTS:
+        backend.define_metric(name, step_metric="step", hidden=True)
     view.sent = dict.fromkeys(_steps_on_server(backend) if mode == "online" else _noted(folder / _LOGGED), -math.inf)
 
 

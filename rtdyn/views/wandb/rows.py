@@ -20,10 +20,13 @@ from rtdyn.store.manifest import Manifest
 from rtdyn.store.metric_names import final_layer, metric_name
 from rtdyn.store.run import config_digest
 from rtdyn.store.schema import METRIC_SCHEMA
+from rtdyn.views.wandb.overlay import LOG2_STEP, log2_step
 
 TOP_NEURONS = 50
 """Neurons in a step's table, the most influential on `rare`."""
 BAND = "band"
+CONSTANTS = ("groups/size/rare/top", "mediation/null_space_directions", "routing/matched_positions/rare")
+"""Numbers that are the same at every step of a run, and are no chart."""
 _HEAD_COLUMNS = [c for c in METRIC_SCHEMA if c not in ("step", "tokens_seen", "analysis", "status")]
 _SIZE = re.compile(r"(?:^|-)(?P<size>[0-9]+(?:\.[0-9]+)?[mb])(?=-|$)", re.IGNORECASE)
 _OF_THE_MODEL = ("suite", "location", "frequencies", "evaluation_set", "device", "rtdyn")
@@ -62,9 +65,16 @@ def grouping(manifest: Manifest) -> Grouping:
 def settings_of(manifest: Manifest) -> dict[str, Any]:
     """What W&B shows of a run beside its numbers: its configuration, what it was measured on, and with what."""
     stands, recorded = grouping(manifest), manifest.as_json()
+    names: dict[str, str] = {}
+    if manifest.evaluation is not None and "corpus" in manifest.config:
+        names["corpus"] = manifest.evaluation.corpus
+    if manifest.frequencies is not None and "frequencies" in manifest.config:
+        names["frequencies"] = manifest.frequencies.source
     measured_on: dict[str, Any] = {key: recorded[key] for key in ("evaluation", "classes") if key in recorded}
     return {
         **manifest.config,
+        **names,
+        "digests": {key: manifest.config[key] for key in names},
         "family": stands.family,
         "size": stands.size,
         "config_digest": manifest.config_digest,
@@ -80,7 +90,7 @@ def scalars(metrics: pl.DataFrame) -> dict[str, float]:
     """
     rows = metrics.to_dicts()
     final = final_layer(rows)
-    values: dict[str, float] = {"step": rows[0]["step"]}
+    values: dict[str, float] = {"step": rows[0]["step"], LOG2_STEP: log2_step(rows[0]["step"])}
     if rows[0]["tokens_seen"] is not None:
         values["tokens_seen"] = rows[0]["tokens_seen"]
     for row in rows:

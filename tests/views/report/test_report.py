@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -230,3 +231,16 @@ def test_a_neuron_without_influence_and_an_undefined_fit_are_drawn(copied: Path)
     run = open_run(copied)
     for name in ("rank-influence", "neurons", "neuron-table"):
         run.plot(name, at=[0]).draw_without_rendering()
+
+
+def test_runs_that_differ_in_seed_alone_have_their_spread_drawn(tmp_path: Path) -> None:
+    runs = [synthetic_run(tmp_path / f"s{i}", 5, 60, suite=f"s-seed{i}") for i in range(3)]
+    done = rtdyn("report", *runs, "--figures", "seeds", "--format", "png", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"seeds.png", "seeds.csv"}
+    table = pl.read_csv(tmp_path / "out/seeds.csv")
+    row = table.filter(metric="Loss", line="rare").to_dicts()[0]
+    assert (row["runs"], row["step"]) == (3, 8)
+    assert row["median"] == pytest.approx(9 - 0.5 * math.log1p(8))
+    other = synthetic_run(tmp_path / "other", 5, 60, suite="another")
+    assert "no figure is called 'seeds'" in rtdyn("report", runs[0], other, "--figures", "seeds").output

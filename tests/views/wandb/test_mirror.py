@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import wandb
 from click.testing import CliRunner
 from loopback.wandb import Server, serving
 from polars.testing import assert_frame_equal
+from support.synthetic import synthetic_run
 from support.wandb_runs import (
     HANGING,
     KEY,
@@ -41,10 +43,13 @@ from support.wandb_runs import (
 
 from rtdyn.cli import main
 from rtdyn.errors import InputError
+from rtdyn.judge.observations import read_judged
+from rtdyn.judge.scorecard import scorecard
 from rtdyn.store.run import Run, done_steps, locked, read_run, table_file
 from rtdyn.store.schema import TABLES
 from rtdyn.views.wandb.mirror import TIMEOUTS, choose_mode, start_wandb, sync
-from rtdyn.views.wandb.rows import TOP_NEURONS, grouping
+from rtdyn.views.wandb.overlay import overlays
+from rtdyn.views.wandb.rows import CONSTANTS, TOP_NEURONS, grouping
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +111,11 @@ def test_offline_run_carries_the_manifest(outcomes: dict[str, Outcome]) -> None:
     config.pop("_wandb", None)
     recorded = run.manifest.as_json()
     shared = {key: recorded[key] for key in ("config_digest", "evaluation", "classes", "versions")}
-    assert config == {**run.manifest.config, **shared, "family": "tiny", "size": None}
+    assert run.manifest.evaluation is not None
+    assert run.manifest.frequencies is not None
+    names = {"corpus": run.manifest.evaluation.corpus, "frequencies": run.manifest.frequencies.source}
+    digests = {"digests": {key: run.manifest.config[key] for key in names}}
+    assert config == {**run.manifest.config, **shared, **names, **digests, "family": "tiny", "size": None}
 
 
 def test_step_is_the_step_metric_of_everything(outcomes: dict[str, Outcome]) -> None:
@@ -114,9 +123,10 @@ def test_step_is_the_step_metric_of_everything(outcomes: dict[str, Outcome]) -> 
         defined = [record.metric for record in session if record.HasField("metric")]
         by_name = {metric.name or metric.glob_name: metric for metric in defined}
         prefixes = {"capture/*", "groups/*", "ablation/*", "regimes/*", "band/*"}
-        assert set(by_name) == {"step", "tokens_seen", *prefixes}
+        assert set(by_name) == {"step", "tokens_seen", "log2_step", *CONSTANTS, *prefixes}
         assert {by_name[name].step_metric for name in prefixes | {"tokens_seen"}} == {"step"}
-        assert {name for name in prefixes | {"step"} if by_name[name].options.hidden} == {"band/*", "step"}
+        shown = {name for name, metric in by_name.items() if not metric.options.hidden}
+        assert shown == (prefixes | {"tokens_seen"}) - {"band/*"}
 
 
 def test_resuming_sends_only_the_new_steps_to_the_same_run(outcomes: dict[str, Outcome]) -> None:
@@ -237,7 +247,8 @@ def test_online_run_resumes_on_the_server(home: Path, store: Run, monkeypatch: p
         assert without_own(row) == stored_row(store, row["step"])
     assert list(server.runs) == [store.manifest.wandb_id]
     config = json.loads(server.runs[store.manifest.wandb_id]["config"])
-    assert {key: config[key]["value"] for key in store.manifest.config} == store.manifest.config
+    named = {key: config[key]["value"] for key in store.manifest.config if key not in ("corpus", "frequencies")}
+    assert named.items() <= store.manifest.config.items()
     assert server.keys == {KEY}
 
 
@@ -293,6 +304,39 @@ def test_files_arrive_as_one_artifact_whose_bytes_are_those_of_the_store(online:
     wanted = {"manifest.json", *(f"{t}/step={s:06d}.parquet" for t in ("metrics", "neurons") for s in STEPS)}
     assert set(files) == wanted
     assert all(content == (store.path / name).read_bytes() for name, content in files.items())
+
+
+def test_a_server_without_artifacts_gets_the_lines(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = read_run(synthetic_run(tmp_path / "run", 4, 60))
+    with serving(artifacts=False) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        (said,) = mirror(run, "online")
+        wandb.teardown()
+    assert said.startswith("W&B gets the run's lines and none of its tables and files: ")
+    assert [row["step"] for row in server.rows.values()] == [0, 1, 2, 4]
+    assert {"capture/loss/rare", "log2_step"} <= set(server.rows[3])
+    assert server.artifacts == {}
+
+
+def test_a_whole_run_has_rare_over_common_and_its_verdicts(home: Path, tmp_path: Path) -> None:
+    """The charts come with the row of the last step, and the verdicts stand in the summary."""
+    run = read_run(synthetic_run(tmp_path / "run", 5, 60, left_out={2: "it repeats step 1"}))
+    assert mirror(run, "offline") == []
+    (session,) = sessions(run.path)
+    *before, last = rows(session)
+    assert not [key for row in before for key in row if key.startswith("overlay/")]
+    drawn = {key.partition("_table")[0] for key in last if key.startswith("overlay/")}
+    assert {"overlay/loss", "overlay/influence-max"} <= drawn
+    chart = overlays(pl.concat([pl.read_parquet(table_file(run, "metrics", s)) for s in (0, 1, 4, 8)]))["overlay/loss"]
+    assert list(chart.lines) == [c + end for c in ("rare", "common") for end in ("", ", 95 % from", ", 95 % to")]
+    x, y = chart.lines["rare, 95 % to"]
+    assert x == pytest.approx([0, 1, math.log2(5), math.log2(9)])
+    assert y == pytest.approx([9.1 - 0.5 * math.log1p(step) for step in (0, 1, 4, 8)])
+    summaries = [values(record.summary.update) for record in session if record.HasField("summary")]
+    said = {key: value for summary in summaries for key, value in summary.items() if key.startswith("claims/")}
+    wanted = {row.claim: row.verdict for row in scorecard(read_judged(run.path)) if row.layer is None}
+    assert {claim: said[f"claims/{claim}/verdict"] for claim in wanted} == wanted
 
 
 def test_each_step_has_a_table_of_its_top_neurons(online: Server, store: Run) -> None:
@@ -371,8 +415,10 @@ def test_nothing_is_written_where_the_command_runs(outcomes: dict[str, Outcome])
 
 
 def test_client_prints_nothing_of_its_own(outcomes: dict[str, Outcome]) -> None:
-    assert outcomes["offline"].mentions == []
-    assert outcomes["resumed"].mentions == []
+    for name in ("offline", "resumed"):
+        (line,) = outcomes[name].mentions
+        out = outcomes[name].out
+        assert line == f"W&B is offline: what it gets lies in {out / 'wandb'}; `rtdyn sync {out}` sends it"
 
 
 @pytest.mark.parametrize("kind", OUTAGES)

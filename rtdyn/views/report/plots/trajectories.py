@@ -53,8 +53,9 @@ def emergence_panel(
     with styled():
         figure, axes = wrapped(len(panels), 2.6, 1.95, width, COLUMNS)
         for ax, panel in zip(axes, panels, strict=True):
-            _panel(ax, panel, [lines.get(panel.name, []) for lines in judged])
-            step_axis(ax, [s for run in runs for s in run.steps])
+            metric_panel(
+                ax, panel, [lines.get(panel.name, []) for lines in judged], [s for run in runs for s in run.steps]
+            )
         who = f"{plain(runs[0].label)}: " if len(runs) == 1 else ""
         head(figure, f"{who}{THEMES[theme]} over training")
         drawn = {panel.name for panel in panels}
@@ -70,7 +71,8 @@ def theme_of(panel: Panel) -> str:
     return "layers" if first.selection.analysis == "routing" or first.whole_layer else "groups"
 
 
-def _panel(ax: Axes, panel: Panel, by_run: Sequence[Sequence[JudgedLine]]) -> None:
+def metric_panel(ax: Axes, panel: Panel, by_run: Sequence[Sequence[JudgedLine]], steps: Sequence[int]) -> None:
+    """One metric over `steps` in these axes: the lines of one run, or of several a colour each."""
     single = len(by_run) == 1
     values = np.concatenate([j.series.value for lines in by_run for j in lines])
     drawn = [line for line in panel.lines if any(j.line == line for lines in by_run for j in lines)]
@@ -101,6 +103,7 @@ def _panel(ax: Axes, panel: Panel, by_run: Sequence[Sequence[JudgedLine]]) -> No
         for line, style in zip(drawn, LINE_STYLES, strict=False)
     ]
     ax.legend(handles=handles, loc="best", handlelength=1.4, borderpad=0.1, labelspacing=0.2)
+    step_axis(ax, steps)
 
 
 def draw_line(ax: Axes, judged: JudgedLine, colour: str, style: object, *, bands: bool = True) -> None:
