@@ -17,10 +17,11 @@ SOFTMAX = 1e-6
 """Nats that attention's softmax may err by: transformers takes it in float32 whatever the model is in."""
 
 
-@pytest.mark.parametrize("family", ["parallel", "sequential", "llama"])
+@pytest.mark.parametrize("family", ["parallel", "sequential", "gpt2"])
 def test_where_the_continuation_is_linear_the_first_order_is_the_effect(family: str) -> None:
     """Over what a small neuron writes it is; of a smaller one, what is left shrinks as the square."""
     model = random_model(CONFIGS[family]).double()
+    model.set_attn_implementation("sdpa")  # the eager softmax is float32, whose round-off is larger than what is left
     parts = anatomy(model)
     generator = torch.Generator().manual_seed(0)
     stream = torch.randn(12, parts.readout.unembedding.shape[1], dtype=torch.float64, generator=generator)
