@@ -33,6 +33,8 @@ from rtdyn.store.schema import TABLES, StepTables
 MANIFEST = "manifest.json"
 _LOCK = ".lock"
 
+UNSAID = {"layers": "last"}
+"""What settings are where a configuration does not name them, as those of earlier versions do not."""
 TASKS = "tasks"
 """Folder of what a cluster's tasks say of themselves, while some may be running."""
 _STEP_FILE = re.compile(r"step=[0-9]+\.parquet")
@@ -60,10 +62,15 @@ def config_digest(config: Mapping[str, Any]) -> str:
 def differing_settings(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, str]:
     """What two configurations differ in, by the setting, in words: `seed 0 → 3`."""
     return {
-        key: f"{key} {_in_words(theirs.get(key))} → {_in_words(ours.get(key))}"
+        key: " → ".join([f"{key} {_in_words(_setting(theirs, key))}", _in_words(_setting(ours, key))])
         for key in sorted({*theirs, *ours})
         if theirs.get(key) != ours.get(key)
     }
+
+
+def _setting(config: Mapping[str, Any], key: str) -> Any:
+    """A setting, or what is meant where a configuration does not name it; None where nothing is."""
+    return config.get(key, UNSAID.get(key))
 
 
 def _in_words(setting: Any) -> str:

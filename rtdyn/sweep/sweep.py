@@ -12,7 +12,7 @@ from rtdyn.analyses.groups.weightwatcher import begin_weightwatcher
 from rtdyn.analyses.options import StepOptions
 from rtdyn.checkpoints.checkpoint import Checkpoint, read_config
 from rtdyn.checkpoints.locate import find_config
-from rtdyn.errors import InputError
+from rtdyn.errors import InputError, UsageError
 from rtdyn.hub.retry import may_pass
 from rtdyn.model.families import final_mlp
 from rtdyn.names import WEIGHTS_ONLY
@@ -98,12 +98,12 @@ def prepare_sweep(
 
 
 def _check_layers(options: StepOptions, model_config: dict[str, Any], where: str) -> None:
-    """Raises InputError for layers that the model does not have, or that no analysis would measure."""
+    """Raises InputError for layers that the model does not have, UsageError where no analysis would measure them."""
     if options.layers == LAST:
         return
     earlier_layers(options.layers, final_mlp(model_config, where).layer + 1)
     if "ablation" not in options.analyses:
-        raise InputError(f"--layers {options.layers} measures what neurons do to the loss; add ablation to --analyses")
+        raise UsageError(f"--layers {options.layers} measures what neurons do to the loss; add ablation to --analyses")
 
 
 def device_here(asked: str) -> str:

@@ -109,6 +109,9 @@ def test_another_configuration_is_refused_with_the_settings_named(tmp_path: Path
     open_run(tmp_path / "run", manifest(window=256))
     with pytest.raises(InputError, match=r"seed 0 → 3, window 256 → 128;.*--out"):
         open_run(tmp_path / "run", manifest(window=128, seed=3))
+    # the last layer is meant where none is named
+    with pytest.raises(InputError, match=r"other settings: layers last → -1,-2;"):
+        open_run(tmp_path / "run", manifest(window=256, layers="-1,-2"))
 
 
 def test_a_run_of_another_length_of_text_is_refused_and_found_by_its_targets(tmp_path: Path) -> None:
