@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from rtdyn.errors import InputError, UsageError
 from rtdyn.judge.seeds import differ_in_seed_alone
+from rtdyn.judge.sizes import differ_in_size
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.panels import PANELS, JudgedPanels, judged_panels
 from rtdyn.views.report.plots.bands import bands_figure
@@ -18,11 +19,12 @@ from rtdyn.views.report.plots.influence import compare_rank_influence, rank_infl
 from rtdyn.views.report.plots.lines import attention_profiles, compare_attention, spectra
 from rtdyn.views.report.plots.neurons import heat_map, neuron_table
 from rtdyn.views.report.plots.seeds import seeds_figure
+from rtdyn.views.report.plots.sizes import sizes_figure
 from rtdyn.views.report.plots.trajectories import THEMES, emergence_panel, metric_panel
 from rtdyn.views.report.run_tables import RunTables
 
 TOO_FEW = Undefined("fewer than three distinct steps are stored; a trajectory needs more")
-EMERGENCE, NEURON_TABLE, SEEDS = "emergence", "neuron-table", "seeds"
+EMERGENCE, NEURON_TABLE, SEEDS, SIZES = "emergence", "neuron-table", "seeds", "sizes"
 CURVE_STEPS = 4
 """Steps whose rank–influence curves are drawn, unless they are named."""
 Drawing = Callable[[], Figure | Undefined]
@@ -54,12 +56,14 @@ def figures(
         "hill-over-k": lambda: hill_over_k(runs, last, width),
     }
     if len(runs) > 1:
-        seeds: dict[str, Drawing] = {}
-        if differ_in_seed_alone([run.run.manifest for run in runs]):
-            sound = all(run.has_trajectories for run in runs)
-            seeds[SEEDS] = lambda: seeds_figure(runs, judged, width) if sound else TOO_FEW
+        manifests, sound = [run.run.manifest for run in runs], all(run.has_trajectories for run in runs)
+        together: dict[str, Drawing] = {}
+        if differ_in_seed_alone(manifests):
+            together[SEEDS] = lambda: seeds_figure(runs, judged, width) if sound else TOO_FEW
+        if differ_in_size(manifests):
+            together[SIZES] = lambda: sizes_figure(runs, judged, width) if sound else TOO_FEW
         return {
-            **seeds,
+            **together,
             "rank-influence": lambda: compare_rank_influence(runs, last, width),
             **shared,
             "attention": lambda: compare_attention(runs, last, width),

@@ -8,7 +8,6 @@ number of keys depends on the analyses, classes and groups, not on the size of t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from rtdyn.intervals import normal_interval
+from rtdyn.judge.sizes import OF_THE_MODEL, family_and_size
 from rtdyn.store.manifest import Manifest
 from rtdyn.store.metric_names import final_layer, metric_name
 from rtdyn.store.run import config_digest
@@ -28,9 +28,6 @@ BAND = "band"
 CONSTANTS = ("groups/size/rare/top", "mediation/null_space_directions", "routing/matched_positions/rare")
 """Numbers that are the same at every step of a run, and are no chart."""
 _HEAD_COLUMNS = [c for c in METRIC_SCHEMA if c not in ("step", "tokens_seen", "analysis", "status")]
-_SIZE = re.compile(r"(?:^|-)(?P<size>[0-9]+(?:\.[0-9]+)?[mb])(?=-|$)", re.IGNORECASE)
-_OF_THE_MODEL = ("suite", "location", "frequencies", "evaluation_set", "device", "rtdyn")
-"""Settings that models of one family may differ in: digests over padded vocabularies, and where a run was made."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +45,8 @@ class Grouping:
 def grouping(manifest: Manifest) -> Grouping:
     """The W&B group and tags of a run."""
     name, config = manifest.suite, manifest.config
-    size_part = _SIZE.search(name)
-    family = (name[: size_part.start()] + name[size_part.end() :]).strip("-") if size_part else name
-    size = size_part["size"] if size_part else None
-    shared = {key: value for key, value in config.items() if key not in _OF_THE_MODEL}
+    family, size = family_and_size(name)
+    shared = {key: value for key, value in config.items() if key not in OF_THE_MODEL}
     tags = (family, *([size] if size else []), *([config["device"]] if "device" in config else []))
     # W&B takes groups of up to 128 characters and tags of up to 64
     return Grouping(

@@ -10,15 +10,20 @@ from pathlib import Path
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
+from matplotlib.figure import Figure
 from PIL import Image
 from support.synthetic import synthetic_run
 
 from rtdyn import open_run
 from rtdyn.cli import main
+from rtdyn.judge.observations import read_judged
 from rtdyn.store.manifest import SCHEMA_VERSION
 from rtdyn.store.run import read_run, table_file
+from rtdyn.views.report.figures import figures
+from rtdyn.views.report.panels import judged_panels
 from rtdyn.views.report.plots.style import COLUMN, DPI, save
 from rtdyn.views.report.report import PAGE
+from rtdyn.views.report.run_tables import show
 
 SINGLE = (
     "rank-influence",
@@ -244,3 +249,14 @@ def test_runs_that_differ_in_seed_alone_have_their_spread_drawn(tmp_path: Path) 
     assert row["median"] == pytest.approx(9 - 0.5 * math.log1p(8))
     other = synthetic_run(tmp_path / "other", 5, 60, suite="another")
     assert "no figure is called 'seeds'" in rtdyn("report", runs[0], other, "--figures", "seeds").output
+
+
+def test_sizes_of_a_family_are_drawn_over_their_parameters(tmp_path: Path) -> None:
+    runs = [show(read_judged(synthetic_run(tmp_path / n, 5, 60, suite=f"s-{n}"))) for n in ("160m", "70m", "1b")]
+    judged = [judged_panels(run) for run in runs]
+    figure = figures(runs, judged, [run.spread(2) for run in runs])["sizes"]()
+    assert isinstance(figure, Figure)
+    (loss,) = (axes for axes in figure.axes if axes.get_title(loc="left") == "Loss")
+    for line in loss.lines:
+        assert list(line.get_xdata()) == [7e7, 1.6e8, 1e9]
+        assert list(line.get_ydata()) == pytest.approx([9 - 0.5 * math.log1p(8)] * 3)

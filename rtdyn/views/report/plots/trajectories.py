@@ -49,7 +49,8 @@ def emergence_panel(
     """
     panels = [p for p in PANELS if theme_of(p) == theme and any(p.name in lines for lines in judged)]
     if not panels:
-        return Undefined(f"none of its metrics ({THEMES[theme]}) is defined at any step")
+        analyses = dict.fromkeys(line.selection.analysis for p in PANELS if theme_of(p) == theme for line in p.lines)
+        return Undefined(f"none of its metrics is defined at any step; they are of the analyses {', '.join(analyses)}")
     with styled():
         figure, axes = wrapped(len(panels), 2.6, 1.95, width, COLUMNS)
         for ax, panel in zip(axes, panels, strict=True):
