@@ -103,6 +103,23 @@ def _deciding(claims: Sequence[ClaimRow] | Undefined) -> str:
     return " ".join(lines)
 
 
+def verdicts_by_run(claims: Sequence[Sequence[ClaimRow] | Undefined]) -> list[tuple[str, list[str]]]:
+    """Each claim in words, and its verdict in each run; a dash where a run has none.
+
+    A claim that is judged for two layers has them counted from the end, as models of several sizes share them.
+    """
+    places: dict[tuple[str, str | None, int], tuple[str, dict[int, str]]] = {}
+    for run, rows in enumerate([] if isinstance(of_run, Undefined) else of_run for of_run in claims):
+        final = max((row.layer for row in rows if row.layer is not None), default=0)
+        for row in rows:
+            before = 0 if row.layer is None else final - row.layer
+            layer = "" if row.layer is None else "last layer" if before == 0 else "layer before"
+            named = ", ".join(filter(None, (layer, row.matrix)))
+            said = row.text + (f" ({named})" if named else "")
+            places.setdefault((row.claim, row.matrix, before), (said, {}))[1][run] = row.verdict
+    return [(said, [verdicts.get(run, "—") for run in range(len(claims))]) for said, verdicts in places.values()]
+
+
 def sentence(row: ClaimRow) -> str:
     """What is claimed, and the layer or matrix where it is judged for each."""
     return _sentences([row])[0]

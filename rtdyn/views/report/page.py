@@ -24,7 +24,7 @@ from rtdyn.store.manifest import AuditRecord, CheckpointRecord, Manifest
 from rtdyn.store.run import Run, done_steps
 from rtdyn.undefined import Undefined
 from rtdyn.version import __version__
-from rtdyn.views.report.opening import opening, published, sentence
+from rtdyn.views.report.opening import opening, published, sentence, verdicts_by_run
 from rtdyn.views.report.page_data import THINNING, page_data
 from rtdyn.views.report.panels import JudgedPanels, undefined_lines
 from rtdyn.views.report.plots.influence import NO_INFLUENCE
@@ -46,13 +46,15 @@ def page(shown: Sequence[RunTables], judged: Sequence[JudgedPanels], missing: Ma
     from plotly.offline import get_plotlyjs
 
     data = page_data(shown, judged)
+    claims = [_claims(tables.run) if tables.classes else NO_INFLUENCE for tables in shown]
     assets = files("rtdyn.views.report") / "assets"
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))
     return template.render(
         title=", ".join(tables.label for tables in shown),
         single=len(shown) == 1,
-        runs=[_about(tables) for tables in shown],
+        runs=[_about(tables, of_run) for tables, of_run in zip(shown, claims, strict=True)],
+        by_run=verdicts_by_run(claims) if len(shown) > 1 else [],
         has=_sections(data),
         missing=missing,
         caution=CAUTION,
@@ -86,11 +88,10 @@ def _sections(data: Mapping[str, Any]) -> dict[str, bool]:
     }
 
 
-def _about(shown: RunTables) -> dict[str, Any]:
+def _about(shown: RunTables, claims: list[ClaimRow] | Undefined) -> dict[str, Any]:
     """One run's tables of text."""
     run, manifest, stored = shown.run, shown.run.manifest, done_steps(shown.run)
     classes, rows = summary_rows(shown.metrics.filter(pl.col("step") == shown.last))
-    claims = _claims(run) if shown.classes else NO_INFLUENCE
     asked = manifest.config.get("analyses", [])
     return {
         "label": shown.label,

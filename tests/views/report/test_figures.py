@@ -93,9 +93,9 @@ def test_the_emergence_panel_marks_emergence_change_points_nulls_and_steps_left_
     assert {"excess", "participation"} <= emerged
     titles = {panel.title: panel.name for panel in PANELS}
     every = [axes for part in parts if isinstance(part, Figure) for axes in part.axes if axes.get_title(loc="left")]
-    assert {titles[axes.get_title(loc="left")] for axes in every} == set(judged)
+    assert {titles[axes.get_title(loc="left").replace("\n", " ")] for axes in every} == set(judged)
     for axes in every:
-        name = titles[axes.get_title(loc="left")]
+        name = titles[axes.get_title(loc="left").replace("\n", " ")]
         lines = judged[name]
         markers = [line.get_marker() for line in axes.lines]
         assert markers.count("x") == len(lines), name

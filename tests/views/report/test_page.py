@@ -15,7 +15,9 @@ from support.synthetic import synthetic_run
 
 from rtdyn.judge.claims import CLAIMS
 from rtdyn.judge.observations import read_judged
-from rtdyn.views.report.opening import published
+from rtdyn.judge.scorecard import scorecard
+from rtdyn.undefined import Undefined
+from rtdyn.views.report.opening import published, verdicts_by_run
 from rtdyn.views.report.page import inline_json
 from rtdyn.views.report.page import page as page_of
 from rtdyn.views.report.page_data import numbers
@@ -50,7 +52,8 @@ def made(path: Path, **manifest: Any) -> Path:
 def written(paths: list[Path], file: Path) -> Path:
     """The page alone: its figures take longer."""
     shown = [show(read_judged(path)) for path in paths]
-    file.write_text(page_of(shown, [judged_panels(one) for one in shown], {"spectra": "no reason"}))
+    judged = [judged_panels(one) if one.has_trajectories else {} for one in shown]
+    file.write_text(page_of(shown, judged, {"spectra": "no reason"}))
     return file
 
 
@@ -128,6 +131,22 @@ def test_the_page_opens_in_words_and_links_claims_to_their_sources(page: Path) -
     for claim in claims:
         assert claim.replace(">", "&gt;").replace("<", "&lt;").replace("'", "&#39;") in text, claim
     assert '<a href="https://arxiv.org/abs/2509.21163">[DS] §4.1</a>' in text
+
+
+def test_compared_runs_have_their_verdicts_side_by_side(tmp_path: Path) -> None:
+    """A run of too few steps for a scorecard has a dash."""
+    runs = [
+        synthetic_run(tmp_path / name, steps, 60, suite=name, seed=i)
+        for i, (name, steps) in enumerate((("one", 5), ("two", 6), ("three", 2)))
+    ]
+    rows = [scorecard(read_judged(path)) for path in runs[:2]]
+    table = dict(verdicts_by_run([*rows, Undefined("too few")]))
+    for row in rows[1]:
+        layer = {None: "", 4: " (layer before)", 5: " (last layer)"}[row.layer]
+        assert table[row.text + layer][1:] == [row.verdict, "—"]
+    text = written(runs, tmp_path / "three.html").read_text()
+    assert '<th scope="col">one</th><th scope="col">two</th><th scope="col">three</th>' in text
+    assert text.count('<td class="—">—</td>') == len(rows[0])
 
 
 def test_every_header_of_a_table_says_what_it_heads(page: Path) -> None:

@@ -131,7 +131,7 @@ def title(ax: Axes, text: str) -> None:
     """An axis's title, each line of it in as many as the axis has room for."""
     figure, columns = ax.get_figure(root=True), ax.get_gridspec().ncols  # type: ignore[union-attr]  # as above
     assert figure is not None
-    room = int(figure.get_size_inches()[0] / columns * 13)
+    room = int(figure.get_size_inches()[0] / columns * 10.5)
     ax.set_title("\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, room)))
 
 
