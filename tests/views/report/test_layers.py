@@ -66,7 +66,7 @@ def test_the_figure_draws_them_for_one_run_and_for_several(shown: RunTables) -> 
             if name.startswith("emergence"):
                 figure = draw()
                 assert isinstance(figure, Figure), name
-                titles |= {ax.get_title(loc) for ax in figure.axes for loc in ("left", "center")}
+                titles |= {" ".join(ax.get_title(loc).split()) for ax in figure.axes for loc in ("left", "center")}
         assert "Mean total influence by layer" in titles
 
 
