@@ -115,9 +115,10 @@ def track(job: Job, console: Console, results: Console | None = None) -> Run:
                 view.finish()
         if view.is_offline and not view.failed:
             say(f"W&B is offline: what it gets lies in {path / 'wandb'}; `rtdyn sync {path}` sends it")
+    told = console if results is None else results
     for step, reason in audited["passed_over"].items():
-        say(f"step {step} was passed over: {reason}")
-    say_end(console if results is None else results, run)
+        say_plain(told, f"step {step} was passed over: {reason}")
+    say_end(told, run)
     raise_given_up(given_up, len(steps), run)
     return run
 

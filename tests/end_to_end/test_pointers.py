@@ -107,7 +107,7 @@ def test_a_pointer_beside_a_whole_step_costs_that_step_alone(suite: Path, tmp_pa
         "track", "--model", suite, "--out", tmp_path / "run", "--analyses", "heavytail", "--wandb", "disabled"
     )
     assert result.exit_code == 0, result.stderr
-    assert "step 512 was passed over: its model.safetensors is a Git LFS pointer" in result.output
+    assert "step 512 was passed over: its model.safetensors is a Git LFS pointer" in result.stdout
 
 
 def test_a_copy_that_is_not_loaded_may_be_a_pointer(suite: Path) -> None:
@@ -131,7 +131,7 @@ def test_weights_alone_are_analysed_without_the_tokenizer(suite: Path, tmp_path:
     run = ("--out", tmp_path / "run", "--analyses", "heavytail", "--wandb", "disabled")
     result = rtdyn("track", "--model", suite, *run)
     assert result.exit_code == 0 and "is not sound: the suite's tokenizer.json" in result.stderr
-    assert "left out" not in result.output
+    assert "left out" not in result.stdout
 
 
 def test_a_steps_own_tokenizer_that_is_a_pointer_makes_the_step_missing(suite: Path) -> None:

@@ -255,7 +255,7 @@ def test_ctrl_c_ends_with_130_and_can_be_resumed(whole: Path, tmp_path: Path) ->
 def test_another_configuration_in_the_same_place_is_refused(whole: Path) -> None:
     before = (whole / "manifest.json").read_bytes()
     result = rtdyn("track", "--model", "tiny", "--steps", "last", "--out", whole, *CHEAP, "--seed", "7")
-    refused(result, 3, "other settings", "seed 0 → 7;", "--out")
+    refused(result, 3, "other settings", "seed 0 → 7", "--out")
     assert (whole / "manifest.json").read_bytes() == before
 
 
