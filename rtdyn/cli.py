@@ -16,7 +16,7 @@ from rtdyn.cli_cluster import check_executor, cluster_options, of_other_executor
 from rtdyn.cli_command import JobCommand, all_of, in_panel
 from rtdyn.cli_complete import complete_runs
 from rtdyn.cli_config import settings_of
-from rtdyn.cli_follow import check_follow, follow_options
+from rtdyn.cli_follow import check_follow, follow_options, of_followed_runs
 from rtdyn.cli_listing import LISTINGS
 from rtdyn.cli_options import (
     FiniteRange,
@@ -106,7 +106,8 @@ def track(
 
     from rtdyn.cli_jobs import followed, jobs_of
 
-    settings = settings_of(click.get_current_context(), of_other_executors(options["executor"]))
+    needless = of_other_executors(options["executor"]) | of_followed_runs(options["follow"])
+    settings = settings_of(click.get_current_context(), needless)
     asked = {**options, "out": out, "command": shlex.join(["rtdyn", *sys.argv[1:]]), "settings": settings}
     progress, results = Console(stderr=True, quiet=quiet), Console(quiet=as_json)
     if (line := preset_line()) and not quiet:

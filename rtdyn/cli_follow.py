@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from click.core import ParameterSource
 
 from rtdyn.cli_command import Command, all_of, in_panel
 from rtdyn.cli_options import FiniteRange
@@ -38,11 +39,20 @@ def follow_options(command: Command) -> Command:
     return all_of(_FOLLOW, command)
 
 
+_OF_FOLLOW = frozenset({"until", "idle", "poll"})
+
+
+def of_followed_runs(follow: bool) -> frozenset[str]:
+    """The parameters that say nothing of a run that is not followed; none of one that is."""
+    return frozenset() if follow else _OF_FOLLOW | {"follow"}
+
+
 def check_follow(follow: bool) -> None:
     """Refuses options of --follow without it, and --follow where steps are analysed by a cluster."""
     context = click.get_current_context()
-    for name in ("until", "idle", "poll"):
-        if not follow and context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+    for name in _OF_FOLLOW:
+        # files and variables are of many runs
+        if not follow and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name} is for --follow; give that too")
     if follow and context.params["executor"] != "serial":
         raise click.UsageError("--follow analyses steps here, as they come; leave out --executor")

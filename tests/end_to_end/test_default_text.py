@@ -106,7 +106,7 @@ def test_pythia_is_measured_on_the_piles_validation_split_by_its_exact_counts(
     ended: dict[str, Ended], hub: LoopbackDatasets, suites: Path
 ) -> None:
     assert ended["default"].code == 0, ended["default"].stderr
-    said = ended["default"].stdout
+    said = ended["default"].stderr
     assert f"evaluation text: {PYTHIA.corpus} (commit 05b327037e63)" in said
     assert "held out from training: yes" in said
     assert "frequencies: the Pile, all of its 300,039,168,000 tokens" in said
@@ -125,13 +125,13 @@ def test_pythia_is_measured_on_the_piles_validation_split_by_its_exact_counts(
 
 @pytest.mark.slow
 def test_what_was_read_is_kept_so_that_the_command_goes_on_without_a_hub(ended: dict[str, Ended]) -> None:
-    assert ended["again"].code == 0 and "1 of 1 steps are stored already" in ended["again"].stdout
+    assert ended["again"].code == 0 and "1 of 1 steps are stored already" in ended["again"].stderr
 
 
 @pytest.mark.slow
 def test_without_a_hub_the_king_james_bible_stands_in_and_a_line_says_so(ended: dict[str, Ended], suites: Path) -> None:
     assert ended["stand-in"].code == 0, ended["stand-in"].stderr
-    said = ended["stand-in"].stdout
+    said = ended["stand-in"].stderr
     assert "the King James Bible is measured in its place; --corpus names another text" in said
     assert "evaluation text: king-james, " in said and "held out from training: not checked" in said
     text = read_run(suites.parent / "stand-in").manifest.evaluation
@@ -147,6 +147,6 @@ def test_a_text_that_was_asked_for_has_no_stand_in(ended: dict[str, Ended], suit
 @pytest.mark.slow
 def test_text_of_the_training_split_is_told_to_be_that(ended: dict[str, Ended]) -> None:
     assert ended["train"].code == 0, ended["train"].stderr
-    said = ended["train"].stdout
+    said = ended["train"].stderr
     assert "caution: hf://datasets/NeelNanda/pile-10k was part of the training of like-pythia" in said
     assert "first 10,000 documents of the Pile's training split" in said and "held out from training: no" in said

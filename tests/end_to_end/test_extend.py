@@ -72,4 +72,4 @@ def test_a_run_extended_twice_is_the_run_that_had_them_all_at_once(suite: Path, 
     refused = track(suite, grown, "512", "heavytail")
     assert refused.exit_code == 3 and "one is of weights alone, the other of a text" in refusal(refused.stderr)
     refused = track(suite, grown, "512", "ablation", "--tokens", "8192", "--seed", "1")
-    assert "seed 0 → 1, tokens 4096 → 8192; give another --out" in refusal(refused.stderr)
+    assert "seed 0 → 1, rare targets 98 → 166, tokens 4096 → 8192; give another --out" in refusal(refused.stderr)

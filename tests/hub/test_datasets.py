@@ -694,7 +694,7 @@ def test_a_run_on_a_data_set_resumes_without_a_network_and_says_what_it_read(
     assert counted["tokens"] >= 9000 and counted["blocks"] >= 2 and not counted["whole"]
     assert manifest.frequencies.median_relative_se["common"].value > 0
     overlap = manifest.frequencies.rare_overlap
-    assert overlap is not None and f"at most {overlap:.2f} of the types in it" in done.stdout
+    assert overlap is not None and f"at most {overlap:.2f} of the types in it" in done.stderr
     place.hub.put(repo, {"a.parquet": parquet(texts[::-1], 20)})
     again = track(HF_HUB_OFFLINE="1")
     assert again.returncode == 0 and "1 of 1 steps are stored already" in again.stderr, again.stderr

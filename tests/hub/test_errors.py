@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from loopback.other_servers import OtherServer
 from loopback.place import COMMANDS, hub_environment
+from support.refusal import refusal
 
 from rtdyn.hub.errors import explained
 
@@ -37,9 +38,8 @@ def said_of(folder: Path, endpoint: str, **env: str) -> list[str]:
     assert done.returncode == 0, done.stderr
     sentences = []
     for code, err, _ in json.loads(done.stdout):
-        *before, sentence = err.splitlines()
-        assert code == 3 and before == [] and sentence.startswith("rtdyn: "), err
-        sentences.append(sentence)
+        assert code == 3
+        sentences.append(refusal(err))
     return sentences
 
 

@@ -266,8 +266,8 @@ def test_standard_errors_leave_out_a_piece_of_text_at_a_time(captured: Callable[
         entropy = exact_confidence(one, np.arange(2560), [0])[0].numpy()[member]
         pieces = cluster[one.positions.window[member]]
         residuals = np.array([(entropy[pieces == k] - entropy.mean()).sum() for k in np.unique(pieces)])
-        g = len(residuals)
-        assert_hall(found.entropy, residuals, np.sqrt((residuals**2).sum() * g / (g - 1)) / len(entropy))
+        g, n = len(residuals), np.unique(pieces, return_counts=True)[1]
+        assert_hall(found.entropy, residuals, n, np.sqrt((residuals**2).sum() * g / (g - 1)) / len(entropy))
 
 
 def test_at_fewer_positions_both_influences_are_those_of_these_positions() -> None:
