@@ -15,6 +15,7 @@ from rtdyn.cli_jobs import jobs_of
 from rtdyn.cost.plan import Assumptions, HubAsker, plan_suite
 from rtdyn.judge.check import Comparison, Finding
 from rtdyn.judge.scorecard import scorecard
+from rtdyn.suites.forms import KNOWN
 from rtdyn.views.terminal.cost import print_plan
 from rtdyn.views.terminal.findings import print_comparison
 from rtdyn.views.terminal.fitted import print_fitted
@@ -59,7 +60,7 @@ def test_a_plan_is_read_at_eighty_columns(width: int) -> None:
     with main.commands["plan"].make_context(
         "plan", ["--model", "tiny", "--tokens", "13312", "--min-targets", "40"]
     ) as c:
-        [job], _ = jobs_of(("tiny",), "0,4000", None, c.params)
+        [job], _ = jobs_of(("tiny",), KNOWN, "0,4000", None, c.params, print)
     assumptions = Assumptions(100.0, (40.0, 20.0), 2**34)
     plan = plan_suite(job, assumptions, HubAsker(print), lambda model, operations: 3600.0, print)
     console, text = drawn(width)
