@@ -137,11 +137,11 @@ def _curves(frame: pl.DataFrame, heads: int, rng: np.random.Generator) -> list[d
             for half in (0, 1)
         ]  # fmt: skip
     k = np.arange(2, 9)
-    for group, half in ((None, None), ("top", 0), ("top", 1)):
+    for whose, half in ((None, None), ("top", 0), ("top", 1)):
         alpha = 1.8 + 0.1 * k
         band = {"low": alpha / 2, "high": alpha * 2}
-        parts.append({"kind": "hill_alpha", "group": group, "half": half, "layer": LAYERS[-1], "x": k, "value": alpha,
+        parts.append({"kind": "hill_alpha", "group": whose, "half": half, "layer": LAYERS[-1], "x": k, "value": alpha,
                       **band})  # fmt: skip
-        if group:
+        if whose:
             parts.append({**parts[-1], "kind": "selected_hill_alpha", "value": alpha + 0.3})
     return parts
