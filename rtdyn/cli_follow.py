@@ -39,12 +39,12 @@ def follow_options(command: Command) -> Command:
     return all_of(_FOLLOW, command)
 
 
-_OF_FOLLOW = frozenset({"until", "idle", "poll"})
+_OF_FOLLOW = ("until", "idle", "poll")
 
 
 def of_followed_runs(follow: bool) -> frozenset[str]:
     """The parameters that say nothing of a run that is not followed; none of one that is."""
-    return frozenset() if follow else _OF_FOLLOW | {"follow"}
+    return frozenset(() if follow else (*_OF_FOLLOW, "follow"))
 
 
 def check_follow(follow: bool) -> None:

@@ -16,6 +16,7 @@ from rtdyn.parquet import read_metadata, read_parquet, scan_parquet
 from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
 from rtdyn.store.run import config_digest, open_run, read_run, read_table, write_copy, write_step
 from rtdyn.store.schema import Metric, StepTables, metric_frame
+from rtdyn.sweep.extend import join
 from rtdyn.text.documents import read_documents
 from rtdyn.text.token_counts import read_counts
 
@@ -95,7 +96,7 @@ def test_a_run_holds_its_own_numbers(name: str) -> None:
 def test_the_copy_of_a_step_is_its_own_runs() -> None:
     stored(Path("run1"), 1.0)
     run = read_run(stored(Path("run[1]"), 2.0))
-    write_copy(run, 8, 16, None, "step16", "c")
+    write_copy(run, 8, 16, None, "step16", "c", join)
     assert read_table(run, "metrics").filter(step=16)["value"].to_list() == [2.0]
 
 

@@ -115,7 +115,12 @@ def mean_interval(
         skewed_interval(*numbers, len(counts))
         for numbers in zip(mean.tolist(), se.tolist(), skewness.tolist(), strict=True)
     ]
-    return [(low if low is None else max(low, least), high) for low, high in ends]
+    return [_above(least, low, high) for low, high in ends]
+
+
+def _above(least: float, low: float | None, high: float | None) -> tuple[float | None, float | None]:
+    """The interval without what lies under `least`; none where nothing is left, as of a sampled mean under it."""
+    return (None, None) if low is None or high is None or high < least else (max(low, least), high)
 
 
 def estimate(value: float, se: float, clusters: int) -> Estimate:

@@ -84,10 +84,20 @@ def _record(verdict: StepVerdict) -> dict[str, Any]:
 def joined(
     earlier: Mapping[str, Any] | None, now: Mapping[str, Any], stored: Mapping[int, CheckpointRecord]
 ) -> dict[str, Any]:
-    """The record of an audit, with the verdicts of an earlier one where those of now are not on what is stored."""
+    """The record of an audit, with the verdicts of an earlier one where those of now are not on what is stored.
+
+    Steps that an earlier command passed over stay so until they are asked for again.
+    """
     before, moved = (earlier or {}).get("steps", {}), set(map(str, moved_steps(now, stored)))
     steps = {**before, **{step: verdict for step, verdict in now["steps"].items() if step not in moved}}
-    return {**now, "steps": dict(sorted(steps.items(), key=lambda item: int(item[0])))}
+    old = (earlier or {}).get("passed_over", {})
+    asked_again = {int(step) for step in (*now["steps"], *now.get("passed_over", {}), *stored)}
+    passed = {int(step): why for step, why in old.items() if int(step) not in asked_again}
+    return {
+        **now,
+        "steps": dict(sorted(steps.items(), key=lambda item: int(item[0]))),
+        "passed_over": dict(sorted({**passed, **now.get("passed_over", {})}.items(), key=lambda item: int(item[0]))),
+    }
 
 
 def moved_steps(record: Mapping[str, Any], stored: Mapping[int, CheckpointRecord]) -> list[int]:

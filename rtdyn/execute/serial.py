@@ -14,7 +14,7 @@ from rtdyn.hub.retry import may_pass
 from rtdyn.store.run import Run, write_copy, write_step
 from rtdyn.store.schema import StepTables
 from rtdyn.store.stage_log import StageClock
-from rtdyn.sweep.extend import analyse_lacking
+from rtdyn.sweep.extend import analyse_lacking, join
 from rtdyn.sweep.sweep import Sweep
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -73,7 +73,8 @@ def run_serial(
     def copy_to_repeats(of: int) -> None:
         for repeat in stream.repeats.get(of, ()):
             with trying(repeat.step):
-                write_copy(run, of, repeat.step, sweep.suite.tokens_seen(repeat.step), repeat.revision, repeat.commit)
+                tokens_seen = sweep.suite.tokens_seen(repeat.step)
+                write_copy(run, of, repeat.step, tokens_seen, repeat.revision, repeat.commit, join)
                 done(repeat.step, None)
 
     if stream.repeats:  # of steps that come one by one nothing is known before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ from rtdyn.checkpoints.arriving import arrivals_folder, gone_after, link_step, l
 from rtdyn.checkpoints.polling import Watch
 from rtdyn.checkpoints.whole import State, whole_state
 from rtdyn.errors import InputError
-from rtdyn.following.run import follow
+from rtdyn.following.run import check_series, follow
 from rtdyn.store.run import Run
 from rtdyn.suites.steps import steps_so_far
 from rtdyn.suites.suite import SuiteSpec
@@ -32,18 +32,29 @@ class _Source:
     find: Callable[[], SuiteSpec]
     spec: str
     links: Path
+    say: Callable[[str], None]
     suite: SuiteSpec | None = None
     """None before there was a step."""
+    said: set[str] = field(default_factory=set)
 
     def now(self) -> SuiteSpec:
         assert self.suite is not None
         return self.suite
 
+    def _say_once(self, text: str) -> None:
+        if text not in self.said:
+            self.said.add(text)
+            self.say(text)
+
     def look(self, passed: Collection[int]) -> dict[int, State | None]:
         try:
-            self.suite = self.find()
-        except InputError:
-            return {}  # there is no step yet
+            found = self.find()
+        except InputError as error:
+            if any(child.is_dir() for child in self.folder.iterdir()):
+                self._say_once(f"no step is found yet: {error}")
+            return {}
+        check_series(self.suite, found)
+        self.suite = found
         steps = steps_so_far(self.spec, self.suite.steps)
         return {step: whole_state(self._of(step)) for step in steps if step not in passed}
 
@@ -84,7 +95,7 @@ def follow_folder(
     """
     say = partial(say_plain, console)
     links = arrivals_folder(out or Path("runs") / folder.resolve().name)
-    source = _Source(folder, find, spec, links)
+    source = _Source(folder, find, spec, links, say)
     steps = gone_after(Watch(source.look, source.take, how.poll, how.until, how.idle, say).steps(), links)
     say(f"following {folder}: a look every {how.poll:g} s; Ctrl-C ends it")
     first = next(steps, None)

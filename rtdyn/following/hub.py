@@ -16,7 +16,7 @@ from rtdyn.checkpoints.fetch_plan import StepPlan, plan_sweep
 from rtdyn.checkpoints.polling import Watch
 from rtdyn.checkpoints.stream import Stream, Tell, open_stream
 from rtdyn.errors import InputError
-from rtdyn.following.run import follow
+from rtdyn.following.run import check_series, follow
 from rtdyn.hub.listings import hub_refs
 from rtdyn.hub.ranges import Transfer
 from rtdyn.names import WEIGHTS_ONLY
@@ -51,12 +51,14 @@ class _Source:
     def look(self, passed: Collection[int]) -> dict[int, str | None]:
         """The commit of each step, None of one that lacks a file; the last look's where the Hub cannot be asked."""
         try:
-            self.suite = self.find()
+            now = self.find()
             # steps that were found are there; those of a schedule may be still to come
-            there = None if self.suite.names else set(hub_refs(self.suite.hub_repo))
+            there = None if now.names else set(hub_refs(now.hub_repo))
         except InputError as error:
             self._say_once(f"the Hub gives no answer and is asked again: {error}")
             return {step: commit for step, commit in self.before.items() if step not in passed}
+        check_series(self.suite, now)
+        self.suite = now
         steps = steps_so_far(self.spec, self.suite.steps)
         steps = tuple(s for s in steps if there is None or self.suite.revision_of(s) in there)
         found = self._commits([s for s in steps if s not in passed and s not in self.whole])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from rtdyn.checkpoints.arriving import Arriving
 from rtdyn.errors import InputError
 from rtdyn.execute.driver import earlier_tasks
 from rtdyn.store.manifest import CheckpointRecord
-from rtdyn.store.run import Run, done_steps, locked, open_run
+from rtdyn.store.run import Run, done_steps, done_with, locked, open_run
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
 from rtdyn.sweep.manifest import new_manifest, run_config
@@ -54,14 +54,16 @@ def follow(job: Job, arriving: Arriving, console: Console, results: Console | No
         say_setup(console, suite, sweep.evaluation, run, job.measured_on.corpus)
         keep_settings(job, run)
         stored, given_up = done_steps(run), dict[int, str]()
+        whole = done_with(run, job.options.analyses)
         view = start_wandb(run, choose_mode(job.wandb), say)
-        stream = replace(arriving.stream, steps=_new(first, steps, stored, arriving, say))
+        stream = replace(arriving.stream, steps=_new(first, steps, stored, whole, arriving, say))
         try:
             given_up = run_here(sweep, nullcontext(stream), None, run, view.log_step, console)
         finally:
             try:
                 suite = _with_steps(suite, tuple(done_steps(run)) or suite.steps)
-                run = Run(path, run.manifest.replace(asked=tuple(sorted({*suite.steps, *given_up}))))
+                asked = {*run.manifest.asked, *suite.steps, *given_up}
+                run = Run(path, run.manifest.replace(asked=tuple(sorted(asked))))
                 run = record_checkpoints(run, suite, _not_audited(), given_up)
             finally:
                 view.finish()
@@ -75,6 +77,18 @@ def _with_steps(suite: SuiteSpec, steps: tuple[int, ...]) -> SuiteSpec:
     return replace(suite, steps=steps, names=(), tokens=())
 
 
+def check_series(before: SuiteSpec | None, now: SuiteSpec) -> None:
+    """Raises InputError where the steps that are found now are another series than those before.
+
+    Of several series in one place that with most steps is taken, so that another may come to be the longest.
+    """
+    if before is not None and before.series != now.series:
+        raise InputError(
+            f"{now.location} holds another series of steps now, {now.series} in place of {before.series}; "
+            "name the one that is meant by --revision-pattern"
+        )
+
+
 def _not_audited() -> dict[str, Any]:
     """The record of an audit that cannot be made: there is no whole run yet to hold a step against."""
     findings = ["not made, as the steps are analysed as they come; only registered defects are known"]
@@ -86,15 +100,18 @@ def _new(
     first: int,
     further: Iterator[int],
     stored: Mapping[int, CheckpointRecord],
+    whole: Collection[int],
     arriving: Arriving,
     say: Callable[[str], None],
 ) -> Iterator[int]:
-    """The arriving steps that are not stored."""
+    """The arriving steps that are not stored, or lack analyses; whole: the stored ones that lack none."""
 
     def is_new(step: int) -> bool:
         if step not in stored:
             return True
         arriving.check_stored(step, stored[step])
+        if step not in whole:
+            return True
         say(f"step {step} is stored already")
         arriving.stream.release(step)
         return False

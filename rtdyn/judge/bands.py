@@ -115,8 +115,8 @@ def _spearman(theirs: np.ndarray, own: np.ndarray) -> Estimate | Undefined:
     if n < 10:
         return Undefined("fewer than ten neurons have a rank in both")
     r = float(np.corrcoef(_ranks(theirs[both]), _ranks(own[both]))[0, 1])
-    if r >= 1:
-        return Estimate(1.0, 1.0, 1.0)
+    if abs(r) >= 1:
+        return Estimate(r, r, r)
     reach = NORMAL_95 * math.sqrt((1 + r**2 / 2) / (n - 3))
     return Estimate(r, math.tanh(math.atanh(r) - reach), math.tanh(math.atanh(r) + reach))
 

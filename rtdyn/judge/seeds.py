@@ -43,8 +43,11 @@ class OverSeeds:
 
 def differ_in_seed_alone(manifests: Sequence[Manifest]) -> bool:
     """Whether the runs are of models, or draws, that differ in nothing but their seed."""
+    # another --seed draws other windows of the same text
+    redrawn = len({m.config.get("seed") for m in manifests}) > 1
+    beside = (*_BESIDE, "evaluation_set") if redrawn else _BESIDE
     kinds = {
-        (_SEED.sub("", m.suite), repr(sorted((k, repr(v)) for k, v in m.config.items() if k not in _BESIDE)))
+        (_SEED.sub("", m.suite), repr(sorted((k, repr(v)) for k, v in m.config.items() if k not in beside)))
         for m in manifests
     }
     seeds = {(m.suite, m.config.get("seed")) for m in manifests}
@@ -78,5 +81,7 @@ def _apart(values: np.ndarray) -> tuple[int, ...]:
         return ()
     kept = values[:, compared]
     distance = np.abs(kept - np.nanmedian(kept, axis=0))
-    beyond = distance * 0.6745 > APART * np.nanmedian(distance, axis=0)
+    spread = np.nanmedian(distance, axis=0)
+    # where over half of the runs agree, nothing says how far a run may be off
+    beyond = (spread > 0) & (distance * 0.6745 > APART * spread)
     return tuple(np.flatnonzero(beyond.mean(axis=1) > 0.5).tolist())

@@ -10,7 +10,7 @@ import glob
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -219,8 +219,19 @@ def write_step(run: Run, step: int, checkpoint: CheckpointRecord, tables: StepTa
         replace_file(file, partial(frame.write_parquet, metadata=noted))
 
 
-def write_copy(run: Run, of: int, step: int, tokens_seen: int | None, revision: str, commit: str) -> None:
-    """Stores the tables of the done step `of` as those of another step with the same weights, in its own revision."""
+def write_copy(
+    run: Run,
+    of: int,
+    step: int,
+    tokens_seen: int | None,
+    revision: str,
+    commit: str,
+    join: Callable[[StepTables, StepTables], StepTables],
+) -> None:
+    """Stores the tables of the done step `of` as those of another step with the same weights, in its own revision.
+
+    join: what a stored step's tables and these make together, as the step may hold analyses that `of` does not.
+    """
     columns = {"step": pl.lit(step, pl.Int64), "tokens_seen": pl.lit(tokens_seen, pl.Int64)}
     copies = {}
     for table in TABLES:
@@ -229,6 +240,8 @@ def write_copy(run: Run, of: int, step: int, tokens_seen: int | None, revision: 
     metadata = _metadata(table_file(run, TABLES[0], of))
     record = CheckpointRecord.model_validate_json(metadata["checkpoint"])
     copied = StepTables(**copies, fingerprint=metadata.get("fingerprint", ""))
+    if step_record(run, step) is not None:
+        copied = join(read_step(run, step), copied)
     write_step(run, step, record.replace(revision=revision, commit=commit, copy_of=of), copied)
 
 

@@ -159,6 +159,13 @@ class SuiteSpec:
         told = (defect for defect in self.defects if defect.kind != NEARLY_IDENTICAL)
         return frozenset(step for defect in told for step in defect.steps if step != defect.belongs_to)
 
+    @property
+    def series(self) -> str:
+        """What the steps' names share, and of steps that count tokens the unit, which finer names make smaller."""
+        if not self.tokens or "{tokens}" not in self.revision or not self.steps[-1] or self.tokens[-1] is None:
+            return self.revision
+        return f"{self.revision}, a step of {self.tokens[-1] // self.steps[-1]:,} tokens"
+
     def revision_of(self, step: int) -> str:
         """The branch, tag or folder that holds `step`."""
         return self.names[bisect_left(self.steps, step)] if self.names else self.revision.format(step=step)

@@ -36,7 +36,7 @@ def run_config(
         "location": suite.name if suite.is_bundled else suite.location,
         "rtdyn": __version__,
         "analyses": list(options.analyses),
-        **({"revisions": suite.revision} if suite.names else {}),
+        **({"revisions": suite.series} if suite.names else {}),
     }
     if evaluation is None:
         return config

@@ -75,4 +75,4 @@ def _at(row: Any, path: Sequence[str]) -> str | None:
         return None
     if isinstance(row, bool):
         return str(row).lower()
-    return f"{row:.15g}" if isinstance(row, int | float) else str(row)
+    return f"{row:.15g}" if isinstance(row, float) else str(row)

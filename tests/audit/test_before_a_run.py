@@ -16,6 +16,7 @@ import rtdyn as package
 from rtdyn.audit.before_a_run import joined
 from rtdyn.judge.observations import read_judged
 from rtdyn.judge.trajectories import trajectories
+from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.store.run import done_steps, read_fingerprints, read_run, table_file
 from rtdyn.store.schema import TABLES
 from rtdyn.suites.suite import PACKAGE
@@ -100,6 +101,9 @@ def test_an_audit_of_other_steps_keeps_what_was_found_before() -> None:
     found = joined(earlier, now, {})
     assert list(found["steps"]) == ["2", "10"] and found["steps"]["2"] == {"verdict": "sound"}
     assert found["made"] == "b" and joined(None, now, {})["steps"] == now["steps"]
+    passed = {"passed_over": {"1": "missing", "2": "missing", "3": "missing"}}
+    stored = {3: CheckpointRecord(revision="step3", commit=None, digests={})}
+    assert joined({**earlier, **passed}, now, stored)["passed_over"] == {1: "missing"}
 
 
 @pytest.mark.slow

@@ -32,7 +32,8 @@ def measured(values: list[float]) -> Series:
     [
         ([run("p-70m-seed1"), run("p-70m-seed2")], True),
         ([run("p-70m"), run("p-70m-seed2"), run("p-70m-data-seed3")], True),
-        ([run("tiny", seed=0), run("tiny", seed=1)], True),
+        ([run("tiny", seed=0, evaluation_set="a"), run("tiny", seed=1, evaluation_set="b")], True),
+        ([run("p-70m-seed1", evaluation_set="a"), run("p-70m-seed2", evaluation_set="b")], False),
         ([run("tiny", seed=0), run("tiny", seed=0)], False),
         ([run("p-70m-seed1"), run("p-160m-seed2")], False),
         ([run("p-70m-seed1", tokens=1), run("p-70m-seed2", tokens=2)], False),
@@ -72,3 +73,9 @@ def test_a_run_far_from_the_others_stands_apart_and_no_other() -> None:
 def test_runs_without_a_shared_step_have_nothing_over_seeds() -> None:
     one = measured([1.0] * 5)
     assert over_seeds([one, replace(one, steps=one.steps + 100)], [None, None]) is None
+
+
+def test_where_most_runs_agree_none_stands_apart_by_round_off() -> None:
+    values = [[0.5 + 1e-12 * (i == 4)] * len(STEPS) for i in range(LEAST_RUNS)]
+    over = over_seeds([measured(row) for row in values], [None] * LEAST_RUNS)
+    assert over is not None and over.apart == ()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import polars as pl
 
-from rtdyn.store.manifest import CheckpointRecord
+from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
+from rtdyn.store.run import config_digest, open_run, read_step, write_copy, write_step
 from rtdyn.store.schema import Metric, StepTables, metric_frame
 from rtdyn.sweep.extend import _same_weights, join
 
@@ -42,3 +45,13 @@ def test_the_weights_are_the_same_by_commit_or_digest() -> None:
     assert _same_weights(stored, CheckpointRecord(revision="r", commit="b", digests={"w": "1"}))
     assert not _same_weights(stored, CheckpointRecord(revision="r", commit="b", digests={"w": "2"}))
     assert not _same_weights(stored, CheckpointRecord(revision="r", commit="b", digests={"x": "1"}))
+
+
+def test_a_copy_leaves_a_stored_step_what_it_alone_holds(tmp_path: Path) -> None:
+    config = {"suite": "mine", "seed": 0}
+    manifest = Manifest(schema_version=SCHEMA_VERSION, suite="mine", config=config, config_digest=config_digest(config))
+    run, record = open_run(tmp_path / "run", manifest), CheckpointRecord(revision="r", commit="a", digests={"w": "1"})
+    write_step(run, 0, record, tables(1.0, "ablation", "regimes"))
+    write_step(run, 1, record, tables(2.0, "ablation", "heavytail"))
+    write_copy(run, 0, 1, None, "step1", "b", join)
+    assert held(read_step(run, 1)) == {"capture": 1.0, "ablation": 1.0, "regimes": 1.0, "heavytail": 2.0}

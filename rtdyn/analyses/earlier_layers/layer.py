@@ -69,12 +69,18 @@ class Layer:
     """Whether neurons may be ranked by their influence on `rare`, or why not."""
 
     def rank(self, rank_by: str) -> np.ndarray | Undefined:
-        """int64 (F,): places by influence on `rare`, from 1: exact where measured, else by first order."""
+        """int64 (F,): places by influence on `rare`, from 1: exact where measured, else by first order, calibrated.
+
+        The first order may be off by a factor, which a correlation does not see. So it is scaled by what a unit of it
+        stands for among the random neurons, the least-squares slope through 0, lest ranks mix two scales.
+        """
         if isinstance(self.ranks, Undefined):
             return self.ranks
         c = self.classes[RARE]
         mean = c.signed if rank_by == "abs_mean" else c.absolute
-        known = np.abs(np.where(self.sample.measured, mean.value, mean.first_order))
+        first, exact = mean.first_order[self.sample.uniform], mean.value[self.sample.uniform]
+        scale = (first @ exact) / (first @ first) if first.any() else 1.0
+        known = np.abs(np.where(self.sample.measured, mean.value, scale * mean.first_order))
         place = np.empty(len(known), dtype=np.int64)
         place[np.argsort(-known, kind="stable")] = np.arange(1, len(known) + 1)
         return place
