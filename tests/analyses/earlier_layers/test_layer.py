@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from rtdyn.analyses.earlier_layers.sample import Budget
 from rtdyn.capture.earlier_layers import EarlierLayers, capture_earlier
 from rtdyn.capture.forward_pass import capture
 from rtdyn.model.families import anatomy
+from rtdyn.names import RARE
 from rtdyn.text.positions import MeasuredPositions
 from rtdyn.text.windows import EvaluationSet
 
@@ -96,3 +98,19 @@ def test_every_familys_effects_are_those_of_hooks_on_the_whole_model(config: Any
         assert np.abs(c.signed.first_order - slope.mean(0).numpy()).max() < 2e-5
         assert np.abs(c.absolute.first_order - slope.abs().mean(0).numpy()).max() < 2e-5
         assert result.reruns == 3 * len(mean) and result.ranks is True
+
+
+def test_ranks_do_not_mix_the_scales_of_what_was_measured_and_of_the_first_order() -> None:
+    """A first order that is twice the effect correlates with it at 1; the places are the effect's all the same."""
+    rng = np.random.default_rng(0)
+    effect = rng.lognormal(size=600)
+    measured = np.zeros(600, dtype=bool)
+    measured[np.argsort(-effect)[:50]] = True
+    uniform = np.sort(rng.choice(600, 50, replace=False))
+    measured[uniform] = True
+    mean = SimpleNamespace(value=np.where(measured, effect, np.nan), first_order=2 * effect)
+    sample = SimpleNamespace(uniform=uniform, measured=measured)
+    layer = SimpleNamespace(ranks=True, sample=sample, classes={RARE: SimpleNamespace(absolute=mean)})
+    places = Layer.rank(cast(Layer, layer), "mean_abs")
+    assert isinstance(places, np.ndarray)
+    np.testing.assert_array_equal(np.argsort(places), np.argsort(-effect))
