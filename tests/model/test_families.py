@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ CASES = [
 def random_model(config: Any) -> Any:
     """A model whose weights, norms included, are far from their initial values."""
     torch.manual_seed(3)
-    model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    # of a copy, as a model whose attention is changed changes its configuration
+    model = transformers.AutoModelForCausalLM.from_config(deepcopy(config)).eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
         parameter.copy_(torch.randn_like(parameter) * 0.3 + (1.0 if "norm" in name or "ln_" in name else 0.0))
     return model
