@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rtdyn.cli_follow import check_follow
 from rtdyn.cli_jobs import followed, jobs_of
 from rtdyn.cli_options import preset_line
 from rtdyn.errors import UsageError
+from rtdyn.tracking import say_plain
 from rtdyn.tracking import track as run_track
 from rtdyn.views.notebook import RunFrames, read_frames
 
@@ -43,10 +45,7 @@ def track(model: str | Path, **options: Any) -> RunFrames:
     """
     refuse_others(options, OPTIONS)
     console, results = Console(quiet=bool(options.get("quiet"))), Console()
-
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
+    say = partial(say_plain, console)
     with parsed(TRACK, {"model": [str(model)], **options}) as (params, command):
         check_executor(params["executor"])
         check_follow(params["follow"])

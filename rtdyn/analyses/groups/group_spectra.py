@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,18 +43,25 @@ def group_spectra(
 
     inputs: by name of the matrix, what gives the spectra of sets (s, n) of its rows.
     """
-    result = []
-    for matrix, spectra_of in inputs.items():
-        for name in SPECTRUM_GROUPS:
-            group = groups[name]
-            if isinstance(group, Undefined):
-                continue
-            selected = group.sets[SELECTED]
-            for half, members in enumerate(group.members):
-                if len(members) <= LARGEST_SPECTRUM and not isinstance(selected, Undefined):
-                    lines = _lines(spectra_of, members, selected[half][:BAND_DRAWS])
-                    result.append(GroupSpectrum(matrix, name, half, *lines))
-    return result
+    return [
+        GroupSpectrum(matrix, name, half, *_lines(spectra_of, members, selected))
+        for matrix, spectra_of in inputs.items()
+        for name, half, members, selected in chosen_and_selected(groups)
+    ]
+
+
+def chosen_and_selected(
+    groups: Mapping[str, Group | Undefined],
+) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
+    """Of SPECTRUM_GROUPS that are not too large: name, half, members (n,) and the band's selected sets (s, n)."""
+    for name in SPECTRUM_GROUPS:
+        group = groups[name]
+        if isinstance(group, Undefined):
+            continue
+        selected = group.sets[SELECTED]
+        for half, members in enumerate(group.members):
+            if len(members) <= LARGEST_SPECTRUM and not isinstance(selected, Undefined):
+                yield name, half, members, selected[half][:BAND_DRAWS]
 
 
 def _lines(

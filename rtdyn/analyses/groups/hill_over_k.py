@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rtdyn.analyses.group import Group
-from rtdyn.analyses.groups.group_spectra import BAND_DRAWS, LARGEST_SPECTRUM, SPECTRUM_GROUPS
+from rtdyn.analyses.groups.group_spectra import chosen_and_selected
 from rtdyn.analyses.groups.heavytail import Spectra, hill_at, pareto_interval
 from rtdyn.intervals import QUANTILES_95
-from rtdyn.names import SELECTED
 from rtdyn.undefined import Undefined
 
 SHORTEST, LONGEST = 20, 5
@@ -71,20 +70,13 @@ def group_hill_over_k(
     """
     result = []
     for matrix, spectra_of in inputs.items():
-        for name in SPECTRUM_GROUPS:
-            group = groups[name]
-            if isinstance(group, Undefined):
-                continue
-            selected = group.sets[SELECTED]
-            for half, members in enumerate(group.members):
-                if len(members) > LARGEST_SPECTRUM or isinstance(selected, Undefined):
-                    continue
-                of_group = spectra_of(members[None])
-                k = lengths(int(of_group.live[0]))
-                if len(k):
-                    alpha, drawn = _alphas(of_group, k)[0], _alphas(spectra_of(selected[half][:BAND_DRAWS]), k)
-                    beside = (drawn.mean(0), *np.quantile(drawn, QUANTILES_95, axis=0))
-                    result.append(HillOverK(matrix, name, half, k, alpha, *pareto_interval(alpha, k), beside))
+        for name, half, members, selected in chosen_and_selected(groups):
+            of_group = spectra_of(members[None])
+            k = lengths(int(of_group.live[0]))
+            if len(k):
+                alpha, drawn = _alphas(of_group, k)[0], _alphas(spectra_of(selected), k)
+                beside = (drawn.mean(0), *np.quantile(drawn, QUANTILES_95, axis=0))
+                result.append(HillOverK(matrix, name, half, k, alpha, *pareto_interval(alpha, k), beside))
     return result
 
 
