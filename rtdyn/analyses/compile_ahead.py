@@ -1,8 +1,8 @@
 """Inner loops compiled in a thread of their own, while a process loads its first weights and captures them.
 
-Compiling takes seconds that each process pays once, since no cache on the disk is shared (`kernels/compiled.py`). Each
-loop is compiled by a small call of what calls it, so that its types are those that are met later. A call that comes
-earlier waits for the loop that is being compiled, and compiles its own.
+Compiling takes seconds, which the first process of an installation pays; what is compiled here is kept for later ones
+(`kernels/kept_code.py`). Each loop is compiled by a small call of what calls it, so that its types are those that are
+met later. A call that comes earlier waits for the loop that is being compiled, and compiles its own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rtdyn.analyses.groups.communities import group_modularity, rewired_z
 from rtdyn.analyses.groups.heavytail import LEAST_KS, hill_of_spectra, spectra, standard_rows
 from rtdyn.analyses.groups.set_sums import edge_counts, layer
 from rtdyn.analyses.influence.fused import exponential_excess
+from rtdyn.analyses.kernels.kept_code import keep
 from rtdyn.analyses.mediation.vocabulary_sums import vocabulary_sums
 from rtdyn.analyses.regimes.fit import fit_curves
 
@@ -36,6 +37,7 @@ def _run(calls: Collection[Callable[[], object]]) -> None:
     for call in calls:
         if threading.main_thread().is_alive():
             call()
+            keep()
 
 
 def _excess() -> None:

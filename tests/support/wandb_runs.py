@@ -29,6 +29,7 @@ from rtdyn.store.run import Run, table_file
 KEY = "0123456789abcdef0123456789abcdefdeadbeef"
 STEPS, LATER = (0, 4000), 1
 OUTAGES = ("refused", "errors", "silent")
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rtdyn"
 CHEAP = (
     "--rare",
     "0.5:0.9",
@@ -93,7 +94,8 @@ class Workspace:
 
     def __init__(self, folder: Path) -> None:
         self.out, self.home, self.cwd = folder / "out", folder / "home", folder / "cwd"
-        self.home.mkdir(parents=True)
+        (self.home / ".cache").mkdir(parents=True)
+        (self.home / ".cache" / "rtdyn").symlink_to(CACHE)  # what is compiled is kept as for any other command
         self.cwd.mkdir()
 
     def track(self, *options: str, steps: tuple[int, ...] = STEPS, client: bool = True, **env: str) -> Outcome:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from end_to_end.test_track import command
 
+from rtdyn.cli import main
 
-@pytest.mark.slow
+TRACK = ("track", "--model", "tiny", "--steps", "4000", "--analyses", "heavytail")
+
+
+@pytest.fixture(scope="module")
+def stored(takes_long: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that W&B has not seen."""
+    out = tmp_path_factory.mktemp("stored") / "run"
+    assert CliRunner().invoke(main, [*TRACK, "--wandb", "disabled", "--out", str(out)]).exit_code == 0
+    return out
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
@@ -21,11 +34,11 @@ from end_to_end.test_track import command
     ],
 )
 def test_a_variable_that_the_client_refuses_is_named(
-    home: Path, tmp_path: Path, variable: str, value: str, words: str
+    stored: Path, home: Path, tmp_path: Path, variable: str, value: str, words: str
 ) -> None:
-    arguments = ("track", "--model", "tiny", "--steps", "4000", "--analyses", "heavytail", "--out", tmp_path / "run")
+    out = shutil.copytree(stored, tmp_path / "run")
     environment = {**os.environ, "WANDB_MODE": "offline", variable: value}
-    ended = subprocess.run(command(*arguments), env=environment, capture_output=True, text=True, timeout=240)
+    ended = subprocess.run(command(*TRACK, "--out", out), env=environment, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 0, ended.stderr
     [said] = [line for line in ended.stderr.splitlines() if line.startswith("W&B stopped")]
     assert words in said and "validation error" not in said
