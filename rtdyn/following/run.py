@@ -25,6 +25,10 @@ from rtdyn.sweep.sweep import device_here, prepare_sweep
 from rtdyn.tracking import keep_settings, raise_given_up, record_checkpoints, run_here, say_end, say_plain, say_setup
 from rtdyn.views.wandb.mirror import choose_mode, start_wandb
 
+Find = Callable[..., SuiteSpec]
+"""The suite as it is now. Given what is told of them, names that a user's pattern reads wrongly are passed over;
+without it they raise UsageError."""
+
 
 def follow(job: Job, arriving: Arriving, console: Console, results: Console | None = None) -> Run:
     """Analyses each step as it arrives, until the stream of them ends; returns the run.
