@@ -131,7 +131,7 @@ def assert_same(one: Any, other: Any, path: str = "") -> int:
 @pytest.mark.parametrize(("family", "dtype"), STORED)
 def test_all_that_is_captured_is_what_the_whole_model_gives(family: str, dtype: str, tmp_path: Path) -> None:
     checkpoint = saved(random_model(CONFIGS[family]), tmp_path, DTYPES[dtype])
-    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     ours, whole = captures(checkpoint)
     assert ours.attention is not None and ours.stream is not None
     assert assert_same(ours, whole) >= 20
@@ -175,8 +175,23 @@ def renamed(checkpoint: Checkpoint, rename: Callable[[str], str], more: dict[str
         ("gpt2", lambda name: name.removeprefix("transformer."), "h.0.attn.masked_bias"),
         ("llama", lambda name: name, "model.layers.0.self_attn.rotary_emb.inv_freq"),
         ("olmo", lambda name: name, "model.layers.0.self_attn.rotary_emb.inv_freq"),
+        ("gptj", lambda name: name, "transformer.h.1.attn.masked_bias"),
+        ("bloom", lambda name: name.removeprefix("transformer."), "h.0.attn.bias"),
+        ("opt", lambda name: name.removeprefix("model."), "decoder.layers.0.self_attn.rotary_emb.inv_freq"),
     ],
-    ids=["embed_out", "neox", "gpt2-base", "gpt2", "gpt2-masked", "gpt2-base-masked", "llama", "olmo"],
+    ids=[
+        "embed_out",
+        "neox",
+        "gpt2-base",
+        "gpt2",
+        "gpt2-masked",
+        "gpt2-base-masked",
+        "llama",
+        "olmo",
+        "gptj",
+        "bloom-base",
+        "opt-base",
+    ],
 )
 def test_names_and_constants_of_old_checkpoints_are_known(
     family: str, rename: Callable[[str], str], buffer: str, tmp_path: Path

@@ -15,7 +15,7 @@ from analyses.influence.test_ablation import all_deltas
 from torch import Tensor
 
 from rtdyn.capture.forward_pass import capture
-from rtdyn.checkpoints.tensors import read_final_mlp
+from rtdyn.checkpoints.tensors import mlp_tensors, read_final_mlp
 from rtdyn.errors import InputError
 from rtdyn.model.families import FAMILIES, anatomy, check_config, check_family
 from rtdyn.model.other_families import why_not_dense
@@ -256,6 +256,9 @@ def test_the_final_mlp_is_found_in_the_files_as_in_the_model(config: Any, whole:
     parts = anatomy(model)
     assert mlp.layer == parts.layer
     assert torch.equal(output, parts.output_rows)
+    assert (
+        len(set(mlp_tensors(mlp))) == len(mlp_tensors(mlp)) == (2 if config.model_type == "phi3" else 1 + len(inputs))
+    )
     assert inputs.keys() == parts.input_rows.keys()
     assert all(torch.equal(rows, parts.input_rows[name]) for name, rows in inputs.items())
 
