@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
-from functools import partial
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -92,7 +91,13 @@ def followed(
     if len(models) != 1:
         raise UsageError("--follow takes one model; give one --model")
     steps_so_far(steps, ())
-    find = partial(find_suite, models[0], load_suites(suites), suite_on_hub, pattern)
+    known = load_suites(suites)
+
+    def find(pass_over: Callable[[str], None] | None = None) -> SuiteSpec:
+        # what a name is wrong in refuses the command, and later only that name
+        names = pattern if pattern.regex is None else replace(pattern, pass_over=pass_over)
+        return find_suite(models[0], known, suite_on_hub, names)
+
     try:
         suite = find()
     except InputError:

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from rtdyn.model.families import OLD_BUFFERS, base_model_name
+from rtdyn.model.families import OLD_BUFFERS
+from rtdyn.model.final_mlp import base_model_name
 from rtdyn.model.stored_names import plain_names
 
 NUMBERS = 256

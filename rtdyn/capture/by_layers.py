@@ -1,7 +1,8 @@
 """A forward pass one layer at a time: all batches through a block, then its weights make room for the next block's.
 
 What is computed is transformers' own code. Its model runs on each batch as far as the first block, and what it passes
-there (the mask, the position embeddings) is what every block is passed.
+there is what every block is passed, but for what the family passes of positions, which may differ from block to block.
+The mask does not: windows are no longer than any layer reaches.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 from rtdyn.capture.layered_model import LayeredModel
 from rtdyn.errors import InputError
-from rtdyn.model.families import Anatomy, anatomy
+from rtdyn.model.anatomy import Anatomy
+from rtdyn.model.families import anatomy
 
 FLOAT32_BYTES = 4
 _Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -36,6 +38,7 @@ def by_layers(model: LayeredModel, batches: Sequence[Tensor], stay: int) -> tupl
     embeddings = _embeddings(parts)
     hidden = _HiddenStates(batches, len(model.get_output_embeddings().weight[0]), model.memory_bytes)
     arguments: dict[int, _Arguments] = {}
+    ids = torch.arange(batches[0].shape[1], device=model.device)
     model.fill(*embeddings)
     for number, batch in enumerate(batches):
         state, arguments[len(batch)] = _entering(parts, batch.to(model.device))
@@ -44,7 +47,7 @@ def by_layers(model: LayeredModel, batches: Sequence[Tensor], stay: int) -> tupl
 
     def through(block: nn.Module, state: Tensor) -> Tensor:
         args, kwargs = arguments[len(state)]
-        output = block(state, *args, **kwargs)
+        output = block(state, *args, **{**kwargs, **parts.positions(block, state, ids[None], ids)})
         return output[0] if isinstance(output, tuple) else output
 
     for block in early:

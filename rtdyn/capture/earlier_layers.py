@@ -17,7 +17,7 @@ from rtdyn.capture.collect import Moments, Rows
 from rtdyn.capture.forward_pass import Capture, in_memory
 from rtdyn.capture.layered_model import LayeredModel
 from rtdyn.errors import OverflowedError
-from rtdyn.model.families import Anatomy, with_mlp_of
+from rtdyn.model.anatomy import Anatomy, with_mlp_of
 from rtdyn.text.windows import EvaluationSet
 
 
@@ -67,7 +67,8 @@ def capture_earlier(
         for rows, _ in zip(batches, hidden, strict=True):
             stream.add(seen["stream"])
             for layer, of_layer in collected.items():
-                of_layer.add(seen[layer], measured[rows].to(device), counted[rows].to(device))
+                here = measured[rows].to(device)
+                of_layer.add(seen[layer].view(*here.shape, -1), here, counted[rows].to(device))
             seen.clear()
     return EarlierLayers(
         stream.array,

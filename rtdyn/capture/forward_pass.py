@@ -16,7 +16,8 @@ from rtdyn.capture.by_layers import by_layers
 from rtdyn.capture.collect import Moments, NeuronMoments, Rows
 from rtdyn.capture.layered_model import LayeredModel
 from rtdyn.errors import OverflowedError
-from rtdyn.model.families import Anatomy, anatomy, check_reach
+from rtdyn.model.anatomy import Anatomy
+from rtdyn.model.families import anatomy, check_reach
 from rtdyn.text.positions import MeasuredPositions
 from rtdyn.text.windows import EvaluationSet, check_ids
 
@@ -97,28 +98,29 @@ def capture(
     with torch.inference_mode(), _recorded(parts, attention) as seen:
         for rows, hidden in zip(batches, last_hidden_states, strict=True):
             keep, take = kept[rows].to(device), measured[rows].to(device)
+            of_neurons = seen["activations"].view(*keep.shape, -1)
             residuals.add(seen["residual"][take])
-            activations.add(seen["activations"][take])
-            moments.add(seen["activations"].flatten(0, 1) if mean_over == "all" else seen["activations"][keep])
+            activations.add(of_neurons[take])
+            moments.add(of_neurons.flatten(0, 1) if mean_over == "all" else of_neurons[keep])
             counted = torch.ones_like(keep) if mean_over == "all" else keep
-            window_sums.append((counted[:, None].float() @ seen["activations"])[:, 0].double())
+            window_sums.append((counted[:, None].float() @ of_neurons)[:, 0].double())
             window_n.append(counted.sum(1))
             losses.append(_losses(hidden[keep], targets[rows].to(device)[keep], parts))
             if patterns is not None and streams is not None:
                 patterns.add(torch.stack([a.transpose(1, 2)[take] for a in seen["attentions"]], dim=1))
                 streams.add(seen["stream"])
             seen.clear()
-    of_neurons, counts = moments.result(), torch.cat(window_n)
+    averages, counts = moments.result(), torch.cat(window_n)
     captured = Capture(
         positions=positions,
         residual=residuals.array,
         activations=activations.array,
-        moments=of_neurons,
+        moments=averages,
         loss=torch.cat(losses).cpu(),
         kept_flat=np.flatnonzero(evaluation.kept.ravel()),
         attention=None if patterns is None else patterns.array,
         anatomy=parts,
-        mean_parts=(torch.cat(window_sums) - counts[:, None] * of_neurons.mean) / of_neurons.n,
+        mean_parts=(torch.cat(window_sums) - counts[:, None] * averages.mean) / averages.n,
         stream=None if streams is None else streams.array,
     )
     for name, values in (

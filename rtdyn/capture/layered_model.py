@@ -32,7 +32,6 @@ from rtdyn.checkpoints.checkpoint import (
 from rtdyn.checkpoints.plain_folder import plain_folder
 from rtdyn.checkpoints.stored import Stored, read_tensors, stored_tensors
 from rtdyn.errors import InputError
-from rtdyn.model.families import anatomy
 from rtdyn.model.stored_names import wrapping
 
 
@@ -44,7 +43,7 @@ class LayeredModel:
     """transformers' model, in evaluation mode."""
     folder: Path
     stored: Mapping[str, Stored]
-    """By parameter, tied ones included, where its values lie."""
+    """By parameter or stored buffer, tied ones included, where its values lie."""
     device: str
     memory_bytes: int
     """What hidden states may take before they go to a file."""
@@ -61,7 +60,8 @@ class LayeredModel:
         names: dict[Stored, list[str]] = {}
         for prefix, module in self.skeleton.named_modules():
             if module in modules:
-                for name, _ in module.named_parameters(prefix=prefix):
+                _compute_buffers(self.skeleton, module, self.device)
+                for name in module.state_dict(prefix=f"{prefix}." if prefix else ""):
                     names.setdefault(self.stored[name], []).append(name)
         weights: dict[str, torch.Tensor] = {}
         with loading(self.folder):
@@ -99,11 +99,27 @@ def _skeleton(checkpoint: Checkpoint, device: str) -> Any:
             config = transformers.AutoConfig.from_pretrained(plain, local_files_only=True)
         with torch.device("meta"):
             model = auto.from_config(config, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False)
-        rotary: Any = anatomy(model).rotary
-        if rotary is not None:
-            for name, values in type(rotary)(config=model.config).named_buffers():
-                rotary.register_buffer(name, values.to(device), persistent=False)
+        _compute_buffers(model, model, device)
     return model.eval().requires_grad_(False)
+
+
+def _compute_buffers(skeleton: Any, within: nn.Module, device: str) -> None:
+    """Gives the modules `within` what they compute from the config alone, such as rotary frequencies, on the device.
+
+    It is computed as transformers does for a model that it loads.
+    """
+    stored = {id(values) for values in within.state_dict(keep_vars=True).values()}
+    for module in within.modules():
+        missing = [
+            (name, values)
+            for name, values in module.named_buffers(recurse=False)
+            if values.device.type == "meta" and id(values) not in stored
+        ]
+        for name, values in missing:
+            # NaN, so that what transformers left out would be seen
+            module.register_buffer(name, torch.full_like(values, torch.nan, device=device), persistent=False)
+        if missing:
+            skeleton._init_weights(module)
 
 
 def _places(checkpoint: Checkpoint, skeleton: Any) -> dict[str, Stored]:
@@ -111,7 +127,7 @@ def _places(checkpoint: Checkpoint, skeleton: Any) -> dict[str, Stored]:
     with loading(checkpoint.folder):
         stored = stored_tensors(checkpoint.files)
     check_numbers(checkpoint.folder, stored)
-    expected = dict(skeleton.named_parameters(remove_duplicate=False))
+    expected = skeleton.state_dict(keep_vars=True)
     transforms = get_model_conversion_mapping(skeleton)
     renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
     converters = [t for t in transforms if isinstance(t, WeightConverter)]
@@ -142,7 +158,7 @@ def _places(checkpoint: Checkpoint, skeleton: Any) -> dict[str, Stored]:
     return _tied(places, expected)
 
 
-def _tied(places: Mapping[str, Stored], parameters: Mapping[str, nn.Parameter]) -> dict[str, Stored]:
+def _tied(places: Mapping[str, Stored], parameters: Mapping[str, torch.Tensor]) -> dict[str, Stored]:
     """places, with those of parameters that are not stored themselves and are one with a stored one."""
     by_parameter = {id(parameters[name]): place for name, place in places.items()}
     tied = {name: by_parameter.get(id(parameter)) for name, parameter in parameters.items()}

@@ -59,7 +59,7 @@ def own_pass(model: Any, evaluation: EvaluationSet, positions: MeasuredPositions
     whole, running = _callable(model)
     queries = torch.from_numpy(positions.query[rows]).to(model.device)
     ids = torch.from_numpy(evaluation.windows[window].astype(np.int64)).to(model.device)
-    chosen = _Replacing(whole, queries)
+    chosen = _Replacing(whole, queries, len(ids))
     with torch.no_grad(), running, chosen:
         batches = ids.expand(1 + NEURONS, -1).split(max(1, BATCH_TOKENS // len(ids)))
         logits = torch.cat([whole(copies, use_cache=False, logits_to_keep=queries).logits for copies in batches])
@@ -90,8 +90,8 @@ class _Replacing:
     values: Tensor
     """(k,)."""
 
-    def __init__(self, model: Any, queries: Tensor) -> None:
-        self.model, self.queries = model, queries
+    def __init__(self, model: Any, queries: Tensor, length: int) -> None:
+        self.model, self.queries, self.length = model, queries, length
         self.copies = 0
 
     def __enter__(self) -> None:
@@ -101,14 +101,14 @@ class _Replacing:
         self.handle.remove()
 
     def _replace(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        activations = inputs[0].clone()
+        activations = inputs[0].clone().view(-1, self.length, inputs[0].shape[-1])
         if self.copies == 0:
             self._choose(activations[0])
         for copy, k in enumerate(range(self.copies - 1, self.copies + len(activations) - 1)):
             if 0 <= k < len(self.neurons):
                 activations[copy, :, self.neurons[k]] = self.values[k]
         self.copies += len(activations)
-        return (activations, *inputs[1:])
+        return (activations.view_as(inputs[0]), *inputs[1:])
 
     def _choose(self, activations: Tensor) -> None:
         rows = anatomy(self.model).output_rows

@@ -19,7 +19,8 @@ from rtdyn.checkpoints.shards import contradiction
 from rtdyn.errors import InputError, brief, json_fault
 from rtdyn.git_lfs import refuse_pointer
 from rtdyn.hub.names import CONFIG
-from rtdyn.model.families import OLD_BUFFERS, base_model_name, check_config
+from rtdyn.model.families import OLD_BUFFERS, check_config
+from rtdyn.model.final_mlp import base_model_name
 from rtdyn.model.settings import quantised
 from rtdyn.model.stored_names import QUANTISED, wrapping
 from rtdyn.store.manifest import CheckpointRecord

@@ -18,7 +18,7 @@ from rtdyn.hub.ranges import Transfer
 from rtdyn.hub.remote_file import RemoteFile
 from rtdyn.hub.repository import Revision, check_cached, checked, in_cache, revision_at
 from rtdyn.hub.retry import each_answer
-from rtdyn.model.families import final_mlp
+from rtdyn.model.final_mlp import final_mlp
 from rtdyn.model.stored_names import stored_name
 from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.suites.suite import SuiteSpec

@@ -6,7 +6,21 @@ import re
 from collections.abc import Collection
 
 ADAPTER = "adapter_config.json"
+_EXPORT = (
+    "`python examples/conversion/convert_checkpoints.py export --hf-model NAME --megatron-path FOLDER --hf-path OUT` "
+    "of Megatron Bridge"
+)
 _FORMS = (
+    (
+        r"(global_step\d+/)?layer_\d+-model_\d+-model_states\.pt",
+        "its weights are in the layer files of a DeepSpeed pipeline; run `python tools/ckpts/convert_neox_to_hf.py "
+        "--input_dir FOLDER --config_file FILE.yml --output_dir OUT` of GPT-NeoX",
+    ),
+    (
+        r"(.*zero_pp_rank_\d+_)?mp_rank_\d+(_\d+)*_(model|optim)_states\.pt",
+        "its weights are in the shards of DeepSpeed's ZeRO; run `python zero_to_fp32.py . OUT --tag NAME` in the "
+        "folder above, where NAME is this folder's, and put config.json into OUT",
+    ),
     (
         r"zero_to_fp32\.py|global_step\d+/(.*_states\.pt)?",
         "its weights are in the shards of DeepSpeed's ZeRO; run `python zero_to_fp32.py . .` in it",
@@ -15,15 +29,16 @@ _FORMS = (
         r"pytorch_model_fsdp_\d+/.*",
         "its weights are in the shards of FSDP; run `accelerate merge-weights pytorch_model_fsdp_0 .` in it",
     ),
+    (r"common\.pt", f"its weights are in Megatron's distributed form; run {_EXPORT}"),
     (
         r"\.metadata|.*\.distcp",
         "its weights are in torch's distributed form; run `python -m torch.distributed.checkpoint.format_utils "
         "dcp_to_torch` on it and save the model with save_pretrained",
     ),
     (
-        r"mp_rank_\d+.*",
-        "its weights are in Megatron's shards; convert it with tools/checkpoint/convert.py of Megatron-LM and save the "
-        "model with save_pretrained",
+        r"mp_rank_\d+(_\d+)*/.*",
+        "its weights are in Megatron's shards; let Megatron-LM load and save them with `--ckpt-convert-format "
+        f"torch_dist --ckpt-convert-save FOLDER`, then run {_EXPORT}",
     ),
 )
 """Names that trainers give to such files and folders, and what is said of each."""

@@ -22,7 +22,7 @@ from rtdyn.hub.names import CONFIG
 from rtdyn.hub.ranges import Transfer, stream_range
 from rtdyn.hub.remote_file import RemoteFile
 from rtdyn.hub.repository import Revision
-from rtdyn.model.families import FinalMlp, final_mlp
+from rtdyn.model.final_mlp import FinalMlp, final_mlp
 from rtdyn.model.stored_names import stored_name
 
 PARTIAL = "model.safetensors"
@@ -44,7 +44,7 @@ class TensorRange:
 
 def mlp_tensors(mlp: FinalMlp) -> list[str]:
     """The names of the tensors that the final MLP consists of."""
-    return [matrix.tensor for matrix in (*mlp.inputs.values(), mlp.output)]
+    return list(dict.fromkeys(matrix.tensor for matrix in (*mlp.inputs.values(), mlp.output)))
 
 
 def remote_tensors(

@@ -14,8 +14,8 @@ from rich.console import Console
 from rtdyn.checkpoints.arriving import arrivals_folder, gone_after, link_step, linked_steps, step_link
 from rtdyn.checkpoints.polling import Watch
 from rtdyn.checkpoints.whole import State, whole_state
-from rtdyn.errors import InputError
-from rtdyn.following.run import check_series, follow
+from rtdyn.errors import InputError, RtdynError
+from rtdyn.following.run import Find, check_series, follow
 from rtdyn.store.run import Run
 from rtdyn.suites.steps import steps_so_far
 from rtdyn.suites.suite import SuiteSpec
@@ -29,7 +29,7 @@ class _Source:
     """The folder, as its last look found it."""
 
     folder: Path
-    find: Callable[[], SuiteSpec]
+    find: Find
     spec: str
     links: Path
     say: Callable[[str], None]
@@ -48,11 +48,14 @@ class _Source:
 
     def look(self, passed: Collection[int]) -> dict[int, State | None]:
         try:
-            found = self.find()
-        except InputError as error:
-            if any(child.is_dir() for child in self.folder.iterdir()):
-                self._say_once(f"no step is found yet: {error}")
-            return {}
+            found = self.find(lambda fault: self._say_once(f"a folder is passed over: {fault}"))
+        except RtdynError as error:
+            if self.suite is None:
+                if self.folder.is_dir() and any(child.is_dir() for child in self.folder.iterdir()):
+                    self._say_once(f"no step is found yet: {error}")
+                return {}
+            self._say_once(f"the folder cannot be read, and is looked at again: {error}")
+            found = self.suite
         check_series(self.suite, found)
         self.suite = found
         steps = steps_so_far(self.spec, self.suite.steps)
@@ -81,7 +84,7 @@ class _Source:
 
 def follow_folder(
     folder: Path,
-    find: Callable[[], SuiteSpec],
+    find: Find,
     spec: str,
     job_of: Callable[[SuiteSpec], Job],
     how: FollowOptions,

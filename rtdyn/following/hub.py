@@ -15,8 +15,8 @@ from rtdyn.checkpoints.checkpoint import Checkpoint
 from rtdyn.checkpoints.fetch_plan import StepPlan, plan_sweep
 from rtdyn.checkpoints.polling import Watch
 from rtdyn.checkpoints.stream import Stream, Tell, open_stream
-from rtdyn.errors import InputError
-from rtdyn.following.run import check_series, follow
+from rtdyn.errors import InputError, UsageError
+from rtdyn.following.run import Find, check_series, follow
 from rtdyn.hub.listings import hub_refs
 from rtdyn.hub.ranges import Transfer
 from rtdyn.names import WEIGHTS_ONLY
@@ -33,7 +33,7 @@ from rtdyn.tracking import say_plain
 class _Source:
     """The repository, as its last look found it, and the step that is held."""
 
-    find: Callable[[], SuiteSpec]
+    find: Find
     spec: str
     suite: SuiteSpec
     cache_gb: float
@@ -51,12 +51,13 @@ class _Source:
     def look(self, passed: Collection[int]) -> dict[int, str | None]:
         """The commit of each step, None of one that lacks a file; the last look's where the Hub cannot be asked."""
         try:
-            now = self.find()
+            now = self.find(lambda fault: self._say_once(f"a name is passed over: {fault}"))
             # steps that were found are there; those of a schedule may be still to come
             there = None if now.names else set(hub_refs(now.hub_repo))
         except InputError as error:
-            self._say_once(f"the Hub gives no answer and is asked again: {error}")
-            return {step: commit for step, commit in self.before.items() if step not in passed}
+            return self._as_before(passed, f"the Hub gives no answer and is asked again: {error}")
+        except UsageError as error:
+            return self._as_before(passed, f"the names on the Hub cannot be read, and are looked at again: {error}")
         check_series(self.suite, now)
         self.suite = now
         steps = steps_so_far(self.spec, self.suite.steps)
@@ -65,6 +66,10 @@ class _Source:
         self.whole |= {s: commit for s, commit in found.items() if commit is not None and self.before.get(s) == commit}
         self.before = found | {s: self.whole[s] for s in steps if s in self.whole and s not in passed}
         return self.before
+
+    def _as_before(self, passed: Collection[int], why: str) -> dict[int, str | None]:
+        self._say_once(why)
+        return {step: commit for step, commit in self.before.items() if step not in passed}
 
     def _commits(self, steps: list[int]) -> dict[int, str | None]:
         if not steps:
@@ -97,7 +102,7 @@ class _Source:
 
 
 def follow_hub(
-    find: Callable[[], SuiteSpec],
+    find: Find,
     spec: str,
     job_of: Callable[[SuiteSpec], Job],
     how: FollowOptions,

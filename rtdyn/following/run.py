@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from rtdyn.checkpoints.arriving import Arriving
 from rtdyn.errors import InputError
 from rtdyn.execute.driver import earlier_tasks
+from rtdyn.following.as_they_come import AsTheyCome
 from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.store.run import Run, done_steps, done_with, locked, open_run
 from rtdyn.suites.suite import SuiteSpec
@@ -24,6 +23,10 @@ from rtdyn.sweep.manifest import new_manifest, run_config
 from rtdyn.sweep.sweep import device_here, prepare_sweep
 from rtdyn.tracking import keep_settings, raise_given_up, record_checkpoints, run_here, say_end, say_plain, say_setup
 from rtdyn.views.wandb.mirror import choose_mode, start_wandb
+
+Find = Callable[..., SuiteSpec]
+"""The suite as it is now. Given what is told of them, names that a user's pattern reads wrongly are passed over;
+without it they raise UsageError."""
 
 
 def follow(job: Job, arriving: Arriving, console: Console, results: Console | None = None) -> Run:
@@ -55,16 +58,23 @@ def follow(job: Job, arriving: Arriving, console: Console, results: Console | No
         keep_settings(job, run)
         stored, given_up = done_steps(run), dict[int, str]()
         whole = done_with(run, job.options.analyses)
+        audit = AsTheyCome(run, say)
+        audit.know(stored)
         view = start_wandb(run, choose_mode(job.wandb), say)
+
+        def log(step: int) -> None:
+            audit.hold(step)
+            view.log_step(step)
+
         stream = replace(arriving.stream, steps=_new(first, steps, stored, whole, arriving, say))
         try:
-            given_up = run_here(sweep, nullcontext(stream), None, run, view.log_step, console)
+            given_up = run_here(sweep, nullcontext(stream), None, run, log, console)
         finally:
             try:
                 suite = _with_steps(suite, tuple(done_steps(run)) or suite.steps)
                 asked = {*run.manifest.asked, *suite.steps, *given_up}
                 run = Run(path, run.manifest.replace(asked=tuple(sorted(asked))))
-                run = record_checkpoints(run, suite, _not_audited(), given_up)
+                run = record_checkpoints(run, suite, audit.record(suite, done_steps(run)), given_up)
             finally:
                 view.finish()
     say_end(console if results is None else results, run)
@@ -87,13 +97,6 @@ def check_series(before: SuiteSpec | None, now: SuiteSpec) -> None:
             f"{now.location} holds another series of steps now, {now.series} in place of {before.series}; "
             "name the one that is meant by --revision-pattern"
         )
-
-
-def _not_audited() -> dict[str, Any]:
-    """The record of an audit that cannot be made: there is no whole run yet to hold a step against."""
-    findings = ["not made, as the steps are analysed as they come; only registered defects are known"]
-    made = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"made": made, "steps": {}, "findings": findings, "passed_over": {}}
 
 
 def _new(

@@ -36,7 +36,7 @@ def suite_on_hub(repo: str, pattern: RevisionPattern = KNOWN) -> SuiteSpec:
     if STEP in repo:
         pattern = RevisionPattern(_of_repositories(repo), REPOSITORIES)
     names = _listed(repo, pattern)
-    found = found_among(names, pattern.regex)
+    found = found_among(names, pattern.regex, pass_over=pattern.pass_over)
     if found is not None and pattern.among == REPOSITORIES:
         found = replace(found, run=repo)
     where = "" if pattern.among in (REFS, REPOSITORIES) else f" of {pattern.branch}"

@@ -8,20 +8,25 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from rtdyn.model.families import Anatomy
+    from rtdyn.model.anatomy import Anatomy
 
 
 def run_block(
-    parts: Anatomy, block: nn.Module, hidden: Tensor, ids: Tensor, mask: Tensor | None, **further: Any
+    parts: Anatomy,
+    block: nn.Module,
+    hidden: Tensor,
+    ids: Tensor,
+    mask: Tensor | None,
+    keys: Tensor | None = None,
+    **further: Any,
 ) -> Tensor:
     """What leaves the block (batch, positions, d) where hidden (batch, positions, d) at position ids enters it.
 
-    further: other arguments of the block.
+    keys: position ids (keys,) of what is attended to, where a cache gives others. further: other arguments of the
+    block.
     """
-    arguments: dict[str, Any] = {"attention_mask": mask, **further}
-    if parts.rotary is not None:
-        arguments["position_embeddings"] = parts.rotary(hidden, position_ids=ids)
-    output = block(hidden, **arguments)
+    of_positions = parts.positions(block, hidden, ids, ids[0] if keys is None else keys)
+    output = block(hidden, attention_mask=mask, **of_positions, **further)
     return output[0] if isinstance(output, tuple) else output
 
 

@@ -9,12 +9,13 @@ from typing import Any
 from rtdyn.blame import blamed_on
 from rtdyn.errors import InputError, brief
 from rtdyn.model.families import anatomy, check_config
+from rtdyn.model.layouts import WITHOUT_LIMIT
 from rtdyn.model.settings import settings_of_model
 
 BYTES_OF = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 """Bytes of a number in a checkpoint's files, by the config.json's dtype."""
 _NOT_OF_MODEL = ("model_type", "parameters", "transformers_version")
-OLD_MASKS = ("gpt_neox", "gpt2")
+OLD_MASKS = ("gpt_neox", "gpt2", "gptj")
 """Families whose files of older transformers hold each layer's attention mask too, a byte a pair of positions."""
 
 
@@ -33,7 +34,8 @@ class ModelShape:
     """Of the last layer."""
     logits: int
     """V, rows of the unembedding."""
-    context: int
+    context: int | None
+    """Positions at most; None where there is no limit."""
     directions: int
     """D, in which ablation moves the logits at a position: 1, or 2 where a norm follows the MLP."""
     parallel_residual: bool
@@ -67,7 +69,6 @@ def model_shape(config: Mapping[str, Any], where: str) -> ModelShape:
 
     family = check_config(config, where)
     settings = settings_of_model({k: v for k, v in config.items() if k not in _NOT_OF_MODEL})
-    settings.setdefault("tie_word_embeddings", family == "gpt2")
     auto: Any = transformers.AutoModelForCausalLM
     transformers.utils.logging.set_verbosity_error()
 
@@ -85,11 +86,12 @@ def model_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         raise InputError(f"{where}: its settings make {parameters:,} parameters, not {published:,}; correct them")
     rows, width = parts.readout.unembedding.shape
     blocks = [sum(p.numel() for p in block.parameters()) for block in parts.stack]
-    outside = parts.readout.unembedding.numel() + sum(p.numel() for p in parts.final_norm.parameters())
-    tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
-    context = int(model.config.max_position_embeddings)
+    head = model.get_output_embeddings()
+    outside = sum(p.numel() for module in (head, parts.final_norm) for p in module.parameters())
+    tied = model.get_input_embeddings().weight is head.weight
+    context = None if family in WITHOUT_LIMIT else int(model.config.max_position_embeddings)
     number = BYTES_OF.get(str(config.get("dtype", config.get("torch_dtype"))).removeprefix("torch."), 4)
-    masks = len(parts.stack) * context**2 if family in OLD_MASKS else 0
+    masks = len(parts.stack) * context**2 if family in OLD_MASKS and context else 0
     return ModelShape(
         layers=len(parts.stack),
         width=width,

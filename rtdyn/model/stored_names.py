@@ -10,14 +10,17 @@ from rtdyn.model.settings import quantised
 
 WRAPPINGS = ("_orig_mod.", "module.", "base_model.model.", "model.")
 """What torch.compile, DataParallel, merged adapters and Lightning put before every name."""
-_OF_THE_BASE = r"(layers|h|embed_tokens|embed_in|wte|wpe|norm|final_layer_norm|ln_f)\."
+_OF_THE_BASE = (
+    r"(decoder|layers|h|embed_tokens|embed_in|wte|wpe|word_embeddings|word_embeddings_layernorm|norm|final_layer_norm|"
+    r"final_layernorm|ln_f)\."
+)
 """Modules that stand right under the base model of one family or another."""
 _HEADS = r"(lm_head|embed_out)\."
-_LAYER = re.compile(r"(layers|h)\.(\d+)\.")
+_LAYER = re.compile(r"(decoder\.)?(layers|h)\.(?P<layer>\d+)\.")
 _ROUNDED = "qweight|qzeros|g_idx|SCB|absmax|quant_map|quant_state|weight_packed|weight_scale|weight_scale_inv"
 QUANTISED = re.compile(rf"[._]({_ROUNDED})(\.|$)")
 """What the names of quantised weights end in, by GPTQ, AWQ, bitsandbytes, compressed-tensors and DeepSeek's."""
-_EMBEDDINGS = ("embed_tokens", "embed_in", "wte")
+_EMBEDDINGS = ("embed_tokens", "embed_in", "wte", "word_embeddings")
 
 
 def wrapping(names: Collection[str], base: str) -> str:
@@ -62,6 +65,6 @@ def part_of(name: str) -> str:
     """The part of a model that a tensor of this plain name belongs to: `layer 3`, `embedding`, `unembedding`."""
     layer = _LAYER.match(name)
     if layer:
-        return f"layer {layer[2]}"
-    module = name.partition(".")[0]
+        return f"layer {layer['layer']}"
+    module = name.removeprefix("decoder.").partition(".")[0]
     return "embedding" if module in _EMBEDDINGS else "unembedding" if module == "lm_head" else module

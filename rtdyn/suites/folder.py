@@ -19,7 +19,8 @@ def found_in(folder: Path, pattern: RevisionPattern = KNOWN) -> Found | None:
     """The steps among the folders in a folder, None if there are none. Raises UsageError for a pattern of commits."""
     if pattern.among == COMMITS:
         raise UsageError(f"{folder} is a folder and has no commits; give a pattern of its folders' names")
-    return found_among((child.name for child in folder.iterdir() if child.is_dir()), pattern.regex, by_chance=False)
+    names = (child.name for child in folder.iterdir() if child.is_dir())
+    return found_among(names, pattern.regex, by_chance=False, pass_over=pattern.pass_over)
 
 
 def folder_suite(folder: Path, pattern: RevisionPattern = KNOWN) -> SuiteSpec:

@@ -7,8 +7,8 @@ else it says tells one run from another: the stage, the ingredient, the seed, an
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from rtdyn.errors import UsageError
@@ -91,6 +91,8 @@ class RevisionPattern:
     among: str = REFS
     branch: str = MAIN
     """Whose folders or commits are meant."""
+    pass_over: Callable[[str], None] | None = field(default=None, compare=False)
+    """Told of names that the regex reads wrongly, which are then no steps; without it they are refused."""
 
     def __str__(self) -> str:
         """As one types it, which `revision_pattern` reads again."""

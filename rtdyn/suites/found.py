@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from rtdyn.errors import UsageError
@@ -45,15 +45,21 @@ class Found:
         return told
 
 
-def found_among(names: Iterable[str], pattern: re.Pattern[str] | None = None, by_chance: bool = True) -> Found | None:
+def found_among(
+    names: Iterable[str],
+    pattern: re.Pattern[str] | None = None,
+    by_chance: bool = True,
+    pass_over: Callable[[str], None] | None = None,
+) -> Found | None:
     """The run that most of the names are of, None if none is of any.
 
     pattern: a user's own in place of the known forms. by_chance: whether forms count that names have by chance; they
     need two names. Names with and without `stage1-` are of one run. Of two names for one number that with `stage1-` is
-    taken, else the shorter. Raises UsageError if a user's pattern gives two names one number.
+    taken, else the shorter. pass_over: told of names that a user's pattern reads wrongly, which are then of no run.
+    Without it they raise UsageError: what is no number, two names of one number, steps beside tokens.
     """
     texts = sorted(set(names))
-    read = [name for text in texts if (name := read_by(pattern, text) if pattern else read_name(text))]
+    read = [name for text in texts if (name := _read(pattern, text, pass_over) if pattern else read_name(text))]
     runs: dict[str, list[Name]] = defaultdict(list)
     for name in read:
         if by_chance or name.form not in BY_CHANCE:
@@ -65,7 +71,7 @@ def found_among(names: Iterable[str], pattern: re.Pattern[str] | None = None, by
         return None
     forms = list(FORMS)
     best = min(runs, key=lambda run: (-len(runs[run]), forms.index(runs[run][0].form) if not pattern else 0, run))
-    unit, taken = _numbered(runs[best], pattern)
+    unit, taken = _numbered(runs[best], pattern, pass_over or _refuse)
     chosen = {name.text for name in taken.values()}
     left: dict[str, int] = {run: len(of) for run, of in runs.items() if run != best}
     if len(runs[best]) > len(taken):
@@ -81,12 +87,27 @@ def found_among(names: Iterable[str], pattern: re.Pattern[str] | None = None, by
     )
 
 
-def _numbered(names: list[Name], pattern: re.Pattern[str] | None) -> tuple[int | None, dict[int, Name]]:
+def _refuse(fault: str) -> None:
+    raise UsageError(fault)
+
+
+def _read(pattern: re.Pattern[str], text: str, pass_over: Callable[[str], None] | None) -> Name | None:
+    try:
+        return read_by(pattern, text)
+    except UsageError as error:
+        (pass_over or _refuse)(str(error))
+        return None
+
+
+def _numbered(
+    names: list[Name], pattern: re.Pattern[str] | None, at_fault: Callable[[str], None]
+) -> tuple[int | None, dict[int, Name]]:
     """The unit of the names' numbers, None if they are steps, and the name of each number."""
     unit = None
-    if any(name.step is None for name in names):
-        if any(name.step is not None for name in names):
-            raise UsageError(f"the pattern finds a step in some names and none in others, such as {names[0].text!r}")
+    if without := [name for name in names if name.step is None]:
+        if len(without) < len(names):
+            at_fault(f"the pattern finds a step in some names and none in others, such as {without[0].text!r}")
+            return _numbered([name for name in names if name.step is not None], pattern, at_fault)
         amounts = [name.tokens or 0 for name in names]
         unit = next(size for size in _UNITS if all(amount % size == 0 for amount in amounts))
     taken: dict[int, Name] = {}
@@ -94,6 +115,6 @@ def _numbered(names: list[Name], pattern: re.Pattern[str] | None) -> tuple[int |
         number = name.step if name.step is not None else (name.tokens or 0) // (unit or 1)
         if pattern is not None and number in taken:
             both = f"{taken[number].text!r} and {name.text!r}"
-            raise UsageError(f"the pattern gives {both} one number; narrow it, or name the group that tells them apart")
+            at_fault(f"the pattern gives {both} one number; narrow it, or name the group that tells them apart")
         taken.setdefault(number, name)
     return unit, taken

@@ -14,7 +14,7 @@ from rtdyn.checkpoints.checkpoint import Checkpoint, read_config
 from rtdyn.checkpoints.locate import find_config
 from rtdyn.errors import InputError, UsageError
 from rtdyn.hub.retry import may_pass
-from rtdyn.model.families import final_mlp
+from rtdyn.model.final_mlp import final_mlp
 from rtdyn.names import WEIGHTS_ONLY
 from rtdyn.store.schema import StepTables
 from rtdyn.suites.suite import SuiteSpec

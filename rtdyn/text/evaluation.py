@@ -15,6 +15,7 @@ from rtdyn.checkpoints.locate import find_config, find_tokenizer
 from rtdyn.errors import InputError
 from rtdyn.hub.datasets import dataset_at, is_hub
 from rtdyn.hub.names import CONFIG
+from rtdyn.model.layouts import WITHOUT_LIMIT
 from rtdyn.names import PILE, SWEEP
 from rtdyn.streams import stream
 from rtdyn.suites.suite import KnownText, SuiteSpec
@@ -139,9 +140,10 @@ class _Limits:
 def _limits(tokenizer: Tokenizer, model_config: dict[str, Any], options: EvaluationOptions, where: str) -> _Limits:
     """where: what names the configuration in an InputError."""
     n_logits = _whole_number(model_config, ("vocab_size",), where)
-    context = _whole_number(model_config, ("max_position_embeddings", "n_positions"), where)
-    if options.window > context:
-        raise InputError(f"--window {options.window} exceeds the model's context of {context} tokens")
+    if model_config.get("model_type") not in WITHOUT_LIMIT:
+        context = _whole_number(model_config, ("max_position_embeddings", "n_positions"), where)
+        if options.window > context:
+            raise InputError(f"--window {options.window} exceeds the model's context of {context} tokens")
     eos = tokenizer.eos if tokenizer.eos is not None else model_config.get("eos_token_id")
     if eos is not None and eos >= n_logits:
         raise InputError(

@@ -144,8 +144,10 @@ def test_models_that_are_not_transformers_own_are_refused(
     for model, said in (
         (wrapped, "is a DataParallel; give transformers' own model"),
         (Own(plain.config), "is a Own and not transformers' GPTNeoXForCausalLM"),
+        (transformers.FalconForCausalLM(transformers.FalconConfig(vocab_size=61, hidden_size=16, num_hidden_layers=1,
+         num_attention_heads=2)), "'falcon', which is not supported"),
         (transformers.OPTForCausalLM(transformers.OPTConfig(vocab_size=61, hidden_size=16, ffn_dim=16,
-         num_hidden_layers=1, num_attention_heads=2, word_embed_proj_dim=16)), "'opt', which is not supported"),
+         num_hidden_layers=1, num_attention_heads=2, word_embed_proj_dim=8)), "the model does not end in a norm"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=said):
             model_copy(model, "cpu")

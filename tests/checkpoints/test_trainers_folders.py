@@ -124,7 +124,22 @@ UNMERGED = {
         r"shards of DeepSpeed's ZeRO; run `python zero_to_fp32",
     ),
     "distributed": ([".metadata", "__0_0.distcp"], "torch's distributed form; run `python -m torch.distributed"),
-    "megatron": (["mp_rank_00/"], "Megatron's shards; convert it with tools/checkpoint/convert.py"),
+    "deepspeed itself": (
+        ["mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"],
+        r"shards of DeepSpeed's ZeRO; run `python zero_to_fp32.py . OUT --tag NAME` in the folder above",
+    ),
+    "gpt-neox": (
+        ["mp_rank_00_model_states.pt", "layer_00-model_00-model_states.pt", "configs/"],
+        r"a DeepSpeed pipeline; run `python tools/ckpts/convert_neox_to_hf.py --input_dir FOLDER",
+    ),
+    "megatron": (
+        ["mp_rank_00/", "mp_rank_01_003/"],
+        r"Megatron's shards; let Megatron-LM .* then run `python examples/conversion/convert_checkpoints.py export",
+    ),
+    "megatron distributed": (
+        ["common.pt", "metadata.json", ".metadata", "__0_0.distcp"],
+        r"Megatron's distributed form; run `python examples/conversion/convert_checkpoints.py export",
+    ),
     "adapter": (["adapter_config.json", "adapter_model.safetensors"], "PEFT adapter .* merge it into its base first"),
 }
 

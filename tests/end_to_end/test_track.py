@@ -457,7 +457,7 @@ def drop_config(step: Path) -> None:
 
 def other_family(step: Path) -> None:
     config = json.loads((step / "config.json").read_text())
-    (step / "config.json").write_text(json.dumps({**config, "model_type": "bloom"}))
+    (step / "config.json").write_text(json.dumps({**config, "model_type": "falcon"}))
 
 
 def drop_weights(step: Path) -> None:
@@ -506,7 +506,7 @@ def overflow(step: Path) -> None:
         (truncate, ("truncated", "download it again")),
         (cut_header, ("truncated or not a safetensors file",)),
         (poison, ("NaN or infinite", "dense_h_to_4h")),
-        (other_family, ("'bloom'", "not supported", "gpt_neox")),
+        (other_family, ("'falcon'", "not supported", "gpt_neox")),
         (drop_tensor, ("do not fit their config.json",)),
         (other_shape, ("another shape", "hidden_size 192 instead of 96")),
         (narrower, ("another shape", "intermediate_size 300 instead of 512")),

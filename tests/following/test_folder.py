@@ -7,7 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,11 @@ from support import trainer
 
 import rtdyn
 from rtdyn.errors import InputError, UsageError
+from rtdyn.following.folder import _Source
+from rtdyn.suites.find import find_suite
+from rtdyn.suites.folder import folder_suite
+from rtdyn.suites.forms import revision_pattern
+from rtdyn.suites.suite import SuiteSpec
 
 SMALL: dict[str, Any] = {
     "analyses": "ablation",
@@ -97,6 +106,68 @@ def test_a_followed_run_goes_on_and_equals_one_that_was_tracked(
     trainer.save(tmp_path / "model", folder / "checkpoint-20", 21, 0)
     with pytest.raises(InputError, match="checkpoint-20 is not what step 20 of the run was made from"):
         rtdyn.track(folder, out=tmp_path / "run", follow=True, idle=0.5, poll=0.01, **SMALL)
+
+
+NAMED = r"(?P<kind>ours)-(?P<step>\w+)"
+
+
+def test_a_name_that_is_read_wrongly_is_passed_over_and_the_others_are_followed(folder: Path, tmp_path: Path) -> None:
+    pattern, said = revision_pattern(NAMED), list[str]()
+
+    def find(pass_over: Callable[[str], None]) -> SuiteSpec:
+        return folder_suite(folder, replace(pattern, pass_over=pass_over))
+
+    source = _Source(folder, find, "all", tmp_path / "links", said.append)
+    for name in ("ours-10", "ours-20"):
+        (folder / name).mkdir()
+    assert set(source.look(())) == {10, 20} and not said
+    for name in ("ours-final", "ours-010", "ours-30"):
+        (folder / name).mkdir()
+    for _ in range(2):
+        assert set(source.look(())) == {10, 20, 30} and source.now().revision_of(10) == "ours-10"
+    assert said == [
+        "a folder is passed over: the pattern finds the step 'final' in 'ours-final'; it must be a whole number",
+        "a folder is passed over: the pattern gives 'ours-10' and 'ours-010' one number; narrow it, or name the group "
+        "that tells them apart",
+    ]
+    with pytest.raises(UsageError, match="must be a whole number"):
+        folder_suite(folder, pattern)  # as the command's start has it
+
+
+def test_a_folder_that_is_gone_for_a_while_ends_nothing(folder: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    find = partial(find_suite, str(folder), {})
+    source = _Source(folder, lambda pass_over: find(), "all", tmp_path / "links", said.append)
+    assert source.look(()) == {} and not said
+    trainer.save(tmp_path / "model", folder / "checkpoint-10", 10, 0)
+    before = source.look(())
+    assert before[10] is not None
+    folder.rename(tmp_path / "elsewhere")
+    assert source.look(()) == {10: None} and source.look((10,)) == {}
+    assert [line.partition(":")[0] for line in said] == ["the folder cannot be read, and is looked at again"]
+    (tmp_path / "elsewhere").rename(folder)
+    assert source.look(()) == before and len(said) == 1
+
+
+@pytest.mark.slow
+def test_a_wrong_name_that_comes_meanwhile_does_not_end_the_run(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer.save(tmp_path / "model", folder / "ours-10", 10, 0)
+
+    def write() -> None:
+        while not (tmp_path / "run" / "metrics").is_dir():
+            time.sleep(0.01)
+        (folder / "ours-final").mkdir()
+        trainer.save(tmp_path / "model", folder / "ours-20", 20, 0)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    options = {"revision_pattern": NAMED, "follow": True, "until": 20, "idle": 60, "poll": 0.05}
+    run = rtdyn.track(folder, out=tmp_path / "run", **options, **SMALL)
+    writer.join()
+    assert run.steps == (10, 20)
+    assert capsys.readouterr().out.count("'ours-final'; it must be a whole number") == 1
 
 
 @pytest.mark.parametrize(

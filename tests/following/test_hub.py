@@ -15,10 +15,13 @@ from loopback.place import TINY, TOKENIZER, copy_step, workplace
 from polars.testing import assert_frame_equal
 from support.hang import HANG
 
+from rtdyn.errors import UsageError
+from rtdyn.following.hub import _Source
 from rtdyn.store.run import done_steps, read_run, read_table, table_file
+from rtdyn.suites.find import load_suites
+from rtdyn.suites.suite import SuiteSpec
 
 WEIGHTS = "model.safetensors"
-pytestmark = pytest.mark.slow
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -28,6 +31,19 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def test_names_that_cannot_be_read_for_a_while_end_nothing() -> None:
+    said: list[str] = []
+
+    def find(pass_over: Callable[[str], None]) -> SuiteSpec:
+        raise UsageError("OWNER/NAME has the branches and tags main, and none looks like a step's")
+
+    source = _Source(find, "all", load_suites()["pythia-14m"], 1.0, False, said.append, before={10: "abc", 20: None})
+    for _ in range(2):
+        assert source.look((20,)) == {10: "abc"}
+    assert len(said) == 1 and "are looked at again: OWNER/NAME has the branches" in said[0]
+
+
+@pytest.mark.slow
 def test_steps_are_taken_as_they_are_pushed_and_only_whole(tmp_path: Path) -> None:
     suite = tmp_path / "suite"
     for step in (0, 512, 4000):

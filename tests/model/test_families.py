@@ -15,7 +15,7 @@ from analyses.influence.test_ablation import all_deltas
 from torch import Tensor
 
 from rtdyn.capture.forward_pass import capture
-from rtdyn.checkpoints.tensors import read_final_mlp
+from rtdyn.checkpoints.tensors import mlp_tensors, read_final_mlp
 from rtdyn.errors import InputError
 from rtdyn.model.families import FAMILIES, anatomy, check_config, check_family
 from rtdyn.model.other_families import why_not_dense
@@ -25,6 +25,14 @@ from rtdyn.text.windows import EvaluationSet
 SHAPE = {"vocab_size": 71, "attn_implementation": "eager"}
 GATED = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
          "max_position_embeddings": 32, "pad_token_id": None, **SHAPE}  # fmt: skip
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+PARTIAL = {"rope_parameters": {**ROPE, "partial_rotary_factor": 2 / 3}}
+BY_KIND: dict[str, Any] = {
+    "rope_parameters": {"full_attention": {**ROPE, "rope_theta": 1e6}, "sliding_attention": ROPE},
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": 16,
+}
+GEMMA = {"num_key_value_heads": 2, "head_dim": 10, **GATED}
 CONFIGS: dict[str, list[Any]] = {
     "gpt_neox": [
         transformers.GPTNeoXConfig(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
@@ -41,7 +49,28 @@ CONFIGS: dict[str, list[Any]] = {
     "qwen2": [transformers.Qwen2Config(num_key_value_heads=2, tie_word_embeddings=True, **GATED)],
     "qwen3": [transformers.Qwen3Config(num_key_value_heads=2, head_dim=6, tie_word_embeddings=False, **GATED)],
     "smollm3": [transformers.SmolLM3Config(num_key_value_heads=2, no_rope_layers=[1, 0], **GATED)],
+    "olmo3": [transformers.Olmo3Config(num_key_value_heads=2, tie_word_embeddings=False, **BY_KIND, **GATED)],
+    "apertus": [transformers.ApertusConfig(num_key_value_heads=2, tie_word_embeddings=False, **GATED)],
+    "gemma": [transformers.GemmaConfig(tie_word_embeddings=tied, **GEMMA) for tied in (True, False)],
+    "gemma2": [transformers.Gemma2Config(final_logit_softcapping=None, attn_logit_softcapping=5.0, sliding_window=16,
+                                         query_pre_attn_scalar=12, **GEMMA)],
+    "gemma3_text": [transformers.Gemma3TextConfig(**BY_KIND, **GEMMA)],
+    "phi": [transformers.PhiConfig(tie_word_embeddings=tied, qk_layernorm=tied, **PARTIAL, **GATED)
+            for tied in (True, False)],
+    "phi3": [transformers.Phi3Config(num_key_value_heads=2, tie_word_embeddings=False, **GATED)],
+    "stablelm": [
+        transformers.StableLmConfig(num_key_value_heads=2, use_parallel_residual=parallel, use_qkv_bias=True,
+                                    qk_layernorm=parallel, tie_word_embeddings=False, **PARTIAL, **GATED)
+        for parallel in (True, False)
+    ],
+    "opt": [transformers.OPTConfig(hidden_size=24, ffn_dim=40, num_hidden_layers=2, num_attention_heads=4,
+                                   max_position_embeddings=32, word_embed_proj_dim=24, pad_token_id=None,
+                                   tie_word_embeddings=tied, **SHAPE) for tied in (True, False)],
+    "gptj": [transformers.GPTJConfig(n_embd=24, n_inner=40, n_layer=2, n_head=4, n_positions=32, rotary_dim=4,
+                                     tie_word_embeddings=False, **SHAPE)],
+    "bloom": [transformers.BloomConfig(hidden_size=24, n_layer=2, n_head=4, **SHAPE)],
 }  # fmt: skip
+ACTIVATIONS = ("act_fn", "activation_fn", "act", "gelu_impl")
 CASES = [
     pytest.param(config, id=f"{name}-{i}") for name, configs in CONFIGS.items() for i, config in enumerate(configs)
 ]
@@ -94,7 +123,7 @@ def test_all_deltas_match_hooks_on_the_real_model(config: Any) -> None:
 
         return hooked_losses(model, evaluation, positions, change) - before
 
-    expected = torch.stack([ablated(i) for i in range(40)], dim=1)
+    expected = torch.stack([ablated(i) for i in range(captured.activations.shape[1])], dim=1)
     assert expected.abs().max() > 1e-2
     # the capture itself is a float32 forward pass: its own error comes on top of the certified one
     assert (blocks[0.0].delta - expected).abs().max() < 2e-5 * (1 + expected.abs().max())
@@ -113,7 +142,9 @@ def test_readout_rebuilds_the_logits_and_attention_is_seen(config: Any) -> None:
     r = captured.residual
     x = r - r.mean(1, keepdim=True) if readout.centred else r
     normed = readout.gain * x / (x.square().mean(1, keepdim=True) + readout.epsilon).sqrt() + readout.shift
-    torch.testing.assert_close(normed @ readout.unembedding.T, logits, atol=1e-4, rtol=1e-4)
+    ours = torch.nn.functional.linear(normed, readout.unembedding, readout.bias)
+    assert (readout.bias is not None) == (config.model_type in ("phi", "gptj"))
+    torch.testing.assert_close(ours, logits, atol=1e-4, rtol=1e-4)
     assert captured.attention is not None and captured.attention.shape == (len(positions.flat), 2, 4, 16)
     torch.testing.assert_close(captured.attention.sum(-1), torch.ones(len(positions.flat), 2, 4))
 
@@ -122,10 +153,14 @@ def test_readout_rebuilds_the_logits_and_attention_is_seen(config: Any) -> None:
 def test_input_rows_give_the_activations_and_blocks_are_the_last_two(config: Any) -> None:
     model = random_model(config)
     parts = anatomy(model)
-    mlp = next(m for name, m in model.named_modules() if name.endswith(f"{parts.layer}.mlp"))
+    final = parts.blocks[-1].module
+    first = [m for m in final.modules() if getattr(m, "weight", None) is not None and any(
+        m.weight.untyped_storage().data_ptr() == rows.untyped_storage().data_ptr()
+        for rows in parts.input_rows.values())]  # fmt: skip
+    act = next(getattr(m, name) for m in final.modules() for name in ACTIVATIONS if hasattr(m, name))
     seen: dict[str, Tensor] = {}
     handles = [
-        mlp.register_forward_pre_hook(lambda module, inputs: seen.update(x=inputs[0])),
+        first[0].register_forward_pre_hook(lambda module, inputs: seen.update(x=inputs[0])),
         parts.mlp_output.register_forward_pre_hook(lambda module, inputs: seen.update(a=inputs[0])),
         *(b.attention_output.register_forward_pre_hook(lambda m, i, k=k: seen.update({f"z{k}": i[0]}))
           for k, b in enumerate(parts.blocks)),
@@ -135,22 +170,23 @@ def test_input_rows_give_the_activations_and_blocks_are_the_last_two(config: Any
         handle.remove()
     x = seen["x"]
     if set(parts.input_rows) == {"gate", "up"}:
-        expected = mlp.act_fn(x @ parts.input_rows["gate"].T) * (x @ parts.input_rows["up"].T)
+        expected = act(x @ parts.input_rows["gate"].T) * (x @ parts.input_rows["up"].T)
     else:
-        bias = {"gpt_neox": "dense_h_to_4h", "gpt2": "c_fc"}[config.model_type]
-        expected = mlp.act(x @ parts.input_rows["in"].T + getattr(mlp, bias).bias)
-    assert all(rows.shape == (40, 24) for rows in parts.input_rows.values())
+        expected = act(torch.nn.functional.linear(x, parts.input_rows["in"], first[0].bias))
+    assert all(rows.shape == parts.output_rows.shape for rows in parts.input_rows.values())
+    assert parts.output_rows.shape == (96 if config.model_type == "bloom" else 40, 24)
     torch.testing.assert_close(seen["a"], expected)
     assert len(parts.blocks) == len(parts.attentions) == 2
     for k, (block, attention) in enumerate(zip(parts.blocks, parts.attentions, strict=True)):
         assert attention in block.module.modules() and block.attention_output in attention.modules()
-        assert (block.heads, block.head_size) == (4, 6) and seen[f"z{k}"].shape[-1] == 24
+        size = 10 if config.model_type.startswith("gemma") else 6
+        assert (block.heads, block.head_size) == (4, size) and seen[f"z{k}"].shape[-1] == 4 * size
     assert parts.mlp_output in parts.blocks[-1].module.modules()
 
 
 def test_every_listed_family_is_tested_and_others_are_refused() -> None:
     assert set(CONFIGS) == set(FAMILIES)
-    for name in ("gemma2", "bloom", "None"):
+    for name in ("falcon", "gemma3", "None"):
         with pytest.raises(InputError, match=f"'{name}', which is not supported"):
             check_family(name, "here")
 
@@ -171,8 +207,27 @@ def test_experts_and_hybrids_are_refused_by_name(name: str, words: str) -> None:
 
 
 def test_no_dense_family_is_taken_for_another_kind() -> None:
-    dense = ("gemma3", "phi", "phi3", "stablelm", "opt", "gptj", "bloom", "olmo3", "apertus", "falcon", "mpt", "cohere")
+    dense = ("gemma3", "falcon", "mpt", "cohere")
     assert not [name for name in (*FAMILIES, *dense) if why_not_dense(name)]
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (transformers.Gemma2Config(), r"caps its logits \(final_logit_softcapping 30.0\).* nor a bound; give a model"),
+        ({"model_type": "gemma2"}, "caps its logits"),
+        (transformers.Gemma3TextConfig(final_logit_softcapping=20.0), "final_logit_softcapping 20.0"),
+        (transformers.Gemma3TextConfig(use_bidirectional_attention=True), "attends to later tokens"),
+        (transformers.OPTConfig(hidden_size=1024, word_embed_proj_dim=512), "as OPT-350m does not; give another size"),
+        (transformers.OPTConfig(do_layer_norm_before=False), "does not end in a norm"),
+        (transformers.OPTConfig(_remove_final_layer_norm=True), "does not end in a norm"),
+        (transformers.BloomConfig(apply_residual_connection_post_layernorm=True), "adds to a normalised stream"),
+        (transformers.BloomConfig(slow_but_exact=True, pretraining_tp=4), "set slow_but_exact to false"),
+    ],
+)
+def test_settings_that_leave_no_closed_form_are_refused(config: Any, words: str) -> None:
+    with pytest.raises(InputError, match=f"^here {words}|^here .*{words}"):
+        check_config(config if isinstance(config, dict) else config.to_dict(), "here")
 
 
 def test_code_that_a_repository_brings_is_named() -> None:
@@ -201,6 +256,9 @@ def test_the_final_mlp_is_found_in_the_files_as_in_the_model(config: Any, whole:
     parts = anatomy(model)
     assert mlp.layer == parts.layer
     assert torch.equal(output, parts.output_rows)
+    assert (
+        len(set(mlp_tensors(mlp))) == len(mlp_tensors(mlp)) == (2 if config.model_type == "phi3" else 1 + len(inputs))
+    )
     assert inputs.keys() == parts.input_rows.keys()
     assert all(torch.equal(rows, parts.input_rows[name]) for name, rows in inputs.items())
 

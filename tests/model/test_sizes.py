@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from model.test_families import CASES, random_model
 
+from rtdyn.capture.by_layers import _embeddings
 from rtdyn.checkpoints.locate import checkpoint_shape
 from rtdyn.errors import InputError
+from rtdyn.model.families import anatomy
 from rtdyn.model.sizes import model_shape
 from rtdyn.suites.find import load_suites
 
@@ -70,6 +74,24 @@ def test_gated_mlps_and_norms_behind_them_are_counted(family: str, directions: i
     assert shape.matrices == 3 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 96)
 
 
+@pytest.mark.parametrize("config", CASES)
+def test_the_parts_of_every_family_are_all_it_has(config: Any) -> None:
+    model = random_model(config)
+    shape = model_shape(config.to_dict(), "mine")
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    parts = anatomy(model)
+    blocks = [sum(p.numel() for p in block.parameters()) for block in parts.stack]
+    embedding = {id(p): p.numel() for module in _embeddings(parts) for p in module.parameters()}
+    assert (shape.block, shape.embedding) == (max(blocks), sum(embedding.values()))
+    assert (shape.inputs, shape.neurons) == (len(parts.input_rows), len(parts.output_rows))
+    assert shape.directions == (2 if config.model_type in ("olmo2", "olmo3", "gemma2", "gemma3_text") else 1)
+    assert shape.context == (None if config.model_type == "bloom" else 32)
+    assert shape.parallel_residual == getattr(config, "use_parallel_residual", config.model_type in ("phi", "gptj"))
+    untold = {k: v for k, v in config.to_dict().items() if k != "tie_word_embeddings"}
+    own = type(config)().tie_word_embeddings
+    assert (model_shape(untold, "mine").parameters == shape.parameters) == (own == config.tie_word_embeddings)
+
+
 def test_settings_that_a_config_leaves_out_are_the_familys_own() -> None:
     settings = {"hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4}
     assert model_shape({"model_type": "llama", "vocab_size": 100, **settings}, "mine").context == 2048
@@ -80,7 +102,7 @@ def test_settings_that_a_config_leaves_out_are_the_familys_own() -> None:
     [
         ({"parameters": 70426625}, "make 70,426,624 parameters, not 70,426,625"),
         ({"model_type": "mamba"}, "'mamba', no transformer throughout"),
-        ({"model_type": "bloom"}, "'bloom', which is not supported"),
+        ({"model_type": "falcon"}, "'falcon', which is not supported"),
         ({"num_attention_heads": 7}, "make no model"),
         ({"hidden_size": "wide"}, "make no model"),
     ],

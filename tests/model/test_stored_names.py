@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rtdyn.errors import InputError
-from rtdyn.model.stored_names import stored_name, wrapping
+from rtdyn.model.stored_names import part_of, plain_names, stored_name, wrapping
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,10 @@ from rtdyn.model.stored_names import stored_name, wrapping
         ("transformer", ["student.transformer.h.0.ln_1.bias"], ""),
         ("transformer", ["module.something.weight"], ""),
         ("transformer", [], ""),
+        ("transformer", ["h.0.ln_1.bias", "word_embeddings.weight", "word_embeddings_layernorm.bias"], ""),
+        ("model", ["decoder.layers.0.fc1.weight", "decoder.embed_tokens.weight"], ""),
+        ("model", ["model.model.decoder.layers.0.fc1.weight", "model.lm_head.weight"], "model."),
+        ("model", ["layers.0.mlp.fc1.weight", "final_layernorm.weight"], ""),
     ],
 )
 def test_what_all_names_have_before_the_familys_own(base: str, names: list[str], prefix: str) -> None:
@@ -42,3 +46,18 @@ def test_a_tensor_that_only_another_prefix_has_is_not_found() -> None:
     names = {"module.transformer.h.0.mlp.c_fc.weight", "transformer.wte.weight"}
     with pytest.raises(InputError, match=r"here holds no transformer\.h\.0\.mlp\.c_fc\.weight"):
         stored_name("transformer.h.0.mlp.c_fc.weight", names, "here")
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "part"),
+    [
+        ("model", "model.decoder.layers.3.fc1.weight", "layer 3"),
+        ("model", "model.decoder.embed_tokens.weight", "embedding"),
+        ("model", "model.decoder.final_layer_norm.weight", "final_layer_norm"),
+        ("transformer", "transformer.word_embeddings.weight", "embedding"),
+        ("transformer", "h.11.self_attention.dense.weight", "layer 11"),
+        ("gpt_neox", "embed_out.weight", "unembedding"),
+    ],
+)
+def test_a_tensor_belongs_to_a_part(base: str, name: str, part: str) -> None:
+    assert part_of(plain_names([name], base)[name]) == part

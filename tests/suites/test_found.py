@@ -170,3 +170,24 @@ def test_a_pattern_says_where_to_look(text: str, among: str, branch: str, regex:
 def test_commits_need_an_expression() -> None:
     with pytest.raises(UsageError, match="has no group called step or tokens"):
         revision_pattern("commits:")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names", "kept", "fault"),
+    [
+        (r"at(?P<step>\w+)", ["at1", "at2", "atend"], {1: "at1", 2: "at2"}, "the step 'end' in 'atend'"),
+        (r"at(?P<step>\d+)", ["at1", "at01", "at2"], {1: "at1", 2: "at2"}, "'at1' and 'at01' one number"),
+        (r"at(?P<step>\d+)?(?:-(?P<tokens>\d+)(?P<unit>B))?", ["at1", "at2", "at-3B"], {1: "at1", 2: "at2"},
+         "none in others, such as 'at-3B'"),
+        (r"at(?P<step>\d+)?", ["at1", "at2", "at"], {1: "at1", 2: "at2"}, "neither step nor tokens in 'at'"),
+    ],
+)  # fmt: skip
+def test_what_a_pattern_reads_wrongly_is_refused_or_passed_over(
+    pattern: str, names: list[str], kept: dict[int, str], fault: str
+) -> None:
+    regex, said = revision_pattern(pattern).regex, list[str]()
+    with pytest.raises(UsageError, match=fault):
+        found_among(names, regex)
+    found = found_among(names, regex, pass_over=said.append)
+    assert found is not None and dict(found.names) == kept
+    assert len(said) == 1 and fault in said[0]

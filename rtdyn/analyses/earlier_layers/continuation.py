@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rtdyn.model.families import Anatomy, MlpOutput
+from rtdyn.model.anatomy import Anatomy, MlpOutput
 from rtdyn.model.run_block import additive_mask, causal, run_block
 
 
@@ -61,7 +61,9 @@ def clean_window(
             continue
         with _recorded(parts.mlp_outputs[layer].module, None if probes is None else probes[layer]) as seen:
             hidden = run_block(parts, parts.stack[layer], hidden, ids, mask)
-        states[layer] = LayerState(hidden[0].detach(), seen["output"][0], seen["activations"][0])
+        length = hidden.shape[1]
+        output, activations = (seen[name].view(length, -1) for name in ("output", "activations"))
+        states[layer] = LayerState(hidden[0].detach(), output, activations)
     return CleanWindow(states, losses(parts, hidden[:, query], target)[0])
 
 
@@ -94,12 +96,12 @@ def _last_block(parts: Anatomy, streams: Tensor, query: Tensor) -> Tensor:
     """What leaves the last block (k, n, d) at positions `query` where the streams (k, T, d) enter it."""
     block = parts.blocks[-1]
     ids, mask = causal(streams)
-    cache = _AllKeys()
+    cache: dict[str, Any] = {block.cache_name: _AllKeys()}
     with suppress(_Kept):
-        run_block(parts, block.module, streams, ids, mask, **{block.cache_name: cache})
+        run_block(parts, block.module, streams, ids, mask, **cache)
     allowed = ids <= query[:, None]
     queries = additive_mask(allowed, streams.dtype)
-    return run_block(parts, block.module, streams[:, query], query[None], queries, **{block.cache_name: cache})
+    return run_block(parts, block.module, streams[:, query], query[None], queries, ids, **cache)
 
 
 class _AllKeys:

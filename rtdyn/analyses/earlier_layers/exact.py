@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rtdyn.analyses.earlier_layers.continuation import LayerState, continued, written
-from rtdyn.model.families import Anatomy
+from rtdyn.model.anatomy import Anatomy
 
 BATCH_TOKENS = 4096
 """Tokens a batch of windows that are run again: more make a processor no faster."""

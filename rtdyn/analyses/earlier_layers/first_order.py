@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rtdyn.analyses.earlier_layers.continuation import clean_window
-from rtdyn.model.families import Anatomy
+from rtdyn.model.anatomy import Anatomy
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtdyn.model.families import Anatomy, Block
+from rtdyn.model.anatomy import Anatomy, Block
 from rtdyn.model.run_block import additive_mask, causal, run_block
 
 
@@ -72,8 +72,12 @@ def _run(
     mask: Tensor | None = None,
     heads: Tensor | None = None,
     cache: _Cache | None = None,
+    keys: Tensor | None = None,
 ) -> _Pass:
-    """Runs the block over hidden (batch, positions, d) at position ids; `heads` replaces its heads' outputs."""
+    """Runs the block over hidden (batch, positions, d) at position ids; `heads` replaces its heads' outputs.
+
+    keys: as `run_block` has them.
+    """
     seen: dict[str, Tensor] = {}
 
     def on_heads(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor] | None:
@@ -81,7 +85,7 @@ def _run(
         return None if heads is None else (heads.flatten(-2).contiguous(),)
 
     def on_activations(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen["activations"] = inputs[0]
+        seen["activations"] = inputs[0].view(*hidden.shape[:2], -1)
 
     handles = [
         block.attention_output.register_forward_pre_hook(on_heads),
@@ -89,7 +93,7 @@ def _run(
     ]
     further = {} if cache is None else {block.cache_name: cache}
     try:
-        stream = run_block(parts, block.module, hidden, ids, mask, **further)
+        stream = run_block(parts, block.module, hidden, ids, mask, keys, **further)
     finally:
         for handle in handles:
             handle.remove()
@@ -222,10 +226,10 @@ def _parallel(
 
 def _continue(parts: Anatomy, final: Block, stream: Tensor, ids: Tensor, cache: _Cache) -> _Pass:
     """The final block over changed positions (n, d), each seeing the clean keys before it and its own."""
-    earlier = torch.arange(cache.keys.shape[2], device=ids.device) < ids[:, None]
+    clean = torch.arange(cache.keys.shape[2], device=ids.device)
     itself = torch.eye(len(ids), dtype=torch.bool, device=ids.device)
-    mask = additive_mask(torch.cat([earlier, itself], dim=1), stream.dtype)
-    return _run(parts, final, stream[None], ids[None], mask, cache=_Cache(cache))
+    mask = additive_mask(torch.cat([clean < ids[:, None], itself], dim=1), stream.dtype)
+    return _run(parts, final, stream[None], ids[None], mask, cache=_Cache(cache), keys=torch.cat([clean, ids]))
 
 
 def _replacement(heads: Tensor, to: str) -> Tensor:

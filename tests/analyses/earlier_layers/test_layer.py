@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from model.test_families import GATED, SHAPE, random_model, text
+from model.test_families import BY_KIND, GATED, GEMMA, PARTIAL, SHAPE, random_model, text
 
 from rtdyn.analyses.earlier_layers.layer import Layer, measure_layers
 from rtdyn.analyses.earlier_layers.sample import Budget
@@ -30,6 +30,24 @@ CONFIGS: dict[str, Any] = {
     "llama": transformers.LlamaConfig(num_key_value_heads=2, tie_word_embeddings=True, **{**GATED, **THREE}),
     "olmo": transformers.OlmoConfig(tie_word_embeddings=False, **{**GATED, **THREE}),
     "olmo2": transformers.Olmo2Config(num_key_value_heads=2, tie_word_embeddings=False, **{**GATED, **THREE}),
+    "gemma3_text": transformers.Gemma3TextConfig(
+        **{**GEMMA, **BY_KIND, **THREE, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+    ),
+    "stablelm": transformers.StableLmConfig(
+        num_key_value_heads=2, use_parallel_residual=True, **{**PARTIAL, **GATED, **THREE}
+    ),
+    "opt": transformers.OPTConfig(
+        hidden_size=24,
+        ffn_dim=40,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+        word_embed_proj_dim=24,
+        pad_token_id=None,
+        **SHAPE,
+        **THREE,
+    ),
+    "gptj": transformers.GPTJConfig(n_embd=24, n_inner=40, n_layer=3, n_head=4, n_positions=32, rotary_dim=4, **SHAPE),
+    "bloom": transformers.BloomConfig(hidden_size=24, n_layer=3, n_head=4, **SHAPE),
 }
 GIB = 2**30
 EVERYTHING = Budget(top=10**6, uniform=10**6)

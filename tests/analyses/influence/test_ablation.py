@@ -23,7 +23,7 @@ from rtdyn.capture.forward_pass import Capture
 from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.checkpoints.local import fetch_local
 from rtdyn.intervals import t_interval
-from rtdyn.model.families import Anatomy, Readout
+from rtdyn.model.anatomy import Anatomy, Readout
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.positions import ClassPositions, MeasuredPositions

@@ -26,7 +26,7 @@ from rtdyn.analyses.mediation.null_space import null_space
 from rtdyn.analyses.mediation.vocabulary_sums import vocabulary_sums
 from rtdyn.analyses.statistics import jackknife_se
 from rtdyn.capture.forward_pass import Capture
-from rtdyn.model.families import PostNorm
+from rtdyn.model.anatomy import PostNorm
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.positions import ClassPositions
 from rtdyn.undefined import Undefined

@@ -18,7 +18,8 @@ from rtdyn.analyses.context import Context
 from rtdyn.analyses.group import Group
 from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.forward_pass import Capture, capture
-from rtdyn.model.families import Block, anatomy
+from rtdyn.model.anatomy import Block
+from rtdyn.model.families import anatomy
 from rtdyn.text.clusters import TextClusters
 from rtdyn.text.positions import ClassPositions, MeasuredPositions
 from rtdyn.undefined import Undefined
@@ -123,4 +124,4 @@ def hooked_activations(model: Any, windows: Tensor, block: Block, change: Callab
         model(windows)
     for handle in handles:
         handle.remove()
-    return seen["a"]
+    return seen["a"].view(*windows.shape, -1)

@@ -24,7 +24,7 @@ from rtdyn.analyses.routing.head_effects import group_effects, signed_effects
 from rtdyn.analyses.routing.routing import routing
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.errors import InputError
-from rtdyn.model.families import Block
+from rtdyn.model.anatomy import Block
 from rtdyn.undefined import Undefined
 
 ABLATIONS = (("zero", "query"), ("bos", "query"), ("zero", "all"), ("bos", "all"))
