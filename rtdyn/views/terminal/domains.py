@@ -11,6 +11,7 @@ from rich.table import Table
 from rtdyn.judge.bands import BAND_CLAIMS, Estimate
 from rtdyn.judge.domains import DomainRow
 from rtdyn.store.manifest import LeftOutDomainRecord
+from rtdyn.text.clusters import FEW_CLUSTERS
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.undefined import Undefined
 from rtdyn.views.number import number
@@ -33,9 +34,11 @@ def domain_lines(evaluation: Evaluation) -> Iterator[str]:
     for name, domain in evaluation.domains.items():
         rare = domain.positions.classes[0]
         held_out = "not checked" if domain.known_text is None else domain.known_text.held_out
+        pieces = domain.clusters.count
+        few = f"; caution: under {FEW_CLUSTERS} pieces, intervals may be too narrow" if pieces < FEW_CLUSTERS else ""
         yield (
-            f"domain {name}: {domain.corpus_name}, {domain.text.windows.size:,} tokens in {domain.clusters.count} "
-            f"independent {domain.clusters.unit}, {rare.available:,} rare targets; held out from training: {held_out}"
+            f"domain {name}: {domain.corpus_name}, {domain.text.windows.size:,} tokens in {pieces} independent "
+            f"{domain.clusters.unit}, {rare.available:,} rare targets; held out from training: {held_out}{few}"
         )
     for name, fault in evaluation.left_out.items():
         yield left_out_line(name, LeftOutDomainRecord(rare_targets=fault.rare, reason=fault.reason))
