@@ -60,14 +60,25 @@ def jobs_of(
 
 def job_of(suite: SuiteSpec, steps: tuple[int, ...], options: Mapping[str, Any]) -> Job:
     """The job that options, as `jobs_of` takes them, make of these steps of a suite."""
-    bands = options.get("bands", EvaluationOptions.bands)
-    options = {**options, "bands": tuple(own for band in bands for own in (SWEEP if band == "sweep" else (band,)))}
     settings = {
-        "measured_on": filled(EvaluationOptions, options),
+        "measured_on": evaluation_options(options),
         "options": filled(StepOptions, options),
         "cluster": filled(ClusterOptions, options),
     }
     return filled(Job, {**options, **settings, "suite": suite, "steps": steps})
+
+
+def evaluation_options(options: Mapping[str, Any]) -> EvaluationOptions:
+    """The settings of the evaluation set: `sweep` means its bands, and texts with a name are domains."""
+    bands = options.get("bands", EvaluationOptions.bands)
+    texts = options.get("corpora", ())
+    unnamed = [text for text in texts if isinstance(text, str)]
+    meant = {
+        "bands": tuple(own for band in bands for own in (SWEEP if band == "sweep" else (band,))),
+        "named_texts": tuple(text for text in texts if not isinstance(text, str)),
+        **({"corpus": unnamed[0]} if unnamed else {}),
+    }
+    return filled(EvaluationOptions, {**options, **meant})
 
 
 def _as_given(suite: SuiteSpec, known: Mapping[str, SuiteSpec]) -> str:

@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from rtdyn.cli_command import in_panel
 from rtdyn.text.options import EvaluationOptions
 
+_NAMED = re.compile(r"([A-Za-z0-9][\w.-]*)=(.+)", re.DOTALL)
+"""A text with a name; an address or a path with a slash before the `=` is none."""
+
+
+def _texts(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str | tuple[str, ...], ...]:
+    """Each value, or a pair of name and address where it is both."""
+    texts = tuple(match.groups() if (match := _NAMED.fullmatch(value)) else value for value in values)
+    unnamed = [text for text in texts if isinstance(text, str)]
+    if len(unnamed) > 1:
+        raise click.BadParameter(
+            f"{unnamed[0]} and {unnamed[1]} both would be the main text; give one of them a name, as in NAME=ADDRESS"
+        )
+    return texts
+
+
 SOURCES = in_panel(
     "Input",
     click.option(
         "--corpus",
-        help="Evaluation text: a .txt, .jsonl or .parquet file, or hf://datasets/OWNER/NAME/PATH.  "
-        "[default: the suite's]",
+        "corpora",
+        multiple=True,
+        callback=_texts,
+        metavar="[NAME=]ADDRESS",
+        help="Evaluation text: a .txt, .jsonl or .parquet file, or hf://datasets/OWNER/NAME/PATH. With NAME= it is a "
+        "domain, measured beside the main text; repeat it for several.  [default: the suite's]",
+    ),
+    click.option(
+        "--domains",
+        metavar="pile | ADDRESS::FIELD",
+        help="Texts to measure beside the main one: pile, the 22 parts of the Pile's validation split, or the parts of "
+        "a .jsonl or .parquet text, which the values of a field tell apart, as in news.jsonl::meta.language.",
     ),
     click.option(
         "--text-field",
@@ -24,8 +53,8 @@ SOURCES = in_panel(
         "--text-where",
         multiple=True,
         metavar="FIELD=VALUE",
-        help="Measure only rows of the corpus whose field has this value; nested fields are meta.pile_set_name and the "
-        "like. Repeat it for more conditions.",
+        help="Measure only rows of the main text whose field has this value; nested fields are meta.pile_set_name "
+        "and the like. Repeat it for more conditions.",
     ),
     click.option(
         "--frequencies",

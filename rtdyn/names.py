@@ -10,6 +10,8 @@ WEIGHTS_ONLY = ("heavytail",)
 """Those that give something from weights alone, with no text and no influence."""
 LAYERS = "layers"
 """What rows of metrics/ name as their analysis where layers before the last are measured."""
+DOMAINS = "domains"
+"""The same of what sets a domain beside the main text."""
 
 RARE, COMMON = "rare", "common"
 """Token classes. Neurons are ranked, and groups chosen, by their influence on `rare`."""

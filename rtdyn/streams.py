@@ -22,6 +22,7 @@ STREAMS = (
     "sampled counts drawn anew",
     "permuted activations",
     "earlier layers",
+    "stretches of domains",
 )
 """A stream's place is part of its seed: new ones go to the end, and none is taken out."""
 

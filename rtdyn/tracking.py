@@ -48,6 +48,7 @@ from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.token_classes import SURE, class_errors, rare_overlap
 from rtdyn.undefined import Undefined
 from rtdyn.views.terminal.cautions import cautions
+from rtdyn.views.terminal.domains import domain_lines
 from rtdyn.views.terminal.progress import progress
 from rtdyn.views.terminal.summary import print_summary, step_line
 from rtdyn.views.wandb.mirror import choose_mode, start_wandb
@@ -207,6 +208,7 @@ def say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None,
             f"class {token_class.name}: {int(token_class.types.sum()):,} types (ranks {token_class.first + 1:,} to "
             f"{token_class.last:,}), {positions.available:,} {counted}, {len(positions.measured):,} measured"
         )
+    lines += domain_lines(evaluation)
     lines.append(f"run directory: {run.path}")
     for line in lines:
         say_plain(console, line)

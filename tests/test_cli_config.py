@@ -82,7 +82,22 @@ GIVEN = (
         "--tolerance",
         "0",
     ),
-    ("--model", "tiny", "--preset", "paper-code", "--rare", "1:50", "--rare", "mid=0.3:0.6", "--corpus", "a: b.txt"),
+    (
+        "--model",
+        "tiny",
+        "--preset",
+        "paper-code",
+        "--rare",
+        "1:50",
+        "--rare",
+        "mid=0.3:0.6",
+        "--corpus",
+        "a: b.txt",
+        "--corpus",
+        "x=c=d.txt",
+        "--domains",
+        "e.jsonl::f",
+    ),
     ("--model", "tiny", "--executor", "slurm", "--slurm-option", "qos=a=b", "--task-memory-gib", "1.5", "--out", "x y"),
 )
 

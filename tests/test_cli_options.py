@@ -10,6 +10,7 @@ import pytest
 
 from rtdyn.analyses.options import HEADS_AT, HEADS_TO, UNIGRAM, StepOptions
 from rtdyn.cli import main
+from rtdyn.cli_jobs import evaluation_options
 from rtdyn.cli_options import PRESETS, preset_line
 from rtdyn.many import _HOW
 from rtdyn.store.run import config_digest
@@ -72,13 +73,30 @@ def test_what_is_given_wins_over_the_preset_in_any_order_even_where_it_is_the_de
 def test_defaults_are_those_of_the_dataclasses() -> None:
     params, _ = parsed()
     for kind in (EvaluationOptions, StepOptions, ClusterOptions):
-        held = {f.name: f.default for f in fields(kind)}
+        # --corpus may name several texts, which both of these are made of
+        held = {f.name: f.default for f in fields(kind) if f.name not in ("corpus", "named_texts")}
         assert {name: params[name] for name in held} == held
     own = {f.name: f.default for f in fields(Job) if f.default is not MISSING}
     assert {name: params[name] for name in own.keys() & params.keys()} == {
         n: own[n] for n in own.keys() & params.keys()
     }
     assert {"on_defect", "cache_gb", "out", "wandb"} <= own.keys() & params.keys()
+
+
+def test_texts_with_a_name_are_domains_and_the_other_is_the_main_one() -> None:
+    def texts(*args: str) -> tuple[str | None, tuple[tuple[str, str], ...]]:
+        made = evaluation_options(parsed(*args)[0])
+        return made.corpus, made.named_texts
+
+    assert texts() == (None, ()) and texts("--corpus", "a.txt") == ("a.txt", ())
+    law, wiki = "law=hf://datasets/o/n/a=b.jsonl", "wiki.de-1=x=y.txt"
+    both = (("law", "hf://datasets/o/n/a=b.jsonl"), ("wiki.de-1", "x=y.txt"))
+    assert texts("--corpus", law, "--corpus", wiki) == (None, both)
+    main = "hf://datasets/o/n/lang=en/a.jsonl"
+    assert texts("--corpus", law, "--corpus", main, "--corpus", wiki) == (main, both)
+    assert texts("--corpus", "./a=b.txt") == ("./a=b.txt", ())
+    with pytest.raises(click.UsageError, match=r"a\.txt and b\.txt both would be the main text"):
+        parsed("--corpus", "a.txt", "--corpus", "b.txt")
 
 
 def test_unknown_presets_and_settings_are_refused() -> None:

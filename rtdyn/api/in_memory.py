@@ -13,7 +13,7 @@ import polars as pl
 from rtdyn.analyses.options import StepOptions
 from rtdyn.api.keywords import parsed, refuse_others, takes_options
 from rtdyn.api.track import TRACK
-from rtdyn.cli_jobs import filled
+from rtdyn.cli_jobs import evaluation_options, filled
 from rtdyn.errors import UsageError
 from rtdyn.names import RARE
 from rtdyn.store.schema import StepTables
@@ -154,7 +154,7 @@ def _settings(names: Sequence[str], options: Mapping[str, Any], **ours: str) -> 
     refuse_others(options, names)
     with parsed(TRACK, {"model": ["in memory"], **options, **ours}) as (params, _):
         params["device"] = device_here(params["device"])
-        return filled(EvaluationOptions, params), filled(StepOptions, params)
+        return evaluation_options(params), filled(StepOptions, params)
 
 
 def _documents(text: str | Path | Sequence[str]) -> Documents:

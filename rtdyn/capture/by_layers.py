@@ -68,6 +68,12 @@ def by_layers(model: LayeredModel, batches: Sequence[Tensor], stay: int) -> tupl
     return anatomy(model.skeleton), last_hidden_states()
 
 
+def forget(model: LayeredModel) -> None:
+    """Gives back what earlier runs left in memory of the model, whose anatomies then hold no weights."""
+    parts = anatomy(model.skeleton)
+    model.drop(*parts.stack, parts.final_norm, model.get_output_embeddings())
+
+
 @contextmanager
 def filled_on_the_way(model: LayeredModel) -> Iterator[None]:
     """While held, `model.skeleton` can be called: each module is filled as the call comes to it, and dropped after it.

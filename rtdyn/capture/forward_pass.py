@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -73,18 +74,52 @@ def capture(
     Raises InputError for token ids the model has no row for, windows longer than its attention reaches, and activations
     that overflow.
     """
-    check_ids(evaluation, model.get_output_embeddings().weight.shape[0])
+    text = (evaluation, positions)
+    return next(captures(model, [text], mean_over=mean_over, attention=attention, batch_tokens=batch_tokens))
+
+
+def captures(
+    model: Any,
+    texts: Sequence[tuple[EvaluationSet, MeasuredPositions]],
+    *,
+    mean_over: str = "kept",
+    attention: bool = False,
+    batch_tokens: int = 4096,
+) -> Iterator[Capture]:
+    """The capture of each text in turn, as `capture` has it: of a LayeredModel one run through the layers for all.
+
+    Windows of all texts have one length. Each capture is made when it is asked for.
+    """
+    batches = []
+    for evaluation, _ in texts:
+        check_ids(evaluation, model.get_output_embeddings().weight.shape[0])
+        n_windows, length = evaluation.windows.shape
+        check_reach((model.skeleton if isinstance(model, LayeredModel) else model).config, length)
+        batches.append(torch.arange(n_windows).split(max(1, batch_tokens // length)))
+    windows = (torch.from_numpy(evaluation.windows.astype(np.int64)) for evaluation, _ in texts)
+    ids = [of_text[rows] for of_text, own in zip(windows, batches, strict=True) for rows in own]
+    run = by_layers if isinstance(model, LayeredModel) else in_memory
+    parts, last_hidden_states = run(model, ids, 2 if attention else 1)
+    for text, own in zip(texts, batches, strict=True):
+        yield _collected(parts, *text, own, islice(last_hidden_states, len(own)), mean_over, attention)
+
+
+def _collected(
+    parts: Anatomy,
+    evaluation: EvaluationSet,
+    positions: MeasuredPositions,
+    batches: Sequence[Tensor],
+    last_hidden_states: Iterator[Tensor],
+    mean_over: str,
+    attention: bool,
+) -> Capture:
+    """One text's capture. batches: the windows of each; last_hidden_states: of each, computed as it is taken."""
     n_windows, length = evaluation.windows.shape
-    check_reach((model.skeleton if isinstance(model, LayeredModel) else model).config, length)
-    windows = torch.from_numpy(evaluation.windows.astype(np.int64))
     kept = torch.from_numpy(evaluation.kept)
     measured = torch.zeros(n_windows * length, dtype=torch.bool)
     measured[torch.from_numpy(positions.flat)] = True
     measured = measured.view(n_windows, length)
     targets = torch.from_numpy(evaluation.targets.astype(np.int64))
-    batches = torch.arange(n_windows).split(max(1, batch_tokens // length))
-    run = by_layers if isinstance(model, LayeredModel) else in_memory
-    parts, last_hidden_states = run(model, [windows[rows] for rows in batches], 2 if attention else 1)
     device = parts.output_rows.device
     n, neurons = int(measured.sum()), parts.output_rows.shape[0]
     width = parts.readout.unembedding.shape[1]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from rtdyn.capture.memory_need import Sample
 from rtdyn.cost.machine import seconds_on
-from rtdyn.cost.plan import further_seconds, stage_operations
+from rtdyn.cost.plan import counted_sample, further_seconds, stage_operations
 from rtdyn.errors import InputError
 from rtdyn.model.sizes import model_shape
 from rtdyn.sweep.sweep import Sweep
@@ -55,11 +55,12 @@ def expected_seconds(sweep: Sweep) -> dict[str, float]:
         model = model_shape(sweep.model_config, sweep.suite.location)
     except InputError:  # what is wrong with the model is said where it is loaded
         return {}
-    sample = None
+    sample: Sample | None = None
+    domains: tuple[Sample, ...] = ()
     if sweep.evaluation is not None:
-        windows = sweep.evaluation.text.windows
-        sample = Sample(windows.size, windows.shape[1], len(sweep.evaluation.positions.flat), None)
+        sample = counted_sample(sweep.evaluation)
+        domains = tuple(map(counted_sample, sweep.evaluation.domains.values()))
     seconds_of = seconds_on(sweep.options.device, CALIBRATION)
-    operations = stage_operations(model, sample, sweep.options)
+    operations = stage_operations(model, sample, sweep.options, domains)
     further, _ = further_seconds(model.neurons, sweep.options.analyses, sweep.weights_only)
     return {stage: seconds_of(model, needed) for stage, needed in operations.items()} | further

@@ -46,6 +46,8 @@ UNEMBEDDING_PASSES = 2
 """The same for the unembedding, made float64 anew for every few positions where it is too large to be held so."""
 BYTES_A_NEURON, BYTES_A_STEP = 1000, 60_000
 """Of a step's files and W&B's: what 512 neurons take in a run of the bundled suite with all analyses."""
+BYTES_A_DOMAIN_NEURON, BYTES_A_DOMAIN = 33, 4700
+"""Of each class and neuron, and of a further text's other rows, in a run of the bundled suite with two of them."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,15 @@ def total_operations(stages: Iterable[Operations]) -> Operations:
     """All of it together."""
     parts = [vars(stage) for stage in stages]
     return Operations(**{kind: sum(part[kind] for part in parts) for kind in vars(Operations())})
+
+
+def domain_operations(model: ModelShape, samples: Sequence[Sample], memory_bytes: int) -> Operations:
+    """A capture and an ablation of each further text."""
+    return total_operations(
+        operations
+        for sample in samples
+        for operations in (capture_operations(model, sample), ablation_operations(model, sample, memory_bytes))
+    )
 
 
 def load_operations(model: ModelShape) -> Operations:
@@ -128,8 +139,9 @@ def mediation_operations(model: ModelShape, sample: Sample, memory_bytes: int) -
     return total_operations([frozen, whole, confidence, singular])
 
 
-def run_bytes(model: ModelShape, steps: int, analyses: Sequence[str]) -> int:
-    """The run directory on the disk, estimated."""
+def run_bytes(model: ModelShape, steps: int, analyses: Sequence[str], domains: int = 0, classes: int = 2) -> int:
+    """The run directory on the disk, estimated. domains: further texts, each measured on so many classes."""
     if "ablation" not in analyses:
         return steps * BYTES_A_STEP
-    return steps * (BYTES_A_STEP + BYTES_A_NEURON * model.neurons)
+    of_domain = BYTES_A_DOMAIN + BYTES_A_DOMAIN_NEURON * classes * model.neurons
+    return steps * (BYTES_A_STEP + BYTES_A_NEURON * model.neurons + domains * of_domain)

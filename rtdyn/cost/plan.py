@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 
@@ -23,6 +23,7 @@ from rtdyn.cost.operations import (
     Operations,
     ablation_operations,
     capture_operations,
+    domain_operations,
     load_operations,
     mediation_operations,
     run_bytes,
@@ -33,11 +34,13 @@ from rtdyn.hub.datasets import is_hub
 from rtdyn.hub.repository import hub_is_offline
 from rtdyn.hub.retry import may_pass
 from rtdyn.model.sizes import ModelShape, model_shape
-from rtdyn.names import WEIGHTS_ONLY
+from rtdyn.names import PILE, WEIGHTS_ONLY
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
-from rtdyn.text.evaluation import MIN_TOKENS, prepare
+from rtdyn.text.domains import prepare_with_domains
+from rtdyn.text.evaluation import MIN_TOKENS, Evaluation, prepare
 from rtdyn.text.options import RARE_TARGETS, EvaluationOptions
+from rtdyn.text.parts import PILE_PARTS
 
 TOKENS_A_RARE_TARGET = 98.9
 """Of the Pile in Pythia's tokens: the rare band has 1.027 % of them by its exact counts, and of a window of 256 tokens
@@ -135,8 +138,10 @@ def plan_suite(
     model, shape_source = _shape(suite, left[-1], hub.reachable)
     weights_only = set(options.analyses) <= set(WEIGHTS_ONLY)
     fetched = traffic(suite, left, audit, model, weights_only)
-    sample = None if weights_only else _sample(suite, left[-1], job.measured_on, hub.reachable, say)
-    stages = stage_operations(model, sample, options)
+    sample, domains, read_here = (
+        (None, (), True) if weights_only else _samples(suite, left[-1], job.measured_on, hub.reachable, say)
+    )
+    stages = stage_operations(model, sample, options, domains)
     routing, room = "routing" in options.analyses, assumptions.available_bytes
     layered = sample is not None and runs_by_layers(
         options.stream_layers, model, sample, options.memory_bytes, routing=routing, room=room
@@ -146,6 +151,7 @@ def plan_suite(
         notes = (*notes, f"{len(record['passed_over'])} steps are passed over, missing or unsound (`rtdyn audit`)")
     if routing and options.heads_at == "all" and not model.parallel_residual:
         notes = (*notes, "routing takes longer than counted: --heads-at all runs two blocks over each window a head")
+    notes = (*notes, *_domain_notes(job.measured_on, domains, read_here))
     if sample is not None and further and job.measured_on.wanted > RARE_TARGETS:
         notes = (*notes, f"further analyses were timed at {RARE_TARGETS} rare targets; with more they take longer")
     whole = total_operations(stages.values())
@@ -166,12 +172,10 @@ def plan_suite(
         stages=stages,
         stage_seconds=seconds,
         further_seconds=further,
-        memory=None
-        if sample is None
-        else memory(model, sample, options.memory_bytes, routing=routing, layered=layered),
+        memory=None if sample is None else _memory(model, sample, domains, options, layered),
         layered=layered,
         cache_bytes=0 if suite.repo is None else min(fetched.bytes, max(int(job.cache_gb * GB), fetched.largest)),
-        run_bytes=run_bytes(model, fetched.steps, options.analyses),
+        run_bytes=run_bytes(model, fetched.steps, options.analyses, len(domains), len(job.measured_on.bands) + 1),
         download_seconds=fetched.bytes * 8 / (assumptions.link_mbit * 1e6),
         compute_seconds=None if seconds is None else fetched.analysed * (sum(seconds.values()) + sum(further.values())),
         gpu_seconds=on_gpu,
@@ -197,16 +201,48 @@ def _shape(suite: SuiteSpec, step: int, hub_reachable: bool) -> tuple[ModelShape
     return checkpoint_shape(folder, source), source
 
 
-def _sample(
+def _samples(
     suite: SuiteSpec, step: int, options: EvaluationOptions, hub_reachable: bool, say: Callable[[str], None]
-) -> Sample:
-    """What the steps are measured on: counted where nothing large is fetched for it, else assumed."""
+) -> tuple[Sample, tuple[Sample, ...], bool]:
+    """What the steps are measured on, and each domain: counted where nothing large is fetched for it, else assumed.
+
+    Last, whether the domains are counted.
+    """
     sources = (options.corpus or suite.corpus, options.frequencies or suite.frequencies)
-    here = suite.repo is None or hub_reachable
-    if here and not any(is_hub(source) for source in sources):
-        made = prepare(suite, step, options, say)
-        return Sample(int(made.text.windows.size), options.window, len(made.positions.flat), None)
-    return assumed_sample(options)
+    assumed = assumed_sample(options)
+    parts = len(PILE_PARTS) if options.domains == PILE else 0
+    domains = (assumed,) * (len(options.named_texts) + parts)
+    if (suite.repo is not None and not hub_reachable) or any(is_hub(source) for source in sources):
+        return assumed, domains, False
+    further = [corpus for _, corpus in options.named_texts] + [options.domains or ""]
+    if PILE in further or any(is_hub(source) for source in further):
+        return counted_sample(prepare(suite, step, options, say)), domains, False
+    made = prepare_with_domains(suite, step, options, say)
+    return counted_sample(made), tuple(map(counted_sample, made.domains.values())), True
+
+
+def _domain_notes(options: EvaluationOptions, domains: Sequence[Sample], read_here: bool) -> Iterator[str]:
+    """How many further texts are counted, and which are not."""
+    if domains:
+        yield f"domains counted: {len(domains)} ({'their texts are read here' if read_here else domains[0].assumed})"
+    if options.domains not in (None, PILE) and not read_here:
+        yield "the parts of --domains are known once its text is read, and are not counted"
+
+
+def counted_sample(evaluation: Evaluation) -> Sample:
+    """What is measured on a text that is here."""
+    windows = evaluation.text.windows
+    return Sample(int(windows.size), windows.shape[1], len(evaluation.positions.flat), None)
+
+
+def _memory(
+    model: ModelShape, sample: Sample, domains: Sequence[Sample], options: StepOptions, layered: bool
+) -> Memory:
+    """The most that a text takes: of the main one with what routing keeps, or of a domain without it."""
+    routing = "routing" in options.analyses
+    main = memory(model, sample, options.memory_bytes, routing=routing, layered=layered)
+    others = [memory(model, domain, options.memory_bytes, routing=False, layered=layered) for domain in domains]
+    return max([main, *others], key=lambda needed: needed.total)
 
 
 def assumed_sample(options: EvaluationOptions) -> Sample:
@@ -218,7 +254,9 @@ def assumed_sample(options: EvaluationOptions) -> Sample:
     return Sample(tokens, options.window, positions, "text and frequencies are not here yet")
 
 
-def stage_operations(model: ModelShape, sample: Sample | None, options: StepOptions) -> dict[str, Operations]:
+def stage_operations(
+    model: ModelShape, sample: Sample | None, options: StepOptions, domains: Sequence[Sample] = ()
+) -> dict[str, Operations]:
     """What one step's stages consist of whose work closed forms give; none without a sample, of weights alone."""
     if sample is None:
         return {}
@@ -227,6 +265,8 @@ def stage_operations(model: ModelShape, sample: Sample | None, options: StepOpti
         "capture": capture_operations(model, sample),
         "ablation": ablation_operations(model, sample, options.memory_bytes),
     }
+    if domains:
+        stages["domains"] = domain_operations(model, domains, options.memory_bytes)
     if layers := earlier_layers(options.layers, model.layers):
         stages["layers"] = layer_operations(model, sample, layers, options.memory_bytes)
     if "mediation" in options.analyses:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtdyn.names import CORPORA, COUNTS, HUB_SCHEME
+from rtdyn.names import CORPORA, COUNTS, HUB_SCHEME, PILE
 
 if TYPE_CHECKING:  # a worker sets its environment before it imports anything large
     from rtdyn.analyses.options import StepOptions
@@ -52,6 +52,10 @@ def task_template(job: Job, run: Run, reference: int) -> Task:
         suite = replace(suite, frequencies=_absolute(suite.frequencies, *COUNTS))
     if measured_on.corpus is not None:
         measured_on = replace(measured_on, corpus=_absolute(measured_on.corpus, *CORPORA))
+    named = tuple((name, _absolute(corpus, *CORPORA)) for name, corpus in measured_on.named_texts)
+    measured_on = replace(measured_on, named_texts=named)
+    if measured_on.domains is not None:
+        measured_on = replace(measured_on, domains=_absolute(measured_on.domains, PILE))
     if measured_on.frequencies is not None:
         measured_on = replace(measured_on, frequencies=_absolute(measured_on.frequencies, *COUNTS))
     return Task(

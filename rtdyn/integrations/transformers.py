@@ -13,7 +13,7 @@ from rtdyn.analyses.options import StepOptions
 from rtdyn.api.keywords import parsed, refuse_others, takes_options
 from rtdyn.api.track import TRACK
 from rtdyn.checkpoints.arriving import arrivals_folder, link_step, step_link
-from rtdyn.cli_jobs import filled
+from rtdyn.cli_jobs import evaluation_options, filled
 from rtdyn.errors import InputError
 from rtdyn.hub.names import TOKENIZER_FILES
 from rtdyn.integrations.worker import Assignment
@@ -22,13 +22,13 @@ from rtdyn.parquet import read_parquet
 from rtdyn.store.run import read_run, step_record, table_file
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
-from rtdyn.text.options import EvaluationOptions
 from rtdyn.views.wandb.rows import BAND, scalars
 
 PREFIX = "rtdyn"
 """What the keys in the training's W&B run begin with."""
 _TEXT = (
     "corpus",
+    "domains",
     "text_field",
     "text_where",
     "frequencies",
@@ -88,7 +88,7 @@ class RtdynCallback(TrainerCallback):
         given = {**options, "device": device, "model": ["the Trainer's"], "wandb": "disabled"}
         refuse_others(options, _OPTIONS)
         with parsed(TRACK, given) as (params, _):
-            self.measured_on, self.options = filled(EvaluationOptions, params), filled(StepOptions, params)
+            self.measured_on, self.options = evaluation_options(params), filled(StepOptions, params)
         self.out = None if out is None else Path(out).absolute()
         self.tokenizer, self.tokens_per_step, self.wandb = tokenizer, tokens_per_step, wandb
         self.process: WorkerProcess | None = None

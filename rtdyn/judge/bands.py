@@ -6,19 +6,17 @@ both, and a ranking of the neurons. Bands share types and positions, so that the
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import polars as pl
 
 from rtdyn.errors import InputError
-from rtdyn.intervals import NORMAL_95
 from rtdyn.judge.claims import CLAIMS, Claim
 from rtdyn.judge.scorecard import scorecard
 from rtdyn.names import COMMON, RARE
 from rtdyn.parquet import read_parquet
+from rtdyn.rank_correlation import rank_correlation
 from rtdyn.store.run import Run, done_steps, table_file
 from rtdyn.store.schema import AT_EDGE
 from rtdyn.undefined import Undefined
@@ -72,7 +70,7 @@ def band_rows(run: Run) -> list[BandRow]:
     if not steps:
         raise InputError(f"{run.path} holds no finished step yet")
     names = [name for name in run.manifest.classes if name != COMMON]
-    step = max([s for s in steps if s not in run.manifest.left_out] or steps)
+    step = last_step(run, steps)
     metrics = read_parquet(table_file(run, "metrics", step)).filter(analysis="regimes")
     if len(names) < 2 or metrics.is_empty():
         return []
@@ -90,41 +88,36 @@ def band_rows(run: Run) -> list[BandRow]:
                 found.types,
                 found.measured,
                 1 - (found.ranks[0] - 1) / ranked,
-                _estimate(own, "plateau_fraction"),
-                _estimate(own, "kappa"),
-                _estimate(own, "excess"),
+                estimate(own, "plateau_fraction"),
+                estimate(own, "kappa"),
+                estimate(own, "excess"),
                 own.filter(metric="shape_p_value").row(0, named=True)["value"],
-                _spearman(neurons["rank"].to_numpy(), neurons["rank" if name == RARE else f"rank_{name}"].to_numpy()),
+                _spearman(neurons["rank"], neurons["rank" if name == RARE else f"rank_{name}"]),
                 verdicts if isinstance(verdicts, Undefined) else verdicts[name],
             )
         )
     return sorted(rows, key=lambda row: row.share)
 
 
-def _estimate(rows: pl.DataFrame, metric: str) -> Estimate | Undefined:
-    row = rows.filter(metric=metric).row(0, named=True)
+def last_step(run: Run, stored: Collection[int]) -> int:
+    """The step that stands for a run: the last sound one of those stored, or the last where none is."""
+    return max([s for s in stored if s not in run.manifest.left_out] or stored)
+
+
+def estimate(rows: pl.DataFrame, metric: str) -> Estimate | Undefined:
+    """A metric's number among rows of one class, or why it has none."""
+    own = rows.filter(metric=metric)
+    if own.is_empty():
+        return Undefined("its analysis was not asked for")
+    row = own.row(0, named=True)
     if row["value"] is None:
         return Undefined(row["reason"])
     return Estimate(row["value"], row["ci_low"], row["ci_high"], row["status"] == AT_EDGE)
 
 
-def _spearman(theirs: np.ndarray, own: np.ndarray) -> Estimate | Undefined:
-    """The correlation of two rankings (F,), (F,), with Bonett and Wright's interval (2000)."""
-    both = np.isfinite(theirs.astype(float)) & np.isfinite(own.astype(float))
-    n = int(both.sum())
-    if n < 10:
-        return Undefined("fewer than ten neurons have a rank in both")
-    r = float(np.corrcoef(_ranks(theirs[both]), _ranks(own[both]))[0, 1])
-    if abs(r) >= 1:
-        return Estimate(r, r, r)
-    reach = NORMAL_95 * math.sqrt((1 + r**2 / 2) / (n - 3))
-    return Estimate(r, math.tanh(math.atanh(r) - reach), math.tanh(math.atanh(r) + reach))
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    from scipy.stats import rankdata
-
-    return np.asarray(rankdata(values))
+def _spearman(theirs: pl.Series, own: pl.Series) -> Estimate | Undefined:
+    found = rank_correlation(theirs.cast(pl.Float64).to_numpy(), own.cast(pl.Float64).to_numpy())
+    return found if isinstance(found, Undefined) else Estimate(found.value, found.low, found.high)
 
 
 def _verdicts(run: Run, names: Iterable[str]) -> dict[str, dict[str, str]] | Undefined:
@@ -132,13 +125,13 @@ def _verdicts(run: Run, names: Iterable[str]) -> dict[str, dict[str, str]] | Und
     verdicts = {}
     try:
         for name in names:
-            claims = tuple(_of_class(c, name) for c in CLAIMS if c.name in BAND_CLAIMS)
-            verdicts[name] = {row.claim: row.verdict for row in scorecard(run, claims)}
+            verdicts[name] = {row.claim: row.verdict for row in scorecard(run, claims_of_class(name))}
     except InputError as error:
         return Undefined(str(error))
     return verdicts
 
 
-def _of_class(claim: Claim, name: str) -> Claim:
-    """The claim of another class than `rare`."""
-    return replace(claim, criteria=tuple(replace(c, token_class=name) for c in claim.criteria))
+def claims_of_class(name: str) -> tuple[Claim, ...]:
+    """BAND_CLAIMS of one class."""
+    claims = (c for c in CLAIMS if c.name in BAND_CLAIMS)
+    return tuple(replace(c, criteria=tuple(replace(k, token_class=name) for k in c.criteria)) for c in claims)

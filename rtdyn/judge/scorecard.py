@@ -14,6 +14,7 @@ All thresholds, margins and texts are in the table CLAIMS.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -30,6 +31,7 @@ from rtdyn.judge.targets import DecidingTargets, deciding_targets
 from rtdyn.judge.trajectories import trajectories
 from rtdyn.judge.verdict import CONTRADICTED, SUPPORTED, TRENDS, UNDETERMINED, Check
 from rtdyn.names import PLATEAU, RARE, TOP
+from rtdyn.store.manifest import TokenClassRecord
 from rtdyn.store.run import Run
 from rtdyn.undefined import Undefined
 
@@ -78,10 +80,14 @@ def scorecard(run: Run, claims: tuple[Claim, ...] = CLAIMS) -> list[ClaimRow]:
     A metric that was not asked for or is undefined leaves its claim undetermined, with the reason. Raises InputError
     if the run holds fewer than three distinct steps.
     """
-    metrics = trajectories(run)
+    return judged(trajectories(run), run.manifest.classes, claims)
+
+
+def judged(metrics: pl.DataFrame, classes: Mapping[str, TokenClassRecord], claims: tuple[Claim, ...]) -> list[ClaimRow]:
+    """The same of rows of metrics/ over distinct steps. classes: those that the rows were measured on."""
     last = metrics.filter(pl.col("step") == metrics["step"].max())
     final = last["layer"].max()
-    rare = run.manifest.classes.get(RARE)
+    rare = classes.get(RARE)
     targets = None if rare is None else rare.measured
     rows = []
     for claim in claims:

@@ -45,7 +45,7 @@ def differ_in_seed_alone(manifests: Sequence[Manifest]) -> bool:
     """Whether the runs are of models, or draws, that differ in nothing but their seed."""
     # another --seed draws other windows of the same text
     redrawn = len({m.config.get("seed") for m in manifests}) > 1
-    beside = (*_BESIDE, "evaluation_set") if redrawn else _BESIDE
+    beside = (*_BESIDE, "evaluation_set", "domains") if redrawn else _BESIDE
     kinds = {
         (_SEED.sub("", m.suite), repr(sorted((k, repr(v)) for k, v in m.config.items() if k not in beside)))
         for m in manifests

@@ -13,7 +13,7 @@ from rtdyn.store.manifest import Manifest
 
 _SIZE = re.compile(r"(?:^|-)(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>[mb])(?=-|$)", re.IGNORECASE)
 _UNITS = {"m": 1e6, "b": 1e9}
-OF_THE_MODEL = ("suite", "location", "frequencies", "evaluation_set", "device", "rtdyn")
+OF_THE_MODEL = ("suite", "location", "frequencies", "evaluation_set", "domains", "device", "rtdyn")
 """Settings that models of one family may differ in: digests over padded vocabularies, and where a run was made."""
 
 

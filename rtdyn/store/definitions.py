@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rtdyn.names import LAYERS, MATCHED, PSEUDO_CLASS, RANDOM, SELECTED
+from rtdyn.names import DOMAINS, LAYERS, MATCHED, PSEUDO_CLASS, RANDOM, SELECTED
 
 REWIRED, PERMUTED, SHAPE = "rewired", "permuted", "shape"
 SETS = (RANDOM, MATCHED, SELECTED)
@@ -171,6 +171,10 @@ METRICS: dict[str, tuple[Definition, ...]] = {
         Definition("measured_neurons", COUNT, "neurons whose effect is exact on all windows", "11"),
         Definition("reruns", COUNT, "pairs of neuron and window that were run again", "11"),
     ),
+    DOMAINS: (
+        Definition("rank_spearman", "Spearman ρ", "neurons' influence in the domain with that in the main text", "11", interval=True),
+        Definition("rank_spearman_halves", "Spearman ρ", "the same of one half of the domain's text with the other", "11", interval=True),
+    ),
 }
 """By analysis."""
 
@@ -258,6 +262,17 @@ COLUMNS: dict[str, tuple[Definition, ...]] = {
         Definition("low", "the kind's", "lower end of the null's 95 % band, or of the interval of `hill_alpha`", "4"),
         Definition("high", "the kind's", "upper end of the null's 95 % band, or of the interval of `hill_alpha`", "4"),
         Definition("fit", "the kind's", "fitted Pareto tail", "8"),
+    ),
+    "domains": (Definition("domain", "name", "the further text that the row is of; all other columns are as in metrics/", "11"),),
+    "domain_neurons": (
+        Definition("step", COUNT, "as above", "9"),
+        Definition("domain", "name", "the further text", "11"),
+        Definition("layer", "index", "the final layer", "2"),
+        Definition("neuron", "index", "the neuron, from 0", "2"),
+        Definition("delta", NATS, "mean Δ on the domain", "2", endings=_BY_CLASS),
+        Definition("mean_abs", NATS, "influence there, mean |Δ|", "2", endings=_BY_CLASS),
+        Definition("se", NATS, "standard error of mean Δ", "2", endings=_BY_CLASS),
+        Definition("se_abs", NATS, "standard error of mean |Δ|", "2", endings=_BY_CLASS),
     ),
 }
 """By table."""

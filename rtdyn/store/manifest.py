@@ -93,6 +93,19 @@ class FrequenciesRecord(Record):
     upper bound where the sample is small."""
 
 
+class TargetKindsRecord(Record):
+    """What the tokens are that decide the class of its measured positions."""
+
+    types: int
+    """Distinct ones."""
+    byte_fragments: float | None
+    """Share of positions whose token is bytes that are no text by themselves."""
+    no_whole_words: float | None
+    """Share of positions whose token is no whole word."""
+    reason: str = ""
+    """Why there is no share; empty where there are both."""
+
+
 class TokenClassRecord(Record):
     """One token class and its positions, whose targets or queries are of it."""
 
@@ -104,6 +117,23 @@ class TokenClassRecord(Record):
     """In the text."""
     measured: int
     """Those that influence is measured on."""
+    kinds: TargetKindsRecord | None = None
+    """None in a run without domains."""
+
+
+class DomainRecord(Record):
+    """A further text that is measured on the classes of the main one."""
+
+    evaluation: EvaluationRecord
+    classes: dict[str, TokenClassRecord]
+
+
+class LeftOutDomainRecord(Record):
+    """A text that was asked for and is not measured."""
+
+    rare_targets: int
+    """Positions of the class `rare` that it holds."""
+    reason: str
 
 
 class ScheduleRecord(Record):
@@ -150,6 +180,9 @@ class Manifest(Record):
     """None, as the two that follow are empty, in a run of weights alone."""
     frequencies: FrequenciesRecord | None = None
     classes: dict[str, TokenClassRecord] = {}
+    domains: dict[str, DomainRecord] = {}
+    """Further texts, by name."""
+    domains_left_out: dict[str, LeftOutDomainRecord] = {}
     schedule: ScheduleRecord | None = None
     """None in manifests that are older than it."""
     versions: dict[str, str] = {}

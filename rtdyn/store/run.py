@@ -1,4 +1,4 @@
-"""A run directory: the manifest and each step's four Parquet files, whole or not at all.
+"""A run directory: the manifest and each step's Parquet files, whole or not at all.
 
 Every file is written aside, flushed to disk and renamed. A step counts as done only when all its files are
 there and carry the digest of the run's configuration, so a run killed at any moment resumes at that step.
@@ -28,7 +28,7 @@ from rtdyn.git_lfs import refuse_pointer
 from rtdyn.names import ANALYSES, RARE
 from rtdyn.parquet import read_metadata, read_parquet
 from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
-from rtdyn.store.schema import TABLES, StepTables
+from rtdyn.store.schema import DOMAIN_TABLES, TABLES, StepTables
 
 MANIFEST = "manifest.json"
 _LOCK = ".lock"
@@ -136,7 +136,7 @@ def shorter_or_longer(path: Path, manifest: Manifest) -> str | None:
         except InputError:
             continue  # another version's or a damaged one, of which nothing is asked here
         changed = differing_settings(run.manifest.config, manifest.config).keys()
-        if changed and changed <= {"evaluation_set", "corpus", "frequencies"}:
+        if changed and changed <= {"evaluation_set", "corpus", "frequencies", "domains"}:
             return f"{run.path} has other text: {', '.join(_other_settings(run.manifest, manifest))}"
     return None
 
@@ -212,7 +212,7 @@ def write_step(run: Run, step: int, checkpoint: CheckpointRecord, tables: StepTa
         "checkpoint": json.dumps(checkpoint.as_json()),
     }
     fingerprint = {"fingerprint": tables.fingerprint}  # in one table only, as it grows with the model
-    for table in reversed(TABLES):
+    for table in reversed(tables_of(run)):
         frame: pl.DataFrame = getattr(tables, table)
         file = table_file(run, table, step)
         noted = {**metadata, **(fingerprint if table == TABLES[0] else {})}
@@ -234,7 +234,7 @@ def write_copy(
     """
     columns = {"step": pl.lit(step, pl.Int64), "tokens_seen": pl.lit(tokens_seen, pl.Int64)}
     copies = {}
-    for table in TABLES:
+    for table in tables_of(run):
         frame = read_parquet(table_file(run, table, of))
         copies[table] = frame.with_columns(**{name: columns[name] for name in columns if name in frame.columns})
     metadata = _metadata(table_file(run, TABLES[0], of))
@@ -243,6 +243,11 @@ def write_copy(
     if step_record(run, step) is not None:
         copied = join(read_step(run, step), copied)
     write_step(run, step, record.replace(revision=revision, commit=commit, copy_of=of), copied)
+
+
+def tables_of(run: Run) -> tuple[str, ...]:
+    """The tables that each step of the run has; metrics/ is the first."""
+    return (*TABLES, *DOMAIN_TABLES) if run.manifest.domains else TABLES
 
 
 def table_file(run: Run, table: str, step: int) -> Path:
@@ -264,7 +269,7 @@ def done_steps(run: Run) -> dict[int, CheckpointRecord]:
 
 def step_record(run: Run, step: int) -> CheckpointRecord | None:
     """What a step was made from; None unless it is stored whole."""
-    files = [table_file(run, table, step) for table in reversed(TABLES)]
+    files = [table_file(run, table, step) for table in reversed(tables_of(run))]
     if not all(file.is_file() for file in files):
         return None
     *others, first = map(_metadata, files)
@@ -285,7 +290,7 @@ def done_with(run: Run, analyses: Collection[str]) -> dict[int, CheckpointRecord
 
 def read_step(run: Run, step: int) -> StepTables:
     """A done step's tables."""
-    tables = {table: read_parquet(table_file(run, table, step)) for table in TABLES}
+    tables = {table: read_parquet(table_file(run, table, step)) for table in tables_of(run)}
     return StepTables(**tables, fingerprint=read_fingerprints(run, [step]).get(step, ""))
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import polars as pl
 
 TABLES = ("metrics", "neurons", "windows", "curves")
+DOMAIN_TABLES = ("domains", "domain_neurons")
+"""Of a run that measures domains, beside the others."""
 
 METRIC_SCHEMA: dict[str, Any] = {
     "step": pl.Int64,
@@ -30,6 +32,8 @@ METRIC_SCHEMA: dict[str, Any] = {
     "status": pl.String,
     "reason": pl.String,
 }
+
+DOMAIN_SCHEMA: dict[str, Any] = {"domain": pl.String, **METRIC_SCHEMA}
 
 CURVE_SCHEMA: dict[str, Any] = {
     "step": pl.Int64,
@@ -113,6 +117,10 @@ class StepTables:
     windows: pl.DataFrame
     curves: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=CURVE_SCHEMA))
     """Empty where no analysis that draws lines was asked for."""
+    domains: pl.DataFrame | None = None
+    """Rows as of `metrics`, each with its domain; None in a run without domains."""
+    domain_neurons: pl.DataFrame | None = None
+    """A row a domain and neuron of the final MLP."""
     fingerprint: str = ""
     """The weights', as text; kept in the metadata of metrics/, as it is no result. Empty: none was taken."""
 

@@ -35,9 +35,12 @@ def analyse_lacking(
             f"step {checkpoint.step} holds other weights now than those its tables were made from; further analyses "
             "cannot join them, give another --out"
         )
-    lacks = {"ablation", *lacking(run, checkpoint.step, sweep.options.analyses)}
+    lacked = lacking(run, checkpoint.step, sweep.options.analyses)
+    lacks = {"ablation", *lacked}
     names = tuple(name for name in ANALYSES if name in lacks)
     shorter = replace(sweep, options=replace(sweep.options, analyses=names))
+    if sweep.evaluation is not None and not {"ablation", "regimes"} & set(lacked):
+        shorter = replace(shorter, evaluation=replace(sweep.evaluation, domains={}))  # what is stored of them is whole
     return join(read_step(run, checkpoint.step), shorter.analyse(checkpoint, stage, parity))
 
 
@@ -67,5 +70,7 @@ def join(stored: StepTables, further: StepTables) -> StepTables:
         ).select(columns),
         windows=further.windows if with_regimes else stored.windows,
         curves=pl.concat([further.curves, stored.curves.filter(~pl.col("kind").is_in(kinds))]),
+        domains=stored.domains if further.domains is None else further.domains,
+        domain_neurons=stored.domain_neurons if further.domain_neurons is None else further.domain_neurons,
         fingerprint=further.fingerprint,
     )

@@ -11,17 +11,21 @@ from rtdyn.analyses.earlier_layers.chosen import LAST
 from rtdyn.analyses.options import StepOptions
 from rtdyn.store.manifest import (
     SCHEMA_VERSION,
+    DomainRecord,
     EvaluationRecord,
     FrequenciesRecord,
+    LeftOutDomainRecord,
     Manifest,
     SampledFrequency,
     ScheduleRecord,
+    TargetKindsRecord,
     TokenClassRecord,
 )
 from rtdyn.store.run import config_digest
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.options import EvaluationOptions
+from rtdyn.text.target_kinds import TargetKinds
 from rtdyn.text.token_classes import class_errors, rare_overlap
 from rtdyn.undefined import Undefined
 from rtdyn.version import __version__
@@ -60,7 +64,14 @@ def run_config(
         "tolerance": options.tolerance,
         "device": options.device,
         "seed": measured_on.seed,
+        **({"domains": _domain_sets(evaluation)} if evaluation.domains or evaluation.left_out else {}),
     }
+
+
+def _domain_sets(evaluation: Evaluation) -> list[str]:
+    """Each domain with the digest of its evaluation set, where it has one."""
+    measured = [f"{name}={domain.text.sha256}" for name, domain in evaluation.domains.items()]
+    return [*measured, *(f"{name}=left-out" for name in evaluation.left_out)]
 
 
 def new_manifest(suite: SuiteSpec, evaluation: Evaluation | None, config: dict[str, Any]) -> Manifest:
@@ -81,8 +92,20 @@ def new_manifest(suite: SuiteSpec, evaluation: Evaluation | None, config: dict[s
     )
     if evaluation is None:
         return manifest
-    return manifest.replace(
+    manifest = manifest.replace(
         evaluation=_text(evaluation), frequencies=_frequencies(evaluation), classes=_classes(evaluation)
+    )
+    if not (evaluation.domains or evaluation.left_out):
+        return manifest
+    return manifest.replace(
+        domains={
+            name: DomainRecord(evaluation=_text(domain), classes=_classes(domain))
+            for name, domain in evaluation.domains.items()
+        },
+        domains_left_out={
+            name: LeftOutDomainRecord(rare_targets=fault.rare, reason=fault.reason)
+            for name, fault in evaluation.left_out.items()
+        },
     )
 
 
@@ -143,6 +166,17 @@ def _classes(evaluation: Evaluation) -> dict[str, TokenClassRecord]:
             types=int(c.types.sum()),
             positions=positions[c.name].available,
             measured=len(positions[c.name].measured),
+            **({"kinds": _kinds(evaluation.kinds[c.name])} if c.name in evaluation.kinds else {}),
         )
         for c in evaluation.classes.classes
     }
+
+
+def _kinds(kinds: TargetKinds) -> TargetKindsRecord:
+    shares = {"byte_fragments": kinds.byte_fragments, "no_whole_words": kinds.no_whole_words}
+    reasons = dict.fromkeys(share.reason for share in shares.values() if isinstance(share, Undefined))
+    return TargetKindsRecord(
+        types=kinds.types,
+        **{name: None if isinstance(share, Undefined) else share for name, share in shares.items()},
+        reason="; ".join(reasons),
+    )

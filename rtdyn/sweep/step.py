@@ -32,6 +32,7 @@ from rtdyn.errors import InputError, OverflowedError
 from rtdyn.names import GROUPED
 from rtdyn.store.schema import StepTables, metric_frame
 from rtdyn.sweep.analyses import GROUP_ANALYSES
+from rtdyn.sweep.domains import with_domains
 from rtdyn.sweep.earlier_layers import analyse_layers
 from rtdyn.sweep.same_suite import _check_same_suite
 from rtdyn.tables.curves import curve_table, pseudo_influence_curve
@@ -42,9 +43,8 @@ from rtdyn.tables.regimes import regime_metrics
 from rtdyn.tables.step_rows import StepRows
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.pseudo_classes import overlap
+from rtdyn.text.token_classes import DECILES
 from rtdyn.undefined import Undefined
-
-DECILES = 10
 
 
 def analyse_step(
@@ -86,6 +86,7 @@ def _analyse(
             "it belongs to another model, leave it out of --steps"
         )
     tables = analyse_model(model, checkpoint.step, tokens_seen, evaluation, options, stage, parity)
+    tables = with_domains(tables, model, checkpoint.step, tokens_seen, evaluation, options, stage)
     with loading(checkpoint.folder):
         fingerprint = fingerprint_of_files(checkpoint.files, str(evaluation.model_config["model_type"]))
     return replace(tables, fingerprint=encode(fingerprint))
@@ -123,7 +124,7 @@ def analyse_model(
     members = evaluation.pseudo_classes if further else Undefined("no analysis asks for them")
     result = influence(
         captured,
-        torch.from_numpy(frequency_deciles(evaluation.classes.rank)),
+        torch.from_numpy(evaluation.classes.deciles),
         DECILES,
         tolerance=options.tolerance,
         memory_bytes=options.memory_bytes,
@@ -197,8 +198,3 @@ def _group_analyses(
             stage(name)
             parts.append(rows(analyse(context), context))
     return parts
-
-
-def frequency_deciles(rank: np.ndarray) -> np.ndarray:
-    """int64 (V,): tenth of the frequency ranks each type lies in, 0 the most frequent; −1 for padding."""
-    return np.where(rank > 0, (rank - 1) * DECILES // max(1, int(rank.max())), -1)

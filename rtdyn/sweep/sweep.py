@@ -21,7 +21,8 @@ from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.manifest import run_config
 from rtdyn.sweep.step import analyse_step
 from rtdyn.sweep.weights_only import analyse_weights
-from rtdyn.text.evaluation import Evaluation, prepare
+from rtdyn.text.domains import prepare_with_domains
+from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.options import EvaluationOptions
 
 
@@ -88,9 +89,11 @@ def prepare_sweep(
     Raises InputError in one sentence for any source that cannot be used.
     """
     if set(options.analyses) <= set(WEIGHTS_ONLY):
+        if measured_on.named_texts or measured_on.domains is not None:
+            raise UsageError(f"{', '.join(WEIGHTS_ONLY)} alone reads no text; add ablation to measure domains")
         evaluation, model_config = None, read_config(find_config(suite, reference))
     else:
-        evaluation = prepare(suite, reference, measured_on, say)
+        evaluation = prepare_with_domains(suite, reference, measured_on, say)
         model_config = evaluation.model_config
     _check_layers(options, model_config, suite.name)
     config = run_config(suite, evaluation, measured_on, options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from rtdyn.analyses.regimes.contrast import CURVE_STATISTICS, Contrast
@@ -20,8 +20,12 @@ Row = Callable[..., Metric]
 
 def regime_metrics(evidence: CurveEvidence, layer: int) -> list[Metric]:
     """The fit of each class's curve with its evidence; where a number is undefined, its row says why."""
-    rows = [row for name, c in evidence.curves.items() for row in _curve_rows(c, name, layer)]
-    return [*rows, *contrast_rows(evidence.contrast, layer)]
+    return [*curve_metrics(evidence.curves, layer), *contrast_rows(evidence.contrast, layer)]
+
+
+def curve_metrics(curves: Mapping[str, Curve], layer: int) -> list[Metric]:
+    """The same of the curves alone, by class."""
+    return [row for name, c in curves.items() for row in _curve_rows(c, name, layer)]
 
 
 def _curve_rows(c: Curve, token_class: str, layer: int) -> list[Metric]:

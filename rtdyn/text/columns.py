@@ -9,7 +9,7 @@ import numpy as np
 
 from rtdyn.errors import InputError
 from rtdyn.text.documents import decode, json_rows, no_column, parse_lines, with_text
-from rtdyn.text.row_filter import ROWS_WITHOUT_MATCH, RowFilter
+from rtdyn.text.row_filter import ROWS_WITHOUT_MATCH, RowChoice, RowFilter, RowLabels
 
 _TEXT_TYPES = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
 _ROWS_WITHOUT_COLUMN = 1000
@@ -27,7 +27,7 @@ class Column(Protocol):
     found: bool
     """Whether any of them has the column."""
 
-    where: RowFilter | None
+    where: RowChoice | None
     """Which rows are read; None for all."""
 
     @property
@@ -69,7 +69,7 @@ class TextColumn:
 
     def __init__(self, name: str, found: bool, where: Sequence[str] = ()) -> None:
         self.name, self.found, self.rows = name, found, 0
-        self.where = RowFilter(where, met=found) if where else None
+        self.where: RowChoice | None = RowFilter(where, met=found) if where else None
 
     @property
     def columns(self) -> list[str]:
@@ -84,15 +84,21 @@ class TextColumn:
 
     def of_lines(self, data: bytes, what: str, form: str) -> tuple[str, ...]:
         """As `Column` has it; a file that is no JSON is one text. Raises InputError for what is no UTF-8."""
-        text = _decoded(data, what)
         if not form.startswith(".json"):
+            text = _decoded(data, what)
             if self.where is not None:
-                raise InputError(f"{what} has no rows with fields; --text-where is for .jsonl, .json and .parquet")
+                raise InputError(
+                    f"{what} has no rows with fields; {self.where.option} is for .jsonl, .json and .parquet"
+                )
             return tuple(with_text([text]))
-        rows = parse_lines(text, self.name, what, where=self.where)
+        return tuple(with_text(self.rows_of_lines(data, what)))
+
+    def rows_of_lines(self, data: bytes, what: str) -> list[str | None]:
+        """The texts of lines of JSON that are read, None where one has none. Raises as `of_lines`."""
+        rows = parse_lines(_decoded(data, what), self.name, what, where=self.where)
         self.found, self.rows = self.found or rows.named, self.rows + len(rows.texts)
         check_found(self, what, _ROWS_WITHOUT_COLUMN)
-        return tuple(with_text(rows.texts))
+        return rows.texts
 
     def lacking(self, what: str) -> InputError:
         """As `Column` has it."""
@@ -103,8 +109,8 @@ class TextColumn:
         import pyarrow
 
         absent = [name for name in self.columns if name not in schema.names and name != self.name]
-        if absent:
-            return f"has no column {absent[0]!r} (its columns: {', '.join(schema.names)}); correct --text-where"
+        if absent and self.where is not None:
+            return f"has no column {absent[0]!r} (its columns: {', '.join(schema.names)}); correct {self.where.option}"
         kind = schema.field(self.name).type if self.name in schema.names else None
         if str(kind.value_type if isinstance(kind, pyarrow.DictionaryType) else kind) in _TEXT_TYPES:
             return ""
@@ -118,10 +124,36 @@ class TextColumn:
             raise InputError(f"{what} holds bytes that are not UTF-8 text under {self.name!r}; name another") from None
 
 
+class LabelledColumn(TextColumn):
+    """Texts, each in a pair behind the value that its row has under a field; rows without one are passed over."""
+
+    def __init__(self, name: str, field: str, found: bool = False) -> None:
+        super().__init__(name, found)
+        self.labels = RowLabels(field, met=found)
+        self.where = self.labels
+
+    def of_table(self, table: Any) -> list[Any]:
+        """As `Column` has it."""
+        texts = super().of_table(table)
+        return list(zip(self.labels.take(), texts, strict=True))
+
+    def of_lines(self, data: bytes, what: str, form: str) -> tuple[Any, ...]:
+        """As `Column` has it. Raises as `TextColumn`."""
+        if not form.startswith(".json"):
+            return super().of_lines(data, what, form)
+        self.labels.take()
+        rows = self.rows_of_lines(data, what)
+        return self.of_rows(zip(self.labels.take(), rows, strict=True), what)
+
+    def of_rows(self, rows: Iterable[Any], what: str) -> tuple[Any, ...]:
+        """As `Column` has it. Raises as `TextColumn`."""
+        return tuple((label, text) for label, row in rows for text in super(LabelledColumn, self).of_rows([row], what))
+
+
 class IdColumn:
     """Lists of token ids, int64 (tokens,) each, without null and empty ones."""
 
-    where: RowFilter | None = None
+    where: RowChoice | None = None
 
     def __init__(self, name: str, found: bool) -> None:
         self.name, self.found, self.rows = name, found, 0

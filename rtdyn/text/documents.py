@@ -16,7 +16,7 @@ from rtdyn.blame import reading
 from rtdyn.errors import InputError
 from rtdyn.parquet import read_columns, read_parquet
 from rtdyn.text import king_james
-from rtdyn.text.row_filter import RowFilter
+from rtdyn.text.row_filter import RowChoice, RowFilter
 from rtdyn.text.stored_text import LARGE, Text, stored_rows, stored_text
 
 NOT_TEXT = (".csv", ".tsv", ".gz", ".zst", ".bz2", ".xz", ".zip", ".npy", ".pdf", ".html")
@@ -204,7 +204,7 @@ def refuse_array(beginning: str, source: str) -> None:
         raise InputError(f"{source} begins a JSON array; write its rows as lines of JSON, an object each")
 
 
-def parse_lines(text: str, text_field: str, source: str, first: int = 1, where: RowFilter | None = None) -> Rows:
+def parse_lines(text: str, text_field: str, source: str, first: int = 1, where: RowChoice | None = None) -> Rows:
     """Lines of JSON; `source` names them in the InputError that a line which is no row of text raises.
 
     first: the number of the first line. where: rows that do not meet it are passed over.

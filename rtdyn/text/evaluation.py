@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,10 @@ from rtdyn.text.evaluation_text import open_text
 from rtdyn.text.hub_counts import count_dataset
 from rtdyn.text.options import EvaluationOptions
 from rtdyn.text.pile_counts import pile_counts
-from rtdyn.text.positions import MeasuredPositions, measure, without_sparse
+from rtdyn.text.positions import MeasuredPositions, Unmeasurable, measure, without_sparse
 from rtdyn.text.pseudo_classes import pseudo_classes
 from rtdyn.text.stored_text import Text
+from rtdyn.text.target_kinds import TargetKinds
 from rtdyn.text.token_classes import TokenClasses, classify
 from rtdyn.text.token_counts import TokenCounts, count_texts, read_counts, within
 from rtdyn.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_digest, tokenizer_files_digest
@@ -60,6 +62,12 @@ class Evaluation:
     """As `EvaluationOptions` has it."""
     known_text: KnownText | None = None
     """Whether the text was held out from training, as far as is known."""
+    kinds: Mapping[str, TargetKinds] = field(default_factory=dict)
+    """By class, what its targets are; empty where no domains are measured."""
+    domains: Mapping[str, Evaluation] = field(default_factory=dict)
+    """Further texts that are measured on the same classes, by name."""
+    left_out: Mapping[str, Unmeasurable] = field(default_factory=dict)
+    """Those that were asked for and cannot be measured."""
 
     @cached_property
     def pseudo_classes(self) -> np.ndarray | Undefined:
@@ -87,7 +95,7 @@ def prepare(
     tokenizer = load_tokenizer(tokenizer_folder, say)
     config_folder = find_config(suite, step)
     model_config = read_config(config_folder)
-    limits = _limits(tokenizer, model_config, options, str(config_folder / CONFIG))
+    limits = limits_of(tokenizer, model_config, options, str(config_folder / CONFIG))
     opened = open_text(suite, options.corpus, options.text_field, options.seed, say, options.text_where)
     source = options.frequencies or suite.frequencies
     # a data set is not read whole, so its own counts are those of a sample, as of any other
@@ -120,7 +128,7 @@ def prepare_in_memory(
 ) -> Evaluation:
     """The same of what is in memory. counts: None for those of the documents themselves; options: what names a source
     is passed over."""
-    limits = _limits(tokenizer, model_config, options, "the model's configuration")
+    limits = limits_of(tokenizer, model_config, options, "the model's configuration")
     if counts is None:
         counts = count_texts(documents.texts, tokenizer, limits.n_logits, documents.name)
     drawn = _draw([documents.texts], tokenizer, counts, limits, options, say)
@@ -128,7 +136,7 @@ def prepare_in_memory(
 
 
 @dataclass(frozen=True)
-class _Limits:
+class Limits:
     """What the model sets to the text."""
 
     n_logits: int
@@ -137,8 +145,8 @@ class _Limits:
     eos: int | None
 
 
-def _limits(tokenizer: Tokenizer, model_config: dict[str, Any], options: EvaluationOptions, where: str) -> _Limits:
-    """where: what names the configuration in an InputError."""
+def limits_of(tokenizer: Tokenizer, model_config: dict[str, Any], options: EvaluationOptions, where: str) -> Limits:
+    """What the model sets to the text. where: what names the configuration in an InputError."""
     n_logits = _whole_number(model_config, ("vocab_size",), where)
     if model_config.get("model_type") not in WITHOUT_LIMIT:
         context = _whole_number(model_config, ("max_position_embeddings", "n_positions"), where)
@@ -150,7 +158,7 @@ def _limits(tokenizer: Tokenizer, model_config: dict[str, Any], options: Evaluat
             f"the EOS token, id {eos:,}, is beyond the model's {n_logits:,} logits; "
             "give the tokenizer that the model was trained with"
         )
-    return _Limits(n_logits, _bos(options.bos, tokenizer, model_config, n_logits), eos)
+    return Limits(n_logits, _bos(options.bos, tokenizer, model_config, n_logits), eos)
 
 
 @dataclass(frozen=True)
@@ -167,7 +175,7 @@ def _draw(
     blocks: Iterable[Sequence[Text]],
     tokenizer: Tokenizer,
     counts: TokenCounts,
-    limits: _Limits,
+    limits: Limits,
     options: EvaluationOptions,
     say: Callable[[str], None],
 ) -> _Drawn:
@@ -175,9 +183,9 @@ def _draw(
     classes = classify(counts, options.bands, limits.n_logits)
     body = options.window - (limits.bos is not None)
     drawn = draw_windows(blocks, tokenizer, body, limits.eos, stream(options.seed, "documents"))
-    checked = _checked(drawn, tokenizer, limits.n_logits)
-    text = pack(checked, options.window, limits.bos, limits.eos, _Enough(classes, options))
-    return _Drawn(text, counts, _without_sparse(text, classes, options, say), limits.n_logits)
+    windows = checked(drawn, tokenizer, limits.n_logits)
+    text = pack(windows, options.window, limits.bos, limits.eos, Enough(classes, options))
+    return _Drawn(text, counts, without_sparse_bands(text, classes, options, say), limits.n_logits)
 
 
 def _evaluation(
@@ -244,7 +252,7 @@ def _hub_counts(
         raise InputError(f"{error}; or give --frequencies a file of counts, or `corpus`") from error
 
 
-def _without_sparse(
+def without_sparse_bands(
     text: EvaluationSet, classes: TokenClasses, options: EvaluationOptions, say: Callable[[str], None]
 ) -> TokenClasses:
     """The classes without the bands of a sweep that the text holds too few positions of; `say` is told of each."""
@@ -258,7 +266,7 @@ def _without_sparse(
     return kept
 
 
-def _checked(drawn: Iterable[DrawnWindow], tokenizer: Tokenizer, n_logits: int) -> Iterator[DrawnWindow]:
+def checked(drawn: Iterable[DrawnWindow], tokenizer: Tokenizer, n_logits: int) -> Iterator[DrawnWindow]:
     """The windows. Raises InputError for one with an id that the model has no logit for."""
     for window in drawn:
         highest = int(window.ids.max())
@@ -282,10 +290,12 @@ def _bos(choice: str, tokenizer: Tokenizer, model_config: dict[str, Any], n_logi
     return int(bos)
 
 
-class _Enough:
+class Enough:
     """Told each window, says when the evaluation text is long enough: `--tokens`, or `--rare-targets`."""
 
-    def __init__(self, classes: TokenClasses, options: EvaluationOptions) -> None:
+    def __init__(self, classes: TokenClasses, options: EvaluationOptions, most: float = math.inf) -> None:
+        """most: tokens after which no more are taken, whatever they hold."""
+        self.most = most
         self.rare = classes.named("rare").types
         self.tokens = options.tokens
         self.wanted = options.wanted
@@ -293,8 +303,11 @@ class _Enough:
         self.rare_targets = 0
 
     def __call__(self, tokens: int, window: np.ndarray, kept: np.ndarray) -> bool:
+        """Whether the text ends with this window (T,), its kept positions (T,); tokens: so far."""
         if self.tokens is not None:
             return tokens >= self.tokens
+        if tokens >= self.most:
+            return True
         members = np.append(window[1:], 0) if self.by_target else window
         self.rare_targets += int(self.rare[members[kept]].sum())
         return self.rare_targets >= self.wanted and tokens >= MIN_TOKENS

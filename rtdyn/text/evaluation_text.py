@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rtdyn.blame import reading
 from rtdyn.errors import InputError
@@ -19,17 +19,35 @@ from rtdyn.text.hub_documents import HubText
 from rtdyn.text.stored_text import Text
 
 
+class TextByBlocks(Protocol):
+    """A text that is read as far as it is asked for."""
+
+    def __iter__(self) -> Iterator[Sequence[Text]]:
+        """Documents in blocks, in the order of drawing."""
+        ...
+
+    def finish(self) -> Documents:
+        """What was read. Raises InputError if that is nothing."""
+        ...
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Where it is from, for the manifest."""
+        ...
+
+
 @dataclass(frozen=True)
 class EvaluationText:
-    """A text that is open: read whole from a file, or on the Hub as far as it is asked for."""
+    """A text that is open: read whole from a file, or as far as it is asked for."""
 
     corpus: str
     """A built-in text's name, a file, or an address on the Hub."""
     known: KnownText
     """What is known of it beside this suite."""
-    hub: HubText | None
+    hub: TextByBlocks | None
+    """On the Hub, or a part of a text."""
     read: Documents | None
-    """None of a text on the Hub."""
+    """None of a text that is read by blocks."""
 
     @property
     def blocks(self) -> Iterable[Sequence[Text]]:
@@ -75,6 +93,14 @@ def open_text(
         return _open(KING_JAMES, suite, text_field, seed, say, where)
 
 
+def known_text(suite: SuiteSpec, corpus: str, say: Callable[[str], None]) -> KnownText:
+    """What is known of a text beside this suite; `say` is told if it was trained on it."""
+    known = suite.known_text(corpus)
+    if known.held_out == "no":
+        say(f"caution: {corpus} was part of the training of {suite.name} ({known.source}); it is not held out")
+    return known
+
+
 def _open(
     corpus: str,
     suite: SuiteSpec,
@@ -83,9 +109,7 @@ def _open(
     say: Callable[[str], None],
     where: Sequence[str],
 ) -> EvaluationText:
-    known = suite.known_text(corpus)
-    if known.held_out == "no":
-        say(f"caution: {corpus} was part of the training of {suite.name} ({known.source}); it is not held out")
+    known = known_text(suite, corpus, say)
     if is_hub(corpus):
         return EvaluationText(corpus, known, HubText(dataset_at(corpus), text_field, seed, say, where), None)
     if Path(corpus).is_file():

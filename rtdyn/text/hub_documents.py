@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ COUNTING_STRETCH = 1 << 20
 """Bytes of a block of a plain file whose tokens are counted."""
 FILES_AT_ONCE = 16
 """Parquet files whose row groups are drawn from together; each costs its footer."""
+MAIN_ORDER, DOMAINS_ORDER = "stretches of a data set", "stretches of domains"
 SAID_FROM = 64 << 20
 _LINE_TAIL = 64 << 10
 
@@ -63,12 +66,15 @@ def text_blocks(
     return column_blocks(dataset, TextColumn(text_field, skip > 0, where), seed, stretch, skip)
 
 
-def column_blocks(dataset: HubDataset, column: Column, seed: int, stretch: int, skip: int = 0) -> Iterator[TextBlock]:
+def column_blocks(
+    dataset: HubDataset, column: Column, seed: int, stretch: int, skip: int = 0, drawn: str = MAIN_ORDER
+) -> Iterator[TextBlock]:
     """Every block of a data set, none twice, in the random order of `seed`; the first `skip` are not read.
 
-    Rows without text are passed over. Raises InputError for text that cannot be read, or a column that is not there.
+    drawn: the stream that the order is of, as two texts of one data set need two. Rows without text are passed over.
+    Raises InputError for text that cannot be read, or a column that is not there.
     """
-    rng = stream(seed, "stretches of a data set")
+    rng = stream(seed, drawn)
     if dataset.form == ".parquet":
         yield from _row_groups(dataset, column, rng, skip)
     elif dataset.is_compressed:
@@ -212,68 +218,102 @@ def _row_group(dataset: HubDataset, file: RemoteFile, reader: Any, group: int, c
     return TextBlock(texts, place, size)
 
 
-class HubText:
-    """Evaluation text of a data set, read as far as it is asked for; iterating gives the blocks.
+class HubBlocks:
+    """Blocks of a data set's column, read as far as they are asked for.
 
-    What was read is kept beside the data set's other files, so that a second run reads no network. `say` is told
-    how much was read, at every doubling from SAID_FROM bytes on. Raises InputError for shards of token ids.
+    What was read is kept in `file`, so that a second run reads no network. `say` is told how much was read, at every
+    doubling from SAID_FROM bytes on.
     """
+
+    def __init__(
+        self,
+        dataset: HubDataset,
+        column: Callable[[bool], Column],
+        seed: int,
+        say: Callable[[str], None],
+        file: Path,
+        stretch: int = EVALUATION_STRETCH,
+        drawn: str = MAIN_ORDER,
+        kind: Any = pl.String,
+        most: float = math.inf,
+    ) -> None:
+        """column: told whether some of it was read before. stretch, drawn: as `column_blocks` has them.
+
+        kind: polars' type of the column's values. most: bytes after which there are no more blocks.
+        Raises InputError for shards of token ids.
+        """
+        if dataset.form == ".bin":
+            raise InputError(f"{dataset.what} holds token ids and no text; give --corpus text")
+        self.dataset, self.column, self.seed, self.say = dataset, column, seed, say
+        self.file, self.stretch, self.drawn, self.kind, self.most = file, stretch, drawn, kind, most
+        self.used: list[TextBlock] = []
+        self.kept: list[TextBlock] = []
+
+    def __iter__(self) -> Iterator[TextBlock]:
+        self.kept = _read_kept(self.file)
+        skip, read, fresh, limit = len(self.kept), 0, 0, SAID_FROM
+        new = column_blocks(self.dataset, self.column(skip > 0), self.seed, self.stretch, skip, self.drawn)
+        for number, block in enumerate(chain(self.kept, new)):
+            self.used.append(block)
+            read += block.size
+            if number >= skip:
+                fresh += block.size
+                if len(self.used).bit_count() == 1:
+                    self.keep()
+                if fresh >= limit:
+                    self.say(f"{fresh:,} bytes of text read from {self.dataset.what}")
+                    limit *= 2
+            yield block
+            if read >= self.most:
+                return
+
+    def keep(self) -> None:
+        """Keeps what was read."""
+        if len(self.used) > len(self.kept):
+            schema: dict[str, Any] = {"texts": pl.List(self.kind), "place": pl.String, "size": pl.Int64}
+            replace_file(self.file, pl.DataFrame([vars(b) for b in self.used], schema=schema).write_parquet)
+            self.kept = list(self.used)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Where the text is from, for the manifest."""
+        return {"address": self.dataset.address, "repo": self.dataset.repo, "commit": self.dataset.commit}
+
+
+class HubText:
+    """Evaluation text of a data set, read as far as it is asked for; iterating gives the texts of each block."""
 
     def __init__(
         self, dataset: HubDataset, text_field: str, seed: int, say: Callable[[str], None], where: Sequence[str] = ()
     ) -> None:
-        if dataset.form == ".bin":
-            raise InputError(f"{dataset.what} holds token ids and no text; give --corpus text")
-        self.dataset = dataset
-        self.say = say
-        self.where = where
         RowFilter(where)  # what is no condition is refused before anything is read
         key = hashlib.sha256("\0".join([text_field, *where]).encode()).hexdigest()[:16]
-        self.file = dataset.folder / f"text-{seed}-{key}.parquet"
-        self.stream = partial(text_blocks, dataset, text_field, seed, EVALUATION_STRETCH, where=where)
-        self.used: list[TextBlock] = []
-        self.kept: list[TextBlock] = []
+        file = dataset.folder / f"text-{seed}-{key}.parquet"
+        self.where = where
+        self.blocks = HubBlocks(dataset, partial(TextColumn, text_field, where=where), seed, say, file)
 
     def __iter__(self) -> Iterator[Sequence[str]]:
-        self.kept, read, limit = _read_kept(self.file), 0, SAID_FROM
-        for block in self.kept:
-            self.used.append(block)
-            yield block.texts
-        for block in self.stream(skip=len(self.kept)):
-            self.used.append(block)
-            read += block.size
-            if len(self.used).bit_count() == 1:
-                self._keep()
-            if read >= limit:
-                self.say(f"{read:,} bytes of text read from {self.dataset.what}")
-                limit *= 2
-            yield block.texts
+        return (block.texts for block in self.blocks)
 
     def finish(self) -> Documents:
         """Keeps what was read, and gives it. Raises InputError if that is nothing."""
-        self._keep()
-        texts = tuple(text for block in self.used for text in block.texts)
+        self.blocks.keep()
+        texts = tuple(text for block in self.blocks.used for text in block.texts)
+        what = self.blocks.dataset.what
         if not texts:
-            raise InputError(f"{self.dataset.what} holds no text")
-        return Documents(texts, with_conditions(self.dataset.what, self.where), digest_documents(texts))
-
-    def _keep(self) -> None:
-        if len(self.used) > len(self.kept):
-            schema: dict[str, Any] = {"texts": pl.List(pl.String), "place": pl.String, "size": pl.Int64}
-            replace_file(self.file, pl.DataFrame([asdict(b) for b in self.used], schema=schema).write_parquet)
-            self.kept = list(self.used)
+            raise InputError(f"{what} holds no text")
+        return Documents(texts, with_conditions(what, self.where), digest_documents(texts))
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Where the text is from, for the manifest."""
+        used = self.blocks.used
         return {
-            "address": self.dataset.address,
-            "repo": self.dataset.repo,
-            "commit": self.dataset.commit,
-            "documents": sum(len(b.texts) for b in self.used),
-            "bytes": sum(b.size for b in self.used),
-            "read": [b.place for b in self.used],
-            "kept_in": str(self.file),
+            **self.blocks.source,
+            "documents": sum(len(b.texts) for b in used),
+            "bytes": sum(b.size for b in used),
+            "read": [b.place for b in used],
+            "kept_in": str(self.blocks.file),
         }
 
 

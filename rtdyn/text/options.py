@@ -42,10 +42,17 @@ class EvaluationOptions:
 
     text_where: tuple[str, ...] = ()
     """Conditions `FIELD=VALUE` on the corpus's rows, all to be met."""
+    named_texts: tuple[tuple[str, str], ...] = ()
+    """Texts that are measured beside the corpus: the name of each, and where it is, as `corpus` has it."""
+    domains: str | None = None
+    """A text whose parts are measured beside the corpus: `pile`, or ADDRESS::FIELD, whose values tell them apart."""
 
     def __post_init__(self) -> None:
         if self.tokens is not None and self.rare_targets is not None:
             raise UsageError("--tokens and --rare-targets both say how long the evaluation text is; give one of them")
+        twice = next((name for i, (name, _) in enumerate(self.named_texts) if name in dict(self.named_texts[:i])), None)
+        if twice is not None:
+            raise UsageError(f"two texts are called {twice!r}; give --corpus another NAME=ADDRESS")
 
     @property
     def wanted(self) -> int:

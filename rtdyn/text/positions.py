@@ -56,27 +56,48 @@ def measure(
     class_by: `target`, or `query` for the query's own token. Raises InputError for a class with fewer than
     `min_targets` positions.
     """
+    if (fault := unmeasurable(evaluation, classes, class_by, min_targets)) is not None:
+        raise InputError(f"{fault.reason}; {fault.mend}")
     length = evaluation.windows.shape[1]
     targets = evaluation.targets.ravel()
     by_class = _by_class(evaluation, classes, class_by)
-    for name, available in by_class.items():
-        if len(available) < min_targets:
-            raise InputError(
-                f"the class {name!r} has only {len(available)} positions in "
-                f"{evaluation.windows.size:,} evaluation tokens, under the {min_targets} of --min-targets; "
-                "give more text (--corpus, --tokens), a wider band (--rare) or a lower --min-targets"
-            )
-        if len(np.unique(available // length)) < 2:
-            raise InputError(
-                f"all positions of the class {name!r} lie in one window, which leaves no standard error; "
-                "give more text (--corpus, --tokens) or a smaller --window"
-            )
     cap = int(positions_per_rare * len(by_class["rare"]))
     drawn = tuple(
         ClassPositions(n, len(available), _draw(n, available, cap, seed)) for n, available in by_class.items()
     )
     flat = np.unique(np.concatenate([c.measured for c in drawn]))
     return MeasuredPositions(flat, flat // length, flat % length, targets[flat].astype(np.int64), drawn)
+
+
+@dataclass(frozen=True)
+class Unmeasurable:
+    """What keeps a text from being measured."""
+
+    rare: int
+    """Positions of the class `rare` that it has."""
+    reason: str
+    mend: str
+    """What the user may change."""
+
+
+def unmeasurable(
+    evaluation: EvaluationSet, classes: TokenClasses, class_by: str, min_targets: int
+) -> Unmeasurable | None:
+    """Why the first class that cannot be measured cannot be: too few positions, or all in one window."""
+    by_class = _by_class(evaluation, classes, class_by)
+    rare, length = len(by_class["rare"]), evaluation.windows.shape[1]
+    for name, available in by_class.items():
+        if len(available) < min_targets:
+            reason = (
+                f"the class {name!r} has only {len(available)} positions in "
+                f"{evaluation.windows.size:,} evaluation tokens, under the {min_targets} of --min-targets"
+            )
+            mend = "give more text (--corpus, --tokens), a wider band (--rare) or a lower --min-targets"
+            return Unmeasurable(rare, reason, mend)
+        if len(np.unique(available // length)) < 2:
+            reason = f"all positions of the class {name!r} lie in one window, which leaves no standard error"
+            return Unmeasurable(rare, reason, "give more text (--corpus, --tokens) or a smaller --window")
+    return None
 
 
 def without_sparse(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from rtdyn.errors import InputError, UsageError, near_matches
 
@@ -12,8 +12,30 @@ ROWS_WITHOUT_MATCH = 50_000
 _VALUES_SHOWN = 12
 
 
+class RowChoice(Protocol):
+    """What is asked of a choice of rows."""
+
+    option: str
+    """Which option made it."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The outermost fields that it looks at."""
+        ...
+
+    def keeps(self, row: Any) -> bool:
+        """Whether the row is read."""
+        ...
+
+    def check(self, what: str, rows: int = 1) -> None:
+        """Raises InputError if at least `rows` rows were read and it kept none of them."""
+        ...
+
+
 class RowFilter:
     """Conditions `FIELD=VALUE` that a row has to meet, all of them; FIELD may be nested, as `meta.pile_set_name`."""
+
+    option = "--text-where"
 
     def __init__(self, conditions: Sequence[str], met: bool = False) -> None:
         """met: whether rows that met them were read before. Raises UsageError for what is no condition."""
@@ -42,7 +64,7 @@ class RowFilter:
         self.rows += 1
         kept = True
         for (path, wanted), met_with in zip(self.conditions, self.values, strict=True):
-            value = _at(row, path)
+            value = field_value(row, path)
             if value is not None and len(met_with) < 1000:
                 met_with[value] = None
             kept = kept and value == wanted
@@ -67,7 +89,43 @@ class RowFilter:
         raise InputError(f"{what}: none of {self.rows:,} rows has {self.text}; correct --text-where")
 
 
-def _at(row: Any, path: Sequence[str]) -> str | None:
+class RowLabels:
+    """Rows that have a value under a field, which tells the parts of a text apart; what they have is noted."""
+
+    option = "--domains"
+
+    def __init__(self, field: str, met: bool = False) -> None:
+        """field: may be nested, as `RowFilter` has it. met: whether rows that have it were read before."""
+        self.field, self.path, self.met, self.rows = field, field.split("."), met, 0
+        self.taken: list[str] = []
+        """The values of the rows that were kept since `take`, in their order."""
+
+    @property
+    def columns(self) -> list[str]:
+        """As `RowChoice` has it."""
+        return [self.path[0]]
+
+    def keeps(self, row: Any) -> bool:
+        """As `RowChoice` has it."""
+        self.rows += 1
+        value = field_value(row, self.path)
+        if value is not None:
+            self.taken.append(value)
+            self.met = True
+        return value is not None
+
+    def take(self) -> list[str]:
+        """The values since the last time."""
+        taken, self.taken = self.taken, []
+        return taken
+
+    def check(self, what: str, rows: int = 1) -> None:
+        """As `RowChoice` has it."""
+        if not self.met and self.rows >= rows:
+            raise InputError(f"{what}: no row has the field {self.field!r}; correct --domains")
+
+
+def field_value(row: Any, path: Sequence[str]) -> str | None:
     """The value at a place in nested objects, as text; None where there is none."""
     for name in path:
         row = row.get(name) if isinstance(row, dict) else None

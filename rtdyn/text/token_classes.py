@@ -22,6 +22,7 @@ REDRAWS = 5
 """How often sampled counts are drawn anew to see how their rare class moves."""
 SURE = 0.1
 """Relative standard error of the rare class's frequencies up to which this says about how much is right."""
+DECILES = 10
 CLASS_COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -46,6 +47,11 @@ class TokenClasses:
     """int64 (logits,): frequency rank from 1; 0 for padding ids, which are of no type."""
     end_rank: int
     end_reason: str
+
+    @property
+    def deciles(self) -> np.ndarray:
+        """int64 (logits,): tenth of the frequency ranks each type lies in, 0 the most frequent; −1 for padding."""
+        return np.where(self.rank > 0, (self.rank - 1) * DECILES // max(1, int(self.rank.max())), -1)
 
     def named(self, name: str) -> TokenClass:
         """The class called `name`."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from rtdyn.errors import InputError, UsageError
+from rtdyn.judge.domains import domain_rows, domain_summary
 from rtdyn.judge.observations import is_recorded, read_judged
 from rtdyn.judge.scorecard import scorecard
 from rtdyn.judge.scorecard_frame import claim_frame, claims_table
@@ -19,7 +20,7 @@ from rtdyn.judge.trajectories import trajectories
 from rtdyn.names import RARE
 from rtdyn.parquet import read_parquet, scan_parquet
 from rtdyn.store.manifest import Manifest
-from rtdyn.store.run import MANIFEST, Run, done_steps, table_file
+from rtdyn.store.run import MANIFEST, Run, done_steps, table_file, tables_of
 from rtdyn.views.terminal.summary import summary_rows
 
 if TYPE_CHECKING:
@@ -93,6 +94,20 @@ class RunFrames:
         """Lines to draw: attention profiles, spectra, the pseudo-classes' ranked influence."""
         return self._scan("curves")
 
+    @property
+    def domains(self) -> pl.LazyFrame:
+        """The rows of `metrics` on further texts, each with its domain. Raises InputError of a run without domains."""
+        return self._scan("domains")
+
+    @property
+    def domain_neurons(self) -> pl.LazyFrame:
+        """A row a domain, neuron and step: influence on each class there, its errors. Raises as `domains`."""
+        return self._scan("domain_neurons")
+
+    def domain_summary(self) -> pl.DataFrame:
+        """A row a text and band at the last sound step, the main text (domain null) first, as `rtdyn claims` has it."""
+        return domain_summary(domain_rows(self.run))
+
     def trajectories(self) -> pl.DataFrame:
         """The metrics of the steps that are observations of their own. Raises InputError for fewer than three."""
         return trajectories(self.run)
@@ -163,6 +178,8 @@ class RunFrames:
     def _scan(self, table: str) -> pl.LazyFrame:
         if not self.steps:
             raise InputError(f"{self.path} holds no finished step yet")
+        if table not in tables_of(self.run):
+            raise InputError(f"{self.path} measures no domains; --domains and --corpus NAME=ADDRESS measure them")
         return scan_parquet([table_file(self.run, table, step) for step in self.steps])
 
 

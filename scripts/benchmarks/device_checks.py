@@ -39,12 +39,13 @@ from rtdyn.checkpoints.checkpoint import Checkpoint, read_config, sha256_of
 from rtdyn.model.families import Anatomy
 from rtdyn.names import ANALYSES
 from rtdyn.sweep.analyses import GROUP_ANALYSES
-from rtdyn.sweep.step import DECILES, analyse_step, frequency_deciles
+from rtdyn.sweep.step import analyse_step
 from rtdyn.tables.influence import ablation_metrics, loss_metrics
 from rtdyn.tables.mediation import mediation_rows
 from rtdyn.tables.regimes import regime_metrics
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.pseudo_classes import overlap
+from rtdyn.text.token_classes import DECILES
 from rtdyn.undefined import Undefined
 
 TINY = Path(rtdyn.__file__).parent / "data" / "tiny"
@@ -244,7 +245,7 @@ def _influence(captured: Capture, evaluation: Evaluation) -> Influence:
     cluster, members = evaluation.clusters.index, evaluation.pseudo_classes
     return influence(
         captured,
-        torch.from_numpy(frequency_deciles(evaluation.classes.rank)),
+        torch.from_numpy(evaluation.classes.deciles),
         DECILES,
         memory_bytes=OPTIONS.memory_bytes,
         pseudo_classes=None if isinstance(members, Undefined) else torch.from_numpy(members),

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rtdyn.names import ANALYSES, LAYERS
+from rtdyn.names import ANALYSES, DOMAINS, LAYERS
 from rtdyn.store.definitions import COLUMNS, METRICS, Definition
 
 PAGE = Path(__file__).parents[2] / "docs/metrics.md"
@@ -31,6 +31,8 @@ TABLES = {
     "neurons": "`neurons/step=*.parquet` has a row for each neuron. `<class>` is `rare`, `common` or another band.",
     "windows": "`windows/step=*.parquet` has sums over windows and over deciles of frequency.",
     "curves": "`curves/step=*.parquet` has the lines that figures draw.",
+    "domains": "`domains/step=*.parquet` has the rows of [further texts](domains.md), named as those of `metrics`.",
+    "domain_neurons": "`domain_neurons/step=*.parquet` has a row for each further text and neuron.",
 }
 
 
@@ -59,7 +61,7 @@ def lines_of(definitions: Sequence[Definition], metrics: bool, links: dict[str, 
 def page() -> str:
     """The whole page."""
     links, parts = anchors(), [HEAD, "## Metrics by analysis\n"]
-    for analysis in ("capture", *ANALYSES[:2], "groups", *ANALYSES[2:], LAYERS):
+    for analysis in ("capture", *ANALYSES[:2], "groups", *ANALYSES[2:], LAYERS, DOMAINS):
         parts += [f"### {analysis}\n", "\n".join(lines_of(METRICS[analysis], True, links)) + "\n"]
     parts.append("## Columns by table\n")
     for table, says in TABLES.items():

@@ -23,7 +23,7 @@ from rtdyn.sweep.follow_options import FollowOptions
 from rtdyn.sweep.job import Job
 from rtdyn.text.options import EvaluationOptions
 
-RENAMED = {"bands": "rare"}
+RENAMED = {"bands": "rare", "named_texts": "corpus"}
 
 
 def test_keywords_are_the_commands_options_with_the_defaults_of_the_dataclasses() -> None:
@@ -38,12 +38,12 @@ def test_keywords_are_the_commands_options_with_the_defaults_of_the_dataclasses(
     }
     by_keyword = {RENAMED.get(name, name): default for name, default in held.items() if default is not MISSING}
     assert len(shown.keys() & by_keyword.keys()) > 35
-    as_given = {"analyses": "all", "slurm_option": None, "text_where": None}
+    as_given = {"analyses": "all", "slurm_option": None, "text_where": None, "corpus": None}
     for name in shown.keys() & by_keyword.keys():
         assert shown[name] == as_given.get(name, by_keyword[name]), name
 
 
-SOURCES = {"corpus", "text_field", "text_where", "frequencies", "frequency_tokens"}
+SOURCES = {"corpus", "named_texts", "domains", "text_field", "text_where", "frequencies", "frequency_tokens"}
 OF_A_RUN = {"stream_layers", "task_memory_gib"}
 OF_GROUPS = {"analyses", "layers", "rank_by", "heads_to", "heads_at", "unigram"}
 

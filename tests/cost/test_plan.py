@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from loopback.hub import LoopbackHub
 from loopback.place import Machine, copy_step, workplace
+from text.test_domains import chapters
 
 from rtdyn.capture.memory_need import Sample
 from rtdyn.cli import main
@@ -52,6 +53,26 @@ def test_a_folders_plan_counts_what_a_run_would_measure(evaluation: Evaluation, 
     assert one["flops_per_step"]["ablation"] == ablation_operations(shape, sample, 2 * 2**30).flops
     assert one["shape"]["parameters"] == 901_344
     assert one["seconds"] is None and one["compute_seconds"] is None and found["total"]["seconds"] is None
+
+
+@pytest.mark.slow
+def test_domains_are_counted_where_they_are_here_and_assumed_on_the_hub(tmp_path: Path) -> None:
+    law = f"law={chapters(tmp_path / 'law.jsonl', 0, 100)}"
+    asked = ("--model", "tiny", "--steps", "4000", *OURS, "--no-calibration")
+    [alone], [here], [far] = (
+        planned(*asked, *more)["suites"] for more in ((), ("--corpus", law), ("--corpus", law, "--domains", "pile"))
+    )
+    flops = alone["flops_per_step"]
+    assert here["flops_per_step"]["capture"] == flops["capture"] and "domains" not in flops
+    # a text of as many tokens and rare targets, give or take
+    assert here["flops_per_step"]["domains"] == pytest.approx(flops["capture"] + flops["ablation"], rel=0.2)
+    assert here["run_bytes"] - alone["run_bytes"] == 4700 + 33 * 2 * 512
+    assert "domains counted: 1 (their texts are read here)" in here["notes"]
+    assert far["flops_per_step"]["domains"] > 20 * (flops["capture"] + flops["ablation"]) * 0.5
+    assert "domains counted: 23 (text and frequencies are not here yet)" in far["notes"]
+    [unknown] = planned(*asked, "--domains", "hf://datasets/o/n/a.jsonl::f")["suites"]
+    assert "domains" not in unknown["flops_per_step"]
+    assert any("are known once its text is read" in note for note in unknown["notes"])
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -25,7 +26,7 @@ from rtdyn.execute.ledger import begin_try, end_try, has_left, read_seconds, tri
 from rtdyn.execute.task import Task, task_template
 from rtdyn.execute.worker import Worker
 from rtdyn.model import families
-from rtdyn.store.run import TASKS, done_steps, open_run, read_run
+from rtdyn.store.run import TASKS, done_steps, open_run, read_run, read_table
 from rtdyn.suites.find import find_suite, load_suites
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
@@ -178,7 +179,14 @@ def test_relative_paths_count_from_where_the_command_was_given(
     (tmp_path / "text.txt").write_text("\n\n".join(held_out_chapters()))
     suite = load_suites(Path("mine.yaml"))["mine"]
     counts = str(Path("suite", "token_counts.npy"))
-    measured_on = replace(task.measured_on, corpus="text.txt", frequencies=counts)
+    (tmp_path / "parts.jsonl").write_text("\n".join(json.dumps({"text": t, "b": "x"}) for t in held_out_chapters()))
+    measured_on = replace(
+        task.measured_on,
+        corpus="text.txt",
+        frequencies=counts,
+        named_texts=(("again", "text.txt"),),
+        domains="parts.jsonl::b",
+    )
     sweep = prepare_sweep(suite, 4000, measured_on, ANALYSED)
     assert sweep.config["location"] == "suite"
     run = open_run(Path("relative"), new_manifest(suite, sweep.evaluation, sweep.config))
@@ -190,13 +198,16 @@ def test_relative_paths_count_from_where_the_command_was_given(
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     Worker(pickle.loads(pickle.dumps(given))).work()
-    assert list(done_steps(read_run(tmp_path / "relative"))) == [0] and Path.cwd() == elsewhere
+    done = read_run(tmp_path / "relative")
+    assert list(done_steps(done)) == [0] and Path.cwd() == elsewhere
+    assert set(read_table(done, "domains")["domain"]) == {"again", "x"} == set(done.manifest.domains)
 
 
 def test_names_and_addresses_of_the_hub_are_no_paths(tiny: SuiteSpec, task: Task) -> None:
     named = replace(task.measured_on, corpus="king-james", frequencies="corpus")
     on_hub = replace(task.measured_on, corpus="hf://datasets/a/b", frequencies="hf://datasets/a/c")
-    pile = replace(named, frequencies="pile")
+    further = (("book", "king-james"), ("hub", "hf://datasets/a/b"))
+    pile = replace(named, frequencies="pile", named_texts=further, domains="pile")
     for asked in (named, pile, on_hub, replace(named, corpus=None, frequencies=None)):
         made = task_template(Job(tiny, (0,), asked, ANALYSED, "mark", 1.0), read_run(task.run), 4000)
         assert made.measured_on == asked and made.suite == tiny

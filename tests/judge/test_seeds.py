@@ -33,6 +33,8 @@ def measured(values: list[float]) -> Series:
         ([run("p-70m-seed1"), run("p-70m-seed2")], True),
         ([run("p-70m"), run("p-70m-seed2"), run("p-70m-data-seed3")], True),
         ([run("tiny", seed=0, evaluation_set="a"), run("tiny", seed=1, evaluation_set="b")], True),
+        ([run("tiny", seed=0, domains=["x=a"]), run("tiny", seed=1, domains=["x=b"])], True),
+        ([run("p-70m-seed1", domains=["x=a"]), run("p-70m-seed2", domains=["x=b"])], False),
         ([run("p-70m-seed1", evaluation_set="a"), run("p-70m-seed2", evaluation_set="b")], False),
         ([run("tiny", seed=0), run("tiny", seed=0)], False),
         ([run("p-70m-seed1"), run("p-160m-seed2")], False),

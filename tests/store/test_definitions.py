@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from rtdyn.names import LAYERS
+from rtdyn.names import DOMAINS, LAYERS
 from rtdyn.store.definitions import COLUMNS, METRICS, define
-from rtdyn.store.schema import CURVE_SCHEMA, METRIC_SCHEMA, TABLES
+from rtdyn.store.schema import CURVE_SCHEMA, DOMAIN_TABLES, METRIC_SCHEMA, TABLES
 
 ROOT = Path(__file__).parents[2]
 ONLY_GATED = {f"hill_alpha_{rule}_{matrix}" for rule in ("tenth", "half", "least_ks") for matrix in ("gate", "up")}
@@ -59,12 +59,14 @@ def test_no_definition_is_of_a_metric_that_nothing_stores(stored: dict[tuple[str
     defined = {(analysis, name) for analysis, of in METRICS.items() for d in of for name in d.names}
     # of the layers, tests/tables/test_earlier_layers.py has the rows
     of_layers = {(LAYERS, name) for d in METRICS[LAYERS] for name in d.names}
-    assert defined - set(stored) == {("heavytail", name) for name in ONLY_GATED} | of_layers
+    # of domains, tests/sweep/test_domains.py has them
+    of_domains = {(DOMAINS, name) for d in METRICS[DOMAINS] for name in d.names}
+    assert defined - set(stored) == {("heavytail", name) for name in ONLY_GATED} | of_layers | of_domains
     assert len(defined) == sum(len(d.names) for of in METRICS.values() for d in of), "a name is defined twice"
 
 
 def test_every_column_of_the_tables_is_defined() -> None:
-    assert set(COLUMNS) == set(TABLES)
+    assert set(COLUMNS) == {*TABLES, *DOMAIN_TABLES}
     for table, schema in (("metrics", METRIC_SCHEMA), ("curves", CURVE_SCHEMA)):
         assert [d.name for d in COLUMNS[table]] == list(schema)
 

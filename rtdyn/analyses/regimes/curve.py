@@ -23,15 +23,18 @@ class Curve:
     likelihoods: Likelihoods | Undefined
 
 
-def curve(c: ClassInfluence, rank_by: str, seed: int) -> Curve:
-    """Fit, shape nulls, fits to halves of the text, and likelihoods of one class."""
+def curve(c: ClassInfluence, rank_by: str, seed: int, draws_as_needed: bool = False) -> Curve:
+    """Fit, shape nulls, fits to halves of the text, and likelihoods of one class.
+
+    draws_as_needed: make no more draws of the shape nulls than their p needs.
+    """
     ranking = c.ranking(rank_by)
     influence = as_numpy(ranking.values)
     uncertainty = as_numpy(CLEAR_SE * ranking.se + c.error_bound)
     sums, counts = as_numpy(c.by_cluster(ranking.window_sum)), as_numpy(c.by_cluster(c.window_n))
     return Curve(
         fit_regimes(influence, uncertainty),
-        shape_p_values(influence, uncertainty, seed=seed),
+        shape_p_values(influence, uncertainty, seed=seed, as_needed=draws_as_needed),
         resampled(sums, counts, uncertainty, stream(seed, "resampled text")),
         likelihoods(influence),
     )

@@ -27,6 +27,8 @@ from rtdyn.undefined import Undefined
 HALF_NORMAL, LOGNORMAL, PARETO = "half_normal", "lognormal", "pareto"
 SHAPES = (HALF_NORMAL, LOGNORMAL, PARETO)
 SHAPE_DRAWS = 999
+FIRST, ENOUGH = 99, 10
+"""Draws of each shape that are enough where so many of them reach T, if draws are made as needed."""
 NULL_CHUNK = 2**20
 """Numbers drawn at a time for the shape nulls; the draws do not depend on it."""
 
@@ -80,13 +82,18 @@ def shape_statistic(log_a: np.ndarray, fit: ThreeSegments) -> float:
 
 
 def shape_p_values(
-    influence: np.ndarray, uncertainty: np.ndarray, draws: int = SHAPE_DRAWS, seed: int = 0
+    influence: np.ndarray,
+    uncertainty: np.ndarray,
+    draws: int = SHAPE_DRAWS,
+    seed: int = 0,
+    as_needed: bool = False,
 ) -> ShapeEvidence | Undefined:
     """T of one curve against i.i.d. numbers of each shape, or why it has none.
 
     influence: (F,) ≥ 0; uncertainty: (F,), as for `fit_regimes`. A null curve has F numbers and loses its smallest, so
     that as many are left as are uncensored in the data. Where uncensored neurons rank below censored ones, the null
-    has no such gaps.
+    has no such gaps. as_needed: make no more than FIRST draws of a shape where ENOUGH of them reach T. P(p ≤ α) ≤ α
+    then too: a p under ENOUGH/(FIRST + 1) is the rank among all draws, any other bounds that among the first.
     """
     _, ranks, log_a = ranked(influence, uncertainty)
     fit = fit_ranks(ranks, log_a)
@@ -97,13 +104,16 @@ def shape_p_values(
         return Undefined("the middle half of the uncensored neurons have equal influence")
     nulls = {}
     for shape in SHAPES:
-        null = null_statistics(shape, len(influence), len(ranks), draws, seed)
-        if isinstance(null, Undefined):
-            return null
-        nulls[shape] = null
+        for count in (min(FIRST, draws), draws) if as_needed else (draws,):
+            null = null_statistics(shape, len(influence), len(ranks), count, seed)
+            if isinstance(null, Undefined):
+                return null
+            nulls[shape] = null
+            if (null >= statistic).sum() >= ENOUGH:
+                break
     return ShapeEvidence(
         statistic,
-        {shape: (1 + int((null >= statistic).sum())) / (draws + 1) for shape, null in nulls.items()},
+        {shape: (1 + int((null >= statistic).sum())) / (len(null) + 1) for shape, null in nulls.items()},
         {shape: float(null.mean()) for shape, null in nulls.items()},
         {shape: float(null.std(ddof=1)) for shape, null in nulls.items()},
     )

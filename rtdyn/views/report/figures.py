@@ -14,6 +14,7 @@ from rtdyn.judge.sizes import differ_in_size
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.panels import PANELS, JudgedPanels, judged_panels
 from rtdyn.views.report.plots.bands import bands_figure
+from rtdyn.views.report.plots.domains import domains_figure
 from rtdyn.views.report.plots.hill import hill_over_k
 from rtdyn.views.report.plots.influence import compare_rank_influence, rank_influence, regime_sizes
 from rtdyn.views.report.plots.lines import attention_profiles, compare_attention, spectra
@@ -74,6 +75,7 @@ def figures(
         "attention": lambda: attention_profiles(runs[0], last[0], width),
         NEURON_TABLE: lambda: neuron_table(runs[0], last[0]),
         **({"bands": lambda: bands_figure(runs[0], width)} if len(runs[0].classes) > 2 else {}),
+        **({"domains": lambda: domains_figure(runs[0], width)} if runs[0].run.manifest.domains else {}),
     }
 
 

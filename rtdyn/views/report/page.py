@@ -17,6 +17,7 @@ import polars as pl
 
 from rtdyn.errors import InputError
 from rtdyn.judge.bands import band_rows
+from rtdyn.judge.domains import domain_rows
 from rtdyn.judge.observations import is_recorded
 from rtdyn.judge.scorecard import ClaimRow, scorecard
 from rtdyn.names import ANALYSES, PLATEAU
@@ -31,6 +32,7 @@ from rtdyn.views.report.plots.influence import NO_INFLUENCE
 from rtdyn.views.report.plots.neurons import TABLE_COLUMNS
 from rtdyn.views.report.run_tables import RunTables
 from rtdyn.views.terminal.bands import BAND_HEADERS, BAND_NOTE, band_cells
+from rtdyn.views.terminal.domains import DOMAIN_HEADERS, DOMAIN_NOTE, domain_cells, left_out_line
 from rtdyn.views.terminal.scorecard import CELLS, claim_cells, targets_text
 from rtdyn.views.terminal.summary import CAUTION, summary_rows
 
@@ -62,6 +64,8 @@ def page(shown: Sequence[RunTables], judged: Sequence[JudgedPanels], missing: Ma
         claim_headers=CLAIM_HEADERS,
         band_headers=BAND_HEADERS,
         band_note=BAND_NOTE,
+        domain_headers=DOMAIN_HEADERS,
+        domain_note=DOMAIN_NOTE,
         neuron_headers=TABLE_COLUMNS,
         version=__version__,
         style=jinja2.filters.Markup((assets / "page.css").read_text(encoding="utf-8")),
@@ -102,6 +106,8 @@ def _about(shown: RunTables, claims: list[ClaimRow] | Undefined) -> dict[str, An
         "rows": rows,
         "claims": [] if isinstance(claims, Undefined) else [_claim(row) for row in claims],
         "bands": [band_cells(row) for row in band_rows(run)],
+        "domains": [domain_cells(row) for row in domain_rows(run)],
+        "domains_left_out": [left_out_line(*left_out) for left_out in manifest.domains_left_out.items()],
         "why_no_claims": claims.reason if isinstance(claims, Undefined) else "",
         "left_out": shown.left_out,
         "recorded": is_recorded(run, stored),

@@ -16,7 +16,7 @@ from rtdyn.store.schema import CURVE_SCHEMA
 
 LABEL = 48
 """Characters of a label that names settings; a longer one names the run's directory instead."""
-DERIVED = ("suite", "location", "evaluation_set")
+DERIVED = ("suite", "location", "evaluation_set", "domains")
 """Parts of a configuration that follow from others."""
 
 

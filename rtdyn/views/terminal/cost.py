@@ -139,8 +139,8 @@ def _said(plans: Sequence[SuitePlan], assumptions: Assumptions) -> list[str]:
         said.append("Compute hours are left out with --no-calibration.")
     else:
         said.append(
-            "Compute hours: the operations of load, capture, ablation, layers and mediation at this machine's rates as "
-            "calibrated now; the further analyses by processor seconds measured on one core of another machine."
+            "Compute hours: the operations of load, capture, ablation, domains, layers and mediation at this machine's "
+            "rates as calibrated now; further analyses by processor seconds measured on one core of another machine."
         )
     if assumptions.gpu_tflops is not None:
         single, double = assumptions.gpu_tflops

@@ -12,7 +12,7 @@ from rich.console import Console
 from rtdyn.errors import InputError
 from rtdyn.judge.overview import Overview, overview
 from rtdyn.many import Outcome
-from rtdyn.names import ANALYSES
+from rtdyn.names import ANALYSES, RARE
 from rtdyn.store.stage_log import seconds_by_stage
 from rtdyn.views.terminal.fitted import print_fitted
 from rtdyn.views.terminal.summary import print_last_step
@@ -116,6 +116,14 @@ def _lines(seen: Overview) -> Iterator[tuple[str, str]]:
         yield "frequencies", manifest.frequencies.source
     for name, record in manifest.classes.items():
         yield f"class {name}", f"{record.types:,} types, {record.positions:,} positions, {record.measured:,} measured"
+    for name, domain in manifest.domains.items():
+        text = domain.evaluation
+        yield (
+            f"domain {name}",
+            f"{text.corpus} ({text.tokens:,} tokens), {domain.classes[RARE].positions:,} rare targets",
+        )
+    for name, left_out in manifest.domains_left_out.items():
+        yield f"domain {name}", f"left out with {left_out.rare_targets:,} rare targets; {left_out.reason}"
     if manifest.command is not None:
         yield "begun with", manifest.command
     yield "versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rtdyn.judge.bands import band_rows
+from rtdyn.judge.domains import domain_rows
 from rtdyn.judge.observations import read_judged
 from rtdyn.judge.scorecard import ClaimRow, scorecard
 from rtdyn.judge.scorecard_frame import as_json, store_claims
@@ -19,6 +20,7 @@ from rtdyn.judge.verdict import CONTRADICTED, SUPPORTED, UNDETERMINED, Check
 from rtdyn.text.clusters import FEW_CLUSTERS
 from rtdyn.views.number import number, p_value
 from rtdyn.views.terminal.bands import print_bands
+from rtdyn.views.terminal.domains import print_domains
 
 CELLS = ("claim", "statistic", "value", "null", "region", "verdict", "emerged", "decided by")
 MORE_TARGETS = (
@@ -174,5 +176,6 @@ def claims(path: Path, machine: bool, console: Console) -> list[ClaimRow]:
     else:
         print_claims(rows, console)
         print_bands(band_rows(run), console)
+        print_domains(domain_rows(run), run.manifest.domains_left_out, console)
     store_claims(run, rows)
     return rows

@@ -1,0 +1,96 @@
+"""Domains beside the main text, in the terminal and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rtdyn.judge.bands import BAND_CLAIMS, Estimate
+from rtdyn.judge.domains import DomainRow
+from rtdyn.store.manifest import LeftOutDomainRecord
+from rtdyn.text.clusters import FEW_CLUSTERS
+from rtdyn.text.evaluation import Evaluation
+from rtdyn.undefined import Undefined
+from rtdyn.views.number import number
+
+DOMAIN_HEADERS = (
+    "domain", "band", "targets", "types", "byte fragments", "no whole words", "loss", "plateau, share of neurons", "κ",
+    "excess", "shape p", "ranks as in the main text: Spearman", "between its halves", *BAND_CLAIMS,
+)  # fmt: skip
+DOMAIN_NOTE = (
+    "All texts are measured on the same token types. Types are distinct ones among the measured targets; byte "
+    "fragments and no whole words are shares of these targets. The plateau is the fitted one, be it raised or not. "
+    "Noise lowers Spearman's correlations: that between halves of a domain's own text says how far. Their intervals "
+    "take the neurons for the sample."
+)
+MAIN_TEXT = "main text"
+
+
+def domain_lines(evaluation: Evaluation) -> Iterator[str]:
+    """A line a domain, before the run: what it is measured on, or why it is left out."""
+    for name, domain in evaluation.domains.items():
+        rare = domain.positions.classes[0]
+        held_out = "not checked" if domain.known_text is None else domain.known_text.held_out
+        pieces = domain.clusters.count
+        few = f"; caution: under {FEW_CLUSTERS} pieces, intervals may be too narrow" if pieces < FEW_CLUSTERS else ""
+        yield (
+            f"domain {name}: {domain.corpus_name}, {domain.text.windows.size:,} tokens in {pieces} independent "
+            f"{domain.clusters.unit}, {rare.available:,} rare targets; held out from training: {held_out}{few}"
+        )
+    for name, fault in evaluation.left_out.items():
+        yield left_out_line(name, LeftOutDomainRecord(rare_targets=fault.rare, reason=fault.reason))
+
+
+def left_out_line(name: str, domain: LeftOutDomainRecord) -> str:
+    """How many rare targets a domain has that is left out, and why it is."""
+    return f"domain {name} is left out with {domain.rare_targets:,} rare targets: {domain.reason}"
+
+
+def domain_cells(row: DomainRow) -> tuple[str, ...]:
+    """The row as it is shown, by DOMAIN_HEADERS."""
+    verdicts = ["—"] * len(BAND_CLAIMS) if isinstance(row.verdicts, Undefined) else [*row.verdicts.values()]
+    kinds = row.kinds
+    shares = (None, None) if kinds is None else (kinds.byte_fragments, kinds.no_whole_words)
+    return (
+        MAIN_TEXT if row.domain is None else row.domain,
+        f"{row.token_class} ({row.band})",
+        f"{row.targets:,}",
+        "—" if kinds is None else f"{kinds.types:,}",
+        *("—" if share is None else f"{share:.2f}" for share in shares),
+        *map(_shown, (row.loss, row.plateau, row.kappa, row.excess, row.shape_p, row.spearman, row.between_halves)),
+        *verdicts,
+    )
+
+
+def print_domains(rows: Sequence[DomainRow], left_out: Mapping[str, LeftOutDomainRecord], console: Console) -> None:
+    """A row a text and band, then what is left out; nothing of a run without domains."""
+    notes = [left_out_line(name, domain) for name, domain in left_out.items()]
+    if rows:
+        table = Table(title="Domains beside the main text, intervals 95 %", title_justify="left")
+        for header in DOMAIN_HEADERS:
+            table.add_column(header, overflow="fold")
+        for row in rows:
+            table.add_row(*map(escape, domain_cells(row)))
+        wide = Console(file=console.file, width=max(console.width, 240))
+        (console if console.is_terminal else wide).print(table)
+        why = next((row.verdicts.reason for row in rows if isinstance(row.verdicts, Undefined)), "")
+        unread = next((row.kinds.reason for row in rows if row.kinds is not None and row.kinds.reason), "")
+        notes = [
+            DOMAIN_NOTE,
+            *([f"No verdicts: {why}."] if why else []),
+            *([f"No shares of fragments and words: {unread}."] if unread else []),
+            *notes,
+        ]
+    for text in notes:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _shown(estimate: Estimate | Undefined | None) -> str:
+    if estimate is None:
+        return "—"
+    if isinstance(estimate, Undefined):
+        return f"undefined ({estimate.reason})"
+    return number(estimate.value, estimate.low, estimate.high, at_edge=estimate.at_edge)
