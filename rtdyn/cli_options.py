@@ -89,8 +89,8 @@ _CLASSES = in_panel(
         default=EvaluationOptions.bands,
         show_default=True,
         help="Band of frequency ranks: paper-text, the last 15 % of those that are counted, paper-code, all after the "
-        "first 15 %, N% for the last N %, LOW:HIGH as fractions, or NAME= before one. The first is `rare`; repeat for "
-        "more, or give `sweep` for 15, 5, 10, 20, 30 and 50%.",
+        "first 15 %, N% for the last N %, LOW:HIGH or LOW:elbow as fractions, or NAME= before one. The first is "
+        "`rare`; repeat for more, or give `sweep` for 15, 5, 10, 20, 30 and 50%.",
     ),
     click.option(
         "--tokens",

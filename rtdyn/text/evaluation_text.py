@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from rtdyn.hub.datasets import dataset_at, is_hub
 from rtdyn.hub.errors import is_unreachable
 from rtdyn.names import KING_JAMES
 from rtdyn.suites.suite import KnownText, SuiteSpec
-from rtdyn.text.documents import Documents, read_documents
+from rtdyn.text.documents import Documents, first_of, read_documents
 from rtdyn.text.hub_documents import HubText
 from rtdyn.text.stored_text import Text
 
@@ -34,12 +35,16 @@ class EvaluationText:
     @property
     def blocks(self) -> Iterable[Sequence[Text]]:
         """Documents in blocks, in the order of drawing."""
-        return self.hub if self.hub is not None else [self.documents.texts]
+        if self.hub is None or self.hub.first is not None:
+            return [self.documents.texts]
+        return self.hub
 
     @property
     def documents(self) -> Documents:
         """What was read; of a text on the Hub so far, which is kept. Raises InputError if that is nothing."""
         if self.hub is not None:
+            if self.hub.first is not None and not self.hub.used:
+                deque(self.hub, maxlen=0)
             return self.hub.finish()
         assert self.read is not None
         return self.read
@@ -57,14 +62,15 @@ def open_text(
     seed: int,
     say: Callable[[str], None],
     where: Sequence[str] = (),
+    first: int | None = None,
 ) -> EvaluationText:
-    """The text `corpus`, or the suite's default where it is None.
+    """The text `corpus`, or the suite's default where it is None; its first so many documents, or all of them.
 
     Where the default lies on a Hub that cannot be reached, the King James Bible stands in for it and `say` is told.
     Raises InputError for a text that cannot be read.
     """
     try:
-        return _open(corpus or suite.corpus, suite, text_field, seed, say, where)
+        return _open(corpus or suite.corpus, suite, text_field, seed, say, where, first)
     except InputError as error:
         if corpus is not None or where or not is_unreachable(error.__cause__):
             raise
@@ -72,7 +78,7 @@ def open_text(
             f"the default text {suite.corpus} is not in the cache and the Hub cannot be reached, so that the King "
             "James Bible is measured in its place; --corpus names another text"
         )
-        return _open(KING_JAMES, suite, text_field, seed, say, where)
+        return _open(KING_JAMES, suite, text_field, seed, say, where, first)
 
 
 def _open(
@@ -82,16 +88,17 @@ def _open(
     seed: int,
     say: Callable[[str], None],
     where: Sequence[str],
+    first: int | None,
 ) -> EvaluationText:
     known = suite.known_text(corpus)
     if known.held_out == "no":
         say(f"caution: {corpus} was part of the training of {suite.name} ({known.source}); it is not held out")
     if is_hub(corpus):
-        return EvaluationText(corpus, known, HubText(dataset_at(corpus), text_field, seed, say, where), None)
+        return EvaluationText(corpus, known, HubText(dataset_at(corpus), text_field, seed, say, where, first), None)
     if Path(corpus).is_file():
         with reading(f"the corpus {corpus}"):
             refuse_pointer(Path(corpus))
     documents = read_documents(corpus, text_field, where)
     if documents.passed_over:
         say(f"{documents.passed_over:,} rows of {documents.name} hold no text and are passed over")
-    return EvaluationText(corpus, known, None, documents)
+    return EvaluationText(corpus, known, None, first_of(documents, first))

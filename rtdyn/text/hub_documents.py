@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from rtdyn.text.compressed import unpacked
 from rtdyn.text.documents import (
     Documents,
     digest_documents,
+    named_first,
     refuse_array,
     with_conditions,
 )
@@ -57,23 +58,30 @@ class TextBlock:
 
 
 def text_blocks(
-    dataset: HubDataset, text_field: str, seed: int, stretch: int, skip: int = 0, where: Sequence[str] = ()
+    dataset: HubDataset,
+    text_field: str,
+    seed: int | None,
+    stretch: int,
+    skip: int = 0,
+    where: Sequence[str] = (),
 ) -> Iterator[TextBlock]:
     """Every block of a data set's texts, none twice, in the random order of `seed`; as `column_blocks` has it."""
     return column_blocks(dataset, TextColumn(text_field, skip > 0, where), seed, stretch, skip)
 
 
-def column_blocks(dataset: HubDataset, column: Column, seed: int, stretch: int, skip: int = 0) -> Iterator[TextBlock]:
+def column_blocks(
+    dataset: HubDataset, column: Column, seed: int | None, stretch: int, skip: int = 0
+) -> Iterator[TextBlock]:
     """Every block of a data set, none twice, in the random order of `seed`; the first `skip` are not read.
 
+    seed: None for the order of the files' names and of what they hold.
     Rows without text are passed over. Raises InputError for text that cannot be read, or a column that is not there.
     """
-    rng = stream(seed, "stretches of a data set")
+    rng = None if seed is None else stream(seed, "stretches of a data set")
     if dataset.form == ".parquet":
         yield from _row_groups(dataset, column, rng, skip)
     elif dataset.is_compressed:
-        order = rng.permutation(len(dataset.files))
-        files = (dataset.files[i] for i in order)
+        files = (dataset.files[i] for i in _order(len(dataset.files), rng))
         blocks = (block for file in files for block in _compressed_blocks(dataset, file, column, stretch))
         yield from (block for i, block in enumerate(blocks) if i >= skip)
     else:
@@ -82,7 +90,7 @@ def column_blocks(dataset: HubDataset, column: Column, seed: int, stretch: int, 
             beginning = read_range(dataset, first, 0, min(64, first.size)).decode("utf-8", errors="replace")
             refuse_array(beginning, f"{dataset.address}: {first.name}")
         spans = [(f, start) for f in dataset.files for start in range(0, f.size, stretch)]
-        for i in rng.permutation(len(spans))[skip:]:
+        for i in _order(len(spans), rng)[skip:]:
             file, start = spans[i]
             stop = min(start + stretch, file.size)
             data = _whole_lines(dataset, file, start, stop)
@@ -90,6 +98,11 @@ def column_blocks(dataset: HubDataset, column: Column, seed: int, stretch: int, 
             texts = column.of_lines(data, f"{dataset.address}: {place}", dataset.form)
             yield TextBlock(texts, place, len(data))
     check_found(column, dataset.address)
+
+
+def _order(count: int, rng: np.random.Generator | None) -> np.ndarray:
+    """int64 (count,): places in random order, or ascending without a generator."""
+    return np.arange(count) if rng is None else rng.permutation(count)
 
 
 def _whole_lines(dataset: HubDataset, file: RemoteFile, start: int, stop: int) -> bytes:
@@ -159,15 +172,17 @@ class _RangeFile(io.RawIOBase):
         return len(data)
 
 
-def _row_groups(dataset: HubDataset, column: Column, rng: np.random.Generator, skip: int) -> Iterator[TextBlock]:
-    """Row groups in random order among those of FILES_AT_ONCE files, which are drawn by size."""
-    # exponential times over size rank files as drawing by size without replacement does
-    times = rng.exponential(size=len(dataset.files)) / [f.size for f in dataset.files]
-    order = np.argsort(times)
-    for batch in (order[i : i + FILES_AT_ONCE] for i in range(0, len(order), FILES_AT_ONCE)):
+def _row_groups(dataset: HubDataset, column: Column, rng: np.random.Generator | None, skip: int) -> Iterator[TextBlock]:
+    """Row groups in random order among those of FILES_AT_ONCE files, which are drawn by size; or all in their order."""
+    order, at_once = np.arange(len(dataset.files)), 1
+    if rng is not None:
+        # exponential times over size rank files as drawing by size without replacement does
+        times = rng.exponential(size=len(dataset.files)) / [f.size for f in dataset.files]
+        order, at_once = np.argsort(times), FILES_AT_ONCE
+    for batch in (order[i : i + at_once] for i in range(0, len(order), at_once)):
         opened = [_open_parquet(dataset, dataset.files[i], column) for i in batch]
         groups = [(i, k, g) for i, k in zip(batch, opened, strict=True) for g in range(k.num_row_groups)]
-        for j in rng.permutation(len(groups)):
+        for j in _order(len(groups), rng):
             if skip > 0:
                 skip -= 1
                 continue
@@ -216,21 +231,31 @@ class HubText:
     """Evaluation text of a data set, read as far as it is asked for; iterating gives the blocks.
 
     What was read is kept beside the data set's other files, so that a second run reads no network. `say` is told
-    how much was read, at every doubling from SAID_FROM bytes on. Raises InputError for shards of token ids.
+    how much was read, at every doubling from SAID_FROM bytes on. first: how many documents are read, from the beginning
+    on; None for blocks in random order. Raises InputError for shards of token ids.
     """
 
     def __init__(
-        self, dataset: HubDataset, text_field: str, seed: int, say: Callable[[str], None], where: Sequence[str] = ()
+        self,
+        dataset: HubDataset,
+        text_field: str,
+        seed: int,
+        say: Callable[[str], None],
+        where: Sequence[str] = (),
+        first: int | None = None,
     ) -> None:
         if dataset.form == ".bin":
             raise InputError(f"{dataset.what} holds token ids and no text; give --corpus text")
         self.dataset = dataset
         self.say = say
         self.where = where
+        self.first = first
         RowFilter(where)  # what is no condition is refused before anything is read
         key = hashlib.sha256("\0".join([text_field, *where]).encode()).hexdigest()[:16]
-        self.file = dataset.folder / f"text-{seed}-{key}.parquet"
-        self.stream = partial(text_blocks, dataset, text_field, seed, EVALUATION_STRETCH, where=where)
+        part = f"{seed}" if first is None else f"first-{first}"
+        self.file = dataset.folder / f"text-{part}-{key}.parquet"
+        order = seed if first is None else None
+        self.stream = partial(text_blocks, dataset, text_field, order, EVALUATION_STRETCH, where=where)
         self.used: list[TextBlock] = []
         self.kept: list[TextBlock] = []
 
@@ -239,7 +264,7 @@ class HubText:
         for block in self.kept:
             self.used.append(block)
             yield block.texts
-        for block in self.stream(skip=len(self.kept)):
+        for block in self._up_to_the_last(self.stream(skip=len(self.kept))):
             self.used.append(block)
             read += block.size
             if len(self.used).bit_count() == 1:
@@ -249,13 +274,24 @@ class HubText:
                 limit *= 2
             yield block.texts
 
+    def _up_to_the_last(self, blocks: Iterator[TextBlock]) -> Iterator[TextBlock]:
+        """The blocks, up to the last document that is asked for."""
+        if self.first is None:
+            yield from blocks
+            return
+        left = self.first - sum(len(block.texts) for block in self.used)
+        while left > 0 and (block := next(blocks, None)) is not None:
+            yield replace(block, texts=block.texts[:left])
+            left -= len(block.texts)
+
     def finish(self) -> Documents:
         """Keeps what was read, and gives it. Raises InputError if that is nothing."""
         self._keep()
         texts = tuple(text for block in self.used for text in block.texts)
         if not texts:
             raise InputError(f"{self.dataset.what} holds no text")
-        return Documents(texts, with_conditions(self.dataset.what, self.where), digest_documents(texts))
+        name = with_conditions(self.dataset.what, self.where)
+        return Documents(texts, name if self.first is None else named_first(name, self.first), digest_documents(texts))
 
     def _keep(self) -> None:
         if len(self.used) > len(self.kept):

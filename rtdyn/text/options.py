@@ -42,6 +42,8 @@ class EvaluationOptions:
 
     text_where: tuple[str, ...] = ()
     """Conditions `FIELD=VALUE` on the corpus's rows, all to be met."""
+    documents: int | None = None
+    """The text's first so many documents are measured alone; None for all."""
 
     def __post_init__(self) -> None:
         if self.tokens is not None and self.rare_targets is not None:
