@@ -61,7 +61,7 @@ def jobs_of(
         if (paper := options.get("paper")) is None:
             yield job_of(suite, own, asked)
             return
-        for note in paper_notes(suite, known):
+        for note in paper_notes(suite, options.get("corpus"), known):
             say(note)
         yield job_of(suite, own, {**asked, "design": OWN})
         yield _by_the_papers(suite, own, asked, paper)

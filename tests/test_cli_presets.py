@@ -104,11 +104,12 @@ def test_suites_that_the_papers_did_not_measure_are_told() -> None:
         "pythia-14m-seed3": r"deduplicated Pile, and this is none$",
         "tiny": r"both designs are measured on the suite's own text",
     }.items():
-        [note] = paper_notes(known[name], known)
+        [note] = paper_notes(known[name], None, known)
         assert note.startswith(f"{name}: ") and re.search(words, note)
-    assert paper_notes(known["pythia-410m-deduped"], known) == []
+    assert paper_notes(known["pythia-410m-deduped"], None, known) == []
+    assert paper_notes(known["tiny"], "king-james", known) == []
     (own, paper), said, _ = jobs("--model", "tiny", "--preset", "paper", "--steps", "0")
-    assert paper.suite == own.suite and said == paper_notes(own.suite, known)
+    assert paper.suite == own.suite and said == paper_notes(own.suite, None, known)
 
 
 def test_several_suites_have_two_runs_each() -> None:

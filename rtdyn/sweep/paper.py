@@ -50,9 +50,12 @@ def paper_suite(suite: SuiteSpec) -> SuiteSpec:
     return replace(suite, corpus=C4, frequencies=PILE if _PYTHIA.match(suite.name) else suite.frequencies)
 
 
-def paper_notes(suite: SuiteSpec, known: Collection[str]) -> list[str]:
-    """What to say before a suite is measured by the papers' design. known: names of suites."""
-    if suite.is_bundled:
+def paper_notes(suite: SuiteSpec, corpus: str | None, known: Collection[str]) -> list[str]:
+    """What to say before a suite is measured by the papers' design.
+
+    corpus: the text that was asked for, None for the suite's own. known: names of suites.
+    """
+    if suite.is_bundled and corpus is None:
         return [f"{suite.name}: both designs are measured on the suite's own text; C4 is for other vocabularies"]
     found = _PYTHIA.match(suite.name)
     if found is None or "deduped" in found["rest"]:
