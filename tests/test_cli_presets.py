@@ -16,6 +16,7 @@ from rtdyn.cli_config import settings_of
 from rtdyn.cli_jobs import jobs_of
 from rtdyn.cli_presets import paper_settings, preset_line
 from rtdyn.errors import UsageError
+from rtdyn.integrations.transformers import RtdynCallback
 from rtdyn.many import job_labels
 from rtdyn.store.settings_file import SETTINGS, write_settings
 from rtdyn.suites.find import load_suites
@@ -130,6 +131,8 @@ def test_two_runs_are_refused_where_only_one_can_be_made() -> None:
         rtdyn.track("tiny", preset="paper")
     with pytest.raises(UsageError, match=r"makes two runs of a model, and a model in memory has none"):
         rtdyn.analyse(None, None, ["a"], preset="paper")
+    with pytest.raises(UsageError, match=r"makes two runs of a model, and the callback makes one"):
+        RtdynCallback(preset="paper")
     with (
         pytest.raises(click.UsageError, match=r"--follow follows one; leave it out"),
         main.make_context("rtdyn", ["track"]) as group,

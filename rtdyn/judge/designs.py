@@ -193,13 +193,13 @@ def _largest_head(metrics: pl.DataFrame, s: Statistic, layer: int | None) -> Est
 
     The stored sum is a mean over both ways of halving the text, each of which takes the other half's positions.
     """
-    rows = metrics.filter(analysis=s.analysis, token_class=s.token_class, layer=layer)
+    of_class = metrics.filter(analysis=s.analysis, token_class=s.token_class)
+    rows, positions = of_class.filter(layer=layer), of_class.filter(metric="matched_positions")["value"]
     heads = rows.filter(pl.col("head").is_not_null(), metric=s.metric, group=s.group).drop_nulls("value")
-    positions = rows.filter(pl.col("head").is_null(), metric="profile_r")["n"].max()
-    if heads.is_empty() or not isinstance(positions, int):
+    if heads.is_empty() or positions.is_empty():
         why = rows.filter(pl.col("metric").is_in([s.metric, "head_effect_max"]), group=s.group).drop_nulls("reason")
         return Undefined(why["reason"][0] if why.height else NOT_STORED)
-    return Estimate(2 * heads["value"].to_numpy().max() / positions, None, None)
+    return Estimate(2 * float(heads["value"].to_numpy().max()) / positions[0], None, None)
 
 
 def _verdicts(own: Run, paper: Run) -> tuple[VerdictRow, ...] | Undefined:

@@ -22,13 +22,14 @@ from rtdyn.undefined import Undefined
 FINAL = LAYERS[-1]
 
 
-def planted(path: Path, rows: Sequence[Metric] = (), without: str = "", steps: int = 5) -> Run:
-    """A run with further rows at every step, and without one metric."""
+def planted(path: Path, rows: Sequence[Metric] = (), steps: int = 5) -> Run:
+    """A run with further rows at every step, in place of its own of the same metric and layer."""
     run = read_run(synthetic_run(path, steps, 60))
     for step, record in done_steps(run).items():
         tables = read_step(run, step)
-        metrics = pl.concat([tables.metrics, metric_frame(rows, step, None)]) if rows else tables.metrics
-        write_step(run, step, record, replace(tables, metrics=metrics.filter(pl.col("metric") != without)))
+        more = metric_frame(list(rows), step, None) if rows else tables.metrics.clear()
+        kept = tables.metrics.join(more, on=["metric", "layer", "token_class"], how="anti", nulls_equal=True)
+        write_step(run, step, record, replace(tables, metrics=pl.concat([kept, more])))
     return run
 
 
@@ -78,8 +79,7 @@ def test_the_largest_head_is_for_a_position(tmp_path: Path) -> None:
         Metric("routing", "head_effect_total", value, "rare", "top", None, FINAL, head)
         for head, value in enumerate((30.0, 50.0, 40.0))
     ]
-    positions = [Metric("routing", "profile_r", 0.95, "rare", layer=FINAL, ci_low=0.9, ci_high=1.0, n=200)]
-    own = planted(tmp_path / "own", [*heads, *positions], without="profile_r_plain")
+    own = planted(tmp_path / "own", [*heads, Metric("routing", "matched_positions", 200.0, "rare")])
     comparison = compare_designs(own, planted(tmp_path / "paper"))
     # sums over either half of the text have half of the positions each
     assert found(comparison, "head_effect_total", FINAL).own == Estimate(0.5, None, None)
@@ -99,12 +99,7 @@ def test_what_is_undefined_says_why_and_has_no_change(tmp_path: Path) -> None:
 
 def test_verdicts_turn_where_the_designs_disagree(tmp_path: Path) -> None:
     wide = [Metric("routing", "profile_r", 0.95, "rare", layer=layer, ci_low=0.5, ci_high=1.0) for layer in LAYERS]
-    own, paper = planted(tmp_path / "own"), planted(tmp_path / "paper", wide)
-    for step, record in done_steps(paper).items():
-        tables = read_step(paper, step)
-        kept = tables.metrics.filter((pl.col("metric") != "profile_r") | (pl.col("ci_low") == 0.5))
-        write_step(paper, step, record, replace(tables, metrics=kept))
-    verdicts = compare_designs(own, paper).verdicts
+    verdicts = compare_designs(planted(tmp_path / "own"), planted(tmp_path / "paper", wide)).verdicts
     assert not isinstance(verdicts, Undefined)
     turned = [(v.claim, v.layer, v.paper, v.own) for v in verdicts if v.turns]
     assert turned == [("attention-alike", layer, "undetermined", "supported") for layer in LAYERS]

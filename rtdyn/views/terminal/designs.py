@@ -21,8 +21,10 @@ ROW_HEADERS = ("statistic", "whose", "published", "papers' design", "rtdyn's des
 VERDICT_HEADERS = ("claim", "papers' design", "rtdyn's design", "turns")
 DESIGN_NOTE = (
     "Each row is one statistic in both runs, so that the designs alone differ: text, number of positions, and what is "
-    "called rare. `change` is rtdyn's design minus the papers'. Groups are the 1 % most influential neurons, at least "
-    "32; the papers set theirs by hand to 30 to 50. What the papers published is of other models and steps."
+    "called rare. `change` is rtdyn's design minus the papers'. The interval of a difference from sets is the spread "
+    "of the sets; that of α is of the weights, and others are of the text. Groups are the 1 % most influential "
+    "neurons, at least 32; the papers set theirs by hand to 30 to 50. What the papers published is of other models and "
+    "steps."
 )
 
 
