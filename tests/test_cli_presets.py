@@ -22,6 +22,7 @@ from rtdyn.store.settings_file import SETTINGS, write_settings
 from rtdyn.suites.find import load_suites
 from rtdyn.sweep.job import Job
 from rtdyn.sweep.paper import C4, PAPER_SETTINGS, paper_notes
+from rtdyn.text.evaluation_text import open_text
 
 
 def jobs(*args: str) -> tuple[tuple[Job, ...], list[str], str | None]:
@@ -141,3 +142,12 @@ def test_two_runs_are_refused_where_only_one_can_be_made() -> None:
         ) as own,
     ):
         main.commands["track"].invoke(own)
+
+
+def test_without_a_hub_the_king_james_bible_stands_in_for_the_papers_text() -> None:
+    (_, paper), _, _ = jobs("--model", "pythia-70m-deduped", "--preset", "paper", "--steps", "0")
+    said: list[str] = []
+    asked = paper.measured_on
+    text = open_text(paper.suite, asked.corpus, asked.text_field, asked.seed, said.append, (), asked.documents)
+    assert len(text.documents.texts) == 500 and text.documents.name == "king-james, its first 500 documents"
+    assert f"the default text {C4} is not in the cache and the Hub cannot be reached" in said[-1]

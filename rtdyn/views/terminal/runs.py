@@ -24,6 +24,7 @@ def run_record(seen: Overview) -> dict[str, Any]:
     return {
         "run": str(seen.run.path),
         "model": manifest.suite,
+        **({"design": manifest.design} if manifest.design else {}),
         "location": manifest.location,
         "state": seen.state,
         "steps": list(seen.stored),

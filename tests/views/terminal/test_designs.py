@@ -13,12 +13,14 @@ from support.synthetic import synthetic_run
 
 from rtdyn.cli import main
 from rtdyn.judge.designs import STATISTICS, compare_designs
+from rtdyn.judge.overview import overview
 from rtdyn.many import Outcome
 from rtdyn.store.run import Run, read_run, write_manifest
 from rtdyn.views.report.page import page
 from rtdyn.views.report.panels import judged_panels
 from rtdyn.views.report.run_tables import labels, show
 from rtdyn.views.terminal.designs import pair_of, print_designs, undefined_reasons
+from rtdyn.views.terminal.runs import run_record
 
 
 def of_design(path: Path, design: str, steps: int = 5, **manifest: object) -> Run:
@@ -46,6 +48,12 @@ def test_runs_are_a_pair_where_both_designs_of_one_suite_are_all_there_are(runs:
     plain = Run(paper.path, paper.manifest.replace(design=""))
     for several in ([own], [own, own], [own, other], [own, plain], [own, paper, own]):
         assert pair_of(several) is None
+
+
+def test_a_runs_record_and_row_name_its_design(runs: tuple[Run, Run]) -> None:
+    assert [run_record(overview(run.path))["design"] for run in runs] == ["own", "paper"]
+    shown = CliRunner().invoke(main, ["show", str(runs[1].path)])
+    assert "design: paper" in shown.stdout.splitlines()
 
 
 def test_the_closing_tables_have_every_statistic_and_the_command_for_the_page(runs: tuple[Run, Run]) -> None:
