@@ -18,12 +18,8 @@ from rtdyn.cli_complete import complete_runs
 from rtdyn.cli_config import settings_of
 from rtdyn.cli_follow import check_follow, follow_options, of_followed_runs
 from rtdyn.cli_listing import LISTINGS
-from rtdyn.cli_options import (
-    FiniteRange,
-    analysis_options,
-    listed,
-    preset_line,
-)
+from rtdyn.cli_options import FiniteRange, analysis_options, listed
+from rtdyn.cli_presets import paper_settings, preset_line
 from rtdyn.cli_suites import model_option, models_option, suites_option
 from rtdyn.version import __version__
 
@@ -109,12 +105,14 @@ def track(
     needless = of_other_executors(options["executor"]) | of_followed_runs(options["follow"])
     settings = settings_of(click.get_current_context(), needless)
     asked = {**options, "out": out, "command": shlex.join(["rtdyn", *sys.argv[1:]]), "settings": settings}
+    asked["paper"] = paper_settings()
     progress, results = Console(stderr=True, quiet=quiet), Console(quiet=as_json)
     if (line := preset_line()) and not quiet:
         click.echo(line, err=True)
     from rtdyn.errors import InputError
     from rtdyn.many import outcome_of, raise_failures, track_many
     from rtdyn.tracking import track as run_track
+    from rtdyn.views.terminal.designs import print_designs
     from rtdyn.views.terminal.runs import outcome_record
     from rtdyn.views.terminal.side_by_side import print_side_by_side
 
@@ -124,15 +122,15 @@ def track(
         outcomes = [outcome_of(models[0], following)]
     else:
         jobs, several = jobs_of(models, pattern, steps, suites, asked, _say)
-        if several:
+        if len(jobs) > 1 or several:
             outcomes = track_many(jobs, tracking, out, progress)
-            print_side_by_side(outcomes, results)
+            (print_side_by_side if asked["paper"] is None else print_designs)(outcomes, results)
         else:
             outcomes = [outcome_of(jobs[0].suite.name, partial(tracking, jobs[0], progress))]
     if as_json:
         click.echo(json.dumps([outcome_record(outcome) for outcome in outcomes]))
-    if several:
-        raise_failures(outcomes)
+    if len(outcomes) > 1 or several:
+        raise_failures(outcomes, "suites" if asked["paper"] is None else "runs")
     elif outcomes[0].failure is not None:
         raise InputError(outcomes[0].failure)
 
@@ -176,7 +174,7 @@ def plan(
 
     from rtdyn.cli_jobs import jobs_of
 
-    jobs, _ = jobs_of(models, pattern, steps, suites, options, _say)
+    jobs, _ = jobs_of(models, pattern, steps, suites, {**options, "paper": paper_settings()}, _say)
     from rtdyn.capture.free_memory import available_bytes
     from rtdyn.cost.machine import seconds_on
     from rtdyn.cost.plan import Assumptions, HubAsker, plan_suite

@@ -7,6 +7,7 @@ from click.core import ParameterSource
 
 from rtdyn.cli_command import Command, all_of, in_panel
 from rtdyn.cli_options import FiniteRange
+from rtdyn.cli_presets import check_one_design
 from rtdyn.sweep.follow_options import FollowOptions
 
 _FOLLOW = in_panel(
@@ -54,5 +55,7 @@ def check_follow(follow: bool) -> None:
         # files and variables are of many runs
         if not follow and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name} is for --follow; give that too")
+    if follow:
+        check_one_design("--follow follows one")
     if follow and context.params["executor"] != "serial":
         raise click.UsageError("--follow analyses steps here, as they come; leave out --executor")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rtdyn.analyses.options import StepOptions
+from rtdyn.cli_presets import option_name
 from rtdyn.errors import InputError, UsageError
 from rtdyn.hub.suite_on_hub import suite_on_hub
-from rtdyn.names import SWEEP
+from rtdyn.names import ANALYSES, SWEEP, WEIGHTS_ONLY
 from rtdyn.suites.find import find_suite, find_suites, load_suites
 from rtdyn.suites.forms import RevisionPattern
 from rtdyn.suites.steps import parse_steps, steps_so_far
@@ -18,6 +19,7 @@ from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.cluster_options import ClusterOptions
 from rtdyn.sweep.follow_options import FollowOptions
 from rtdyn.sweep.job import Job
+from rtdyn.sweep.paper import OWN, PAPER, paper_notes, paper_suite
 from rtdyn.text.options import EvaluationOptions
 
 if TYPE_CHECKING:
@@ -40,8 +42,9 @@ def jobs_of(
     """A job for each suite that `models` name, and whether several were asked for.
 
     pattern: of --revision-pattern. options: by the names of the dataclasses' fields; a field with a default may be
-    lacking. say: told where steps were found that no suites file lists. Raises UsageError and InputError for models and
-    steps that do not exist, before anything large is imported.
+    lacking. Where `paper` among them is not None, each suite has two jobs, ours and one of the papers' design with
+    these changes. say: told where steps were found that no suites file lists. Raises UsageError and InputError for
+    models and steps that do not exist, before anything large is imported.
     """
     known = load_suites(suites)
     found, several = find_suites(models, known, suite_on_hub, pattern)
@@ -51,11 +54,46 @@ def jobs_of(
         suite: parse_steps(steps, suite.steps, f"{suite.name}: " if several else "", suite.unsound) for suite in found
     }
 
-    def job(suite: SuiteSpec, own: tuple[int, ...]) -> Job:
+    def jobs(suite: SuiteSpec, own: tuple[int, ...]) -> Iterator[Job]:
         kept = {**options.get("settings", {}), **({"model": _as_given(suite, known)} if several else {})}
-        return job_of(suite, own, {**options, "settings": kept})
+        asked = {**options, "settings": kept}
+        if (paper := options.get("paper")) is None:
+            yield job_of(suite, own, asked)
+            return
+        for note in paper_notes(suite, evaluation_options(options).corpus, known):
+            say(note)
+        yield job_of(suite, own, {**asked, "design": OWN})
+        yield _by_the_papers(suite, own, asked, paper)
 
-    return tuple(job(suite, own) for suite, own in chosen.items()), several
+    made = tuple(job for suite, own in chosen.items() for job in jobs(suite, own))
+    return made, several
+
+
+def _by_the_papers(
+    suite: SuiteSpec, steps: tuple[int, ...], options: Mapping[str, Any], paper: Mapping[str, Any]
+) -> Job:
+    """The job of the papers' design. paper: what it changes of the options.
+
+    Its text is as long as the design says, whatever number of rare targets ours is to hold, and has no domains beside
+    it. Raises UsageError where no text is read, so that both designs are the same.
+    """
+    if set(options.get("analyses", ANALYSES)) <= set(WEIGHTS_ONLY):
+        raise UsageError("--preset paper is of a text, and these analyses read none; leave it out, or add ablation")
+    by_paper, given = paper_suite(suite), evaluation_options(options)
+    sources = {
+        name: theirs
+        for name, theirs, ours in (
+            ("corpus", by_paper.corpus, suite.corpus),
+            ("frequencies", by_paper.frequencies, suite.frequencies),
+        )
+        if getattr(given, name) is None and theirs != ours
+    }
+    main = () if given.corpus is None else (given.corpus,)
+    written = {option_name(n): list(v) if isinstance(v, tuple) else v for n, v in {**sources, **paper}.items()}
+    kept = {n: v for n, v in options["settings"].items() if n not in ("rare-targets", "domains", "corpus")}
+    kept |= {**({"corpus": list(main)} if main else {}), **written}
+    theirs = {**paper, "rare_targets": None, "corpora": main, "domains": None}
+    return job_of(by_paper, steps, {**options, **theirs, "settings": kept, "design": PAPER})
 
 
 def job_of(suite: SuiteSpec, steps: tuple[int, ...], options: Mapping[str, Any]) -> Job:

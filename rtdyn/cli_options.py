@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from rtdyn.analyses.earlier_layers.chosen import normal_layers
 from rtdyn.analyses.options import HEADS_AT, HEADS_TO, UNIGRAM, StepOptions
 from rtdyn.cli_command import Command, all_of, in_panel
 from rtdyn.cli_complete import complete_analyses
-from rtdyn.cli_config import config_option, from_config
+from rtdyn.cli_config import config_option
+from rtdyn.cli_presets import PRESET
 from rtdyn.cli_sources import SOURCES
 from rtdyn.cli_suites import steps_option
 from rtdyn.names import ANALYSES, WEIGHTS_ONLY
@@ -89,8 +88,8 @@ _CLASSES = in_panel(
         default=EvaluationOptions.bands,
         show_default=True,
         help="Band of frequency ranks: paper-text, the last 15 % of those that are counted, paper-code, all after the "
-        "first 15 %, N% for the last N %, LOW:HIGH as fractions, or NAME= before one. The first is `rare`; repeat for "
-        "more, or give `sweep` for 15, 5, 10, 20, 30 and 50%.",
+        "first 15 %, N% for the last N %, LOW:HIGH or LOW:elbow as fractions, or NAME= before one. The first is "
+        "`rare`; repeat for more, or give `sweep` for 15, 5, 10, 20, 30 and 50%.",
     ),
     click.option(
         "--tokens",
@@ -193,66 +192,6 @@ _LAYERS = in_panel(
 )
 """Of which layers."""
 
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "paper-code": {
-        "bands": ("paper-code",),
-        "class_by": "query",
-        "heads_to": "bos",
-        "heads_at": "query",
-        "unigram": "longtail",
-    }
-}
-"""What each preset makes the default, by parameter. Of heads the papers' code ablates the measured position alone."""
-
-
-def _apply_preset(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
-    """Makes a preset's values the defaults, so that whatever is given wins, in any order, also in a file."""
-    if name is not None:
-        context.default_map = {**PRESETS[name], **(context.default_map or {})}
-    return name
-
-
-def _written(names: Iterable[str], values: Mapping[str, Any]) -> str:
-    """The options as one types them."""
-
-    def words(name: str) -> Iterator[str]:
-        option = "--rare" if name == "bands" else f"--{name.replace('_', '-')}"
-        return (f"{option} {value}" for value in (values[name] if isinstance(values[name], tuple) else (values[name],)))
-
-    return " ".join(word for name in names for word in words(name))
-
-
-def preset_line() -> str | None:
-    """What this command's --preset sets, and what was given instead, in one line; None without one."""
-    context = click.get_current_context()
-    preset = context.params["preset"]
-    if preset is None:
-        return None
-    in_file = from_config(context)
-    given = [
-        name
-        for name in PRESETS[preset]
-        if name in in_file or context.get_parameter_source(name) is not ParameterSource.DEFAULT_MAP
-    ]
-    chosen = [n for n in PRESETS[preset] if n not in given]
-    instead = f"; given instead: {_written(given, context.params)}" if given else ""
-    return f"--preset {preset} sets {_written(chosen, context.params) or 'nothing'}{instead}"
-
-
-_PRESET = in_panel(
-    "Classes",
-    click.option(
-        "--preset",
-        type=click.Choice(tuple(PRESETS)),
-        is_eager=True,
-        callback=_apply_preset,
-        help="Do as the papers' released code does; an option that is given wins. "
-        + "; ".join(f"{name}: {_written(values, values)}" for name, values in PRESETS.items())
-        + ".",
-    ),
-)
-"""Several options in one word."""
-
 _COMPUTATION = in_panel(
     "Analyses",
     click.option(
@@ -314,5 +253,5 @@ _DEFECTS = in_panel(
 
 def analysis_options(command: Command) -> Command:
     """Adds --steps, what decides a step's tables, and how they are computed."""
-    own = (*SOURCES, *_DEFECTS, *_PRESET, *_CLASSES, *_ANALYSES, *_MEASUREMENT, *_LAYERS, *_COMPUTATION, *_MEMORY)
+    own = (*SOURCES, *_DEFECTS, *PRESET, *_CLASSES, *_ANALYSES, *_MEASUREMENT, *_LAYERS, *_COMPUTATION, *_MEMORY)
     return all_of((*in_panel("Input", config_option, steps_option), *own), command)

@@ -57,6 +57,11 @@ SOURCES = in_panel(
         "and the like. Repeat it for more conditions.",
     ),
     click.option(
+        "--documents",
+        type=click.IntRange(min=1),
+        help="Measure only the corpus's first so many documents.  [default: all of them]",
+    ),
+    click.option(
         "--frequencies",
         help="Counts: a .npy or .parquet file, hf://datasets/OWNER/NAME/PATH, `pile` or `corpus`.  "
         "[default: the suite's]",

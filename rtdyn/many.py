@@ -15,6 +15,7 @@ from rtdyn.errors import IncompleteError, InputError, RtdynError
 from rtdyn.store.run import MANIFEST, Run, config_digest, read_run
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
+from rtdyn.sweep.paper import DESIGNS, PAPER
 
 Track = Callable[[Job, Console], Run]
 """Tracks one suite."""
@@ -51,6 +52,14 @@ def labels(suites: Sequence[SuiteSpec]) -> list[str]:
         depth = longer
 
 
+def job_labels(jobs: Sequence[Job]) -> list[str]:
+    """A name for each job that no other has: its suite's, with the design where each suite is measured by two."""
+    names = labels([job.suite for job in jobs if job.design != PAPER])
+    if len(names) == len(jobs):
+        return names
+    return [f"{name}-{design}" for name in names for design in DESIGNS]
+
+
 def group_of(jobs: Sequence[Job]) -> str:
     """The W&B group of a command over several suites: what their names begin with alike, and a digest of its settings.
 
@@ -67,15 +76,15 @@ def group_of(jobs: Sequence[Job]) -> str:
 def track_many(jobs: Sequence[Job], track: Track, out: Path | None, console: Console) -> list[Outcome]:
     """Tracks each job's suite, in one W&B group; one that cannot be used is said and the next begins.
 
-    out: the folder of the run directories, each called as `labels` has it. Raises InputError if it is a run itself.
+    out: the folder of the run directories, each called as `job_labels` has it. Raises InputError if it is a run itself.
     """
     if out is not None and (out / MANIFEST).is_file():
         raise InputError(
             f"{out} is a run directory; with several suites --out is a folder that gets one of each, give another"
         )
     outcomes, group = [], group_of(jobs)
-    for number, (label, job) in enumerate(zip(labels([job.suite for job in jobs]), jobs, strict=True), start=1):
-        _say(console, f"suite {number} of {len(jobs)}: {label}")
+    for number, (label, job) in enumerate(zip(job_labels(jobs), jobs, strict=True), start=1):
+        _say(console, f"{'run' if job.design else 'suite'} {number} of {len(jobs)}: {label}")
         own = replace(job, out=None if out is None else out / label, group=group)
         try:
             outcome = outcome_of(label, partial(track, own, console))
@@ -95,12 +104,12 @@ def outcome_of(label: str, track: Callable[[], Run]) -> Outcome:
         return Outcome(label, read_run(error.run), str(error))
 
 
-def raise_failures(outcomes: Sequence[Outcome]) -> None:
-    """Raises InputError that names the suites that failed, if any."""
+def raise_failures(outcomes: Sequence[Outcome], things: str = "suites") -> None:
+    """Raises InputError that names the suites, or other things, that failed, if any."""
     failed = [outcome.label for outcome in outcomes if outcome.failure is not None]
     if failed:
         raise InputError(
-            f"{len(failed)} of {len(outcomes)} suites failed ({', '.join(failed)}), each for the reason given above; "
+            f"{len(failed)} of {len(outcomes)} {things} failed ({', '.join(failed)}), each for the reason given above; "
             "the same command tries them again and leaves alone what is done"
         )
 

@@ -81,8 +81,9 @@ def track(job: Job, console: Console, results: Console | None = None) -> Run:
     if job.out is None and not path.exists() and (other := shorter_or_longer(path, manifest)):
         say(f"{other}; this is another configuration, and starts anew in {path}")
     run = open_run(path, manifest)
-    if job.group is not None:
-        run = Run(path, run.manifest.replace(group=job.group))
+    named = {name: value for name in ("group", "design") if (value := getattr(job, name))}
+    if named:
+        run = Run(path, run.manifest.replace(**named))
     given_up: dict[int, str] = {}
     with locked(path):
         engine = None if here else open_engine(cluster, path.resolve(), say)

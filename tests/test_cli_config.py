@@ -14,7 +14,7 @@ from rtdyn.cli import main
 from rtdyn.cli_cluster import of_other_executors
 from rtdyn.cli_command import PANELS
 from rtdyn.cli_config import settings_of
-from rtdyn.cli_options import preset_line
+from rtdyn.cli_presets import preset_line
 from rtdyn.names import ANALYSES
 from rtdyn.store.settings_file import SETTINGS, read_settings, write_settings
 from rtdyn.suites.find import load_suites

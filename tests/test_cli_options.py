@@ -11,7 +11,7 @@ import pytest
 from rtdyn.analyses.options import HEADS_AT, HEADS_TO, UNIGRAM, StepOptions
 from rtdyn.cli import main
 from rtdyn.cli_jobs import evaluation_options
-from rtdyn.cli_options import PRESETS, preset_line
+from rtdyn.cli_presets import PRESETS, preset_line
 from rtdyn.many import _HOW
 from rtdyn.store.run import config_digest
 from rtdyn.suites.suite import SuiteSpec
@@ -100,7 +100,7 @@ def test_texts_with_a_name_are_domains_and_the_other_is_the_main_one() -> None:
 
 
 def test_unknown_presets_and_settings_are_refused() -> None:
-    for args in (("--preset", "paper"), ("--heads-to", "mean"), ("--heads-at", "bos"), ("--unigram", "tail")):
+    for args in (("--preset", "papers"), ("--heads-to", "mean"), ("--heads-at", "bos"), ("--unigram", "tail")):
         with pytest.raises(click.UsageError, match=f"'{args[1]}' is not"):
             parsed(*args)
 

@@ -14,6 +14,7 @@ from rtdyn.analyses.options import StepOptions
 from rtdyn.api.keywords import parsed, refuse_others, takes_options
 from rtdyn.api.track import TRACK
 from rtdyn.cli_jobs import evaluation_options, filled
+from rtdyn.cli_presets import check_one_design
 from rtdyn.errors import UsageError
 from rtdyn.names import RARE
 from rtdyn.store.schema import StepTables
@@ -153,6 +154,7 @@ def _settings(names: Sequence[str], options: Mapping[str, Any], **ours: str) -> 
     """
     refuse_others(options, names)
     with parsed(TRACK, {"model": ["in memory"], **options, **ours}) as (params, _):
+        check_one_design("a model in memory has none")
         params["device"] = device_here(params["device"])
         return evaluation_options(params), filled(StepOptions, params)
 

@@ -13,7 +13,7 @@ from rtdyn.cli import main
 from rtdyn.cli_cluster import check_executor
 from rtdyn.cli_follow import check_follow
 from rtdyn.cli_jobs import followed, jobs_of
-from rtdyn.cli_options import preset_line
+from rtdyn.cli_presets import check_one_design, preset_line
 from rtdyn.errors import UsageError
 from rtdyn.tracking import say_plain
 from rtdyn.tracking import track as run_track
@@ -49,6 +49,7 @@ def track(model: str | Path, **options: Any) -> RunFrames:
     with parsed(TRACK, {"model": [str(model)], **options}) as (params, command):
         check_executor(params["executor"])
         check_follow(params["follow"])
+        check_one_design("rtdyn.track opens one; use the command, and rtdyn.open_run for each")
         preset = preset_line()
     asked = {**params, "command": command}
     sources = (params["models"], params["pattern"], params["steps"], params["suites"])

@@ -66,6 +66,8 @@ class SuitePlan:
     """The cost of one suite."""
 
     suite: SuiteSpec
+    design: str
+    """The job's, where the suite is measured by two."""
     shape: ModelShape
     shape_source: str
     sample: Sample | None
@@ -87,6 +89,11 @@ class SuitePlan:
     """None where the machine was not timed."""
     gpu_seconds: float | None = None
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        """The suite's, with the design where there are two."""
+        return " ".join(filter(None, (self.suite.name, self.design)))
 
     @property
     def total_seconds(self) -> float | None:
@@ -165,6 +172,7 @@ def plan_suite(
         on_gpu = fetched.analysed * (products + sum(further.values()))
     return SuitePlan(
         suite=suite,
+        design=job.design,
         shape=model,
         shape_source=shape_source,
         sample=sample,

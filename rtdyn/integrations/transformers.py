@@ -14,6 +14,7 @@ from rtdyn.api.keywords import parsed, refuse_others, takes_options
 from rtdyn.api.track import TRACK
 from rtdyn.checkpoints.arriving import arrivals_folder, link_step, step_link
 from rtdyn.cli_jobs import evaluation_options, filled
+from rtdyn.cli_presets import check_one_design
 from rtdyn.errors import InputError
 from rtdyn.hub.names import TOKENIZER_FILES
 from rtdyn.integrations.worker import Assignment
@@ -31,6 +32,7 @@ _TEXT = (
     "domains",
     "text_field",
     "text_where",
+    "documents",
     "frequencies",
     "frequency_tokens",
     "rare",
@@ -88,6 +90,7 @@ class RtdynCallback(TrainerCallback):
         given = {**options, "device": device, "model": ["the Trainer's"], "wandb": "disabled"}
         refuse_others(options, _OPTIONS)
         with parsed(TRACK, given) as (params, _):
+            check_one_design("the callback makes one")
             self.measured_on, self.options = evaluation_options(params), filled(StepOptions, params)
         self.out = None if out is None else Path(out).absolute()
         self.tokenizer, self.tokens_per_step, self.wandb = tokenizer, tokens_per_step, wandb

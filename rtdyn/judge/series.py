@@ -83,6 +83,14 @@ def series(metrics: pl.DataFrame, selection: Selection) -> Series:
     )
 
 
+def one_step(metrics: pl.DataFrame, selection: Selection) -> dict[str, Any]:
+    """The selection's one observation in a step's rows: value and interval by their columns' names, and its null's.
+
+    Raises InputError for rows that contradict each other.
+    """
+    return _record(_matching(metrics, selection).to_dicts(), selection)
+
+
 def refuse_few(steps: int) -> None:
     """Raises InputError for fewer distinct steps than a trajectory needs."""
     if steps < MIN_STEPS:

@@ -176,6 +176,8 @@ class Manifest(Record):
     """Everything the tables depend on, by the names of the command line."""
     config_digest: str
     wandb_id: str | None = None
+    design: str = ""
+    """`own` or `paper` where one command measured the suite by both designs."""
     evaluation: EvaluationRecord | None = None
     """None, as the two that follow are empty, in a run of weights alone."""
     frequencies: FrequenciesRecord | None = None

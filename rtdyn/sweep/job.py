@@ -39,5 +39,7 @@ class Job:
     """The command line, which the manifest of a new run keeps."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The options by their names on the command line, which the run directory keeps; empty where there were none."""
+    design: str = ""
+    """Of `rtdyn.sweep.paper`'s DESIGNS, where one command measures a suite by both; the manifest keeps it too."""
     group: str | None = None
     """The W&B group of a command over several suites, which the manifest keeps too."""

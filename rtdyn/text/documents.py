@@ -79,6 +79,20 @@ def documents_of(rows: Sequence[str | None], what: str, name: str) -> Documents:
     return _documents(texts, name, len(rows) - len(texts))
 
 
+def first_of(documents: Documents, count: int | None) -> Documents:
+    """The first `count` documents, or all of them."""
+    if count is None or len(documents.texts) <= count:
+        return documents
+    texts = documents.texts[:count]
+    digest = digest_documents(text[0 : len(text)] for text in texts)
+    return Documents(texts, named_first(documents.name, count), digest, documents.passed_over)
+
+
+def named_first(name: str, count: int) -> str:
+    """The name of a text's first documents."""
+    return f"{name}, its first {count:,} documents"
+
+
 def with_conditions(name: str, where: Sequence[str]) -> str:
     """A text's name with the conditions on its rows."""
     return name if not where else f"{name} where {' and '.join(where)}"

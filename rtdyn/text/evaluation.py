@@ -96,7 +96,9 @@ def prepare(
     config_folder = find_config(suite, step)
     model_config = read_config(config_folder)
     limits = limits_of(tokenizer, model_config, options, str(config_folder / CONFIG))
-    opened = open_text(suite, options.corpus, options.text_field, options.seed, say, options.text_where)
+    opened = open_text(
+        suite, options.corpus, options.text_field, options.seed, say, options.text_where, options.documents
+    )
     source = options.frequencies or suite.frequencies
     # a data set is not read whole, so its own counts are those of a sample, as of any other
     source = opened.corpus if source == "corpus" and opened.hub is not None else source

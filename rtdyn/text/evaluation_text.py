@@ -14,7 +14,7 @@ from rtdyn.hub.datasets import dataset_at, is_hub
 from rtdyn.hub.errors import is_unreachable
 from rtdyn.names import KING_JAMES
 from rtdyn.suites.suite import KnownText, SuiteSpec
-from rtdyn.text.documents import Documents, read_documents
+from rtdyn.text.documents import Documents, first_of, read_documents
 from rtdyn.text.hub_documents import HubText
 from rtdyn.text.stored_text import Text
 
@@ -75,14 +75,15 @@ def open_text(
     seed: int,
     say: Callable[[str], None],
     where: Sequence[str] = (),
+    first: int | None = None,
 ) -> EvaluationText:
-    """The text `corpus`, or the suite's default where it is None.
+    """The text `corpus`, or the suite's default where it is None; its first so many documents, or all of them.
 
     Where the default lies on a Hub that cannot be reached, the King James Bible stands in for it and `say` is told.
     Raises InputError for a text that cannot be read.
     """
     try:
-        return _open(corpus or suite.corpus, suite, text_field, seed, say, where)
+        return _open(corpus or suite.corpus, suite, text_field, seed, say, where, first)
     except InputError as error:
         if corpus is not None or where or not is_unreachable(error.__cause__):
             raise
@@ -90,7 +91,7 @@ def open_text(
             f"the default text {suite.corpus} is not in the cache and the Hub cannot be reached, so that the King "
             "James Bible is measured in its place; --corpus names another text"
         )
-        return _open(KING_JAMES, suite, text_field, seed, say, where)
+        return _open(KING_JAMES, suite, text_field, seed, say, where, first)
 
 
 def known_text(suite: SuiteSpec, corpus: str, say: Callable[[str], None]) -> KnownText:
@@ -108,14 +109,15 @@ def _open(
     seed: int,
     say: Callable[[str], None],
     where: Sequence[str],
+    first: int | None,
 ) -> EvaluationText:
     known = known_text(suite, corpus, say)
     if is_hub(corpus):
-        return EvaluationText(corpus, known, HubText(dataset_at(corpus), text_field, seed, say, where), None)
+        return EvaluationText(corpus, known, HubText(dataset_at(corpus), text_field, seed, say, where, first), None)
     if Path(corpus).is_file():
         with reading(f"the corpus {corpus}"):
             refuse_pointer(Path(corpus))
     documents = read_documents(corpus, text_field, where)
     if documents.passed_over:
         say(f"{documents.passed_over:,} rows of {documents.name} hold no text and are passed over")
-    return EvaluationText(corpus, known, None, documents)
+    return EvaluationText(corpus, known, None, first_of(documents, first))

@@ -10,7 +10,7 @@ import hashlib
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -31,6 +31,7 @@ from rtdyn.text.compressed import unpacked
 from rtdyn.text.documents import (
     Documents,
     digest_documents,
+    named_first,
     refuse_array,
     with_conditions,
 )
@@ -60,26 +61,31 @@ class TextBlock:
 
 
 def text_blocks(
-    dataset: HubDataset, text_field: str, seed: int, stretch: int, skip: int = 0, where: Sequence[str] = ()
+    dataset: HubDataset,
+    text_field: str,
+    seed: int | None,
+    stretch: int,
+    skip: int = 0,
+    where: Sequence[str] = (),
 ) -> Iterator[TextBlock]:
     """Every block of a data set's texts, none twice, in the random order of `seed`; as `column_blocks` has it."""
     return column_blocks(dataset, TextColumn(text_field, skip > 0, where), seed, stretch, skip)
 
 
 def column_blocks(
-    dataset: HubDataset, column: Column, seed: int, stretch: int, skip: int = 0, drawn: str = MAIN_ORDER
+    dataset: HubDataset, column: Column, seed: int | None, stretch: int, skip: int = 0, drawn: str = MAIN_ORDER
 ) -> Iterator[TextBlock]:
     """Every block of a data set, none twice, in the random order of `seed`; the first `skip` are not read.
 
+    seed: None for the order of the files' names and of what they hold.
     drawn: the stream that the order is of, as two texts of one data set need two. Rows without text are passed over.
     Raises InputError for text that cannot be read, or a column that is not there.
     """
-    rng = stream(seed, drawn)
+    rng = None if seed is None else stream(seed, drawn)
     if dataset.form == ".parquet":
         yield from _row_groups(dataset, column, rng, skip)
     elif dataset.is_compressed:
-        order = rng.permutation(len(dataset.files))
-        files = (dataset.files[i] for i in order)
+        files = (dataset.files[i] for i in _order(len(dataset.files), rng))
         blocks = (block for file in files for block in _compressed_blocks(dataset, file, column, stretch))
         yield from (block for i, block in enumerate(blocks) if i >= skip)
     else:
@@ -88,7 +94,7 @@ def column_blocks(
             beginning = read_range(dataset, first, 0, min(64, first.size)).decode("utf-8", errors="replace")
             refuse_array(beginning, f"{dataset.address}: {first.name}")
         spans = [(f, start) for f in dataset.files for start in range(0, f.size, stretch)]
-        for i in rng.permutation(len(spans))[skip:]:
+        for i in _order(len(spans), rng)[skip:]:
             file, start = spans[i]
             stop = min(start + stretch, file.size)
             data = _whole_lines(dataset, file, start, stop)
@@ -96,6 +102,11 @@ def column_blocks(
             texts = column.of_lines(data, f"{dataset.address}: {place}", dataset.form)
             yield TextBlock(texts, place, len(data))
     check_found(column, dataset.address)
+
+
+def _order(count: int, rng: np.random.Generator | None) -> np.ndarray:
+    """int64 (count,): places in random order, or ascending without a generator."""
+    return np.arange(count) if rng is None else rng.permutation(count)
 
 
 def _whole_lines(dataset: HubDataset, file: RemoteFile, start: int, stop: int) -> bytes:
@@ -165,15 +176,17 @@ class _RangeFile(io.RawIOBase):
         return len(data)
 
 
-def _row_groups(dataset: HubDataset, column: Column, rng: np.random.Generator, skip: int) -> Iterator[TextBlock]:
-    """Row groups in random order among those of FILES_AT_ONCE files, which are drawn by size."""
-    # exponential times over size rank files as drawing by size without replacement does
-    times = rng.exponential(size=len(dataset.files)) / [f.size for f in dataset.files]
-    order = np.argsort(times)
-    for batch in (order[i : i + FILES_AT_ONCE] for i in range(0, len(order), FILES_AT_ONCE)):
+def _row_groups(dataset: HubDataset, column: Column, rng: np.random.Generator | None, skip: int) -> Iterator[TextBlock]:
+    """Row groups in random order among those of FILES_AT_ONCE files, which are drawn by size; or all in their order."""
+    order, at_once = np.arange(len(dataset.files)), 1
+    if rng is not None:
+        # exponential times over size rank files as drawing by size without replacement does
+        times = rng.exponential(size=len(dataset.files)) / [f.size for f in dataset.files]
+        order, at_once = np.argsort(times), FILES_AT_ONCE
+    for batch in (order[i : i + at_once] for i in range(0, len(order), at_once)):
         opened = [_open_parquet(dataset, dataset.files[i], column) for i in batch]
         groups = [(i, k, g) for i, k in zip(batch, opened, strict=True) for g in range(k.num_row_groups)]
-        for j in rng.permutation(len(groups)):
+        for j in _order(len(groups), rng):
             if skip > 0:
                 skip -= 1
                 continue
@@ -229,23 +242,26 @@ class HubBlocks:
         self,
         dataset: HubDataset,
         column: Callable[[bool], Column],
-        seed: int,
+        seed: int | None,
         say: Callable[[str], None],
         file: Path,
         stretch: int = EVALUATION_STRETCH,
         drawn: str = MAIN_ORDER,
         kind: Any = pl.String,
         most: float = math.inf,
+        first: int | None = None,
     ) -> None:
-        """column: told whether some of it was read before. stretch, drawn: as `column_blocks` has them.
+        """column: told whether some of it was read before. seed, stretch, drawn: as `column_blocks` has them.
 
-        kind: polars' type of the column's values. most: bytes after which there are no more blocks.
+        kind: polars' type of the column's values. most: bytes after which there are no more blocks. first: how many
+        documents are read; None for no limit.
         Raises InputError for shards of token ids.
         """
         if dataset.form == ".bin":
             raise InputError(f"{dataset.what} holds token ids and no text; give --corpus text")
         self.dataset, self.column, self.seed, self.say = dataset, column, seed, say
         self.file, self.stretch, self.drawn, self.kind, self.most = file, stretch, drawn, kind, most
+        self.first = first
         self.used: list[TextBlock] = []
         self.kept: list[TextBlock] = []
 
@@ -253,7 +269,7 @@ class HubBlocks:
         self.kept = _read_kept(self.file)
         skip, read, fresh, limit = len(self.kept), 0, 0, SAID_FROM
         new = column_blocks(self.dataset, self.column(skip > 0), self.seed, self.stretch, skip, self.drawn)
-        for number, block in enumerate(chain(self.kept, new)):
+        for number, block in enumerate(chain(self.kept, self._up_to_the_last(new))):
             self.used.append(block)
             read += block.size
             if number >= skip:
@@ -266,6 +282,16 @@ class HubBlocks:
             yield block
             if read >= self.most:
                 return
+
+    def _up_to_the_last(self, blocks: Iterator[TextBlock]) -> Iterator[TextBlock]:
+        """The blocks, up to the last document that is asked for."""
+        if self.first is None:
+            yield from blocks
+            return
+        left = self.first - sum(len(block.texts) for block in self.used)
+        while left > 0 and (block := next(blocks, None)) is not None:
+            yield replace(block, texts=block.texts[:left])
+            left -= len(block.texts)
 
     def keep(self) -> None:
         """Keeps what was read."""
@@ -281,19 +307,32 @@ class HubBlocks:
 
 
 class HubText:
-    """Evaluation text of a data set, read as far as it is asked for; iterating gives the texts of each block."""
+    """Evaluation text of a data set, read as far as it is asked for; iterating gives the texts of each block.
+
+    Its first documents are read whole and are one block, as those of a file.
+    """
 
     def __init__(
-        self, dataset: HubDataset, text_field: str, seed: int, say: Callable[[str], None], where: Sequence[str] = ()
+        self,
+        dataset: HubDataset,
+        text_field: str,
+        seed: int,
+        say: Callable[[str], None],
+        where: Sequence[str] = (),
+        first: int | None = None,
     ) -> None:
+        """first: how many documents are read, from the beginning on; None for blocks in random order."""
         RowFilter(where)  # what is no condition is refused before anything is read
         key = hashlib.sha256("\0".join([text_field, *where]).encode()).hexdigest()[:16]
-        file = dataset.folder / f"text-{seed}-{key}.parquet"
-        self.where = where
-        self.blocks = HubBlocks(dataset, partial(TextColumn, text_field, where=where), seed, say, file)
+        file = dataset.folder / f"text-{seed if first is None else f'first-{first}'}-{key}.parquet"
+        self.where, self.first = where, first
+        order = seed if first is None else None
+        column = partial(TextColumn, text_field, where=where)
+        self.blocks = HubBlocks(dataset, column, order, say, file, first=first)
 
     def __iter__(self) -> Iterator[Sequence[str]]:
-        return (block.texts for block in self.blocks)
+        texts = (block.texts for block in self.blocks)
+        return texts if self.first is None else iter([tuple(chain.from_iterable(texts))])
 
     def finish(self) -> Documents:
         """Keeps what was read, and gives it. Raises InputError if that is nothing."""
@@ -302,7 +341,8 @@ class HubText:
         what = self.blocks.dataset.what
         if not texts:
             raise InputError(f"{what} holds no text")
-        return Documents(texts, with_conditions(what, self.where), digest_documents(texts))
+        name = with_conditions(what, self.where)
+        return Documents(texts, name if self.first is None else named_first(name, self.first), digest_documents(texts))
 
     @property
     def provenance(self) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class EvaluationOptions:
     """Texts that are measured beside the corpus: the name of each, and where it is, as `corpus` has it."""
     domains: str | None = None
     """A text whose parts are measured beside the corpus: `pile`, or ADDRESS::FIELD, whose values tell them apart."""
+    documents: int | None = None
+    """The text's first so many documents are measured alone; None for all."""
 
     def __post_init__(self) -> None:
         if self.tokens is not None and self.rare_targets is not None:

@@ -84,8 +84,9 @@ def elbow(frequencies: np.ndarray) -> int | None:
 def classify(counts: TokenCounts, bands: Sequence[str], n_logits: int) -> TokenClasses:
     """The token classes of `bands` (the first is named `rare`) and `common`, over `n_logits` ids.
 
-    A band is `N%`, the least frequent N % of types that count, of which `paper-text` is the 15 %; `paper-code`; or rank
-    fractions `LOW:HIGH`. `NAME=` before it names it.
+    A band is `N%`, the least frequent N % of types that count, of which `paper-text` is the 15 %; or rank fractions
+    `LOW:HIGH`, where `elbow` as HIGH is the rank that they count up to, and `paper-code` is 0.15:elbow. `NAME=` before
+    it names it.
     Raises InputError if the counts are longer than the logits, UsageError for a band that holds nothing.
     """
     n = len(counts.counts)
@@ -168,12 +169,15 @@ def _band_ranks(band: str, n: int, end: int) -> tuple[int, int]:
         if not 0 < fraction < 1:
             raise UsageError(f"the band {band!r} must lie between 0% and 100%")
         return round((1 - fraction) * end), end
-    if band == "paper-code":
-        return round(RARE_FRACTION * n), end
-    match = re.fullmatch(r"([0-9]*\.?[0-9]+):([0-9]*\.?[0-9]+)", band)
-    if match is None:
-        raise UsageError(f"cannot read the band {band!r}; use paper-text, paper-code, N% or LOW:HIGH, such as 0.5:0.9")
-    low, high = float(match[1]), float(match[2])
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+):([0-9]*\.?[0-9]+|elbow)", band)
+    if band != "paper-code" and match is None:
+        raise UsageError(
+            f"cannot read the band {band!r}; use paper-text, paper-code, N%, LOW:HIGH such as 0.5:0.9, or LOW:elbow"
+        )
+    low = RARE_FRACTION if match is None else float(match[1])
+    if match is None or match[2] == "elbow":
+        return round(low * n), end
+    high = float(match[2])
     if not 0 <= low < high <= 1:
         raise UsageError(f"the band {band!r} is empty or inverted; it must satisfy 0 <= LOW < HIGH <= 1")
     return round(low * n), round(high * n)

@@ -43,7 +43,16 @@ def test_keywords_are_the_commands_options_with_the_defaults_of_the_dataclasses(
         assert shown[name] == as_given.get(name, by_keyword[name]), name
 
 
-SOURCES = {"corpus", "named_texts", "domains", "text_field", "text_where", "frequencies", "frequency_tokens"}
+SOURCES = {
+    "documents",
+    "corpus",
+    "named_texts",
+    "domains",
+    "text_field",
+    "text_where",
+    "frequencies",
+    "frequency_tokens",
+}
 OF_A_RUN = {"stream_layers", "task_memory_gib"}
 OF_GROUPS = {"analyses", "layers", "rank_by", "heads_to", "heads_at", "unigram"}
 

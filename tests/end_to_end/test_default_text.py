@@ -1,7 +1,9 @@
-"""The default text and counts of Pythia on a loopback Hub, with a small model of its true vocabulary; without a Hub."""
+"""The default text and counts of Pythia, and the papers' text, on a loopback Hub, with a small model of its true
+vocabulary; without a Hub."""
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from rtdyn.store.run import read_run
 from rtdyn.suites.find import load_suites
+from rtdyn.sweep.paper import C4
 from rtdyn.text.pile_counts import COUNTS_FILE, KNOWN_TOKENS
 from rtdyn.text.token_counts import read_counts
 
@@ -55,6 +58,10 @@ def hub() -> LoopbackDatasets:
     assert (repo, file) == ("EleutherAI/pile_val_test", "val.jsonl")
     hub.commits[f"{repo}@{commit}"] = {file: validation_file(), "test.jsonl": b"{}"}
     hub.branches[repo, "main"] = commit
+    scheme, _, path = C4.partition("@")
+    commit, _, file = path.partition("/")
+    hub.commits[f"{scheme.removeprefix('hf://datasets/')}@{commit}"] = {file: gzip.compress(validation_file())}
+    hub.branches[scheme.removeprefix("hf://datasets/"), "main"] = commit
     hub.put("NeelNanda/pile-10k", {"a.jsonl": validation_file()[:500_000].rpartition(b"\n")[0]})
     return hub
 
@@ -92,13 +99,14 @@ def ended(suites: Path, hub: LoopbackDatasets, takes_long: None) -> dict[str, En
     with hub:
         place = Machine(suites.parent, hub.url)
         online = [command("like-pythia", "default"),
-                  command("like-pythia", "train", "--corpus", "hf://datasets/NeelNanda/pile-10k", *few)]  # fmt: skip
+                  command("like-pythia", "train", "--corpus", "hf://datasets/NeelNanda/pile-10k", *few),
+                  command("like-pythia", "designs", "--preset", "paper", "--rare-targets", "100")]  # fmt: skip
         first = place.track_each(*online)
     wide = (*few, "--rare", "0.5:0.95")
     offline = [command("like-pythia", "default"), command("tiny-elsewhere", "stand-in", *wide),
                command("tiny-elsewhere", "asked", "--corpus", f"{ELSEWHERE}/a.jsonl", *wide)]  # fmt: skip
     then = place.track_each(*offline, HF_HUB_OFFLINE="1")
-    return dict(zip(("default", "train", "again", "stand-in", "asked"), [*first, *then], strict=True))
+    return dict(zip(("default", "train", "designs", "again", "stand-in", "asked"), [*first, *then], strict=True))
 
 
 @pytest.mark.slow
@@ -150,3 +158,21 @@ def test_text_of_the_training_split_is_told_to_be_that(ended: dict[str, Ended]) 
     said = ended["train"].stderr
     assert "caution: hf://datasets/NeelNanda/pile-10k was part of the training of like-pythia" in said
     assert "first 10,000 documents of the Pile's training split" in said and "held out from training: no" in said
+
+
+@pytest.mark.slow
+def test_the_papers_design_is_measured_beside_ours_and_compared(ended: dict[str, Ended], suites: Path) -> None:
+    done = ended["designs"]
+    assert done.code == 0, done.stderr
+    assert "run 1 of 2: like-pythia-own" in done.stderr and "run 2 of 2: like-pythia-paper" in done.stderr
+    own, paper = (read_run(suites.parent / "designs" / f"like-pythia-{d}").manifest for d in ("own", "paper"))
+    assert (own.design, paper.design) == ("own", "paper")
+    assert own.evaluation is not None and own.evaluation.corpus.startswith(PYTHIA.corpus)
+    text = paper.evaluation
+    assert text is not None and text.corpus == f"{C4} (commit 1588ec454efa), its first 500 documents"
+    assert (text.windows, text.tokens, text.corpus_provenance["documents"]) == (10, 2560, 500)
+    # the less frequent half of 50,277 types, up to the elbow, by the query's own token
+    assert paper.classes["rare"].ranks == (25139, 48277) and own.classes["rare"].ranks == (41036, 48277)
+    assert paper.config["class_by"] == "query" and paper.config["mean_over"] == "all"
+    assert "like-pythia at step 143000: the papers' design and rtdyn's" in done.stdout.replace(",", "")
+    assert "No verdicts: " in done.stdout and "puts both on one page" in done.stdout

@@ -56,8 +56,8 @@ def texts(address, stretch=100, blocks=None, seed=0, field="text", where=()):
     return [text for block in itertools.islice(found, blocks) for text in block.texts]
 
 
-def evaluation(address, blocks, seed=0, where=()):
-    text = hub_documents.HubText(dataset_at(address), "text", seed, print, where)
+def evaluation(address, blocks, seed=0, where=(), first=None):
+    text = hub_documents.HubText(dataset_at(address), "text", seed, print, where, first)
     list(itertools.islice(text, blocks))
     documents = text.finish()
     return [documents.texts, documents.sha256, text.provenance]
@@ -301,6 +301,26 @@ def test_every_document_comes_once_whatever_the_block(place: HubClient, repo: st
             assert isinstance(outcome, list), outcome
             assert Counter(outcome) == Counter(texts), (name, stretch)
         assert found[2] == found[3] == texts
+
+
+@pytest.mark.slow
+def test_the_first_documents_are_read_in_their_order_and_kept(place: HubClient, offline: HubClient, repo: str) -> None:
+    texts = sentences(3000)
+    forms = {"a.jsonl": lines(texts), "b.jsonl.gz": gzip.compress(lines(texts)), "c.parquet": parquet(texts, 100)}
+    place.hub.put(repo, {**forms, "two/1.jsonl": lines(texts[:400]), "two/2.jsonl": lines(texts[400:])})
+
+    def first(count: int, seed: int = 0) -> list[tuple[str, dict[str, Any]]]:
+        names = (*forms, "two/*.jsonl")
+        options = {"blocks": 999, "seed": seed, "first": count}
+        return [("evaluation", {"address": f"hf://datasets/{repo}/{name}", **options}) for name in names]
+
+    found = place.do(*first(700))
+    for documents, digest, provenance in found:
+        assert documents == texts[:700] and digest == found[0][1] and provenance["documents"] == 700
+        assert provenance["bytes"] < len(forms["a.jsonl"]) / 2
+    place.asked()
+    assert offline.do(*first(700, seed=5)) == found and place.asked() == []
+    assert [documents for documents, _, _ in place.do(*first(9), *first(5000))] == [texts[:9]] * 4 + [texts] * 4
 
 
 def test_zstandard_is_read_no_further_than_is_asked_for(place: HubClient, repo: str) -> None:

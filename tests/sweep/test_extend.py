@@ -16,7 +16,9 @@ def tables(value: float, *analyses: str, **columns: float) -> StepTables:
     rows = [Metric(name, "m", value) for name in ("capture", *analyses)]
     neurons = pl.DataFrame({"layer": [2, 2], "neuron": [0, 1], **{name: [v, v] for name, v in columns.items()}})
     curves = pl.DataFrame({"kind": [*analyses]})
-    return StepTables(metric_frame(rows, 4, None), neurons, pl.DataFrame({"value": [value]}), curves, str(value))
+    return StepTables(
+        metric_frame(rows, 4, None), neurons, pl.DataFrame({"value": [value]}), curves, fingerprint=str(value)
+    )
 
 
 def held(joined: StepTables) -> dict[str, float]:

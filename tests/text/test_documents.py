@@ -16,7 +16,7 @@ import pytest
 
 from rtdyn.errors import InputError
 from rtdyn.text import king_james
-from rtdyn.text.documents import read_documents
+from rtdyn.text.documents import first_of, read_documents
 from rtdyn.text.draw import DrawnWindow
 from rtdyn.text.tokenizer import Tokenizer, load_tokenizer
 from rtdyn.text.windows import pack
@@ -92,6 +92,16 @@ def test_texts_are_read_from_all_forms(tmp_path: Path) -> None:
     assert read_documents(str(tmp_path / "a.txt")).texts == (texts[0],)
     digests = {read_documents(str(tmp_path / n)).sha256 for n in ("a.jsonl", "a.parquet")}
     assert len(digests) == 1 and read_documents(str(tmp_path / "a.txt")).sha256 not in digests
+
+
+def test_the_first_documents_are_those_of_a_file_that_holds_no_more(tmp_path: Path) -> None:
+    texts = ["one", "two", "three"]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in texts))
+    (tmp_path / "b.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in texts[:2]))
+    whole, held = (read_documents(str(tmp_path / name)) for name in ("a.jsonl", "b.jsonl"))
+    first = first_of(whole, 2)
+    assert (first.texts, first.sha256) == (held.texts, held.sha256) and first.name.endswith("its first 2 documents")
+    assert first_of(whole, 3) == first_of(whole, 9) == first_of(whole, None) == whole
 
 
 TEXTS = ["first é text", "second\ntext"]

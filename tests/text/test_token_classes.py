@@ -47,6 +47,15 @@ def test_paper_code_and_custom_bands_in_one_pass() -> None:
     assert classes.classes[0].name == "rare"
 
 
+def test_a_band_may_end_where_types_count_no_more() -> None:
+    values = np.concatenate([np.arange(1000, 0, -1), np.zeros(100)])
+    classes = classify(counts_of(values), ["0.5:elbow", "code=0.15:elbow", "paper-code"], n_logits=1200)
+    bands = {c.name: (c.first, c.last) for c in classes.classes}
+    assert bands == {"rare": (550, 1000), "code": (165, 1000), "paper_code": (165, 1000), "common": (0, 550)}
+    with pytest.raises(UsageError, match="would hold no token type"):
+        classify(counts_of(values), ["0.95:elbow"], n_logits=1200)
+
+
 def test_a_share_is_of_the_types_above_the_end_and_15_percent_is_the_rare_class() -> None:
     values = np.concatenate([np.arange(1000, 0, -1), np.zeros(100)])
     classes = classify(counts_of(values), [*SWEEP, "fifteen=15%", "2.5%"], n_logits=1200)

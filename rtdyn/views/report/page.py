@@ -17,6 +17,7 @@ import polars as pl
 
 from rtdyn.errors import InputError
 from rtdyn.judge.bands import band_rows
+from rtdyn.judge.designs import DesignComparison
 from rtdyn.judge.domains import domain_rows
 from rtdyn.judge.observations import is_recorded
 from rtdyn.judge.scorecard import ClaimRow, scorecard
@@ -32,6 +33,15 @@ from rtdyn.views.report.plots.influence import NO_INFLUENCE
 from rtdyn.views.report.plots.neurons import TABLE_COLUMNS
 from rtdyn.views.report.run_tables import RunTables
 from rtdyn.views.terminal.bands import BAND_HEADERS, BAND_NOTE, band_cells
+from rtdyn.views.terminal.designs import (
+    DESIGN_NOTE,
+    ROW_HEADERS,
+    VERDICT_HEADERS,
+    row_cells,
+    undefined_reasons,
+    verdict_cells,
+    verdicts_in_words,
+)
 from rtdyn.views.terminal.domains import DOMAIN_HEADERS, DOMAIN_NOTE, domain_cells, left_out_line
 from rtdyn.views.terminal.scorecard import CELLS, claim_cells, targets_text
 from rtdyn.views.terminal.summary import CAUTION, summary_rows
@@ -40,10 +50,16 @@ CLAIM_HEADERS = tuple(cell for cell in CELLS if cell != "claim")
 """Columns of the scorecard after the claim itself, which the page has in words."""
 
 
-def page(shown: Sequence[RunTables], judged: Sequence[JudgedPanels], missing: Mapping[str, str]) -> str:
+def page(
+    shown: Sequence[RunTables],
+    judged: Sequence[JudgedPanels],
+    missing: Mapping[str, str],
+    designs: DesignComparison | None = None,
+) -> str:
     """The page of one run, or of several that share its charts.
 
-    judged: each run's lines, from `judged_panels`. missing: figures that were not drawn, with reasons.
+    judged: each run's lines, from `judged_panels`. missing: figures that were not drawn, with reasons. designs: of two
+    runs by the papers' design and ours.
     """
     from plotly.offline import get_plotlyjs
 
@@ -58,6 +74,7 @@ def page(shown: Sequence[RunTables], judged: Sequence[JudgedPanels], missing: Ma
         runs=[_about(tables, of_run) for tables, of_run in zip(shown, claims, strict=True)],
         by_run=verdicts_by_run(claims) if len(shown) > 1 else [],
         has=_sections(data),
+        designs=None if designs is None else _designs(designs),
         missing=missing,
         caution=CAUTION,
         thinning=THINNING,
@@ -89,6 +106,21 @@ def _sections(data: Mapping[str, Any]) -> dict[str, bool]:
         "curves": any(run["influence"] for run in runs),
         "regimes": any(share is not None for share in sizes),
         **{part: any(run[part] for run in runs) for part in ("attention", "spectra")},
+    }
+
+
+def _designs(comparison: DesignComparison) -> dict[str, Any]:
+    """The tables of two designs."""
+    verdicts = () if isinstance(comparison.verdicts, Undefined) else comparison.verdicts
+    return {
+        "step": comparison.step,
+        "said": verdicts_in_words(comparison),
+        "headers": ROW_HEADERS,
+        "rows": [list(row_cells(row).values()) for row in comparison.rows],
+        "verdict_headers": VERDICT_HEADERS,
+        "verdicts": [list(verdict_cells(row).values()) for row in verdicts],
+        "undefined": undefined_reasons(comparison),
+        "note": DESIGN_NOTE,
     }
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from rtdyn.errors import InputError, UsageError
 from rtdyn.files import replace_file
+from rtdyn.judge.designs import compare_designs
 from rtdyn.judge.observations import read_judged
 from rtdyn.suites.steps import parse_steps
 from rtdyn.undefined import Undefined
@@ -22,9 +23,12 @@ from rtdyn.views.report.panels import judged_panels
 from rtdyn.views.report.plots.seeds import seed_lines, seed_panels, seed_table
 from rtdyn.views.report.plots.style import COLUMN, FORMATS, save
 from rtdyn.views.report.run_tables import RunTables, labels, show
+from rtdyn.views.terminal.designs import design_table, pair_of, verdicts_in_words
 
 PAGE = "report.html"
 COMPARED = Path("report-compare")
+DESIGNS = "designs"
+"""The table of two designs, for machines."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +86,16 @@ def report(
             replace_file(folder / f"{SEEDS}.csv", seed_table(shown, over).write_csv)
             for text in seed_lines(shown, over):
                 say(text)
+    designs = None if drawn.names or (pair := pair_of(runs)) is None else compare_designs(*pair)
+    if designs is not None:
+        replace_file(folder / f"{DESIGNS}.csv", design_table(designs).write_csv)
+        say(verdicts_in_words(designs))
     said = ", ".join(kind.upper() for kind in drawn.formats)
     say(f"{count} figure{'' if count == 1 else 's'} ({said}) in {folder}")
     if drawn.names:
         return
     file = folder / PAGE
-    text = page(shown, judged, missing)
+    text = page(shown, judged, missing, designs)
     replace_file(file, lambda aside: aside.write_text(text, encoding="utf-8"))
     say(f"page: {file} ({len(text.encode()) / 1e6:.1f} MB)")
     if open_page and not webbrowser.open(file.resolve().as_uri()):

@@ -13,6 +13,7 @@ from rtdyn.judge.trajectories import MIN_STEPS
 from rtdyn.names import COMMON, RARE
 from rtdyn.store.run import Run, read_table
 from rtdyn.store.schema import CURVE_SCHEMA
+from rtdyn.sweep.paper import OWN, PAPER
 
 LABEL = 48
 """Characters of a label that names settings; a longer one names the run's directory instead."""
@@ -110,6 +111,9 @@ class RunTables:
         return {(step, metric, token_class): value for step, metric, token_class, value in rows.iter_rows()}
 
 
+_DESIGN = {OWN: "rtdyn's design", PAPER: "the papers' design"}
+
+
 def show(run: Run, label: str | None = None) -> RunTables:
     """Reads a run's tables. Raises InputError if no step is done."""
     neurons = read_table(run, "neurons")
@@ -125,10 +129,13 @@ def show(run: Run, label: str | None = None) -> RunTables:
 
 
 def labels(runs: list[Run]) -> list[str]:
-    """A name for each run: its suite; where runs share it, the few settings that differ, or else its directory."""
+    """A name for each run: its suite; where runs share it, its design, few settings that differ, or its directory."""
     suites = [run.manifest.suite for run in runs]
     if len(set(suites)) == len(suites):
         return suites
+    designed = [f"{run.manifest.suite}, {_DESIGN.get(run.manifest.design, '')}" for run in runs]
+    if all(run.manifest.design in _DESIGN for run in runs) and len(set(designed)) == len(designed):
+        return designed
     configs = [run.manifest.config for run in runs]
     differing = [
         key

@@ -38,6 +38,7 @@ def _record(plan: SuitePlan) -> dict[str, Any]:
     sample = plan.sample
     return {
         "model": plan.suite.name,
+        **({"design": plan.design} if plan.design else {}),
         "location": plan.suite.location,
         "shape": {**vars(plan.shape), "source": plan.shape_source},
         "sample": None if sample is None else vars(sample),
@@ -67,7 +68,7 @@ def print_plan(plans: Sequence[SuitePlan], assumptions: Assumptions, console: Co
     headers += ["download h", "compute h", "in all h"]
     if assumptions.gpu_tflops is not None:
         headers += ["GPU compute h", "in all on GPU h"]
-    cells = [[plan.suite.name, *_cells(plan, assumptions)] for plan in plans]
+    cells = [[plan.name, *_cells(plan, assumptions)] for plan in plans]
     if len(plans) > 1:
         cells.append(["all", *_total_cells(plans, assumptions)])
     rows = [dict(zip(headers, row, strict=True)) for row in cells]
@@ -119,6 +120,8 @@ def _said(plans: Sequence[SuitePlan], assumptions: Assumptions) -> list[str]:
         f"Downloads at {assumptions.link_mbit:g} Mbit/s, assumed (--link-mbit); they overlap with the analyses, so the "
         "longer of both counts."
     ]
+    if any(p.design for p in plans):
+        said.append("Two designs are two runs: each fetches and analyses every checkpoint.")
     if any("estimated" in p.traffic.source for p in plans):
         said.append("~ estimated by the number of parameters and what such files hold, not from the Hub's metadata.")
     if any(p.traffic.source == "metadata" for p in plans):

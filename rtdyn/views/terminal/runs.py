@@ -24,6 +24,7 @@ def run_record(seen: Overview) -> dict[str, Any]:
     return {
         "run": str(seen.run.path),
         "model": manifest.suite,
+        **({"design": manifest.design} if manifest.design else {}),
         "location": manifest.location,
         "state": seen.state,
         "steps": list(seen.stored),
@@ -88,6 +89,8 @@ def _analyses(seen: Overview) -> str:
 def _settings(seen: Overview) -> Iterator[tuple[str, str]]:
     """The settings by which runs of one model mostly differ."""
     config, text = seen.manifest.config, seen.manifest.evaluation
+    if seen.manifest.design:
+        yield "design", seen.manifest.design
     if text is not None:
         yield "text", f"{text.corpus} ({text.tokens:,} tokens)"
     for name in ("rare", "class_by", "seed"):
