@@ -42,6 +42,7 @@ from rtdyn.store.stage_log import StageClock, log_seconds, logged_steps, seconds
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
 from rtdyn.sweep.manifest import new_manifest, schedule
+from rtdyn.sweep.paper import OWN
 from rtdyn.sweep.stored_weights import check_stored
 from rtdyn.sweep.sweep import Sweep, device_here, prepare_sweep, reference_step
 from rtdyn.text.evaluation import Evaluation
@@ -104,7 +105,9 @@ def track(job: Job, console: Console, results: Console | None = None) -> Run:
         view = start_wandb(run, choose_mode(job.wandb), say)
         try:
             if engine is None:
-                opened = open_stream(suite, missing, whole, job.cache_gb, sweep.weights_only, say)
+                # the papers' design comes next, over the same checkpoints
+                keep = job.design == OWN
+                opened = open_stream(suite, missing, whole, job.cache_gb, sweep.weights_only, say, keep=keep)
                 given_up = run_here(sweep, opened, missing, run, view.log_step, console)
             else:
                 task = task_template(job, run, reference)

@@ -32,6 +32,10 @@ class Scratch:
     """Held until `close`, so that no other process takes the folder."""
     kept: dict[int, Mapping[str, int]] = field(default_factory=dict)
     """By step: its files or folder, with their bytes."""
+    spare: int = 0
+    """Bytes of files that may stay when their steps are released, for a run that comes next."""
+    stay: dict[str, int] = field(default_factory=dict)
+    """Those that do."""
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def clear_but(self, wanted: Collection[str]) -> int:
@@ -57,14 +61,17 @@ class Scratch:
 
     def _fits(self, files: Mapping[str, int]) -> bool:
         held = {name: size for others in self.kept.values() for name, size in others.items()}
-        return not self.kept or sum({**held, **files}.values()) <= self.budget
+        return not self.kept or sum({**self.stay, **held, **files}.values()) <= self.budget
 
     def release(self, step: int) -> None:
-        """Deletes the step's files, but for those that another step keeps."""
+        """Deletes the step's files, but for those that another step keeps, and those that are to stay."""
         with self.changed:
             files = self.kept.pop(step, {})
+            stay = {**self.stay, **{n: size for n, size in files.items() if (self.folder / n).is_file()}}
+            if sum(stay.values()) <= self.spare:
+                self.stay = stay
             for name in files:
-                if not any(name in others for others in self.kept.values()):
+                if name not in self.stay and not any(name in others for others in self.kept.values()):
                     self._delete(self.folder / name)
             self.changed.notify_all()
 

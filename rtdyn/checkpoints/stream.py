@@ -53,11 +53,13 @@ def open_stream(
     weights_only: bool,
     say: Tell,
     patience: Patience = CONTENT,
+    keep: bool = False,
 ) -> Iterator[Stream]:
     """The checkpoints of `steps`, of which a Hub's are downloaded in the background, at most `cache_gb` on the disk.
 
     stored: records of the steps that are done, whose weights need not come again. weights_only: only the final MLP's
-    tensors are needed. Raises InputError before anything is downloaded if the disk cannot hold the largest step.
+    tensors are needed. keep: the first steps' files stay, up to half of `cache_gb`, for a run over the same steps that
+    comes next. Raises InputError before anything is downloaded if the disk cannot hold the largest step.
     """
     if suite.repo is None:
         yield Stream(tuple(steps), lambda step, tell: fetch_local(suite, step))
@@ -70,6 +72,9 @@ def open_stream(
     scratch = open_scratch(suite.repo, int(cache_gb * GB))
     try:
         _prepare(scratch, plan, say)
+        if keep:
+            largest = max((p.bytes for p in plan.steps if isinstance(p, StepPlan)), default=0)
+            scratch.spare = max(0, min(scratch.budget // 2, scratch.budget - largest))
     except BaseException:
         scratch.close()
         raise

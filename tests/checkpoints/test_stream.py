@@ -98,6 +98,28 @@ def test_the_next_checkpoint_is_on_its_way_before_the_first_is_done(suite: Path,
     assert outcomes[0]["ahead"] == {"1": True, "8": True}
 
 
+def test_the_first_steps_stay_for_a_run_that_comes_next_as_far_as_half_of_the_budget_goes(
+    suite: Path, tmp_path: Path
+) -> None:
+    steps, cache = [1, 8, 512], 2 * size(1) + 2 * size(8) + 100_000
+
+    def asked(hub: LoopbackHub) -> list[str]:
+        return [r.target for r in hub.requests if r.target.endswith((WEIGHTS, ".bin"))]
+
+    with LoopbackHub(suite) as hub:
+        place = workplace(tmp_path, hub.url)
+        (first,) = place.sweep("broken", steps, cache_gb=cache / 1e9, keep=True)
+        stayed = sorted(filter(None, files_of(place).values()))
+        before = len(asked(hub))
+        (second,) = place.sweep("broken", steps, cache_gb=cache / 1e9)
+        again = asked(hub)[before:]
+    assert_whole(first, steps)
+    assert_whole(second, steps)
+    assert stayed == sorted([size(1), size(8)]) and "stay in" in first["said"][-1]
+    assert set(again) == {"step512/pytorch_model.bin"}
+    assert sum(files_of(place).values()) == 0
+
+
 def test_a_disk_too_small_is_said_before_anything_is_downloaded(suite: Path, tmp_path: Path) -> None:
     with LoopbackHub(suite) as hub:
         place = workplace(tmp_path, hub.url)

@@ -50,7 +50,7 @@ def sweep(steps):
     got, told, said, refusal, ahead = {}, [], [], None, {}
     try:
         with open_stream(
-            suite, steps, {}, settings["cache_gb"], settings["weights_only"], said.append, patience
+            suite, steps, {}, settings["cache_gb"], settings["weights_only"], said.append, patience, settings["keep"]
         ) as stream:
             for step in stream.steps:
                 checkpoint = stream.take(step, told.append)
@@ -155,7 +155,15 @@ class Machine:
         )
 
     def _stream_settings(self, model: str, sweeps: Any, settings: dict[str, Any]) -> str:
-        given = {"tries": 5, "cache_gb": 20.0, "weights_only": False, "hold": False, "linger": 0.0, **settings}
+        given = {
+            "tries": 5,
+            "cache_gb": 20.0,
+            "weights_only": False,
+            "hold": False,
+            "linger": 0.0,
+            "keep": False,
+            **settings,
+        }
         return json.dumps({**given, "suites": str(self.folder / "suites.yaml"), "model": model, "sweeps": sweeps})
 
     def python(self, arguments: list[str], **env: str) -> subprocess.CompletedProcess[str]:

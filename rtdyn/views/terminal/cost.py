@@ -121,7 +121,10 @@ def _said(plans: Sequence[SuitePlan], assumptions: Assumptions) -> list[str]:
         "longer of both counts."
     ]
     if any(p.design for p in plans):
-        said.append("Two designs are two runs: each fetches and analyses every checkpoint.")
+        said.append(
+            "Two designs are two runs: each analyses every checkpoint, and fetches it unless the first run left it in "
+            "half of --cache-gb."
+        )
     if any("estimated" in p.traffic.source for p in plans):
         said.append("~ estimated by the number of parameters and what such files hold, not from the Hub's metadata.")
     if any(p.traffic.source == "metadata" for p in plans):
