@@ -59,6 +59,9 @@ Each option can be set by a variable too, as --seed by RTDYN_TRACK_SEED. The com
 over --config, that over --preset.
 """
 
+_no_report_upload = click.option(
+    "--no-report-upload", is_flag=True, help="Draw no figures and no page at the end to be sent to W&B."
+)
 _OUTPUT = in_panel(
     "Output",
     click.option(
@@ -71,6 +74,7 @@ _OUTPUT = in_panel(
         type=click.Choice(["online", "offline", "disabled"]),
         help="Weights & Biases.  [default: online if there is a key, else offline]",
     ),
+    _no_report_upload,
     click.option("--quiet", "-q", is_flag=True, help="Say what came out and what went wrong, and no progress."),
     click.option(
         "--json", "as_json", is_flag=True, help="Print a list with an object for each suite, instead of tables."
@@ -267,12 +271,13 @@ def check(run: Path, baseline: Path, update: bool, junit: Path | None, github: b
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_runs)
+@_no_report_upload
 @refuse_clearly
-def sync(run: Path) -> None:
+def sync(run: Path, no_report_upload: bool) -> None:
     """Send a stored run to Weights & Biases: what it lacks after an offline or failed run, and no step twice."""
     from rtdyn.views.wandb.mirror import sync as send
 
-    send(run, click.echo)
+    send(run, click.echo, not no_report_upload)
 
 
 @main.command()

@@ -99,7 +99,7 @@ def track(job: Job, console: Console, results: Console | None = None) -> Run:
         if few := few_sound({*steps, *stored}, audited, run.manifest.left_out):
             say(few)
         whole, missing = _left(run, steps, stored, job.options.analyses, say)
-        view = start_wandb(run, choose_mode(job.wandb), say)
+        view = start_wandb(run, choose_mode(job.wandb), say, not job.no_report_upload)
         try:
             if engine is None:
                 opened = open_stream(suite, missing, whole, job.cache_gb, sweep.weights_only, say)

@@ -55,7 +55,7 @@ def follow(job: Job, arriving: Arriving, console: Console, results: Console | No
         keep_settings(job, run)
         stored, given_up = done_steps(run), dict[int, str]()
         whole = done_with(run, job.options.analyses)
-        view = start_wandb(run, choose_mode(job.wandb), say)
+        view = start_wandb(run, choose_mode(job.wandb), say, not job.no_report_upload)
         stream = replace(arriving.stream, steps=_new(first, steps, stored, whole, arriving, say))
         try:
             given_up = run_here(sweep, nullcontext(stream), None, run, view.log_step, console)

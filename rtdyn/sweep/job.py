@@ -35,6 +35,8 @@ class Job:
     """The run directory; None for `runs/` and a name of the suite and the configuration."""
     wandb: str | None = None
     """`online`, `offline` or `disabled`; None to decide by the credentials there are."""
+    no_report_upload: bool = False
+    """Whether figures and page of the run are kept from W&B."""
     command: str | None = None
     """The command line, which the manifest of a new run keeps."""
     settings: Mapping[str, Any] = field(default_factory=dict)

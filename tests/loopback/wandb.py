@@ -33,6 +33,11 @@ class Server(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The run's summary as it was uploaded last."""
+        return dict(json.loads(self.uploads.get("/files/wandb-summary.json", b"{}")))
+
     def handle_error(self, request: object, client_address: object) -> None:
         """The client closes connections as it likes."""
 
@@ -46,7 +51,7 @@ class Server(ThreadingHTTPServer):
                 "name": variables["name"],
                 "displayName": known["displayName"],
                 "config": known["config"],
-                "summaryMetrics": "{}",
+                "summaryMetrics": json.dumps(self.summary),
                 "historyLineCount": len(rows),
                 "historyTail": json.dumps(rows[-1:]),
                 "eventsLineCount": 0,
@@ -58,8 +63,8 @@ class Server(ThreadingHTTPServer):
             return {"model": {**project, "bucket": bucket}}
         if operation == "UpsertBucket":
             new = variables["name"] not in self.runs
-            if new:
-                self.runs[variables["name"]] = variables
+            given = {key: value for key, value in variables.items() if new or value is not None}
+            self.runs.setdefault(variables["name"], {}).update(given)
             bucket = {"id": "b", "name": variables["name"], "displayName": "tiny", "config": "{}", "project": project}
             return {"upsertBucket": {"bucket": bucket, "inserted": new}}
         if operation == "CreateRunFiles":
