@@ -25,6 +25,7 @@ from rtdyn.cli_options import (
     preset_line,
 )
 from rtdyn.cli_suites import model_option, models_option, suites_option
+from rtdyn.cli_workspace import workspace
 from rtdyn.version import __version__
 
 if TYPE_CHECKING:
@@ -319,8 +320,8 @@ def report(
     draw(runs, out, at, open_page, Console(), drawn)
 
 
-for listing in LISTINGS:
-    main.add_command(listing)
+for further in (*LISTINGS, workspace):
+    main.add_command(further)
 
 
 if __name__ == "__main__":

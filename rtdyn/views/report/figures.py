@@ -12,7 +12,7 @@ from rtdyn.errors import InputError, UsageError
 from rtdyn.judge.seeds import differ_in_seed_alone
 from rtdyn.judge.sizes import differ_in_size
 from rtdyn.undefined import Undefined
-from rtdyn.views.report.panels import PANELS, JudgedPanels, judged_panels
+from rtdyn.views.report.panels import PANELS, THEMES, JudgedPanels, judged_panels
 from rtdyn.views.report.plots.bands import bands_figure
 from rtdyn.views.report.plots.hill import hill_over_k
 from rtdyn.views.report.plots.influence import compare_rank_influence, rank_influence, regime_sizes
@@ -20,7 +20,7 @@ from rtdyn.views.report.plots.lines import attention_profiles, compare_attention
 from rtdyn.views.report.plots.neurons import heat_map, neuron_table
 from rtdyn.views.report.plots.seeds import seeds_figure
 from rtdyn.views.report.plots.sizes import sizes_figure
-from rtdyn.views.report.plots.trajectories import THEMES, emergence_panel, metric_panel
+from rtdyn.views.report.plots.trajectories import emergence_panel, metric_panel
 from rtdyn.views.report.run_tables import RunTables
 
 TOO_FEW = Undefined("fewer than three distinct steps are stored; a trajectory needs more")

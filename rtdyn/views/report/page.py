@@ -21,7 +21,7 @@ from rtdyn.judge.observations import is_recorded
 from rtdyn.judge.scorecard import ClaimRow, scorecard
 from rtdyn.names import ANALYSES, PLATEAU
 from rtdyn.store.manifest import AuditRecord, CheckpointRecord, Manifest
-from rtdyn.store.run import Run, done_steps
+from rtdyn.store.run import done_steps
 from rtdyn.undefined import Undefined
 from rtdyn.version import __version__
 from rtdyn.views.report.opening import opening, published, sentence, verdicts_by_run
@@ -46,7 +46,7 @@ def page(shown: Sequence[RunTables], judged: Sequence[JudgedPanels], missing: Ma
     from plotly.offline import get_plotlyjs
 
     data = page_data(shown, judged)
-    claims = [_claims(tables.run) if tables.classes else NO_INFLUENCE for tables in shown]
+    claims = [claims_of(tables) for tables in shown]
     assets = files("rtdyn.views.report") / "assets"
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))
@@ -69,6 +69,16 @@ def page(shown: Sequence[RunTables], judged: Sequence[JudgedPanels], missing: Ma
         library=jinja2.filters.Markup(get_plotlyjs()),
         data=jinja2.filters.Markup(inline_json(data)),
     )
+
+
+def claims_of(shown: RunTables) -> list[ClaimRow] | Undefined:
+    """The scorecard's rows, or why there are none."""
+    if not shown.classes:
+        return NO_INFLUENCE
+    try:
+        return scorecard(shown.run)
+    except InputError as error:
+        return Undefined(str(error))
 
 
 def inline_json(data: Any) -> str:
@@ -153,14 +163,6 @@ def _audit(audit: AuditRecord | None) -> dict[str, Any] | None:
         }
         | {step: f"{why}, passed over" for step, why in passed_over.items() if step not in verdicts},
     }
-
-
-def _claims(run: Run) -> list[ClaimRow] | Undefined:
-    """The scorecard's rows, or why there are none."""
-    try:
-        return scorecard(run)
-    except InputError as error:
-        return Undefined(str(error))
 
 
 def _claim(row: ClaimRow) -> dict[str, Any]:

@@ -153,6 +153,20 @@ PANELS: tuple[Panel, ...] = (
           _by_group("mediation", "mediation")),
     Panel("null-space", "Output in the null space", "share", "linear", _by_group("mediation", "null_space_share")),
 )  # fmt: skip
+THEMES = {
+    "influence": "loss, influence and regimes",
+    "groups": "the groups of neurons",
+    "layers": "attention and the layer's weights",
+}
+"""The figures that the main metrics are divided among, and what each shows."""
+
+
+def theme_of(panel: Panel) -> str:
+    """Which of THEMES a panel belongs to: by its analysis, and by whether a group or the whole layer is measured."""
+    first = panel.lines[0]
+    if first.selection.analysis in ("capture", "ablation", "regimes"):
+        return "influence"
+    return "layers" if first.selection.analysis == "routing" or first.whole_layer else "groups"
 
 
 def judged_panels(shown: RunTables, panels: tuple[Panel, ...] = PANELS) -> dict[str, list[JudgedLine]]:

@@ -13,16 +13,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
-from pydantic import ValidationError
 from rich.console import Console
 
 from rtdyn.blame import passes
-from rtdyn.errors import InputError, brief
+from rtdyn.errors import InputError
 from rtdyn.files import write_json
 from rtdyn.judge.observations import read_judged
 from rtdyn.judge.scorecard import scorecard
 from rtdyn.parquet import read_parquet
 from rtdyn.store.run import MANIFEST, Run, done_steps, locked, read_run, table_file
+from rtdyn.views.wandb.client import NO_KEY, client, fault, project
 from rtdyn.views.wandb.overlay import LOG2_STEP, log2_step, overlays
 from rtdyn.views.wandb.rows import BAND, CONSTANTS, grouping, heads, prefixes, scalars, settings_of, top_neurons
 from rtdyn.views.wandb.summary import claim_summary, extremes
@@ -34,8 +34,6 @@ Its own default for the end is to wait without limit. WANDB_INIT_TIMEOUT and WAN
 """
 SYNC_SECONDS = 600.0
 """The same for the end of `rtdyn sync`, which nothing waits for but the upload itself."""
-REQUEST_SECONDS = 10
-"""Seconds of the client's own requests; it makes one for each table, while the run waits. WANDB_HTTP_TIMEOUT first."""
 SLOW = 8.0
 """Seconds that sending a step may take before W&B is given up: a server that is gone costs each step a request."""
 HELD = 20.0
@@ -91,7 +89,7 @@ class WandbView:
             raise TimeoutError(f"sending step {step} took {self.sent[step] - began:.0f} seconds")
         if refused is not None:  # by a server that answers: one that is gone took its time
             self.takes_files = False
-            what = _fault(refused).rstrip(".")
+            what = fault(refused).rstrip(".")
             self.notice(f"W&B gets the run's lines and none of its tables and files: {what}.")
 
     def _log(self, lines: Mapping[str, float], tables: Mapping[str, Any]) -> Exception | None:
@@ -114,7 +112,7 @@ class WandbView:
 
     def _tables(self, step: int, metrics: pl.DataFrame) -> dict[str, Any]:
         """The step's tables; of the last step that a run lacks, also charts over all of them."""
-        wandb = _client()
+        wandb = client()
         neurons = read_parquet(table_file(self.run, "neurons", step))
         frames = {"top_neurons": top_neurons(neurons), "attention_heads": heads(metrics)}
         tables = {
@@ -155,7 +153,7 @@ class WandbView:
         from rtdyn.views.report.report import PAGE, Drawn
         from rtdyn.views.report.report import report as draw
 
-        wandb, row = _client(), {"step": steps[-1], LOG2_STEP: log2_step(steps[-1]), DRAWN: len(steps)}
+        wandb, row = client(), {"step": steps[-1], LOG2_STEP: log2_step(steps[-1]), DRAWN: len(steps)}
         with TemporaryDirectory() as name:
             folder = Path(name)
             draw([self.run.path], folder, None, False, Console(quiet=True), Drawn(formats=("png",)))
@@ -167,7 +165,7 @@ class WandbView:
         """The run's files as one artifact; W&B makes no new version of it while their content is the same."""
         if not self.takes_files:
             return
-        artifact = _client().Artifact(f"{self.run.manifest.wandb_id}-store", type="rtdyn-run")
+        artifact = client().Artifact(f"{self.run.manifest.wandb_id}-store", type="rtdyn-run")
         for step in done_steps(self.run):
             for table in ("metrics", "neurons"):
                 file = table_file(self.run, table, step)
@@ -196,23 +194,11 @@ class WandbView:
             if passes(error):
                 raise
             self.backend, self.failed = None, True
-            what = _fault(error).rstrip(".")
+            what = fault(error).rstrip(".")
             self.notice(
                 f"W&B stopped: {what}. Everything is in {self.run.path}; "
                 f"`rtdyn sync {self.run.path}` sends W&B what it lacks."
             )
-
-
-def _fault(error: Exception) -> str:
-    """What went wrong, in one line; of the client's settings the variable, its value and what is wrong with it."""
-    if not isinstance(error, ValidationError):
-        return brief(error)
-    fault = error.errors(include_url=False)[0]
-    setting = str(fault["loc"][0]) if fault["loc"] else "settings"
-    names = (f"WANDB_{setting.upper()}", f"WANDB_{setting.removeprefix('run_').upper()}")
-    name = next((name for name in names if name in os.environ), f"the setting {setting}")
-    value = "" if "key" in setting else f" is {str(fault['input'])[:80]!r}"
-    return f"{name}{value}: {fault['msg']}"
 
 
 def choose_mode(asked: str | None) -> str:
@@ -220,7 +206,7 @@ def choose_mode(asked: str | None) -> str:
     if asked is not None:
         return asked
     try:
-        wandb = _client()
+        wandb = client()
         mode = wandb.setup().settings.mode
         if mode == "disabled":
             return "disabled"
@@ -233,19 +219,6 @@ def choose_mode(asked: str | None) -> str:
         if passes(error):
             raise
         return "online"
-
-
-def _client() -> Any:
-    """The wandb module, set up before its import to print nothing and to report no errors of its own.
-
-    Its error reports go to the server too, and hold up the end of a run by ten seconds where that does not answer.
-    """
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(REQUEST_SECONDS))
-    import wandb
-
-    return wandb
 
 
 def start_wandb(
@@ -267,17 +240,17 @@ def start_wandb(
 
 
 def _begin(view: WandbView, mode: str, limits: Mapping[str, float]) -> None:
-    wandb = _client()
+    wandb = client()
     manifest = view.run.manifest
     folder = view.run.path / "wandb"
     folder.mkdir(exist_ok=True)
     wandb.setup(wandb.Settings(mode=mode))  # over WANDB_MODE, with which the client would look for no key
     if mode == "online" and not wandb.login(prompt=False, verify=False):
-        raise wandb.errors.UsageError("there is no API key; `wandb login` stores one")  # init would ask, unseen
+        raise wandb.errors.UsageError(NO_KEY)  # init would ask, unseen
     stands = grouping(manifest)
     chosen = {"WANDB_RUN_GROUP": ("group", stands.group), "WANDB_TAGS": ("tags", stands.tags)}
     backend = wandb.init(
-        project=os.environ.get("WANDB_PROJECT", "rtdyn"),
+        project=project(),
         name=manifest.suite,
         job_type=os.environ.get("WANDB_JOB_TYPE", "track"),
         id=manifest.wandb_id,
@@ -316,7 +289,7 @@ def _steps_on_server(backend: Any) -> list[int]:
     """The steps that the run has on the server, whoever sent them. Raises RuntimeError while it shows fewer rows."""
     if backend.starting_step == 0:
         return []
-    run = _client().Api(timeout=int(TIMEOUTS["init_timeout"])).run(f"{backend.entity}/{backend.project}/{backend.id}")
+    run = client().Api(timeout=int(TIMEOUTS["init_timeout"])).run(f"{backend.entity}/{backend.project}/{backend.id}")
     for attempt in range(READ_ATTEMPTS):
         if attempt:
             time.sleep(READ_PAUSE)

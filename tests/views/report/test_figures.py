@@ -23,10 +23,9 @@ from rtdyn.store.run import Run, read_run
 from rtdyn.store.schema import ATTENTION, EIGENVALUE, HILL, PSEUDO_INFLUENCE, SELECTED_HILL
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.figures import figures
-from rtdyn.views.report.panels import PANELS, judged_panels
+from rtdyn.views.report.panels import PANELS, THEMES, judged_panels
 from rtdyn.views.report.plots.influence import rank_influence, ranked_influence
 from rtdyn.views.report.plots.neurons import neuron_rows, with_interval
-from rtdyn.views.report.plots.trajectories import THEMES
 from rtdyn.views.report.run_tables import RunTables, labels, show
 
 CURVES_OF = {

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -250,15 +249,6 @@ def test_online_run_resumes_on_the_server(home: Path, store: Run, monkeypatch: p
     named = {key: config[key]["value"] for key in store.manifest.config if key not in ("corpus", "frequencies")}
     assert named.items() <= store.manifest.config.items()
     assert server.keys == {KEY}
-
-
-@pytest.fixture
-def online(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server that answers, and a client that has its key."""
-    with serving() as server:
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        yield server
 
 
 def synced(run: Run, report: bool = False) -> str:

@@ -14,7 +14,7 @@ from rtdyn.intervals import NORMAL_95
 from rtdyn.judge.emergence import ALPHA, Emergence
 from rtdyn.judge.series import Series
 from rtdyn.undefined import Undefined
-from rtdyn.views.report.panels import PANELS, JudgedLine, JudgedPanels, Panel
+from rtdyn.views.report.panels import PANELS, THEMES, JudgedLine, JudgedPanels, Panel, theme_of
 from rtdyn.views.report.plots.style import (
     COLOURS,
     LINE_STYLES,
@@ -32,12 +32,6 @@ from rtdyn.views.report.plots.style import (
 from rtdyn.views.report.run_tables import RunTables
 
 COLUMNS = 4
-THEMES = {
-    "influence": "loss, influence and regimes",
-    "groups": "the groups of neurons",
-    "layers": "attention and the layer's weights",
-}
-"""The figures that the main metrics are divided among, and what each shows."""
 
 
 def emergence_panel(
@@ -62,14 +56,6 @@ def emergence_panel(
         drawn = {panel.name for panel in panels}
         legend(figure, _handles(runs, [{k: v for k, v in lines.items() if k in drawn} for lines in judged]))
     return figure
-
-
-def theme_of(panel: Panel) -> str:
-    """Which of THEMES a panel belongs to: by its analysis, and by whether a group or the whole layer is measured."""
-    first = panel.lines[0]
-    if first.selection.analysis in ("capture", "ablation", "regimes"):
-        return "influence"
-    return "layers" if first.selection.analysis == "routing" or first.whole_layer else "groups"
 
 
 def metric_panel(ax: Axes, panel: Panel, by_run: Sequence[Sequence[JudgedLine]], steps: Sequence[int]) -> None:
