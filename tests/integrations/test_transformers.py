@@ -130,6 +130,7 @@ def test_steps_are_analysed_beside_the_training_and_go_into_its_own_wandb_run(
     assert again.steps == run.steps and again.manifest.config_digest == run.manifest.config_digest
 
 
+@pytest.mark.slow
 def test_the_servers_axes_are_steps_of_rtdyn_under_a_pattern_of_the_trainers_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -329,6 +329,7 @@ def test_a_whole_run_has_rare_over_common_and_its_verdicts(home: Path, tmp_path:
     assert {claim: said[f"claims/{claim}/verdict"] for claim in wanted} == wanted
 
 
+@pytest.mark.slow
 def test_the_summary_has_the_extremes_of_all_sound_steps(online: Server, tmp_path: Path) -> None:
     """Also of those that an earlier process sent, and of none that trajectories leave out."""
     run = read_run(synthetic_run(tmp_path / "run", 5, 60, left_out={0: "it is another's weights"}))
@@ -347,6 +348,7 @@ def test_the_summary_has_the_extremes_of_all_sound_steps(online: Server, tmp_pat
     }
 
 
+@pytest.mark.slow
 def test_the_report_is_sent_once_for_as_many_steps(online: Server, tmp_path: Path) -> None:
     run = read_run(synthetic_run(tmp_path / "run", 4, 60))
     synced(run)

@@ -29,6 +29,7 @@ def plotted(panels: list[dict[str, Any]]) -> dict[str, list[str]]:
     return {panel["config"]["chartTitle"]: panel["config"]["metrics"] for panel in panels}
 
 
+@pytest.mark.slow
 def test_the_panels_that_have_a_line_are_saved_in_the_reports_order(online: Server, tmp_path: Path) -> None:
     pytest.importorskip("wandb_workspaces")
     runs = [synthetic_run(tmp_path / name, 4, 60, suite=name) for name in ("one", "other")]
@@ -64,6 +65,7 @@ def test_the_panels_that_have_a_line_are_saved_in_the_reports_order(online: Serv
     assert len(said) == 8 and said[3].startswith("**What came out.** Of ")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_saved_is_refused(online: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb_workspaces")
     run = synthetic_run(tmp_path / "run", 4, 60)
