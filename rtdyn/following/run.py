@@ -23,7 +23,7 @@ from rtdyn.sweep.job import Job
 from rtdyn.sweep.manifest import new_manifest, run_config
 from rtdyn.sweep.sweep import device_here, prepare_sweep
 from rtdyn.tracking import keep_settings, raise_given_up, record_checkpoints, run_here, say_end, say_plain, say_setup
-from rtdyn.views.wandb.mirror import choose_mode, start_wandb
+from rtdyn.views.tracker import check_tracker, start_tracker
 
 
 def follow(job: Job, arriving: Arriving, console: Console, results: Console | None = None) -> Run:
@@ -34,6 +34,7 @@ def follow(job: Job, arriving: Arriving, console: Console, results: Console | No
     that cannot be used, and at the end for steps that could not be analysed.
     """
     say = partial(say_plain, console)
+    check_tracker(job)
     options = replace(job.options, device=device_here(job.options.device))
     steps = iter(arriving.stream.steps)
     first = next(steps, None)
@@ -55,7 +56,7 @@ def follow(job: Job, arriving: Arriving, console: Console, results: Console | No
         keep_settings(job, run)
         stored, given_up = done_steps(run), dict[int, str]()
         whole = done_with(run, job.options.analyses)
-        view = start_wandb(run, choose_mode(job.wandb), say, not job.no_report_upload)
+        view = start_tracker(run, job, say)
         stream = replace(arriving.stream, steps=_new(first, steps, stored, whole, arriving, say))
         try:
             given_up = run_here(sweep, nullcontext(stream), None, run, view.log_step, console)
@@ -67,6 +68,8 @@ def follow(job: Job, arriving: Arriving, console: Console, results: Console | No
                 run = record_checkpoints(run, suite, _not_audited(), given_up)
             finally:
                 view.finish()
+        if where := view.lies():
+            say(where)
     say_end(console if results is None else results, run)
     raise_given_up(given_up, len(given_up) + len(done_steps(run)), run)
     return run

@@ -79,6 +79,13 @@ class WandbView:
         if self.backend is not None:
             self._guard(self._finish)
 
+    def lies(self) -> str:
+        """Where an offline run's files are, and what sends them."""
+        if not self.is_offline or self.failed:
+            return ""
+        path = self.run.path
+        return f"W&B is offline: what it gets lies in {path / 'wandb'}; `rtdyn sync {path}` sends it"
+
     def _send(self, step: int) -> None:
         metrics = read_parquet(table_file(self.run, "metrics", step))
         began = time.monotonic()
