@@ -200,11 +200,11 @@ def judge(shown: RunTables, line: PanelLine) -> JudgedLine | None:
     measured = _series(shown, line, shown.sound_steps)
     if isinstance(measured, Undefined) or np.isnan(measured.value).all():
         return None
-    flawed = _series(shown, line, shown.steps)
+    flawed = _series(shown, line, shown.steps) if shown.left_out else Undefined("no step is left out")
     return JudgedLine(
         line,
         measured,
-        _only(flawed, set(shown.left_out)) if shown.left_out and not isinstance(flawed, Undefined) else None,
+        None if isinstance(flawed, Undefined) else _only(flawed, set(shown.left_out)),
         _emergence(line.effect, measured),
         change_points(measured.steps, measured.value),
     )

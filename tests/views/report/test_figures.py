@@ -129,7 +129,7 @@ def test_the_legend_of_the_curves_lies_inside_the_figure(shown: RunTables, steps
 
 def test_a_step_that_is_left_out_is_named_as_such_and_never_chosen(shown: RunTables) -> None:
     assert set(shown.left_out).isdisjoint(shown.spread(len(shown.steps)))
-    figure = figures([shown], [{}], [[0, 4]])["neuron-table"]()
+    figure = figures([shown], [{}], [[0, 4]])["attention"]()
     assert isinstance(figure, Figure)
     assert "step 4 (left out)" in text_of(figure)
 

@@ -24,6 +24,7 @@ from rtdyn.views.report.plots.style import (
     head,
     label_edges,
     legend,
+    log_scale,
     plain,
     run_colour,
     step_axis,
@@ -152,8 +153,7 @@ def _limits(shown: RunTables, steps: Sequence[int], classes: Sequence[str]) -> t
 
 def _curve(ax: Axes, shown: RunTables, step: int, token_class: str) -> None:
     ranked = ranked_influence(shown, step, token_class).filter(pl.col("influence") > 0)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    log_scale(ax, "xy")
     if token_class == RARE:
         _pseudo_band(ax, shown, step)
     rank, influence, error = (ranked[c].to_numpy() for c in ("rank", "influence", "error"))
@@ -196,7 +196,8 @@ def compare_rank_influence(
                 ax.plot(ranked["rank"], ranked["influence"], color=run_colour(index))
                 for ends, fitted in fitted_segments(run, step, token_class).values():
                     ax.plot(ends, fitted, color="black", lw=0.6)
-            ax.set(xscale="log", yscale="log", title=token_class, xlabel="rank")
+            log_scale(ax, "xy")
+            ax.set(title=token_class, xlabel="rank")
         measured = [(index, run, step) for index, (run, step) in enumerate(zip(runs, at, strict=True)) if run.classes]
         limits = [_limits(run, [step], [c for c in classes if c in run.classes]) for _, run, step in measured]
         axes[0].set_ylim(min(low for low, _ in limits), max(high for _, high in limits))

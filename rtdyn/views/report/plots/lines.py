@@ -20,6 +20,7 @@ from rtdyn.views.report.plots.style import (
     head,
     label_edges,
     legend,
+    log_scale,
     plain,
     run_colour,
     styled,
@@ -69,7 +70,7 @@ def attention_profiles(shown: RunTables, step: int, width: float | None = None) 
 
 
 def _profile(ax: Axes, rows: pl.DataFrame) -> None:
-    ax.set_yscale("log")
+    log_scale(ax, "y")
     for token_class in (COMMON, RARE):
         profile = rows.filter(token_class=token_class).sort("x")
         band = profile.drop_nulls("low")
@@ -94,7 +95,8 @@ def compare_attention(runs: Sequence[RunTables], at: Sequence[int], width: float
                     )  # fmt: skip
                     ax.plot(mean["x"], mean["value"], color=run_colour(index), ls=style)
         for ax, title in zip(axes, ("layer before the last", "last layer"), strict=True):
-            ax.set(yscale="log", title=title, xlabel="keys back")
+            log_scale(ax, "y")
+            ax.set(title=title, xlabel="keys back")
         axes[0].set_ylabel("mean attention over heads")
         head(figure, "Attention by distance")
         handles = [
@@ -127,7 +129,8 @@ def spectra(runs: Sequence[RunTables], at: Sequence[int], width: float | None = 
                 eigenvalues = lines.filter(group=group, kind=kind)
                 _spectrum(ax, eigenvalues, COLOURS[group] if single else run_colour(index), bands=single)
             matrix = kind.removeprefix(EIGENVALUE).removeprefix("_")
-            ax.set(xscale="log", yscale="log", xlabel="rank of the eigenvalue")
+            log_scale(ax, "xy")
+            ax.set_xlabel("rank of the eigenvalue")
             ax.set_title(
                 group + (f", {matrix}" if matrix else "") + (_hill(runs[0], at[0], group, matrix) if single else "")
             )

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from rtdyn.judge.sizes import equal_tokens, named_parameters, value_at
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.panels import PANELS, JudgedPanels, Panel
-from rtdyn.views.report.plots.style import COLOURS, head, legend, styled, symlog, title, wrapped
+from rtdyn.views.report.plots.style import COLOURS, head, legend, log_scale, styled, symlog, title, wrapped
 from rtdyn.views.report.plots.trajectories import COLUMNS
 from rtdyn.views.report.run_tables import RunTables
 
@@ -69,10 +69,10 @@ def _metric(ax: Axes, panel: Panel, drawn: Sequence[tuple[str, str, float, Point
         known = np.isfinite(low)
         ax.vlines(np.array(sizes)[known], low[known], high[known], color=colour, lw=0.8, alpha=0.7)
         ax.plot(sizes, values, color=colour, marker="o", ms=3, label=label)
-    ax.set_xscale("log")
+    log_scale(ax, "x")
     ax.set_xlabel("parameters")
     if panel.scale == "log" and every.min() > 0:
-        ax.set_yscale("log")
+        log_scale(ax, "y")
     elif panel.scale == "symlog":
         symlog(ax, every)
     title(ax, panel.title)

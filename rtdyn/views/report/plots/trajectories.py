@@ -21,6 +21,7 @@ from rtdyn.views.report.plots.style import (
     NULL,
     head,
     legend,
+    log_scale,
     plain,
     run_colour,
     step_axis,
@@ -73,7 +74,7 @@ def metric_panel(ax: Axes, panel: Panel, by_run: Sequence[Sequence[JudgedLine]],
             elif judged.emerged is not None and judged.emerged.step is not None:
                 ax.axvline(judged.emerged.step, color=colour, lw=0.7, ls=LINE_STYLES[place])
     if panel.scale == "log" and np.nanmin(values) > 0:
-        ax.set_yscale("log")
+        log_scale(ax, "y")
     elif panel.scale == "symlog":
         symlog(ax, values)
         ax.axhline(0, color="black", lw=0.5)
