@@ -30,6 +30,7 @@ from rtdyn.views.report.panels import JudgedPanels, undefined_lines
 from rtdyn.views.report.plots.influence import NO_INFLUENCE
 from rtdyn.views.report.plots.neurons import TABLE_COLUMNS
 from rtdyn.views.report.run_tables import RunTables
+from rtdyn.views.report.together import together
 from rtdyn.views.terminal.bands import BAND_HEADERS, BAND_NOTE, band_cells
 from rtdyn.views.terminal.scorecard import CELLS, claim_cells, targets_text
 from rtdyn.views.terminal.summary import CAUTION, summary_rows
@@ -55,6 +56,7 @@ def page(shown: Sequence[RunTables], judged: Sequence[JudgedPanels], missing: Ma
         single=len(shown) == 1,
         runs=[_about(tables, of_run) for tables, of_run in zip(shown, claims, strict=True)],
         by_run=verdicts_by_run(claims) if len(shown) > 1 else [],
+        together=together(shown, judged) if all(judged) else [],
         has=_sections(data),
         missing=missing,
         caution=CAUTION,

@@ -46,6 +46,11 @@ class Panel:
     scale: Scale
     lines: tuple[PanelLine, ...]
 
+    @property
+    def full_title(self) -> str:
+        """With its unit, where it has one."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
 
 @dataclass(frozen=True)
 class JudgedLine:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from rtdyn.store.metric_names import metric_name
-from rtdyn.views.report.panels import PANELS, THEMES, Panel, PanelLine, theme_of
+from rtdyn.views.report.panels import PANELS, THEMES, PanelLine, theme_of
 from rtdyn.views.wandb.rows import BAND
 
 
@@ -41,12 +41,8 @@ def charts(names: Collection[str]) -> dict[str, list[Chart]]:
     for panel in PANELS:
         lines = tuple(line for own in panel.lines if (line := _line(own, names)) is not None)
         if lines:
-            by_theme[theme_of(panel)].append(Chart(_title(panel), panel.scale == "log", lines))
+            by_theme[theme_of(panel)].append(Chart(panel.full_title, panel.scale == "log", lines))
     return {theme: drawn for theme, drawn in by_theme.items() if drawn}
-
-
-def _title(panel: Panel) -> str:
-    return f"{panel.title}, {panel.unit}" if panel.unit else panel.title
 
 
 def _line(line: PanelLine, names: Collection[str]) -> ChartLine | None:

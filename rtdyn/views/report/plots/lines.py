@@ -112,7 +112,7 @@ def compare_attention(runs: Sequence[RunTables], at: Sequence[int], width: float
 def spectra(runs: Sequence[RunTables], at: Sequence[int], width: float | None = None) -> Figure | Undefined:
     """Eigenvalues by rank, an axis a group and input matrix, Hill's fit and the band of selected sets; or why none.
 
-    Several runs share the axes, a colour each and no bands.
+    Several runs share the axes, a colour each, with their bands and without the fit.
     """
     lines_of = [
         run.curves.filter(pl.col("step") == step, pl.col("kind").str.starts_with(EIGENVALUE))
@@ -127,7 +127,7 @@ def spectra(runs: Sequence[RunTables], at: Sequence[int], width: float | None = 
         for ax, (group, kind) in zip(axes, panels, strict=True):
             for index, lines in enumerate(lines_of):
                 eigenvalues = lines.filter(group=group, kind=kind)
-                _spectrum(ax, eigenvalues, COLOURS[group] if single else run_colour(index), bands=single)
+                _spectrum(ax, eigenvalues, COLOURS[group] if single else run_colour(index), is_alone=single)
             matrix = kind.removeprefix(EIGENVALUE).removeprefix("_")
             log_scale(ax, "xy")
             ax.set_xlabel("rank of the eigenvalue")
@@ -149,17 +149,20 @@ def spectra(runs: Sequence[RunTables], at: Sequence[int], width: float | None = 
                 Patch(color=NULL, alpha=0.4, label="95 % of sets selected alike for common tokens"),
             ]
         else:
+            head(figure, "Spectra of the input weights")
             handles = [Line2D([], [], color=run_colour(i), label=name) for i, name in enumerate(names)]
+            handles.append(Patch(color=NULL, alpha=0.4, label="95 % of each run's sets selected alike"))
         legend(figure, handles)
     return figure
 
 
-def _spectrum(ax: Axes, rows: pl.DataFrame, colour: str, *, bands: bool) -> None:
+def _spectrum(ax: Axes, rows: pl.DataFrame, colour: str, *, is_alone: bool) -> None:
     for half in rows["half"].unique().sort():
         eigenvalues = rows.filter(half=half).sort("x").with_columns(pl.col("value", "low", "high").replace(0.0, None))
-        if bands:
-            band = eigenvalues.drop_nulls(["low", "high"])
-            ax.fill_between(band["x"], band["low"], band["high"], color=NULL, alpha=0.25, lw=0)
+        band = eigenvalues.drop_nulls(["low", "high"])
+        shade, alpha = (NULL, 0.25) if is_alone else (colour, 0.1)
+        ax.fill_between(band["x"], band["low"], band["high"], color=shade, alpha=alpha, lw=0)
+        if is_alone:
             tail = eigenvalues.drop_nulls("fit")
             ax.plot(tail["x"], tail["fit"], color="black", lw=0.8)
             ax.plot(tail["x"][-1:], tail["fit"][-1:], color="black", ls="", marker="|", ms=9, mew=0.8)

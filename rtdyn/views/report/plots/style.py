@@ -139,8 +139,10 @@ def title(ax: Axes, text: str) -> None:
     ax.set_title("\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, room)))
 
 
-def head(figure: Figure, title: str) -> None:
-    """The figure's title, in lines that it has room for."""
+def head(figure: Figure, title: str, *, capital: bool = False) -> None:
+    """The figure's title, in lines that it has room for. capital: it begins with no name of a run."""
+    if capital:
+        title = title[0].upper() + title[1:]
     room = int(figure.get_size_inches()[0] * 13)
     figure.suptitle("\n".join(textwrap.wrap(title, room)), fontsize=9, fontweight="bold")
 
