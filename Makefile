@@ -16,6 +16,7 @@ test: ## all tests
 pages: ## the pages that are made of the code
 	python scripts/docs/write_metrics.py
 	python scripts/docs/write_cli.py
+	python scripts/docs/write_api.py
 
 gallery: ## the bundled run's page, which docs/gallery/ has only where it was drawn
 	rtdyn track --model tiny --steps all --wandb disabled --out build/tiny

@@ -21,6 +21,8 @@ from rtdyn.cli_listing import LISTINGS
 from rtdyn.cli_options import FiniteRange, analysis_options, listed
 from rtdyn.cli_presets import paper_settings, preset_line
 from rtdyn.cli_suites import model_option, models_option, suites_option
+from rtdyn.cli_workspace import workspace
+from rtdyn.names import TRACKERS, TRACKIO, WANDB
 from rtdyn.version import __version__
 
 if TYPE_CHECKING:
@@ -55,6 +57,16 @@ Each option can be set by a variable too, as --seed by RTDYN_TRACK_SEED. The com
 over --config, that over --preset.
 """
 
+_tracker = click.option(
+    "--tracker",
+    type=click.Choice(TRACKERS),
+    default=WANDB,
+    show_default=True,
+    help="What shows the numbers as they come; trackio keeps them on this machine, without an account.",
+)
+_no_report_upload = click.option(
+    "--no-report-upload", is_flag=True, help="Draw no figures and no page at the end to be sent to W&B."
+)
 _OUTPUT = in_panel(
     "Output",
     click.option(
@@ -67,6 +79,8 @@ _OUTPUT = in_panel(
         type=click.Choice(["online", "offline", "disabled"]),
         help="Weights & Biases.  [default: online if there is a key, else offline]",
     ),
+    _tracker,
+    _no_report_upload,
     click.option("--quiet", "-q", is_flag=True, help="Say what came out and what went wrong, and no progress."),
     click.option(
         "--json", "as_json", is_flag=True, help="Print a list with an object for each suite, instead of tables."
@@ -265,12 +279,19 @@ def check(run: Path, baseline: Path, update: bool, junit: Path | None, github: b
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path), shell_complete=complete_runs)
+@_tracker
+@_no_report_upload
 @refuse_clearly
-def sync(run: Path) -> None:
+def sync(run: Path, tracker: str, no_report_upload: bool) -> None:
     """Send a stored run to Weights & Biases: what it lacks after an offline or failed run, and no step twice."""
+    if tracker == TRACKIO:
+        from rtdyn.views.trackio import sync_trackio
+
+        sync_trackio(run, click.echo)
+        return
     from rtdyn.views.wandb.mirror import sync as send
 
-    send(run, click.echo)
+    send(run, click.echo, not no_report_upload)
 
 
 @main.command()
@@ -312,8 +333,8 @@ def report(
     draw(runs, out, at, open_page, Console(), drawn)
 
 
-for listing in LISTINGS:
-    main.add_command(listing)
+for further in (*LISTINGS, workspace):
+    main.add_command(further)
 
 
 if __name__ == "__main__":

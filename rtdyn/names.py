@@ -41,3 +41,5 @@ PILE = "pile"
 """Reference counts that come with this package: of the Pile, by the tokenizer of Pythia."""
 COUNTS = (PILE, "corpus")
 """Reference counts that are named and lie in no file; `corpus` is the evaluation text itself."""
+TRACKERS = WANDB, TRACKIO = "wandb", "trackio"
+"""Programs that show a run's numbers as they come."""

@@ -52,7 +52,7 @@ from rtdyn.views.terminal.cautions import cautions
 from rtdyn.views.terminal.domains import domain_lines
 from rtdyn.views.terminal.progress import progress
 from rtdyn.views.terminal.summary import print_summary, step_line
-from rtdyn.views.wandb.mirror import choose_mode, start_wandb
+from rtdyn.views.tracker import check_tracker, start_tracker
 
 
 def track(job: Job, console: Console, results: Console | None = None) -> Run:
@@ -71,6 +71,7 @@ def track(job: Job, console: Console, results: Console | None = None) -> Run:
             said.append(text)
             say(text)
 
+    check_tracker(job)
     here = cluster.executor == "serial"
     device = device_here(job.options.device) if here else cluster.device(job.options.device)
     job = replace(job, options=replace(job.options, device=device))
@@ -102,7 +103,7 @@ def track(job: Job, console: Console, results: Console | None = None) -> Run:
         if few := few_sound({*steps, *stored}, audited, run.manifest.left_out):
             say(few)
         whole, missing = _left(run, steps, stored, job.options.analyses, say)
-        view = start_wandb(run, choose_mode(job.wandb), say)
+        view = start_tracker(run, job, say)
         try:
             if engine is None:
                 # the papers' design comes next, over the same checkpoints
@@ -118,8 +119,8 @@ def track(job: Job, console: Console, results: Console | None = None) -> Run:
                 run = record_checkpoints(run, suite, audited, given_up)
             finally:
                 view.finish()
-        if view.is_offline and not view.failed:
-            say(f"W&B is offline: what it gets lies in {path / 'wandb'}; `rtdyn sync {path}` sends it")
+        if where := view.lies():
+            say(where)
     told = console if results is None else results
     for step, reason in audited["passed_over"].items():
         say_plain(told, f"step {step} was passed over: {reason}")

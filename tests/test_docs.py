@@ -113,6 +113,8 @@ def test_links_and_anchors_resolve(page: Path) -> None:
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
         assert file.exists(), f"{target}: no such file"
+        if (ROOT / "docs") in page.parents:
+            assert (ROOT / "docs") in file.parents, f"{target}: the pages' own site does not have it"
         assert not anchor or anchor in anchors(file), f"{target}: no such heading"
 
 

@@ -53,7 +53,7 @@ def analyse(
     Returns a StepTables: `metrics`, `neurons`, `windows` and `curves` are polars frames with the columns of a run. For
     the same weights, text, frequencies and options they are equal to a run's. Nothing is written to disk.
 
-    Raises rtdyn.errors.ParityError where rtdyn does not read the model as transformers runs it,
+    Raises rtdyn.errors.ParityError where rtdyn does not read the model as transformers runs it. Raises
     rtdyn.errors.UsageError for options that the command would refuse, and rtdyn.errors.InputError for a model,
     tokenizer or text that cannot be used.
 

@@ -104,4 +104,6 @@ def _described(name: str, option: click.Option) -> str:
     kind = " | ".join([*map(repr, chosen), *(["None"] if default is None else [])]) if chosen else _type(option)
     said = "" if default is None else f", by default {default!r}"
     text = f"{kind}{said}. {option.help or ''}".replace("[default:", "[None:")
-    return f"{name}:\n" + textwrap.fill(text, _WIDTH, initial_indent="    ", subsequent_indent="    ")
+    return f"{name}:\n" + textwrap.fill(
+        text, _WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+    )

@@ -36,9 +36,9 @@ def track(model: str | Path, **options: Any) -> RunFrames:
 
     Returns the run: its tables are polars frames, as `rtdyn.open_run` gives them.
 
-    Raises rtdyn.errors.UsageError for options that the command would refuse, rtdyn.errors.InputError for a source that
-    cannot be used and, once all else is done, for steps that could not be analysed, and rtdyn.errors.ParityError where
-    rtdyn does not read the model as transformers runs it.
+    Raises rtdyn.errors.UsageError for options that the command would refuse, and rtdyn.errors.InputError for a source
+    that cannot be used. Once all else is done, InputError also says which steps could not be analysed. ParityError is
+    raised where rtdyn does not read the model as transformers runs it.
 
         run = rtdyn.track("tiny", steps=[0, 512, 4000], analyses="ablation", wandb="disabled")
         run.metrics.collect()

@@ -22,7 +22,7 @@ from rtdyn.sweep.job import Job
 from rtdyn.sweep.manifest import new_manifest, run_config
 from rtdyn.sweep.sweep import device_here, prepare_sweep
 from rtdyn.tracking import keep_settings, raise_given_up, record_checkpoints, run_here, say_end, say_plain, say_setup
-from rtdyn.views.wandb.mirror import choose_mode, start_wandb
+from rtdyn.views.tracker import check_tracker, start_tracker
 
 Find = Callable[..., SuiteSpec]
 """The suite as it is now. Given what is told of them, names that a user's pattern reads wrongly are passed over;
@@ -37,6 +37,7 @@ def follow(job: Job, arriving: Arriving, console: Console, results: Console | No
     that cannot be used, and at the end for steps that could not be analysed.
     """
     say = partial(say_plain, console)
+    check_tracker(job)
     options = replace(job.options, device=device_here(job.options.device))
     steps = iter(arriving.stream.steps)
     first = next(steps, None)
@@ -60,7 +61,7 @@ def follow(job: Job, arriving: Arriving, console: Console, results: Console | No
         whole = done_with(run, job.options.analyses)
         audit = AsTheyCome(run, say)
         audit.know(stored)
-        view = start_wandb(run, choose_mode(job.wandb), say)
+        view = start_tracker(run, job, say)
 
         def log(step: int) -> None:
             audit.hold(step)
@@ -77,6 +78,8 @@ def follow(job: Job, arriving: Arriving, console: Console, results: Console | No
                 run = record_checkpoints(run, suite, audit.record(suite, done_steps(run)), given_up)
             finally:
                 view.finish()
+        if where := view.lies():
+            say(where)
     say_end(console if results is None else results, run)
     raise_given_up(given_up, len(given_up) + len(done_steps(run)), run)
     return run

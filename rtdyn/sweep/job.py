@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rtdyn.analyses.options import StepOptions
+from rtdyn.names import WANDB
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.cluster_options import ClusterOptions
 from rtdyn.text.options import EvaluationOptions
@@ -35,6 +36,10 @@ class Job:
     """The run directory; None for `runs/` and a name of the suite and the configuration."""
     wandb: str | None = None
     """`online`, `offline` or `disabled`; None to decide by the credentials there are."""
+    tracker: str = WANDB
+    """What shows the numbers as they come: WANDB or TRACKIO."""
+    no_report_upload: bool = False
+    """Whether figures and page of the run are kept from W&B."""
     command: str | None = None
     """The command line, which the manifest of a new run keeps."""
     settings: Mapping[str, Any] = field(default_factory=dict)

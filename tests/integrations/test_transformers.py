@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 import torch
 import transformers
 import wandb
-from support.wandb_runs import rows, sessions, stored_row
+from loopback.wandb import serving
+from support.wandb_runs import KEY, rows, sessions, stored_row
 
 import rtdyn
 from rtdyn.checkpoints.checkpoint import sha256_of
@@ -126,6 +128,36 @@ def test_steps_are_analysed_beside_the_training_and_go_into_its_own_wandb_run(
     # the folder that is left is tracked into the same run: name, place, revisions and settings are one configuration
     again = rtdyn.track(tmp_path / "trained", out=tmp_path / "out", wandb="disabled", corpus=str(text), **SMALL)
     assert again.steps == run.steps and again.manifest.config_digest == run.manifest.config_digest
+
+
+@pytest.mark.slow
+def test_the_servers_axes_are_steps_of_rtdyn_under_a_pattern_of_the_trainers_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server keeps a metric's axis as the place, from 1, of another; the Trainer has `*` over its own step."""
+    wandb.teardown()
+    with serving() as server:
+        client = {"MODE": "online", "BASE_URL": server.url, "API_KEY": KEY, "SILENT": "true", "DIR": str(tmp_path)}
+        for name, value in client.items():
+            monkeypatch.setenv(f"WANDB_{name}", value)
+        with wandb.init(project="mine", id="training", settings=wandb.Settings(x_disable_stats=True)) as run:
+            run.define_metric("train/global_step")
+            run.define_metric("*", step_metric="train/global_step", step_sync=True)
+            callback = RtdynCallback(tmp_path / "out")
+            for step in (4, 8):
+                run.log({"train/loss": 1.0, "train/global_step": step + 1})
+                callback._log(run, {"step": step, "capture/loss/rare": 2.0, "band/capture/loss/rare/ci_low": 1.9})
+        wandb.teardown()
+    recorded = json.loads(server.runs["training"]["config"])["_wandb"]["value"]["m"]
+    names = [metric.get("1", metric.get("2")) for metric in recorded]
+    axes = {name: names[metric["5"] - 1] for name, metric in zip(names, recorded, strict=True) if "5" in metric}
+    assert axes == {
+        "*": "train/global_step",
+        "rtdyn/capture/loss/rare": "rtdyn/step",
+        "rtdyn/band/capture/loss/rare/ci_low": "rtdyn/step",
+    }
+    sent = [row for row in server.rows.values() if "rtdyn/step" in row]
+    assert [(row["rtdyn/step"], row["rtdyn/capture/loss/rare"]) for row in sent] == [(4, 2.0), (8, 2.0)]
 
 
 @pytest.mark.slow

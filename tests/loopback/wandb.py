@@ -28,10 +28,16 @@ class Server(ThreadingHTTPServer):
         self.keys: set[str] = set()
         self.artifacts: dict[str, dict[str, dict[str, bytes]]] = {}
         self.uploads: dict[str, bytes] = {}
+        self.views: list[dict[str, Any]] = []
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The run's summary as it was uploaded last."""
+        return dict(json.loads(self.uploads.get("/files/wandb-summary.json", b"{}")))
 
     def handle_error(self, request: object, client_address: object) -> None:
         """The client closes connections as it likes."""
@@ -46,7 +52,7 @@ class Server(ThreadingHTTPServer):
                 "name": variables["name"],
                 "displayName": known["displayName"],
                 "config": known["config"],
-                "summaryMetrics": "{}",
+                "summaryMetrics": json.dumps(self.summary),
                 "historyLineCount": len(rows),
                 "historyTail": json.dumps(rows[-1:]),
                 "eventsLineCount": 0,
@@ -58,8 +64,8 @@ class Server(ThreadingHTTPServer):
             return {"model": {**project, "bucket": bucket}}
         if operation == "UpsertBucket":
             new = variables["name"] not in self.runs
-            if new:
-                self.runs[variables["name"]] = variables
+            given = {key: value for key, value in variables.items() if new or value is not None}
+            self.runs.setdefault(variables["name"], {}).update(given)
             bucket = {"id": "b", "name": variables["name"], "displayName": "tiny", "config": "{}", "project": project}
             return {"upsertBucket": {"bucket": bucket, "inserted": new}}
         if operation == "CreateRunFiles":
@@ -70,7 +76,9 @@ class Server(ThreadingHTTPServer):
         if operation == "Viewer":
             return {"viewer": {"id": "u", "flags": "{}", "entity": "someone", "username": "someone", "teams": None}}
         if operation == "Run":
-            known = self.runs[variables["name"]]
+            known = self.runs.get(variables["name"])
+            if known is None:
+                return {"project": {"run": None}}
             run = {"id": "b", "name": variables["name"], "displayName": known["displayName"], "projectId": "1"}
             own = {"state": "finished", "tags": [], "user": {"name": "someone", "username": "someone"}}
             own |= {"config": known["config"], "systemMetrics": "{}", "summaryMetrics": "{}", "historyKeys": None}
@@ -80,7 +88,24 @@ class Server(ThreadingHTTPServer):
             rows = [self.rows[line] for line in sorted(self.rows)]
             shown = [{key: row[key] for key in spec["keys"]} for row in rows if set(spec["keys"]) <= set(row)]
             return {"project": {"run": {"sampledHistory": [shown]}}}
+        if operation == "ProjectInternalId":
+            return {"project": {"id": "p", "internalId": "UHJvamVjdEludGVybmFsSWQ6MQ=="}}
+        if operation == "GetProjects":
+            own = {"entityName": "someone", "createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False, "user": None}
+            page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+            edge = {"node": {"__typename": "Project", "id": "p", "name": "rtdyn", **own}}
+            return {"models": {"pageInfo": page, "edges": [edge]}}
+        if operation in ("UpsertView2", "upsertView"):
+            return self.save_view(variables)
         return self.artifact(operation, variables)
+
+    def save_view(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """A workspace or report, as the client saved it."""
+        self.views.append({**variables, "spec": json.loads(variables["spec"])})
+        of = {"id": "p", "name": variables["projectName"], "entityName": variables["entityName"]}
+        view = {key: variables[key] for key in ("type", "name", "displayName", "description", "spec")}
+        saved = {**view, "id": f"view{len(self.views)}", "project": of, "updatedAt": "2026-01-01T00:00:00Z"}
+        return {"upsertView": {"view": saved, "inserted": True}}
 
     def artifact(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
         """Artifacts by name, each the versions by digest, and these the files that they were committed with."""

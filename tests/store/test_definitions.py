@@ -90,3 +90,9 @@ def test_the_command_line_page_is_current() -> None:
         pytest.skip(f"click {version('click')} may word its help otherwise than the pinned {pinned[1]}")
     module = script("write_cli")
     assert module.PAGE.read_text() == module.page(), "run python scripts/docs/write_cli.py"
+
+
+@pytest.mark.slow
+def test_the_page_of_the_calls_is_current() -> None:
+    module = script("write_api")
+    assert module.PAGE.read_text() == module.page(), "run python scripts/docs/write_api.py"

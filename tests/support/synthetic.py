@@ -38,6 +38,7 @@ def synthetic_run(
         config=config,
         config_digest=config_digest(config),
         left_out=left_out or {},
+        wandb_id=f"{suite}-{seed}",
     )
     run = open_run(path, manifest)
     checkpoints = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,24 +13,25 @@ from rtdyn.errors import InputError, UsageError
 from rtdyn.judge.seeds import differ_in_seed_alone
 from rtdyn.judge.sizes import differ_in_size
 from rtdyn.undefined import Undefined
-from rtdyn.views.report.panels import PANELS, JudgedPanels, judged_panels
+from rtdyn.views.report.panels import PANELS, THEMES, JudgedPanels, judged_panels
 from rtdyn.views.report.plots.bands import bands_figure
 from rtdyn.views.report.plots.domains import domains_figure
 from rtdyn.views.report.plots.hill import hill_over_k
 from rtdyn.views.report.plots.influence import compare_rank_influence, rank_influence, regime_sizes
 from rtdyn.views.report.plots.lines import attention_profiles, compare_attention, spectra
-from rtdyn.views.report.plots.neurons import heat_map, neuron_table
+from rtdyn.views.report.plots.neurons import heat_map
 from rtdyn.views.report.plots.seeds import seeds_figure
 from rtdyn.views.report.plots.sizes import sizes_figure
-from rtdyn.views.report.plots.trajectories import THEMES, emergence_panel, metric_panel
+from rtdyn.views.report.plots.trajectories import emergence_panel, metric_panel
 from rtdyn.views.report.run_tables import RunTables
 
 TOO_FEW = Undefined("fewer than three distinct steps are stored; a trajectory needs more")
-EMERGENCE, NEURON_TABLE, SEEDS, SIZES = "emergence", "neuron-table", "seeds", "sizes"
+EMERGENCE, SEEDS, SIZES = "emergence", "seeds", "sizes"
 CURVE_STEPS = 4
 """Steps whose rank–influence curves are drawn, unless they are named."""
 Drawing = Callable[[], Figure | Undefined]
 """Draws a figure, or says why there is none."""
+T = TypeVar("T")
 
 
 def figures(
@@ -73,13 +75,12 @@ def figures(
         "rank-influence": lambda: rank_influence(runs[0], at[0], width),
         **shared,
         "attention": lambda: attention_profiles(runs[0], last[0], width),
-        NEURON_TABLE: lambda: neuron_table(runs[0], last[0]),
         **({"bands": lambda: bands_figure(runs[0], width)} if len(runs[0].classes) > 2 else {}),
         **({"domains": lambda: domains_figure(runs[0], width)} if runs[0].run.manifest.domains else {}),
     }
 
 
-def chosen_figures(known: dict[str, Drawing], names: Sequence[str] | None) -> dict[str, Drawing]:
+def chosen_figures(known: dict[str, T], names: Sequence[str] | None) -> dict[str, T]:
     """Those of the figures that are named, or all. Raises UsageError for a name that is not there."""
     for name in names or ():
         if name not in known:

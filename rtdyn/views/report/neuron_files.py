@@ -10,21 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from rtdyn.files import replace_file
+from rtdyn.undefined import Undefined
+from rtdyn.views.report.plots.influence import NO_INFLUENCE
 from rtdyn.views.report.plots.neurons import NONE, TABLE_COLUMNS, cells, neuron_rows
 from rtdyn.views.report.run_tables import RunTables
 
+NEURON_TABLE = "neuron-table"
 _ERRORS = {"influence": "influence_rare", "common": "influence_common", "delta": "delta_rare",
            "mediation": "mediated_share"}  # fmt: skip
 """Numbers that have half of their 95 % interval beside them, with their names in the CSV."""
 _TEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "Δ": r"$\Delta$", NONE: "--", "-": "$-$"}
 
 
-def neuron_files(shown: RunTables, step: int, folder: Path, name: str) -> list[Path]:
-    """Writes name.csv and name.tex, each whole or not at all."""
+def neuron_files(shown: RunTables, step: int, folder: Path) -> list[Path] | Undefined:
+    """Writes the table of a step in both forms, each whole or not at all; or why there is none."""
+    if not shown.classes:
+        return NO_INFLUENCE
     rows = neuron_rows(shown, step)
     files = []
     for kind, text in (("csv", _csv(rows, step)), ("tex", _latex([cells(row) for row in rows]))):
-        file = folder / f"{name}.{kind}"
+        file = folder / f"{NEURON_TABLE}.{kind}"
         replace_file(file, partial(_write, text))
         files.append(file)
     return files

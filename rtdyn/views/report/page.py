@@ -23,7 +23,7 @@ from rtdyn.judge.observations import is_recorded
 from rtdyn.judge.scorecard import ClaimRow, scorecard
 from rtdyn.names import ANALYSES, PLATEAU
 from rtdyn.store.manifest import AuditRecord, CheckpointRecord, Manifest
-from rtdyn.store.run import Run, done_steps
+from rtdyn.store.run import done_steps
 from rtdyn.undefined import Undefined
 from rtdyn.version import __version__
 from rtdyn.views.report.opening import opening, published, sentence, verdicts_by_run
@@ -32,6 +32,7 @@ from rtdyn.views.report.panels import JudgedPanels, undefined_lines
 from rtdyn.views.report.plots.influence import NO_INFLUENCE
 from rtdyn.views.report.plots.neurons import TABLE_COLUMNS
 from rtdyn.views.report.run_tables import RunTables
+from rtdyn.views.report.together import together
 from rtdyn.views.terminal.bands import BAND_HEADERS, BAND_NOTE, band_cells
 from rtdyn.views.terminal.designs import (
     DESIGN_NOTE,
@@ -64,7 +65,7 @@ def page(
     from plotly.offline import get_plotlyjs
 
     data = page_data(shown, judged)
-    claims = [_claims(tables.run) if tables.classes else NO_INFLUENCE for tables in shown]
+    claims = [claims_of(tables) for tables in shown]
     assets = files("rtdyn.views.report") / "assets"
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))
@@ -73,6 +74,7 @@ def page(
         single=len(shown) == 1,
         runs=[_about(tables, of_run) for tables, of_run in zip(shown, claims, strict=True)],
         by_run=verdicts_by_run(claims) if len(shown) > 1 else [],
+        together=together(shown, judged) if all(judged) else [],
         has=_sections(data),
         designs=None if designs is None else _designs(designs),
         missing=missing,
@@ -90,6 +92,16 @@ def page(
         library=jinja2.filters.Markup(get_plotlyjs()),
         data=jinja2.filters.Markup(inline_json(data)),
     )
+
+
+def claims_of(shown: RunTables) -> list[ClaimRow] | Undefined:
+    """The scorecard's rows, or why there are none."""
+    if not shown.classes:
+        return NO_INFLUENCE
+    try:
+        return scorecard(shown.run)
+    except InputError as error:
+        return Undefined(str(error))
 
 
 def inline_json(data: Any) -> str:
@@ -191,14 +203,6 @@ def _audit(audit: AuditRecord | None) -> dict[str, Any] | None:
         }
         | {step: f"{why}, passed over" for step, why in passed_over.items() if step not in verdicts},
     }
-
-
-def _claims(run: Run) -> list[ClaimRow] | Undefined:
-    """The scorecard's rows, or why there are none."""
-    try:
-        return scorecard(run)
-    except InputError as error:
-        return Undefined(str(error))
 
 
 def _claim(row: ClaimRow) -> dict[str, Any]:

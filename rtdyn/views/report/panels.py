@@ -46,6 +46,11 @@ class Panel:
     scale: Scale
     lines: tuple[PanelLine, ...]
 
+    @property
+    def full_title(self) -> str:
+        """With its unit, where it has one."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
 
 @dataclass(frozen=True)
 class JudgedLine:
@@ -153,6 +158,20 @@ PANELS: tuple[Panel, ...] = (
           _by_group("mediation", "mediation")),
     Panel("null-space", "Output in the null space", "share", "linear", _by_group("mediation", "null_space_share")),
 )  # fmt: skip
+THEMES = {
+    "influence": "loss, influence and regimes",
+    "groups": "the groups of neurons",
+    "layers": "attention and the layer's weights",
+}
+"""The figures that the main metrics are divided among, and what each shows."""
+
+
+def theme_of(panel: Panel) -> str:
+    """Which of THEMES a panel belongs to: by its analysis, and by whether a group or the whole layer is measured."""
+    first = panel.lines[0]
+    if first.selection.analysis in ("capture", "ablation", "regimes"):
+        return "influence"
+    return "layers" if first.selection.analysis == "routing" or first.whole_layer else "groups"
 
 
 def judged_panels(shown: RunTables, panels: tuple[Panel, ...] = PANELS) -> dict[str, list[JudgedLine]]:
@@ -186,11 +205,11 @@ def judge(shown: RunTables, line: PanelLine) -> JudgedLine | None:
     measured = _series(shown, line, shown.sound_steps)
     if isinstance(measured, Undefined) or np.isnan(measured.value).all():
         return None
-    flawed = _series(shown, line, shown.steps)
+    flawed = _series(shown, line, shown.steps) if shown.left_out else Undefined("no step is left out")
     return JudgedLine(
         line,
         measured,
-        _only(flawed, set(shown.left_out)) if shown.left_out and not isinstance(flawed, Undefined) else None,
+        None if isinstance(flawed, Undefined) else _only(flawed, set(shown.left_out)),
         _emergence(line.effect, measured),
         change_points(measured.steps, measured.value),
     )

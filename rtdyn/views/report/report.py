@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from rtdyn.errors import InputError, UsageError
@@ -16,8 +17,8 @@ from rtdyn.judge.designs import compare_designs
 from rtdyn.judge.observations import read_judged
 from rtdyn.suites.steps import parse_steps
 from rtdyn.undefined import Undefined
-from rtdyn.views.report.figures import CURVE_STEPS, NEURON_TABLE, SEEDS, chosen_figures, figures
-from rtdyn.views.report.neuron_files import neuron_files
+from rtdyn.views.report.figures import CURVE_STEPS, SEEDS, chosen_figures, figures
+from rtdyn.views.report.neuron_files import NEURON_TABLE, neuron_files
 from rtdyn.views.report.page import page
 from rtdyn.views.report.panels import judged_panels
 from rtdyn.views.report.plots.seeds import seed_lines, seed_panels, seed_table
@@ -64,23 +65,27 @@ def report(
     chosen = [_steps(at, tables, path) for tables, path in zip(shown, paths, strict=True)]
     judged = [judged_panels(tables) if tables.has_trajectories else {} for tables in shown]
     width = None if drawn.width is None else COLUMN[drawn.width]
-    known = chosen_figures(figures(shown, judged, chosen, width), drawn.names)
     folder = out if out is not None else paths[0] / "report" if len(paths) == 1 else COMPARED
+    known: dict[str, Callable[[], Figure | list[Path] | Undefined]] = {**figures(shown, judged, chosen, width)}
+    if len(shown) == 1:
+        known[NEURON_TABLE] = partial(neuron_files, shown[0], chosen[0][-1], folder)
+    known = chosen_figures(known, drawn.names)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}; give another --out") from error
     count, missing = 0, {}
     for name, draw in known.items():
-        figure = draw()
-        if isinstance(figure, Undefined):
-            missing[name] = figure.reason
-            say(f"{name}: not drawn: {figure.reason}")
+        made = draw()
+        if isinstance(made, Undefined):
+            missing[name] = made.reason
+            say(f"{name}: not drawn: {made.reason}")
             continue
-        save(figure, folder, name, drawn.formats)
-        count += 1
-        if name == NEURON_TABLE:
-            neuron_files(shown[0], chosen[0][-1], folder, name)
+        if isinstance(made, Figure):
+            save(made, folder, name, drawn.formats)
+            count += 1
+        else:
+            say(f"{name}: {' and '.join(file.name for file in made)} in {folder}")
         if name == SEEDS:
             over = seed_panels(judged)
             replace_file(folder / f"{SEEDS}.csv", seed_table(shown, over).write_csv)
@@ -90,8 +95,9 @@ def report(
     if designs is not None:
         replace_file(folder / f"{DESIGNS}.csv", design_table(designs).write_csv)
         say(verdicts_in_words(designs))
-    said = ", ".join(kind.upper() for kind in drawn.formats)
-    say(f"{count} figure{'' if count == 1 else 's'} ({said}) in {folder}")
+    if count:
+        said = ", ".join(kind.upper() for kind in drawn.formats)
+        say(f"{count} figure{'' if count == 1 else 's'} ({said}) in {folder}")
     if drawn.names:
         return
     file = folder / PAGE

@@ -9,20 +9,23 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
-from pydantic import ValidationError
+from rich.console import Console
 
 from rtdyn.blame import passes
-from rtdyn.errors import InputError, brief
+from rtdyn.errors import InputError
 from rtdyn.files import write_json
 from rtdyn.judge.observations import read_judged
 from rtdyn.judge.scorecard import scorecard
 from rtdyn.parquet import read_parquet
 from rtdyn.store.run import MANIFEST, Run, done_steps, locked, read_run, table_file
-from rtdyn.views.wandb.overlay import LOG2_STEP, claim_summary, overlays
+from rtdyn.views.wandb.client import NO_KEY, client, fault, project
+from rtdyn.views.wandb.overlay import LOG2_STEP, log2_step, overlays
 from rtdyn.views.wandb.rows import BAND, CONSTANTS, grouping, heads, prefixes, scalars, settings_of, top_neurons
+from rtdyn.views.wandb.summary import claim_summary, extremes
 
 TIMEOUTS = {"init_timeout": 20.0, "finish_timeout": 30.0}
 """Seconds that the client waits for its server to answer at the start, and to take what is left at the end.
@@ -31,8 +34,6 @@ Its own default for the end is to wait without limit. WANDB_INIT_TIMEOUT and WAN
 """
 SYNC_SECONDS = 600.0
 """The same for the end of `rtdyn sync`, which nothing waits for but the upload itself."""
-REQUEST_SECONDS = 10
-"""Seconds of the client's own requests; it makes one for each table, while the run waits. WANDB_HTTP_TIMEOUT first."""
 SLOW = 8.0
 """Seconds that sending a step may take before W&B is given up: a server that is gone costs each step a request."""
 HELD = 20.0
@@ -42,6 +43,10 @@ ROWS_READ = 100_000
 READ_ATTEMPTS, READ_PAUSE = 5, 2.0
 """How often, and after how many seconds, a server is asked again whose history lags behind its own count of rows."""
 _LOGGED = "logged.json"
+REPORT = "report"
+"""What the keys of figures and page begin with."""
+DRAWN = f"{REPORT}/steps"
+"""The number of steps that the report was drawn of."""
 
 
 @dataclass
@@ -58,6 +63,8 @@ class WandbView:
     """Whether what is sent goes to files in the run's directory."""
     takes_files: bool = True
     """Whether tables and artifacts are sent; not to a server that has none."""
+    report: bool = True
+    """Whether the report is drawn at the end, for a server; `rtdyn sync` draws that of an offline run."""
 
     def log_step(self, step: int) -> None:
         """Sends a stored step, once."""
@@ -65,13 +72,19 @@ class WandbView:
             self._guard(lambda: self._send(step))
 
     def finish(self) -> None:
-        """Sends the store's files as an artifact and flushes what was sent."""
-        if self.backend is not None and self.sent:
-            self._guard(self._judge)
-        if self.backend is not None and self.sent:
-            self._guard(self._log_files)
+        """Sends what is said of the whole run, the report and the store's files, and flushes what was sent."""
+        for part in (self._summarise, self._log_report, self._log_files):
+            if self.backend is not None and self.sent:
+                self._guard(part)
         if self.backend is not None:
             self._guard(self._finish)
+
+    def lies(self) -> str:
+        """Where an offline run's files are, and what sends them."""
+        if not self.is_offline or self.failed:
+            return ""
+        path = self.run.path
+        return f"W&B is offline: what it gets lies in {path / 'wandb'}; `rtdyn sync {path}` sends it"
 
     def _send(self, step: int) -> None:
         metrics = read_parquet(table_file(self.run, "metrics", step))
@@ -83,14 +96,12 @@ class WandbView:
             raise TimeoutError(f"sending step {step} took {self.sent[step] - began:.0f} seconds")
         if refused is not None:  # by a server that answers: one that is gone took its time
             self.takes_files = False
-            what = _fault(refused).rstrip(".")
+            what = fault(refused).rstrip(".")
             self.notice(f"W&B gets the run's lines and none of its tables and files: {what}.")
 
     def _log(self, lines: Mapping[str, float], tables: Mapping[str, Any]) -> Exception | None:
         """One row of the history: without its tables where the server refuses them, which is returned."""
-        # an offline run counts its rows from 0 again when it is resumed, and rows of one run must differ in number
-        number = max(len(self.sent), self.backend.starting_step, self.backend.step)
-        refused = None
+        number, refused = self._next_row(), None
         if self.takes_files:
             try:
                 self.backend.log({**lines, **tables}, step=number, commit=True)
@@ -102,9 +113,13 @@ class WandbView:
         self.backend.log(dict(lines), step=number, commit=True)
         return refused
 
+    def _next_row(self) -> int:
+        # an offline run counts its rows from 0 again when it is resumed, and rows of one run must differ in number
+        return int(max(len(self.sent), self.backend.starting_step, self.backend.step))
+
     def _tables(self, step: int, metrics: pl.DataFrame) -> dict[str, Any]:
         """The step's tables; of the last step that a run lacks, also charts over all of them."""
-        wandb = _client()
+        wandb = client()
         neurons = read_parquet(table_file(self.run, "neurons", step))
         frames = {"top_neurons": top_neurons(neurons), "attention_heads": heads(metrics)}
         tables = {
@@ -114,28 +129,50 @@ class WandbView:
         }
         stored = set(done_steps(self.run))
         if set(self.run.manifest.asked) <= stored and stored - set(self.sent) == {step}:
-            sound = [s for s in sorted(stored) if s not in self.run.manifest.left_out]
-            rows = pl.concat([read_parquet(table_file(self.run, "metrics", s)) for s in sound])
-            for key, chart in overlays(rows).items():
+            for key, chart in overlays(self._sound_rows()).items():
                 xs, ys = zip(*chart.lines.values(), strict=True)
                 tables[key] = wandb.plot.line_series(
                     list(xs), list(ys), keys=list(chart.lines), title=chart.title, xname="log2(step + 1)"
                 )
         return tables
 
-    def _judge(self) -> None:
-        """Verdicts and emergence steps, into the run's summary; none of a run of fewer than three sound steps."""
+    def _sound_rows(self) -> pl.DataFrame:
+        """The metrics of all stored steps but those that trajectories leave out."""
+        sound = [step for step in done_steps(self.run) if step not in self.run.manifest.left_out]
+        return pl.concat([read_parquet(table_file(self.run, "metrics", step)) for step in sound])
+
+    def _summarise(self) -> None:
+        """Extremes, verdicts and emergence steps, into the run's summary; no claim of fewer than three sound steps."""
+        self.backend.summary.update(extremes(self._sound_rows()))
         try:
             claims = scorecard(read_judged(self.run.path))
         except InputError:
             return
         self.backend.summary.update(claim_summary(claims))
 
+    def _log_report(self) -> None:
+        """The report's figures and page in a row of their own, unless the server has those of as many steps."""
+        steps = list(done_steps(self.run))
+        wanted = self.report and self.takes_files and not self.is_offline
+        if not wanted or self.backend.summary.get(DRAWN) == len(steps):
+            return
+        # with matplotlib, for which only a run that is sent is to wait
+        from rtdyn.views.report.report import PAGE, Drawn
+        from rtdyn.views.report.report import report as draw
+
+        wandb, row = client(), {"step": steps[-1], LOG2_STEP: log2_step(steps[-1]), DRAWN: len(steps)}
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            draw([self.run.path], folder, None, False, Console(quiet=True), Drawn(formats=("png",)))
+            images = {f"{REPORT}/{file.stem}": wandb.Image(str(file)) for file in sorted(folder.glob("*.png"))}
+            page = wandb.Html((folder / PAGE).read_text(encoding="utf-8"), inject=False)
+            self.backend.log({**row, **images, f"{REPORT}/page": page}, step=self._next_row(), commit=True)
+
     def _log_files(self) -> None:
         """The run's files as one artifact; W&B makes no new version of it while their content is the same."""
         if not self.takes_files:
             return
-        artifact = _client().Artifact(f"{self.run.manifest.wandb_id}-store", type="rtdyn-run")
+        artifact = client().Artifact(f"{self.run.manifest.wandb_id}-store", type="rtdyn-run")
         for step in done_steps(self.run):
             for table in ("metrics", "neurons"):
                 file = table_file(self.run, table, step)
@@ -164,23 +201,11 @@ class WandbView:
             if passes(error):
                 raise
             self.backend, self.failed = None, True
-            what = _fault(error).rstrip(".")
+            what = fault(error).rstrip(".")
             self.notice(
                 f"W&B stopped: {what}. Everything is in {self.run.path}; "
                 f"`rtdyn sync {self.run.path}` sends W&B what it lacks."
             )
-
-
-def _fault(error: Exception) -> str:
-    """What went wrong, in one line; of the client's settings the variable, its value and what is wrong with it."""
-    if not isinstance(error, ValidationError):
-        return brief(error)
-    fault = error.errors(include_url=False)[0]
-    setting = str(fault["loc"][0]) if fault["loc"] else "settings"
-    names = (f"WANDB_{setting.upper()}", f"WANDB_{setting.removeprefix('run_').upper()}")
-    name = next((name for name in names if name in os.environ), f"the setting {setting}")
-    value = "" if "key" in setting else f" is {str(fault['input'])[:80]!r}"
-    return f"{name}{value}: {fault['msg']}"
 
 
 def choose_mode(asked: str | None) -> str:
@@ -188,7 +213,7 @@ def choose_mode(asked: str | None) -> str:
     if asked is not None:
         return asked
     try:
-        wandb = _client()
+        wandb = client()
         mode = wandb.setup().settings.mode
         if mode == "disabled":
             return "disabled"
@@ -203,25 +228,15 @@ def choose_mode(asked: str | None) -> str:
         return "online"
 
 
-def _client() -> Any:
-    """The wandb module, set up before its import to print nothing and to report no errors of its own.
-
-    Its error reports go to the server too, and hold up the end of a run by ten seconds where that does not answer.
-    """
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(REQUEST_SECONDS))
-    import wandb
-
-    return wandb
-
-
-def start_wandb(run: Run, mode: str, notice: Callable[[str], None], finish_seconds: float | None = None) -> WandbView:
+def start_wandb(
+    run: Run, mode: str, notice: Callable[[str], None], report: bool = True, finish_seconds: float | None = None
+) -> WandbView:
     """Begins or resumes the store's W&B run and sends the steps it lacks.
 
-    finish_seconds: how long the upload may take at the end; that of TIMEOUTS if not given.
+    report: whether figures and page are drawn at the end, and sent. finish_seconds: how long the upload may take at the
+    end; that of TIMEOUTS if not given.
     """
-    view = WandbView(run, notice)
+    view = WandbView(run, notice, report=report)
     if mode == "disabled":
         return view
     limits = TIMEOUTS if finish_seconds is None else {**TIMEOUTS, "finish_timeout": finish_seconds}
@@ -232,17 +247,17 @@ def start_wandb(run: Run, mode: str, notice: Callable[[str], None], finish_secon
 
 
 def _begin(view: WandbView, mode: str, limits: Mapping[str, float]) -> None:
-    wandb = _client()
+    wandb = client()
     manifest = view.run.manifest
     folder = view.run.path / "wandb"
     folder.mkdir(exist_ok=True)
     wandb.setup(wandb.Settings(mode=mode))  # over WANDB_MODE, with which the client would look for no key
     if mode == "online" and not wandb.login(prompt=False, verify=False):
-        raise wandb.errors.UsageError("there is no API key; `wandb login` stores one")  # init would ask, unseen
+        raise wandb.errors.UsageError(NO_KEY)  # init would ask, unseen
     stands = grouping(manifest)
     chosen = {"WANDB_RUN_GROUP": ("group", stands.group), "WANDB_TAGS": ("tags", stands.tags)}
     backend = wandb.init(
-        project=os.environ.get("WANDB_PROJECT", "rtdyn"),
+        project=project(),
         name=manifest.suite,
         job_type=os.environ.get("WANDB_JOB_TYPE", "track"),
         id=manifest.wandb_id,
@@ -267,7 +282,7 @@ def _begin(view: WandbView, mode: str, limits: Mapping[str, float]) -> None:
     for prefix in prefixes(manifest.config["analyses"]):
         backend.define_metric(f"{prefix}/*", step_metric="step")
     backend.define_metric(f"{BAND}/*", step_metric="step", hidden=True)
-    for name in CONSTANTS:
+    for name in (*CONSTANTS, DRAWN):
         backend.define_metric(name, step_metric="step", hidden=True)
     view.sent = dict.fromkeys(_steps_on_server(backend) if mode == "online" else _noted(folder / _LOGGED), -math.inf)
 
@@ -281,7 +296,7 @@ def _steps_on_server(backend: Any) -> list[int]:
     """The steps that the run has on the server, whoever sent them. Raises RuntimeError while it shows fewer rows."""
     if backend.starting_step == 0:
         return []
-    run = _client().Api(timeout=int(TIMEOUTS["init_timeout"])).run(f"{backend.entity}/{backend.project}/{backend.id}")
+    run = client().Api(timeout=int(TIMEOUTS["init_timeout"])).run(f"{backend.entity}/{backend.project}/{backend.id}")
     for attempt in range(READ_ATTEMPTS):
         if attempt:
             time.sleep(READ_PAUSE)
@@ -291,9 +306,10 @@ def _steps_on_server(backend: Any) -> list[int]:
     raise RuntimeError(f"the server counts {backend.starting_step} rows and shows {len(rows)}; try again in a minute")
 
 
-def sync(path: Path, notice: Callable[[str], None]) -> None:
+def sync(path: Path, notice: Callable[[str], None], report: bool = True) -> None:
     """`rtdyn sync`: brings the W&B run of the store at `path` up to it, however much W&B has of it already.
 
+    report: whether figures and page are drawn, and sent.
     Raises InputError if there is no finished step, another process writes to the store, or W&B did not take it all.
     """
     run = read_run(path)
@@ -302,7 +318,7 @@ def sync(path: Path, notice: Callable[[str], None]) -> None:
         raise InputError(f"{path} holds no finished step yet; nothing to send")
     said: list[str] = []
     with locked(path):
-        view = start_wandb(run, "online", said.append, SYNC_SECONDS)
+        view = start_wandb(run, "online", said.append, report, SYNC_SECONDS)
         had = sum(at == -math.inf for at in view.sent.values())
         url = getattr(view.backend, "url", None)
         view.finish()

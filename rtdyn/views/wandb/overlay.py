@@ -1,14 +1,12 @@
-"""Rare beside common over training, with their intervals, as lines of one chart; and what a run's claims came to."""
+"""Rare beside common over training, with their intervals, as lines of one chart."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from rtdyn.judge.scorecard import ClaimRow
 from rtdyn.names import COMMON, RARE
 from rtdyn.views.report.panels import PANELS
 
@@ -49,15 +47,3 @@ def overlays(metrics: pl.DataFrame) -> dict[str, Overlay]:
         if {RARE, COMMON} <= set(lines):
             charts[f"overlay/{panel.name}"] = Overlay(f"{panel.title}{panel.unit and f' ({panel.unit})'}", lines)
     return charts
-
-
-def claim_summary(claims: Sequence[ClaimRow]) -> dict[str, str | int]:
-    """Verdicts, and the steps from which supported claims hold, by `claims/`, the claim, and its layer or matrix."""
-    summary: dict[str, str | int] = {}
-    for row in claims:
-        layer = None if row.layer is None else f"layer-{row.layer}"
-        name = "/".join(filter(None, ("claims", row.claim, layer, row.matrix)))
-        summary[f"{name}/verdict"] = row.verdict
-        if row.emerged is not None:
-            summary[f"{name}/emerged"] = row.emerged
-    return summary

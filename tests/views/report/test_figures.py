@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from scipy import stats
@@ -20,13 +22,13 @@ from rtdyn.errors import InputError, UsageError
 from rtdyn.names import ANALYSES
 from rtdyn.store.manifest import SCHEMA_VERSION, Manifest
 from rtdyn.store.run import Run, read_run
-from rtdyn.store.schema import ATTENTION, EIGENVALUE, HILL, PSEUDO_INFLUENCE, SELECTED_HILL
+from rtdyn.store.schema import AT_EDGE, ATTENTION, EIGENVALUE, HILL, PSEUDO_INFLUENCE, SELECTED_HILL
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.figures import figures
-from rtdyn.views.report.panels import PANELS, judged_panels
+from rtdyn.views.report.panels import PANELS, THEMES, judged_panels
 from rtdyn.views.report.plots.influence import rank_influence, ranked_influence
 from rtdyn.views.report.plots.neurons import neuron_rows, with_interval
-from rtdyn.views.report.plots.trajectories import THEMES
+from rtdyn.views.report.plots.style import run_colour
 from rtdyn.views.report.run_tables import RunTables, labels, show
 
 CURVES_OF = {
@@ -118,6 +120,35 @@ def test_a_legend_names_nothing_that_is_not_drawn(shown: RunTables) -> None:
 
 
 @pytest.mark.slow
+def test_runs_that_share_axes_have_each_its_null_band(path: Path, tmp_path: Path) -> None:
+    runs = [show(read_run(path), "one"), show(read_run(synthetic_run(tmp_path / "b", 6, 60, suite="other")), "other")]
+    judged = [judged_panels(run) for run in runs]
+    drawn = figures(runs, judged, [[16], [16]])
+    for name in ("emergence-groups", "rank-influence", "spectra"):
+        figure = drawn[name]()
+        assert isinstance(figure, Figure)
+        bands = [band for band in figure.axes[0].collections if isinstance(band, PolyCollection)]
+        assert {to_hex(band.get_facecolor()[0]).upper() for band in bands} == {run_colour(0), run_colour(1)}
+        assert "each run's" in text_of(figure)
+
+
+def test_a_raised_top_is_in_the_legend_where_one_is_drawn(shown: RunTables) -> None:
+    """One that ends at an end of the grid has the hollow marker alone."""
+
+    def legend(metrics: pl.DataFrame) -> str:
+        figure = figures([replace(shown, metrics=metrics)], [{}], [[16]])["regime-sizes"]()
+        assert isinstance(figure, Figure)
+        return text_of(figure)
+
+    is_raised = pl.col("metric") == "raised"
+    assert "raised top" in legend(shown.metrics)
+    flat = shown.metrics.with_columns(pl.when(is_raised).then(0.0).otherwise("value").alias("value"))
+    assert "raised top" not in legend(flat)
+    at_edge = pl.when(pl.col("metric") == "r1").then(pl.lit(AT_EDGE)).otherwise("status").alias("status")
+    assert "raised top" not in legend(shown.metrics.with_columns(at_edge))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_the_legend_of_the_curves_lies_inside_the_figure(shown: RunTables, steps: int) -> None:
     figure = rank_influence(shown, shown.spread(steps))
@@ -130,7 +161,7 @@ def test_the_legend_of_the_curves_lies_inside_the_figure(shown: RunTables, steps
 
 def test_a_step_that_is_left_out_is_named_as_such_and_never_chosen(shown: RunTables) -> None:
     assert set(shown.left_out).isdisjoint(shown.spread(len(shown.steps)))
-    figure = figures([shown], [{}], [[0, 4]])["neuron-table"]()
+    figure = figures([shown], [{}], [[0, 4]])["attention"]()
     assert isinstance(figure, Figure)
     assert "step 4 (left out)" in text_of(figure)
 

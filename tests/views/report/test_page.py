@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,6 +148,27 @@ def test_compared_runs_have_their_verdicts_side_by_side(tmp_path: Path) -> None:
     text = written(runs, tmp_path / "three.html").read_text()
     assert '<th scope="col">one</th><th scope="col">two</th><th scope="col">three</th>' in text
     assert text.count('<td class="—">—</td>') == len(rows[0])
+
+
+@pytest.mark.slow
+def test_runs_of_several_seeds_or_sizes_have_their_numbers_on_the_page(tmp_path: Path) -> None:
+    loss = f"{9 - 0.5 * math.log1p(8):.4g}"
+    seeds = [synthetic_run(tmp_path / f"s{i}", 5, 60, suite=f"s-seed{i}") for i in range(3)]
+    cells = table_of(written(seeds, tmp_path / "seeds.html").read_text(), "seeds")
+    assert cells["Loss, nats", "rare"] == ["8", loss, f"{loss} to {loss}", "0 of 3", "—"]
+    assert cells["Modularity at equal edges, Q", "top"][3:] == ["0 of 3", "—"]
+    sizes = [synthetic_run(tmp_path / n, 5, 60, suite=f"s-{n}") for n in ("160m", "70m", "1b")]
+    text = written(sizes, tmp_path / "sizes.html").read_text()
+    ends = f"{loss} ({8.9 - 0.5 * math.log1p(8):.3g} to {9.1 - 0.5 * math.log1p(8):.3g})"
+    assert table_of(text, "sizes")["Loss, nats", "rare"] == [f"{8 * 2**21:.3g}", ends, ends, ends]
+    assert '<th scope="col">s-70m</th><th scope="col">s-160m</th><th scope="col">s-1b</th>' in text
+
+
+def table_of(page: str, section: str) -> dict[tuple[str, str], list[str]]:
+    """A section's table: by the first two cells of a row, the others."""
+    part = page.partition(f'<section id="{section}">')[2].partition("</section>")[0]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", part)[1:]]
+    return {(row[0], row[1]): row[2:] for row in rows}
 
 
 def test_every_header_of_a_table_says_what_it_heads(page: Path) -> None:

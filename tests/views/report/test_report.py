@@ -35,7 +35,6 @@ SINGLE = (
     "spectra",
     "hill-over-k",
     "attention",
-    "neuron-table",
 )
 SMALL = ("--tokens", "2000", "--window", "32", "--min-targets", "10", "--tolerance", "0.01", "--rare", "0.3:0.95",
          "--positions-per-rare", "1")  # fmt: skip
@@ -96,7 +95,7 @@ def test_the_same_run_is_drawn_the_same_twice(reported: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("analyses", "figures"),
     [
-        ("ablation", {"rank-influence", "emergence-influence", "neurons", "neuron-table"}),
+        ("ablation", {"rank-influence", "emergence-influence", "neurons"}),
         ("heavytail", {"emergence-layers", "hill-over-k"}),
     ],
 )
@@ -136,7 +135,8 @@ def test_runs_that_share_a_report_share_the_figures(reported: Path, tmp_path: Pa
     other = synthetic_run(tmp_path / "other", 5, 60, suite="other", seed=1)
     done = rtdyn("report", reported, other, "--out", tmp_path / "both")
     assert done.exit_code == 0, done.output
-    assert drawn(tmp_path / "both") == set(SINGLE) - {"neuron-table"}
+    assert drawn(tmp_path / "both") == set(SINGLE)
+    assert not list((tmp_path / "both").glob("neuron-table.*"))
     page = (tmp_path / "both" / PAGE).read_text()
     assert "<h3>synthetic</h3>" in page
     assert "<h3>other</h3>" in page
@@ -178,15 +178,24 @@ def test_chosen_figures_are_drawn_alone_as_wide_as_a_column(copied: Path, tmp_pa
     done = rtdyn("report", copied, "--figures", "regime-sizes,neuron-table", "--format", "svg,png", "--width", "single",
                  "--out", tmp_path / "out")  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert "2 figures (SVG, PNG) in" in done.output
-    names = {f"{name}.{kind}" for name in ("regime-sizes", "neuron-table") for kind in ("svg", "png")}
+    assert "1 figure (SVG, PNG) in" in done.output
+    names = {f"regime-sizes.{kind}" for kind in ("svg", "png")}
     assert {file.name for file in (tmp_path / "out").iterdir()} == names | {"neuron-table.csv", "neuron-table.tex"}
     with Image.open(tmp_path / "out/regime-sizes.png") as image:
         assert image.width == int(COLUMN["single"] * DPI)
 
 
 def test_the_neuron_table_is_written_for_others_to_set(copied: Path, tmp_path: Path) -> None:
-    assert rtdyn("report", copied, "--figures", "neuron-table", "--out", tmp_path / "out").exit_code == 0
+    done = rtdyn("report", copied, "--figures", "neuron-table", "--out", tmp_path / "out")
+    assert done.exit_code == 0
+    assert done.output.split() == [
+        "neuron-table:",
+        "neuron-table.csv",
+        "and",
+        "neuron-table.tex",
+        "in",
+        str(tmp_path / "out"),
+    ]
     table = pl.read_csv(tmp_path / "out/neuron-table.csv")
     run = open_run(copied)
     last = run.neurons.filter(step=run.steps[-1]).sort("rank").head(20).collect()
@@ -234,7 +243,7 @@ def test_a_neuron_without_influence_and_an_undefined_fit_are_drawn(copied: Path)
     )
     frame.write_parquet(file, metadata={k: v for k, v in metadata.items() if k != "ARROW:schema"})
     run = open_run(copied)
-    for name in ("rank-influence", "neurons", "neuron-table"):
+    for name in ("rank-influence", "neurons"):
         run.plot(name, at=[0]).draw_without_rendering()
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import wandb
-from support.wandb_runs import environment
+from loopback.wandb import Server, serving
+from support.wandb_runs import KEY, environment
 
 
 @pytest.fixture
@@ -23,3 +24,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     wandb.teardown()
     yield tmp_path
     wandb.teardown()
+
+
+@pytest.fixture
+def online(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server that answers, and a client that has its key."""
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        yield server

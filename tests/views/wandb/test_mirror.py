@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -84,7 +83,7 @@ def store(outcomes: dict[str, Outcome], tmp_path: Path) -> Run:
 def mirror(run: Run, mode: str) -> list[str]:
     """Brings W&B up to the store, as a resumed command does; returns what it had to say."""
     said: list[str] = []
-    view = start_wandb(run, mode, said.append)
+    view = start_wandb(run, mode, said.append, report=False)
     view.finish()
     return said
 
@@ -123,7 +122,7 @@ def test_step_is_the_step_metric_of_everything(outcomes: dict[str, Outcome]) -> 
         defined = [record.metric for record in session if record.HasField("metric")]
         by_name = {metric.name or metric.glob_name: metric for metric in defined}
         prefixes = {"capture/*", "groups/*", "ablation/*", "regimes/*", "band/*"}
-        assert set(by_name) == {"step", "tokens_seen", "log2_step", *CONSTANTS, *prefixes}
+        assert set(by_name) == {"step", "tokens_seen", "log2_step", "report/steps", *CONSTANTS, *prefixes}
         assert {by_name[name].step_metric for name in prefixes | {"tokens_seen"}} == {"step"}
         shown = {name for name, metric in by_name.items() if not metric.options.hidden}
         assert shown == (prefixes | {"tokens_seen"}) - {"band/*"}
@@ -252,18 +251,9 @@ def test_online_run_resumes_on_the_server(home: Path, store: Run, monkeypatch: p
     assert server.keys == {KEY}
 
 
-@pytest.fixture
-def online(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server that answers, and a client that has its key."""
-    with serving() as server:
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        yield server
-
-
-def synced(run: Run) -> str:
+def synced(run: Run, report: bool = False) -> str:
     said: list[str] = []
-    sync(run.path, said.append)
+    sync(run.path, said.append, report)
     wandb.teardown()
     (line,) = said
     return line
@@ -337,6 +327,42 @@ def test_a_whole_run_has_rare_over_common_and_its_verdicts(home: Path, tmp_path:
     said = {key: value for summary in summaries for key, value in summary.items() if key.startswith("claims/")}
     wanted = {row.claim: row.verdict for row in scorecard(read_judged(run.path)) if row.layer is None}
     assert {claim: said[f"claims/{claim}/verdict"] for claim in wanted} == wanted
+
+
+@pytest.mark.slow
+def test_the_summary_has_the_extremes_of_all_sound_steps(online: Server, tmp_path: Path) -> None:
+    """Also of those that an earlier process sent, and of none that trajectories leave out."""
+    run = read_run(synthetic_run(tmp_path / "run", 5, 60, left_out={0: "it is another's weights"}))
+    later = table_file(run, "metrics", 8)
+    later.rename(later.with_suffix(".later"))
+    synced(run)
+    assert online.summary["min/capture/loss/rare"] == pytest.approx(9 - 0.5 * math.log1p(4))
+    later.with_suffix(".later").rename(later)
+    synced(run)
+    assert online.summary["min/capture/loss/rare"] == pytest.approx(9 - 0.5 * math.log1p(8))
+    assert online.summary["max/capture/loss/rare"] == pytest.approx(9 - 0.5 * math.log1p(1))
+    assert {key.partition("/")[2] for key in online.summary if key.startswith("max/")} == {
+        f"{number}/{name}"
+        for number in ("capture/loss", "ablation/influence_max", "ablation/influence_mean")
+        for name in ("rare", "common")
+    }
+
+
+@pytest.mark.slow
+def test_the_report_is_sent_once_for_as_many_steps(online: Server, tmp_path: Path) -> None:
+    run = read_run(synthetic_run(tmp_path / "run", 4, 60))
+    synced(run)
+    assert "report/steps" not in online.summary, "it was to be left out"
+    synced(run, report=True)
+    (row,) = [row for row in online.rows.values() if "report/page" in row]
+    assert (row["step"], row["report/steps"], row["_step"]) == (4, 4, 4)
+    assert row["report/rank-influence"]["_type"] == "image-file" and row["report/page"]["_type"] == "html-file"
+    content = online.uploads[f"/files/{row['report/page']['path']}"].decode()
+    assert content.startswith("<!doctype html>") and "plotly.js" in content and content.endswith("</html>")
+    assert len(online.rows) == 5
+    synced(run, report=True)
+    assert len(online.rows) == 5, "the server has it"
+    assert [row["_step"] for row in online.rows.values()] == [0, 1, 2, 3, 4]
 
 
 def test_each_step_has_a_table_of_its_top_neurons(online: Server, store: Run) -> None:

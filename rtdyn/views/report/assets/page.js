@@ -161,7 +161,7 @@ function drawPanel(panel) {
   const axis = stepAxis();
   const labels = [...new Set(data.runs.flatMap((run) => (run.series[panel.name] || []).map((one) => one.label)))];
   const found = data.runs.flatMap((run) => (run.series[panel.name] || []).map((one) => ({ run, one, place: labels.indexOf(one.label) })));
-  const values = found.flatMap(({ one }) => [...one.value, ...(single ? one.low || [] : []), ...(single ? one.nullLow || [] : [])]);
+  const values = found.flatMap(({ one }) => [...one.value, ...(one.low || []), ...(one.nullLow || [])]);
   const scale = valueAxis(panel.scale, values);
   const traces = [];
   const shapes = stepMark(axis);
@@ -169,12 +169,12 @@ function drawPanel(panel) {
   found.forEach(({ run, one, place }) => {
     const colour = single ? data.colours[one.colour] : run.colour;
     const x = one.steps.map((s) => axis.value(run, s));
-    if (single && one.nullLow) traces.push(band(x, one.nullLow.map(scale.map), one.nullHigh.map(scale.map), faint(colour, 0.2)));
+    if (one.nullLow) traces.push(band(x, one.nullLow.map(scale.map), one.nullHigh.map(scale.map), faint(colour, single ? 0.2 : 0.1)));
     if (single && one.nullMean) traces.push(line(x, one.nullMean.map(scale.map), shade(colour), { line: { color: shade(colour), width: 1, dash: "dash" } }));
     const text = one.steps.map((s, i) => `${plain(run.label)}, ${plain(one.label)}<br>step ${thousands(s)}: ${number(one.value[i])}`
       + (one.low && one.low[i] !== null ? `<br>95 %: ${number(one.low[i])} to ${number(one.high[i])}` : "")
       + (one.nullMean && one.nullMean[i] !== null ? `<br>null${one.nullName ? ` (${one.nullName})` : ""} ${number(one.nullMean[i])}` : "") + (one.p && one.p[i] !== null ? `, p ${number(one.p[i])}` : ""));
-    const bars = single && one.low ? { error_y: { type: "data", symmetric: false, color: faint(colour, 0.6), thickness: 1, width: 0,
+    const bars = one.low ? { error_y: { type: "data", symmetric: false, color: faint(colour, single ? 0.6 : 0.35), thickness: 1, width: 0,
       array: one.value.map((v, i) => (one.high[i] === null || v === null ? 0 : scale.map(one.high[i]) - scale.map(v))),
       arrayminus: one.value.map((v, i) => (one.low[i] === null || v === null ? 0 : scale.map(v) - scale.map(one.low[i]))) } } : {};
     traces.push({ x, y: one.value.map(scale.map), mode: "lines+markers", marker: { size: 3.5, color: shade(colour) }, hoverinfo: "text", text,
@@ -346,10 +346,8 @@ function drawSpectra() {
     (single ? halves : halves.slice(0, 1)).forEach((half, h) => {
       const colour = single ? data.colours[one.group] : run.colour;
       half.x.forEach((rank, i) => rows.push([run.label, groupName(one), step, h + 1, rank, half.value[i], half.low[i], half.high[i], half.fit[i]]));
-      if (single) {
-        traces.push(band(half.x, half.low, half.high, faint(GREY, 0.3)));
-        traces.push(line(half.x, half.fit, shade("#000000"), { line: { color: shade("#000000"), width: 1 } }));
-      }
+      traces.push(band(half.x, half.low, half.high, single ? faint(GREY, 0.3) : faint(colour, 0.1)));
+      if (single) traces.push(line(half.x, half.fit, shade("#000000"), { line: { color: shade("#000000"), width: 1 } }));
       traces.push(line(half.x, half.value, shade(colour), { line: { color: shade(colour), width: 1.6, dash: h ? "dash" : "solid" }, hoverinfo: "text",
         text: half.x.map((r, i) => `${plain(run.label)}<br>eigenvalue ${r}: ${number(half.value[i])}${half.low[i] === null ? "" : `<br>selected sets ${number(half.low[i])} to ${number(half.high[i])}`}`) }));
     });

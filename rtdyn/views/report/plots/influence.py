@@ -24,6 +24,7 @@ from rtdyn.views.report.plots.style import (
     head,
     label_edges,
     legend,
+    log_scale,
     plain,
     run_colour,
     step_axis,
@@ -116,7 +117,10 @@ def rank_influence(shown: RunTables, steps: Sequence[int], width: float | None =
         for row, token_class in zip(axes, classes, strict=True):
             for ax, step in zip(row, steps, strict=True):
                 _curve(ax, shown, step, token_class)
-                title(ax, f"{token_class}, {shown.named(step)}\n{verdict(shown, step, token_class)}")
+                title(ax, f"{token_class}, {shown.named(step)}")
+                # below the curve, which falls: a title has no room for it
+                ax.text(0.03, 0.04, verdict(shown, step, token_class), transform=ax.transAxes, fontsize=7,
+                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
         label_edges(figure.axes, "rank", "influence (nats)")
         axes[0, 0].set_ylim(*_limits(shown, steps, classes))
         head(figure, f"{plain(shown.label)}: influence of each neuron by rank")
@@ -152,8 +156,7 @@ def _limits(shown: RunTables, steps: Sequence[int], classes: Sequence[str]) -> t
 
 def _curve(ax: Axes, shown: RunTables, step: int, token_class: str) -> None:
     ranked = ranked_influence(shown, step, token_class).filter(pl.col("influence") > 0)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    log_scale(ax, "xy")
     if token_class == RARE:
         _pseudo_band(ax, shown, step)
     rank, influence, error = (ranked[c].to_numpy() for c in ("rank", "influence", "error"))
@@ -173,10 +176,14 @@ def _curve(ax: Axes, shown: RunTables, step: int, token_class: str) -> None:
             ax.axvline(ends[1], color="black", lw=0.5, ls=(0, (1, 3)))
 
 
-def _pseudo_band(ax: Axes, shown: RunTables, step: int) -> None:
-    band = shown.curves.filter(step=step, kind=PSEUDO_INFLUENCE).drop_nulls("low")
+def _pseudo(shown: RunTables, step: int) -> pl.DataFrame:
+    return shown.curves.filter(step=step, kind=PSEUDO_INFLUENCE).drop_nulls("low")
+
+
+def _pseudo_band(ax: Axes, shown: RunTables, step: int, colour: str = NULL, alpha: float = 0.4) -> None:
+    band = _pseudo(shown, step)
     if band.height:
-        ax.fill_between(band["x"], band["low"], band["high"], color=NULL, alpha=0.4, lw=0)
+        ax.fill_between(band["x"], band["low"], band["high"], color=colour, alpha=alpha, lw=0)
 
 
 def compare_rank_influence(
@@ -193,21 +200,26 @@ def compare_rank_influence(
                 if token_class not in run.classes:
                     continue
                 ranked = ranked_influence(run, step, token_class).filter(pl.col("influence") > 0)
+                if token_class == RARE:
+                    _pseudo_band(ax, run, step, run_colour(index), 0.15)
                 ax.plot(ranked["rank"], ranked["influence"], color=run_colour(index))
                 for ends, fitted in fitted_segments(run, step, token_class).values():
                     ax.plot(ends, fitted, color="black", lw=0.6)
-            ax.set(xscale="log", yscale="log", title=token_class, xlabel="rank")
+            log_scale(ax, "xy")
+            ax.set(title=token_class, xlabel="rank")
         measured = [(index, run, step) for index, (run, step) in enumerate(zip(runs, at, strict=True)) if run.classes]
         limits = [_limits(run, [step], [c for c in classes if c in run.classes]) for _, run, step in measured]
         axes[0].set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
         axes[0].set_ylabel("influence (nats)")
         head(figure, "Influence of each neuron by rank")
-        handles = [
+        handles: list[Line2D | Patch] = [
             Line2D([], [], color=run_colour(i), label=f"{plain(run.label)}, {run.named(step)}")
             for i, run, step in measured
         ]
         if any(fitted_segments(run, step, c) for _, run, step in measured for c in classes):
             handles.append(Line2D([], [], color="black", lw=0.6, label="fitted regimes"))
+        if any(_pseudo(run, step).height for _, run, step in measured):
+            handles.append(Patch(color=NULL, alpha=0.4, label="95 % of each run's pseudo-classes of common tokens"))
         legend(figure, handles)
     return figure
 
@@ -230,14 +242,15 @@ def regime_sizes(runs: Sequence[RunTables], width: float | None = None) -> Figur
             ax.set(title=token_class, ylim=(0, 1))
         axes[0].set_ylabel("share of neurons")
         who = f"{plain(runs[0].label)}: " if single else ""
-        head(figure, f"{who}regimes of the rank–influence curve")
+        head(figure, f"{who}regimes of the rank–influence curve", capital=not single)
         styles = dict(zip((PLATEAU, POWER_LAW, DECAY), LINE_STYLES, strict=True))
         handles: list[Line2D | Patch] = [
             Line2D([], [], color=SEGMENT_COLOURS[n] if single else "black", ls=style, label=REGIME_NAMES[n])
             for n, style in styles.items()
         ]
         purple = SEGMENT_COLOURS[PLATEAU] if single else "black"
-        handles.append(Line2D([], [], color=purple, ls="", marker="o", ms=4, label=RAISED_TOP))
+        if any(_raised(run, c) for run in runs for c in classes):
+            handles.append(Line2D([], [], color=purple, ls="", marker="o", ms=4, label=RAISED_TOP))
         handles += _interval_handles([plateau_intervals(run, c) for run in runs for c in classes], purple)
         if any(_at_edge(run, c) for run in runs for c in classes):
             handles.append(
@@ -271,6 +284,12 @@ def _at_edge(run: RunTables, token_class: str) -> list[int]:
     return [step for step in rows["step"].unique().sort() if step not in run.left_out]
 
 
+def _raised(run: RunTables, token_class: str) -> list[int]:
+    """Sound steps whose top is raised and ends within the fit's grid."""
+    edges = _at_edge(run, token_class)
+    return [step for step in run.sound_steps if run.value(step, "raised", token_class) and step not in edges]
+
+
 def plateau_intervals(run: RunTables, token_class: str) -> pl.DataFrame:
     """step, low and high: the 95 % interval of the plateau's last rank, as a share of all neurons."""
     rows = run.metrics.filter(analysis="regimes", metric="r1", token_class=token_class).drop_nulls("ci_low")
@@ -280,7 +299,6 @@ def plateau_intervals(run: RunTables, token_class: str) -> pl.DataFrame:
 
 def _sizes(ax: Axes, run: RunTables, token_class: str, colour: str | None) -> None:
     rows = run.metrics.filter(analysis="regimes", token_class=token_class).sort("step")
-    raised = dict(rows.filter(metric="raised").select("step", "value").iter_rows())
     for name, style in zip((PLATEAU, POWER_LAW, DECAY), LINE_STYLES, strict=True):
         sizes = rows.filter(metric=f"{name}_fraction").drop_nulls("value")
         regime_colour = colour or SEGMENT_COLOURS[name]
@@ -293,7 +311,7 @@ def _sizes(ax: Axes, run: RunTables, token_class: str, colour: str | None) -> No
             for is_wide, dashes in ((False, "-"), (True, ":")):
                 drawn = ends.filter((pl.col("high") - pl.col("low") > UNDECIDED) == is_wide)
                 ax.vlines(drawn["step"], drawn["low"], drawn["high"], color=regime_colour, lw=0.8, ls=dashes)
-            up = sound.filter(pl.col("step").is_in([s for s, value in raised.items() if value]))
+            up = sound.filter(pl.col("step").is_in(_raised(run, token_class)))
             ax.plot(up["step"], up["value"], color=regime_colour, ls="", marker="o", ms=4)
             edge = sound.filter(pl.col("step").is_in(_at_edge(run, token_class)))
             ax.plot(edge["step"], edge["value"], color=regime_colour, ls="", marker="o", mfc="white", ms=4)

@@ -20,6 +20,7 @@ from rtdyn.views.report.plots.style import (
     head,
     label_edges,
     legend,
+    log_scale,
     plain,
     run_colour,
     styled,
@@ -69,7 +70,7 @@ def attention_profiles(shown: RunTables, step: int, width: float | None = None) 
 
 
 def _profile(ax: Axes, rows: pl.DataFrame) -> None:
-    ax.set_yscale("log")
+    log_scale(ax, "y")
     for token_class in (COMMON, RARE):
         profile = rows.filter(token_class=token_class).sort("x")
         band = profile.drop_nulls("low")
@@ -94,7 +95,8 @@ def compare_attention(runs: Sequence[RunTables], at: Sequence[int], width: float
                     )  # fmt: skip
                     ax.plot(mean["x"], mean["value"], color=run_colour(index), ls=style)
         for ax, title in zip(axes, ("layer before the last", "last layer"), strict=True):
-            ax.set(yscale="log", title=title, xlabel="keys back")
+            log_scale(ax, "y")
+            ax.set(title=title, xlabel="keys back")
         axes[0].set_ylabel("mean attention over heads")
         head(figure, "Attention by distance")
         handles = [
@@ -110,7 +112,7 @@ def compare_attention(runs: Sequence[RunTables], at: Sequence[int], width: float
 def spectra(runs: Sequence[RunTables], at: Sequence[int], width: float | None = None) -> Figure | Undefined:
     """Eigenvalues by rank, an axis a group and input matrix, Hill's fit and the band of selected sets; or why none.
 
-    Several runs share the axes, a colour each and no bands.
+    Several runs share the axes, a colour each, with their bands and without the fit.
     """
     lines_of = [
         run.curves.filter(pl.col("step") == step, pl.col("kind").str.starts_with(EIGENVALUE))
@@ -125,9 +127,10 @@ def spectra(runs: Sequence[RunTables], at: Sequence[int], width: float | None = 
         for ax, (group, kind) in zip(axes, panels, strict=True):
             for index, lines in enumerate(lines_of):
                 eigenvalues = lines.filter(group=group, kind=kind)
-                _spectrum(ax, eigenvalues, COLOURS[group] if single else run_colour(index), bands=single)
+                _spectrum(ax, eigenvalues, COLOURS[group] if single else run_colour(index), is_alone=single)
             matrix = kind.removeprefix(EIGENVALUE).removeprefix("_")
-            ax.set(xscale="log", yscale="log", xlabel="rank of the eigenvalue")
+            log_scale(ax, "xy")
+            ax.set_xlabel("rank of the eigenvalue")
             ax.set_title(
                 group + (f", {matrix}" if matrix else "") + (_hill(runs[0], at[0], group, matrix) if single else "")
             )
@@ -146,17 +149,20 @@ def spectra(runs: Sequence[RunTables], at: Sequence[int], width: float | None = 
                 Patch(color=NULL, alpha=0.4, label="95 % of sets selected alike for common tokens"),
             ]
         else:
+            head(figure, "Spectra of the input weights")
             handles = [Line2D([], [], color=run_colour(i), label=name) for i, name in enumerate(names)]
+            handles.append(Patch(color=NULL, alpha=0.4, label="95 % of each run's sets selected alike"))
         legend(figure, handles)
     return figure
 
 
-def _spectrum(ax: Axes, rows: pl.DataFrame, colour: str, *, bands: bool) -> None:
+def _spectrum(ax: Axes, rows: pl.DataFrame, colour: str, *, is_alone: bool) -> None:
     for half in rows["half"].unique().sort():
         eigenvalues = rows.filter(half=half).sort("x").with_columns(pl.col("value", "low", "high").replace(0.0, None))
-        if bands:
-            band = eigenvalues.drop_nulls(["low", "high"])
-            ax.fill_between(band["x"], band["low"], band["high"], color=NULL, alpha=0.25, lw=0)
+        band = eigenvalues.drop_nulls(["low", "high"])
+        shade, alpha = (NULL, 0.25) if is_alone else (colour, 0.1)
+        ax.fill_between(band["x"], band["low"], band["high"], color=shade, alpha=alpha, lw=0)
+        if is_alone:
             tail = eigenvalues.drop_nulls("fit")
             ax.plot(tail["x"], tail["fit"], color="black", lw=0.8)
             ax.plot(tail["x"][-1:], tail["fit"][-1:], color="black", ls="", marker="|", ms=9, mew=0.8)

@@ -17,7 +17,7 @@ from rtdyn.store.schema import STABLE
 from rtdyn.undefined import Undefined
 from rtdyn.views.number import number
 from rtdyn.views.report.plots.influence import NO_INFLUENCE
-from rtdyn.views.report.plots.style import NotebookFigure, plain, short_step, styled, title, wrapped
+from rtdyn.views.report.plots.style import plain, short_step, styled, title, wrapped
 from rtdyn.views.report.run_tables import RunTables
 
 ROWS = 256
@@ -204,29 +204,3 @@ def with_interval(value: float | None, error: float | None) -> str:
     if error is None or not 0 < error < math.inf:
         return number(value)
     return number(value, value - error, value + error)
-
-
-def neuron_table(shown: RunTables, step: int) -> Figure | Undefined:
-    """The most influential neurons at a step, as a table with 95 % intervals. Or why there is none."""
-    if not shown.classes:
-        return NO_INFLUENCE
-    every = [cells(row) for row in neuron_rows(shown, step)]
-    filled = [i for i in range(len(TABLE_COLUMNS)) if any(row[i] != NONE for row in every)]
-    rows = [[row[i] for i in filled] for row in every]
-    widths = [[0.05, 0.07, 0.22, 0.2, 0.12, 0.22, 0.1, 0.15, 0.2][i] for i in filled]
-    with styled():
-        figure = NotebookFigure(figsize=(8.8 * sum(widths), 0.45 + 0.21 * (len(rows) + 1)), layout="constrained")
-        ax = figure.subplots()
-        ax.set_axis_off()
-        said = f"{plain(shown.label)}, {shown.named(step)}: the {len(rows)} neurons with most influence on rare tokens"
-        ax.set_title(f"{said} (in brackets: 95 % intervals)")
-        table = ax.table(cellText=rows, colLabels=[TABLE_COLUMNS[i] for i in filled], loc="upper center",
-                         cellLoc="right", colLoc="right", colWidths=[w / sum(widths) for w in widths])  # fmt: skip
-        table.auto_set_font_size(False)
-        table.set_fontsize(7)
-        for (line, _), cell in table.get_celld().items():
-            cell.set_linewidth(0)
-            cell.set_facecolor("#f1f1f1" if line % 2 == 0 and line else "none")
-            if line == 0:
-                cell.set_text_props(weight="bold")
-    return figure

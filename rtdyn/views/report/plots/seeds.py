@@ -14,7 +14,18 @@ from matplotlib.patches import Patch
 from rtdyn.judge.seeds import OverSeeds, over_seeds
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.panels import PANELS, JudgedPanels, PanelLine
-from rtdyn.views.report.plots.style import COLOURS, head, legend, plain, step_axis, styled, symlog, title, wrapped
+from rtdyn.views.report.plots.style import (
+    COLOURS,
+    head,
+    legend,
+    log_scale,
+    plain,
+    step_axis,
+    styled,
+    symlog,
+    title,
+    wrapped,
+)
 from rtdyn.views.report.plots.trajectories import COLUMNS
 from rtdyn.views.report.run_tables import RunTables
 
@@ -51,7 +62,7 @@ def seeds_figure(
                 _line(ax, values, COLOURS[line.colour], line.label, place)
             every = np.concatenate([values.values.ravel() for _, values in over[panel.name]])
             if panel.scale == "log" and np.nanmin(every) > 0:
-                ax.set_yscale("log")
+                log_scale(ax, "y")
             elif panel.scale == "symlog":
                 symlog(ax, every)
             step_axis(ax, [step for _, values in over[panel.name] for step in values.steps.tolist()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation
 
 from rtdyn.files import replace_file
 from rtdyn.names import COMMON, PLATEAU, RARE, TOP
+from rtdyn.views.report.plots.fonts import families
 
 OKABE_ITO = {
     "orange": "#E69F00",
@@ -78,7 +81,8 @@ _RC: dict[str, Any] = {
 @contextmanager
 def styled() -> Iterator[None]:
     """matplotlib's settings for the figures made inside, put back afterwards."""
-    with mpl.rc_context(_RC):  # type: ignore[arg-type]  # the stubs list the keys as literals
+    settings: dict[Any, Any] = {**_RC, "font.family": families()}
+    with mpl.rc_context(settings):
         yield
 
 
@@ -135,8 +139,10 @@ def title(ax: Axes, text: str) -> None:
     ax.set_title("\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, room)))
 
 
-def head(figure: Figure, title: str) -> None:
-    """The figure's title, in lines that it has room for."""
+def head(figure: Figure, title: str, *, capital: bool = False) -> None:
+    """The figure's title, in lines that it has room for. capital: it begins with no name of a run."""
+    if capital:
+        title = title[0].upper() + title[1:]
     room = int(figure.get_size_inches()[0] * 13)
     figure.suptitle("\n".join(textwrap.wrap(title, room)), fontsize=9, fontweight="bold")
 
@@ -175,6 +181,27 @@ def short_step(step: int) -> str:
     return f"{step // 1000}k" if step >= 1000 and step % 1000 == 0 else str(step)
 
 
+class _Powers(LogFormatterSciNotation):
+    """Powers of ten in plain characters, as a formula takes ten times as long to be drawn."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        formula = super().__call__(x, pos).removeprefix(r"$\mathdefault{").removesuffix("}$")
+        raised = re.sub(r"\^\{(.*)\}", lambda exponent: exponent[1].translate(_RAISED), formula)
+        return raised.replace(r"\times", "×").replace("-", "−")
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def log_scale(axes: Axes, which: str) -> None:
+    """Makes the axes named in `which`, of x and y, logarithmic."""
+    for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+        if name in which:
+            axes.set(**{f"{name}scale": "log"})
+            axis.set_major_formatter(_Powers())
+            axis.set_minor_formatter(_Powers())
+
+
 def symlog(axes: Axes, values: np.ndarray) -> None:
     """A y axis for values of both signs, linear up to the power of ten next below half their largest size.
 
@@ -186,6 +213,7 @@ def symlog(axes: Axes, values: np.ndarray) -> None:
     if largest == 0 or (np.ptp(np.sign(known)) == 0 and largest < 10 * sizes.min()):
         return
     axes.set_yscale("symlog", linthresh=10 ** np.floor(np.log10(largest / 2)), linscale=1)
+    axes.yaxis.set_major_formatter(_Powers())
 
 
 _METADATA: dict[str, dict[str, str | None]] = {
@@ -198,11 +226,13 @@ _METADATA: dict[str, dict[str, str | None]] = {
 def save(figure: Figure, folder: Path, name: str, formats: Sequence[str] = FORMATS[:2]) -> list[Path]:
     """Writes the figure in each of FORMATS, whole or not at all, and the same bytes for the same data."""
     files = []
-    for kind in formats:
-        file, metadata = folder / f"{name}.{kind}", _METADATA[kind]
-        with styled():
-            replace_file(file, partial(figure.savefig, format=kind, metadata=metadata))
-        # the next file takes the first one's layout, which is most of the time
-        figure.set_layout_engine("none")
-        files.append(file)
+    with styled():
+        # once for all files, and without an engine none is drawn an extra time to find the layout
+        if (engine := figure.get_layout_engine()) is not None:
+            engine.execute(figure)
+            figure.set_layout_engine(None)
+        for kind in formats:
+            file = folder / f"{name}.{kind}"
+            replace_file(file, partial(figure.savefig, format=kind, metadata=_METADATA[kind]))
+            files.append(file)
     return files

@@ -14,13 +14,14 @@ from rtdyn.intervals import NORMAL_95
 from rtdyn.judge.emergence import ALPHA, Emergence
 from rtdyn.judge.series import Series
 from rtdyn.undefined import Undefined
-from rtdyn.views.report.panels import PANELS, JudgedLine, JudgedPanels, Panel
+from rtdyn.views.report.panels import PANELS, THEMES, JudgedLine, JudgedPanels, Panel, theme_of
 from rtdyn.views.report.plots.style import (
     COLOURS,
     LINE_STYLES,
     NULL,
     head,
     legend,
+    log_scale,
     plain,
     run_colour,
     step_axis,
@@ -32,12 +33,6 @@ from rtdyn.views.report.plots.style import (
 from rtdyn.views.report.run_tables import RunTables
 
 COLUMNS = 4
-THEMES = {
-    "influence": "loss, influence and regimes",
-    "groups": "the groups of neurons",
-    "layers": "attention and the layer's weights",
-}
-"""The figures that the main metrics are divided among, and what each shows."""
 
 
 def emergence_panel(
@@ -58,18 +53,10 @@ def emergence_panel(
                 ax, panel, [lines.get(panel.name, []) for lines in judged], [s for run in runs for s in run.steps]
             )
         who = f"{plain(runs[0].label)}: " if len(runs) == 1 else ""
-        head(figure, f"{who}{THEMES[theme]} over training")
+        head(figure, f"{who}{THEMES[theme]} over training", capital=not who)
         drawn = {panel.name for panel in panels}
         legend(figure, _handles(runs, [{k: v for k, v in lines.items() if k in drawn} for lines in judged]))
     return figure
-
-
-def theme_of(panel: Panel) -> str:
-    """Which of THEMES a panel belongs to: by its analysis, and by whether a group or the whole layer is measured."""
-    first = panel.lines[0]
-    if first.selection.analysis in ("capture", "ablation", "regimes"):
-        return "influence"
-    return "layers" if first.selection.analysis == "routing" or first.whole_layer else "groups"
 
 
 def metric_panel(ax: Axes, panel: Panel, by_run: Sequence[Sequence[JudgedLine]], steps: Sequence[int]) -> None:
@@ -81,13 +68,13 @@ def metric_panel(ax: Axes, panel: Panel, by_run: Sequence[Sequence[JudgedLine]],
         for judged in lines:
             place = drawn.index(judged.line)
             colour = COLOURS[judged.line.colour] if single else run_colour(index)
-            draw_line(ax, judged, colour, "-" if single else LINE_STYLES[place], bands=single)
+            draw_line(ax, judged, colour, "-" if single else LINE_STYLES[place], is_alone=single)
             if single:
                 _marks(ax, judged, colour, place)
             elif judged.emerged is not None and judged.emerged.step is not None:
                 ax.axvline(judged.emerged.step, color=colour, lw=0.7, ls=LINE_STYLES[place])
     if panel.scale == "log" and np.nanmin(values) > 0:
-        ax.set_yscale("log")
+        log_scale(ax, "y")
     elif panel.scale == "symlog":
         symlog(ax, values)
         ax.axhline(0, color="black", lw=0.5)
@@ -107,17 +94,21 @@ def metric_panel(ax: Axes, panel: Panel, by_run: Sequence[Sequence[JudgedLine]],
     step_axis(ax, steps)
 
 
-def draw_line(ax: Axes, judged: JudgedLine, colour: str, style: object, *, bands: bool = True) -> None:
-    """A series with its 95 % interval, the band of its null, and the steps that are left out."""
+def draw_line(ax: Axes, judged: JudgedLine, colour: str, style: object, *, is_alone: bool = True) -> None:
+    """A series with its 95 % interval, the band of its null, and the steps that are left out.
+
+    is_alone: whether the axes show one run. Those of several have fainter bands, without the null's mean.
+    """
     s = judged.series
     known = np.isfinite(s.value)
-    if bands:
-        low, high = null_band(s)
-        ax.fill_between(s.steps, low, high, color=colour if _coloured(judged) else NULL, alpha=0.18, lw=0)
-        ax.plot(s.steps, s.null_mean, color=colour if _coloured(judged) else NULL, lw=0.8, ls="--")
+    low, high = null_band(s)
+    null_colour = colour if _coloured(judged) or not is_alone else NULL
+    ax.fill_between(s.steps, low, high, color=null_colour, alpha=0.18 if is_alone else 0.1, lw=0)
+    if is_alone:
+        ax.plot(s.steps, s.null_mean, color=null_colour, lw=0.8, ls="--")
     ends = np.isfinite(s.ci_low) & np.isfinite(s.ci_high)
-    ax.vlines(s.steps[ends], s.ci_low[ends], s.ci_high[ends], color=colour, lw=0.7, alpha=0.7 if bands else 0.4)
-    ax.plot(s.steps[known], s.value[known], color=colour, ls=style, marker="o", ms=1.8 if bands else 0)
+    ax.vlines(s.steps[ends], s.ci_low[ends], s.ci_high[ends], color=colour, lw=0.7, alpha=0.7 if is_alone else 0.4)
+    ax.plot(s.steps[known], s.value[known], color=colour, ls=style, marker="o", ms=1.8 if is_alone else 0)
     if judged.left_out is not None:
         flawed = judged.left_out
         ax.plot(flawed.steps, flawed.value, color=colour, ls="", marker="x", ms=4)
@@ -163,16 +154,18 @@ def _handles(runs: Sequence[RunTables], judged: Sequence[JudgedPanels]) -> list[
     left_out = [Line2D([], [], color="black", ls="", marker="x", ms=4, label="step left out of trajectories")]
     crosses = left_out if any(run.left_out for run in runs) else []
     interval = Line2D([], [], color="black", marker="|", ms=7, lw=0, label="95 % interval")
+    nulls = sorted({j.line.selection.null for j in every if j.line.selection.null and has_null(j.series)})
     if len(runs) > 1:
+        band = [Patch(color=NULL, alpha=0.35, label=f"each run's null ({', '.join(nulls)}): mean ± 1.96 sd")]
         vertical = [Line2D([], [], color="black", lw=0.7, label="vertical: emergence")] if emerged else []
         return [
             *(Line2D([], [], color=run_colour(i), label=plain(run.label)) for i, run in enumerate(runs)),
             interval,
+            *(band if nulls else []),
             *vertical,
             *crosses,
         ]
     handles: list[Line2D | Patch] = [interval]
-    nulls = sorted({j.line.selection.null for j in every if j.line.selection.null and has_null(j.series)})
     if nulls:
         handles.append(Patch(color=NULL, alpha=0.35, label=f"null ({', '.join(nulls)}): mean (dashed) ± 1.96 sd"))
     if emerged:
