@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from capture.test_by_layers import CONFIGS, saved
+from model.test_families import random_model, text
 from support.pretend_cuda import GPU, GpuTensor, pretend_cuda
 
 from rtdyn.analyses.context import Context
@@ -32,6 +34,7 @@ from rtdyn.analyses.statistics import Estimate
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.capture.layered_model import open_model
 from rtdyn.capture.own_pass import own_pass
+from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.checkpoints.local import fetch_local
 from rtdyn.names import PLATEAU, RANDOM, TOP
 from rtdyn.suites.suite import SuiteSpec
@@ -108,6 +111,19 @@ def test_parity_on_the_gpu(both: Captures, gpu: str, tiny: SuiteSpec, evaluation
     own = own_pass(model, evaluation.text, evaluation.positions)
     assert isinstance(own.delta, GpuTensor)
     assert max(differences(own, both(gpu, by_layers), MEMORY)) < PARITY
+
+
+@pytest.mark.parametrize("family", ["gptj", "bloom", "gemma3_text"])
+def test_what_a_family_computes_of_positions_is_on_the_gpu(family: str, gpu: str, tmp_path: Path) -> None:
+    checkpoint, (windows, positions) = saved(random_model(CONFIGS[family]), tmp_path), text()
+    chosen = {"rare": np.arange(3)}
+    model = open_model(checkpoint, gpu, True, MEMORY)
+    own, there = own_pass(model, windows, positions), capture(model, windows, positions, attention=True)
+    here = capture(load_model(checkpoint, "cpu"), windows, positions, attention=True)
+    _same(here.residual, there.residual, 1e-5)
+    assert max(differences(own, there, MEMORY)) < PARITY
+    for ours, theirs in zip(ablate_heads(here, chosen, {}), ablate_heads(there, chosen, {}), strict=True):
+        np.testing.assert_allclose(theirs.classes["rare"].change, ours.classes["rare"].change, rtol=1e-4, atol=1e-4)
 
 
 def test_influence_and_mediation_on_the_gpu(both: Captures, gpu: str, evaluation: Evaluation) -> None:

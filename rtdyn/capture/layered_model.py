@@ -110,15 +110,11 @@ def _compute_buffers(skeleton: Any, within: nn.Module, device: str) -> None:
     """
     stored = {id(values) for values in within.state_dict(keep_vars=True).values()}
     for module in within.modules():
-        missing = [
-            (name, values)
-            for name, values in module.named_buffers(recurse=False)
-            if values.device.type == "meta" and id(values) not in stored
-        ]
-        for name, values in missing:
+        computed = {name: b for name, b in module.named_buffers(recurse=False) if id(b) not in stored}
+        for name, values in computed.items():
             # NaN, so that what transformers left out would be seen
             module.register_buffer(name, torch.full_like(values, torch.nan, device=device), persistent=False)
-        if missing:
+        if computed:
             skeleton._init_weights(module)
 
 
