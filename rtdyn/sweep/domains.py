@@ -89,7 +89,7 @@ def _measured(
     rows = [*loss_metrics(losses), *ablation_metrics(summarise(result, options.seed), result.refined_share, layer)]
     if "regimes" in options.analyses:
         rare = {name: c for name, c in result.classes.items() if name != COMMON}
-        curves = {name: curve(c, options.rank_by, options.seed, draws_as_needed=True) for name, c in rare.items()}
+        curves = {name: curve(c, options.rank_by, options.seed, briefly=True) for name, c in rare.items()}
         rows += curve_metrics(curves, layer)
     rows += rank_metrics(compare_ranks(result, main, cluster, options.rank_by), layer)
     return rows, result, layer

@@ -35,7 +35,7 @@ def _curve_rows(c: Curve, token_class: str, layer: int) -> list[Metric]:
         *_fit_rows(c, row),
         *_shape_rows(c.shape, row),
         *_stability_rows(c.resampled, row),
-        *_likelihood_rows(c.likelihoods, row),
+        *([] if c.likelihoods is None else _likelihood_rows(c.likelihoods, row)),
     ]
 
 

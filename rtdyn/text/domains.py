@@ -53,7 +53,7 @@ def prepare_with_domains(
 
 def _texts(
     suite: SuiteSpec, options: EvaluationOptions, say: Callable[[str], None]
-) -> Iterator[tuple[str, EvaluationText]]:
+) -> Iterator[tuple[str, EvaluationText | Part]]:
     for name, corpus in options.named_texts:
         yield name, open_text(suite, corpus, options.text_field, options.seed, say)
     if options.domains is None:
@@ -63,14 +63,14 @@ def _texts(
     for name in parts.names():
         if name in dict(options.named_texts):
             raise UsageError(f"a part of {parts.address} is called {name!r}, as a --corpus is; give that another name")
-        yield name, EvaluationText(parts.address, known, Part(parts, name), None)
+        yield name, Part(parts, name, known)
         parts.close(name)
     parts.keep()
 
 
 def _domain(
     name: str,
-    text: EvaluationText,
+    text: EvaluationText | Part,
     main: Evaluation,
     tokenizer: Tokenizer,
     limits: Limits,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rtdyn.blame import reading
 from rtdyn.errors import InputError
@@ -19,45 +20,31 @@ from rtdyn.text.hub_documents import HubText
 from rtdyn.text.stored_text import Text
 
 
-class TextByBlocks(Protocol):
-    """A text that is read as far as it is asked for."""
-
-    def __iter__(self) -> Iterator[Sequence[Text]]:
-        """Documents in blocks, in the order of drawing."""
-        ...
-
-    def finish(self) -> Documents:
-        """What was read. Raises InputError if that is nothing."""
-        ...
-
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """Where it is from, for the manifest."""
-        ...
-
-
 @dataclass(frozen=True)
 class EvaluationText:
-    """A text that is open: read whole from a file, or as far as it is asked for."""
+    """A text that is open: read whole from a file, or on the Hub as far as it is asked for."""
 
     corpus: str
     """A built-in text's name, a file, or an address on the Hub."""
     known: KnownText
     """What is known of it beside this suite."""
-    hub: TextByBlocks | None
-    """On the Hub, or a part of a text."""
+    hub: HubText | None
     read: Documents | None
-    """None of a text that is read by blocks."""
+    """None of a text on the Hub."""
 
     @property
     def blocks(self) -> Iterable[Sequence[Text]]:
         """Documents in blocks, in the order of drawing."""
-        return self.hub if self.hub is not None else [self.documents.texts]
+        if self.hub is None or self.hub.first is not None:
+            return [self.documents.texts]
+        return self.hub
 
     @property
     def documents(self) -> Documents:
         """What was read; of a text on the Hub so far, which is kept. Raises InputError if that is nothing."""
         if self.hub is not None:
+            if self.hub.first is not None and not self.hub.used:
+                deque(self.hub, maxlen=0)
             return self.hub.finish()
         assert self.read is not None
         return self.read

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +42,7 @@ COUNTING_STRETCH = 1 << 20
 FILES_AT_ONCE = 16
 """Parquet files whose row groups are drawn from together; each costs its footer."""
 MAIN_ORDER, DOMAINS_ORDER = "stretches of a data set", "stretches of domains"
+"""Streams of the order of blocks: of a text that is measured whole, and of one whose parts are."""
 SAID_FROM = 64 << 20
 _LINE_TAIL = 64 << 10
 
@@ -78,8 +77,8 @@ def column_blocks(
     """Every block of a data set, none twice, in the random order of `seed`; the first `skip` are not read.
 
     seed: None for the order of the files' names and of what they hold.
-    drawn: the stream that the order is of, as two texts of one data set need two. Rows without text are passed over.
-    Raises InputError for text that cannot be read, or a column that is not there.
+    drawn: the stream that the order is of, as two texts of one data set need two.
+    Rows without text are passed over. Raises InputError for text that cannot be read, or a column that is not there.
     """
     rng = None if seed is None else stream(seed, drawn)
     if dataset.form == ".parquet":
@@ -231,57 +230,55 @@ def _row_group(dataset: HubDataset, file: RemoteFile, reader: Any, group: int, c
     return TextBlock(texts, place, size)
 
 
-class HubBlocks:
-    """Blocks of a data set's column, read as far as they are asked for.
+class HubText:
+    """Evaluation text of a data set, read as far as it is asked for; iterating gives the blocks.
 
-    What was read is kept in `file`, so that a second run reads no network. `say` is told how much was read, at every
-    doubling from SAID_FROM bytes on.
+    What was read is kept beside the data set's other files, so that a second run reads no network. `say` is told
+    how much was read, at every doubling from SAID_FROM bytes on. first: how many documents are read, from the beginning
+    on; None for blocks in random order. Raises InputError for shards of token ids.
     """
+
+    kind: Any = pl.String
+    """polars' type of what a block's texts are."""
 
     def __init__(
         self,
         dataset: HubDataset,
-        column: Callable[[bool], Column],
-        seed: int | None,
+        text_field: str,
+        seed: int,
         say: Callable[[str], None],
-        file: Path,
-        stretch: int = EVALUATION_STRETCH,
-        drawn: str = MAIN_ORDER,
-        kind: Any = pl.String,
-        most: float = math.inf,
+        where: Sequence[str] = (),
         first: int | None = None,
     ) -> None:
-        """column: told whether some of it was read before. seed, stretch, drawn: as `column_blocks` has them.
-
-        kind: polars' type of the column's values. most: bytes after which there are no more blocks. first: how many
-        documents are read; None for no limit.
-        Raises InputError for shards of token ids.
-        """
         if dataset.form == ".bin":
             raise InputError(f"{dataset.what} holds token ids and no text; give --corpus text")
-        self.dataset, self.column, self.seed, self.say = dataset, column, seed, say
-        self.file, self.stretch, self.drawn, self.kind, self.most = file, stretch, drawn, kind, most
+        self.dataset = dataset
+        self.say = say
+        self.where = where
         self.first = first
+        RowFilter(where)  # what is no condition is refused before anything is read
+        key = hashlib.sha256("\0".join([text_field, *where]).encode()).hexdigest()[:16]
+        part = f"{seed}" if first is None else f"first-{first}"
+        self.file = dataset.folder / f"text-{part}-{key}.parquet"
+        order = seed if first is None else None
+        self.stream = partial(text_blocks, dataset, text_field, order, EVALUATION_STRETCH, where=where)
         self.used: list[TextBlock] = []
         self.kept: list[TextBlock] = []
 
-    def __iter__(self) -> Iterator[TextBlock]:
-        self.kept = _read_kept(self.file)
-        skip, read, fresh, limit = len(self.kept), 0, 0, SAID_FROM
-        new = column_blocks(self.dataset, self.column(skip > 0), self.seed, self.stretch, skip, self.drawn)
-        for number, block in enumerate(chain(self.kept, self._up_to_the_last(new))):
+    def __iter__(self) -> Iterator[Sequence[str]]:
+        self.kept, read, limit = _read_kept(self.file), 0, SAID_FROM
+        for block in self.kept:
+            self.used.append(block)
+            yield block.texts
+        for block in self._up_to_the_last(self.stream(skip=len(self.kept))):
             self.used.append(block)
             read += block.size
-            if number >= skip:
-                fresh += block.size
-                if len(self.used).bit_count() == 1:
-                    self.keep()
-                if fresh >= limit:
-                    self.say(f"{fresh:,} bytes of text read from {self.dataset.what}")
-                    limit *= 2
-            yield block
-            if read >= self.most:
-                return
+            if len(self.used).bit_count() == 1:
+                self._keep()
+            if read >= limit:
+                self.say(f"{read:,} bytes of text read from {self.dataset.what}")
+                limit *= 2
+            yield block.texts
 
     def _up_to_the_last(self, blocks: Iterator[TextBlock]) -> Iterator[TextBlock]:
         """The blocks, up to the last document that is asked for."""
@@ -293,67 +290,32 @@ class HubBlocks:
             yield replace(block, texts=block.texts[:left])
             left -= len(block.texts)
 
-    def keep(self) -> None:
-        """Keeps what was read."""
-        if len(self.used) > len(self.kept):
-            schema: dict[str, Any] = {"texts": pl.List(self.kind), "place": pl.String, "size": pl.Int64}
-            replace_file(self.file, pl.DataFrame([vars(b) for b in self.used], schema=schema).write_parquet)
-            self.kept = list(self.used)
-
-    @property
-    def source(self) -> dict[str, Any]:
-        """Where the text is from, for the manifest."""
-        return {"address": self.dataset.address, "repo": self.dataset.repo, "commit": self.dataset.commit}
-
-
-class HubText:
-    """Evaluation text of a data set, read as far as it is asked for; iterating gives the texts of each block.
-
-    Its first documents are read whole and are one block, as those of a file.
-    """
-
-    def __init__(
-        self,
-        dataset: HubDataset,
-        text_field: str,
-        seed: int,
-        say: Callable[[str], None],
-        where: Sequence[str] = (),
-        first: int | None = None,
-    ) -> None:
-        """first: how many documents are read, from the beginning on; None for blocks in random order."""
-        RowFilter(where)  # what is no condition is refused before anything is read
-        key = hashlib.sha256("\0".join([text_field, *where]).encode()).hexdigest()[:16]
-        file = dataset.folder / f"text-{seed if first is None else f'first-{first}'}-{key}.parquet"
-        self.where, self.first = where, first
-        order = seed if first is None else None
-        column = partial(TextColumn, text_field, where=where)
-        self.blocks = HubBlocks(dataset, column, order, say, file, first=first)
-
-    def __iter__(self) -> Iterator[Sequence[str]]:
-        texts = (block.texts for block in self.blocks)
-        return texts if self.first is None else iter([tuple(chain.from_iterable(texts))])
-
     def finish(self) -> Documents:
         """Keeps what was read, and gives it. Raises InputError if that is nothing."""
-        self.blocks.keep()
-        texts = tuple(text for block in self.blocks.used for text in block.texts)
-        what = self.blocks.dataset.what
+        self._keep()
+        texts = tuple(text for block in self.used for text in block.texts)
         if not texts:
-            raise InputError(f"{what} holds no text")
-        name = with_conditions(what, self.where)
+            raise InputError(f"{self.dataset.what} holds no text")
+        name = with_conditions(self.dataset.what, self.where)
         return Documents(texts, name if self.first is None else named_first(name, self.first), digest_documents(texts))
+
+    def _keep(self) -> None:
+        if len(self.used) > len(self.kept):
+            schema: dict[str, Any] = {"texts": pl.List(self.kind), "place": pl.String, "size": pl.Int64}
+            replace_file(self.file, pl.DataFrame([asdict(b) for b in self.used], schema=schema).write_parquet)
+            self.kept = list(self.used)
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Where the text is from, for the manifest."""
-        used = self.blocks.used
         return {
-            **self.blocks.source,
-            "documents": sum(len(b.texts) for b in used),
-            "bytes": sum(b.size for b in used),
-            "read": [b.place for b in used],
-            "kept_in": str(self.blocks.file),
+            "address": self.dataset.address,
+            "repo": self.dataset.repo,
+            "commit": self.dataset.commit,
+            "documents": sum(len(b.texts) for b in self.used),
+            "bytes": sum(b.size for b in self.used),
+            "read": [b.place for b in self.used],
+            "kept_in": str(self.file),
         }
 
 

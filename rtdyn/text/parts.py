@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ import polars as pl
 from rtdyn.blame import reading
 from rtdyn.errors import InputError, UsageError
 from rtdyn.git_lfs import refuse_pointer
-from rtdyn.hub.datasets import dataset_at, is_hub
+from rtdyn.hub.datasets import HubDataset, dataset_at, is_hub
 from rtdyn.names import PILE
 from rtdyn.parquet import read_columns, read_parquet
+from rtdyn.suites.suite import KnownText
 from rtdyn.text.columns import LabelledColumn, check_found
 from rtdyn.text.documents import Documents, digest_documents, refuse_array, with_conditions
-from rtdyn.text.hub_documents import COUNTING_STRETCH, DOMAINS_ORDER, HubBlocks
+from rtdyn.text.hub_documents import COUNTING_STRETCH, DOMAINS_ORDER, HubText, TextBlock, column_blocks
 from rtdyn.text.options import EvaluationOptions
 from rtdyn.text.stored_text import LARGE, Text, stored_rows
 
@@ -42,6 +44,38 @@ MOST = 64
 Labelled = tuple[str, Text]
 
 
+class HubParts(HubText):
+    """A text of a data set, read as far as it is asked for; a block's texts are pairs, the part before the text."""
+
+    kind = pl.List(pl.String)
+
+    def __init__(
+        self, dataset: HubDataset, text_field: str, field: str, seed: int, say: Callable[[str], None], most: int
+    ) -> None:
+        """most: bytes after which there are no more blocks. Raises as `HubText`."""
+        super().__init__(dataset, text_field, seed, say)
+        self.most = most
+        key = hashlib.sha256(f"{text_field}\0{field}".encode()).hexdigest()[:16]
+        self.file = dataset.folder / f"parts-{seed}-{key}.parquet"
+        self.stream = partial(_blocks, dataset, text_field, field, seed)
+
+    def __iter__(self) -> Iterator[Sequence[Any]]:
+        for texts in super().__iter__():
+            yield texts
+            if sum(block.size for block in self.used) >= self.most:
+                return
+
+    def keep(self) -> None:
+        """Keeps what was read."""
+        self._keep()
+
+
+def _blocks(dataset: HubDataset, text_field: str, field: str, seed: int, skip: int) -> Iterator[TextBlock]:
+    """Pairs of part and text, but for the first `skip` blocks."""
+    column = LabelledColumn(text_field, field, found=skip > 0)
+    return column_blocks(dataset, column, seed, COUNTING_STRETCH, skip, DOMAINS_ORDER)
+
+
 class Parts:
     """A text in blocks, each row's part before it."""
 
@@ -52,7 +86,7 @@ class Parts:
         what: str,
         blocks: Iterable[Sequence[Labelled]],
         expected: Sequence[str] = (),
-        hub: HubBlocks | None = None,
+        hub: HubParts | None = None,
     ) -> None:
         """what: names the text. expected: parts that it is known to have. hub: where the blocks come from, if there."""
         self.address, self.field, self.what, self.hub = address, field, what, hub
@@ -109,16 +143,22 @@ class Parts:
             self.hub.keep()
 
 
+@dataclass(frozen=True)
 class Part:
     """One of them, as evaluation text."""
 
-    def __init__(self, parts: Parts, name: str) -> None:
-        self.parts, self.name = parts, name
+    parts: Parts
+    name: str
+    known: KnownText
+    """What is known of the whole text beside the suite."""
 
-    def __iter__(self) -> Iterator[Sequence[Text]]:
+    @property
+    def blocks(self) -> Iterator[Sequence[Text]]:
+        """Documents in blocks, in the order of drawing."""
         return self.parts.of(self.name)
 
-    def finish(self) -> Documents:
+    @property
+    def documents(self) -> Documents:
         """What was read of it. Raises InputError if that is nothing."""
         texts = self.parts.texts[self.name]
         if not texts:
@@ -132,7 +172,8 @@ class Part:
         hub = self.parts.hub
         if hub is None:
             return {}
-        return {**hub.source, "documents": len(self.parts.texts[self.name]), "kept_in": str(hub.file)}
+        own = {"documents": len(self.parts.texts[self.name]), "kept_in": str(hub.file)}
+        return {"address": hub.dataset.address, "repo": hub.dataset.repo, "commit": hub.dataset.commit, **own}
 
 
 def open_parts(domains: str, options: EvaluationOptions, say: Callable[[str], None]) -> Parts:
@@ -151,14 +192,8 @@ def open_parts(domains: str, options: EvaluationOptions, say: Callable[[str], No
         rows = labelled_rows(Path(address), text_field, field)
         return Parts(address, field, address, [rows], expected)
     dataset = dataset_at(address)
-    key = hashlib.sha256(f"{text_field}\0{field}".encode()).hexdigest()[:16]
-    file = dataset.folder / f"parts-{seed}-{key}.parquet"
-    column = partial(LabelledColumn, text_field, field)
-    most = READ_A_TARGET * options.wanted
-    hub = HubBlocks(
-        dataset, column, seed, say, file, COUNTING_STRETCH, DOMAINS_ORDER, kind=pl.List(pl.String), most=most
-    )
-    return Parts(address, field, dataset.what, (block.texts for block in hub), expected, hub)
+    hub = HubParts(dataset, text_field, field, seed, say, READ_A_TARGET * options.wanted)
+    return Parts(address, field, dataset.what, hub, expected, hub)
 
 
 def labelled_rows(file: Path, text_field: str, field: str) -> list[Labelled]:

@@ -67,10 +67,10 @@ def test_a_domain_has_the_numbers_that_its_text_has_as_a_main_text(
     alone = analyse_model(model, LATE, 7, measured.domains[name], SETTINGS, silent, parity=False)
     rows, compared = of_domain(tables, name), ["analysis", "metric", "token_class", "value", "ci_low", "ci_high", "n"]
     assert set(rows["step"]) == {LATE} and set(rows["tokens_seen"]) == {7}
-    # the shape nulls take as many draws as they need here, and common's curve is not fitted
+    # the shape nulls take as many draws as they need here, and likelihoods and common's curve are not fitted
     drawn = pl.col("metric").is_in(["shape_p_value", "shape_statistic"])
     own = rows.filter((pl.col("analysis") != DOMAINS) & ~drawn).select(compared)
-    contrast = pl.col("metric").str.starts_with("contrast_") | (
+    contrast = pl.col("metric").str.contains("^contrast_|^tail_|_over_(lognormal|truncated)$") | (
         (pl.col("analysis") == "regimes") & (pl.col("token_class") == COMMON)
     )
     assert own.equals(alone.metrics.filter(~drawn & ~contrast).select(compared))

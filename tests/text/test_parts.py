@@ -21,13 +21,14 @@ from loopback.place import hub_environment
 from support.hang import HANG
 
 from rtdyn.errors import InputError, UsageError
-from rtdyn.suites.suite import SuiteSpec
+from rtdyn.suites.suite import KnownText, SuiteSpec
 from rtdyn.text import parts as module
 from rtdyn.text.documents import read_documents
 from rtdyn.text.domains import prepare_with_domains
 from rtdyn.text.options import EvaluationOptions
 from rtdyn.text.parts import MOST, PILE_ADDRESS, PILE_PARTS, Part, Parts, labelled_rows, open_parts
 
+KNOWN = KnownText("f.jsonl", "not checked", "")
 ROWS: list[dict[str, Any]] = [
     {"text": "law one", "meta": {"set": "FreeLaw", "year": 1999}},
     {"text": "web", "meta": {"set": "Pile-CC", "year": 2001}},
@@ -102,24 +103,24 @@ def test_parts_are_met_on_the_way_and_what_is_of_another_waits() -> None:
     parts = Parts("f.jsonl", "set", "f.jsonl", blocks)
     names = parts.names()
     assert next(names) == "a" and read == [0]
-    own = iter(Part(parts, "a"))
+    own = Part(parts, "a", KNOWN).blocks
     assert [next(own), next(own)] == [["1"], ["2"]] and read == [0, 1]
-    finished = Part(parts, "a").finish()
+    finished = Part(parts, "a", KNOWN).documents
     assert finished.texts == ("1", "2") and finished.name == "f.jsonl where set=a"
     parts.close("a")
-    assert next(names) == "b" and list(Part(parts, "b")) == [["x"], ["y"]]
+    assert next(names) == "b" and list(Part(parts, "b", KNOWN).blocks) == [["x"], ["y"]]
     assert read == [0, 1, 2, 3], "each block once"
     parts.close("b")
-    assert next(names) == "c" and list(Part(parts, "c")) == [["!"]]
+    assert next(names) == "c" and list(Part(parts, "c", KNOWN).blocks) == [["!"]]
     assert parts.texts["a"] == [] and next(names, None) is None
 
 
 def test_a_part_that_is_expected_and_not_there_has_no_text() -> None:
     _, blocks = blocks_of({"a": ["1"]})
     parts = Parts("f", "set", "f", blocks, expected=("z", "a"))
-    assert list(parts.names()) == ["z", "a"] and list(Part(parts, "z")) == []
+    assert list(parts.names()) == ["z", "a"] and list(Part(parts, "z", KNOWN).blocks) == []
     with pytest.raises(InputError, match="f holds no text of z"):
-        Part(parts, "z").finish()
+        _ = Part(parts, "z", KNOWN).documents
 
 
 def test_a_field_that_tells_rows_apart_is_refused() -> None:
@@ -166,7 +167,7 @@ def pile():
 def opened(address, **constants):
     vars(parts).update(constants)
     made = parts.open_parts(address, EvaluationOptions(), print)
-    texts = {name: [list(texts) for texts in parts.Part(made, name)] for name in made.names()}
+    texts = {name: [list(texts) for texts in parts.Part(made, name, None).blocks] for name in made.names()}
     return {"texts": texts, "read": sum(block.size for block in made.hub.used)}
 
 

@@ -20,13 +20,14 @@ class Curve:
     regimes: Regimes
     shape: ShapeEvidence | Undefined
     resampled: Resampled | Undefined
-    likelihoods: Likelihoods | Undefined
+    likelihoods: Likelihoods | Undefined | None
+    """None where they were not asked for."""
 
 
-def curve(c: ClassInfluence, rank_by: str, seed: int, draws_as_needed: bool = False) -> Curve:
+def curve(c: ClassInfluence, rank_by: str, seed: int, briefly: bool = False) -> Curve:
     """Fit, shape nulls, fits to halves of the text, and likelihoods of one class.
 
-    draws_as_needed: make no more draws of the shape nulls than their p needs.
+    briefly: with no more draws of the shape nulls than their p needs, and without likelihoods.
     """
     ranking = c.ranking(rank_by)
     influence = as_numpy(ranking.values)
@@ -34,7 +35,7 @@ def curve(c: ClassInfluence, rank_by: str, seed: int, draws_as_needed: bool = Fa
     sums, counts = as_numpy(c.by_cluster(ranking.window_sum)), as_numpy(c.by_cluster(c.window_n))
     return Curve(
         fit_regimes(influence, uncertainty),
-        shape_p_values(influence, uncertainty, seed=seed, as_needed=draws_as_needed),
+        shape_p_values(influence, uncertainty, seed=seed, as_needed=briefly),
         resampled(sums, counts, uncertainty, stream(seed, "resampled text")),
-        likelihoods(influence),
+        None if briefly else likelihoods(influence),
     )

@@ -73,6 +73,24 @@ def test_each_p_value_is_uniform_under_its_own_shape_and_the_largest_is_valid_un
 
 
 @pytest.mark.slow
+def test_draws_as_needed_give_the_rank_among_all_where_few_of_the_first_reach_it() -> None:
+    rng, few, many = np.random.default_rng(4), 0, 0
+    every = np.exp(np.vstack([log_of_shape(shape, (60, 128), rng) for shape in SHAPES]))
+    raised = [raised_top(128, 8, 0.3, 0.5, rng) for _ in range(10)]
+    none = np.zeros(128)
+    for values in (*every, *raised):
+        whole, brief = (shape_p_values(values, none, as_needed=needed) for needed in (False, True))
+        assert isinstance(whole, ShapeEvidence) and isinstance(brief, ShapeEvidence)
+        for shape in SHAPES:
+            null = null_statistics(shape, 128, 128, 99, 0)
+            assert isinstance(null, np.ndarray)
+            reached = int((null >= whole.statistic).sum())
+            assert brief.p_values[shape] == (whole.p_values[shape] if reached < 10 else (1 + reached) / 100)
+            few, many = few + (reached < 10), many + (reached >= 10)
+    assert few > 20 and many > 200
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("spread", "height"), [(0.3, 1.0), (1.0, 3.0)])
 def test_a_raised_top_is_found_against_every_shape(spread: float, height: float) -> None:
     rng = np.random.default_rng(1)
