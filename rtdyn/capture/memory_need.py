@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rtdyn.model.sizes import ModelShape
+from rtdyn.text.evaluation import Evaluation
 
 BATCH_TOKENS = 4096
 """Tokens of the capture's batch."""
@@ -22,6 +23,12 @@ class Sample:
     """N, measured."""
     assumed: str | None
     """Why these are no counts; None if they are."""
+
+
+def sample_of(evaluation: Evaluation) -> Sample:
+    """What is measured on a text that is here."""
+    windows = evaluation.text.windows
+    return Sample(int(windows.size), windows.shape[1], len(evaluation.positions.flat), None)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rtdyn.capture.memory_need import Sample
+from rtdyn.capture.memory_need import Sample, sample_of
 from rtdyn.cost.machine import seconds_on
-from rtdyn.cost.plan import counted_sample, further_seconds, stage_operations
+from rtdyn.cost.plan import further_seconds, stage_operations
 from rtdyn.errors import InputError
 from rtdyn.model.sizes import model_shape
 from rtdyn.sweep.sweep import Sweep
@@ -58,8 +58,8 @@ def expected_seconds(sweep: Sweep) -> dict[str, float]:
     sample: Sample | None = None
     domains: tuple[Sample, ...] = ()
     if sweep.evaluation is not None:
-        sample = counted_sample(sweep.evaluation)
-        domains = tuple(map(counted_sample, sweep.evaluation.domains.values()))
+        sample = sample_of(sweep.evaluation)
+        domains = tuple(map(sample_of, sweep.evaluation.domains.values()))
     seconds_of = seconds_on(sweep.options.device, CALIBRATION)
     operations = stage_operations(model, sample, sweep.options, domains)
     further, _ = further_seconds(model.neurons, sweep.options.analyses, sweep.weights_only)

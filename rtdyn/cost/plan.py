@@ -14,7 +14,7 @@ from rtdyn.analyses.options import StepOptions
 from rtdyn.audit.before_a_run import steps_to_run
 from rtdyn.audit.survey import audit_steps
 from rtdyn.audit.verdicts import Audit
-from rtdyn.capture.memory_need import Memory, Sample, memory, runs_by_layers
+from rtdyn.capture.memory_need import Memory, Sample, memory, runs_by_layers, sample_of
 from rtdyn.checkpoints.locate import checkpoint_shape, find_config
 from rtdyn.checkpoints.stream import GB
 from rtdyn.cost.downloads import Traffic, traffic
@@ -38,7 +38,7 @@ from rtdyn.names import PILE, WEIGHTS_ONLY
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
 from rtdyn.text.domains import prepare_with_domains
-from rtdyn.text.evaluation import MIN_TOKENS, Evaluation, prepare
+from rtdyn.text.evaluation import MIN_TOKENS, prepare
 from rtdyn.text.options import RARE_TARGETS, EvaluationOptions
 from rtdyn.text.parts import PILE_PARTS
 
@@ -150,8 +150,9 @@ def plan_suite(
     )
     stages = stage_operations(model, sample, options, domains)
     routing, room = "routing" in options.analyses, assumptions.available_bytes
-    layered = sample is not None and runs_by_layers(
-        options.stream_layers, model, sample, options.memory_bytes, routing=routing, room=room
+    layered = sample is not None and any(
+        runs_by_layers(options.stream_layers, model, text, options.memory_bytes, routing=with_attention, room=room)
+        for text, with_attention in ((sample, routing), *((domain, False) for domain in domains))
     )
     further, notes = further_seconds(model.neurons, options.analyses, weights_only)
     if record["passed_over"]:
@@ -224,9 +225,9 @@ def _samples(
         return assumed, domains, False
     further = [corpus for _, corpus in options.named_texts] + [options.domains or ""]
     if PILE in further or any(is_hub(source) for source in further):
-        return counted_sample(prepare(suite, step, options, say)), domains, False
+        return sample_of(prepare(suite, step, options, say)), domains, False
     made = prepare_with_domains(suite, step, options, say)
-    return counted_sample(made), tuple(map(counted_sample, made.domains.values())), True
+    return sample_of(made), tuple(map(sample_of, made.domains.values())), True
 
 
 def _domain_notes(options: EvaluationOptions, domains: Sequence[Sample], read_here: bool) -> Iterator[str]:
@@ -235,12 +236,6 @@ def _domain_notes(options: EvaluationOptions, domains: Sequence[Sample], read_he
         yield f"domains counted: {len(domains)} ({'their texts are read here' if read_here else domains[0].assumed})"
     if options.domains not in (None, PILE) and not read_here:
         yield "the parts of --domains are known once its text is read, and are not counted"
-
-
-def counted_sample(evaluation: Evaluation) -> Sample:
-    """What is measured on a text that is here."""
-    windows = evaluation.text.windows
-    return Sample(int(windows.size), windows.shape[1], len(evaluation.positions.flat), None)
 
 
 def _memory(

@@ -117,12 +117,12 @@ class StepTables:
     windows: pl.DataFrame
     curves: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=CURVE_SCHEMA))
     """Empty where no analysis that draws lines was asked for."""
+    fingerprint: str = ""
+    """The weights', as text; kept in the metadata of metrics/, as it is no result. Empty: none was taken."""
     domains: pl.DataFrame | None = None
     """Rows as of `metrics`, each with its domain; None in a run without domains."""
     domain_neurons: pl.DataFrame | None = None
     """A row a domain and neuron of the final MLP."""
-    fingerprint: str = ""
-    """The weights', as text; kept in the metadata of metrics/, as it is no result. Empty: none was taken."""
 
 
 def metric_frame(rows: list[Metric], step: int, tokens_seen: int | None) -> pl.DataFrame:

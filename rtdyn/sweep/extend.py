@@ -38,9 +38,8 @@ def analyse_lacking(
     lacked = lacking(run, checkpoint.step, sweep.options.analyses)
     lacks = {"ablation", *lacked}
     names = tuple(name for name in ANALYSES if name in lacks)
-    shorter = replace(sweep, options=replace(sweep.options, analyses=names))
-    if sweep.evaluation is not None and not {"ablation", "regimes"} & set(lacked):
-        shorter = replace(shorter, evaluation=replace(sweep.evaluation, domains={}))  # what is stored of them is whole
+    of_domains = bool({"ablation", "regimes"} & set(lacked))  # else what is stored of them is whole
+    shorter = replace(sweep, options=replace(sweep.options, analyses=names), with_domains=of_domains)
     return join(read_step(run, checkpoint.step), shorter.analyse(checkpoint, stage, parity))
 
 

@@ -24,7 +24,7 @@ from rtdyn.audit.fingerprint import encode, fingerprint_of_files
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.capture.free_memory import available_bytes, left_of
 from rtdyn.capture.layered_model import open_model
-from rtdyn.capture.memory_need import Sample, runs_by_layers
+from rtdyn.capture.memory_need import runs_by_layers, sample_of
 from rtdyn.capture.own_pass import own_pass
 from rtdyn.checkpoints.checkpoint import Checkpoint, loading
 from rtdyn.checkpoints.locate import checkpoint_shape
@@ -54,15 +54,17 @@ def analyse_step(
     options: StepOptions,
     stage: Callable[[str], None],
     parity: bool = False,
+    domains: bool = True,
 ) -> StepTables:
     """Runs the chosen analyses on one checkpoint; `stage` is told the name of each as it begins.
 
+    domains: whether those of the evaluation are measured too.
     parity: first compare the capture and the closed form with transformers' own model. Raises InputError if the weights
     are damaged, of another shape than the suite's, or make numbers that overflow, and ParityError if that comparison
     fails.
     """
     try:
-        return _analyse(checkpoint, tokens_seen, evaluation, options, stage, parity)
+        return _analyse(checkpoint, tokens_seen, evaluation, options, stage, parity, domains)
     except OverflowedError as error:
         raise InputError(f"step {checkpoint.step} in {checkpoint.folder}: {error}; leave it out of --steps") from error
 
@@ -74,6 +76,7 @@ def _analyse(
     options: StepOptions,
     stage: Callable[[str], None],
     parity: bool,
+    domains: bool,
 ) -> StepTables:
     stage("load")
     _check_same_suite(checkpoint, evaluation)
@@ -86,7 +89,8 @@ def _analyse(
             "it belongs to another model, leave it out of --steps"
         )
     tables = analyse_model(model, checkpoint.step, tokens_seen, evaluation, options, stage, parity)
-    tables = with_domains(tables, model, checkpoint.step, tokens_seen, evaluation, options, stage)
+    if domains:
+        tables = with_domains(tables, model, checkpoint.step, tokens_seen, evaluation, options, stage)
     with loading(checkpoint.folder):
         fingerprint = fingerprint_of_files(checkpoint.files, str(evaluation.model_config["model_type"]))
     return replace(tables, fingerprint=encode(fingerprint))
@@ -169,13 +173,15 @@ def _runs_by_layers(checkpoint: Checkpoint, evaluation: Evaluation, options: Ste
     room = available_bytes(options.device)
     if options.most_bytes is not None:
         room = min(room, left_of(options.most_bytes))
-    windows = evaluation.text.windows
-    sample = Sample(windows.size, windows.shape[1], len(evaluation.positions.flat), None)
     try:
         shape = checkpoint_shape(checkpoint.folder, str(checkpoint.folder))
     except InputError:
         return False  # what is wrong is said where the model is loaded, if it is wrong there
-    return runs_by_layers("auto", shape, sample, options.memory_bytes, routing="routing" in options.analyses, room=room)
+    texts = [(evaluation, "routing" in options.analyses), *((domain, False) for domain in evaluation.domains.values())]
+    return any(
+        runs_by_layers("auto", shape, sample_of(text), options.memory_bytes, routing=routing, room=room)
+        for text, routing in texts
+    )
 
 
 def _group_analyses(

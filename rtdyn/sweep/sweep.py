@@ -40,6 +40,8 @@ class Sweep:
     options: StepOptions
     tokens_seen: Callable[[int], int | None] | None = None
     """Training tokens seen at a step, of a run that goes on; None where the suite knows all of its steps."""
+    with_domains: bool = True
+    """Whether the evaluation's domains are measured too."""
 
     @property
     def weights_only(self) -> bool:
@@ -57,7 +59,7 @@ class Sweep:
         seen = (self.tokens_seen or self.suite.tokens_seen)(checkpoint.step)
         if self.evaluation is None:
             return analyse_weights(checkpoint, seen, self.model_config, stage)
-        return analyse_step(checkpoint, seen, self.evaluation, self.options, stage, parity)
+        return analyse_step(checkpoint, seen, self.evaluation, self.options, stage, parity, self.with_domains)
 
 
 def reference_step(suite: SuiteSpec, steps: Sequence[int]) -> int:

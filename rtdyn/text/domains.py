@@ -107,7 +107,7 @@ def _domain(
     rare = evaluation.positions.classes[0].available
     if options.tokens is None and rare < options.wanted:
         size = packed.windows.size
-        searched = f"{LONGEST} times the main text's" if size >= most else "all of it"
+        searched = f"{LONGEST} times the main text's" if size >= most else "all that was read of it"
         say(f"{name} holds {rare:,} rare targets of the {options.wanted:,} asked for in {size:,} tokens, {searched}")
     return _with_kinds(evaluation, tokenizer)
 

@@ -51,10 +51,12 @@ def test_domains_are_said_stored_grown_and_shown(tmp_path: Path) -> None:
     assert all("domains" in seconds for seconds in stages)
     stored = read_table(run, "domains")
     assert "regimes" in set(stored["analysis"])
-    further = rtdyn("track", "--config", out / SETTINGS, "--steps", "4000", "--analyses", "ablation,regimes,heavytail")
+    further = rtdyn(
+        "track", "--config", out / SETTINGS, "--steps", "4000", "--analyses", "ablation,regimes,dimensionality"
+    )
     assert further.exit_code == 0, further.stderr
     stages = [json.loads(line)["seconds"] for line in (out / "log.jsonl").read_text().splitlines()]
-    assert "heavytail" in stages[-1] and "domains" not in stages[-1], "domains were measured again for nothing"
+    assert "dimensionality" in stages[-1] and "domains" not in stages[-1], "domains were measured again for nothing"
     assert read_table(run, "domains").equals(stored)
 
     other = rtdyn("track", *asked[:-2], "--steps", "4000", "--analyses", "ablation")
