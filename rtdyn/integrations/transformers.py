@@ -84,8 +84,8 @@ class RtdynCallback(TrainerCallback):
 
         Raises rtdyn.errors.UsageError for options that the command would refuse.
 
-            trainer = Trainer(model, args, train_dataset=data, processing_class=tokenizer,
-                              callbacks=[RtdynCallback(corpus="held_out.txt", analyses="ablation,regimes")])
+            callback = RtdynCallback(corpus="held_out.txt", analyses="ablation,regimes")
+            trainer = Trainer(model, args, train_dataset=data, processing_class=tokenizer, callbacks=[callback])
         """
         given = {**options, "device": device, "model": ["the Trainer's"], "wandb": "disabled"}
         refuse_others(options, _OPTIONS)

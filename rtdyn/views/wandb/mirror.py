@@ -22,6 +22,7 @@ from rtdyn.judge.observations import read_judged
 from rtdyn.judge.scorecard import scorecard
 from rtdyn.parquet import read_parquet
 from rtdyn.store.run import MANIFEST, Run, done_steps, locked, read_run, table_file
+from rtdyn.store.schema import METRIC_SCHEMA
 from rtdyn.views.wandb.client import NO_KEY, client, fault, project
 from rtdyn.views.wandb.overlay import LOG2_STEP, log2_step, overlays
 from rtdyn.views.wandb.rows import BAND, CONSTANTS, grouping, heads, prefixes, scalars, settings_of, top_neurons
@@ -129,23 +130,19 @@ class WandbView:
         }
         stored = set(done_steps(self.run))
         if set(self.run.manifest.asked) <= stored and stored - set(self.sent) == {step}:
-            for key, chart in overlays(self._sound_rows()).items():
+            for key, chart in overlays(_sound_rows(read_judged(self.run.path))).items():
                 xs, ys = zip(*chart.lines.values(), strict=True)
                 tables[key] = wandb.plot.line_series(
                     list(xs), list(ys), keys=list(chart.lines), title=chart.title, xname="log2(step + 1)"
                 )
         return tables
 
-    def _sound_rows(self) -> pl.DataFrame:
-        """The metrics of all stored steps but those that trajectories leave out."""
-        sound = [step for step in done_steps(self.run) if step not in self.run.manifest.left_out]
-        return pl.concat([read_parquet(table_file(self.run, "metrics", step)) for step in sound])
-
     def _summarise(self) -> None:
         """Extremes, verdicts and emergence steps, into the run's summary; no claim of fewer than three sound steps."""
-        self.backend.summary.update(extremes(self._sound_rows()))
+        run = read_judged(self.run.path)
+        self.backend.summary.update(extremes(_sound_rows(run)))
         try:
-            claims = scorecard(read_judged(self.run.path))
+            claims = scorecard(run)
         except InputError:
             return
         self.backend.summary.update(claim_summary(claims))
@@ -206,6 +203,13 @@ class WandbView:
                 f"W&B stopped: {what}. Everything is in {self.run.path}; "
                 f"`rtdyn sync {self.run.path}` sends W&B what it lacks."
             )
+
+
+def _sound_rows(run: Run) -> pl.DataFrame:
+    """The metrics of all stored steps but those that trajectories leave out."""
+    sound = [step for step in done_steps(run) if step not in run.manifest.left_out]
+    rows = (read_parquet(table_file(run, "metrics", step)) for step in sound)
+    return pl.concat([pl.DataFrame(schema=METRIC_SCHEMA), *rows])
 
 
 def choose_mode(asked: str | None) -> str:
