@@ -138,8 +138,9 @@ def plan_suite(
     sample = None if weights_only else _sample(suite, left[-1], job.measured_on, hub.reachable, say)
     stages = stage_operations(model, sample, options)
     routing, room = "routing" in options.analyses, assumptions.available_bytes
+    earlier = () if weights_only else earlier_layers(options.layers, model.layers)
     layered = sample is not None and runs_by_layers(
-        options.stream_layers, model, sample, options.memory_bytes, routing=routing, room=room
+        options.stream_layers, model, sample, options.memory_bytes, routing=routing, room=room, earlier_layers=earlier
     )
     further, notes = further_seconds(model.neurons, options.analyses, weights_only)
     if record["passed_over"]:
@@ -168,7 +169,7 @@ def plan_suite(
         further_seconds=further,
         memory=None
         if sample is None
-        else memory(model, sample, options.memory_bytes, routing=routing, layered=layered),
+        else memory(model, sample, options.memory_bytes, routing=routing, layered=layered, earlier_layers=earlier),
         layered=layered,
         cache_bytes=0 if suite.repo is None else min(fetched.bytes, max(int(job.cache_gb * GB), fetched.largest)),
         run_bytes=run_bytes(model, fetched.steps, options.analyses),

@@ -167,6 +167,7 @@ METRICS: dict[str, tuple[Definition, ...]] = {
         Definition("first_order_error", NATS, "what the first order errs by at most for 90 % of the neurons", "11", endings=_SIGNED_AND_ABS),
         Definition("missed_share", SHARE, "most influential neurons that the first order did not choose", "11", interval=True),
         Definition("sample_error", NATS, "median half-width of sampled neurons' 95 % intervals around their exact effect on this text", "11", endings=_SIGNED_AND_ABS),
+        Definition("ranking_spearman", "Spearman ρ", "first order with the exact effect, over neurons, of the influence that ranks them", "11", interval=True),
         Definition("ranked_neurons", COUNT, "neurons that have a rank; none where the first order ranks too poorly", "11"),
         Definition("measured_neurons", COUNT, "neurons whose effect is exact on all windows", "11"),
         Definition("reruns", COUNT, "pairs of neuron and window that were run again", "11"),

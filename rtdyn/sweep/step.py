@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from rtdyn.analyses.context import Context
+from rtdyn.analyses.earlier_layers.chosen import earlier_layers
 from rtdyn.analyses.groups.choose import split_groups, window_halves
 from rtdyn.analyses.groups.nulls import matching_cells
 from rtdyn.analyses.influence.ablation import Influence, influence
@@ -174,7 +175,15 @@ def _runs_by_layers(checkpoint: Checkpoint, evaluation: Evaluation, options: Ste
         shape = checkpoint_shape(checkpoint.folder, str(checkpoint.folder))
     except InputError:
         return False  # what is wrong is said where the model is loaded, if it is wrong there
-    return runs_by_layers("auto", shape, sample, options.memory_bytes, routing="routing" in options.analyses, room=room)
+    return runs_by_layers(
+        "auto",
+        shape,
+        sample,
+        options.memory_bytes,
+        routing="routing" in options.analyses,
+        room=room,
+        earlier_layers=earlier_layers(options.layers, shape.layers),
+    )
 
 
 def _group_analyses(

@@ -35,6 +35,7 @@ def layer_metrics(layers: Mapping[int, Layer], seed: int) -> list[Metric]:
         if COMMON in result.classes:
             excess = rare_excess(result.classes[RARE], result.classes[COMMON])
             rows.append(_of_text(partial(row, metric="total_rare_excess", token_class=RARE), excess))
+        rows.append(_of_neurons(partial(row, metric="ranking_spearman", token_class=RARE), result.ranking))
         ranked = result.ranks
         neurons = len(result.sample.measured)
         rows.append(

@@ -53,7 +53,7 @@ class LayerClass:
     direct_share: Sampled | Undefined
     """Of the mean of Δ."""
     missed_share: Sampled | Undefined
-    """Of the neurons most influential by |Δ|."""
+    """Of the neurons most influential by what ranks them."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class Layer:
     classes: Mapping[str, LayerClass]
     reruns: int
     """Pairs of neuron and window that were run again."""
+    ranking: Sampled | Undefined
+    """Spearman's correlation of the first order with the exact influence on `rare`, of what ranks neurons."""
     ranks: bool | Undefined
     """Whether neurons may be ranked by their influence on `rare`, or why not."""
 
@@ -139,13 +141,19 @@ def _layer(
     nowhere = torch.full((len(captured.anatomy.readout.unembedding),), -1)
     direct = influence(captured, nowhere, 1, tolerance=tolerance, memory_bytes=memory_bytes, cluster=cluster)
     classes = {
-        name: _class(name, captured, cluster, windows, first, exact[name], sample, of_class)
+        name: _class(name, captured, cluster, windows, first, exact[name], sample, of_class, rank_by)
         for name, of_class in direct.classes.items()
     }
-    rare = classes[RARE]
-    calibration = rare.calibration if rank_by == "abs_mean" else rare.calibration_abs
+    ranking = _ranking(classes[RARE], sample, rank_by)
     every = bool(sample.measured.all())
-    return Layer(captured, sample, classes, int(sample.run_again.sum()), ranks(calibration.spearman, every))
+    return Layer(captured, sample, classes, int(sample.run_again.sum()), ranking, ranks(ranking, every))
+
+
+def _ranking(rare: LayerClass, sample: Sample, rank_by: str) -> Sampled | Undefined:
+    """Of |mean Δ| where it ranks: signs alone make means of Δ correlate, and say nothing of sizes."""
+    mean = rare.signed if rank_by == "abs_mean" else rare.absolute
+    first, exact = (np.abs(v[sample.uniform]) for v in (mean.first_order, mean.value))
+    return calibrate(first, exact, len(mean.value)).spearman
 
 
 def _class(
@@ -157,6 +165,7 @@ def _class(
     exact: ClassSums,
     sample: Sample,
     direct: ClassInfluence,
+    rank_by: str,
 ) -> LayerClass:
     assert captured.mean_parts is not None
     pieces = indicator(torch.from_numpy(cluster), int(cluster.max()) + 1)
@@ -185,5 +194,5 @@ def _class(
         calibration=calibration,
         calibration_abs=calibration_abs,
         direct_share=direct_share(as_numpy(direct.mean)[uniform], signed.value[uniform], neurons),
-        missed_share=missed_share(absolute.value, sample),
+        missed_share=missed_share(np.abs(signed.value) if rank_by == "abs_mean" else absolute.value, sample),
     )
