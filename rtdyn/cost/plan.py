@@ -10,6 +10,7 @@ from importlib.resources import files
 import numpy as np
 
 from rtdyn.analyses.earlier_layers.chosen import earlier_layers
+from rtdyn.analyses.earlier_layers.sample import budget_of
 from rtdyn.analyses.options import StepOptions
 from rtdyn.audit.before_a_run import steps_to_run
 from rtdyn.audit.survey import audit_steps
@@ -229,7 +230,8 @@ def stage_operations(model: ModelShape, sample: Sample | None, options: StepOpti
         "ablation": ablation_operations(model, sample, options.memory_bytes),
     }
     if layers := earlier_layers(options.layers, model.layers):
-        stages["layers"] = layer_operations(model, sample, layers, options.memory_bytes)
+        budget = budget_of(options.exact_neurons, model.neurons)
+        stages["layers"] = layer_operations(model, sample, layers, options.memory_bytes, budget)
     if "mediation" in options.analyses:
         stages["mediation"] = mediation_operations(model, sample, options.memory_bytes)
     return stages

@@ -7,6 +7,7 @@ from typing import Any
 
 from rtdyn.analyses.earlier_layers.chosen import earlier_layers
 from rtdyn.analyses.earlier_layers.layer import Layer, measure_layers
+from rtdyn.analyses.earlier_layers.sample import budget_of
 from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.earlier_layers import capture_earlier
 from rtdyn.capture.forward_pass import Capture
@@ -29,4 +30,5 @@ def analyse_layers(
         tolerance=options.tolerance,
         seed=options.seed,
         memory_bytes=options.memory_bytes,
+        budget=budget_of(options.exact_neurons, captured.activations.shape[1]),
     )

@@ -96,7 +96,7 @@ def measure_layers(
     tolerance: float,
     seed: int,
     memory_bytes: int,
-    budget: Budget | None = None,
+    budget: Budget,
 ) -> dict[int, Layer]:
     """All layers that were captured, ascending.
 
@@ -107,7 +107,6 @@ def measure_layers(
     positions = next(iter(earlier.layers.values())).positions
     windows = windows_of(positions)
     first = first_order_sums(earlier, windows, memory_bytes)
-    budget = Budget() if budget is None else budget
     samples = {
         layer: draw_sample(sums.size, _ranked_by(sums, rank_by), budget, stream(seed, "earlier layers", layer))
         for layer, sums in first.items()

@@ -34,7 +34,7 @@ CONFIGS: dict[str, Any] = {
     "olmo2": transformers.Olmo2Config(num_key_value_heads=2, tie_word_embeddings=False, **{**GATED, **THREE}),
 }
 GIB = 2**30
-EVERYTHING = Budget(top=10**6, uniform=10**6)
+EVERYTHING = Budget(top=10**6, uniform=10**6, reruns=1.0)
 
 
 def captured_layers(model: Any, layers: tuple[int, ...] = (0, 1)) -> EarlierLayers:
