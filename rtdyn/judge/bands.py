@@ -140,5 +140,5 @@ def _verdicts(run: Run, names: Iterable[str]) -> dict[str, dict[str, str]] | Und
 
 
 def _of_class(claim: Claim, name: str) -> Claim:
-    """The claim of another class than `rare`."""
-    return replace(claim, criteria=tuple(replace(c, token_class=name) for c in claim.criteria))
+    """The claim of another class than `rare`, in the last layer."""
+    return replace(claim, criteria=tuple(replace(c, token_class=name) for c in claim.criteria), earlier_layers=False)

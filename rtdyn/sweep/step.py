@@ -36,7 +36,7 @@ from rtdyn.sweep.analyses import GROUP_ANALYSES
 from rtdyn.sweep.earlier_layers import analyse_layers
 from rtdyn.sweep.same_suite import _check_same_suite
 from rtdyn.tables.curves import curve_table, pseudo_influence_curve
-from rtdyn.tables.earlier_layers import layer_metrics, with_earlier_layers
+from rtdyn.tables.earlier_layers import with_earlier_layers
 from rtdyn.tables.groups import matching_metrics
 from rtdyn.tables.influence import ablation_metrics, loss_metrics, neuron_table, window_table
 from rtdyn.tables.regimes import regime_metrics
@@ -146,13 +146,13 @@ def analyse_model(
         parts.append(StepRows([], lines=[line]))
     if set(GROUPED) & set(options.analyses):
         parts += _group_analyses(captured, result, shared, evaluation, halves, options, stage)
-    layers = analyse_layers(model, captured, evaluation, options, stage)
-    parts.append(StepRows(layer_metrics(layers, options.seed)))
+    earlier = analyse_layers(model, captured, result, evaluation, options, stage)
+    parts.append(earlier.rows)
     stage("tables")
     neurons = neuron_table(step, captured, result, curves, _columns(parts))
     return StepTables(
         metrics=metric_frame([row for part in parts for row in part.metrics], step, tokens_seen),
-        neurons=with_earlier_layers(neurons, layers, step, options.rank_by),
+        neurons=with_earlier_layers(neurons, earlier.layers, step, options.rank_by),
         windows=window_table(step, layer, result, curves),
         curves=curve_table(step, [line for part in parts for line in part.lines]),
     )

@@ -45,7 +45,7 @@ def test_keywords_are_the_commands_options_with_the_defaults_of_the_dataclasses(
 
 SOURCES = {"corpus", "text_field", "text_where", "frequencies", "frequency_tokens"}
 OF_A_RUN = {"stream_layers", "task_memory_gib"}
-OF_GROUPS = {"analyses", "layers", "rank_by", "heads_to", "heads_at", "unigram"}
+OF_GROUPS = {"analyses", "layers", "exact_neurons", "rank_by", "heads_to", "heads_at", "unigram"}
 
 
 @pytest.mark.parametrize(

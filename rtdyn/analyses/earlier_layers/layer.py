@@ -16,6 +16,7 @@ from rtdyn.analyses.earlier_layers.calibration import (
     missed_share,
     ranks,
 )
+from rtdyn.analyses.earlier_layers.curve import LayerCurve, known_influence, layer_curve
 from rtdyn.analyses.earlier_layers.estimate import ClassMean, TextPieces, class_mean
 from rtdyn.analyses.earlier_layers.sample import Budget, Sample, draw_sample
 from rtdyn.analyses.earlier_layers.sums import (
@@ -71,21 +72,21 @@ class Layer:
     """Whether neurons may be ranked by their influence on `rare`, or why not."""
 
     def rank(self, rank_by: str) -> np.ndarray | Undefined:
-        """int64 (F,): places by influence on `rare`, from 1: exact where measured, else by first order, calibrated.
-
-        The first order may be off by a factor, which a correlation does not see. So it is scaled by what a unit of it
-        stands for among the random neurons, the least-squares slope through 0, lest ranks mix two scales.
-        """
+        """int64 (F,): places by influence on `rare`, from 1: exact where measured, else by first order, calibrated."""
         if isinstance(self.ranks, Undefined):
             return self.ranks
         c = self.classes[RARE]
-        mean = c.signed if rank_by == "abs_mean" else c.absolute
-        first, exact = mean.first_order[self.sample.uniform], mean.value[self.sample.uniform]
-        scale = (first @ exact) / (first @ first) if first.any() else 1.0
-        known = np.abs(np.where(self.sample.measured, mean.value, scale * mean.first_order))
+        known = known_influence(c.signed if rank_by == "abs_mean" else c.absolute, self.sample)
         place = np.empty(len(known), dtype=np.int64)
         place[np.argsort(-known, kind="stable")] = np.arange(1, len(known) + 1)
         return place
+
+    def curve(self, name: str, rank_by: str, seed: int) -> LayerCurve | Undefined:
+        """The rank–influence curve of one class; none where neurons may not be ranked. seed: of halves of the text."""
+        if isinstance(self.ranks, Undefined):
+            return self.ranks
+        c = self.classes[name]
+        return layer_curve(c.signed if rank_by == "abs_mean" else c.absolute, c.text, self.sample, seed)
 
 
 def measure_layers(

@@ -113,7 +113,8 @@ def verdicts_by_run(claims: Sequence[Sequence[ClaimRow] | Undefined]) -> list[tu
         final = max((row.layer for row in rows if row.layer is not None), default=0)
         for row in rows:
             before = 0 if row.layer is None else final - row.layer
-            layer = "" if row.layer is None else "last layer" if before == 0 else "layer before"
+            from_end = {0: "last layer", 1: "layer before"}
+            layer = "" if row.layer is None else from_end.get(before, f"{before} layers before the last")
             named = ", ".join(filter(None, (layer, row.matrix)))
             said = row.text + (f" ({named})" if named else "")
             places.setdefault((row.claim, row.matrix, before), (said, {}))[1][run] = row.verdict
