@@ -222,6 +222,7 @@ COLUMNS: dict[str, tuple[Definition, ...]] = {
         Definition("error_bound", NATS, "proven bound of the error of either mean", "2(b)", endings=_BY_CLASS),
         Definition("sign", "1, 0, −1", "whether the neuron clearly helps or hurts", "2", endings=_BY_CLASS),
         Definition("measured", "name", "`all windows`, or `sample`: whether an effect is exact or estimated", "11"),
+        Definition("random", "true or false", "whether the neuron is one of those drawn at random, on which others are calibrated", "11"),
         Definition("sample_error", NATS, "earlier layers: half-width of the 95 % interval of mean Δ around its exact value on this text", "11", endings=_BY_CLASS),
         Definition("sample_error_abs", NATS, "the same of mean |Δ|", "11", endings=_BY_CLASS),
         Definition("first_order_delta", NATS, "earlier layers: mean Δ to first order", "11", endings=_BY_CLASS),

@@ -8,13 +8,13 @@ from typing import Any
 
 from rtdyn.analyses.earlier_layers.chosen import earlier_layers
 from rtdyn.analyses.earlier_layers.layer import Layer, measure_layers
-from rtdyn.analyses.earlier_layers.localised import final_share
+from rtdyn.analyses.earlier_layers.localised import final_layer
 from rtdyn.analyses.earlier_layers.sample import budget_of
 from rtdyn.analyses.influence.ablation import Influence
 from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.earlier_layers import capture_earlier
 from rtdyn.capture.forward_pass import Capture
-from rtdyn.tables.earlier_layers import curve_metrics, final_share_metric, layer_metrics
+from rtdyn.tables.earlier_layers import curve_metrics, final_metrics, layer_metrics
 from rtdyn.tables.step_rows import StepRows
 from rtdyn.text.evaluation import Evaluation
 
@@ -53,7 +53,7 @@ def analyse_layers(
         memory_bytes=options.memory_bytes,
         budget=budget_of(options.exact_neurons, captured.activations.shape[1]),
     )
-    rows = [*layer_metrics(layers, options.seed), final_share_metric(final_share(result, layers, cluster), final)]
+    rows = [*layer_metrics(layers, options.seed), *final_metrics(final_layer(result, layers, cluster), final)]
     if "regimes" in options.analyses:
         for number, layer in layers.items():
             for name in layer.classes:

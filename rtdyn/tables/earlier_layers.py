@@ -13,6 +13,7 @@ from rtdyn.analyses.earlier_layers.calibration import Calibration, Sampled
 from rtdyn.analyses.earlier_layers.curve import LayerCurve
 from rtdyn.analyses.earlier_layers.estimate import TextPieces
 from rtdyn.analyses.earlier_layers.layer import Layer, LayerClass
+from rtdyn.analyses.earlier_layers.localised import FinalLayer
 from rtdyn.analyses.earlier_layers.summary import rare_excess, summarise_layer
 from rtdyn.analyses.regimes.resampled import CORRECTED
 from rtdyn.analyses.regimes.summary import PLATEAU_FRACTION
@@ -53,9 +54,13 @@ def layer_metrics(layers: Mapping[int, Layer], seed: int) -> list[Metric]:
     return rows
 
 
-def final_share_metric(share: Estimate | Undefined, final: int) -> Metric:
-    """How much lies in the last layer, whose index is `final`, of the layers measured."""
-    return _of_text(partial(Metric, LAYERS, "final_layer_share", token_class=RARE, layer=final), share)
+def final_metrics(last: FinalLayer, final: int) -> list[Metric]:
+    """The last layer, whose index is `final`, among the layers measured."""
+    row = partial(Metric, LAYERS, token_class=RARE, layer=final)
+    return [
+        _of_text(partial(row, metric="total_rare_excess"), last.rare_excess),
+        _of_text(partial(row, metric="final_layer_share"), last.share),
+    ]
 
 
 def curve_metrics(curve: LayerCurve | Undefined, token_class: str, layer: int) -> list[Metric]:
@@ -146,6 +151,7 @@ def _neuron_table(result: Layer, step: int, layer: int, rank_by: str) -> pl.Data
         "layer": np.full(neurons, layer),
         "neuron": np.arange(neurons),
         "measured": pl.Series(np.where(measured, ALL_WINDOWS, SAMPLE)),
+        "random": np.isin(np.arange(neurons), result.sample.uniform),
     }
     for name, c in result.classes.items():
         columns |= _class_columns(c, name)

@@ -71,7 +71,7 @@ def test_every_row_and_column_is_defined_and_each_layer_has_them_all(of_all: Any
     of_curve = {*CURVE_METRICS}  # regimes were not asked for
     for layer in (0, 1):
         assert set(rows.filter(layer=layer)["metric"]) == names - {"final_layer_share"} - of_curve
-    assert rows.filter(layer=2)["metric"].to_list() == ["final_layer_share"]
+    assert rows.filter(layer=2)["metric"].to_list() == ["total_rare_excess", "final_layer_share"]
     for row in rows.iter_rows(named=True):
         definition = define(row["metric"], METRICS[LAYERS])
         assert definition is not None and (definition.interval or row["ci_low"] is None)

@@ -72,7 +72,7 @@ def _verdicts(claims: Sequence[ClaimRow]) -> str:
     """How many verdicts there are of each kind, and which claims were supported or contradicted."""
     counts = {v: [row for row in claims if row.verdict == v] for v in (SUPPORTED, CONTRADICTED, UNDETERMINED)}
     said = ", ".join(f"{len(rows) or 'none'} {verdict}" for verdict, rows in counts.items())
-    lines = [f"Of {len(claims)} verdicts on published claims at step {claims[0].step:,}: {said}."]
+    lines = [f"Of {len(claims)} verdicts on claims at step {claims[0].step:,}: {said}."]
     for verdict in (SUPPORTED, CONTRADICTED):
         if counts[verdict]:
             lines.append(f"{verdict.capitalize()}: {'; '.join(_sentences(counts[verdict]))}.")
