@@ -31,9 +31,6 @@ QUANTITIES = (
              (LAYERS, "total_rare_excess")),
 )  # fmt: skip
 
-POINTS = ("neuron", "first_order", "exact")
-"""Columns of `calibration_points`."""
-
 
 def measured_layers(shown: RunTables) -> list[int]:
     """The layers of a run that measured some before the last, the last first; none of other runs."""
@@ -64,7 +61,7 @@ def calibration_points(shown: RunTables, step: int, layer: int) -> pl.DataFrame:
     name = "delta" if signed else "mean_abs"
     rows = shown.earlier_neurons
     if "random" not in rows.columns:  # none were measured, or by an earlier version
-        return pl.DataFrame(schema=dict(zip(POINTS, (pl.Int64, pl.Float64, pl.Float64), strict=True)))
+        return pl.DataFrame(schema={"neuron": pl.Int64, "first_order": pl.Float64, "exact": pl.Float64})
     return rows.filter(pl.col("random"), step=step, layer=layer).select(
         "neuron",
         pl.col(f"first_order_{name}_{RARE}").abs().alias("first_order"),

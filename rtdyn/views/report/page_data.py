@@ -19,7 +19,6 @@ from rtdyn.names import COMMON, DECAY, PLATEAU, POWER_LAW, RARE
 from rtdyn.store.schema import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.layers import (
-    POINTS,
     QUANTITIES,
     calibration_points,
     calibration_said,
@@ -256,7 +255,7 @@ def _layers(run: RunTables) -> dict[str, Any]:
                 "steps": [
                     {
                         "said": calibration_said(run, step, layer),
-                        **_columns(calibration_points(run, step, layer).head(CALIBRATED), *POINTS),
+                        **_points(calibration_points(run, step, layer).head(CALIBRATED)),
                     }
                     for step in run.steps
                 ],
@@ -265,6 +264,10 @@ def _layers(run: RunTables) -> dict[str, Any]:
             if layer != run.layer
         ],
     }
+
+
+def _points(points: pl.DataFrame) -> dict[str, Any]:
+    return {"neuron": points["neuron"].to_list(), **_columns(points, "first_order", "exact")}
 
 
 def _bytes(values: np.ndarray) -> str:

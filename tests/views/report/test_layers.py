@@ -87,12 +87,16 @@ def test_wandb_has_each_layer_under_a_name_of_its_own(shown: RunTables) -> None:
     assert row["layers/total_mean/rare/L-2"] == pytest.approx(0.01 * (1 + step))
 
 
+NUMBERS = np.arange(12341, 12381)
+"""Of neurons: five figures, none of which may be rounded."""
+
+
 def with_neurons(shown: RunTables) -> RunTables:
     """The layer before the last at every step: 40 neurons, ten of them random, and the first order doubles them."""
     frames = []
     for step in shown.steps:
         exact = 0.001 * np.arange(1.0, 41)
-        columns = {"step": step, "layer": BEFORE, "neuron": np.arange(40), "random": np.arange(40) % 4 == 0}
+        columns = {"step": step, "layer": BEFORE, "neuron": NUMBERS, "random": np.arange(40) % 4 == 0}
         columns |= {"mean_abs_rare": exact, "first_order_mean_abs_rare": 2 * exact}
         frames.append(pl.DataFrame(columns | {"delta_rare": -exact, "first_order_delta_rare": exact}))
     last = [
@@ -115,7 +119,7 @@ def test_the_heat_map_holds_each_layer_at_each_step_the_last_layer_first(shown: 
 def test_the_scatter_is_of_the_random_neurons_alone_by_what_ranks_them(shown: RunTables) -> None:
     run = with_neurons(shown)
     points = calibration_points(run, run.steps[0], BEFORE)
-    assert points["neuron"].to_list() == list(range(0, 40, 4))
+    assert points["neuron"].to_list() == NUMBERS[::4].tolist()
     np.testing.assert_allclose(points["first_order"], 2 * points["exact"])
     assert calibration_said(run, run.steps[0], BEFORE) == "not measured at this step"
     said = Metric(LAYERS, "ranking_spearman", 0.9, RARE, layer=BEFORE, ci_low=0.7, ci_high=0.95)
@@ -137,6 +141,7 @@ def test_a_run_with_layers_has_both_figures_and_the_pages_charts_and_others_have
     assert data["layers"]["names"] == ["L-1", "L-2"]
     [scatter] = data["layers"]["calibration"]
     assert scatter["name"] == "L-2" and len(scatter["steps"]) == len(run.steps)
+    assert scatter["steps"][0]["neuron"] == NUMBERS[::4].tolist()
     assert scatter["steps"][0]["exact"] == pytest.approx([0.001 * (1 + k) for k in range(0, 40, 4)])
     assert "layers" not in page_data([shown], [{}])["runs"][0]
     assert '<section id="layers">' in page([run], [{}], {}) and '<section id="layers">' not in page([shown], [{}], {})
