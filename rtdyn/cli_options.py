@@ -189,6 +189,14 @@ _LAYERS = in_panel(
         help="Layers whose MLP neurons are measured: last, all, or numbers from the end with commas, as in -1,-2. The "
         "last is always among them; of the others the total effect on the loss, with its error.",
     ),
+    click.option(
+        "--exact-neurons",
+        type=click.IntRange(min=1),
+        default=StepOptions.exact_neurons,
+        show_default=True,
+        help="Neurons of each earlier layer that are drawn at random and run again on all windows, to calibrate all "
+        "others; as many of the most influential are, or 1 % of the layer. The cost grows with it.",
+    ),
 )
 """Of which layers."""
 

@@ -118,13 +118,14 @@ def test_every_setting_of_the_analyses_makes_another_configuration(
     usual = StepOptions(("ablation",), "kept", "mean_abs", 1e-5, 1.0, "never", "cpu", options.seed)
     config = run_config(tiny, evaluation, options, usual)
     # the layers are named only where there are others than the last, so that earlier runs go on
-    assert {field.name for field in fields(StepOptions)} - {*_HOW, "layers"} <= set(config)
+    assert {field.name for field in fields(StepOptions)} - {*_HOW, "layers", "exact_neurons"} <= set(config)
     digests = {config_digest(config)}
     for name, values in (("heads_to", HEADS_TO), ("heads_at", HEADS_AT), ("unigram", UNIGRAM), ("layers", LAYERS)):
         assert getattr(usual, name) == values[0]
         for value in values[1:]:
             changed: dict[str, Any] = {name: value}
             other = run_config(tiny, evaluation, options, replace(usual, **changed))
-            assert other == {**config, **changed}
+            of_layers = {"exact_neurons": usual.exact_neurons} if name == "layers" else {}
+            assert other == {**config, **changed, **of_layers}
             digests.add(config_digest(other))
     assert len(digests) == 6

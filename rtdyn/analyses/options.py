@@ -40,6 +40,8 @@ class StepOptions:
     """What a cluster's task was given, in 2^30 bytes; None for what there is."""
     layers: str = "last"
     """`last`, `all`, or numbers from the end, as in `-1,-2`: layers whose MLP neurons are measured."""
+    exact_neurons: int = 32
+    """Random neurons of each earlier layer that are measured on all windows, and at least as many of its top."""
 
     @property
     def most_bytes(self) -> int | None:

@@ -26,7 +26,7 @@ from rtdyn.text.token_counts import TokenCounts, counts_of, read_counts
 
 _TEXT = ("rare", "tokens", "rare_targets", "window", "bos", "class_by", "min_targets", "positions_per_rare")
 _INFLUENCE = (*_TEXT, "mean_over", "tolerance", "memory_gib", "device", "seed")
-_ALL = (*_INFLUENCE, "analyses", "preset", "rank_by", "heads_to", "heads_at", "unigram", "layers")
+_ALL = (*_INFLUENCE, "analyses", "preset", "rank_by", "heads_to", "heads_at", "unigram", "layers", "exact_neurons")
 """The command's options that mean something for a model in memory."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rtdyn.model.sizes import ModelShape
@@ -11,6 +12,8 @@ BATCH_TOKENS = 4096
 """Tokens of the capture's batch."""
 LOGIT_CHUNK_BYTES = 2**27
 """Of the capture's logits, and as much of their logarithmic probabilities."""
+FLOAT64_OF_A_PAIR = 20
+"""Numbers that an earlier layer keeps of each window and neuron, of two classes."""
 
 
 @dataclass(frozen=True)
@@ -49,22 +52,41 @@ class Memory:
         return self.weights + self.capture + self.batch + self.blocks
 
 
-def memory(model: ModelShape, sample: Sample, memory_bytes: int, *, routing: bool, layered: bool) -> Memory:
-    """What a step holds at most. routing: attention is kept too."""
+def memory(
+    model: ModelShape,
+    sample: Sample,
+    memory_bytes: int,
+    *,
+    routing: bool,
+    layered: bool,
+    earlier_layers: Sequence[int] = (),
+) -> Memory:
+    """What a step holds at most. routing: attention is kept too. earlier_layers: those measured beside the last."""
     n, d, w = sample.positions, model.width, sample.window
     kept = n * (d + model.neurons) + (n * 2 * model.heads * w + sample.tokens * d if routing else 0)
+    if earlier_layers:
+        sums = 2 * FLOAT64_OF_A_PAIR * model.neurons * sample.tokens // w  # in float32 numbers
+        kept += sample.tokens * d + len(earlier_layers) * (n * model.neurons + sums)
     tokens = min(sample.tokens, max(BATCH_TOKENS, w))
     # scores of a layer before and after their softmax, and with routing those kept of the layer before
     scores = (3 if routing else 2) * model.heads * w
     batch = tokens * (4 * d + 2 * model.neurons + scores)
-    stay = (2 if routing else 1) * model.block + model.logits * d
+    blocks = max(2 if routing else 1, model.layers - min(earlier_layers, default=model.layers))
+    stay = blocks * model.block + model.logits * d
     weights = max(model.embedding, model.block, stay) if layered else model.parameters
     return Memory(4 * weights, 4 * kept, 4 * batch + 2 * LOGIT_CHUNK_BYTES, memory_bytes)
 
 
 def runs_by_layers(
-    choice: str, model: ModelShape, sample: Sample, memory_bytes: int, *, routing: bool, room: int
+    choice: str,
+    model: ModelShape,
+    sample: Sample,
+    memory_bytes: int,
+    *,
+    routing: bool,
+    room: int,
+    earlier_layers: Sequence[int] = (),
 ) -> bool:
     """What --stream-layers means for a model: `always`, `never`, or `auto`, where a step held whole exceeds `room`."""
-    whole = memory(model, sample, memory_bytes, routing=routing, layered=False).total
+    whole = memory(model, sample, memory_bytes, routing=routing, layered=False, earlier_layers=earlier_layers).total
     return {"always": True, "never": False, "auto": whole > room}[choice]

@@ -4,19 +4,21 @@ With T tokens in windows of w, N measured positions, W windows, V logits, width 
 of a block, and b blocks above a layer, b₀ above the first of them:
 
     once        2T blocks of the whole model, without logits
-    first order a backward pass through b₀ + 1 blocks for each of N positions, over w positions each, of which the
-                matrices cost what they do forward and the attention twice as much; 2·N·w·d·F for each layer
-    exact       b − 1 blocks over w positions, the last one's keys and values there, and the rest of it and V·d at the
-                window's measured positions, for every neuron on every window where it is measured, and for the drawn
-                pairs
+    first order a backward pass through b₀ − 1 blocks and the last one's keys and values for each of N positions, over
+                the r·w positions up to it and those that go with it, of which the matrices cost what they do forward
+                and the attention twice as much; 2·N·r·w·d·F for each layer; b₀ blocks forward for TARGETS of them
+    exact       b − 1 blocks over w positions, whose attention reads half of the pairs; the last one's keys and values
+                there, and the rest of it and V·d at the window's measured positions; for every neuron on every window
+                where it is measured, and for the drawn pairs
     direct      the ablation of the layer's neurons, as the last layer's
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from rtdyn.analyses.earlier_layers.sample import Budget
+from rtdyn.analyses.earlier_layers.sample import TARGETS, Budget
 from rtdyn.capture.memory_need import Sample
 from rtdyn.cost.operations import (
     HIDDEN_PASSES,
@@ -37,23 +39,31 @@ KEYS = 0.25
 
 
 def layer_operations(
-    model: ModelShape, sample: Sample, layers: Sequence[int], memory_bytes: int, budget: Budget | None = None
+    model: ModelShape, sample: Sample, layers: Sequence[int], memory_bytes: int, budget: Budget
 ) -> Operations:
     """Of these layers, ascending, each before the last."""
-    budget = Budget() if budget is None else budget
     above = [model.layers - 1 - layer for layer in layers]
     windows = sample.tokens / sample.window
-    targets = sample.positions * sample.window
-    matrices, attention = blocks_operations(model, sample, targets * (above[0] + 1))
+    targets = sample.positions * sample.window * _reach(sample)
+    matrices, attention = blocks_operations(model, sample, targets * (above[0] - 1))
+    keys, _ = blocks_operations(model, sample, targets * KEYS)
     backward = Operations(
-        float32=matrices.float32 + BACKWARD * attention.float32, passed=BACKWARD * (matrices.passed + attention.passed)
+        float32=matrices.float32 + keys.float32 + BACKWARD * attention.float32,
+        passed=BACKWARD * (matrices.passed + keys.passed + attention.passed),
     )
+    forward = blocks_operations(model, sample, targets / TARGETS * above[0])
     products = Operations(float32=2.0 * len(layers) * targets * model.width * model.neurons)
     direct = [ablation_operations(model, sample, memory_bytes)] * len(layers)
     pairs = reruns(model.neurons, windows, budget)
     again = [_rerun(model, sample, pairs, b) for b in above]
     once = blocks_operations(model, sample, sample.tokens * (model.layers + 2 * (above[0] + 1)))
-    return total_operations([*once, backward, products, *direct, *again])
+    return total_operations([*once, *forward, backward, products, *direct, *again])
+
+
+def _reach(sample: Sample) -> float:
+    """The mean share of a window that lies before the last of the targets that go together."""
+    groups = max(1, math.ceil(sample.positions * sample.window / sample.tokens / TARGETS))
+    return (groups + 1) / (2 * groups)
 
 
 def reruns(neurons: int, windows: float, budget: Budget) -> float:
@@ -74,10 +84,10 @@ def blocks_operations(model: ModelShape, sample: Sample, positions: float) -> tu
 
 def _rerun(model: ModelShape, sample: Sample, pairs: float, blocks: int) -> Operations:
     """The windows that run again through so many blocks, to their losses."""
-    matrices, _ = blocks_operations(model, sample, pairs * sample.window)
-    keys = Operations(float32=KEYS * matrices.float32, passed=KEYS * matrices.passed)
+    keys, _ = blocks_operations(model, sample, pairs * sample.window * KEYS)
     measured = pairs * sample.positions * sample.window / sample.tokens
-    through = blocks_operations(model, sample, pairs * sample.window * (blocks - 1) + measured)
+    matrices, attention = blocks_operations(model, sample, pairs * sample.window * (blocks - 1) + measured)
+    causal = Operations(float32=attention.float32 / 2, passed=attention.passed / 2)
     terms = measured * model.logits
     logits = Operations(float32=2.0 * terms * model.width, passed=LOSS_PASSES * terms)
-    return total_operations([*through, keys, logits])
+    return total_operations([matrices, causal, keys, logits])

@@ -10,6 +10,7 @@ from importlib.resources import files
 import numpy as np
 
 from rtdyn.analyses.earlier_layers.chosen import earlier_layers
+from rtdyn.analyses.earlier_layers.sample import budget_of
 from rtdyn.analyses.options import StepOptions
 from rtdyn.audit.before_a_run import steps_to_run
 from rtdyn.audit.survey import audit_steps
@@ -150,9 +151,13 @@ def plan_suite(
     )
     stages = stage_operations(model, sample, options, domains)
     routing, room = "routing" in options.analyses, assumptions.available_bytes
-    layered = sample is not None and any(
-        runs_by_layers(options.stream_layers, model, text, options.memory_bytes, routing=with_attention, room=room)
-        for text, with_attention in ((sample, routing), *((domain, False) for domain in domains))
+    earlier = () if weights_only else earlier_layers(options.layers, model.layers)
+    texts = () if sample is None else ((sample, routing, earlier), *((domain, False, ()) for domain in domains))
+    layered = any(
+        runs_by_layers(
+            options.stream_layers, model, text, options.memory_bytes, routing=kept, room=room, earlier_layers=own
+        )
+        for text, kept, own in texts
     )
     further, notes = further_seconds(model.neurons, options.analyses, weights_only)
     if record["passed_over"]:
@@ -243,7 +248,8 @@ def _memory(
 ) -> Memory:
     """The most that a text takes: of the main one with what routing keeps, or of a domain without it."""
     routing = "routing" in options.analyses
-    main = memory(model, sample, options.memory_bytes, routing=routing, layered=layered)
+    earlier = earlier_layers(options.layers, model.layers)
+    main = memory(model, sample, options.memory_bytes, routing=routing, layered=layered, earlier_layers=earlier)
     others = [memory(model, domain, options.memory_bytes, routing=False, layered=layered) for domain in domains]
     return max([main, *others], key=lambda needed: needed.total)
 
@@ -271,7 +277,8 @@ def stage_operations(
     if domains:
         stages["domains"] = domain_operations(model, domains, options.memory_bytes)
     if layers := earlier_layers(options.layers, model.layers):
-        stages["layers"] = layer_operations(model, sample, layers, options.memory_bytes)
+        budget = budget_of(options.exact_neurons, model.neurons)
+        stages["layers"] = layer_operations(model, sample, layers, options.memory_bytes, budget)
     if "mediation" in options.analyses:
         stages["mediation"] = mediation_operations(model, sample, options.memory_bytes)
     return stages

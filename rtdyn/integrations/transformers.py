@@ -41,7 +41,18 @@ _TEXT = (
     "bos",
     "class_by",
 )
-_ANALYSES = ("analyses", "preset", "mean_over", "rank_by", "heads_to", "heads_at", "unigram", "layers", "min_targets")
+_ANALYSES = (
+    "analyses",
+    "preset",
+    "mean_over",
+    "rank_by",
+    "heads_to",
+    "heads_at",
+    "unigram",
+    "layers",
+    "exact_neurons",
+    "min_targets",
+)
 _OPTIONS = (
     *_TEXT,
     *_ANALYSES,

@@ -132,6 +132,9 @@ def _verdicts(run: Run, names: Iterable[str]) -> dict[str, dict[str, str]] | Und
 
 
 def claims_of_class(name: str) -> tuple[Claim, ...]:
-    """BAND_CLAIMS of one class."""
+    """BAND_CLAIMS of one class, in the last layer."""
     claims = (c for c in CLAIMS if c.name in BAND_CLAIMS)
-    return tuple(replace(c, criteria=tuple(replace(k, token_class=name) for k in c.criteria)) for c in claims)
+    return tuple(
+        replace(c, criteria=tuple(replace(k, token_class=name) for k in c.criteria), earlier_layers=False)
+        for c in claims
+    )

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rtdyn.names import COMMON, MATCHED, PLATEAU, PSEUDO_CLASS, RARE, SELECTED
+from rtdyn.names import COMMON, LAYERS, MATCHED, PLATEAU, PSEUDO_CLASS, RARE, SELECTED
 
 FINAL, PENULTIMATE = -1, -2
 Kind = Literal["interval", "difference", "null", "p", "point", "trend", "relative trend"]
@@ -53,6 +53,8 @@ class Claim:
     """The first is the one shown."""
     layers: tuple[int, ...] = ()
     """Layers that are judged each for itself, −1 the final one; empty where the layer is not a question."""
+    earlier_layers: bool = False
+    """Whether layers before the last are judged, each for itself, where the run has measured their curves."""
     matrices: tuple[str, ...] = ()
     """Input matrices whose metrics carry their name, judged each for itself where the store has them: a gated MLP's."""
 
@@ -71,6 +73,7 @@ CLAIMS: tuple[Claim, ...] = (
             replace(_SHAPE, role="for support"),
             Criterion("decay slope + κ", "regimes", "decay_slope", "point", high=0.0, plus="kappa", role="for support"),
         ),
+        earlier_layers=True,
     ),
     Claim(
         "plateau-size", "The plateau holds about 1 % of the neurons",
@@ -80,6 +83,7 @@ CLAIMS: tuple[Claim, ...] = (
             replace(_RAISED, role="for either"),
             replace(_SHAPE, role="for either"),
         ),
+        earlier_layers=True,
     ),
     Claim(
         "no-plateau-common", "Common targets: no plateau",
@@ -89,6 +93,7 @@ CLAIMS: tuple[Claim, ...] = (
                       token_class=COMMON),
             replace(_SHAPE, token_class=COMMON, role="for contradiction"),
         ),
+        earlier_layers=True,
     ),
     Claim(
         "rare-against-common", "The top is raised for rare targets more than for equally many common ones",
@@ -165,5 +170,12 @@ CLAIMS: tuple[Claim, ...] = (
                       high=0.0, group=PLATEAU, null=SELECTED, role="for support"),
         ),
         matrices=("gate", "up"),
+    ),
+    Claim(
+        # more than all earlier layers that were measured have together
+        "localised-final",
+        "Of what acts on rare targets more than on common ones, the last layer has most, among the layers measured",
+        "METHODS §11",
+        (Criterion("the last layer's part of rare − common influence", LAYERS, "final_layer_share", low=0.5),),
     ),
 )

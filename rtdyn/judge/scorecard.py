@@ -30,7 +30,7 @@ from rtdyn.judge.series import Selection, Series, series
 from rtdyn.judge.targets import DecidingTargets, deciding_targets
 from rtdyn.judge.trajectories import trajectories
 from rtdyn.judge.verdict import CONTRADICTED, SUPPORTED, TRENDS, UNDETERMINED, Check
-from rtdyn.names import PLATEAU, RARE, TOP
+from rtdyn.names import LAYERS, PLATEAU, RARE, TOP
 from rtdyn.store.manifest import TokenClassRecord
 from rtdyn.store.run import Run
 from rtdyn.undefined import Undefined
@@ -77,6 +77,8 @@ class ClaimRow:
 def scorecard(run: Run, claims: tuple[Claim, ...] = CLAIMS) -> list[ClaimRow]:
     """A row a claim, and layer or input matrix where it has several, in the order of the table.
 
+    Earlier layers are judged where the run has measured them.
+
     A metric that was not asked for or is undefined leaves its claim undetermined, with the reason. Raises InputError
     if the run holds fewer than three distinct steps.
     """
@@ -91,10 +93,23 @@ def judged(metrics: pl.DataFrame, classes: Mapping[str, TokenClassRecord], claim
     targets = None if rare is None else rare.measured
     rows = []
     for claim in claims:
+        if claim.criteria[0].analysis == LAYERS and LAYERS not in metrics["analysis"]:
+            continue  # a question of its own, which was not asked
         for offset in claim.layers or (None,):
             layer = None if offset is None or not isinstance(final, int) else final + 1 + offset
             rows += [_claim_row(claim, metrics, layer, matrix, targets) for matrix in _matrices(claim, metrics)]
+        if claim.earlier_layers:
+            rows += [_claim_row(_of_earlier_layers(claim), metrics, n, None, targets) for n in _with_curves(metrics)]
     return rows
+
+
+def _with_curves(metrics: pl.DataFrame) -> list[int]:
+    """The layers before the last whose curves the run has, ascending."""
+    return metrics.filter(analysis=LAYERS, metric="excess")["layer"].unique().sort().to_list()
+
+
+def _of_earlier_layers(claim: Claim) -> Claim:
+    return replace(claim, criteria=tuple(replace(c, analysis=LAYERS) for c in claim.criteria))
 
 
 def _matrices(claim: Claim, metrics: pl.DataFrame) -> list[str | None]:

@@ -99,6 +99,8 @@ class Anatomy:
     """Every block of the model, first to last."""
     mlp_outputs: tuple[MlpOutput, ...] = ()
     """Of every block, first to last."""
+    fuses: bool = False
+    """Whether transformers runs the family by torch's fused attention too."""
     parallel_mlp: nn.Module | None = None
     """The final MLP after its norm, called with what enters the final block; None without a parallel residual."""
 

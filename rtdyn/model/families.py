@@ -53,6 +53,7 @@ def _anatomy(layout: Layout, model: Any) -> Anatomy:
         },
         stack=stack,
         mlp_outputs=outputs,
+        fuses=bool(getattr(model, "_supports_sdpa", False)),
         parallel_mlp=Sequential(final.get_submodule(layout.parallel_norm), final.mlp) if parallel else None,
     )
 

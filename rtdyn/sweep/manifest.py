@@ -58,7 +58,7 @@ def run_config(
         "heads_to": options.heads_to,
         "heads_at": options.heads_at,
         "unigram": options.unigram,
-        **({"layers": options.layers} if options.layers != LAST else {}),
+        **({} if options.layers == LAST else {"layers": options.layers, "exact_neurons": options.exact_neurons}),
         "min_targets": measured_on.min_targets,
         "positions_per_rare": measured_on.positions_per_rare,
         "tolerance": options.tolerance,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from rtdyn.analyses.context import Context
+from rtdyn.analyses.earlier_layers.chosen import earlier_layers
 from rtdyn.analyses.groups.choose import split_groups, window_halves
 from rtdyn.analyses.groups.nulls import matching_cells
 from rtdyn.analyses.influence.ablation import Influence, influence
@@ -36,7 +37,7 @@ from rtdyn.sweep.domains import with_domains
 from rtdyn.sweep.earlier_layers import analyse_layers
 from rtdyn.sweep.same_suite import _check_same_suite
 from rtdyn.tables.curves import curve_table, pseudo_influence_curve
-from rtdyn.tables.earlier_layers import layer_metrics, with_earlier_layers
+from rtdyn.tables.earlier_layers import with_earlier_layers
 from rtdyn.tables.groups import matching_metrics
 from rtdyn.tables.influence import ablation_metrics, loss_metrics, neuron_table, window_table
 from rtdyn.tables.regimes import regime_metrics
@@ -150,13 +151,13 @@ def analyse_model(
         parts.append(StepRows([], lines=[line]))
     if set(GROUPED) & set(options.analyses):
         parts += _group_analyses(captured, result, shared, evaluation, halves, options, stage)
-    layers = analyse_layers(model, captured, evaluation, options, stage)
-    parts.append(StepRows(layer_metrics(layers, options.seed)))
+    earlier = analyse_layers(model, captured, result, evaluation, options, stage)
+    parts.append(earlier.rows)
     stage("tables")
     neurons = neuron_table(step, captured, result, curves, _columns(parts))
     return StepTables(
         metrics=metric_frame([row for part in parts for row in part.metrics], step, tokens_seen),
-        neurons=with_earlier_layers(neurons, layers, step, options.rank_by),
+        neurons=with_earlier_layers(neurons, earlier.layers, step, options.rank_by),
         windows=window_table(step, layer, result, curves),
         curves=curve_table(step, [line for part in parts for line in part.lines]),
     )
@@ -177,10 +178,16 @@ def _runs_by_layers(checkpoint: Checkpoint, evaluation: Evaluation, options: Ste
         shape = checkpoint_shape(checkpoint.folder, str(checkpoint.folder))
     except InputError:
         return False  # what is wrong is said where the model is loaded, if it is wrong there
-    texts = [(evaluation, "routing" in options.analyses), *((domain, False) for domain in evaluation.domains.values())]
+    earlier = earlier_layers(options.layers, shape.layers)
+    texts = [
+        (evaluation, "routing" in options.analyses, earlier),
+        *((domain, False, ()) for domain in evaluation.domains.values()),
+    ]
     return any(
-        runs_by_layers("auto", shape, sample_of(text), options.memory_bytes, routing=routing, room=room)
-        for text, routing in texts
+        runs_by_layers(
+            "auto", shape, sample_of(text), options.memory_bytes, routing=routing, room=room, earlier_layers=own
+        )
+        for text, routing, own in texts
     )
 
 

@@ -10,14 +10,20 @@ import polars as pl
 import torch
 
 from rtdyn.analyses.earlier_layers.calibration import Calibration, Sampled
+from rtdyn.analyses.earlier_layers.curve import LayerCurve
 from rtdyn.analyses.earlier_layers.estimate import TextPieces
 from rtdyn.analyses.earlier_layers.layer import Layer, LayerClass
+from rtdyn.analyses.earlier_layers.localised import FinalLayer
 from rtdyn.analyses.earlier_layers.summary import rare_excess, summarise_layer
+from rtdyn.analyses.regimes.resampled import CORRECTED
+from rtdyn.analyses.regimes.summary import PLATEAU_FRACTION
 from rtdyn.analyses.statistics import Estimate, as_numpy, mean_interval
 from rtdyn.names import COMMON, LAYERS, RARE
 from rtdyn.store.schema import Metric
 from rtdyn.undefined import Undefined
 
+CURVE_METRICS = (*CORRECTED, PLATEAU_FRACTION, "shape_p_value", "curve_error")
+"""Of a layer's curve."""
 ALL_WINDOWS, SAMPLE = "all windows", "sample"
 """What `measured` says of a neuron: that its effect is exact on the whole text, or estimated from some windows."""
 
@@ -35,6 +41,7 @@ def layer_metrics(layers: Mapping[int, Layer], seed: int) -> list[Metric]:
         if COMMON in result.classes:
             excess = rare_excess(result.classes[RARE], result.classes[COMMON])
             rows.append(_of_text(partial(row, metric="total_rare_excess", token_class=RARE), excess))
+        rows.append(_of_neurons(partial(row, metric="ranking_spearman", token_class=RARE), result.ranking))
         ranked = result.ranks
         neurons = len(result.sample.measured)
         rows.append(
@@ -44,6 +51,40 @@ def layer_metrics(layers: Mapping[int, Layer], seed: int) -> list[Metric]:
         )
         rows.append(row(metric="measured_neurons", value=float(result.sample.measured.sum()), n=neurons))
         rows.append(row(metric="reruns", value=float(result.reruns), n=result.sample.drawn.size))
+    return rows
+
+
+def final_metrics(last: FinalLayer, final: int) -> list[Metric]:
+    """The last layer, whose index is `final`, among the layers measured."""
+    row = partial(Metric, LAYERS, token_class=RARE, layer=final)
+    return [
+        _of_text(partial(row, metric="total_rare_excess"), last.rare_excess),
+        _of_text(partial(row, metric="final_layer_share"), last.share),
+    ]
+
+
+def curve_metrics(curve: LayerCurve | Undefined, token_class: str, layer: int) -> list[Metric]:
+    """The fit of one class's curve; each row says why where it is undefined."""
+    row = partial(Metric, LAYERS, token_class=token_class, layer=layer)
+    if isinstance(curve, Undefined):
+        return [row(metric=metric, value=None, reason=curve.reason) for metric in CURVE_METRICS]
+    rows = [
+        row(metric=metric, value=None, reason=value.reason, n=curve.uncensored)
+        if isinstance(value, Undefined)
+        else row(metric=metric, n=curve.uncensored, **vars(value))
+        for metric, value in curve.values.items()
+    ]
+    p, error = curve.shape, curve.error
+    rows.append(
+        row(metric="shape_p_value", value=None, reason=p.reason)
+        if isinstance(p, Undefined)
+        else row(metric="shape_p_value", value=p.p_value, null="shape", p_value=p.p_value)
+    )
+    rows.append(
+        row(metric="curve_error", value=None, reason=error.reason)
+        if isinstance(error, Undefined)
+        else row(metric="curve_error", value=error)
+    )
     return rows
 
 
@@ -110,6 +151,7 @@ def _neuron_table(result: Layer, step: int, layer: int, rank_by: str) -> pl.Data
         "layer": np.full(neurons, layer),
         "neuron": np.arange(neurons),
         "measured": pl.Series(np.where(measured, ALL_WINDOWS, SAMPLE)),
+        "random": np.isin(np.arange(neurons), result.sample.uniform),
     }
     for name, c in result.classes.items():
         columns |= _class_columns(c, name)

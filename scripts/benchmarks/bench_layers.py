@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from torch import nn
 from rtdyn.analyses.earlier_layers.calibration import Sampled
 from rtdyn.analyses.earlier_layers.chosen import earlier_layers, normal_layers
 from rtdyn.analyses.earlier_layers.layer import Layer, measure_layers
-from rtdyn.analyses.earlier_layers.sample import RERUNS, TOP, UNIFORM, Budget
+from rtdyn.analyses.earlier_layers.sample import RERUNS, budget_of
+from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.earlier_layers import EarlierLayers, capture_earlier
 from rtdyn.capture.forward_pass import capture
 from rtdyn.model.families import anatomy
@@ -80,7 +82,7 @@ def bench(name: str, args: argparse.Namespace) -> dict[str, Any]:
         forward(model, text)
     forward_seconds = time.perf_counter() - began
     captured = capture(model, text, positions)
-    budget = Budget(args.top, args.uniform, args.reruns)
+    budget = replace(budget_of(args.exact_neurons, captured.activations.shape[1]), reruns=args.reruns)
     began = time.perf_counter()
     earlier = capture_earlier(model, text, captured, layers)
     results = measure_layers(
@@ -115,8 +117,7 @@ def main() -> None:
     parser.add_argument("--model", choices=["tiny", "smollm2"], default="tiny")
     parser.add_argument("--tokens", type=int, default=4096, help="at least, but for those that are never measured")
     parser.add_argument("--layers", default="-2", help="numbers from the end, or all")
-    parser.add_argument("--top", type=int, default=TOP)
-    parser.add_argument("--uniform", type=int, default=UNIFORM)
+    parser.add_argument("--exact-neurons", type=int, default=StepOptions.exact_neurons)
     parser.add_argument("--reruns", type=float, default=RERUNS)
     parser.add_argument("--memory-gib", type=float, default=2.0)
     parser.add_argument("--sample", type=int, default=4, help="neurons that the hook ablates")

@@ -54,7 +54,7 @@ SOURCES = {
     "frequency_tokens",
 }
 OF_A_RUN = {"stream_layers", "task_memory_gib"}
-OF_GROUPS = {"analyses", "layers", "rank_by", "heads_to", "heads_at", "unigram"}
+OF_GROUPS = {"analyses", "layers", "exact_neurons", "rank_by", "heads_to", "heads_at", "unigram"}
 
 
 @pytest.mark.parametrize(

@@ -396,5 +396,13 @@ def test_auto_goes_by_layers_where_a_step_exceeds_what_is_available(
     assert not by_layers_with(needed.total)
     assert by_layers_with(needed.total - 1)
     assert by_layers_with(needed.total, analyses=("ablation", "routing")), "which keeps attention too"
+    assert by_layers_with(needed.total, layers="-1,-2"), "whose activations are kept too"
+    more = memory(shape, sample, options.memory_bytes, routing=False, layered=False, earlier_layers=(1,))
+    assert not by_layers_with(more.total, layers="-1,-2") and by_layers_with(more.total, layers="all")
+    streamed = [
+        memory(shape, sample, options.memory_bytes, routing=False, layered=True, earlier_layers=layers).weights
+        for layers in ((), (1,), (0, 1))
+    ]
+    assert np.diff(streamed).tolist() == [4 * shape.block] * 2, "the asked layers and all above them stay together"
     assert not by_layers_with(0, stream_layers="never") and by_layers_with(2**50, stream_layers="always")
     assert by_layers_with(2**50, task_memory_gib=0.125) and not by_layers_with(2**50, task_memory_gib=100.0)

@@ -69,6 +69,8 @@ def measured(step: int) -> list[Metric]:
                         null_sd=0.02, p_value=0.01),
                  Metric("routing", "gini_difference", 0.002, layer=layer, ci_low=-0.01, ci_high=0.014,
                         null="pseudo-class", null_mean=0.0, null_sd=0.005, p_value=0.7)]  # fmt: skip
+    rows.append(Metric("layers", "final_layer_share", 0.7, token_class="rare", layer=FINAL, ci_low=0.6, ci_high=0.8,
+                       clusters=40))  # fmt: skip
     return rows
 
 
@@ -124,8 +126,30 @@ def test_every_claim_is_supported_where_all_hold(tmp_path: Path) -> None:
     assert slope.value == pytest.approx(-0.2) and slope.ci_high is not None and slope.ci_high < 0
 
 
+def test_earlier_layers_are_judged_each_by_its_own_curve_where_the_run_has_them(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "run", manifest())
+    for step in STEPS:
+        rows = measured(step)
+        curve = [replace(row, analysis="layers", layer=FINAL - 2) for row in rows if row.analysis == "regimes"]
+        flat = {"value": -0.5, "ci_low": -0.9, "ci_high": -0.1}
+        store(run, step, [*rows, *(replace(r, **flat) if r.metric == "excess" else r for r in curve)])
+    found = {(r.claim, r.layer): r.verdict for r in scorecard(run)}
+    assert found["three-regimes-rare", None] == found["plateau-size", None] == SUPPORTED
+    assert found["three-regimes-rare", FINAL - 2] == CONTRADICTED
+    assert found["plateau-size", FINAL - 2] == UNDETERMINED, "its gate, a raised top, does not hold"
+    assert found["no-plateau-common", FINAL - 2] == SUPPORTED
+    assert {claim for claim, layer in found if layer == FINAL - 2} == {c.name for c in CLAIMS if c.earlier_layers}
+
+
+def test_where_the_last_layer_alone_is_measured_nothing_is_said_of_others(tmp_path: Path) -> None:
+    run = planted(tmp_path / "run", lambda row, step: None if row.analysis == "layers" else row)
+    assert {c.name for c in CLAIMS} - {r.claim for r in scorecard(run)} == {"localised-final"}
+
+
 against = CONTRADICTED
 CASES: list[tuple[str, Change, str, str]] = [
+    ("localised-final", edit("final_layer_share", value=0.3, ci_low=0.2, ci_high=0.4), against, "below 0.5"),
+    ("localised-final", edit("final_layer_share", ci_low=0.45), UNDETERMINED, "reaches beyond 0.5"),
     ("three-regimes-rare", edit("excess", "rare", value=-0.5, ci_low=-0.9, ci_high=-0.1), against, "below 0"),
     ("three-regimes-rare", edit("excess", "rare", ci_low=-0.05), UNDETERMINED, "reaches beyond 0"),
     ("three-regimes-rare", edit("shape_p_value", "rare", value=0.2, p_value=0.2), UNDETERMINED, "p = 0.2 against"),

@@ -20,7 +20,14 @@ from rtdyn.names import LAYERS
 from rtdyn.store.definitions import COLUMNS, METRICS, define
 from rtdyn.store.metric_names import metric_name
 from rtdyn.store.schema import metric_frame
-from rtdyn.tables.earlier_layers import ALL_WINDOWS, SAMPLE, layer_metrics, with_earlier_layers
+from rtdyn.tables.earlier_layers import (
+    ALL_WINDOWS,
+    CURVE_METRICS,
+    SAMPLE,
+    curve_metrics,
+    layer_metrics,
+    with_earlier_layers,
+)
 from rtdyn.text.king_james import held_out_chapters
 from rtdyn.views.wandb.rows import top_neurons
 
@@ -59,10 +66,12 @@ def test_the_last_layers_rows_are_those_of_a_run_without_the_others(analyse: Cal
 
 def test_every_row_and_column_is_defined_and_each_layer_has_them_all(of_all: Any) -> None:
     rows = of_all.metrics.filter(analysis=LAYERS)
-    assert set(rows["layer"]) == {0, 1} and set(of_all.neurons["layer"]) == {0, 1, 2}
+    assert set(rows["layer"]) == {0, 1, 2} and set(of_all.neurons["layer"]) == {0, 1, 2}
     names = {name for d in METRICS[LAYERS] for name in d.names}
+    of_curve = {*CURVE_METRICS}  # regimes were not asked for
     for layer in (0, 1):
-        assert set(rows.filter(layer=layer)["metric"]) == names
+        assert set(rows.filter(layer=layer)["metric"]) == names - {"final_layer_share"} - of_curve
+    assert rows.filter(layer=2)["metric"].to_list() == ["total_rare_excess", "final_layer_share"]
     for row in rows.iter_rows(named=True):
         definition = define(row["metric"], METRICS[LAYERS])
         assert definition is not None and (definition.interval or row["ci_low"] is None)
@@ -99,15 +108,29 @@ def test_a_sampled_layer_says_of_each_neuron_how_it_is_known() -> None:
 
 
 def test_where_the_first_order_is_poor_no_neuron_is_ranked() -> None:
-    layers = measured(captured_layers(random_model(CONFIGS["gpt2"])), Budget(top=4, uniform=24, reruns=1.0))
+    model = random_model(CONFIGS["llama"])
+    for block in model.model.layers[1:]:
+        block.self_attn.q_proj.weight.mul_(100)  # attention is all or nothing: its gradient says little of a change
+    layers = measured(captured_layers(model), Budget(top=4, uniform=24, reruns=1.0))
     metrics = metric_frame(layer_metrics(layers, 0), 5, None)
     spearman = {row["layer"]: row for row in metrics.filter(metric="first_order_spearman_abs").iter_rows(named=True)}
     ranked = {row["layer"]: row for row in metrics.filter(metric="ranked_neurons").iter_rows(named=True)}
     withheld = [layer for layer, row in spearman.items() if row["ci_low"] < 0.8]
-    assert withheld, "random weights: far from linear"
+    assert 0 in withheld, "of all neurons the correlation is 0.66 there"
     for layer in layers:
         table = with_earlier_layers(pl.DataFrame({"layer": [2]}), {layer: layers[layer]}, 5, "mean_abs")
         rank = table.filter(layer=layer)["rank"].drop_nulls().sort().to_list()
         assert rank == ([] if layer in withheld else list(range(1, 41)))
         assert (layer in withheld) == (ranked[layer]["value"] is None)
         assert layer not in withheld or "under 0.8" in ranked[layer]["reason"]
+
+
+def test_a_layers_curve_has_every_row_or_the_reason_why_it_has_no_value() -> None:
+    for budget in (Budget(top=4, uniform=24, reruns=1.0), Budget(top=10**6, uniform=10**6, reruns=1.0)):
+        layers = measured(captured_layers(random_model(CONFIGS["llama"])), budget)
+        for layer, result in layers.items():
+            rows = curve_metrics(result.curve("rare", "mean_abs", 0), "rare", layer)
+            assert tuple(row.metric for row in rows) == CURVE_METRICS
+            assert all((row.value is None) == bool(row.reason) for row in rows)
+            assert {row.layer for row in rows} == {layer} and {row.analysis for row in rows} == {LAYERS}
+    assert rows[-1].value == 0, "all neurons were measured"

@@ -11,9 +11,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rtdyn.model.anatomy import Anatomy, MlpOutput
+from rtdyn.model.fused_attention import fused_attention
 from rtdyn.model.run_block import additive_mask, causal, run_block
 
 
@@ -34,8 +36,10 @@ class CleanWindow:
     """One window with nothing ablated."""
 
     layers: Mapping[int, LayerState]
+    hidden: Tensor
+    """(n, d): what leaves the last block at the measured positions."""
     loss: Tensor
-    """(n,): at the measured positions, nats."""
+    """(n,): there, nats."""
 
 
 def clean_window(
@@ -47,7 +51,7 @@ def clean_window(
     target: Tensor,
     probes: Mapping[int, Tensor] | None = None,
 ) -> CleanWindow:
-    """Runs the blocks from `first` on over the stream (T, d) that enters it.
+    """Runs the blocks from `first` on over the stream (T, d) that enters it; layers: some of them, before the last.
 
     query, target: int64 (n,), the measured positions and the ids of their next tokens. probes: (T, d) by layer, added
     to what its MLP's output projection gives, so that the loss can be differentiated by it.
@@ -55,7 +59,7 @@ def clean_window(
     states: dict[int, LayerState] = {}
     hidden = stream[None]
     ids, mask = causal(hidden)
-    for layer in range(first, len(parts.stack)):
+    for layer in range(first, len(parts.stack) - 1):
         if layer not in layers:
             hidden = run_block(parts, parts.stack[layer], hidden, ids, mask)
             continue
@@ -64,15 +68,17 @@ def clean_window(
         length = hidden.shape[1]
         output, activations = (seen[name].view(length, -1) for name in ("output", "activations"))
         states[layer] = LayerState(hidden[0].detach(), output, activations)
-    return CleanWindow(states, losses(parts, hidden[:, query], target)[0])
+    last = _last_block(parts, hidden, query)[0]
+    return CleanWindow(states, last, losses(parts, last[None], target)[0])
 
 
 def continued(parts: Anatomy, layer: int, streams: Tensor, query: Tensor, target: Tensor) -> Tensor:
     """Losses (k, n) at the measured positions where the streams (k, T, d) leave the layer's block."""
     ids, mask = causal(streams)
-    for block in parts.stack[layer + 1 : -1]:
-        streams = run_block(parts, block, streams, ids, mask)
-    return losses(parts, _last_block(parts, streams, query), target)
+    with fused_attention(parts) as fused:
+        for block in parts.stack[layer + 1 : -1]:
+            streams = run_block(parts, block, streams, ids, None if fused else mask)
+        return losses(parts, _last_block(parts, streams, query), target)
 
 
 def losses(parts: Anatomy, hidden: Tensor, target: Tensor) -> Tensor:
@@ -95,10 +101,10 @@ def written(mlp: MlpOutput, output: Tensor) -> Tensor:
 def _last_block(parts: Anatomy, streams: Tensor, query: Tensor) -> Tensor:
     """What leaves the last block (k, n, d) at positions `query` where the streams (k, T, d) enter it."""
     block = parts.blocks[-1]
-    ids, mask = causal(streams)
+    ids = torch.arange(streams.shape[1], device=streams.device)[None]
     cache: dict[str, Any] = {block.cache_name: _AllKeys()}
     with suppress(_Kept):
-        run_block(parts, block.module, streams, ids, mask, **cache)
+        run_block(parts, block.module, streams, ids, None, **cache)
     allowed = ids <= query[:, None]
     queries = additive_mask(allowed, streams.dtype)
     return run_block(parts, block.module, streams[:, query], query[None], queries, ids, **cache)

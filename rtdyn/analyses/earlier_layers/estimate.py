@@ -62,6 +62,10 @@ class ClassMean:
     """Half-width of the 95 % interval of the mean on this text; 0 where measured, NaN where nothing calibrates it."""
     first_order: np.ndarray
     """The mean of Δ¹."""
+    first_order_se: np.ndarray
+    """Its standard error, of the text."""
+    first_order_sum: np.ndarray
+    """float64 (W, F): sums of Δ¹ over each window's positions."""
     window_sum: np.ndarray
     """float64 (W, F): what each window adds to n times the value."""
 
@@ -85,12 +89,15 @@ def class_mean(
     window_sum = first + np.where(measured, difference, drawn)
     by_piece = text.by_piece(window_sum)
     counts = text.by_piece(text.window_n)
-    se = clustered_se(by_piece, counts, torch.from_numpy(slope / n * text.mean_parts))
+    drift = torch.from_numpy(slope / n * text.mean_parts)
+    se, first_se = (as_numpy(clustered_se(sums, counts, drift)) for sums in (by_piece, text.by_piece(first)))
     return ClassMean(
         value=window_sum.sum(0) / n,
-        se=as_numpy(se),
+        se=se,
         sample_error=np.where(measured, 0.0, _sample_error(difference, drawn, size, sample) / n),
         first_order=first.sum(0) / n,
+        first_order_se=first_se,
+        first_order_sum=first,
         window_sum=window_sum,
     )
 

@@ -11,13 +11,14 @@ moves by Σ_p ⟨∂loss_n/∂o_p, w_i⟩ a unit, which is the slope by which an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rtdyn.analyses.earlier_layers.continuation import clean_window
+from rtdyn.analyses.earlier_layers.continuation import CleanWindow, clean_window
+from rtdyn.analyses.earlier_layers.sample import TARGETS
 from rtdyn.model.anatomy import Anatomy
 
 
@@ -45,26 +46,32 @@ def first_order(
     first: the block that the stream (T, d) enters. means: float64 (F,) by layer, the ā put in place. query, target:
     int64 (n,). memory_bytes: what the targets of one backward pass may take.
     """
-    probes = {layer: torch.zeros_like(stream, requires_grad=True) for layer in means}
-    with torch.enable_grad():
-        window = clean_window(parts, first, list(means), stream, query, target, probes)
-    changes = {
-        layer: (mean - window.layers[layer].activations.double()).to(stream.dtype) for layer, mean in means.items()
+    layers = list(means)
+    together = max(1, min(TARGETS, memory_bytes // _target_bytes(parts, first, len(stream))))
+    loss = stream.new_empty(len(query))
+    found = {
+        layer: FirstOrder(*(stream.new_empty(len(query), len(mean)) for _ in range(2))) for layer, mean in means.items()
     }
-    found: dict[int, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in means}
-    each = torch.eye(len(query), dtype=stream.dtype, device=stream.device)
-    together = max(1, memory_bytes // _target_bytes(parts, first, len(stream)))
-    for some in each.split(together):
-        gradients = torch.autograd.grad(
-            window.loss, list(probes.values()), some, retain_graph=True, is_grads_batched=True
-        )
-        for layer, gradient in zip(means, gradients, strict=True):
+    for some in query.argsort().split(together):
+        seen = stream[: int(query[some].max()) + 1]  # what follows changes nothing before it
+        probes = [torch.zeros_like(seen, requires_grad=True) for _ in layers]
+        with torch.enable_grad():
+            by_layer = dict(zip(layers, probes, strict=True))
+            window = clean_window(parts, first, layers, seen, query[some], target[some], by_layer)
+        loss[some] = window.loss.detach()
+        for layer, gradient in zip(layers, _gradients(window, probes), strict=True):
             rows = parts.mlp_outputs[layer].rows
-            found[layer].append((_along(changes[layer], gradient, rows), gradient.sum(1) @ rows.T))
-    return window.loss.detach(), {
-        layer: FirstOrder(*(torch.cat(columns) for columns in zip(*chunks, strict=True)))
-        for layer, chunks in found.items()
-    }
+            change = (means[layer] - window.layers[layer].activations.double()).to(stream.dtype)
+            found[layer].delta[some] = _along(change, gradient, rows)
+            found[layer].slope[some] = gradient.sum(1) @ rows.T
+    return loss, found
+
+
+def _gradients(window: CleanWindow, probes: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """(n, T, d) of each probe (T, d): of the loss at each measured position by it."""
+    [of_hidden] = torch.autograd.grad(window.loss.sum(), window.hidden, retain_graph=True)  # each loss has its position
+    each = torch.eye(len(of_hidden), dtype=of_hidden.dtype, device=of_hidden.device)[:, :, None] * of_hidden
+    return torch.autograd.grad(window.hidden, probes, each, is_grads_batched=True)
 
 
 def _along(change: Tensor, gradient: Tensor, rows: Tensor) -> Tensor:

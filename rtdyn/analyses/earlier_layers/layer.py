@@ -16,6 +16,7 @@ from rtdyn.analyses.earlier_layers.calibration import (
     missed_share,
     ranks,
 )
+from rtdyn.analyses.earlier_layers.curve import LayerCurve, known_influence, layer_curve
 from rtdyn.analyses.earlier_layers.estimate import ClassMean, TextPieces, class_mean
 from rtdyn.analyses.earlier_layers.sample import Budget, Sample, draw_sample
 from rtdyn.analyses.earlier_layers.sums import (
@@ -53,7 +54,7 @@ class LayerClass:
     direct_share: Sampled | Undefined
     """Of the mean of Δ."""
     missed_share: Sampled | Undefined
-    """Of the neurons most influential by |Δ|."""
+    """Of the neurons most influential by what ranks them."""
 
 
 @dataclass(frozen=True)
@@ -65,25 +66,27 @@ class Layer:
     classes: Mapping[str, LayerClass]
     reruns: int
     """Pairs of neuron and window that were run again."""
+    ranking: Sampled | Undefined
+    """Spearman's correlation of the first order with the exact influence on `rare`, of what ranks neurons."""
     ranks: bool | Undefined
     """Whether neurons may be ranked by their influence on `rare`, or why not."""
 
     def rank(self, rank_by: str) -> np.ndarray | Undefined:
-        """int64 (F,): places by influence on `rare`, from 1: exact where measured, else by first order, calibrated.
-
-        The first order may be off by a factor, which a correlation does not see. So it is scaled by what a unit of it
-        stands for among the random neurons, the least-squares slope through 0, lest ranks mix two scales.
-        """
+        """int64 (F,): places by influence on `rare`, from 1: exact where measured, else by first order, calibrated."""
         if isinstance(self.ranks, Undefined):
             return self.ranks
         c = self.classes[RARE]
-        mean = c.signed if rank_by == "abs_mean" else c.absolute
-        first, exact = mean.first_order[self.sample.uniform], mean.value[self.sample.uniform]
-        scale = (first @ exact) / (first @ first) if first.any() else 1.0
-        known = np.abs(np.where(self.sample.measured, mean.value, scale * mean.first_order))
+        known = known_influence(c.signed if rank_by == "abs_mean" else c.absolute, self.sample)
         place = np.empty(len(known), dtype=np.int64)
         place[np.argsort(-known, kind="stable")] = np.arange(1, len(known) + 1)
         return place
+
+    def curve(self, name: str, rank_by: str, seed: int) -> LayerCurve | Undefined:
+        """The rank–influence curve of one class; none where neurons may not be ranked. seed: of halves of the text."""
+        if isinstance(self.ranks, Undefined):
+            return self.ranks
+        c = self.classes[name]
+        return layer_curve(c.signed if rank_by == "abs_mean" else c.absolute, c.text, self.sample, seed)
 
 
 def measure_layers(
@@ -94,7 +97,7 @@ def measure_layers(
     tolerance: float,
     seed: int,
     memory_bytes: int,
-    budget: Budget | None = None,
+    budget: Budget,
 ) -> dict[int, Layer]:
     """All layers that were captured, ascending.
 
@@ -105,7 +108,6 @@ def measure_layers(
     positions = next(iter(earlier.layers.values())).positions
     windows = windows_of(positions)
     first = first_order_sums(earlier, windows, memory_bytes)
-    budget = Budget() if budget is None else budget
     samples = {
         layer: draw_sample(sums.size, _ranked_by(sums, rank_by), budget, stream(seed, "earlier layers", layer))
         for layer, sums in first.items()
@@ -139,13 +141,19 @@ def _layer(
     nowhere = torch.full((len(captured.anatomy.readout.unembedding),), -1)
     direct = influence(captured, nowhere, 1, tolerance=tolerance, memory_bytes=memory_bytes, cluster=cluster)
     classes = {
-        name: _class(name, captured, cluster, windows, first, exact[name], sample, of_class)
+        name: _class(name, captured, cluster, windows, first, exact[name], sample, of_class, rank_by)
         for name, of_class in direct.classes.items()
     }
-    rare = classes[RARE]
-    calibration = rare.calibration if rank_by == "abs_mean" else rare.calibration_abs
+    ranking = _ranking(classes[RARE], sample, rank_by)
     every = bool(sample.measured.all())
-    return Layer(captured, sample, classes, int(sample.run_again.sum()), ranks(calibration.spearman, every))
+    return Layer(captured, sample, classes, int(sample.run_again.sum()), ranking, ranks(ranking, every))
+
+
+def _ranking(rare: LayerClass, sample: Sample, rank_by: str) -> Sampled | Undefined:
+    """Of |mean Δ| where it ranks: signs alone make means of Δ correlate, and say nothing of sizes."""
+    mean = rare.signed if rank_by == "abs_mean" else rare.absolute
+    first, exact = (np.abs(v[sample.uniform]) for v in (mean.first_order, mean.value))
+    return calibrate(first, exact, len(mean.value)).spearman
 
 
 def _class(
@@ -157,6 +165,7 @@ def _class(
     exact: ClassSums,
     sample: Sample,
     direct: ClassInfluence,
+    rank_by: str,
 ) -> LayerClass:
     assert captured.mean_parts is not None
     pieces = indicator(torch.from_numpy(cluster), int(cluster.max()) + 1)
@@ -185,5 +194,5 @@ def _class(
         calibration=calibration,
         calibration_abs=calibration_abs,
         direct_share=direct_share(as_numpy(direct.mean)[uniform], signed.value[uniform], neurons),
-        missed_share=missed_share(absolute.value, sample),
+        missed_share=missed_share(np.abs(signed.value) if rank_by == "abs_mean" else absolute.value, sample),
     )

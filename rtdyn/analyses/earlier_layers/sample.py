@@ -12,19 +12,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-TOP, UNIFORM = 256, 256
-"""Neurons that are measured on all windows: the most influential by first order, and a uniform sample."""
-RERUNS = 8.0
-"""Expected windows that a neuron is run again on, mean over neurons."""
+from rtdyn.analyses.top import top_size
+
+RERUNS = 1.0
+"""Expected windows that a neuron is run again on beside, mean over neurons."""
+TARGETS = 8
+"""Targets of one backward pass for the first order: more make a processor no faster, and it reaches to the last."""
 
 
 @dataclass(frozen=True)
 class Budget:
     """How much of a layer is run again."""
 
-    top: int = TOP
-    uniform: int = UNIFORM
-    reruns: float = RERUNS
+    top: int
+    """Neurons that are measured on all windows: the most influential by first order."""
+    uniform: int
+    """The same, drawn at random."""
+    reruns: float
+    """Expected windows that a neuron is run again on, mean over neurons."""
+
+
+def budget_of(exact_neurons: int, neurons: int) -> Budget:
+    """Of a layer of so many neurons, where `exact_neurons` random ones are measured on all windows."""
+    return Budget(max(exact_neurons, top_size(neurons)), exact_neurons, RERUNS)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,13 @@ from rtdyn.errors import InputError, UsageError
 from rtdyn.judge.seeds import differ_in_seed_alone
 from rtdyn.judge.sizes import differ_in_size
 from rtdyn.undefined import Undefined
+from rtdyn.views.report.layers import measured_layers
 from rtdyn.views.report.panels import PANELS, THEMES, JudgedPanels, judged_panels
 from rtdyn.views.report.plots.bands import bands_figure
 from rtdyn.views.report.plots.domains import domains_figure
 from rtdyn.views.report.plots.hill import hill_over_k
 from rtdyn.views.report.plots.influence import compare_rank_influence, rank_influence, regime_sizes
+from rtdyn.views.report.plots.layers import calibration_figure, layers_figure
 from rtdyn.views.report.plots.lines import attention_profiles, compare_attention, spectra
 from rtdyn.views.report.plots.neurons import heat_map
 from rtdyn.views.report.plots.seeds import seeds_figure
@@ -55,6 +57,7 @@ def figures(
         **{f"{EMERGENCE}-{theme}": partial(emergence, theme) for theme in THEMES},
         "regime-sizes": lambda: regime_sizes(runs, width),
         "neurons": lambda: heat_map(runs, width),
+        **({"layers": lambda: layers_figure(runs, width)} if any(map(measured_layers, runs)) else {}),
         "spectra": lambda: spectra(runs, last, width),
         "hill-over-k": lambda: hill_over_k(runs, last, width),
     }
@@ -75,6 +78,11 @@ def figures(
         "rank-influence": lambda: rank_influence(runs[0], at[0], width),
         **shared,
         "attention": lambda: attention_profiles(runs[0], last[0], width),
+        **(
+            {"layers-calibration": lambda: calibration_figure(runs[0], last[0], width)}
+            if measured_layers(runs[0])
+            else {}
+        ),
         **({"bands": lambda: bands_figure(runs[0], width)} if len(runs[0].classes) > 2 else {}),
         **({"domains": lambda: domains_figure(runs[0], width)} if runs[0].run.manifest.domains else {}),
     }

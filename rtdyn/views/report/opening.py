@@ -72,7 +72,7 @@ def _verdicts(claims: Sequence[ClaimRow]) -> str:
     """How many verdicts there are of each kind, and which claims were supported or contradicted."""
     counts = {v: [row for row in claims if row.verdict == v] for v in (SUPPORTED, CONTRADICTED, UNDETERMINED)}
     said = ", ".join(f"{len(rows) or 'none'} {verdict}" for verdict, rows in counts.items())
-    lines = [f"Of {len(claims)} verdicts on published claims at step {claims[0].step:,}: {said}."]
+    lines = [f"Of {len(claims)} verdicts on claims at step {claims[0].step:,}: {said}."]
     for verdict in (SUPPORTED, CONTRADICTED):
         if counts[verdict]:
             lines.append(f"{verdict.capitalize()}: {'; '.join(_sentences(counts[verdict]))}.")
@@ -113,7 +113,8 @@ def verdicts_by_run(claims: Sequence[Sequence[ClaimRow] | Undefined]) -> list[tu
         final = max((row.layer for row in rows if row.layer is not None), default=0)
         for row in rows:
             before = 0 if row.layer is None else final - row.layer
-            layer = "" if row.layer is None else "last layer" if before == 0 else "layer before"
+            from_end = {0: "last layer", 1: "layer before"}
+            layer = "" if row.layer is None else from_end.get(before, f"{before} layers before the last")
             named = ", ".join(filter(None, (layer, row.matrix)))
             said = row.text + (f" ({named})" if named else "")
             places.setdefault((row.claim, row.matrix, before), (said, {}))[1][run] = row.verdict

@@ -117,6 +117,7 @@ def _sections(data: Mapping[str, Any]) -> dict[str, bool]:
     return {
         "curves": any(run["influence"] for run in runs),
         "regimes": any(share is not None for share in sizes),
+        "layers": any("layers" in run for run in runs),
         **{part: any(run[part] for run in runs) for part in ("attention", "spectra")},
     }
 

@@ -18,6 +18,14 @@ from rtdyn.judge.series import Series
 from rtdyn.names import COMMON, DECAY, PLATEAU, POWER_LAW, RARE
 from rtdyn.store.schema import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
 from rtdyn.undefined import Undefined
+from rtdyn.views.report.layers import (
+    QUANTITIES,
+    calibration_points,
+    calibration_said,
+    layer_matrix,
+    layer_name,
+    measured_layers,
+)
 from rtdyn.views.report.panels import PANELS, JudgedLine, JudgedPanels
 from rtdyn.views.report.plots.influence import (
     RANKS,
@@ -44,11 +52,14 @@ from rtdyn.views.report.run_tables import RunTables
 FIGURES = 4
 LEVELS = 254
 SPECTRUM_RANKS = 64
+CALIBRATED = 64
+"""Random neurons of a layer in a scatter."""
 THINNING = (
     f"Curves by rank show up to {RANKS} ranks, evenly spaced in log rank, each neuron's own value and no average; "
     f"spectra up to {SPECTRUM_RANKS} ranks. The heat map shows the {ROWS} neurons that ranked highest at any step, in "
     f"{LEVELS} shades of log influence. Attention is that of the {HEADS} heads of a layer that differ most at the last "
-    f"step. Numbers are rounded to {FIGURES} figures; the Parquet tables hold all of them in full."
+    f"step. Of an earlier layer's random neurons up to {CALIBRATED} are shown. Numbers are rounded to {FIGURES} "
+    "figures; the Parquet tables hold all of them in full."
 )
 
 
@@ -91,6 +102,7 @@ def _run(run: RunTables, judged: JudgedPanels, index: int, single: bool) -> dict
         "regimes": {c: _sizes(run, c) for c in (RARE, COMMON) if c in run.classes},
         "attention": _attention(run),
         "spectra": _spectra(run),
+        **({"layers": _layers(run)} if single and measured_layers(run) else {}),
         **({"map": _map(run), "table": [[cells(r) for r in neuron_rows(run, s)] for s in run.steps]} if mapped else {}),
     }
 
@@ -226,6 +238,36 @@ def _map(run: RunTables) -> dict[str, Any]:
         "levels": _bytes(levels),
         "regimes": None if regimes is None else _bytes(np.where(np.isnan(regimes), LEVELS + 1, regimes)),
     }
+
+
+def _layers(run: RunTables) -> dict[str, Any]:
+    """Heat maps of layer and step, and each earlier layer's random neurons at each step, CALIBRATED of them at most."""
+    layers = measured_layers(run)
+    return {
+        "names": [layer_name(run, layer) for layer in layers],
+        "maps": [
+            {"title": q.title, "unit": q.unit, "values": [numbers(row) for row in layer_matrix(run, q)]}
+            for q in QUANTITIES
+        ],
+        "calibration": [
+            {
+                "name": layer_name(run, layer),
+                "steps": [
+                    {
+                        "said": calibration_said(run, step, layer),
+                        **_points(calibration_points(run, step, layer).head(CALIBRATED)),
+                    }
+                    for step in run.steps
+                ],
+            }
+            for layer in layers
+            if layer != run.layer
+        ],
+    }
+
+
+def _points(points: pl.DataFrame) -> dict[str, Any]:
+    return {"neuron": points["neuron"].to_list(), **_columns(points, "first_order", "exact")}
 
 
 def _bytes(values: np.ndarray) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import polars as pl
@@ -31,6 +31,8 @@ class RunTables:
     metrics: pl.DataFrame
     neurons: pl.DataFrame
     curves: pl.DataFrame
+    earlier_neurons: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """Rows of neurons/ of layers before the last."""
 
     @property
     def left_out(self) -> Mapping[int, str]:
@@ -125,6 +127,7 @@ def show(run: Run, label: str | None = None) -> RunTables:
         read_table(run, "metrics"),
         neurons.filter(pl.col("layer") == layer),
         curves,
+        neurons.filter(pl.col("layer") < layer),
     )
 
 

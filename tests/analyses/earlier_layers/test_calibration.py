@@ -13,10 +13,37 @@ from rtdyn.undefined import Undefined
 NEURONS, DRAWN = 600, 200
 
 
+@pytest.mark.parametrize(("n", "noise"), [(24, 0.03), (24, 0.6), (100, 0.2)])
+def test_spearman_of_a_sample_is_that_of_all_neurons_without_bias(n: int, noise: float) -> None:
+    rng, found, held = np.random.default_rng(0), [], []
+    exact = rng.normal(size=300)
+    first = exact + noise * rng.normal(size=300)
+    truth = spearmanr(first, exact)[0]
+    for _ in range(150):
+        some = rng.choice(300, n, replace=False)
+        number = calibrate(first[some], exact[some], 300).spearman
+        assert isinstance(number, Sampled) and number.low is not None and number.high is not None
+        found.append(number.value)
+        held.append(number.low <= truth <= number.high)
+    assert abs(np.mean(found) - truth) < 3 * np.std(found) / np.sqrt(150)
+    assert np.mean(held) > 0.92
+
+
 def planted(seed: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     exact = rng.lognormal(0, 1, NEURONS) * rng.choice([-1, 1], NEURONS)
     return 0.8 * exact + noise * rng.normal(size=NEURONS), exact
+
+
+def test_ranks_that_agree_where_one_neuron_is_left_out_do_not_make_the_interval_endless() -> None:
+    exact = np.arange(24.0)
+    first = exact.copy()
+    first[[10, 11]] = first[[11, 10]]
+    spearman = calibrate(first, exact, 512).spearman
+    assert isinstance(spearman, Sampled) and spearman.low is not None and spearman.high is not None
+    assert spearman.value > 1 - 12 / (24**3 - 24) and 0.98 < spearman.low < spearman.value
+    same = calibrate(exact, exact, 512).spearman
+    assert isinstance(same, Sampled) and same.low is not None and 0.98 < same.low < same.value == same.high == 1
 
 
 def test_of_all_neurons_it_is_what_scipy_says_and_has_no_width() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rtdyn.analyses.earlier_layers.estimate import ClassMean, TextPieces, class_mean
-from rtdyn.analyses.earlier_layers.sample import Budget, Sample, draw_sample, inclusion
+from rtdyn.analyses.earlier_layers.sample import RERUNS, Budget, Sample, budget_of, draw_sample, inclusion
 
 WINDOWS, NEURONS = 40, 400
 REPEATS = 60
@@ -86,5 +86,10 @@ def test_draws_are_half_even_and_half_in_proportion() -> None:
     assert np.allclose(inclusion(np.zeros((2, 2)), 1.0), 0.25)
     assert inclusion(size, 4.0).max() == 1.0
     _, _, many = planted(5)
-    drawn = [draw_sample(many, many.sum(0), Budget(reruns=6), np.random.default_rng(s)).drawn.sum() for s in range(20)]
+    drawn = [draw_sample(many, many.sum(0), Budget(0, 0, 6.0), np.random.default_rng(s)).drawn.sum() for s in range(20)]
     assert np.mean(drawn) == pytest.approx(inclusion(many, 6 * NEURONS).sum(), rel=0.02)
+
+
+def test_the_top_has_no_fewer_neurons_than_the_group_of_that_name() -> None:
+    assert [budget_of(24, neurons) for neurons in (512, 8192)] == [Budget(32, 24, RERUNS), Budget(82, 24, RERUNS)]
+    assert budget_of(256, 512) == Budget(256, 256, RERUNS)

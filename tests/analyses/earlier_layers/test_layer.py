@@ -12,14 +12,16 @@ import torch
 import transformers
 from model.test_families import BY_KIND, GATED, GEMMA, PARTIAL, SHAPE, random_model, text
 
-from rtdyn.analyses.earlier_layers.layer import Layer, measure_layers
-from rtdyn.analyses.earlier_layers.sample import Budget
+from rtdyn.analyses.earlier_layers.calibration import Sampled, calibrate, ranks
+from rtdyn.analyses.earlier_layers.layer import Layer, LayerClass, _ranking, measure_layers
+from rtdyn.analyses.earlier_layers.sample import Budget, Sample
 from rtdyn.capture.earlier_layers import EarlierLayers, capture_earlier
 from rtdyn.capture.forward_pass import capture
 from rtdyn.model.families import anatomy
 from rtdyn.names import RARE
 from rtdyn.text.positions import MeasuredPositions
 from rtdyn.text.windows import EvaluationSet
+from rtdyn.undefined import Undefined
 
 THREE = {"num_hidden_layers": 3}
 NEOX = {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 4, "max_position_embeddings": 32}
@@ -50,7 +52,7 @@ CONFIGS: dict[str, Any] = {
     "bloom": transformers.BloomConfig(hidden_size=24, n_layer=3, n_head=4, **SHAPE),
 }
 GIB = 2**30
-EVERYTHING = Budget(top=10**6, uniform=10**6)
+EVERYTHING = Budget(top=10**6, uniform=10**6, reruns=1.0)
 
 
 def captured_layers(model: Any, layers: tuple[int, ...] = (0, 1)) -> EarlierLayers:
@@ -116,6 +118,22 @@ def test_every_familys_effects_are_those_of_hooks_on_the_whole_model(config: Any
         assert np.abs(c.signed.first_order - slope.mean(0).numpy()).max() < 2e-5
         assert np.abs(c.absolute.first_order - slope.abs().mean(0).numpy()).max() < 2e-5
         assert result.reruns == 3 * len(mean) and result.ranks is True
+
+
+def test_neurons_are_ranked_by_sizes_only_where_sizes_agree() -> None:
+    """Means of Δ that agree in their signs alone correlate; how large they are does not."""
+    rng = np.random.default_rng(0)
+    signs = np.where(np.arange(60) % 2, 1.0, -1.0)
+    first, exact = (signs * (1 + rng.random(60)) for _ in range(2))
+    alike = SimpleNamespace(value=np.abs(exact), first_order=np.abs(exact))
+    signed = SimpleNamespace(value=exact, first_order=first)
+    sample = cast(Sample, SimpleNamespace(uniform=np.arange(60)))
+    rare = cast(LayerClass, SimpleNamespace(signed=signed, absolute=alike))
+    by_size, by_abs = (_ranking(rare, sample, rank_by) for rank_by in ("abs_mean", "mean_abs"))
+    assert isinstance(by_size, Sampled) and isinstance(by_abs, Sampled)
+    assert calibrate(first, exact, 60).spearman.value > 0.7  # type: ignore[union-attr]  # it is defined
+    assert isinstance(ranks(by_size, False), Undefined) and by_size.value < 0.4
+    assert ranks(by_abs, False) is True
 
 
 def test_ranks_do_not_mix_the_scales_of_what_was_measured_and_of_the_first_order() -> None:

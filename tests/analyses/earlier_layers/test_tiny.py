@@ -83,7 +83,7 @@ def test_a_sample_of_a_layer_says_what_all_of_it_does(
         assert abs(np.mean(errors)) < 3 * np.std(errors) / np.sqrt(REPEATS)
         assert 0.93 < np.mean(covered) < 0.97
         # one neuron decides the correlation, and 200 of 512 are drawn
-        assert np.mean(held) > 0.75
+        assert np.mean(held) > 0.7
 
 
 def hooked(

@@ -1,10 +1,11 @@
-"""Earlier layers over training: panels of a run that holds them, and none where it does not."""
+"""Earlier layers over training: panels, maps and scatters of a run that holds them, and none where it does not."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from matplotlib.figure import Figure
@@ -15,6 +16,16 @@ from rtdyn.names import LAYERS, RARE
 from rtdyn.store.run import read_run
 from rtdyn.store.schema import Metric, metric_frame
 from rtdyn.views.report.figures import figures
+from rtdyn.views.report.layers import (
+    QUANTITIES,
+    calibration_points,
+    calibration_said,
+    layer_matrix,
+    layer_name,
+    measured_layers,
+)
+from rtdyn.views.report.page import page
+from rtdyn.views.report.page_data import page_data
 from rtdyn.views.report.panels import judged_panels
 from rtdyn.views.report.run_tables import RunTables, show
 from rtdyn.views.wandb.rows import scalars
@@ -74,3 +85,63 @@ def test_wandb_has_each_layer_under_a_name_of_its_own(shown: RunTables) -> None:
     step = shown.steps[-1]
     row = scalars(with_layers(shown).metrics.filter(step=step))
     assert row["layers/total_mean/rare/L-2"] == pytest.approx(0.01 * (1 + step))
+
+
+NUMBERS = np.arange(12341, 12381)
+"""Of neurons: five figures, none of which may be rounded."""
+
+
+def with_neurons(shown: RunTables) -> RunTables:
+    """The layer before the last at every step: 40 neurons, ten of them random, and the first order doubles them."""
+    frames = []
+    for step in shown.steps:
+        exact = 0.001 * np.arange(1.0, 41)
+        columns = {"step": step, "layer": BEFORE, "neuron": NUMBERS, "random": np.arange(40) % 4 == 0}
+        columns |= {"mean_abs_rare": exact, "first_order_mean_abs_rare": 2 * exact}
+        frames.append(pl.DataFrame(columns | {"delta_rare": -exact, "first_order_delta_rare": exact}))
+    last = [
+        metric_frame([Metric(LAYERS, "total_rare_excess", 0.5, RARE, layer=MEASURED[-1])], step, None)
+        for step in shown.steps
+    ]
+    run = with_layers(shown)
+    return replace(run, metrics=pl.concat([run.metrics, *last]), earlier_neurons=pl.concat(frames))
+
+
+def test_the_heat_map_holds_each_layer_at_each_step_the_last_layer_first(shown: RunTables) -> None:
+    run = with_neurons(shown)
+    assert [layer_name(run, layer) for layer in measured_layers(run)] == ["L-1", "L-2"]
+    top, rare = (layer_matrix(run, quantity) for quantity in QUANTITIES)
+    assert np.isnan(top).all(), "a share that has no value anywhere"
+    np.testing.assert_allclose(rare, [[0.5] * len(run.steps), [-0.01 * (1 + step) for step in run.steps]])
+    assert measured_layers(shown) == []
+
+
+def test_the_scatter_is_of_the_random_neurons_alone_by_what_ranks_them(shown: RunTables) -> None:
+    run = with_neurons(shown)
+    points = calibration_points(run, run.steps[0], BEFORE)
+    assert points["neuron"].to_list() == NUMBERS[::4].tolist()
+    np.testing.assert_allclose(points["first_order"], 2 * points["exact"])
+    assert calibration_said(run, run.steps[0], BEFORE) == "not measured at this step"
+    said = Metric(LAYERS, "ranking_spearman", 0.9, RARE, layer=BEFORE, ci_low=0.7, ci_high=0.95)
+    judged = replace(run, metrics=pl.concat([run.metrics, metric_frame([said], run.steps[0], None)]))
+    assert calibration_said(judged, run.steps[0], BEFORE) == "Spearman 0.900 (0.700 to 0.950)"
+    assert not calibration_points(shown, shown.steps[0], BEFORE).height
+
+
+def test_a_run_with_layers_has_both_figures_and_the_pages_charts_and_others_have_none(shown: RunTables) -> None:
+    run = with_neurons(shown)
+    drawn = figures([run], [{}], [run.steps])
+    for name, axes in (("layers", 2), ("layers-calibration", 1)):
+        figure = drawn[name]()
+        assert isinstance(figure, Figure)
+        assert len([ax for ax in figure.axes if ax.get_xlabel()]) == axes
+        assert name not in figures([shown], [{}], [shown.steps])
+    assert "layers" in figures([run, shown], [{}, {}], [run.steps, shown.steps])
+    [data] = page_data([run], [{}])["runs"]
+    assert data["layers"]["names"] == ["L-1", "L-2"]
+    [scatter] = data["layers"]["calibration"]
+    assert scatter["name"] == "L-2" and len(scatter["steps"]) == len(run.steps)
+    assert scatter["steps"][0]["neuron"] == NUMBERS[::4].tolist()
+    assert scatter["steps"][0]["exact"] == pytest.approx([0.001 * (1 + k) for k in range(0, 40, 4)])
+    assert "layers" not in page_data([shown], [{}])["runs"][0]
+    assert '<section id="layers">' in page([run], [{}], {}) and '<section id="layers">' not in page([shown], [{}], {})

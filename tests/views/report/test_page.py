@@ -127,8 +127,8 @@ def test_the_page_opens_in_words_and_links_claims_to_their_sources(page: Path) -
         "What would decide the rest",
     ]
     assert "The text is some-text: 8 tokens in 1 windows, of 1 independent documents." in opening
-    claims = [claim.text for claim in CLAIMS]
-    assert "verdicts on published claims at step 3,000" in opening
+    claims = [claim.text for claim in CLAIMS if claim.name != "localised-final"]  # of runs with earlier layers
+    assert "verdicts on claims at step 3,000" in opening
     for claim in claims:
         assert claim.replace(">", "&gt;").replace("<", "&lt;").replace("'", "&#39;") in text, claim
     assert '<a href="https://arxiv.org/abs/2509.21163">[DS] §4.1</a>' in text

@@ -296,6 +296,37 @@ function drawMap() {
   byId("map-note").textContent = `The ${neurons.length} of ${thousands(total)} neurons that ranked highest at any step, a column a step whatever its distance; ✕: a step that trajectories leave out.`;
 }
 
+function drawLayers() {
+  const run = data.runs[0];
+  run.layers.maps.forEach(({ title, unit, values }, m) => {
+    const size = Math.max(...values.flat().map((v) => Math.abs(v ?? 0)), 1e-300);
+    const signed = values.flat().some((v) => v < 0);
+    const text = values.map((row, r) => row.map((v, k) => `${run.layers.names[r]}, step ${thousands(run.steps[k])}<br>${number(v)}`));
+    const every = Math.ceil(run.steps.length / (innerWidth < 600 ? 4 : 8));
+    const ticks = run.steps.map((_, i) => i).filter((i) => i % every === 0);
+    draw(`layers-${m}`, [{ type: "heatmap", z: values, y: run.layers.names, text, hoverinfo: "text", colorscale: signed ? "RdBu" : "Cividis", zmin: signed ? -size : 0, zmax: size,
+      colorbar: { title: { text: unit, side: "right" }, thickness: 10, tickfont: { size: 9 } } }],
+      layout(title, { tickvals: ticks, ticktext: ticks.map((i) => short(run.steps[i]) + (run.steps[i] in run.leftOut ? " ✕" : "")), title: { text: "step" } }, { autorange: "reversed", type: "category" }),
+      { words: `${title}, ${unit}, of ${run.layers.names.length} layers over ${run.steps.length} steps.`, header: ["layer", "step", "value"],
+        rows: () => values.flatMap((row, r) => row.map((v, k) => [run.layers.names[r], run.steps[k], v])) });
+  });
+}
+function drawCalibration() {
+  const run = data.runs[0];
+  const one = run.layers.calibration.find((c) => c.name === byId("layer").value);
+  const at = one && run.steps.includes(step) ? one.steps[run.steps.indexOf(step)] : null;
+  if (!at || !at.exact.length) { nothing("calibration", "the layer was not measured at this step"); return; }
+  const known = at.exact.map((_, i) => i).filter((i) => at.exact[i] > 0 && at.first_order[i] > 0);
+  const [x, y] = [known.map((i) => at.first_order[i]), known.map((i) => at.exact[i])];
+  const ends = [Math.min(...x, ...y), Math.max(...x, ...y)];
+  draw("calibration", [line(ends, ends, shade("#000000"), { line: { color: shade("#000000"), width: 1 } }),
+    { x, y, mode: "markers", marker: { size: 6, color: shade("#0072B2") }, showlegend: false, hoverinfo: "text",
+      text: known.map((i) => `neuron ${at.neuron[i]}<br>first order ${number(at.first_order[i])}, exact ${number(at.exact[i])} nats`) }],
+    layout(`${one.name}: ${at.said}`, { ...logAxis([...x, ...ends]), title: { text: "influence to first order (nats)" } }, { ...logAxis([...y, ...ends]), title: { text: "exact influence (nats)" } }),
+    { words: `Exact influence on rare tokens against the first order, ${at.exact.length} random neurons of ${one.name}, at step ${thousands(step)}: ${at.said}.`,
+      rows: () => at.exact.map((v, i) => [one.name, step, at.neuron[i], at.first_order[i], v]), header: ["layer", "step", "neuron", "first_order", "exact"] });
+}
+
 function mapColumn() { const k = data.runs[0].steps.indexOf(step); return [k - 0.5, k + 0.5]; }
 
 function drawTable() {
@@ -428,6 +459,11 @@ panels.forEach((panel) => {
   add(div.id, () => drawPanel(panel), ["x", "y"]);
 });
 add("sizes-rare", drawSizes, ["x"]);
+if (byId("layers")) {
+  fill("layer", data.runs[0].layers.calibration.map((c) => c.name));
+  add("layers-0", drawLayers, []);
+  add("calibration", drawCalibration, ["step", "layer"]);
+}
 add("map", drawMap, ["map"]);
 drawTable();
 add("attention-chart", drawAttention, ["step", "attention-y", "head"]);
@@ -450,7 +486,7 @@ document.querySelectorAll("[data-choice]").forEach((group) => {
   const press = () => buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(i === state[key])));
   press();
 });
-for (const id of ["head", "group"]) if (byId(id)) byId(id).addEventListener("change", () => redraw(id));
+for (const id of ["head", "group", "layer"]) if (byId(id)) byId(id).addEventListener("change", () => redraw(id));
 function nameStep() {
   const flawed = data.runs.some((run) => step in run.leftOut);
   byId("step-name").textContent = thousands(step) + (flawed ? " ✕" : "");

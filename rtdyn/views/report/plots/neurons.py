@@ -95,7 +95,7 @@ def heat_map(runs: Sequence[RunTables], width: float | None = None) -> Figure | 
         for row, (run, neurons) in zip(rows, matrices, strict=True):
             logs = np.log10(influence_matrix(run, neurons))
             image = row[0].imshow(logs, aspect="auto", interpolation="nearest", cmap="cividis")
-            _step_columns(row[0], run)
+            step_columns(row[0], run)
             total = run.neurons["neuron"].n_unique()
             row[0].set_xlabel("step")
             row[0].set_ylabel(
@@ -116,7 +116,7 @@ def _regimes(figure: Figure, ax: Axes, regimes: np.ndarray, run: RunTables) -> N
     norm = BoundaryNorm(np.arange(-0.5, len(REGIMES)), len(REGIMES))
     image = ax.imshow(regimes, aspect="auto", interpolation="nearest", cmap=colours, norm=norm)
     ax.set_facecolor("black")
-    _step_columns(ax, run)
+    step_columns(ax, run)
     ax.set_yticklabels([])
     ax.set_title("regime of the rare curve" + (" (black: no fit)" if np.isnan(regimes).any() else ""))
     ax.set_xlabel("step")
@@ -126,7 +126,7 @@ def _regimes(figure: Figure, ax: Axes, regimes: np.ndarray, run: RunTables) -> N
     bar.ax.invert_yaxis()
 
 
-def _step_columns(ax: Axes, run: RunTables) -> None:
+def step_columns(ax: Axes, run: RunTables) -> None:
     """A column a step, whatever its distance; steps left out carry a cross."""
     steps = run.steps
     every = max(1, -(-len(steps) // 9))
