@@ -220,7 +220,9 @@ def shuffled(count: int, rng: Any) -> Any:
 @compiled()
 def best(first: Any, restarts: int, rng: Any) -> Any:
     """Largest modularity of `restarts` runs, and its partition, int64 (nodes,); first: weights (nodes, nodes)."""
-    nodes, first_strength = len(first), first.sum(1)
+    nodes, first_strength = len(first), np.zeros(len(first))
+    for u in range(nodes):  # a sum over one axis takes seconds to compile
+        first_strength[u] = first[u].sum()
     total = first_strength.sum()
     best_value, best_community = -np.inf, np.arange(nodes)
     for _ in range(restarts):
