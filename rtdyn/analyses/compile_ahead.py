@@ -2,7 +2,10 @@
 
 Compiling takes seconds, which the first process of an installation pays; what is compiled here is kept for later ones
 (`kernels/kept_code.py`). Each loop is compiled by a small call of what calls it, so that its types are those that are
-met later. A call that comes earlier waits for the loop that is being compiled, and compiles its own.
+met later. An analysis that begins earlier waits for its loops.
+
+It waits here and not for numba: where Ctrl-C or a signal's handler interrupts a thread that has just taken numba's
+lock, nobody gives that back, and what compiles would wait for good.
 """
 
 from __future__ import annotations
@@ -25,19 +28,47 @@ from rtdyn.analyses.regimes.fit import fit_curves
 NEURONS = 64
 
 
+_compiling: dict[str, threading.Lock] = {}
+"""By analysis: taken until its loops are compiled."""
+
+
 @cache
 def compile_ahead(analyses: Collection[str], device: str) -> None:
     """Begins to compile the loops of these analyses, in their order, once in a process; device: `cpu` or `cuda`."""
-    calls = [CALLS[name] for name in analyses if name in CALLS and (device == "cpu" or name not in ON_CPU_ONLY)]
+    names = [name for name in analyses if name in CALLS and (device == "cpu" or name not in ON_CPU_ONLY)]
+    new = [name for name in names if name not in _compiling]
+    for name in new:
+        _compiling[name] = threading.Lock()
+        _compiling[name].acquire()
     # the interpreter waits for it as it ends: were it cut off, LLVM might be at work while its memory goes
-    threading.Thread(target=_run, args=(calls,), name="compile-ahead").start()
+    threading.Thread(target=_run, args=(new,), name="compile-ahead").start()
 
 
-def _run(calls: Collection[Callable[[], object]]) -> None:
-    for call in calls:
-        if threading.main_thread().is_alive():
-            call()
+def when_compiled(stage: Callable[[str], None]) -> Callable[[str], None]:
+    """`stage`, which is told what begins, and then a wait until the loops of that analysis are compiled."""
+
+    def begin(name: str) -> None:
+        stage(name)
+        if name in _compiling:
+            with _compiling[name]:
+                pass
+
+    return begin
+
+
+def _run(names: list[str]) -> None:
+    try:
+        while names:
+            if threading.main_thread().is_alive():
+                CALLS[names[0]]()
+            _compiling[names.pop(0)].release()
             keep()
+    except RuntimeError:
+        if threading.main_thread().is_alive():  # else it is Python's: an interpreter that ends starts no threads
+            raise
+    finally:
+        for name in names:
+            _compiling[name].release()
 
 
 def _excess() -> None:

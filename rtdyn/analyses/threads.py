@@ -1,4 +1,4 @@
-"""Pools over sets of neurons: as many threads as torch has, and one of the linear algebra's own in each.
+"""Pools over sets of neurons and the like: as many threads as torch has, and one of the linear algebra's own in each.
 
 Threads that BLAS starts for a small matrix wait for each other in busy loops. On a machine with other work that took up
 to twenty times as long as one thread.

@@ -28,7 +28,6 @@ from rtdyn.cost.operations import (
     load_operations,
     mediation_operations,
     run_bytes,
-    total_operations,
 )
 from rtdyn.errors import InputError
 from rtdyn.hub.datasets import is_hub
@@ -88,7 +87,8 @@ class SuitePlan:
     download_seconds: float
     compute_seconds: float | None
     """None where the machine was not timed."""
-    gpu_seconds: float | None = None
+    gpu_stage_seconds: Mapping[str, float] | None = None
+    """Of one step, by stage: its products on the GPU, and the further analyses as measured on a processor."""
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -100,6 +100,11 @@ class SuitePlan:
     def total_seconds(self) -> float | None:
         """Downloads and analyses overlap: the longer of both."""
         return None if self.compute_seconds is None else max(self.download_seconds, self.compute_seconds)
+
+    @property
+    def gpu_seconds(self) -> float | None:
+        """Of all steps."""
+        return None if self.gpu_stage_seconds is None else self.traffic.analysed * sum(self.gpu_stage_seconds.values())
 
     @property
     def gpu_total_seconds(self) -> float | None:
@@ -167,15 +172,13 @@ def plan_suite(
     notes = (*notes, *_domain_notes(job.measured_on, domains, read_here))
     if sample is not None and further and job.measured_on.wanted > RARE_TARGETS:
         notes = (*notes, f"further analyses were timed at {RARE_TARGETS} rare targets; with more they take longer")
-    whole = total_operations(stages.values())
     seconds = (
         None if seconds_of is None else {stage: seconds_of(model, operations) for stage, operations in stages.items()}
     )
     on_gpu = None
     if assumptions.gpu_tflops is not None:
-        single, double = (1e12 * rate for rate in assumptions.gpu_tflops)
-        products = (whole.float32 + whole.narrow) / single + whole.float64 / double
-        on_gpu = fetched.analysed * (products + sum(further.values()))
+        products = {stage: _on_gpu(operations, *assumptions.gpu_tflops) for stage, operations in stages.items()}
+        on_gpu = {stage: seconds for stage, seconds in {**products, **further}.items() if seconds > 0}
     return SuitePlan(
         suite=suite,
         design=job.design,
@@ -192,9 +195,14 @@ def plan_suite(
         run_bytes=run_bytes(model, fetched.steps, options.analyses, len(domains), len(job.measured_on.bands) + 1),
         download_seconds=fetched.bytes * 8 / (assumptions.link_mbit * 1e6),
         compute_seconds=None if seconds is None else fetched.analysed * (sum(seconds.values()) + sum(further.values())),
-        gpu_seconds=on_gpu,
+        gpu_stage_seconds=on_gpu,
         notes=notes,
     )
+
+
+def _on_gpu(operations: Operations, single: float, double: float) -> float:
+    """Seconds that the products alone take at so many 10^12 operations a second, float32 and float64."""
+    return ((operations.float32 + operations.narrow) / single + operations.float64 / double) / 1e12
 
 
 def _shape(suite: SuiteSpec, step: int, hub_reachable: bool) -> tuple[ModelShape, str]:

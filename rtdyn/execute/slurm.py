@@ -7,6 +7,7 @@ over, as long as it stores a step each time.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import io
 import os
 import re
@@ -33,6 +34,8 @@ LEAVING = 90
 """Seconds before the end of its time that a task is told; of short jobs a quarter."""
 EARLY = 90
 """Seconds before that: Slurm may tell a minute early, and a task begins somewhat after its job."""
+UNWINDING = 20.0
+"""Seconds that a task has to end once a handler stopped it, under Slurm's own 30 between SIGTERM and SIGKILL."""
 ANSWER = 60.0
 """Seconds that Slurm's own commands may take."""
 _STUCK = re.compile("launch.failed", re.IGNORECASE)
@@ -77,13 +80,20 @@ class StoppedBySignalError(BaseException):
 
 
 def _let_handlers_end_it() -> None:
-    """Has what any handler set so far raises end the process, whatever library the signal interrupts."""
+    """Has what any handler set so far raises end the process, whatever library the signal interrupts.
+
+    An exception may strike where a library has just taken a lock, which nobody gives back then. What waits for it is
+    ended after UNWINDING seconds, where each thread stands is printed.
+    """
 
     def ending(handler: Handler) -> Handler:
         def handle(number: int, frame: FrameType | None) -> None:
             try:
                 handler(number, frame)
-            except Exception as error:
+            except BaseException as error:
+                faulthandler.dump_traceback_later(UNWINDING, exit=True)
+                if not isinstance(error, Exception):
+                    raise
                 raise StoppedBySignalError(f"{signal.Signals(number).name}: {brief(error)}") from error
 
         return handle

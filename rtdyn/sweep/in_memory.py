@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rtdyn.analyses.compile_ahead import compile_ahead
+from rtdyn.analyses.compile_ahead import compile_ahead, when_compiled
 from rtdyn.analyses.groups.weightwatcher import begin_weightwatcher
 from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.model_copy import model_copy
@@ -43,6 +43,7 @@ def analyse_in_memory(
         begin_weightwatcher()
     compile_ahead(options.analyses, options.device)
     try:
-        return analyse_model(copied, step, tokens_seen, evaluation, options, lambda stage: None, parity=True)
+        stage = when_compiled(lambda stage: None)
+        return analyse_model(copied, step, tokens_seen, evaluation, options, stage, parity=True)
     except OverflowedError as error:
         raise InputError(f"the model cannot be measured: {error}") from error

@@ -35,6 +35,7 @@ from rtdyn.text.windows import EvaluationSet, pack
 
 SHAPES = {
     "mini": (64, 4, 2048),
+    "70m": (512, 8, 50304),
     "410m": (1024, 16, 50304),
     "1.4b": (2048, 16, 50304),
     "2.8b": (2560, 32, 50304),

@@ -104,6 +104,8 @@ def test_unreachable_suites_are_planned_from_the_registry() -> None:
     works = [capture_operations(shape, sample), ablation_operations(shape, sample, 2 * 2**30)]
     products = sum((w.float32 + w.narrow) / 40e12 + w.float64 / 20e12 for w in works)
     assert small["gpu_seconds"] == pytest.approx(153 * products)
+    assert set(small["gpu_seconds_per_step"]) == {"capture", "ablation"}
+    assert 153 * sum(small["gpu_seconds_per_step"].values()) == pytest.approx(small["gpu_seconds"])
 
 
 def _shape_of(record: dict[str, Any]) -> dict[str, Any]:
@@ -169,7 +171,7 @@ def test_the_table_says_what_it_rests_on() -> None:
     result = rtdyn("--model", "pythia-1.4b", "--model", "pythia-12b", "--no-calibration", "--gpu-tflops", "40", "20")
     assert result.exit_code == 0, result.stderr
     for words in ("pythia-12b", "154 (153)", "448~", "│ all", "100 Mbit/s", "estimated", "19,968 tokens", "40 TFLOP/s",
-                  "left out with --no-calibration"):  # fmt: skip
+                  "left out with --no-calibration", "GPU hours of pythia-12b by stage: "):  # fmt: skip
         assert words in result.stdout, words
 
 

@@ -141,16 +141,30 @@ def test_a_task_whose_requeue_is_cut_is_held_against_no_step(task: Task, tmp_pat
     until(lambda: tries(task.run))
     time.sleep(after)
     process.send_signal(signal.SIGUSR2)
-    try:
-        said, _ = process.communicate(timeout=60)
-        assert process.returncode != 0 and "SIGUSR2: CalledProcessError" in said, said
-    except subprocess.TimeoutExpired:
-        # what was cut off held a lock for good, as of a compiler, and the interpreter waits for a thread that wants it;
-        # Slurm kills such a task, whose steps are charged nothing all the same
-        process.kill()
-        process.communicate()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0 and "SIGUSR2: CalledProcessError" in said, said
     assert tries(task.run) == {} and has_left(task.run, task.name)
     assert not list(task.run.rglob("*.aside"))
+
+
+WAITS = """
+import os, signal, threading
+from rtdyn.execute import slurm
+slurm.UNWINDING = 0.5
+def cut(number, frame): raise OSError("scontrol requeue was cut")
+signal.signal(signal.SIGUSR2, cut)
+slurm._let_handlers_end_it()
+lock = threading.Lock()
+lock.acquire()
+threading.Thread(target=lock.acquire).start()
+os.kill(os.getpid(), signal.SIGUSR2)
+"""
+
+
+def test_a_task_that_a_handler_stopped_waits_for_no_lock_that_it_left() -> None:
+    ended = subprocess.run([sys.executable, "-c", WAITS], capture_output=True, text=True, check=False, timeout=30)
+    assert ended.returncode == 1
+    assert "SIGUSR2: OSError: scontrol requeue was cut" in ended.stderr and "Timeout (0:00:00.5" in ended.stderr
 
 
 def test_a_model_that_is_not_read_as_transformers_runs_it_ends_the_task(

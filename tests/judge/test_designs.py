@@ -46,7 +46,11 @@ def test_every_statistic_is_of_a_claim_and_of_a_metric_that_is_stored() -> None:
     for s in STATISTICS:
         assert s.metric in {definition.name for definition in METRICS[s.analysis]}, s
     # of a curve's contrast, of a trend and of earlier layers the papers give no number
-    assert {c.name for c in CLAIMS} - {s.claim for s in STATISTICS} == {"rare-against-common", "tail-grows", "localised-final"}
+    assert {c.name for c in CLAIMS} - {s.claim for s in STATISTICS} == {
+        "rare-against-common",
+        "tail-grows",
+        "localised-final",
+    }
     for s in STATISTICS:
         assert any(other.whose != "papers'" for other in STATISTICS if other.claim == s.claim), s
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from rtdyn.analyses.groups.graph import THRESHOLD, Graph, checked_sets, graph_of
+from rtdyn.analyses.groups.graph import THRESHOLD, Graph, checked_sets, graph_of, joined
 from rtdyn.analyses.kernels import graphs
 from rtdyn.analyses.threads import in_threads
 from rtdyn.streams import stream
@@ -130,7 +130,7 @@ def modularity_reason(
 
 def louvain(graph: Graph, restarts: int, rng: np.random.Generator) -> tuple[float, np.ndarray]:
     """The largest Q of `restarts` runs of Louvain, and the community of each node, int64 (nodes,)."""
-    value, community = graphs.best(graph.nodes, graph.ends, graph.weights, restarts, rng)
+    value, community = graphs.best(graph.between, restarts, rng)
     return float(value), community
 
 
@@ -149,28 +149,26 @@ def _rewired_modularity(
         rewired, made = rewired_graph(graph, attempts, rng)
         values[draw] = louvain(rewired, restarts, rng)[0]
         swaps += made
-    return values, swaps / (draws * len(graph.ends))
+    return values, swaps / (draws * graph.edges)
 
 
 def swap_attempts(graph: Graph, swaps_per_edge: float, attempts_per_swap: float, rng: np.random.Generator) -> int:
     """Proposals that make about `swaps_per_edge` swaps, by the rate at which a pilot's are accepted."""
-    wanted = int(np.ceil(swaps_per_edge * len(graph.ends)))
+    wanted = int(np.ceil(swaps_per_edge * graph.edges))
     made = rewired_graph(graph, wanted, rng)[1]
     return int(np.ceil(wanted * min(attempts_per_swap, 1.1 * wanted / max(1, made))))
 
 
 def rewired_graph(graph: Graph, attempts: int, rng: np.random.Generator) -> tuple[Graph, int]:
     """A random graph with the same degrees and the same weights elsewhere, and the number of swaps that made it."""
-    adjacent = np.zeros((graph.nodes, graph.nodes), dtype=np.bool_)
-    adjacent[graph.ends[:, 0], graph.ends[:, 1]] = True
-    adjacent |= adjacent.T
-    pairs = np.stack(np.triu_indices(graph.nodes, 1), axis=1)
-    dense = 2 * len(graph.ends) > len(pairs)
+    nodes, adjacent = len(graph.between), graph.between > 0
+    pairs = np.stack(np.triu_indices(nodes, 1), axis=1)
+    dense = 2 * graph.edges > len(pairs)
     # a swap takes two edges and two pairs that are none: proposals start from the rarer, so fewer are refused
-    chosen = pairs[~adjacent[pairs[:, 0], pairs[:, 1]]] if dense else graph.ends.copy()
+    chosen = pairs[~adjacent[pairs[:, 0], pairs[:, 1]]] if dense else graph.ends
     made = int(graphs.swap(chosen, ~adjacent if dense else adjacent, attempts, rng))
     if dense:
         adjacent[...] = True
         adjacent[chosen[:, 0], chosen[:, 1]] = adjacent[chosen[:, 1], chosen[:, 0]] = False
         chosen = pairs[adjacent[pairs[:, 0], pairs[:, 1]]]
-    return Graph(graph.nodes, chosen, rng.permutation(graph.weights)), made
+    return joined(nodes, chosen, rng.permutation(graph.weights)), made

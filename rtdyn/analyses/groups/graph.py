@@ -27,11 +27,23 @@ MIN_EDGES = 10
 class Graph:
     """A graph whose nodes all have an edge, numbered by falling strength."""
 
-    nodes: int
-    ends: np.ndarray
-    """int64 (E, 2), two nodes each."""
-    weights: np.ndarray
-    """float64 (E,), positive."""
+    between: np.ndarray
+    """float64 (nodes, nodes), symmetric: the weight of the edge between every two, 0 where there is none."""
+
+    @property
+    def edges(self) -> int:
+        """Their number."""
+        return int(np.count_nonzero(self.between)) // 2
+
+    @property
+    def ends(self) -> np.ndarray:
+        """int64 (E, 2), two nodes each, the first before the second, in their order."""
+        return np.stack(np.nonzero(np.triu(self.between)), axis=1)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """float64 (E,), positive, of the edges in the order of `ends`."""
+        return self.between[np.triu(self.between) > 0]
 
 
 def graph_of(r: Tensor, members: np.ndarray, threshold: float | None, edges: int | None) -> Graph | Undefined:
@@ -56,7 +68,14 @@ def graph_of(r: Tensor, members: np.ndarray, threshold: float | None, edges: int
     if kept < MIN_EDGES:
         return Undefined(f"only {kept} edges in the group's graph")
     cut = np.partition(weight, len(weight) - kept)[len(weight) - kept]
-    return Graph(*graphs.linked(weight, len(members), cut, kept - np.count_nonzero(weight > cut)))
+    return Graph(graphs.linked(source, places, weight, cut, kept - np.count_nonzero(weight > cut)))
+
+
+def joined(nodes: int, ends: np.ndarray, weights: np.ndarray) -> Graph:
+    """The graph of so many nodes with edges between `ends` int (E, 2), of `weights` (E,)."""
+    between = np.zeros((nodes, nodes))
+    between[ends[:, 0], ends[:, 1]] = between[ends[:, 1], ends[:, 0]] = weights
+    return Graph(between)
 
 
 def checked_sets(r: Tensor, sets: np.ndarray) -> np.ndarray:

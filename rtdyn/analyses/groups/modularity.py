@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.communities import equal_edges, group_modularity, modularity_reason, rewired_z
 from rtdyn.analyses.groups.correlations import correlation
 from rtdyn.analyses.groups.graph import THRESHOLD
+from rtdyn.analyses.groups.layer_forms import LayerForms, layer_forms, moments_of_group
 from rtdyn.analyses.groups.measure import (
     GroupValue,
     GroupValues,
@@ -33,6 +34,7 @@ from rtdyn.analyses.groups.segregation import (
 from rtdyn.analyses.groups.set_sums import Layer, edge_counts, layer, set_sums
 from rtdyn.analyses.statistics import Comparison
 from rtdyn.analyses.threads import in_threads
+from rtdyn.names import RANDOM
 from rtdyn.undefined import Undefined
 
 WHOLE_LAYER = ("segregation_q", "inside_share", "inside_weight_share", "correlation_within", "correlation_across")
@@ -68,18 +70,21 @@ def modularity(context: Context) -> Modularity:
     activations = list(activations_by_half(context))
     r = [correlation(of_half) for of_half in activations]
     layers, groups = [layer(of_half) for of_half in r], context.groups
+    forms = layer_forms(layers)
     edges = {name: _equal_edges(r, group) for name, group in groups.items()}
     windows = [context.captured.positions.window[rows_of_half(context, half)] for half in (0, 1)]
     return Modularity(
-        {name: _in_whole_layer(layers, group) for name, group in groups.items()},
+        {name: _in_whole_layer(layers, forms, group) for name, group in groups.items()},
         {name: _communities(r, group, edges[name], context.seed) for name, group in groups.items()},
         {name: of_halves if isinstance(of_halves, Undefined) else min(of_halves) for name, of_halves in edges.items()},
         _presets(r, [_Measured(*half) for half in zip(activations, windows, strict=True)], groups, context.seed),
     )
 
 
-def _in_whole_layer(layers: Sequence[Layer], group: Group | Undefined) -> Mapping[str, GroupValue | Undefined]:
-    """WHOLE_LAYER of one group, in the graph of each half."""
+def _in_whole_layer(
+    layers: Sequence[Layer], forms: LayerForms | None, group: Group | Undefined
+) -> Mapping[str, GroupValue | Undefined]:
+    """WHOLE_LAYER of one group, in the graph of each half; moments over random sets are exact where known."""
 
     def statistic(half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
         sums = set_sums(layers[half], sets)
@@ -93,7 +98,18 @@ def _in_whole_layer(layers: Sequence[Layer], group: Group | Undefined) -> Mappin
         within, across = mean_correlation_reasons(sums)
         return dict(zip(WHOLE_LAYER, (apart, apart, apart, within, across), strict=True))
 
-    return measure_if_defined(group, WHOLE_LAYER, statistic, reasons)
+    values = measure_if_defined(group, WHOLE_LAYER, statistic, reasons)
+    if forms is not None and not isinstance(group, Undefined):
+        for metric, (mean, sd) in moments_of_group(forms, group).items():
+            values[metric] = _with_moments(values[metric], mean, sd)
+    return values
+
+
+def _with_moments(value: GroupValue | Undefined, mean: float, sd: float) -> GroupValue | Undefined:
+    """The value, its random null's mean and deviation these in place of those of the sets drawn."""
+    if isinstance(value, Undefined) or isinstance(drawn := value.nulls[RANDOM], Undefined):
+        return value
+    return replace(value, nulls={**value.nulls, RANDOM: replace(drawn, null_mean=mean, null_sd=sd)})
 
 
 def _communities(

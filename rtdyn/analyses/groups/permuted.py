@@ -43,7 +43,7 @@ def beside_permuted(
     values, sorted_window = as_numpy(activations)[order], window[order]
     for draw in range(draws):
         r = correlation(torch.from_numpy(permuted_within(values, sorted_window, rng)))
-        other = graph_of(r, everyone, None, len(graph.ends))
+        other = graph_of(r, everyone, None, graph.edges)
         if not isinstance(other, Undefined):
             null[draw] = louvain(other, restarts, rng)[0]
     return compare(value, null)

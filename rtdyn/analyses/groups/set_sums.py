@@ -60,7 +60,7 @@ def layer(r: Tensor, threshold: float | None = THRESHOLD) -> Layer:
         totals = graphs.totals(r.numpy(), least)
     else:
         totals = np.concatenate(
-            [as_numpy(torch.stack([v.double().sum(1) for v in parts])) for _, parts in _blocks(r, least)], axis=1
+            [as_numpy(torch.stack([v.double().sum(1) for v in parts])) for _, parts in weight_blocks(r, least)], axis=1
         )
     return Layer(r, threshold, totals, ~as_numpy(r.diagonal().isnan()))
 
@@ -100,14 +100,17 @@ def inside_by_product(r: Tensor, sets: np.ndarray, least: float) -> np.ndarray:
     members = torch.zeros(len(sets), len(r), device=r.device)
     members.scatter_(1, torch.from_numpy(sets).to(r.device), 1.0)
     sums = torch.zeros(3, len(sets), dtype=torch.float64, device=r.device)
-    for rows, parts in _blocks(r, least):
+    for rows, parts in weight_blocks(r, least):
         for total, values in zip(sums, parts, strict=True):
             total += (members @ values.T * members[:, rows]).double().sum(1)
     return as_numpy(sums / 2)
 
 
-def _blocks(r: Tensor, least: float) -> Iterator[tuple[slice, tuple[Tensor, Tensor, Tensor]]]:
-    """Rows of r (F, F), and their weights, edges and r, float32, 0 for undefined pairs and a neuron with itself."""
+def weight_blocks(r: Tensor, least: float) -> Iterator[tuple[slice, tuple[Tensor, Tensor, Tensor]]]:
+    """Some rows of r (F, F) at a time, and their weights, edges and r, float32 (rows, F).
+
+    All are 0 for undefined pairs and for a neuron with itself. least: the smallest |r| of an edge.
+    """
     for start in range(0, len(r), BLOCK):
         rows = slice(start, min(start + BLOCK, len(r)))
         values = r[rows].nan_to_num(nan=0.0)

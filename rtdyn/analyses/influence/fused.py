@@ -6,13 +6,13 @@ Array libraries would write z, e^z and p·e^z to memory in turn; here a processo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rtdyn.analyses.kernels.excess_sums import excess_sums
+from rtdyn.analyses.threads import in_threads
 
 ROWS = 32
 """Positions that one task takes: their rows of p and m stay in a core's cache, and each row of q is read once."""
@@ -66,8 +66,7 @@ def _fused(p: Tensor, m: Tensor, q: Tensor, a: Tensor, t: Tensor, row: Tensor, n
         mine = slice(edges[task], edges[task + 1])
         excess_sums(*arrays, a_sorted[:, mine], t_sorted[mine], at[mine], of[mine], sums[mine])
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(run, range(len(edges) - 1)))
+    in_threads(run, range(len(edges) - 1))
     result = torch.empty(len(order), dtype=torch.float64)
     result[order] = torch.from_numpy(sums)
     return result

@@ -9,115 +9,104 @@ import numpy as np
 from rtdyn.analyses.kernels.compiled import compiled
 
 
-@compiled()
+@compiled("reassoc")
 def totals(r: Any, threshold: float) -> Any:
     """float64 (3, F): each neuron's strength, number of edges and sum of r with all others; r (F, F)."""
     out = np.zeros((3, len(r)))
     for i in range(len(r)):
+        # selections, no branches: half of them would be foreseen wrongly
+        strength, edges, signed = 0.0, 0.0, 0.0
         for j in range(len(r)):
             value = np.float64(r[i, j])
-            if j == i or np.isnan(value):
-                continue
-            out[2, i] += value
-            if abs(value) >= threshold:
-                out[0, i] += abs(value)
-                out[1, i] += 1
+            defined = value if j != i and value == value else 0.0
+            signed += defined
+            strength += abs(defined) if abs(defined) >= threshold else 0.0
+            edges += 1.0 if abs(defined) >= threshold else 0.0
+        out[0, i], out[1, i], out[2, i] = strength, edges, signed
     return out
 
 
-@compiled()
+@compiled("reassoc")
 def inside(r: Any, sets: Any, threshold: float) -> Any:
     """float64 (3, s): weight, number of edges and sum of r over each set's pairs; r (F, F), sets int64 (s, n)."""
     out = np.zeros((3, len(sets)))
     for k in range(len(sets)):
-        for a in range(sets.shape[1]):
-            row = r[sets[k, a]]
-            for b in range(a + 1, sets.shape[1]):
-                value = np.float64(row[sets[k, b]])
-                if np.isnan(value):
-                    continue
-                out[2, k] += value
-                if abs(value) >= threshold:
-                    out[0, k] += abs(value)
-                    out[1, k] += 1
+        members, strength, edges, signed = sets[k], 0.0, 0.0, 0.0
+        for a in range(len(members)):
+            row = r[members[a]]
+            for b in range(a + 1, len(members)):
+                value = np.float64(row[members[b]])
+                defined = value if value == value else 0.0
+                signed += defined
+                strength += abs(defined) if abs(defined) >= threshold else 0.0
+                edges += 1.0 if abs(defined) >= threshold else 0.0
+        out[0, k], out[1, k], out[2, k] = strength, edges, signed
     return out
 
 
 @compiled()
 def pair_weights(r: Any, members: Any, least: float) -> Any:
-    """float64 (n(n − 1)/2,): |r| of every two of `members` (n,), row by row, 0 where undefined or under `least`."""
-    out = np.zeros(len(members) * (len(members) - 1) // 2)
+    """(n(n − 1)/2,), of r's type: |r| of every two of `members` (n,), row by row; 0 where undefined, under `least`."""
+    out = np.empty(len(members) * (len(members) - 1) // 2, r.dtype)
     pair = 0
     for a in range(len(members)):
         row = r[members[a]]
         for b in range(a + 1, len(members)):
-            value = abs(np.float64(row[members[b]]))
-            if value >= least:
-                out[pair] = value
+            value = abs(row[members[b]])
+            out[pair] = value if np.float64(value) >= least else 0.0
             pair += 1
     return out
 
 
-@compiled()
-def linked(weight: Any, nodes: int, cut: float, ties: int) -> Any:
+@compiled("reassoc")
+def linked(r: Any, members: Any, weight: Any, cut: float, ties: int) -> Any:
     """The graph whose edges are the pairs of a weight above `cut`, and the first `ties` of those that have it.
 
-    weight: of `pair_weights`, for n = `nodes`. Returns the number of nodes with an edge, and the edges, int64 (E, 2)
-    and float64 (E,). Nodes are numbered by falling strength, so Q does not depend on the order of the neurons, which
-    Louvain's would follow.
+    weight: of `pair_weights` for r and `members`; cut: positive. Returns the weight of the edge between every two of
+    the nodes that have one, float64 (nodes, nodes), 0 where there is none. Nodes are numbered by falling strength, so Q
+    does not depend on the order of the neurons, which Louvain's would follow.
     """
-    strength, between = np.zeros(nodes), np.zeros((nodes, nodes))
-    pair, edges = 0, 0
-    for a in range(nodes):
-        for b in range(a + 1, nodes):
-            value = weight[pair]
+    n, pair = len(members), 0
+    strength, tied = np.zeros(n), np.empty((ties, 2), np.int64)
+    for a in range(n):
+        own = 0.0
+        for b in range(a + 1, n):
+            value = np.float64(weight[pair + b - a - 1])
+            kept = value if value > cut else 0.0
+            own += kept
+            strength[b] += kept
+        strength[a] += own
+        pair += n - a - 1
+    pair, found = 0, 0
+    for a in range(n):
+        for b in range(a + 1, n):
+            if weight[pair] == cut and found < ties:
+                tied[found, 0], tied[found, 1] = a, b
+                strength[a] += cut
+                strength[b] += cut
+                found += 1
             pair += 1
-            if value < cut or value == 0 or (value == cut and ties == 0):
-                continue
-            ties -= value == cut
-            edges += 1
-            strength[a] += value
-            strength[b] += value
-            between[a, b] = between[b, a] = value
-    order = np.arange(nodes)
-    for i in range(nodes):  # numba's own sort takes seconds to compile
+    order = np.arange(n)
+    for i in range(n):  # numba's own sort takes seconds to compile
         u, j = order[i], i
         while j > 0 and strength[order[j - 1]] < strength[u]:
             order[j] = order[j - 1]
             j -= 1
         order[j] = u
-    ends, weights = np.empty((edges, 2), np.int64), np.empty(edges)
-    edge = 0
+    nodes, place = (strength > 0).sum(), np.empty(n, np.int64)
+    for i in range(n):
+        place[order[i]] = i
+    between, neurons = np.empty((nodes, nodes)), members[order[:nodes]]
     for i in range(nodes):
-        row = between[order[i]]
-        for j in range(i + 1, nodes):
-            if row[order[j]] > 0:
-                ends[edge, 0], ends[edge, 1], weights[edge] = i, j, row[order[j]]
-                edge += 1
-    return (strength > 0).sum(), ends, weights
-
-
-@compiled()
-def neighbours(nodes: int, ends: Any, weights: Any) -> Any:
-    """The graph of edges (E, 2) and weights (E,), node by node.
-
-    Returns where each node's neighbours begin, int64 (nodes + 1,), the neighbours, int64 (2E,), and the weights of the
-    edges to them, float64 (2E,): `start`, `neighbour` and `weight` of the functions below.
-    """
-    start = np.zeros(nodes + 1, np.int64)
-    for e in range(len(ends)):
-        start[ends[e, 0] + 1] += 1
-        start[ends[e, 1] + 1] += 1
-    for u in range(nodes):
-        start[u + 1] += start[u]
-    free = start[:-1].copy()
-    neighbour, weight = np.empty(start[nodes], np.int64), np.empty(start[nodes])
-    for e in range(len(ends)):
-        for side in range(2):
-            u, v = ends[e, side], ends[e, 1 - side]
-            neighbour[free[u]], weight[free[u]] = v, weights[e]
-            free[u] += 1
-    return start, neighbour, weight
+        row = r[neurons[i]]
+        for j in range(nodes):
+            value = abs(np.float64(row[neurons[j]]))
+            between[i, j] = value if value > cut else 0.0
+        between[i, i] = 0.0
+    for k in range(found):
+        i, j = place[tied[k, 0]], place[tied[k, 1]]
+        between[i, j] = between[j, i] = cut
+    return between
 
 
 @compiled()
@@ -134,118 +123,88 @@ def renamed(community: Any) -> Any:
 
 
 @compiled()
-def sweep(
-    start: Any, neighbour: Any, weight: Any, strength: Any, total: float, order: Any, community: Any, held: Any
-) -> bool:
-    """Moves each node in turn to the neighbouring community where Q gains most; whether any moved.
-
-    order and community: int64 (n,), the latter changed in place; strength (n,), with sum `total`; held (n,): the
-    strength of each community, changed in place.
-    """
-    towards, touched = np.zeros(len(strength)), np.empty(len(strength) + 1, np.int64)
-    moved = False
-    for u in order:
-        home, count = community[u], 0
-        for e in range(start[u], start[u + 1]):
-            c = community[neighbour[e]]
-            touched[count] = c
-            count += towards[c] == 0  # a branch would often be foreseen wrongly
-            towards[c] += weight[e]
-        held[home] -= strength[u]
-        best, most = home, towards[home] - held[home] * strength[u] / total
-        for k in range(count):
-            c = touched[k]
-            gain = towards[c] - held[c] * strength[u] / total
-            # a gain within round-off could go to and fro for ever
-            if gain > most + 1e-13 * total:
-                best, most = c, gain
-            towards[c] = 0
-        held[best] += strength[u]
-        if best != home:
-            community[u] = best
-            moved = True
-    return moved
+def largest_gain(row: Any, alone: Any, share: float, least: float) -> float:
+    """By how much the most of row − alone·share, both (n,), exceeds `least`; 0 where it does not."""
+    top = np.int64(0)
+    for c in range(len(row)):
+        gain = row[c] - alone[c] * share - least
+        # bits of positive floats are ordered as they are, and whole numbers are compared several at a time
+        bits = np.float64(gain if gain > 0 else 0.0).view(np.int64)
+        top = bits if bits > top else top
+    return np.int64(top).view(np.float64)
 
 
 @compiled()
-def settle(
-    start: Any, neighbour: Any, weight: Any, strength: Any, total: float, order: Any, community: Any, count: int
-) -> None:
-    """Sweeps until no node moves, for graphs dense enough that each node's weight towards each community is kept.
+def settled(between: Any, strength: Any, total: float, order: Any) -> Any:
+    """int64 (n,): communities after moving nodes one by one, in `order` (n,), until Q gains by no move.
 
-    community: int64 (n,), numbered from 0 to count − 1, changed in place; other arguments as `sweep` has them.
+    between: float64 (n, n), weights with 0 on the diagonal; strength (n,) has the sum `total`. Each node begins alone,
+    and moves where Q gains most. A community of several is named by its first node, and every node's weight towards it
+    is kept; towards a node alone that is the weight between the two.
     """
-    held, towards = np.zeros(count), np.zeros((len(strength), count))
-    for u in range(len(strength)):
-        held[community[u]] += strength[u]
-        for e in range(start[u], start[u + 1]):
-            towards[u, community[neighbour[e]]] += weight[e]
-    moved = True
+    n = len(strength)
+    community, alone, singles = np.arange(n), strength.copy(), n
+    towards, held, size = np.empty((n, n)), np.empty(n), np.empty(n, np.int64)
+    name, place = np.empty(n, np.int64), np.empty(n, np.int64)
+    count, moved = 0, True
     while moved:
         moved = False
         for u in order:
-            home, share = community[u], strength[u] / total
-            best, most = home, towards[u, home] - (held[home] - strength[u]) * share
-            for c in range(count):
-                gain = towards[u, c] - held[c] * share
-                if c != home and gain > most + 1e-13 * total:
-                    best, most = c, gain
-            if best != home:
-                moved = True
-                community[u] = best
-                held[home] -= strength[u]
-                held[best] += strength[u]
-                for e in range(start[u], start[u + 1]):
-                    towards[neighbour[e], home] -= weight[e]
-                    towards[neighbour[e], best] += weight[e]
-
-
-@compiled()
-def move(start: Any, neighbour: Any, weight: Any, strength: Any, total: float, order: Any) -> Any:
-    """int64 (n,): communities after moving nodes one by one, in `order` (n,), until Q gains by no move."""
-    community, held = np.arange(len(strength)), strength.copy()
-    moved = sweep(start, neighbour, weight, strength, total, order, community, held)
-    few, count = renamed(community)
-    if moved and len(neighbour) > len(strength) * count:
-        settle(start, neighbour, weight, strength, total, order, few, count)
-        return few
-    while moved:
-        moved = sweep(start, neighbour, weight, strength, total, order, community, held)
+            row, share, home = between[u], strength[u] / total, community[u]
+            here = -1 if alone[u] < np.inf else place[home]
+            best, most = home, 0.0 if here < 0 else towards[here, u] - (held[here] - strength[u]) * share
+            for k in range(count):
+                gain = towards[k, u] - held[k] * share
+                # a gain within round-off could go to and fro for ever
+                if k != here and gain > most + 1e-13 * total:
+                    best, most = name[k], gain
+            more = largest_gain(row, alone, share, most) if singles > 0 else 0.0
+            if more > 1e-13 * total:
+                best = 0
+                while row[best] - alone[best] * share - most != more:
+                    best += 1
+            if best == home:
+                continue
+            moved, community[u] = True, best
+            if here < 0:
+                alone[u] = np.inf
+                singles -= 1
+            elif size[here] > 1:
+                held[here] -= strength[u]
+                size[here] -= 1
+                for v in range(n):
+                    towards[here, v] -= row[v]
+            else:  # nobody is left there: the last community takes its place
+                count -= 1
+                name[here], held[here], size[here] = name[count], held[count], size[count]
+                towards[here] = towards[count]
+                place[name[here]] = here
+            if alone[best] < np.inf:
+                name[count], held[count], size[count], place[best] = best, strength[best], 1, count
+                towards[count] = between[best]
+                alone[best] = np.inf
+                singles -= 1
+                count += 1
+            there = place[best]
+            held[there] += strength[u]
+            size[there] += 1
+            for v in range(n):
+                towards[there, v] += row[v]
     return community
 
 
 @compiled()
-def merged(start: Any, neighbour: Any, weight: Any, community: Any, count: int) -> Any:
-    """The graph, as of `neighbours`, of communities (n,) as nodes, `count` of them, without the weights inside them."""
-    nodes_start = np.zeros(count + 2, np.int64)
+def merged(between: Any, community: Any, count: int) -> Any:
+    """Weights between communities (n,), `count` of them, float64 (count, count), without those inside them."""
+    towards, out = np.zeros((count, len(community))), np.zeros((count, count))
     for u in range(len(community)):
-        nodes_start[community[u] + 2] += 1
+        for v in range(len(community)):
+            towards[community[u], v] += between[u, v]
     for c in range(count):
-        nodes_start[c + 2] += nodes_start[c + 1]
-    by_community = np.empty_like(community)
-    for u in range(len(community)):
-        by_community[nodes_start[community[u] + 1]] = u
-        nodes_start[community[u] + 1] += 1
-    new_start = np.zeros(count + 1, np.int64)
-    new_neighbour, new_weight = np.empty_like(neighbour), np.empty_like(weight)
-    towards, touched = np.zeros(count), np.empty(count + 1, np.int64)
-    filled = 0
-    for c in range(count):
-        reached = 0
-        for u in by_community[nodes_start[c] : nodes_start[c + 1]]:
-            for e in range(start[u], start[u + 1]):
-                other = community[neighbour[e]]
-                if other == c:
-                    continue
-                touched[reached] = other
-                reached += towards[other] == 0
-                towards[other] += weight[e]
-        for k in range(reached):
-            new_neighbour[filled], new_weight[filled] = touched[k], towards[touched[k]]
-            towards[touched[k]] = 0
-            filled += 1
-        new_start[c + 1] = filled
-    return new_start, new_neighbour[:filled], new_weight[:filled]
+        for v in range(len(community)):
+            out[c, community[v]] += towards[c, v]
+        out[c, c] = 0
+    return out
 
 
 @compiled()
@@ -259,20 +218,18 @@ def shuffled(count: int, rng: Any) -> Any:
 
 
 @compiled()
-def best(nodes: int, ends: Any, weights: Any, restarts: int, rng: Any) -> Any:
-    """Largest modularity of `restarts` runs, and its partition, int64 (nodes,); edges (E, 2) and weights (E,)."""
-    first = neighbours(nodes, ends, weights)
-    first_strength = np.zeros(nodes)
-    for u in range(nodes):
-        for e in range(first[0][u], first[0][u + 1]):
-            first_strength[u] += first[2][e]
+def best(first: Any, restarts: int, rng: Any) -> Any:
+    """Largest modularity of `restarts` runs, and its partition, int64 (nodes,); first: weights (nodes, nodes)."""
+    nodes, first_strength = len(first), np.zeros(len(first))
+    for u in range(nodes):  # a sum over one axis takes seconds to compile
+        first_strength[u] = first[u].sum()
     total = first_strength.sum()
     best_value, best_community = -np.inf, np.arange(nodes)
     for _ in range(restarts):
         community = np.arange(nodes)
-        (start, neighbour, weight), strength = first, first_strength
+        between, strength = first, first_strength
         while True:
-            level, count = renamed(move(start, neighbour, weight, strength, total, shuffled(len(strength), rng)))
+            level, count = renamed(settled(between, strength, total, shuffled(len(strength), rng)))
             if count == len(strength):
                 break
             for u in range(nodes):
@@ -280,10 +237,8 @@ def best(nodes: int, ends: Any, weights: Any, restarts: int, rng: Any) -> Any:
             held = np.zeros(count)
             for u in range(len(strength)):
                 held[level[u]] += strength[u]
-            start, neighbour, weight = merged(start, neighbour, weight, level, count)
-            strength = held
-        crossing = weight.sum()
-        value = 1 - crossing / total - np.square(strength / total).sum()
+            between, strength = merged(between, level, count), held
+        value = 1 - between.sum() / total - np.square(strength / total).sum()
         if value > best_value:
             best_value, best_community = value, community
     return best_value, best_community

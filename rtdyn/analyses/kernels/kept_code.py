@@ -90,7 +90,7 @@ def _digest_of(folder: Path) -> str:
 def keep() -> None:
     """Keeps what this process has compiled of loops that nothing is kept of yet."""
     own, kept = _own_folder(), _kept_folder()
-    if own is None or kept is None or _forked:
+    if own is None or kept is None or _forked or not own.is_dir():
         return
     for loop in own.iterdir():
         if not (kept / loop.name).exists() and any(loop.rglob("*.nbc")):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import torch
 from torch import Tensor
 
 from rtdyn.analyses.influence import fused
 from rtdyn.analyses.influence.fused import ROWS
 from rtdyn.analyses.kernels.tilted_sums import tilted_sums
+from rtdyn.analyses.threads import in_threads
 
 TERMS = 4
 """Sums a pair needs: of p·h, p·z(e^z − 1), p·ℓ·h and p·κ·h."""
@@ -38,8 +37,7 @@ def vocabulary_sums(
             for part, out in zip(parts, sums.numpy(), strict=True):
                 tilted_sums(*arrays, halvings, out, start, min(start + ROWS, len(t)), part.start, part.stop)
 
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(run, range(0, len(p), ROWS)))
+        in_threads(run, range(0, len(p), ROWS))
     else:
         row, neuron = tame.nonzero().T
         for some, z in fused.shifts(m, q, a[:, row, neuron], t[row, neuron], row, neuron):

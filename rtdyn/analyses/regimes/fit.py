@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch
 
 from rtdyn.analyses.kernels import huber
+from rtdyn.analyses.threads import in_threads
 from rtdyn.names import CENSORED, DECAY, PLATEAU, POWER_LAW
 from rtdyn.undefined import Undefined
 
@@ -170,8 +169,7 @@ def fit_sorted(log_a: np.ndarray) -> list[ThreeSegments | Undefined]:
 def _threaded(fit_curve: Callable[[int], ThreeSegments | Undefined], count: int) -> list[ThreeSegments | Undefined]:
     # a fit is so short that a task of its own would cost as much
     tasks = [range(start, min(count, start + TASK_CURVES)) for start in range(0, count, TASK_CURVES)]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return [fit for fits in pool.map(lambda task: [fit_curve(index) for index in task], tasks) for fit in fits]
+    return [fit for fits in in_threads(lambda task: [fit_curve(index) for index in task], tasks) for fit in fits]
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def _record(plan: SuitePlan) -> dict[str, Any]:
         "download_seconds": plan.download_seconds,
         "compute_seconds": plan.compute_seconds,
         "seconds": plan.total_seconds,
+        "gpu_seconds_per_step": plan.gpu_stage_seconds,
         "gpu_seconds": plan.gpu_seconds,
         "gpu_total_seconds": plan.gpu_total_seconds,
         "notes": list(plan.notes),
@@ -154,7 +155,14 @@ def _said(plans: Sequence[SuitePlan], assumptions: Assumptions) -> list[str]:
             f"GPU: products alone, at the given {single:g} TFLOP/s in float32 and {double:g} in float64, so at least "
             "that; the further analyses as on the processor."
         )
+        said += [f"GPU hours of {p.suite.name} by stage: {_by_stage(p)}." for p in plans]
     return [*said, *dict.fromkeys(f"{p.suite.name}: {note}" for p in plans for note in p.notes)]
+
+
+def _by_stage(plan: SuitePlan) -> str:
+    """Each stage's hours on a GPU, the longest first."""
+    seconds = sorted((plan.gpu_stage_seconds or {}).items(), key=lambda stage: -stage[1])
+    return ", ".join(f"{stage} {_hours(plan.traffic.analysed * of_step)}" for stage, of_step in seconds)
 
 
 def _total(plans: Sequence[SuitePlan], of: Callable[[SuitePlan], float | None]) -> float | None:

@@ -1,0 +1,84 @@
+"""What a set is in the whole layer, as quadratic forms in its indicator, whose moments are known (METHODS §6, §11).
+
+With r the correlations without their diagonal, ρ their row sums, W the weights of edges, k theirs and 2m the sum of k,
+over n neurons of F that all vary:
+  correlation_within = xᵀrx / n(n − 1)          correlation_across = xᵀ(diag ρ − r)x / n(F − n)
+  segregation_q = xᵀ(W − kkᵀ/2m)x / m
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rtdyn.analyses.group import Group
+from rtdyn.analyses.groups.graph import least_weight
+from rtdyn.analyses.groups.permutation_moments import Form, Sizes, moments
+from rtdyn.analyses.groups.set_sums import Layer, weight_blocks
+from rtdyn.analyses.statistics import as_numpy
+
+Q, WITHIN, ACROSS = "segregation_q", "correlation_within", "correlation_across"
+
+
+@dataclass(frozen=True)
+class LayerForms:
+    """Both halves' matrices, as far as moments need them."""
+
+    layers: tuple[Layer, Layer]
+    correlations: np.ndarray
+    """float64 (2, 2): Σ over i ≠ j of products of r, of every two of the halves."""
+    modules: np.ndarray
+    """float64 (2, 2): the same of W − kkᵀ/2m."""
+
+
+def layer_forms(layers: Sequence[Layer]) -> LayerForms | None:
+    """Those of both halves; None where a neuron does not vary on one of them, as sets then differ in what they hold."""
+    first, second = layers
+    if not (first.varying.all() and second.varying.all()):
+        return None
+    strengths = np.stack([layer.totals[0] for layer in layers])
+    correlations, weights, along = np.zeros((3, 2, 2))
+    k = torch.from_numpy(strengths).to(first.r.device)
+    pairs = zip(*(weight_blocks(layer.r, least_weight(layer.threshold)) for layer in layers), strict=True)
+    for (rows, of_first), (_, of_second) in pairs:
+        for sums, kind in ((weights, 0), (correlations, 2)):
+            a, b = of_first[kind], of_second[kind]
+            first_twice, mixed, second_twice = (
+                float((x * y).sum(dtype=torch.float64)) for x, y in ((a, a), (a, b), (b, b))
+            )
+            sums += [[first_twice, mixed], [mixed, second_twice]]
+        for half, (w, _, _) in enumerate((of_first, of_second)):
+            along[half] += as_numpy((k[:, rows] * (w.double() @ k.T).T).sum(1))
+    total, squares = strengths.sum(1), strengths**2
+    ranks_one = ((strengths @ strengths.T) ** 2 - squares @ squares.T) / np.outer(total, total)
+    modules = weights - along / total - (along / total).T + ranks_one
+    return LayerForms((first, second), correlations, modules)
+
+
+def moments_of_group(forms: LayerForms, group: Group) -> Mapping[str, tuple[float, float]]:
+    """By metric that sets of these sizes have: mean and deviation over permutations of all neurons.
+
+    Each half's choice is measured on the other half.
+    """
+    a, b = group.members
+    chosen, everyone = (len(a), len(b)), len(forms.layers[0].varying)
+    sizes = Sizes(*chosen, len(np.intersect1d(a, b)), everyone)
+    r = [layer.totals[2] for layer in forms.layers]
+    k = [layer.totals[0] for layer in forms.layers]
+    nothing = np.zeros(everyone)
+    by_metric = {
+        WITHIN: ([(nothing, v) for v in r], forms.correlations, [n * (n - 1) for n in chosen]),
+        ACROSS: ([(v, -v) for v in r], forms.correlations, [n * (everyone - n) for n in chosen]),
+        Q: ([(-(v**2) / v.sum(), v**2 / v.sum()) for v in k], forms.modules, [v.sum() / 2 for v in reversed(k)]),
+    }
+    found = {}
+    for metric, (parts, inner, divisors) in by_metric.items():
+        if min(divisors) == 0:  # such a set has no value either
+            continue
+        # the half measured is the one that did not choose
+        of_halves = [Form(*(part / divisor for part in parts[1 - h])) for h, divisor in enumerate(divisors)]
+        found[metric] = moments((of_halves[0], of_halves[1]), inner[::-1, ::-1] / np.outer(divisors, divisors), sizes)
+    return found
