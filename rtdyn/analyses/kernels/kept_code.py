@@ -99,7 +99,10 @@ def keep() -> None:
 
 def _publish(made: Path, name: Path) -> None:
     """Copies the folder beside its name, then renames it; of two processes that do so the first wins."""
-    beside = Path(tempfile.mkdtemp(prefix=".", dir=name.parent))
+    try:
+        beside = Path(tempfile.mkdtemp(prefix=".", dir=name.parent))
+    except OSError:
+        return
     try:
         shutil.copytree(made, beside, dirs_exist_ok=True)
         (beside / DIGEST).write_text(_digest_of(beside), encoding="utf-8")
