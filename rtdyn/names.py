@@ -10,6 +10,8 @@ WEIGHTS_ONLY = ("heavytail",)
 """Those that give something from weights alone, with no text and no influence."""
 LAYERS = "layers"
 """What rows of metrics/ name as their analysis where layers before the last are measured."""
+LAYER_CURVES = "layer curves"
+"""The stage of a step that fits these layers' curves."""
 
 RARE, COMMON = "rare", "common"
 """Token classes. Neurons are ranked, and groups chosen, by their influence on `rare`."""
