@@ -12,6 +12,8 @@ LAYERS = "layers"
 """What rows of metrics/ name as their analysis where layers before the last are measured."""
 DOMAINS = "domains"
 """The same of what sets a domain beside the main text."""
+LAYER_CURVES = "layer curves"
+"""The stage of a step that fits these layers' curves."""
 
 RARE, COMMON = "rare", "common"
 """Token classes. Neurons are ranked, and groups chosen, by their influence on `rare`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from rtdyn.analyses.earlier_layers.chosen import earlier_layers
 from rtdyn.capture.memory_need import Sample, sample_of
 from rtdyn.cost.machine import seconds_on
 from rtdyn.cost.plan import further_seconds, stage_operations
@@ -62,5 +63,10 @@ def expected_seconds(sweep: Sweep) -> dict[str, float]:
         domains = tuple(map(sample_of, sweep.evaluation.domains.values()))
     seconds_of = seconds_on(sweep.options.device, CALIBRATION)
     operations = stage_operations(model, sample, sweep.options, domains)
-    further, _ = further_seconds(model.neurons, sweep.options.analyses, sweep.weights_only)
+    further, _ = further_seconds(
+        model.neurons,
+        sweep.options.analyses,
+        sweep.weights_only,
+        len(earlier_layers(sweep.options.layers, model.layers)),
+    )
     return {stage: seconds_of(model, needed) for stage, needed in operations.items()} | further

@@ -7,9 +7,10 @@ of a block, and b blocks above a layer, b₀ above the first of them:
     first order a backward pass through b₀ − 1 blocks and the last one's keys and values for each of N positions, over
                 the r·w positions up to it and those that go with it, of which the matrices cost what they do forward
                 and the attention twice as much; 2·N·r·w·d·F for each layer; b₀ blocks forward for TARGETS of them
-    exact       b − 1 blocks over w positions, whose attention reads half of the pairs; the last one's keys and values
-                there, and the rest of it and V·d at the window's measured positions; for every neuron on every window
-                where it is measured, and for the drawn pairs
+    exact       b − 1 blocks over the w·m/(m + 1) positions up to the last of m measured ones, on average, whose
+                attention reads half of the pairs; the last one's keys and values there, and the rest of it and V·d at
+                the window's measured positions; for every neuron on every window where it is measured, and for the
+                drawn pairs
     direct      the ablation of the layer's neurons, as the last layer's
 """
 
@@ -84,9 +85,10 @@ def blocks_operations(model: ModelShape, sample: Sample, positions: float) -> tu
 
 def _rerun(model: ModelShape, sample: Sample, pairs: float, blocks: int) -> Operations:
     """The windows that run again through so many blocks, to their losses."""
-    keys, _ = blocks_operations(model, sample, pairs * sample.window * KEYS)
-    measured = pairs * sample.positions * sample.window / sample.tokens
-    matrices, attention = blocks_operations(model, sample, pairs * sample.window * (blocks - 1) + measured)
+    of_window = sample.positions * sample.window / sample.tokens
+    before, measured = pairs * sample.window * of_window / (of_window + 1), pairs * of_window
+    keys, _ = blocks_operations(model, sample, before * KEYS)
+    matrices, attention = blocks_operations(model, sample, before * (blocks - 1) + measured)
     causal = Operations(float32=attention.float32 / 2, passed=attention.passed / 2)
     terms = measured * model.logits
     logits = Operations(float32=2.0 * terms * model.width, passed=LOSS_PASSES * terms)

@@ -34,7 +34,7 @@ from rtdyn.hub.datasets import is_hub
 from rtdyn.hub.repository import hub_is_offline
 from rtdyn.hub.retry import may_pass
 from rtdyn.model.sizes import ModelShape, model_shape
-from rtdyn.names import PILE, WEIGHTS_ONLY
+from rtdyn.names import LAYER_CURVES, PILE, WEIGHTS_ONLY
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
 from rtdyn.text.domains import prepare_with_domains
@@ -164,7 +164,7 @@ def plan_suite(
         )
         for text, kept, own in texts
     )
-    further, notes = further_seconds(model.neurons, options.analyses, weights_only)
+    further, notes = further_seconds(model.neurons, options.analyses, weights_only, len(earlier))
     if record["passed_over"]:
         notes = (*notes, f"{len(record['passed_over'])} steps are passed over, missing or unsound (`rtdyn audit`)")
     if routing and options.heads_at == "all" and not model.parallel_residual:
@@ -293,12 +293,12 @@ def stage_operations(
 
 
 def further_seconds(
-    neurons: int, analyses: Sequence[str], weights_only: bool
+    neurons: int, analyses: Sequence[str], weights_only: bool, earlier: int = 0
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Processor seconds of each further analysis at this many neurons, and what is to be said of them.
 
     Between the sizes that were measured, the logarithm is linear in that of the number of neurons; beyond them too.
-    weights_only: of heavytail alone, which takes no more than it does with its groups.
+    weights_only: of heavytail alone, which takes no more than it does with its groups. earlier: layers before the last.
     """
     table = json.loads(FURTHER.read_text(encoding="utf-8"))
     sizes = [int(size) for size in table["neurons"]]
@@ -306,6 +306,8 @@ def further_seconds(
     if not weights_only and not set(analyses) - {"ablation", "regimes"}:
         stages = [s for s in stages if s != "groups"]
     seconds = {stage: _interpolated(neurons, sizes, table["seconds"][stage]) for stage in stages}
+    if "regimes" in seconds and earlier:
+        seconds[LAYER_CURVES] = earlier * seconds["regimes"]
     outside = seconds and not sizes[0] <= neurons <= sizes[-1]
     note = f"further analyses were measured from {sizes[0]:,} to {sizes[-1]:,} neurons; {neurons:,} is beyond"
     return seconds, (note,) if outside else ()

@@ -14,6 +14,7 @@ from rtdyn.analyses.influence.ablation import Influence
 from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.earlier_layers import capture_earlier
 from rtdyn.capture.forward_pass import Capture
+from rtdyn.names import LAYER_CURVES
 from rtdyn.tables.earlier_layers import curve_metrics, final_metrics, layer_metrics
 from rtdyn.tables.step_rows import StepRows
 from rtdyn.text.evaluation import Evaluation
@@ -55,6 +56,7 @@ def analyse_layers(
     )
     rows = [*layer_metrics(layers, options.seed), *final_metrics(final_layer(result, layers, cluster), final)]
     if "regimes" in options.analyses:
+        stage(LAYER_CURVES)
         for number, layer in layers.items():
             for name in layer.classes:
                 rows += curve_metrics(layer.curve(name, options.rank_by, options.seed), name, number)

@@ -34,13 +34,14 @@ def test_a_rerun_pair_costs_a_window_through_the_blocks_above(shape: ModelShape)
         for layer, budget in ((22, NOTHING), (22, Budget(0, 0, 4.0)), (20, Budget(0, 0, 4.0)))
     )
     pairs, block = 4 * shape.neurons, 256 * (2 * shape.matrices / 24 + 2 * 256 * 1024)
-    last = 256 / 4 * 2 * shape.matrices / 24 + 32 / 256 * block
+    before = 32 / 33  # of the window, up to the last of its targets
+    last = before * 256 / 4 * 2 * shape.matrices / 24 + 32 / 256 * block
     assert some - none == pytest.approx(pairs * (last + 2 * 32 * shape.logits * 1024))
     reach = (4 + 1) / (2 * 4)  # 32 targets of a window, 8 at a time
     backward = 2 * 512 * 256 * reach * (2 * shape.matrices / 24 + 2 * 4 * 256 * 1024)
     forward = 2 * 512 / 8 * 256 * reach * (2 * shape.matrices / 24 + 4 * 256 * 1024)
     once = 2 * 2 * 4096 * (2 * shape.matrices / 24 + 4 * 256 * 1024)
-    assert more - some == pytest.approx(2 * pairs * block + backward + forward + once)
+    assert more - some == pytest.approx(2 * pairs * before * block + backward + forward + once)
     both = layer_operations(shape, SAMPLE, (20, 22), GIB, NOTHING)
     assert both.float64 == 2 * ablation_operations(shape, SAMPLE, GIB).float64
 

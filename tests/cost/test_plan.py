@@ -189,6 +189,8 @@ def test_further_analyses_are_read_off_where_they_were_measured() -> None:
     )
     assert "is beyond" in further_seconds(2 * table["neurons"][-1], every, False)[1][0]
     assert further_seconds(512, ("ablation",), False) == ({}, ())
+    one, three = (further_seconds(512, ("ablation", "regimes", "routing"), False, layers)[0] for layers in (0, 2))
+    assert three == {**one, "layer curves": 2 * one["regimes"]}, "each measured layer has curves"
 
 
 def test_the_assumed_sample_keeps_to_its_text(options: EvaluationOptions) -> None:

@@ -29,16 +29,17 @@ def exact_deltas(
     up to the layer is run again. memory_bytes: what the windows of one batch may take.
     """
     mlp = parts.mlp_outputs[layer]
-    length = len(state.stream)
-    changes = (mean[neurons] - state.activations[:, neurons].double()).T.to(state.stream.dtype)
+    length = int(query.max()) + 1  # what follows the last measured position changes nothing before it
+    stream, output = state.stream[:length], state.output[:length]
+    changes = (mean[neurons] - state.activations[:length, neurons].double()).T.to(stream.dtype)
     together = max(1, min(BATCH_TOKENS // length, memory_bytes // _window_bytes(parts, length, len(query))))
     before = loss.double()
-    base = state.stream - written(mlp, state.output) if mlp.post_norm is not None else state.stream
+    base = stream - written(mlp, output) if mlp.post_norm is not None else stream
     deltas = []
     with torch.no_grad():
         for change, rows in zip(changes.split(together), mlp.rows[neurons].split(together), strict=True):
             moved = change[:, :, None] * rows[:, None]
-            streams = base + (moved if mlp.post_norm is None else written(mlp, state.output + moved))
+            streams = base + (moved if mlp.post_norm is None else written(mlp, output + moved))
             deltas.append(continued(parts, layer, streams, query, target).double() - before)
     return torch.cat(deltas) if deltas else before.new_empty(0, len(before))
 
