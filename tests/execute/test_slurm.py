@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import shutil
 import signal
@@ -128,4 +129,5 @@ def test_what_a_handler_raises_ends_a_task_whatever_would_catch_it(monkeypatch: 
             except Exception:
                 raise AssertionError("a clause for bad input caught it") from None
     finally:
+        faulthandler.cancel_dump_traceback_later()  # which would end this process, as it ends a task
         signal.signal(signal.SIGUSR2, before)
