@@ -19,6 +19,7 @@ import torch
 
 from rtdyn.analyses.groups.communities import group_modularity, rewired_z
 from rtdyn.analyses.groups.heavytail import LEAST_KS, hill_of_spectra, spectra, standard_rows
+from rtdyn.analyses.groups.layer_forms import layer_forms
 from rtdyn.analyses.groups.set_sums import edge_counts, layer
 from rtdyn.analyses.influence.fused import exponential_excess
 from rtdyn.analyses.kernels.kept_code import keep
@@ -85,7 +86,7 @@ def _curves() -> None:
 def _graphs() -> None:
     r = torch.eye(NEURONS) / 2 + 0.5
     sets = np.arange(NEURONS // 2)[None]
-    layer(r)
+    layer_forms([layer(r)] * 2)
     edge_counts(r, sets)
     group_modularity(r, sets, restarts=1)
     rewired_z(r, sets, draws=2, restarts=1, attempts_per_swap=1.0)

@@ -1,12 +1,14 @@
 """What each stage of a step costs: wall seconds, processor seconds, and peaks of memory on the host and the device.
 
-A stage's costs are taken as the next one begins. Peaks are the process's since the stage began where the system can
-forget the peak before (Linux), else since it started.
+A stage's costs are taken as the next one begins. Processor seconds hold those of processes that this one runs, as the
+library that fits the likelihoods of regimes does, where the system tells them (Linux). Peaks are the process's since
+the stage began where the system can forget the peak before (Linux), else since it started.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import sys
 import time
@@ -47,7 +49,7 @@ class StageCosts:
         _forget_host_peak()
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
-        self.stage, self.began = stage, (time.perf_counter(), time.process_time())
+        self.stage, self.began = stage, (time.perf_counter(), processor_seconds())
 
     def end(self) -> None:
         """The last stage ends."""
@@ -55,10 +57,22 @@ class StageCosts:
             return
         if self.cuda:
             torch.cuda.synchronize()
-        wall, processor = time.perf_counter() - self.began[0], time.process_time() - self.began[1]
+        wall, processor = time.perf_counter() - self.began[0], processor_seconds() - self.began[1]
         device = torch.cuda.max_memory_allocated() / GIB if self.cuda else None
         stage, self.stage = self.stage, None
         self.tell(stage, StageCost(wall, processor, host_peak_gib(), device))
+
+
+def processor_seconds() -> float:
+    """Of this process and of those it runs now."""
+    own, ticks = time.process_time(), os.sysconf("SC_CLK_TCK")
+    for of_thread in Path("/proc/self/task").glob("*/children"):
+        for child in of_thread.read_text().split():
+            with contextlib.suppress(FileNotFoundError):  # it has just ended
+                # after the name in brackets, which may hold anything, utime and stime are fields 12 and 13
+                counted = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[11:13]
+                own += sum(map(int, counted)) / ticks
+    return own
 
 
 def host_peak_gib() -> float:

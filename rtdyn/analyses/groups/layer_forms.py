@@ -18,6 +18,7 @@ from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.graph import least_weight
 from rtdyn.analyses.groups.permutation_moments import Form, Sizes, moments
 from rtdyn.analyses.groups.set_sums import Layer, weight_blocks
+from rtdyn.analyses.kernels import graphs
 from rtdyn.analyses.statistics import as_numpy
 
 Q, WITHIN, ACROSS = "segregation_q", "correlation_within", "correlation_across"
@@ -40,22 +41,28 @@ def layer_forms(layers: Sequence[Layer]) -> LayerForms | None:
     if not (first.varying.all() and second.varying.all()):
         return None
     strengths = np.stack([layer.totals[0] for layer in layers])
-    correlations, weights, along = np.zeros((3, 2, 2))
-    k = torch.from_numpy(strengths).to(first.r.device)
-    pairs = zip(*(weight_blocks(layer.r, least_weight(layer.threshold)) for layer in layers), strict=True)
-    for (rows, of_first), (_, of_second) in pairs:
-        for sums, kind in ((weights, 0), (correlations, 2)):
-            a, b = of_first[kind], of_second[kind]
-            first_twice, mixed, second_twice = (
-                float((x * y).sum(dtype=torch.float64)) for x, y in ((a, a), (a, b), (b, b))
-            )
-            sums += [[first_twice, mixed], [mixed, second_twice]]
-        for half, (w, _, _) in enumerate((of_first, of_second)):
-            along[half] += as_numpy((k[:, rows] * (w.double() @ k.T).T).sum(1))
+    if first.r.device.type == "cpu":
+        least = least_weight(first.threshold)
+        weights, correlations, along = graphs.products(first.r.numpy(), second.r.numpy(), least, strengths)
+    else:
+        weights, correlations, along = _products(first, second, strengths)
     total, squares = strengths.sum(1), strengths**2
     ranks_one = ((strengths @ strengths.T) ** 2 - squares @ squares.T) / np.outer(total, total)
     modules = weights - along / total - (along / total).T + ranks_one
     return LayerForms((first, second), correlations, modules)
+
+
+def _products(first: Layer, second: Layer, strengths: np.ndarray) -> np.ndarray:
+    """What `graphs.products` gives, float64 (3, 2, 2), on the layers' device."""
+    k = torch.from_numpy(strengths).to(first.r.device)
+    sums = torch.zeros(3, 2, 2, dtype=torch.float64, device=k.device)
+    blocks = (weight_blocks(layer.r, least_weight(layer.threshold)) for layer in (first, second))
+    for (rows, of_first), (_, of_second) in zip(*blocks, strict=True):
+        weights, _, correlations = (torch.stack(parts).double() for parts in zip(of_first, of_second, strict=True))
+        for kind, both in enumerate((weights, correlations)):
+            sums[kind] += torch.einsum("aij,bij->ab", both, both)
+        sums[2] += torch.einsum("gi,hij,gj->hg", k[:, rows], weights, k)
+    return as_numpy(sums)
 
 
 def moments_of_group(forms: LayerForms, group: Group) -> Mapping[str, tuple[float, float]]:

@@ -27,6 +27,31 @@ def totals(r: Any, threshold: float) -> Any:
 
 
 @compiled("reassoc")
+def products(first: Any, second: Any, threshold: float, strengths: Any) -> Any:
+    """Σ over i ≠ j of products of both graphs' weights, and of their r; first and second (F, F), without NaN.
+
+    strengths: float64 (2, F), k. Returns float64 (3, 2, 2): of every two graphs, by weights and by r, and then
+    kᵀWk of each graph's weights by each graph's k.
+    """
+    out = np.zeros((3, 2, 2))
+    for i in range(len(first)):
+        row, other = first[i], second[i]
+        ww, wv, vv, aa, ab, bb, wk, wh, vk, vh = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        for j in range(len(first)):
+            a = np.float64(row[j]) if j != i else 0.0
+            b = np.float64(other[j]) if j != i else 0.0
+            w = abs(a) if abs(a) >= threshold else 0.0
+            v = abs(b) if abs(b) >= threshold else 0.0
+            k, h = strengths[0, j], strengths[1, j]
+            ww, wv, vv = ww + w * w, wv + w * v, vv + v * v
+            aa, ab, bb = aa + a * a, ab + a * b, bb + b * b
+            wk, wh, vk, vh = wk + w * k, wh + w * h, vk + v * k, vh + v * h
+        k, h = strengths[0, i], strengths[1, i]
+        out += np.array([[[ww, wv], [wv, vv]], [[aa, ab], [ab, bb]], [[k * wk, h * wh], [k * vk, h * vh]]])
+    return out
+
+
+@compiled("reassoc")
 def inside(r: Any, sets: Any, threshold: float) -> Any:
     """float64 (3, s): weight, number of edges and sum of r over each set's pairs; r (F, F), sets int64 (s, n)."""
     out = np.zeros((3, len(sets)))

@@ -11,11 +11,12 @@ import torch
 
 from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.correlations import correlation
-from rtdyn.analyses.groups.layer_forms import ACROSS, WITHIN, Q, layer_forms, moments_of_group
+from rtdyn.analyses.groups.layer_forms import ACROSS, WITHIN, Q, _products, layer_forms, moments_of_group
 from rtdyn.analyses.groups.nulls import permuted_sets
 from rtdyn.analyses.groups.permutation_moments import Form, Sizes, moments
 from rtdyn.analyses.groups.segregation import mean_correlation, segregation
 from rtdyn.analyses.groups.set_sums import layer, set_sums
+from rtdyn.analyses.kernels import graphs
 
 
 @pytest.mark.parametrize("sets", [([0, 1], [1, 2]), ([0, 1, 2], [3, 4]), ([2], [2, 3, 4]), (range(6), [0]), ([], [1])])
@@ -54,6 +55,19 @@ def test_those_in_a_layer_are_those_of_drawn_sets() -> None:
         assert mean_of == pytest.approx(values.mean(), abs=4 * sd / 4000**0.5), metric
         # a deviation of so many draws errs by 1.1 % of itself, somewhat more where tails are long
         assert sd == pytest.approx(values.std(ddof=1), rel=0.06), metric
+
+
+def test_sums_by_blocks_are_those_of_the_loop() -> None:
+    rng = np.random.default_rng(3)
+    layers = [layer(correlation(torch.from_numpy(rng.standard_normal((30, 40))))) for _ in range(2)]
+    strengths = np.stack([of_half.totals[0] for of_half in layers])
+    r = [of_half.r.double().numpy() for of_half in layers]
+    weights = [np.where(np.abs(of_half) >= 0.3, np.abs(of_half), 0) - np.eye(40) for of_half in r]
+    along = [[k @ w @ k for k in strengths] for w in weights]
+    loop = graphs.products(layers[0].r.numpy(), layers[1].r.numpy(), 0.3, strengths)
+    np.testing.assert_allclose(loop, _products(*layers, strengths), rtol=1e-6)
+    np.testing.assert_allclose(loop[0], [[(a * b).sum() for b in weights] for a in weights], rtol=1e-5)
+    np.testing.assert_allclose(loop[2], along, rtol=1e-5)
 
 
 def test_a_neuron_that_never_varies_leaves_moments_to_the_draws() -> None:
