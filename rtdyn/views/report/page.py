@@ -72,7 +72,7 @@ def page(
     return template.render(
         title=", ".join(tables.label for tables in shown),
         single=len(shown) == 1,
-        runs=[_about(tables, of_run) for tables, of_run in zip(shown, claims, strict=True)],
+        runs=[_about(*of_run) for of_run in zip(shown, claims, judged, strict=True)],
         by_run=verdicts_by_run(claims) if len(shown) > 1 else [],
         together=together(shown, judged) if all(judged) else [],
         has=_sections(data),
@@ -137,7 +137,7 @@ def _designs(comparison: DesignComparison) -> dict[str, Any]:
     }
 
 
-def _about(shown: RunTables, claims: list[ClaimRow] | Undefined) -> dict[str, Any]:
+def _about(shown: RunTables, claims: list[ClaimRow] | Undefined, judged: JudgedPanels) -> dict[str, Any]:
     """One run's tables of text."""
     run, manifest, stored = shown.run, shown.run.manifest, done_steps(shown.run)
     classes, rows = summary_rows(shown.metrics.filter(pl.col("step") == shown.last))
@@ -158,7 +158,7 @@ def _about(shown: RunTables, claims: list[ClaimRow] | Undefined) -> dict[str, An
         "recorded": is_recorded(run, stored),
         "audit": _audit(manifest.audit),
         "not_asked": [name for name in ANALYSES if name not in asked],
-        "undefined": undefined_lines(shown) if shown.has_trajectories else {},
+        "undefined": undefined_lines(shown, judged) if shown.has_trajectories else {},
         "provenance": _provenance(manifest, str(run.path)),
         "config": {key: json.dumps(value, ensure_ascii=False) for key, value in manifest.config.items()},
         "token_classes": manifest.classes,

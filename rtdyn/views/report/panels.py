@@ -187,11 +187,15 @@ def judged_panels(shown: RunTables, panels: tuple[Panel, ...] = PANELS) -> dict[
     return result
 
 
-def undefined_lines(shown: RunTables, panels: tuple[Panel, ...] = PANELS) -> dict[str, str]:
-    """Lines that were measured and have no value, by panel and label, with the reason of the last sound step."""
+def undefined_lines(shown: RunTables, judged: JudgedPanels) -> dict[str, str]:
+    """Lines that were measured and have no value, by panel and label, with the reason of the last sound step.
+
+    judged: the run's lines that have a value, from `judged_panels`.
+    """
     reasons = {}
-    for panel in panels:
-        for line in panel.lines:
+    for panel in PANELS:
+        has_value = {one.line for one in judged.get(panel.name, ())}
+        for line in (line for line in panel.lines if line not in has_value):
             measured = _series(shown, line, shown.sound_steps)
             if isinstance(measured, Undefined):
                 reasons[f"{panel.title}, {line.label}"] = measured.reason

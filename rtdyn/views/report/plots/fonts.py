@@ -6,10 +6,12 @@ small PDF takes. From this font it is little. A character that it lacks is drawn
 
 from __future__ import annotations
 
+import atexit
 import logging
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 
 from fontTools import subset
 from matplotlib import font_manager
@@ -24,19 +26,14 @@ FAMILY, STYLE, FULL_NAME, POSTSCRIPT_NAME = 1, 2, 4, 6
 @cache
 def families() -> list[str]:
     """What matplotlib's `font.family` takes: the font that is cut, then the whole."""
-    folder = Path(_folder().name)
+    folder = Path(mkdtemp(prefix="rtdyn-fonts-"))
+    atexit.register(rmtree, folder, ignore_errors=True)
     for weight in ("normal", "bold"):
         whole = font_manager.findfont(font_manager.FontProperties(family=WHOLE, weight=weight))
         file = folder / f"{weight}.ttf"
         _cut(whole, file, weight)
         font_manager.fontManager.addfont(file)
     return [CUT, WHOLE]
-
-
-@cache
-def _folder() -> TemporaryDirectory[str]:
-    """Where the fonts lie until the process ends."""
-    return TemporaryDirectory(prefix="rtdyn-fonts-")
 
 
 def _cut(whole: str, file: Path, weight: str) -> None:

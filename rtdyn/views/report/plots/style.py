@@ -81,7 +81,8 @@ _RC: dict[str, Any] = {
 @contextmanager
 def styled() -> Iterator[None]:
     """matplotlib's settings for the figures made inside, put back afterwards."""
-    settings: dict[Any, Any] = {**_RC, "font.family": families()}
+    # the reader's own fonts have the characters that ours lack
+    settings: dict[Any, Any] = {**_RC, "font.family": [*families(), *mpl.rcParams["font.family"]]}
     with mpl.rc_context(settings):
         yield
 
