@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import polars as pl
 
+from rtdyn.analyses.earlier_layers.chosen import LAST
 from rtdyn.checkpoints.checkpoint import Checkpoint
 from rtdyn.errors import InputError
 from rtdyn.names import ANALYSES, LAYERS
@@ -38,8 +39,10 @@ def analyse_lacking(
     lacked = lacking(run, checkpoint.step, sweep.options.analyses)
     lacks = {"ablation", *lacked}
     names = tuple(name for name in ANALYSES if name in lacks)
-    of_domains = bool({"ablation", "regimes"} & set(lacked))  # else what is stored of them is whole
-    shorter = replace(sweep, options=replace(sweep.options, analyses=names), with_domains=of_domains)
+    # else what is stored of domains and of earlier layers is whole
+    again = bool({"ablation", "regimes"} & set(lacked))
+    options = replace(sweep.options, analyses=names, layers=sweep.options.layers if again else LAST)
+    shorter = replace(sweep, options=options, with_domains=again)
     return join(read_step(run, checkpoint.step), shorter.analyse(checkpoint, stage, parity))
 
 
@@ -57,16 +60,22 @@ def join(stored: StepTables, further: StepTables) -> StepTables:
     place = pl.col("analysis").replace_strict(
         {name: i for i, name in enumerate(_ORDER)}, default=len(_ORDER), return_dtype=pl.Int64
     )
-    metrics = pl.concat([stored.metrics.filter(~pl.col("analysis").is_in(ours)), further.metrics])
+    # curves of earlier layers are of `regimes`, and stay where the others alone are measured again
+    of_layers = set(further.metrics.filter(analysis=LAYERS)["metric"])
+    whole = pl.col("analysis").is_in(ours - {LAYERS})
+    replaced = whole | (pl.col("analysis") == LAYERS) & pl.col("metric").is_in(of_layers)
+    metrics = pl.concat([stored.metrics.filter(~replaced), further.metrics])
     kinds = set(further.curves["kind"])
     first, second = (further, stored) if with_regimes else (stored, further)
     columns = list(dict.fromkeys((*first.neurons.columns, *second.neurons.columns)))
     kept = [name for name in stored.neurons.columns if name not in further.neurons.columns]
+    key = ("layer", "neuron")
+    neurons = further.neurons.join(stored.neurons.select(*key, *kept), on=key, how="left", maintain_order="left")
+    not_again = stored.neurons.join(further.neurons, on=key, how="anti", maintain_order="left")
+    neurons = pl.concat([neurons, not_again], how="diagonal_relaxed").sort("layer", maintain_order=True)
     return StepTables(
         metrics=metrics.sort(place, maintain_order=True),
-        neurons=further.neurons.join(
-            stored.neurons.select("layer", "neuron", *kept), on=("layer", "neuron"), how="left", maintain_order="left"
-        ).select(columns),
+        neurons=neurons.select(columns),
         windows=further.windows if with_regimes else stored.windows,
         curves=pl.concat([further.curves, stored.curves.filter(~pl.col("kind").is_in(kinds))]),
         domains=stored.domains if further.domains is None else further.domains,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
 from rtdyn.store.run import config_digest, open_run, read_step, write_copy, write_step
@@ -39,6 +41,31 @@ def test_windows_are_those_of_the_step_that_chose_them() -> None:
     joined = join(tables(1.0, "ablation", "routing"), tables(2.0, "ablation", "regimes"))
     assert joined.windows["value"].item() == 2.0
     assert join(tables(1.0, "ablation"), tables(2.0, "ablation", "routing")).windows["value"].item() == 2.0
+
+
+def with_layers(step: StepTables, *metrics: str) -> StepTables:
+    """With rows of layer 1, before the last, and of its two neurons."""
+    rows = metric_frame([Metric("layers", name, 3.0, layer=1) for name in metrics], 4, None)
+    neurons = pl.DataFrame({"layer": [1, 1], "neuron": [0, 1], "random": [True, False]})
+    return replace(
+        step,
+        metrics=pl.concat([step.metrics, rows]),
+        neurons=pl.concat([neurons, step.neurons], how="diagonal_relaxed"),
+    )
+
+
+@pytest.mark.parametrize("again", [(), ("total_mean",)])
+def test_earlier_layers_keep_their_curves_and_neurons(again: tuple[str, ...]) -> None:
+    stored = with_layers(tables(1.0, "ablation", "regimes", delta=1.0), "total_mean", "excess")
+    further = tables(2.0, "ablation", "heavytail", delta=2.0)
+    joined = join(stored, with_layers(further, *again) if again else further)
+    assert sorted(joined.metrics.filter(analysis="layers")["metric"]) == ["excess", "total_mean"]
+    assert joined.neurons.select("layer", "neuron", "random", "delta").rows() == [
+        (1, 0, True, None),
+        (1, 1, False, None),
+        (2, 0, None, 2.0),
+        (2, 1, None, 2.0),
+    ]
 
 
 def test_the_weights_are_the_same_by_commit_or_digest() -> None:

@@ -17,14 +17,17 @@ from rtdyn.analyses.earlier_layers.estimate import ClassMean, TextPieces
 from rtdyn.analyses.earlier_layers.sample import Sample
 from rtdyn.analyses.regimes.evidence import ShapeEvidence, shape_p_values
 from rtdyn.analyses.regimes.fit import fit_regimes
-from rtdyn.analyses.regimes.resampled import resampled
-from rtdyn.analyses.regimes.summary import FitValue, corrected_values
+from rtdyn.analyses.regimes.resampled import CORRECTED, resampled
+from rtdyn.analyses.regimes.summary import PLATEAU_FRACTION, FitValue, corrected_values
 from rtdyn.analyses.statistics import CLEAR_SE, as_numpy
 from rtdyn.streams import stream
 from rtdyn.undefined import Undefined
 
 ERROR_SHARE = 0.9
 """Share of the random neurons whose calibrated influence errs by at most `LayerCurve.error`."""
+MOST_ERROR = 0.25
+"""`LayerCurve.error` over which there is no fit. Values on a line scatter less than neurons do, so that their curve is
+too flat, and a top that was not measured is smeared; a top raised by a quarter counts as none (`judge/claims.py`)."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class LayerCurve:
     error: float | Undefined
     """Share of itself that a calibrated influence errs by at most, for ERROR_SHARE of the random neurons."""
     uncensored: int
-    """Neurons that the fit is of."""
+    """Neurons that the fit is of; 0 without one."""
 
 
 def known_influence(mean: ClassMean, sample: Sample) -> np.ndarray:
@@ -61,11 +64,13 @@ def _on_line(mean: ClassMean, sample: Sample) -> np.ndarray:
 def layer_curve(mean: ClassMean, text: TextPieces, sample: Sample, seed: int) -> LayerCurve:
     """The curve of |mean Δ| or of mean |Δ|, whichever `mean` is of. seed: of the halves of the text."""
     measured, known, error = sample.measured, known_influence(mean, sample), line_error(mean, sample)
+    if isinstance(error, Undefined) or error > MOST_ERROR:
+        why = error if isinstance(error, Undefined) else _too_far(error, len(known))
+        return LayerCurve(dict.fromkeys((*CORRECTED, PLATEAU_FRACTION), why), why, error, 0)
     first = np.abs(mean.first_order)
     factor = np.divide(known, first, out=np.zeros_like(known), where=first > 0)
     se = np.where(measured, mean.se, factor * mean.first_order_se)
-    bound = np.where(measured, 0.0, math.inf if isinstance(error, Undefined) else error * known)
-    uncertainty = CLEAR_SE * se + bound
+    uncertainty = CLEAR_SE * se + np.where(measured, 0.0, error * known)
     counts = as_numpy(text.by_piece(text.window_n))
     held = counts > 0
     by_window = np.where(measured, mean.window_sum, factor * mean.first_order_sum)
@@ -78,6 +83,13 @@ def layer_curve(mean: ClassMean, text: TextPieces, sample: Sample, seed: int) ->
         shape_p_values(known, uncertainty, seed=seed),
         error,
         len(known) - regimes.censored,
+    )
+
+
+def _too_far(error: float, neurons: int) -> Undefined:
+    return Undefined(
+        f"influences that were not measured may err by {error:.0%}, over {MOST_ERROR:.0%}; --exact-neurons {neurons} "
+        "measures all"
     )
 
 

@@ -82,10 +82,14 @@ class Layer:
         return place
 
     def curve(self, name: str, rank_by: str, seed: int) -> LayerCurve | Undefined:
-        """The rank–influence curve of one class; none where neurons may not be ranked. seed: of halves of the text."""
-        if isinstance(self.ranks, Undefined):
-            return self.ranks
+        """The rank–influence curve of one class; none where its first order may rank no neurons.
+
+        seed: of halves of the text.
+        """
         c = self.classes[name]
+        allowed = ranks(_ranking(c, self.sample, rank_by), bool(self.sample.measured.all()))
+        if isinstance(allowed, Undefined):
+            return allowed
         return layer_curve(c.signed if rank_by == "abs_mean" else c.absolute, c.text, self.sample, seed)
 
 
@@ -149,9 +153,9 @@ def _layer(
     return Layer(captured, sample, classes, int(sample.run_again.sum()), ranking, ranks(ranking, every))
 
 
-def _ranking(rare: LayerClass, sample: Sample, rank_by: str) -> Sampled | Undefined:
+def _ranking(c: LayerClass, sample: Sample, rank_by: str) -> Sampled | Undefined:
     """Of |mean Δ| where it ranks: signs alone make means of Δ correlate, and say nothing of sizes."""
-    mean = rare.signed if rank_by == "abs_mean" else rare.absolute
+    mean = c.signed if rank_by == "abs_mean" else c.absolute
     first, exact = (np.abs(v[sample.uniform]) for v in (mean.first_order, mean.value))
     return calibrate(first, exact, len(mean.value)).spearman
 

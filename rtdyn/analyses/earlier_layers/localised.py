@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import numpy as np
 from rtdyn.analyses.earlier_layers.layer import Layer
 from rtdyn.analyses.influence.ablation import Influence
 from rtdyn.analyses.statistics import Estimate, as_numpy, estimate, jackknife_se
+from rtdyn.intervals import t_quantile
 from rtdyn.names import COMMON, RARE
 from rtdyn.undefined import Undefined
 
@@ -27,9 +29,9 @@ class FinalLayer:
 def final_layer(result: Influence, layers: Mapping[int, Layer], cluster: np.ndarray) -> FinalLayer:
     """What the last layer has of the excess.
 
-    The excess E of a layer is Σ_i A_i(rare) − Σ_i A_i(common) over all its neurons, A of the total effect. Its interval
-    is a jackknife over pieces of text, which all layers share. result: of the last layer. cluster: int64 (windows,),
-    the independent piece of text that each window is of.
+    The excess E of a layer is Σ_i A_i(rare) − Σ_i A_i(common) over all its neurons, A of the total effect. Intervals
+    come from a jackknife over pieces of text, which all layers share. result: of the last layer. cluster: int64
+    (windows,), the independent piece of text that each window is of.
     """
     if COMMON not in result.classes:
         none = Undefined("there are no common positions")
@@ -60,5 +62,19 @@ def final_layer(result: Influence, layers: Mapping[int, Layer], cluster: np.ndar
         return FinalLayer(
             own, Undefined("the measured layers together do not clearly act more on rare targets than on common ones")
         )
-    share = float(excess[0] / excess.sum())
-    return FinalLayer(own, estimate(share, float(jackknife_se(left_excess[0] / left_excess.sum(0))), clusters))
+    return FinalLayer(own, _ratio(float(excess[0]), float(excess.sum()), left_excess[0], left_excess.sum(0)))
+
+
+def _ratio(part: float, total: float, left_part: np.ndarray, left_total: np.ndarray) -> Estimate:
+    """part / total with Fieller's interval (1954): the ratios s at which part − s·total does not differ from 0.
+
+    left_part, left_total: (g,), without each of g pieces of text. total: more than its own interval away from 0, so
+    that the ratios are an interval. A jackknife of the ratio itself errs where the total is near 0: its standard error
+    shrinks where the part, by chance, is large.
+    """
+    g = len(left_total)
+    off = np.stack([v - v.mean() for v in (left_part, left_total)])
+    (of_part, both), (_, of_total) = t_quantile(g) ** 2 * (g - 1) / g * (off @ off.T)
+    a, b, c = total**2 - of_total, part * total - both, part**2 - of_part
+    reach = math.sqrt(max(0.0, b**2 - a * c))
+    return Estimate(part / total, float(b - reach) / a, float(b + reach) / a, g)

@@ -74,7 +74,7 @@ def _copy_sound(kept: Path, own: Path) -> None:
         return
     shutil.copytree(kept, own, dirs_exist_ok=True)
     told = own / DIGEST
-    if not told.exists() or told.read_text(encoding="utf-8") != _digest_of(own):
+    if not told.exists() or told.read_bytes() != _digest_of(own).encode():
         shutil.rmtree(own)
         shutil.rmtree(kept, ignore_errors=True)
 
@@ -134,7 +134,8 @@ def _kept_folder() -> Path | None:
     try:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rtdyn" / "compiled"
         folder = root / _digest()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for made in (root, folder):  # mkdir gives its mode to the last folder alone
+            made.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not all(_ours_alone(path) for path in (root, folder)):
             return None
         os.utime(folder)

@@ -84,7 +84,11 @@ def _sentences(rows: Sequence[ClaimRow]) -> list[str]:
     places: dict[str, list[str]] = {}
     for row in rows:
         places.setdefault(row.text, []).append(place(row))
-    return [text + (f" ({', '.join(named)})" if any(named) else "") for text, named in places.items()]
+    # a claim that is judged of earlier layers too names the last one by no number
+    return [
+        text + (f" ({', '.join(of or 'last layer' for of in named)})" if any(named) else "")
+        for text, named in places.items()
+    ]
 
 
 def _deciding(claims: Sequence[ClaimRow] | Undefined) -> str:

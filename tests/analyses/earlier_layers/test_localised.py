@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from rtdyn.analyses.earlier_layers.localised import FinalLayer, final_layer
-from rtdyn.analyses.statistics import Estimate
+from rtdyn.analyses.earlier_layers.localised import FinalLayer, _ratio, final_layer
+from rtdyn.analyses.statistics import Estimate, jackknife_se
+from rtdyn.intervals import t_quantile
 from rtdyn.undefined import Undefined
 
 PIECES, NEURONS, EACH = 40, 6, 5
@@ -55,6 +56,25 @@ def test_the_share_is_of_the_sums_over_neurons_and_its_interval_covers() -> None
         assert found.clusters == PIECES
         held.append(found.low <= 3 / 4 <= found.high)
     assert 0.9 < np.mean(held) <= 1
+
+
+@pytest.mark.parametrize(("noise_last", "noise_earlier"), [(0.5, 0.1), (1.0, 0.1), (0.4, 0.4), (0.1, 0.5)])
+def test_half_and_half_is_found_to_be_more_than_half_in_one_text_of_forty(
+    noise_last: float, noise_earlier: float
+) -> None:
+    """Of all texts, those without a clear total among them, which decide nothing."""
+    rng, pieces, more = np.random.default_rng(1), 20, []
+    for _ in range(2000):
+        last, earlier = 1 + np.sqrt(pieces) * rng.normal(0, [[noise_last], [noise_earlier]], (2, pieces))
+        left_last, left_total = ((v.sum() - v) / (pieces - 1) for v in (last, last + earlier))
+        total = float(left_total.mean())
+        if total <= t_quantile(pieces) * jackknife_se(left_total):
+            more.append(False)
+            continue
+        found = _ratio(float(left_last.mean()), total, left_last, left_total)
+        assert found.low is not None and found.high is not None and found.low <= found.value <= found.high
+        more.append(found.low > 0.5)
+    assert 0.012 < np.mean(more) < 0.037
 
 
 def test_an_earlier_layer_that_prefers_common_targets_makes_a_share_above_one() -> None:

@@ -141,6 +141,23 @@ def test_a_folder_that_others_may_write_is_not_trusted(tmp_path: Path, monkeypat
     assert kept_code._kept_folder.__wrapped__() == found
 
 
+def test_a_user_whose_new_folders_the_group_may_write_has_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = os.umask(0o002)
+    try:
+        assert kept_code._kept_folder.__wrapped__() is not None
+    finally:
+        os.umask(before)
+
+
+def test_a_damaged_digest_is_no_digest(folders: tuple[Path, Path]) -> None:
+    own, kept = folders
+    kept_code.keep()
+    (kept / "loop" / kept_code.DIGEST).write_bytes(b"\xff\xfe")
+    kept_code._copy_sound(kept / "loop", own / "copied")
+    assert not (own / "copied").exists() and not (kept / "loop").exists()
+
+
 def test_what_nobody_used_for_a_month_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = kept_code._kept_folder.__wrapped__()

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rtdyn.judge.claims import CLAIMS
 from rtdyn.judge.observations import read_judged
 from rtdyn.judge.scorecard import scorecard
 from rtdyn.undefined import Undefined
-from rtdyn.views.report.opening import published, verdicts_by_run
+from rtdyn.views.report.opening import opening, published, verdicts_by_run
 from rtdyn.views.report.page import inline_json
 from rtdyn.views.report.page import page as page_of
 from rtdyn.views.report.page_data import numbers
@@ -148,6 +149,13 @@ def test_compared_runs_have_their_verdicts_side_by_side(tmp_path: Path) -> None:
     text = written(runs, tmp_path / "three.html").read_text()
     assert '<th scope="col">one</th><th scope="col">two</th><th scope="col">three</th>' in text
     assert text.count('<td class="—">—</td>') == len(rows[0])
+
+
+def test_a_claim_of_the_last_layer_and_of_earlier_ones_names_them_all(tmp_path: Path) -> None:
+    row = next(r for r in scorecard(read_judged(synthetic_run(tmp_path, 5, 60))) if r.claim == "no-plateau-common")
+    supported = [replace(row, verdict="supported", layer=layer) for layer in (None, 0)]
+    out = dict(opening(show(read_judged(tmp_path)), supported))["What came out"]
+    assert "Supported: Common targets: no plateau (last layer, layer 0)." in out
 
 
 @pytest.mark.slow
