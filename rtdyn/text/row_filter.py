@@ -90,7 +90,7 @@ class RowFilter:
 
 
 class RowLabels:
-    """Rows that have a value under a field, which tells the parts of a text apart; what they have is noted."""
+    """Rows that have a value, no blank one, under a field that tells a text's parts apart; the values are noted."""
 
     option = "--domains"
 
@@ -109,10 +109,11 @@ class RowLabels:
         """As `RowChoice` has it."""
         self.rows += 1
         value = field_value(row, self.path)
-        if value is not None:
-            self.taken.append(value)
-            self.met = True
-        return value is not None
+        if value is None or not value.strip():  # a part without a name is none
+            return False
+        self.taken.append(value)
+        self.met = True
+        return True
 
     def take(self) -> list[str]:
         """The values since the last time."""

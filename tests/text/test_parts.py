@@ -36,6 +36,7 @@ ROWS: list[dict[str, Any]] = [
     {"text": None, "meta": {"set": "Books", "year": 2002}},
     {"text": "  ", "meta": {"set": "Books", "year": 2002}},
     {"text": "of none", "meta": {"set": None, "year": 2002}},
+    {"text": "of blank", "meta": {"set": " "}},
 ]
 
 
