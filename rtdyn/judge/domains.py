@@ -146,6 +146,6 @@ def domain_summary(rows: Sequence[DomainRow]) -> pl.DataFrame:
         verdicts = {} if isinstance(row.verdicts, Undefined) else row.verdicts
         records.append(record | {claim: verdicts.get(claim) for claim in BAND_CLAIMS})
     texts = ("domain", "token_class", "band", *BAND_CLAIMS)
-    kinds = dict.fromkeys(texts, pl.String) | dict.fromkeys(("targets", "types"), pl.Int64)
+    kinds: dict[str, Any] = dict.fromkeys(texts, pl.String) | dict.fromkeys(("targets", "types"), pl.Int64)
     kinds["plateau_at_edge"] = pl.Boolean
     return pl.DataFrame(records, schema={name: kinds.get(name, pl.Float64) for name in (records[0] if records else ())})
