@@ -9,6 +9,7 @@ from rtdyn.cli_command import Command, all_of, in_panel
 from rtdyn.cli_options import FiniteRange
 from rtdyn.cli_presets import check_one_design
 from rtdyn.sweep.follow_options import FollowOptions
+from rtdyn.sweep.job import Job
 
 _FOLLOW = in_panel(
     "Input",
@@ -49,7 +50,7 @@ def of_followed_runs(follow: bool) -> frozenset[str]:
 
 
 def check_follow(follow: bool) -> None:
-    """Refuses options of --follow without it, and --follow where steps are analysed by a cluster."""
+    """Refuses options of --follow without it, and --follow with what needs all steps at once."""
     context = click.get_current_context()
     for name in _OF_FOLLOW:
         # files and variables are of many runs
@@ -59,3 +60,7 @@ def check_follow(follow: bool) -> None:
         check_one_design("--follow follows one")
     if follow and context.params["executor"] != "serial":
         raise click.UsageError("--follow analyses steps here, as they come; leave out --executor")
+    if follow and context.params["on_defect"] != Job.on_defect:
+        raise click.UsageError(
+            "--follow finds a step unsound once it is analysed, and keeps it out of trajectories; leave out --on-defect"
+        )

@@ -75,7 +75,8 @@ def _by_the_papers(
     """The job of the papers' design. paper: what it changes of the options.
 
     Its text is as long as the design says, whatever number of rare targets ours is to hold, and has no domains beside
-    it. Raises UsageError where no text is read, so that both designs are the same.
+    it. Raises UsageError where no text is read, so that both designs are the same, and for conditions on the rows of a
+    text that is not of both.
     """
     if set(options.get("analyses", ANALYSES)) <= set(WEIGHTS_ONLY):
         raise UsageError("--preset paper is of a text, and these analyses read none; leave it out, or add ablation")
@@ -88,6 +89,11 @@ def _by_the_papers(
         )
         if getattr(given, name) is None and theirs != ours
     }
+    if given.text_where and "corpus" in sources:
+        raise UsageError(
+            "--preset paper measures C4 too, whose rows have no such fields as --text-where names; give a --corpus for "
+            "both designs, or leave one of the two out"
+        )
     main = () if given.corpus is None else (given.corpus,)
     written = {option_name(n): list(v) if isinstance(v, tuple) else v for n, v in {**sources, **paper}.items()}
     kept = {n: v for n, v in options["settings"].items() if n not in ("rare-targets", "domains", "corpus")}

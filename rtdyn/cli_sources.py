@@ -9,11 +9,20 @@ import click
 from rtdyn.cli_command import in_panel
 from rtdyn.text.options import EvaluationOptions
 
-_NAMED = re.compile(r"([A-Za-z0-9][\w.-]*)=(.+)", re.DOTALL)
+_NAME = r"[A-Za-z0-9][\w.-]*"
+_NAMED = re.compile(rf"({_NAME})=(.+)", re.DOTALL)
 """A text with a name; an address or a path with a slash before the `=` is none."""
 
 
-def _texts(
+class _Texts(click.types.StringParamType):
+    """Texts, of which a variable may hold several: each but the first begins with its name, and paths have spaces."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """The texts in a variable's value."""
+        return re.split(rf"\s+(?={_NAME}=)", rv.strip())
+
+
+def _main_and_named(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> tuple[str | tuple[str, ...], ...]:
     """Each value, or a pair of name and address where it is both."""
@@ -31,8 +40,9 @@ SOURCES = in_panel(
     click.option(
         "--corpus",
         "corpora",
+        type=_Texts(),
         multiple=True,
-        callback=_texts,
+        callback=_main_and_named,
         metavar="[NAME=]ADDRESS",
         help="Evaluation text: a .txt, .jsonl or .parquet file, or hf://datasets/OWNER/NAME/PATH. With NAME= it is a "
         "domain, measured beside the main text; repeat it for several.  [default: the suite's]",

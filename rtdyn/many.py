@@ -80,7 +80,7 @@ def track_many(jobs: Sequence[Job], track: Track, out: Path | None, console: Con
     """
     if out is not None and (out / MANIFEST).is_file():
         raise InputError(
-            f"{out} is a run directory; with several suites --out is a folder that gets one of each, give another"
+            f"{out} is a run directory; of a command over several runs --out is the folder of them all, give another"
         )
     outcomes, group = [], group_of(jobs)
     for number, (label, job) in enumerate(zip(job_labels(jobs), jobs, strict=True), start=1):

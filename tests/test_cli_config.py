@@ -57,6 +57,13 @@ def test_a_file_gives_the_options_and_whatever_is_given_wins(file: Path) -> None
     assert params["calibration"] is False and params["gpu_tflops"] == (40.0, 20.0)
 
 
+def test_a_variable_holds_paths_with_spaces_and_texts_with_names() -> None:
+    corpora = parsed("--model", "tiny", RTDYN_TRACK_CORPUS="my texts/a.txt law=my law.jsonl  gospels=b.txt")[0][
+        "corpora"
+    ]
+    assert corpora == ("my texts/a.txt", ("law", "my law.jsonl"), ("gospels", "b.txt"))
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_files_values_win_over_a_preset(order: int, file: Path) -> None:
     file.write_text("model: tiny\nclass-by: target\n")

@@ -125,6 +125,14 @@ def test_the_address_is_of_the_commit_that_suites_are_measured_on() -> None:
     assert c4.replace("c4-validation.*", "c4-validation.00000-of-00008") == C4
 
 
+def test_conditions_on_rows_are_refused_before_our_run_where_the_texts_are_two() -> None:
+    asked = ("--model", "pythia-70m-deduped", "--preset", "paper", "--text-where", "meta.pile_set_name=FreeLaw")
+    with pytest.raises(UsageError, match=r"--preset paper measures C4 too.*give a --corpus for both designs"):
+        jobs(*asked)
+    (own, paper), _, _ = jobs(*asked, "--corpus", "law.jsonl")
+    assert own.measured_on.text_where == paper.measured_on.text_where == ("meta.pile_set_name=FreeLaw",)
+
+
 def test_two_runs_are_refused_where_only_one_can_be_made() -> None:
     with pytest.raises(UsageError, match=r"--preset paper is of a text, and these analyses read none"):
         jobs("--model", "tiny", "--preset", "paper", "--analyses", "heavytail")

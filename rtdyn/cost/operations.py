@@ -48,6 +48,8 @@ BYTES_A_NEURON, BYTES_A_STEP = 1000, 60_000
 """Of a step's files and W&B's: what 512 neurons take in a run of the bundled suite with all analyses."""
 BYTES_A_DOMAIN_NEURON, BYTES_A_DOMAIN = 33, 4700
 """Of each class and neuron, and of a further text's other rows, in a run of the bundled suite with two of them."""
+BYTES_AN_EARLIER_NEURON, BYTES_OF_ITS_CLASS = 27, 100
+"""Of a neuron of an earlier layer, and of each class that it has, in a run of the bundled suite with --layers all."""
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,15 @@ def mediation_operations(model: ModelShape, sample: Sample, memory_bytes: int) -
     return total_operations([frozen, whole, confidence, singular])
 
 
-def run_bytes(model: ModelShape, steps: int, analyses: Sequence[str], domains: int = 0, classes: int = 2) -> int:
-    """The run directory on the disk, estimated. domains: further texts, each measured on so many classes."""
+def run_bytes(
+    model: ModelShape, steps: int, analyses: Sequence[str], domains: int = 0, classes: int = 2, earlier: int = 0
+) -> int:
+    """The run directory on the disk, estimated.
+
+    domains: further texts, each measured on so many classes. earlier: layers before the last, on as many.
+    """
     if "ablation" not in analyses:
         return steps * BYTES_A_STEP
     of_domain = BYTES_A_DOMAIN + BYTES_A_DOMAIN_NEURON * classes * model.neurons
-    return steps * (BYTES_A_STEP + BYTES_A_NEURON * model.neurons + domains * of_domain)
+    of_layer = (BYTES_AN_EARLIER_NEURON + BYTES_OF_ITS_CLASS * classes) * model.neurons
+    return steps * (BYTES_A_STEP + BYTES_A_NEURON * model.neurons + domains * of_domain + earlier * of_layer)

@@ -192,7 +192,9 @@ def plan_suite(
         memory=None if sample is None else _memory(model, sample, domains, options, layered),
         layered=layered,
         cache_bytes=0 if suite.repo is None else min(fetched.bytes, max(int(job.cache_gb * GB), fetched.largest)),
-        run_bytes=run_bytes(model, fetched.steps, options.analyses, len(domains), len(job.measured_on.bands) + 1),
+        run_bytes=run_bytes(
+            model, fetched.steps, options.analyses, len(domains), len(job.measured_on.bands) + 1, len(earlier)
+        ),
         download_seconds=fetched.bytes * 8 / (assumptions.link_mbit * 1e6),
         compute_seconds=None if seconds is None else fetched.analysed * (sum(seconds.values()) + sum(further.values())),
         gpu_stage_seconds=on_gpu,

@@ -104,8 +104,10 @@ class DesignRow:
 
     @property
     def change(self) -> float | None:
-        """What our design gives more than the papers'."""
+        """What our design gives more than the papers'; None where either is no number, or may lie beyond it."""
         if isinstance(self.paper, Undefined) or isinstance(self.own, Undefined):
+            return None
+        if self.paper.at_edge or self.own.at_edge:
             return None
         return self.own.value - self.paper.value
 

@@ -128,7 +128,10 @@ def _verdicts(run: Run) -> dict[tuple[str | None, str], dict[str, str]] | Undefi
 
 
 def domain_summary(rows: Sequence[DomainRow]) -> pl.DataFrame:
-    """Rows as a frame: each estimate in three columns, number and ends of its interval; null where undefined."""
+    """Rows as a frame: each estimate in three columns, number and ends of its interval; null where undefined.
+
+    plateau_at_edge: whether the plateau is as large as the fit can find, or as small, and may lie beyond.
+    """
     records = []
     for row in rows:
         record: dict[str, Any] = {"domain": row.domain, "token_class": row.token_class, "band": row.band}
@@ -139,12 +142,10 @@ def domain_summary(rows: Sequence[DomainRow]) -> pl.DataFrame:
             found = getattr(row, name)
             ends = (found.value, found.low, found.high) if isinstance(found, Estimate) else (None, None, None)
             record |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+        record["plateau_at_edge"] = row.plateau.at_edge if isinstance(row.plateau, Estimate) else None
         verdicts = {} if isinstance(row.verdicts, Undefined) else row.verdicts
         records.append(record | {claim: verdicts.get(claim) for claim in BAND_CLAIMS})
     texts = ("domain", "token_class", "band", *BAND_CLAIMS)
-    counts = ("targets", "types")
-    names = records[0] if records else ()
-    return pl.DataFrame(
-        records,
-        schema={name: pl.String if name in texts else pl.Int64 if name in counts else pl.Float64 for name in names},
-    )
+    kinds: dict[str, Any] = dict.fromkeys(texts, pl.String) | dict.fromkeys(("targets", "types"), pl.Int64)
+    kinds["plateau_at_edge"] = pl.Boolean
+    return pl.DataFrame(records, schema={name: kinds.get(name, pl.Float64) for name in (records[0] if records else ())})

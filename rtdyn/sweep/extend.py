@@ -39,10 +39,9 @@ def analyse_lacking(
     lacked = lacking(run, checkpoint.step, sweep.options.analyses)
     lacks = {"ablation", *lacked}
     names = tuple(name for name in ANALYSES if name in lacks)
-    # else what is stored of domains and of earlier layers is whole
-    again = bool({"ablation", "regimes"} & set(lacked))
-    options = replace(sweep.options, analyses=names, layers=sweep.options.layers if again else LAST)
-    shorter = replace(sweep, options=options, with_domains=again)
+    options = replace(sweep.options, analyses=names)
+    whole = not {"ablation", "regimes"} & set(lacked)  # what is stored of domains and earlier layers
+    shorter = replace(sweep, options=replace(options, layers=LAST) if whole else options, with_domains=not whole)
     return join(read_step(run, checkpoint.step), shorter.analyse(checkpoint, stage, parity))
 
 
@@ -54,31 +53,40 @@ def _same_weights(stored: CheckpointRecord, now: CheckpointRecord) -> bool:
 
 
 def join(stored: StepTables, further: StepTables) -> StepTables:
-    """One step's tables with the analyses of both; what both hold is taken from `further`."""
+    """One step's tables with the analyses of both; what both hold is taken from `further`.
+
+    Of earlier layers and domains, whose rows hold curves where there are regimes, it is taken from what has regimes.
+    """
     ours = set(further.metrics["analysis"])
     with_regimes = "regimes" in ours or "regimes" not in set(stored.metrics["analysis"])
+    if not with_regimes and LAYERS in set(stored.metrics["analysis"]):
+        ours.discard(LAYERS)
     place = pl.col("analysis").replace_strict(
         {name: i for i, name in enumerate(_ORDER)}, default=len(_ORDER), return_dtype=pl.Int64
     )
-    # curves of earlier layers are of `regimes`, and stay where the others alone are measured again
-    of_layers = set(further.metrics.filter(analysis=LAYERS)["metric"])
-    whole = pl.col("analysis").is_in(ours - {LAYERS})
-    replaced = whole | (pl.col("analysis") == LAYERS) & pl.col("metric").is_in(of_layers)
-    metrics = pl.concat([stored.metrics.filter(~replaced), further.metrics])
+    rest = further.metrics.filter(pl.col("analysis").is_in(ours))
+    metrics = pl.concat([stored.metrics.filter(~pl.col("analysis").is_in(ours)), rest])
     kinds = set(further.curves["kind"])
     first, second = (further, stored) if with_regimes else (stored, further)
-    columns = list(dict.fromkeys((*first.neurons.columns, *second.neurons.columns)))
-    kept = [name for name in stored.neurons.columns if name not in further.neurons.columns]
-    key = ("layer", "neuron")
-    neurons = further.neurons.join(stored.neurons.select(*key, *kept), on=key, how="left", maintain_order="left")
-    not_again = stored.neurons.join(further.neurons, on=key, how="anti", maintain_order="left")
-    neurons = pl.concat([neurons, not_again], how="diagonal_relaxed").sort("layer", maintain_order=True)
+    of_domains = second if first.domains is None else first
     return StepTables(
         metrics=metrics.sort(place, maintain_order=True),
-        neurons=neurons.select(columns),
-        windows=further.windows if with_regimes else stored.windows,
+        neurons=_joined_neurons(stored.neurons, further.neurons).select(
+            [*dict.fromkeys((*first.neurons.columns, *second.neurons.columns))]
+        ),
+        windows=first.windows,
         curves=pl.concat([further.curves, stored.curves.filter(~pl.col("kind").is_in(kinds))]),
-        domains=stored.domains if further.domains is None else further.domains,
-        domain_neurons=stored.domain_neurons if further.domain_neurons is None else further.domain_neurons,
+        domains=of_domains.domains,
+        domain_neurons=of_domains.domain_neurons,
         fingerprint=further.fingerprint,
     )
+
+
+def _joined_neurons(stored: pl.DataFrame, further: pl.DataFrame) -> pl.DataFrame:
+    """The neurons of `further` with the columns that it lacks, and those of layers that it lacks as they are stored."""
+    kept = [name for name in stored.columns if name not in further.columns]
+    both = further.join(
+        stored.select("layer", "neuron", *kept), on=("layer", "neuron"), how="left", maintain_order="left"
+    )
+    others = stored.filter(~pl.col("layer").is_in(further["layer"].unique().implode()))
+    return pl.concat([others, both], how="diagonal_relaxed").sort("layer", maintain_order=True)

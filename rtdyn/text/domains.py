@@ -104,9 +104,10 @@ def _domain(
         corpus_provenance=text.provenance,
         known_text=text.known,
     )
-    rare = evaluation.positions.classes[0].available
+    rare, size = evaluation.positions.classes[0].available, packed.windows.size
+    if options.tokens is not None and size < options.tokens:
+        say(f"{name} holds {size:,} tokens of the {options.tokens:,} asked for, all that was read of it")
     if options.tokens is None and rare < options.wanted:
-        size = packed.windows.size
         searched = f"{LONGEST} times the main text's" if size >= most else "all that was read of it"
         say(f"{name} holds {rare:,} rare targets of the {options.wanted:,} asked for in {size:,} tokens, {searched}")
     return _with_kinds(evaluation, tokenizer)

@@ -117,6 +117,9 @@ def prepare(
     rare = evaluation.positions.classes[0].available
     if options.tokens is None and rare < options.wanted:
         say(f"the text holds {rare:,} rare targets of the {options.wanted:,} asked for, and is measured whole")
+    size = drawn.text.windows.size
+    if options.tokens is not None and size < options.tokens:
+        say(f"the text holds {size:,} tokens of the {options.tokens:,} asked for, and is measured whole")
     return evaluation
 
 

@@ -26,6 +26,7 @@ from rtdyn.text.columns import LabelledColumn, check_found
 from rtdyn.text.documents import Documents, digest_documents, refuse_array, with_conditions
 from rtdyn.text.hub_documents import COUNTING_STRETCH, DOMAINS_ORDER, HubText, TextBlock, column_blocks
 from rtdyn.text.options import EvaluationOptions
+from rtdyn.text.row_filter import NAME_LENGTH, shortened
 from rtdyn.text.stored_text import LARGE, Text, stored_rows
 
 PILE_ADDRESS = "hf://datasets/EleutherAI/pile_val_test@05b327037e6301f256d8df32193756edc4c8e3bd/val.jsonl"
@@ -121,6 +122,11 @@ class Parts:
         """Reads a block; whether there was one."""
         block = next(self.blocks, None)
         for name, text in block or ():
+            if len(name) > NAME_LENGTH:
+                raise InputError(
+                    f"{self.what}: the field {self.field!r} has the value {shortened(name)!r}, which is a text and no "
+                    "name of a part; name another in --domains"
+                )
             self.texts.setdefault(name, [])
             self.taken.setdefault(name, 0)
             if self.taken[name] >= 0:

@@ -10,6 +10,8 @@ from rtdyn.errors import InputError, UsageError, near_matches
 ROWS_WITHOUT_MATCH = 50_000
 """Rows after which a condition that none of them met is taken for a wrong one."""
 _VALUES_SHOWN = 12
+NAME_LENGTH = 80
+"""Characters of a value beyond which it is a text and no name."""
 
 
 class RowChoice(Protocol):
@@ -80,8 +82,8 @@ class RowFilter:
             if not met_with:
                 raise InputError(f"{what}: no row has the field {field!r}; correct --text-where")
             if wanted not in met_with:
-                there = ", ".join(list(met_with)[:_VALUES_SHOWN])
-                near = near_matches(wanted, met_with)
+                there = ", ".join(map(shortened, list(met_with)[:_VALUES_SHOWN]))
+                near = near_matches(wanted, (name for name in met_with if len(name) <= NAME_LENGTH))
                 raise InputError(
                     f"{what}: none of {self.rows:,} rows has {field}={wanted} (there are {there}){near}; "
                     "correct --text-where"
@@ -90,7 +92,7 @@ class RowFilter:
 
 
 class RowLabels:
-    """Rows that have a value under a field, which tells the parts of a text apart; what they have is noted."""
+    """Rows that have a value, no blank one, under a field that tells a text's parts apart; the values are noted."""
 
     option = "--domains"
 
@@ -109,10 +111,11 @@ class RowLabels:
         """As `RowChoice` has it."""
         self.rows += 1
         value = field_value(row, self.path)
-        if value is not None:
-            self.taken.append(value)
-            self.met = True
-        return value is not None
+        if value is None or not value.strip():  # a part without a name is none
+            return False
+        self.taken.append(value)
+        self.met = True
+        return True
 
     def take(self) -> list[str]:
         """The values since the last time."""
@@ -123,6 +126,12 @@ class RowLabels:
         """As `RowChoice` has it."""
         if not self.met and self.rows >= rows:
             raise InputError(f"{what}: no row has the field {self.field!r}; correct --domains")
+
+
+def shortened(value: str) -> str:
+    """A value as a message shows it, on one line."""
+    line = " ".join(value.split())
+    return line if len(line) <= NAME_LENGTH else f"{line[: NAME_LENGTH - 1]}…"
 
 
 def field_value(row: Any, path: Sequence[str]) -> str | None:

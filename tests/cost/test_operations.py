@@ -95,3 +95,5 @@ def test_layer_by_layer_one_block_or_the_vocabulary_is_held() -> None:
 def test_a_run_directory_grows_with_steps_and_neurons(shape: ModelShape) -> None:
     assert run_bytes(shape, 10, ("ablation",)) == 10 * run_bytes(shape, 1, ("ablation",))
     assert run_bytes(shape, 1, ("heavytail",)) < run_bytes(shape, 1, ("ablation",))
+    # as neurons/ of the bundled suite has them, with two classes
+    assert run_bytes(shape, 1, ("ablation",), earlier=3) - run_bytes(shape, 1, ("ablation",)) == 3 * 227 * shape.neurons

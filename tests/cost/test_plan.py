@@ -150,8 +150,11 @@ def test_the_options_of_a_run_change_the_plan() -> None:
     assert (
         plan("--stream-layers", "always")["layer_by_layer"] and not plan("--stream-layers", "never")["layer_by_layer"]
     )
-    layers = [plan("--layers", chosen)["flops_per_step"].get("layers", 0) for chosen in ("last", "-2", "-2,-3", "all")]
+    by_layers = [plan("--layers", chosen) for chosen in ("last", "-2", "-2,-3", "all")]
+    layers = [one["flops_per_step"].get("layers", 0) for one in by_layers]
     assert layers[0] == 0 < layers[1] < layers[2] < layers[3]
+    stored = [one["run_bytes"] - usual["run_bytes"] for one in by_layers]
+    assert stored == [earlier * 227 * 2048 for earlier in (0, 1, 2, 5)]
     assert plan("--memory-gib", "4")["memory_bytes"]["blocks"] == 4 * 2**30
     assert "mediation" not in plan("--analyses", "ablation")["flops_per_step"]
     alone = plan("--analyses", "heavytail")

@@ -177,6 +177,8 @@ def test_a_wrong_name_that_comes_meanwhile_does_not_end_the_run(
         ({"follow": True, "steps": "log"}, UsageError, "'log' is known at the end"),
         ({"follow": True, "steps": "ten"}, UsageError, "cannot read 'ten'"),
         ({"follow": True, "executor": "ray"}, UsageError, "leave out --executor"),
+        ({"follow": True, "on_defect": "skip"}, UsageError, "leave out --on-defect"),
+        ({"follow": True, "on_defect": "fail"}, UsageError, "leave out --on-defect"),
         ({"idle": 5}, UsageError, "--idle is for --follow"),
     ],
 )

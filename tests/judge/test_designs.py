@@ -18,6 +18,7 @@ from rtdyn.store.definitions import METRICS
 from rtdyn.store.run import Run, done_steps, read_run, read_step, write_step
 from rtdyn.store.schema import Metric, metric_frame
 from rtdyn.undefined import Undefined
+from rtdyn.views.terminal.designs import design_table
 
 FINAL = LAYERS[-1]
 
@@ -99,6 +100,18 @@ def test_what_is_undefined_says_why_and_has_no_change(tmp_path: Path) -> None:
     row = found(comparison, "q_paper_code")
     assert row.own == Undefined("only 3 nodes, under 10") and row.change is None
     assert isinstance(row.paper, Undefined) and row.paper.reason == "not measured at this step"
+
+
+def test_what_lies_at_the_end_of_the_grid_has_no_change_and_says_so_to_machines(tmp_path: Path) -> None:
+    def plateau(value: float, at_edge: bool) -> list[Metric]:
+        return [Metric("regimes", "plateau_fraction", value, "rare", layer=FINAL, at_edge=at_edge)]
+
+    own, paper = planted(tmp_path / "own", plateau(0.22, True)), planted(tmp_path / "paper", plateau(0.01, False))
+    comparison = compare_designs(own, paper)
+    row = found(comparison, "plateau_fraction")
+    assert isinstance(row.own, Estimate) and row.own.at_edge and row.change is None
+    told = design_table(comparison).row(by_predicate=pl.col("metric") == "plateau_fraction", named=True)
+    assert (told["own"], told["own_at_edge"], told["paper_at_edge"], told["change"]) == (0.22, True, False, None)
 
 
 def test_verdicts_turn_where_the_designs_disagree(tmp_path: Path) -> None:

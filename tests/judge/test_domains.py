@@ -128,7 +128,10 @@ def test_a_notebook_has_the_frames(tmp_path: Path) -> None:
     assert summary["domain"].to_list() == [None, "law", "gospel"]
     law = summary.row(1, named=True)
     assert (law["spearman"], law["spearman_low"], law["between_halves"], law["types"]) == (0.5, 0.4, None, 31)
-    assert law["three-regimes-rare"] == CONTRADICTED
+    assert law["three-regimes-rare"] == CONTRADICTED and law["plateau_at_edge"] is False
+    rows = domain_rows(read_frames(tmp_path / "run").run)
+    least = domain_summary([replace(rows[0], plateau=Estimate(0.25, 0.1, None, at_edge=True))]).row(0, named=True)
+    assert (least["plateau"], least["plateau_high"], least["plateau_at_edge"]) == (0.25, None, True)
 
 
 def test_a_run_without_domains_has_none_of_it(tmp_path: Path) -> None:

@@ -8,10 +8,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from rtdyn.analyses.options import StepOptions
+from rtdyn.checkpoints.checkpoint import Checkpoint
 from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
 from rtdyn.store.run import config_digest, open_run, read_step, write_copy, write_step
 from rtdyn.store.schema import Metric, StepTables, metric_frame
-from rtdyn.sweep.extend import _same_weights, join
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.sweep.extend import _same_weights, analyse_lacking, join
+from rtdyn.sweep.sweep import Sweep
 
 
 def tables(value: float, *analyses: str, **columns: float) -> StepTables:
@@ -84,3 +88,52 @@ def test_a_copy_leaves_a_stored_step_what_it_alone_holds(tmp_path: Path) -> None
     write_step(run, 1, record, tables(2.0, "ablation", "heavytail"))
     write_copy(run, 0, 1, None, "step1", "b", join)
     assert held(read_step(run, 1)) == {"capture": 1.0, "ablation": 1.0, "regimes": 1.0, "heavytail": 2.0}
+
+
+def of_layers(value: float, *metrics: str, layers: tuple[int, ...] = (1, 2), **columns: float) -> StepTables:
+    """Tables of a run with --layers and a domain, whose rows of both are these metrics."""
+    own = tables(value, *(() if "excess" not in metrics else ("regimes",)), "ablation")
+    rows = [Metric("layers", metric, value) for metric in metrics]
+    neurons = pl.DataFrame([{"layer": layer, "neuron": 0, **columns} for layer in layers])
+    domains = pl.DataFrame({"domain": ["law"] * len(metrics), "metric": metrics})
+    metrics_frame = pl.concat([own.metrics, metric_frame(rows, 4, None)])
+    return replace(own, metrics=metrics_frame, neurons=neurons, domains=domains, domain_neurons=domains)
+
+
+def test_curves_of_layers_and_domains_stay_where_analyses_without_them_join() -> None:
+    stored, copied = of_layers(1.0, "total_mean", "excess", delta=1.0), of_layers(2.0, "total_mean", delta=2.0)
+    for joined in (join(stored, copied), join(copied, stored)):
+        assert set(joined.metrics.filter(analysis="layers")["metric"]) == {"total_mean", "excess"}
+        assert len(joined.metrics.filter(analysis="layers")) == 2 and joined.domains is not None
+        assert joined.domains["metric"].to_list() == ["total_mean", "excess"]
+    later = join(of_layers(1.0, "total_mean", delta=1.0), of_layers(2.0, "total_mean", delta=2.0))
+    assert later.metrics.filter(analysis="layers")["value"].to_list() == [2.0]
+
+
+def test_earlier_layers_stay_as_stored_where_the_last_alone_is_measured_again() -> None:
+    stored = of_layers(1.0, "total_mean", "excess", delta=1.0, first_order=1.0)
+    joined = join(stored, tables(2.0, "ablation", "routing", delta=2.0, norm=2.0))
+    assert set(joined.metrics.filter(analysis="layers")["metric"]) == {"total_mean", "excess"}
+    rows = joined.neurons.select("layer", "neuron", "delta", "first_order", "norm").rows()
+    assert rows == [(1, 0, 1.0, 1.0, None), (2, 0, 2.0, 1.0, 2.0), (2, 1, 2.0, None, 2.0)]
+
+
+def test_only_what_is_lacking_of_layers_and_domains_is_measured_again(
+    tiny: SuiteSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"suite": "mine"}
+    manifest = Manifest(schema_version=SCHEMA_VERSION, suite="mine", config=config, config_digest=config_digest(config))
+    run, record = open_run(tmp_path / "run", manifest), CheckpointRecord(revision="r", commit="a", digests={})
+    write_step(run, 4, record, tables(1.0, "ablation", "heavytail", delta=1.0))
+    asked: list[tuple[str, bool]] = []
+
+    def analyse(sweep: Sweep, *rest: object) -> StepTables:
+        asked.append((sweep.options.layers, sweep.with_domains))
+        return tables(2.0, *sweep.options.analyses)
+
+    monkeypatch.setattr(Sweep, "analyse", analyse)
+    for further in ("dimensionality", "regimes"):
+        options = StepOptions(analyses=("ablation", further), layers="all")
+        sweep = Sweep(tiny, None, {}, config, options)
+        analyse_lacking(sweep, run, Checkpoint(4, tmp_path, "r", "a", {}), lambda stage: None, parity=False)
+    assert asked == [("last", False), ("all", True)]

@@ -75,6 +75,21 @@ def test_a_domain_without_rare_targets_is_searched_no_further_than_a_multiple_of
     )
 
 
+def test_texts_shorter_than_the_tokens_asked_for_are_told(
+    tiny: SuiteSpec, options: EvaluationOptions, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    texts = (("law", chapters(tmp_path / "law.jsonl", 0, 12)), ("book", chapters(tmp_path / "book.jsonl", 0, 60)))
+    short = replace(options, corpus=texts[0][1], named_texts=texts, tokens=30_000, min_targets=2)
+    made = prepare_with_domains(tiny, LATE, short, said.append)
+    law, main = made.domains["law"].text.windows.size, made.text.windows.size
+    assert max(law, main) < 30_000 <= made.domains["book"].text.windows.size
+    assert [line for line in said if "asked for" in line] == [
+        f"the text holds {main:,} tokens of the 30,000 asked for, and is measured whole",
+        f"law holds {law:,} tokens of the 30,000 asked for, all that was read of it",
+    ]
+
+
 def test_bands_of_a_sweep_are_left_out_of_a_domain_by_themselves(tiny: SuiteSpec, named: EvaluationOptions) -> None:
     said: list[str] = []
     made = prepare_with_domains(tiny, LATE, replace(named, bands=SWEEP), said.append)

@@ -36,6 +36,7 @@ ROWS: list[dict[str, Any]] = [
     {"text": None, "meta": {"set": "Books", "year": 2002}},
     {"text": "  ", "meta": {"set": "Books", "year": 2002}},
     {"text": "of none", "meta": {"set": None, "year": 2002}},
+    {"text": "of blank", "meta": {"set": " "}},
 ]
 
 
@@ -127,6 +128,12 @@ def test_a_field_that_tells_rows_apart_is_refused() -> None:
     _, blocks = blocks_of({f"u{i}": ["x"] for i in range(MOST + 1)})
     with pytest.raises(InputError, match=rf"the field 'url' has over {MOST} values \(u0, u1, u2, …\)"):
         list(Parts("f", "url", "f", blocks).names())
+    _, blocks = blocks_of({"of none\nbut " + "long " * 40: ["x"]})
+    with pytest.raises(
+        InputError, match=r"the value 'of none but long [long ]+…', which is a text and no name"
+    ) as said:
+        list(Parts("f", "text", "f", blocks).names())
+    assert len(str(said.value)) < 250
 
 
 def books(first: int, last: int) -> list[str]:

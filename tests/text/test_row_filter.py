@@ -66,6 +66,13 @@ def test_conditions_that_no_row_meets_are_refused(corpus: str, where: tuple[str,
         chosen(corpus, *where)
 
 
+def test_values_that_are_texts_are_shown_by_their_beginnings() -> None:
+    choice = RowFilter(["text=law"])
+    choice.keeps({"text": "law\n" + "one " * 100})
+    with pytest.raises(InputError, match=r"\(there are law one one [one ]+…\); correct --text-where"):
+        choice.check("f")
+
+
 @pytest.mark.parametrize("text", ["meta", "=x", ""])
 def test_what_is_no_condition_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="write FIELD=VALUE"):

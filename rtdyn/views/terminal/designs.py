@@ -21,7 +21,8 @@ ROW_HEADERS = ("statistic", "whose", "published", "papers' design", "rtdyn's des
 VERDICT_HEADERS = ("claim", "papers' design", "rtdyn's design", "turns")
 DESIGN_NOTE = (
     "Each row is one statistic in both runs, so that the designs alone differ: text, number of positions, and what is "
-    "called rare. `change` is rtdyn's design minus the papers'. The interval of a difference from sets is the spread "
+    "called rare. `change` is rtdyn's design minus the papers', and has no interval; beside ≤ or ≥ there is none. A "
+    "number without an interval has no known error. The interval of a difference from sets is the spread "
     "of the sets; that of α is of the weights, and others are of the text. Groups are the 1 % most influential "
     "neurons, at least 32; the papers set theirs by hand to 30 to 50. What the papers published is of other models and "
     "steps."
@@ -74,14 +75,18 @@ def verdicts_in_words(comparison: DesignComparison) -> str:
 
 
 def design_table(comparison: DesignComparison) -> pl.DataFrame:
-    """The statistics for machines: a row each, with either design's value and interval, or the reason why not."""
+    """The statistics for machines: a row each, with either design's value and interval, or the reason why not.
 
-    def numbers(name: str, estimate: Estimate | Undefined) -> dict[str, float | str | None]:
+    `paper_at_edge` and `own_at_edge`: whether the value is the last that the fit can find, and may lie beyond.
+    """
+
+    def numbers(name: str, estimate: Estimate | Undefined) -> dict[str, float | str | bool | None]:
         known = None if isinstance(estimate, Undefined) else estimate
         return {
             name: None if known is None else known.value,
             f"{name}_low": None if known is None else known.low,
             f"{name}_high": None if known is None else known.high,
+            f"{name}_at_edge": None if known is None else known.at_edge,
             f"{name}_reason": estimate.reason if isinstance(estimate, Undefined) else None,
         }
 
