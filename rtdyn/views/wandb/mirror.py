@@ -262,7 +262,7 @@ def _begin(view: WandbView, mode: str, limits: Mapping[str, float]) -> None:
     chosen = {"WANDB_RUN_GROUP": ("group", stands.group), "WANDB_TAGS": ("tags", stands.tags)}
     backend = wandb.init(
         project=project(),
-        name=manifest.suite,
+        name=stands.name,
         job_type=os.environ.get("WANDB_JOB_TYPE", "track"),
         id=manifest.wandb_id,
         resume="allow",

@@ -34,6 +34,8 @@ _HEAD_COLUMNS = [c for c in METRIC_SCHEMA if c not in ("step", "tokens_seen", "a
 class Grouping:
     """Where a run stands among others."""
 
+    name: str
+    """The suite's, with the design where one command measured it by two."""
     family: str
     """The suite's name without the model's size: `pythia-deduped` for pythia-1.4b-deduped."""
     size: str | None
@@ -47,9 +49,10 @@ def grouping(manifest: Manifest) -> Grouping:
     name, config = manifest.suite, manifest.config
     family, size = family_and_size(name)
     shared = {key: value for key, value in config.items() if key not in OF_THE_MODEL}
-    tags = (family, *([size] if size else []), *([config["device"]] if "device" in config else []))
+    tags = (family, size or "", config.get("device", ""), manifest.design)
     # W&B takes groups of up to 128 characters and tags of up to 64
     return Grouping(
+        " ".join(filter(None, (name, manifest.design))),
         family or name,
         size,
         manifest.group or f"{(family or name)[:100]}-{config_digest(shared)[:8]}",
@@ -72,6 +75,7 @@ def settings_of(manifest: Manifest) -> dict[str, Any]:
         "digests": {key: manifest.config[key] for key in names},
         "family": stands.family,
         "size": stands.size,
+        **({"design": manifest.design} if manifest.design else {}),
         "config_digest": manifest.config_digest,
         **measured_on,
         "versions": manifest.versions,

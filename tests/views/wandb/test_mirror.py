@@ -48,7 +48,7 @@ from rtdyn.store.run import Run, done_steps, locked, read_run, table_file
 from rtdyn.store.schema import TABLES
 from rtdyn.views.wandb.mirror import TIMEOUTS, choose_mode, start_wandb, sync
 from rtdyn.views.wandb.overlay import overlays
-from rtdyn.views.wandb.rows import CONSTANTS, TOP_NEURONS, grouping
+from rtdyn.views.wandb.rows import CONSTANTS, TOP_NEURONS, grouping, settings_of
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,16 @@ def test_offline_run_carries_the_manifest(outcomes: dict[str, Outcome]) -> None:
     names = {"corpus": run.manifest.evaluation.corpus, "frequencies": run.manifest.frequencies.source}
     digests = {"digests": {key: run.manifest.config[key] for key in names}}
     assert config == {**run.manifest.config, **shared, **names, **digests, "family": "tiny", "size": None}
+
+
+def test_two_designs_of_a_suite_are_told_apart(outcomes: dict[str, Outcome]) -> None:
+    manifest = read_run(outcomes["offline"].out).manifest
+    for design in ("own", "paper"):
+        of = manifest.replace(design=design, group="tiny-1")
+        stands = grouping(of)
+        assert (stands.name, stands.group, stands.tags[-1]) == (f"tiny {design}", "tiny-1", design)
+        assert settings_of(of)["design"] == design
+    assert grouping(manifest).name == "tiny" and "design" not in settings_of(manifest)
 
 
 def test_step_is_the_step_metric_of_everything(outcomes: dict[str, Outcome]) -> None:
