@@ -110,6 +110,15 @@ def test_the_table_says_what_is_left_out_and_what_has_no_number(tmp_path: Path) 
     assert domain_cells(rows[0])[0] == "main text" and len(domain_cells(rows[0])) == len(DOMAIN_HEADERS)
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_no_word_of_the_table_is_broken_on_a_narrow_terminal_or_in_a_file(tmp_path: Path, terminal: bool) -> None:
+    rows, text = domain_rows(planted(tmp_path / "run")), io.StringIO()
+    print_domains(rows, {}, Console(file=text, width=80, force_terminal=terminal, color_system=None))
+    lines = text.getvalue().splitlines()
+    for cell in (DOMAIN_HEADERS[-2], "0.5 (0.4 to 0.6)", *domain_cells(rows[1])):
+        assert any(cell in line for line in lines), cell
+
+
 @pytest.mark.slow
 def test_the_figure_has_a_curve_and_a_place_for_each_text(tmp_path: Path) -> None:
     shown = show(planted(tmp_path / "run"))
