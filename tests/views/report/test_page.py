@@ -410,5 +410,9 @@ class TestInABrowser:
             browser.open(compared)
             browser.draw_all(390)
             assert value(browser, "document.getElementById('run-names').textContent") == "onetwo"
+            # however many runs there are, a legend says what kinds of line there are
+            said = """['sizes-rare', 'attention-chart'].map((id) =>
+                [...byId(id).querySelectorAll('.legendtext')].map((one) => one.textContent))"""
+            assert value(browser, said) == [["top", "power law", "rapid decay"], ["rare", "common"]]
             assert value(browser, "document.documentElement.scrollWidth <= innerWidth")
             assert browser.complaints == []
