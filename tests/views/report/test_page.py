@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 from support.browser import Browser, chromium
 from support.synthetic import synthetic_run
 
+import rtdyn.views.report
 from rtdyn.judge.claims import CLAIMS
 from rtdyn.judge.observations import read_judged
 from rtdyn.judge.scorecard import scorecard
@@ -121,7 +121,7 @@ def test_the_page_holds_nothing_to_load(page: Path) -> None:
 
 
 def test_every_table_has_headers_that_a_reader_hears_and_scrolls_by_keyboard() -> None:
-    template = (files("rtdyn.views.report") / "assets" / "page.html").read_text()
+    template = (Path(rtdyn.views.report.__file__).parent / "assets" / "page.html").read_text()
     assert template.count("<th ") == template.count("<th scope=") == len(re.findall(r"<th\b", template))
     assert template.count('class="scroll"') == template.count('class="scroll" tabindex="0"') > 5
 
