@@ -285,8 +285,10 @@ def check(run: Path, baseline: Path, update: bool, junit: Path | None, github: b
 def sync(run: Path, tracker: str, no_report_upload: bool) -> None:
     """Send a stored run to Weights & Biases: what it lacks after an offline or failed run, and no step twice."""
     if tracker == TRACKIO:
+        from rtdyn.views.tracker import refuse_report
         from rtdyn.views.trackio import sync_trackio
 
+        refuse_report(no_report_upload)
         sync_trackio(run, click.echo)
         return
     from rtdyn.views.wandb.mirror import sync as send

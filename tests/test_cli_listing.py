@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from judge.test_domains import of_domain
 from judge.test_overview import run_of
 from support.refusal import refusal
 
@@ -51,6 +52,15 @@ def test_a_run_says_which_steps_it_lacks_and_why(folder: Path) -> None:
         == read_run(folder / "half").manifest.config
     )
     assert "is not an rtdyn run" in refusal(rtdyn("show", folder / "none").stderr)
+
+
+def test_runs_that_differ_in_layers_or_domains_are_told_apart(folder: Path) -> None:
+    run = read_run(folder / "whole")
+    told = run.manifest.replace(config={**run.manifest.config, "layers": "-1,-2"}, domains={"law": of_domain(120)})
+    write_manifest(Run(run.path, told))
+    listed = rtdyn("runs", folder).stdout
+    assert listed.count("domains 1, ") == listed.count("layers -1,-2, seed 0") == 1
+    assert "layers: -1,-2" in rtdyn("show", folder / "whole").stdout
 
 
 def test_where_there_is_no_run_it_is_said(tmp_path: Path) -> None:

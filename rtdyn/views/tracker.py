@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from rtdyn.errors import UsageError
 from rtdyn.names import TRACKIO
 from rtdyn.store.run import Run
 from rtdyn.sweep.job import Job
@@ -26,9 +27,18 @@ class Tracker(Protocol):
 
 
 def check_tracker(job: Job) -> None:
-    """Raises InputError where the job's tracker cannot be used."""
+    """Raises InputError where the job's tracker cannot be used, UsageError for what is asked of the other one."""
     if job.tracker == TRACKIO:
+        if job.wandb in ("online", "offline"):
+            raise UsageError(f"--tracker trackio takes the place of W&B; leave out --wandb {job.wandb}")
+        refuse_report(job.no_report_upload)
         check_trackio()
+
+
+def refuse_report(no_report_upload: bool) -> None:
+    """Raises UsageError where trackio is told to leave out a report that it never gets."""
+    if no_report_upload:
+        raise UsageError("trackio gets no figures and no page; leave out --no-report-upload")
 
 
 def start_tracker(run: Run, job: Job, say: Callable[[str], None]) -> Tracker:

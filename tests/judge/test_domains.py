@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from judge.test_bands import CLASSES, NEURONS, RANKS
 from judge.test_scorecard import STEPS, measured
+from matplotlib.text import Text
 from rich.console import Console
 from store.test_run import manifest, record
 
@@ -66,6 +67,8 @@ def planted(path: Path, steps: tuple[int, ...] = STEPS) -> Run:
         law = [Metric("capture", "loss", 3.25, RARE, ci_low=3.0, ci_high=3.5, n=120),
                Metric(DOMAINS, "rank_spearman", 0.5, RARE, ci_low=0.4, ci_high=0.6),
                Metric(DOMAINS, "rank_spearman_halves", None, RARE, reason="one piece")]  # fmt: skip
+        alike = [Metric(DOMAINS, f"rank_spearman{of}", r, RARE, ci_low=r - 0.1, ci_high=r + 0.1)
+                 for of, r in (("", 0.8), ("_halves", 0.7))]  # fmt: skip
         influence = {"mean_abs_rare": 1 / RANKS["rare"], "mean_abs_common": 1 / RANKS["rare"]}
         base = {"step": [step] * NEURONS, "layer": [5] * NEURONS, **influence}
         domain_neurons = [pl.DataFrame({**base, "domain": [name] * NEURONS}) for name in ("law", "gospel")]
@@ -73,7 +76,7 @@ def planted(path: Path, steps: tuple[int, ...] = STEPS) -> Run:
             metric_frame(rows, step, step),
             pl.DataFrame({**base, "neuron": range(NEURONS), "rank": RANKS["rare"]}),
             pl.DataFrame({"step": [step]}),
-            domains=domain_frame({"law": [*flat, *law], "gospel": rows}, step, step),
+            domains=domain_frame({"law": [*flat, *law], "gospel": [*rows, *alike]}, step, step),
             domain_neurons=pl.concat(domain_neurons),
         )
         write_step(run, step, record(step, m=str(step)), tables)
@@ -107,15 +110,38 @@ def test_the_table_says_what_is_left_out_and_what_has_no_number(tmp_path: Path) 
     assert domain_cells(rows[0])[0] == "main text" and len(domain_cells(rows[0])) == len(DOMAIN_HEADERS)
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_no_word_of_the_table_is_broken_on_a_narrow_terminal_or_in_a_file(tmp_path: Path, terminal: bool) -> None:
+    rows, text = domain_rows(planted(tmp_path / "run")), io.StringIO()
+    print_domains(rows, {}, Console(file=text, width=80, force_terminal=terminal, color_system=None))
+    lines = text.getvalue().splitlines()
+    for cell in (DOMAIN_HEADERS[-2], "0.5 (0.4 to 0.6)", *domain_cells(rows[1])):
+        assert any(cell in line for line in lines), cell
+
+
 @pytest.mark.slow
 def test_the_figure_has_a_curve_and_a_place_for_each_text(tmp_path: Path) -> None:
     shown = show(planted(tmp_path / "run"))
     figure = domains_figure(shown)
     assert not isinstance(figure, Undefined)
-    curves, plateau, *_ = figure.axes
+    curves, names, plateau, *_, ranks = figure.axes
     assert [line.get_label() for line in curves.get_lines()] == ["law", "gospel", "main text"]
     assert np.allclose(np.asarray(curves.get_lines()[0].get_ydata()), 1 / RANKS["rare"])
     assert [label.get_text() for label in plateau.get_yticklabels()] == ["main text", "law", "gospel"]
+    legends = [names.get_legend(), *figure.legends]
+    assert [[text.get_text() for text in legend.get_texts()] for legend in legends if legend] == [
+        ["law", "gospel", "main text"],
+        ["between halves of the domain's own text"],
+    ]
+    # Spearman's correlation with the main text, and what noise alone leaves of one: of `law` it is undefined
+    marked = [(line.get_marker(), float(np.asarray(line.get_xdata())[0])) for line in ranks.get_lines()]
+    assert [mark for mark in marked if mark[0] != "None"] == [("o", 0.5), ("o", 0.8), ("s", 0.7)]
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        box = ax.title.get_window_extent()
+        assert box.x1 <= figure.bbox.x1, ax.get_title(loc="left")
+    sizes = {text.get_fontsize() for text in figure.findobj(Text) if text.get_text()}
+    assert min(sizes) >= 7
     narrow = domains_figure(shown, 3.5)
     assert not isinstance(narrow, Undefined) and narrow.get_size_inches()[0] == 3.5
 

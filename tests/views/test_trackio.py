@@ -87,3 +87,18 @@ def test_trackio_that_cannot_be_used_is_refused_before_the_run(tmp_path: Path, m
     with locked(run):
         ended = CliRunner().invoke(main, ["sync", "--tracker", "trackio", str(run)])
     assert "another process" in refusal(ended.stderr)
+
+
+def test_what_trackio_would_pass_over_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    track = ["track", "--model", "tiny", "--steps", "4000", "--tracker", "trackio", "--out", str(out)]
+    sync = ["sync", "--tracker", "trackio", str(out)]
+    for command, option in (
+        (track, "--wandb offline"),
+        (track, "--wandb online"),
+        (track, "--no-report-upload"),
+        (sync, "--no-report-upload"),
+    ):
+        ended = CliRunner().invoke(main, [*command, *option.split()])
+        assert ended.exit_code == 2 and f"leave out {option}" in refusal(ended.stderr)
+    assert not out.exists()

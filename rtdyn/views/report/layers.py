@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from rtdyn.names import LAYERS, RARE
+from rtdyn.views.number import number
 from rtdyn.views.report.run_tables import RunTables
 
 
@@ -77,4 +78,4 @@ def calibration_said(shown: RunTables, step: int, layer: int) -> str:
     row = rows.row(0, named=True)
     if row["value"] is None:
         return str(row["reason"])
-    return f"Spearman {row['value']:.3f} ({row['ci_low']:.3f} to {row['ci_high']:.3f})"
+    return f"Spearman {number(row['value'], row['ci_low'], row['ci_high'])}"

@@ -145,6 +145,7 @@ def _about(shown: RunTables, claims: list[ClaimRow] | Undefined, judged: JudgedP
     return {
         "label": shown.label,
         "last": shown.last,
+        "layer": shown.layer,
         "span": _span(shown.steps),
         "opening": opening(shown, claims),
         "classes": classes,

@@ -16,7 +16,7 @@ import polars as pl
 
 from rtdyn.judge.series import Series
 from rtdyn.names import COMMON, DECAY, PLATEAU, POWER_LAW, RARE
-from rtdyn.store.schema import ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
+from rtdyn.store.schema import AT_EDGE, ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.layers import (
     QUANTITIES,
@@ -168,6 +168,9 @@ def _sizes(run: RunTables, token_class: str) -> dict[str, list[Any]]:
     ends = {step: (low, high) for step, low, high in plateau_intervals(run, token_class).iter_rows()}
     for place, end in enumerate(("low", "high")):
         result[end] = numbers(ends[step][place] if step in ends else None for step in run.steps)
+    edges = rows.filter(metric="r1", status=AT_EDGE)
+    sides = {step: "≥" if high is None else "≤" for step, high in edges.select("step", "ci_high").iter_rows()}
+    result["edge"] = [sides.get(step, "") for step in run.steps]
     return result
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from rtdyn.judge.bands import BAND_CLAIMS, BandRow, Estimate
 from rtdyn.undefined import Undefined
 from rtdyn.views.number import number
+from rtdyn.views.terminal.fitted import print_fitted
 
 BAND_HEADERS = (
     "band", "types", "targets", "plateau, share of neurons", "κ", "excess", "shape p", "ranks as `rare`: Spearman",
@@ -40,12 +39,8 @@ def print_bands(rows: Sequence[BandRow], console: Console) -> None:
     """A row a band; nothing where there are none."""
     if not rows:
         return
-    table = Table(title="Bands of rare tokens, intervals 95 %", title_justify="left")
-    for header in BAND_HEADERS:
-        table.add_column(header, overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, band_cells(row)))
-    (console if console.is_terminal else Console(file=console.file, width=max(console.width, 200))).print(table)
+    cells = [dict(zip(BAND_HEADERS, band_cells(row), strict=True)) for row in rows]
+    print_fitted("Bands of rare tokens, intervals 95 %", cells, console)
     why = next((row.verdicts.reason for row in rows if isinstance(row.verdicts, Undefined)), "")
     for text in (BAND_NOTE, f"No verdicts: {why}." if why else ""):
         if text:

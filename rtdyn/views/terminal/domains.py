@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from rtdyn.judge.bands import BAND_CLAIMS, Estimate
 from rtdyn.judge.domains import DomainRow
@@ -15,6 +13,7 @@ from rtdyn.text.clusters import FEW_CLUSTERS
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.undefined import Undefined
 from rtdyn.views.number import number
+from rtdyn.views.terminal.fitted import print_fitted
 
 DOMAIN_HEADERS = (
     "domain", "band", "targets", "types", "byte fragments", "no whole words", "loss", "plateau, share of neurons", "κ",
@@ -69,13 +68,8 @@ def print_domains(rows: Sequence[DomainRow], left_out: Mapping[str, LeftOutDomai
     """A row a text and band, then what is left out; nothing of a run without domains."""
     notes = [left_out_line(name, domain) for name, domain in left_out.items()]
     if rows:
-        table = Table(title="Domains beside the main text, intervals 95 %", title_justify="left")
-        for header in DOMAIN_HEADERS:
-            table.add_column(header, overflow="fold")
-        for row in rows:
-            table.add_row(*map(escape, domain_cells(row)))
-        wide = Console(file=console.file, width=max(console.width, 240))
-        (console if console.is_terminal else wide).print(table)
+        cells = [dict(zip(DOMAIN_HEADERS, domain_cells(row), strict=True)) for row in rows]
+        print_fitted("Domains beside the main text, intervals 95 %", cells, console)
         why = next((row.verdicts.reason for row in rows if isinstance(row.verdicts, Undefined)), "")
         unread = next((row.kinds.reason for row in rows if row.kinds is not None and row.kinds.reason), "")
         notes = [

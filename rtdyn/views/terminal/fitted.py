@@ -27,15 +27,24 @@ def print_fitted(title: str, rows: Sequence[Mapping[str, str]], console: Console
         if last and number == len(rows) - 1:
             table.add_section()
         table.add_row(*(escape(row.get(name, "")) for name in columns))
-    boundless = console.options.update(max_width=_BOUNDLESS)
-    needed = Measurement.get(console, boundless, table).maximum
-    if not console.is_terminal or needed <= console.width:
-        wide = console if needed <= console.width else Console(file=console.file, width=needed, quiet=console.quiet)
-        wide.print(table)
+    if not console.is_terminal or _needed(table, console) <= console.width:
+        print_whole(table, console)
         return
     console.print(title, markup=False, highlight=False)
     for row in rows:
         console.print(_block(row, columns))
+
+
+def print_whole(table: Table, console: Console) -> None:
+    """Prints a table that a file gets with no line broken, however wide; on a terminal its cells wrap."""
+    needed = _needed(table, console)
+    is_whole = console.is_terminal or needed <= console.width
+    (console if is_whole else Console(file=console.file, width=needed, quiet=console.quiet)).print(table)
+
+
+def _needed(table: Table, console: Console) -> int:
+    """Characters of the table's widest line, where none is broken."""
+    return Measurement.get(console, console.options.update(max_width=_BOUNDLESS), table).maximum
 
 
 def _block(row: Mapping[str, str], columns: Sequence[str]) -> Table:

@@ -93,7 +93,9 @@ def _settings(seen: Overview) -> Iterator[tuple[str, str]]:
         yield "design", seen.manifest.design
     if text is not None:
         yield "text", f"{text.corpus} ({text.tokens:,} tokens)"
-    for name in ("rare", "class_by", "seed"):
+    if seen.manifest.domains:
+        yield "domains", str(len(seen.manifest.domains))
+    for name in ("rare", "class_by", "layers", "seed"):
         if name in config:
             value = config[name]
             yield name.replace("_", "-"), " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -18,6 +18,7 @@ from rtdyn.store.run import Run, done_steps, table_file
 from rtdyn.store.schema import AT_EDGE
 from rtdyn.views.number import number, p_value
 from rtdyn.views.terminal.cautions import rare_is_easier
+from rtdyn.views.terminal.fitted import print_whole
 from rtdyn.views.terminal.scorecard import open_claims
 
 _ROWS = (
@@ -85,7 +86,7 @@ def print_last_step(run: Run, steps: Sequence[int], console: Console) -> pl.Data
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    print_whole(table, console)
     if not _is_weights_only(metrics):
         for text in filter(None, (CAUTION, rare_is_easier(metrics), *_open_claims(run))):
             console.print(text, markup=False, highlight=False, soft_wrap=True)

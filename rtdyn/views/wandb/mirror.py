@@ -21,7 +21,7 @@ from rtdyn.files import write_json
 from rtdyn.judge.observations import read_judged
 from rtdyn.judge.scorecard import scorecard
 from rtdyn.parquet import read_parquet
-from rtdyn.store.run import MANIFEST, Run, done_steps, locked, read_run, table_file
+from rtdyn.store.run import MANIFEST, Run, done_steps, locked, read_run, table_file, tables_of
 from rtdyn.store.schema import METRIC_SCHEMA
 from rtdyn.views.wandb.client import NO_KEY, client, fault, project
 from rtdyn.views.wandb.overlay import LOG2_STEP, log2_step, overlays
@@ -166,12 +166,12 @@ class WandbView:
             self.backend.log({**row, **images, f"{REPORT}/page": page}, step=self._next_row(), commit=True)
 
     def _log_files(self) -> None:
-        """The run's files as one artifact; W&B makes no new version of it while their content is the same."""
+        """All that `read_run` needs as one artifact; W&B makes no new version of it while their content is the same."""
         if not self.takes_files:
             return
         artifact = client().Artifact(f"{self.run.manifest.wandb_id}-store", type="rtdyn-run")
         for step in done_steps(self.run):
-            for table in ("metrics", "neurons"):
+            for table in tables_of(self.run):
                 file = table_file(self.run, table, step)
                 artifact.add_file(str(file), f"{table}/{file.name}", policy="immutable", skip_cache=True)
         artifact.add_file(str(self.run.path / MANIFEST), skip_cache=True)

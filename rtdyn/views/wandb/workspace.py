@@ -169,5 +169,6 @@ def _plot(reports: Any, chart: Chart, place: int, ids: Sequence[str]) -> Any:
 
 def _verdicts(claims: Sequence[Claims]) -> list[str]:
     """The columns of the runs' table that hold verdicts."""
-    names = claim_summary([row for of_run in claims if not isinstance(of_run, Undefined) for row in of_run])
+    of_runs = (claim_summary(of_run) for of_run in claims if not isinstance(of_run, Undefined))
+    names = dict.fromkeys(name for of_run in of_runs for name in of_run)
     return [f"summary:{name}" for name in names if name.endswith("/verdict")]

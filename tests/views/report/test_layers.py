@@ -122,9 +122,9 @@ def test_the_scatter_is_of_the_random_neurons_alone_by_what_ranks_them(shown: Ru
     assert points["neuron"].to_list() == NUMBERS[::4].tolist()
     np.testing.assert_allclose(points["first_order"], 2 * points["exact"])
     assert calibration_said(run, run.steps[0], BEFORE) == "not measured at this step"
-    said = Metric(LAYERS, "ranking_spearman", 0.9, RARE, layer=BEFORE, ci_low=0.7, ci_high=0.95)
+    said = Metric(LAYERS, "ranking_spearman", 0.9995, RARE, layer=BEFORE, ci_low=0.7, ci_high=0.99984)
     judged = replace(run, metrics=pl.concat([run.metrics, metric_frame([said], run.steps[0], None)]))
-    assert calibration_said(judged, run.steps[0], BEFORE) == "Spearman 0.900 (0.700 to 0.950)"
+    assert calibration_said(judged, run.steps[0], BEFORE) == "Spearman 0.9995 (0.7 to 1)"
     assert not calibration_points(shown, shown.steps[0], BEFORE).height
 
 

@@ -11,21 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from support.browser import Browser, chromium
 from support.synthetic import synthetic_run
 
+import rtdyn.views.report
 from rtdyn.judge.claims import CLAIMS
 from rtdyn.judge.observations import read_judged
 from rtdyn.judge.scorecard import scorecard
+from rtdyn.store.schema import AT_EDGE
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.opening import opening, published, verdicts_by_run
 from rtdyn.views.report.page import inline_json
 from rtdyn.views.report.page import page as page_of
-from rtdyn.views.report.page_data import numbers
+from rtdyn.views.report.page_data import numbers, page_data
 from rtdyn.views.report.panels import judged_panels
 from rtdyn.views.report.plots.influence import thinned
-from rtdyn.views.report.run_tables import show
+from rtdyn.views.report.run_tables import RunTables, show
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=2>'\"&amp;"
 TEXT = {"corpus": "some-text", "corpus_sha256": "c0ffee", "windows": 1, "tokens": 8, "kept_positions": 7, "sha256": "f",
@@ -115,6 +118,12 @@ def test_the_page_holds_nothing_to_load(page: Path) -> None:
     own = re.sub(r'<a href="https://arxiv\.org/[^"]+">', "", own)  # links load nothing
     assert not re.search(r"<link|<script[^>]*\ssrc|<img|@import|url\(|https?://", own)
     assert "default-src 'none'" in own
+
+
+def test_every_table_has_headers_that_a_reader_hears_and_scrolls_by_keyboard() -> None:
+    template = (Path(rtdyn.views.report.__file__).parent / "assets" / "page.html").read_text()
+    assert template.count("<th ") == template.count("<th scope=") == len(re.findall(r"<th\b", template))
+    assert template.count('class="scroll"') == template.count('class="scroll" tabindex="0"') > 5
 
 
 def test_the_page_opens_in_words_and_links_claims_to_their_sources(page: Path) -> None:
@@ -226,6 +235,44 @@ def test_thinned_ranks_keep_the_first_and_the_last(count: int, most: int) -> Non
     assert (np.diff(ranks) > 0).all()
 
 
+def at_edge(path: Path) -> RunTables:
+    """A run whose top ends at the last rank that the fit can find, at every step."""
+    shown = show(read_judged(synthetic_run(path, 5, 60)))
+    ends = (pl.col("analysis") == "regimes") & pl.col("metric").is_in(["r1", "plateau_fraction"])
+    return replace(
+        shown,
+        metrics=shown.metrics.with_columns(
+            status=pl.when(ends).then(pl.lit(AT_EDGE)).otherwise("status"),
+            ci_high=pl.when(ends).then(None).otherwise("ci_high"),
+        ),
+    )
+
+
+def test_the_data_say_on_which_side_a_size_is_open(tmp_path: Path) -> None:
+    shown = at_edge(tmp_path / "run")
+    sizes = page_data([shown], [judged_panels(shown)])["runs"][0]["regimes"]["rare"]
+    assert sizes["edge"] == ["≥"] * 5
+    assert sizes["high"] == [None] * 5 and None not in sizes["low"]
+    whole = show(shown.run)
+    assert page_data([whole], [judged_panels(whole)])["runs"][0]["regimes"]["rare"]["edge"] == [""] * 5
+
+
+@needs_browser
+def test_a_size_that_is_not_known_is_not_said_as_one(tmp_path: Path) -> None:
+    shown = at_edge(tmp_path / "run")
+    (tmp_path / "page.html").write_text(page_of([shown], [judged_panels(shown)], {}))
+    program = chromium()
+    assert program is not None
+    with Browser(program) as browser:
+        browser.open(tmp_path / "page.html")
+        browser.draw_all(1180)
+        assert "top ≥ " in value(browser, "document.getElementById('sizes-rare-words').textContent")
+        top = value(browser, "document.getElementById('sizes-rare').data[0]")
+        assert top["marker"]["symbol"] == ["circle-open"] * 5
+        assert all("%: top" not in text and ": ≥ " in text and " to " not in text for text in top["text"])
+        assert value(browser, "csvText(told.get('sizes-rare'))").split("\n")[1].split(",")[-2] == "≥"
+
+
 @pytest.fixture(scope="module", params=[(1180, "light"), (390, "dark")], ids=["desktop", "phone"])
 def opened(request: pytest.FixtureRequest, page: Path) -> Iterator[Browser]:
     """The page in a browser, every chart drawn."""
@@ -329,6 +376,23 @@ class TestInABrowser:
             value(browser, "dispatchEvent(new Event('afterprint'))")
             assert value(browser, "document.querySelectorAll('details[open]').length") == 0
 
+    def test_a_panel_of_one_line_names_it(self, opened: Browser) -> None:
+        """A picture that is taken along has no words below it."""
+        pairs = value(
+            opened,
+            """panels.map((panel) => [data.runs[0].series[panel.name].map((one) => one.label),
+            [...document.querySelectorAll(`#panel-${panel.name} .legendtext`)].map((one) => one.textContent)])""",
+        )
+        assert any(len(labels) == 1 for labels, _ in pairs)
+        for labels, named in pairs:
+            assert named == labels
+
+    def test_no_legend_lies_on_an_axis(self, opened: Browser) -> None:
+        over = """[...document.querySelectorAll('.chart')].filter((chart) => {
+            const [key, title] = ['.legend', '.xtitle'].map((one) => chart.querySelector(one)?.getBoundingClientRect());
+            return key && title && key.bottom > title.top && key.top < title.bottom; }).map((chart) => chart.id)"""
+        assert value(opened, over) == []
+
     def test_hovering_tells_the_values(self, opened: Browser) -> None:
         text = value(opened, "document.getElementById('panel-participation').data.find((t) => t.text).text[0]")
         assert "step 0" in text
@@ -353,5 +417,9 @@ class TestInABrowser:
             browser.open(compared)
             browser.draw_all(390)
             assert value(browser, "document.getElementById('run-names').textContent") == "onetwo"
+            # however many runs there are, a legend says what kinds of line there are
+            said = """['sizes-rare', 'attention-chart'].map((id) =>
+                [...byId(id).querySelectorAll('.legendtext')].map((one) => one.textContent))"""
+            assert value(browser, said) == [["top", "power law", "rapid decay"], ["rare", "common"]]
             assert value(browser, "document.documentElement.scrollWidth <= innerWidth")
             assert browser.complaints == []

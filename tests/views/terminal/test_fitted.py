@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from judge.test_scorecard import planted
 from rich.console import Console
+from rich.table import Table
 
 from rtdyn.cli import main
 from rtdyn.cli_jobs import jobs_of
@@ -18,7 +19,7 @@ from rtdyn.judge.scorecard import scorecard
 from rtdyn.suites.forms import KNOWN
 from rtdyn.views.terminal.cost import print_plan
 from rtdyn.views.terminal.findings import print_comparison
-from rtdyn.views.terminal.fitted import print_fitted
+from rtdyn.views.terminal.fitted import print_fitted, print_whole
 from rtdyn.views.terminal.scorecard import claim_cells, print_claims
 
 ROWS = [
@@ -52,6 +53,17 @@ def test_a_file_gets_the_table_however_wide_it_is() -> None:
     print_fitted("What it costs", ROWS, console)
     [row] = [line for line in text.getvalue().splitlines() if "pythia-1.4b" in line]
     assert row.count("000.5 GB") == 8 and len(row) > 80
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_closing_table_is_broken_on_a_terminal_alone(terminal: bool) -> None:
+    console, text = drawn(40, terminal)
+    table = Table("", "rare")
+    table.add_row("mean influence (nats)", "0.009958 (0.00912 to 0.0113)")
+    print_whole(table, console)
+    lines = text.getvalue().splitlines()
+    assert (max(map(len, lines)) <= 40) == terminal
+    assert any("mean influence (nats) │ 0.009958 (0.00912 to 0.0113)" in line for line in lines) != terminal
 
 
 @pytest.mark.slow

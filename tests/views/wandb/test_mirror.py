@@ -44,7 +44,7 @@ from rtdyn.cli import main
 from rtdyn.errors import InputError
 from rtdyn.judge.observations import read_judged
 from rtdyn.judge.scorecard import scorecard
-from rtdyn.store.run import Run, done_steps, locked, read_run, table_file
+from rtdyn.store.run import Run, done_steps, locked, read_run, table_file, tables_of
 from rtdyn.store.schema import TABLES
 from rtdyn.views.wandb.mirror import TIMEOUTS, choose_mode, start_wandb, sync
 from rtdyn.views.wandb.overlay import overlays
@@ -298,12 +298,15 @@ def test_sync_finds_what_another_machine_sent(online: Server, store: Run, tmp_pa
     whole_history(online, read_run(tmp_path / "elsewhere"))
 
 
-def test_files_arrive_as_one_artifact_whose_bytes_are_those_of_the_store(online: Server, store: Run) -> None:
+def test_the_artifact_is_a_run_whose_bytes_are_those_of_the_store(online: Server, store: Run, tmp_path: Path) -> None:
     synced(store)
     (files,) = online.artifacts[f"{store.manifest.wandb_id}-store"].values()
-    wanted = {"manifest.json", *(f"{t}/step={s:06d}.parquet" for t in ("metrics", "neurons") for s in STEPS)}
-    assert set(files) == wanted
+    assert set(files) == {"manifest.json", *(f"{t}/step={s:06d}.parquet" for t in tables_of(store) for s in STEPS)}
     assert all(content == (store.path / name).read_bytes() for name, content in files.items())
+    for name, content in files.items():
+        (tmp_path / "fetched" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "fetched" / name).write_bytes(content)
+    assert done_steps(read_run(tmp_path / "fetched")) == done_steps(store)
 
 
 def test_a_server_without_artifacts_gets_the_lines(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

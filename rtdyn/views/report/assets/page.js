@@ -42,8 +42,8 @@ function layout(title, x, y, more) {
     font: { color: css("--ink"), size: 11, family: "system-ui, sans-serif" },
     margin: { l: 52, r: 12, t: 34, b: 38 }, showlegend: false, hovermode: "closest", dragmode: false,
     hoverlabel: { bgcolor: css("--ground"), bordercolor: css("--line"), font: { color: css("--ink") } },
-    legend: { orientation: "h", y: -0.2, font: { size: 10 } },
-    ...more,
+    legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: 10 } }, // above, where no title of an axis is
+    ...(more?.showlegend ? { margin: { l: 52, r: 12, t: 52, b: 38 } } : {}), ...more,
     xaxis: { ...axis, ...x }, yaxis: { ...axis, ...y },
   };
 }
@@ -156,6 +156,8 @@ function limits() { // the same at every step, so that the slider moves curves a
   return range;
 }
 
+// of several runs, whose colours stand beside the slider: what each kind of line is
+const dashKey = (kinds) => (single ? [] : kinds.map(([label, dash]) => ({ x: [null], y: [null], mode: "lines", name: plain(label), showlegend: true, line: { color: css("--quiet"), width: 1.5, dash } })));
 const DASHES = ["solid", "dot", "dash", "dashdot"];
 function drawPanel(panel) {
   const axis = stepAxis();
@@ -191,10 +193,10 @@ function drawPanel(panel) {
     if (single) one.changes.forEach(([, s]) => shapes.push({ type: "line", xref: "x", yref: "paper", x0: axis.value(run, s), x1: axis.value(run, s), y0: 0, y1: 1,
       line: { color: faint(colour, 0.8), width: 1, dash: "dot" } }));
   });
-  if (!single) labels.forEach((label, place) => traces.push({ x: [null], y: [null], mode: "lines", name: plain(label), showlegend: true, line: { color: css("--quiet"), width: 1.5, dash: DASHES[place] } }));
+  traces.push(...dashKey(labels.map((label, place) => [label, DASHES[place]])));
   if (panel.isP) shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: scale.map(0.05), y1: scale.map(0.05), line: { color: css("--quiet"), width: 1, dash: "dash" } });
   draw(`panel-${panel.name}`, traces, layout(`${panel.title}${panel.unit ? ` (${panel.unit})` : ""}`, axis.axis, scale.axis,
-    { shapes, annotations, showlegend: labels.length > 1, margin: { l: 44, r: 8, t: 48, b: 34 }, legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", font: { size: 10 } } }),
+    { shapes, annotations, showlegend: true, margin: { l: 44, r: 8, t: 48, b: 34 } }),
     { words: `${panel.title}${panel.unit ? `, ${panel.unit}` : ""}. ${sentences(found.map(lineInWords))}`, rows: () => found.flatMap(lineRows),
       header: ["run", "line", "step", "value", "ci_low", "ci_high", "null", "null_mean", "null_low", "null_high", "p", "left_out"] });
 }
@@ -235,24 +237,26 @@ function moveMarks() {
 }
 
 const REGIME_NAMES = { plateau: "top", powerlaw: "power law", decay: "rapid decay" };
+const REGIME_DASHES = ["solid", "dash", "dot"];
+const sizeSaid = (share, edge) => `${edge && `${edge} `}${(100 * share).toFixed(1)} %`; // ≥ or ≤ where the boundary is the last that could be found
 function drawSizes() {
   const axis = stepAxis();
   for (const name of ["rare", "common"]) {
     const traces = data.runs.flatMap((run) => Object.entries(run.regimes[name] || {}).filter(([key, v]) => key in REGIME_NAMES && v.some((x) => x !== null)).map(([regime, share], i) => {
       const colour = shade(single ? SEGMENTS[regime] : run.colour);
       const ends = run.regimes[name];
-      return { x: run.steps.map((s) => axis.value(run, s)), y: share, mode: "lines+markers", marker: { size: run.steps.map((s, k) => (i || !ends.raised[k] ? 4 : 8)), color: colour, symbol: run.steps.map((s, k) => (s in run.leftOut ? "x-thin-open" : i || ends.raised[k] ? "circle" : "circle-open")) },
-        line: { color: colour, width: 1.6, dash: ["solid", "dash", "dot"][i] }, name: plain(single ? REGIME_NAMES[regime] : `${run.label}, ${REGIME_NAMES[regime]}`), hoverinfo: "text",
-        text: run.steps.map((s, k) => `${plain(run.label)}, ${REGIME_NAMES[regime]}<br>step ${thousands(s)}: ${share[k] === null ? "undefined" : (100 * share[k]).toFixed(1) + " %"}`
-          + (i || ends.low[k] === null ? "" : `<br>last rank, 95 %: ${(100 * ends.low[k]).toFixed(1)} to ${(100 * ends.high[k]).toFixed(1)} %`)
+      return { x: run.steps.map((s) => axis.value(run, s)), y: share, mode: "lines+markers", marker: { size: run.steps.map((s, k) => (!i && (ends.raised[k] || ends.edge[k]) ? 8 : 4)), color: colour, symbol: run.steps.map((s, k) => (s in run.leftOut ? "x-thin-open" : !i && ends.edge[k] ? "circle-open" : "circle")) },
+        line: { color: colour, width: 1.6, dash: REGIME_DASHES[i] }, name: REGIME_NAMES[regime], showlegend: single, hoverinfo: "text",
+        text: run.steps.map((s, k) => `${plain(run.label)}, ${REGIME_NAMES[regime]}<br>step ${thousands(s)}: ${share[k] === null ? "undefined" : sizeSaid(share[k], i ? "" : ends.edge[k])}`
+          + (i || ends.low[k] === null || ends.high[k] === null ? "" : `<br>last rank, 95 %: ${(100 * ends.low[k]).toFixed(1)} to ${(100 * ends.high[k]).toFixed(1)} %`)
           + (i || share[k] === null ? "" : `<br>${ends.raised[k] ? "raised" : "flattening"} top`)),
         ...(i || !single ? {} : { error_y: { type: "data", symmetric: false, color: faint(SEGMENTS.plateau, 0.6), thickness: 1, width: 0,
           array: share.map((v, k) => (v === null || ends.high[k] === null ? 0 : ends.high[k] - v)), arrayminus: share.map((v, k) => (v === null || ends.low[k] === null ? 0 : v - ends.low[k])) } }) };
     }));
     if (!traces.length) nothing(`sizes-${name}`, "the analysis regimes was not asked for");
-    else draw(`sizes-${name}`, traces, layout(name, axis.axis, { range: [0, 1], title: { text: "share of neurons" } }, { showlegend: true, shapes: stepMark(axis) }),
+    else draw(`sizes-${name}`, [...traces, ...dashKey(Object.values(REGIME_NAMES).map((called, i) => [called, REGIME_DASHES[i]]))], layout(name, axis.axis, { range: [0, 1], title: { text: "share of neurons" } }, { showlegend: true, shapes: stepMark(axis) }),
       { words: `Share of neurons in each regime, ${name} tokens. ${sentences(data.runs.map((run) => sizesInWords(run, name)).filter(Boolean))}`, rows: () => data.runs.flatMap((run) => sizeRows(run, name)),
-        header: ["run", "class", "step", ...Object.keys(REGIME_NAMES), "plateau_low", "plateau_high", "raised", "left_out"] });
+        header: ["run", "class", "step", ...Object.keys(REGIME_NAMES), "plateau_low", "plateau_high", "raised", "at_edge", "left_out"] });
   }
 }
 
@@ -260,12 +264,12 @@ function sizesInWords(run, name) {
   const sizes = run.regimes[name];
   const k = run.steps.indexOf(run.last);
   if (!sizes || sizes.plateau[k] === null) return "";
-  const shares = Object.entries(REGIME_NAMES).filter(([key]) => sizes[key][k] !== null).map(([key, called]) => `${called} ${(100 * sizes[key][k]).toFixed(1)} %`);
+  const shares = Object.entries(REGIME_NAMES).filter(([key]) => sizes[key][k] !== null).map(([key, called]) => `${called} ${sizeSaid(sizes[key][k], key === "plateau" ? sizes.edge[k] : "")}`);
   return `${single ? "" : `${run.label}, `}at step ${thousands(run.last)}: ${shares.join(", ")}; ${sizes.raised[k] ? "raised" : "flattening"} top`;
 }
 function sizeRows(run, name) {
   const sizes = run.regimes[name];
-  return sizes ? run.steps.map((s, k) => [run.label, name, s, ...Object.keys(REGIME_NAMES).map((key) => sizes[key][k]), sizes.low[k], sizes.high[k], sizes.raised[k], run.leftOut[s] || ""]) : [];
+  return sizes ? run.steps.map((s, k) => [run.label, name, s, ...Object.keys(REGIME_NAMES).map((key) => sizes[key][k]), sizes.low[k], sizes.high[k], sizes.raised[k], sizes.edge[k], run.leftOut[s] || ""]) : [];
 }
 
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -359,12 +363,12 @@ function drawAttention() {
     const x = at.rare.map((_, i) => i);
     x.forEach((k) => rows.push([run.label, one.layer, one.head, step, k, at.rare[k], at.common[k], at.low[k], at.high[k]]));
     if (single) traces.push(band(x, at.low, at.high, faint(GREY, 0.45)));
-    for (const name of ["common", "rare"]) traces.push(line(x, at[name], shade(single ? data.colours[name] : run.colour), { name: plain(single ? name : `${run.label}, ${name}`), showlegend: true,
+    for (const name of ["common", "rare"]) traces.push(line(x, at[name], shade(single ? data.colours[name] : run.colour), { name, showlegend: single,
       line: { color: shade(single ? data.colours[name] : run.colour), width: 1.6, dash: single || name === "rare" ? "solid" : "dash" }, hoverinfo: "text",
       text: x.map((k) => `${plain(run.label)}, ${name}<br>${k} keys back: ${number(at[name][k])}`) }));
   });
   if (!traces.length) { nothing("attention-chart", "no attention profiles are stored for this step"); return; }
-  draw("attention-chart", traces, layout(byId("head").value, { title: { text: "keys back from the query" } }, { ...(chosen("attention-y") === "log" ? logAxis(traces.flatMap((t) => t.y)) : {}), title: { text: "mean attention" } }, { showlegend: true }),
+  draw("attention-chart", [...traces, ...dashKey([["rare", "solid"], ["common", "dash"]])], layout(byId("head").value, { title: { text: "keys back from the query" } }, { ...(chosen("attention-y") === "log" ? logAxis(traces.flatMap((t) => t.y)) : {}), title: { text: "mean attention" } }, { showlegend: true }),
     { words: `Mean attention by distance of the key, ${byId("head").value}, at step ${thousands(step)}: rare and common tokens.`, rows: () => rows,
       header: ["run", "layer", "head", "step", "keys_back", "rare", "common", "pseudo_low", "pseudo_high"] });
 }
