@@ -162,7 +162,14 @@ def test_correlations_and_communities_are_those_of_numpy_and_networkx(
         graph = nx.from_numpy_array(weights)
         return nx.community.modularity(graph, [set(members), set(range(512)) - set(members)])
 
-    assert_beside_nulls(rows, "correlation_within", crossed(within, MEMBERS), over_draws(within, groups["fourteen"]))
+    assert_beside_nulls(rows, "correlation_within", crossed(within, MEMBERS))
+    drawn = over_draws(within, groups["fourteen"])
+    null = rows_of(rows, "correlation_within", "fourteen")[RANDOM]
+    # of all sets of so many neurons, by a closed form: the mean of all pairs, and a deviation near that of the draws
+    assert null.null_mean == pytest.approx(np.mean([np.nanmean(one[np.triu_indices(512, 1)]) for one in r]), rel=1e-5)
+    assert null.null_sd == pytest.approx(drawn.std(ddof=1), rel=4 / np.sqrt(2 * DRAWS))
+    least = min((drawn <= null.value).sum(), (drawn >= null.value).sum())
+    assert null.p_value == pytest.approx(min(1, 2 * (1 + least) / (DRAWS + 1)))
     assert_beside_nulls(rows, "segregation_q", crossed(segregation, MEMBERS))
     q = rows_of(rows, "q_excess", "fourteen")[RANDOM]
     assert q.value is not None and 0 < q.value < 1 and q.null_mean is not None

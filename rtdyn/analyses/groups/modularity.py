@@ -107,7 +107,8 @@ def _in_whole_layer(
 
 def _with_moments(value: GroupValue | Undefined, mean: float, sd: float) -> GroupValue | Undefined:
     """The value, its random null's mean and deviation these in place of those of the sets drawn."""
-    if isinstance(value, Undefined) or isinstance(drawn := value.nulls[RANDOM], Undefined):
+    drawn = None if isinstance(value, Undefined) else value.nulls.get(RANDOM)
+    if isinstance(value, Undefined) or drawn is None or isinstance(drawn, Undefined):
         return value
     return replace(value, nulls={**value.nulls, RANDOM: replace(drawn, null_mean=mean, null_sd=sd)})
 
