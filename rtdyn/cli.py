@@ -14,7 +14,7 @@ import click
 from rtdyn.cli_boundary import FINDING, Boundary, refuse_clearly
 from rtdyn.cli_cluster import check_executor, cluster_options, of_other_executors
 from rtdyn.cli_command import JobCommand, all_of, in_panel
-from rtdyn.cli_complete import complete_runs
+from rtdyn.cli_complete import complete_runs, runs_argument
 from rtdyn.cli_config import settings_of
 from rtdyn.cli_follow import check_follow, follow_options, of_followed_runs
 from rtdyn.cli_listing import LISTINGS
@@ -297,14 +297,7 @@ def sync(run: Path, tracker: str, no_report_upload: bool) -> None:
 
 
 @main.command()
-@click.argument(
-    "runs",
-    type=click.Path(path_type=Path),
-    nargs=-1,
-    required=True,
-    metavar="RUN [RUN ...]",
-    shell_complete=complete_runs,
-)
+@runs_argument
 @click.option("--out", type=click.Path(path_type=Path), help="[default: RUN/report, of several runs report-compare]")
 @click.option(
     "--at", help="Steps of the rank-influence curves, as for track; the last is that of the other one-step figures."

@@ -34,3 +34,14 @@ def complete_runs(context: click.Context, parameter: click.Parameter, incomplete
     runs = sorted(file.parent for file in above.glob("*/manifest.json")) if above.is_dir() else []
     found = [str(run) for run in runs if str(run).startswith(incomplete)]
     return [*map(CompletionItem, found), CompletionItem(incomplete, type="dir")]
+
+
+runs_argument = click.argument(
+    "runs",
+    type=click.Path(path_type=Path),
+    nargs=-1,
+    required=True,
+    metavar="RUN [RUN ...]",
+    shell_complete=complete_runs,
+)
+"""Of commands over one run or several."""

@@ -7,18 +7,11 @@ from pathlib import Path
 import click
 
 from rtdyn.cli_boundary import refuse_clearly
-from rtdyn.cli_complete import complete_runs
+from rtdyn.cli_complete import runs_argument
 
 
 @click.command()
-@click.argument(
-    "runs",
-    type=click.Path(path_type=Path),
-    nargs=-1,
-    required=True,
-    metavar="RUN [RUN ...]",
-    shell_complete=complete_runs,
-)
+@runs_argument
 @refuse_clearly
 def workspace(runs: tuple[Path, ...]) -> None:
     """Save a workspace and a report of runs in Weights & Biases: the panels of `rtdyn report`, by interest.

@@ -274,7 +274,7 @@ class HubText:
             self.used.append(block)
             read += block.size
             if len(self.used).bit_count() == 1:
-                self._keep()
+                self.keep()
             if read >= limit:
                 self.say(f"{read:,} bytes of text read from {self.dataset.what}")
                 limit *= 2
@@ -292,14 +292,15 @@ class HubText:
 
     def finish(self) -> Documents:
         """Keeps what was read, and gives it. Raises InputError if that is nothing."""
-        self._keep()
+        self.keep()
         texts = tuple(text for block in self.used for text in block.texts)
         if not texts:
             raise InputError(f"{self.dataset.what} holds no text")
         name = with_conditions(self.dataset.what, self.where)
         return Documents(texts, name if self.first is None else named_first(name, self.first), digest_documents(texts))
 
-    def _keep(self) -> None:
+    def keep(self) -> None:
+        """Keeps what was read."""
         if len(self.used) > len(self.kept):
             schema: dict[str, Any] = {"texts": pl.List(self.kind), "place": pl.String, "size": pl.Int64}
             replace_file(self.file, pl.DataFrame([asdict(b) for b in self.used], schema=schema).write_parquet)

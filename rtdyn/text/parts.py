@@ -66,10 +66,6 @@ class HubParts(HubText):
             if sum(block.size for block in self.used) >= self.most:
                 return
 
-    def keep(self) -> None:
-        """Keeps what was read."""
-        self._keep()
-
 
 def _blocks(dataset: HubDataset, text_field: str, field: str, seed: int, skip: int) -> Iterator[TextBlock]:
     """Pairs of part and text, but for the first `skip` blocks."""
