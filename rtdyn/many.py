@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rtdyn.errors import IncompleteError, InputError, RtdynError
+from rtdyn.say_plain import say_plain
 from rtdyn.store.run import MANIFEST, Run, config_digest, read_run
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
@@ -84,14 +85,14 @@ def track_many(jobs: Sequence[Job], track: Track, out: Path | None, console: Con
         )
     outcomes, group = [], group_of(jobs)
     for number, (label, job) in enumerate(zip(job_labels(jobs), jobs, strict=True), start=1):
-        _say(console, f"{'run' if job.design else 'suite'} {number} of {len(jobs)}: {label}")
+        say_plain(console, f"{'run' if job.design else 'suite'} {number} of {len(jobs)}: {label}")
         own = replace(job, out=None if out is None else out / label, group=group)
         try:
             outcome = outcome_of(label, partial(track, own, console))
         except RtdynError as error:
             outcome = Outcome(label, None, str(error))
         if outcome.failure is not None:
-            _say(console, f"{label} failed: {outcome.failure}")
+            say_plain(console, f"{label} failed: {outcome.failure}")
         outcomes.append(outcome)
     return outcomes
 
@@ -112,7 +113,3 @@ def raise_failures(outcomes: Sequence[Outcome], things: str = "suites") -> None:
             f"{len(failed)} of {len(outcomes)} {things} failed ({', '.join(failed)}), each for the reason given above; "
             "the same command tries them again and leaves alone what is done"
         )
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -23,6 +23,7 @@ from rtdyn.execute.serial import PassedOver, run_serial
 from rtdyn.execute.task import Task, task_template
 from rtdyn.judge.observations import few_sound, left_out
 from rtdyn.parquet import read_parquet
+from rtdyn.say_plain import say_plain
 from rtdyn.store.manifest import AuditRecord, CheckpointRecord
 from rtdyn.store.run import (
     Run,
@@ -217,11 +218,6 @@ def say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None,
     lines.append(f"run directory: {run.path}")
     for line in lines:
         say_plain(console, line)
-
-
-def say_plain(console: Console, text: str) -> None:
-    """One line of plain text."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def run_here(

@@ -15,7 +15,7 @@ from rtdyn.cli_follow import check_follow
 from rtdyn.cli_jobs import followed, jobs_of
 from rtdyn.cli_presets import check_one_design, preset_line
 from rtdyn.errors import UsageError
-from rtdyn.tracking import say_plain
+from rtdyn.say_plain import say_plain
 from rtdyn.tracking import track as run_track
 from rtdyn.views.notebook import RunFrames, read_frames
 

@@ -173,7 +173,7 @@ class Driver:
         try:
             alive = set(self.engine.alive(self.open_tasks)) if self.open_tasks else set()
         except SilentError as error:
-            self._say_once(f"{self.engine.place} does not answer ({error}); asking again")
+            self._say_silence(f"{self.engine.place} does not answer ({error}); asking again")
             return False
         self.silent = False
         ended = [name for name in self.open_tasks if name not in alive]
@@ -245,14 +245,14 @@ class Driver:
                 self._note_open_tasks()
                 if not self.open_tasks:
                     raise
-                self._say_once(f"{error} (trying again)")
+                self._say_silence(f"{error} (trying again)")
                 return
 
     def _note_open_tasks(self) -> None:
         noted = OpenTasks(self.engine.executor, self.engine.place, self.engine.outlives, self.open_tasks)
         write_open_tasks(self.run.path, noted)
 
-    def _say_once(self, text: str) -> None:
+    def _say_silence(self, text: str) -> None:
         if not self.silent:
             self.say(text)
         self.silent = True

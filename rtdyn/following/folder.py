@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -16,12 +16,13 @@ from rtdyn.checkpoints.polling import Watch
 from rtdyn.checkpoints.whole import State, whole_state
 from rtdyn.errors import InputError, RtdynError
 from rtdyn.following.run import Find, check_series, follow
+from rtdyn.following.say_once import SayOnce
+from rtdyn.say_plain import say_plain
 from rtdyn.store.run import Run
 from rtdyn.suites.steps import steps_so_far
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.follow_options import FollowOptions
 from rtdyn.sweep.job import Job
-from rtdyn.tracking import say_plain
 
 
 @dataclass
@@ -32,29 +33,23 @@ class _Source:
     find: Find
     spec: str
     links: Path
-    say: Callable[[str], None]
+    say_once: SayOnce
     suite: SuiteSpec | None = None
     """None before there was a step."""
-    said: set[str] = field(default_factory=set)
 
     def now(self) -> SuiteSpec:
         assert self.suite is not None
         return self.suite
 
-    def _say_once(self, text: str) -> None:
-        if text not in self.said:
-            self.said.add(text)
-            self.say(text)
-
     def look(self, passed: Collection[int]) -> dict[int, State | None]:
         try:
-            found = self.find(lambda fault: self._say_once(f"a folder is passed over: {fault}"))
+            found = self.find(lambda fault: self.say_once(f"a folder is passed over: {fault}"))
         except RtdynError as error:
             if self.suite is None:
                 if self.folder.is_dir() and any(child.is_dir() for child in self.folder.iterdir()):
-                    self._say_once(f"no step is found yet: {error}")
+                    self.say_once(f"no step is found yet: {error}")
                 return {}
-            self._say_once(f"the folder cannot be read, and is looked at again: {error}")
+            self.say_once(f"the folder cannot be read, and is looked at again: {error}")
             found = self.suite
         check_series(self.suite, found)
         self.suite = found
@@ -98,7 +93,7 @@ def follow_folder(
     """
     say = partial(say_plain, console)
     links = arrivals_folder(out or Path("runs") / folder.resolve().name)
-    source = _Source(folder, find, spec, links, say)
+    source = _Source(folder, find, spec, links, SayOnce(say))
     steps = gone_after(Watch(source.look, source.take, how.poll, how.until, how.idle, say).steps(), links)
     say(f"following {folder}: a look every {how.poll:g} s; Ctrl-C ends it")
     first = next(steps, None)

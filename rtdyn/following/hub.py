@@ -17,16 +17,17 @@ from rtdyn.checkpoints.polling import Watch
 from rtdyn.checkpoints.stream import Stream, Tell, open_stream
 from rtdyn.errors import InputError, UsageError
 from rtdyn.following.run import Find, check_series, follow
+from rtdyn.following.say_once import SayOnce
 from rtdyn.hub.listings import hub_refs
 from rtdyn.hub.ranges import Transfer
 from rtdyn.names import WEIGHTS_ONLY
+from rtdyn.say_plain import say_plain
 from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.store.run import Run
 from rtdyn.suites.steps import steps_so_far
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.follow_options import FollowOptions
 from rtdyn.sweep.job import Job
-from rtdyn.tracking import say_plain
 
 
 @dataclass
@@ -38,11 +39,10 @@ class _Source:
     suite: SuiteSpec
     cache_gb: float
     weights_only: bool
-    say: Callable[[str], None]
+    say_once: SayOnce
     whole: dict[int, str] = field(default_factory=dict)
     """The commit of each step that was found whole twice: it holds what it holds for good."""
     before: dict[int, str | None] = field(default_factory=dict)
-    said: set[str] = field(default_factory=set)
     held: ExitStack = field(default_factory=ExitStack)
 
     def now(self) -> SuiteSpec:
@@ -51,7 +51,7 @@ class _Source:
     def look(self, passed: Collection[int]) -> dict[int, str | None]:
         """The commit of each step, None of one that lacks a file; the last look's where the Hub cannot be asked."""
         try:
-            now = self.find(lambda fault: self._say_once(f"a name is passed over: {fault}"))
+            now = self.find(lambda fault: self.say_once(f"a name is passed over: {fault}"))
             # steps that were found are there; those of a schedule may be still to come
             there = None if now.names else set(hub_refs(now.hub_repo))
         except InputError as error:
@@ -68,7 +68,7 @@ class _Source:
         return self.before
 
     def _as_before(self, passed: Collection[int], why: str) -> dict[int, str | None]:
-        self._say_once(why)
+        self.say_once(why)
         return {step: commit for step, commit in self.before.items() if step not in passed}
 
     def _commits(self, steps: list[int]) -> dict[int, str | None]:
@@ -79,17 +79,12 @@ class _Source:
         for step, outcome in zip(plan.numbers, plan.steps, strict=True):
             commits[step] = outcome.revision.commit if isinstance(outcome, StepPlan) else None
             if isinstance(outcome, InputError):
-                self._say_once(f"step {step} cannot be had yet: {outcome}")
+                self.say_once(f"step {step} cannot be had yet: {outcome}")
         return commits
-
-    def _say_once(self, text: str) -> None:
-        if text not in self.said:
-            self.said.add(text)
-            self.say(text)
 
     def fetch(self, step: int, tell: Tell) -> Checkpoint:
         """The step's checkpoint, downloaded and verified, which stays until it is released."""
-        opened = open_stream(self.suite, [step], {}, self.cache_gb, self.weights_only, self.say)
+        opened = open_stream(self.suite, [step], {}, self.cache_gb, self.weights_only, self.say_once.say)
         return self.held.enter_context(opened).take(step, tell)
 
     def release(self, step: int) -> None:
@@ -98,7 +93,7 @@ class _Source:
     def check_stored(self, step: int, record: CheckpointRecord) -> None:
         """Says it where a stored step is another commit now; its tables stay."""
         if self.before.get(step) != record.commit:
-            self.say(f"step {step} is another on the Hub now; its tables stay (another --out analyses it anew)")
+            self.say_once(f"step {step} is another on the Hub now; its tables stay (another --out analyses it anew)")
 
 
 def follow_hub(
@@ -117,7 +112,7 @@ def follow_hub(
     say = partial(say_plain, console)
     suite = find()
     job = job_of(suite)
-    source = _Source(find, spec, suite, job.cache_gb, set(job.options.analyses) <= set(WEIGHTS_ONLY), say)
+    source = _Source(find, spec, suite, job.cache_gb, set(job.options.analyses) <= set(WEIGHTS_ONLY), SayOnce(say))
 
     def take(step: int, commit: Hashable) -> bool:
         return True  # a commit stays

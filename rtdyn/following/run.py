@@ -15,13 +15,14 @@ from rtdyn.checkpoints.arriving import Arriving
 from rtdyn.errors import InputError
 from rtdyn.execute.driver import earlier_tasks
 from rtdyn.following.as_they_come import AsTheyCome
+from rtdyn.say_plain import say_plain
 from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.store.run import Run, done_steps, done_with, locked, open_run
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
 from rtdyn.sweep.manifest import new_manifest, run_config
 from rtdyn.sweep.sweep import device_here, prepare_sweep
-from rtdyn.tracking import keep_settings, raise_given_up, record_checkpoints, run_here, say_end, say_plain, say_setup
+from rtdyn.tracking import keep_settings, raise_given_up, record_checkpoints, run_here, say_end, say_setup
 from rtdyn.views.tracker import check_tracker, start_tracker
 
 Find = Callable[..., SuiteSpec]

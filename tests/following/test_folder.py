@@ -23,6 +23,7 @@ from support import trainer
 import rtdyn
 from rtdyn.errors import InputError, UsageError
 from rtdyn.following.folder import _Source
+from rtdyn.following.say_once import SayOnce
 from rtdyn.suites.find import find_suite
 from rtdyn.suites.folder import folder_suite
 from rtdyn.suites.forms import revision_pattern
@@ -117,7 +118,7 @@ def test_a_name_that_is_read_wrongly_is_passed_over_and_the_others_are_followed(
     def find(pass_over: Callable[[str], None]) -> SuiteSpec:
         return folder_suite(folder, replace(pattern, pass_over=pass_over))
 
-    source = _Source(folder, find, "all", tmp_path / "links", said.append)
+    source = _Source(folder, find, "all", tmp_path / "links", SayOnce(said.append))
     for name in ("ours-10", "ours-20"):
         (folder / name).mkdir()
     assert set(source.look(())) == {10, 20} and not said
@@ -137,7 +138,7 @@ def test_a_name_that_is_read_wrongly_is_passed_over_and_the_others_are_followed(
 def test_a_folder_that_is_gone_for_a_while_ends_nothing(folder: Path, tmp_path: Path) -> None:
     said: list[str] = []
     find = partial(find_suite, str(folder), {})
-    source = _Source(folder, lambda pass_over: find(), "all", tmp_path / "links", said.append)
+    source = _Source(folder, lambda pass_over: find(), "all", tmp_path / "links", SayOnce(said.append))
     assert source.look(()) == {} and not said
     trainer.save(tmp_path / "model", folder / "checkpoint-10", 10, 0)
     before = source.look(())

@@ -17,6 +17,7 @@ from support.hang import HANG
 
 from rtdyn.errors import UsageError
 from rtdyn.following.hub import _Source
+from rtdyn.following.say_once import SayOnce
 from rtdyn.store.run import done_steps, read_run, read_table, table_file
 from rtdyn.suites.find import load_suites
 from rtdyn.suites.suite import SuiteSpec
@@ -37,7 +38,9 @@ def test_names_that_cannot_be_read_for_a_while_end_nothing() -> None:
     def find(pass_over: Callable[[str], None]) -> SuiteSpec:
         raise UsageError("OWNER/NAME has the branches and tags main, and none looks like a step's")
 
-    source = _Source(find, "all", load_suites()["pythia-14m"], 1.0, False, said.append, before={10: "abc", 20: None})
+    source = _Source(
+        find, "all", load_suites()["pythia-14m"], 1.0, False, SayOnce(said.append), before={10: "abc", 20: None}
+    )
     for _ in range(2):
         assert source.look((20,)) == {10: "abc"}
     assert len(said) == 1 and "are looked at again: OWNER/NAME has the branches" in said[0]

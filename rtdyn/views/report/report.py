@@ -15,6 +15,7 @@ from rtdyn.errors import InputError, UsageError
 from rtdyn.files import replace_file
 from rtdyn.judge.designs import compare_designs
 from rtdyn.judge.observations import read_judged
+from rtdyn.say_plain import say_plain
 from rtdyn.suites.steps import parse_steps
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.figures import CURVE_STEPS, SEEDS, chosen_figures, figures
@@ -59,7 +60,7 @@ def report(
         raise UsageError("--open opens the page, which --figures leaves out; give one of the two")
     if unknown := [kind for kind in drawn.formats if kind not in FORMATS]:
         raise UsageError(f"figures are not written as {unknown[0]!r}; there are {', '.join(FORMATS)}")
-    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    say = partial(say_plain, console)
     runs = [read_judged(path) for path in paths]
     shown = [show(run, label) for run, label in zip(runs, labels(runs), strict=True)]
     chosen = [_steps(at, tables, path) for tables, path in zip(shown, paths, strict=True)]

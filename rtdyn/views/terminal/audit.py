@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rtdyn.audit.verdicts import Audit, KnownDefect, StepVerdict
+from rtdyn.say_plain import say_plain
 
 
 def audit_record(audit: Audit) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def print_audit(audit: Audit, console: Console) -> None:
     console.print(table)
     lines = [*audit.findings, *(_known_line(known) for known in audit.known), audit.summary]
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say_plain(console, line)
 
 
 def _known_line(known: KnownDefect) -> str:

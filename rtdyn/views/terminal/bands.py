@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from rtdyn.judge.bands import BAND_CLAIMS, BandRow, Estimate
+from rtdyn.say_plain import say_plain
 from rtdyn.undefined import Undefined
 from rtdyn.views.number import number
 from rtdyn.views.terminal.fitted import print_fitted
@@ -44,7 +45,7 @@ def print_bands(rows: Sequence[BandRow], console: Console) -> None:
     why = next((row.verdicts.reason for row in rows if isinstance(row.verdicts, Undefined)), "")
     for text in (BAND_NOTE, f"No verdicts: {why}." if why else ""):
         if text:
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            say_plain(console, text)
 
 
 def _shown(estimate: Estimate | Undefined) -> str:

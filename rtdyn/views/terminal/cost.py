@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from rtdyn.cost.plan import SECONDS_AN_HOUR, Assumptions, SuitePlan
+from rtdyn.say_plain import say_plain
 from rtdyn.views.terminal.fitted import print_fitted
 
 _GIB = 2**30
@@ -75,7 +76,7 @@ def print_plan(plans: Sequence[SuitePlan], assumptions: Assumptions, console: Co
     rows = [dict(zip(headers, row, strict=True)) for row in cells]
     print_fitted("What it costs", rows, console, last=len(plans) > 1)
     for text in _said(plans, assumptions):
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say_plain(console, text)
 
 
 def _cells(plan: SuitePlan, assumptions: Assumptions) -> list[str]:

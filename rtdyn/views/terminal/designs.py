@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import polars as pl
 from rich.console import Console
@@ -11,6 +12,7 @@ from rtdyn.errors import InputError
 from rtdyn.judge.bands import Estimate
 from rtdyn.judge.designs import DesignComparison, DesignRow, VerdictRow, compare_designs
 from rtdyn.many import Outcome
+from rtdyn.say_plain import say_plain
 from rtdyn.store.run import Run, done_steps
 from rtdyn.sweep.paper import DESIGNS, OWN, PAPER
 from rtdyn.undefined import Undefined
@@ -116,15 +118,12 @@ def print_comparison(comparison: DesignComparison, suite: str, console: Console)
     if not isinstance(comparison.verdicts, Undefined):
         print_fitted("Verdicts by design", [verdict_cells(row) for row in comparison.verdicts], console)
     for text in (verdicts_in_words(comparison), *undefined_reasons(comparison), DESIGN_NOTE):
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say_plain(console, text)
 
 
 def print_designs(outcomes: Sequence[Outcome], console: Console) -> None:
     """The comparison of each suite that both designs measured. outcomes: by suite, in the order of DESIGNS."""
-
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
+    say = partial(say_plain, console)
     for outcome in outcomes:
         if outcome.failure is not None:
             say(f"{outcome.label} failed: {outcome.failure}")

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from rtdyn.judge.bands import BAND_CLAIMS, Estimate
 from rtdyn.judge.domains import DomainRow
+from rtdyn.say_plain import say_plain
 from rtdyn.store.manifest import LeftOutDomainRecord
 from rtdyn.text.clusters import FEW_CLUSTERS
 from rtdyn.text.evaluation import Evaluation
@@ -79,7 +80,7 @@ def print_domains(rows: Sequence[DomainRow], left_out: Mapping[str, LeftOutDomai
             *notes,
         ]
     for text in notes:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say_plain(console, text)
 
 
 def _shown(estimate: Estimate | Undefined | None) -> str:

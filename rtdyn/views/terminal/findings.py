@@ -17,6 +17,7 @@ from rich.table import Table
 
 from rtdyn.files import replace_file
 from rtdyn.judge.check import Comparison, Finding
+from rtdyn.say_plain import say_plain
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -36,7 +37,7 @@ def comparison_record(comparison: Comparison) -> dict[str, Any]:
 
 def print_comparison(comparison: Comparison, limit: int, console: Console) -> None:
     """The findings, at most `limit` of them (0 for all), and how tightly the run's numbers were held."""
-    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    say = partial(say_plain, console)
     shown = comparison.findings[: limit or None]
     if shown:
         table = Table(title=_count(len(comparison.findings), "finding"), title_justify="left", show_lines=True)

@@ -14,6 +14,7 @@ from rich.table import Column
 from rich.text import Text
 
 from rtdyn.cost.forecast import Forecast
+from rtdyn.say_plain import say_plain
 
 
 @dataclass
@@ -79,7 +80,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """One line of plain text."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say_plain(self.console, text)
 
     def _advance(self, now: float) -> None:
         self.ended, self.over, self.doing = now, self.over + 1, None

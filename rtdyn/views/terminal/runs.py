@@ -13,6 +13,7 @@ from rtdyn.errors import InputError
 from rtdyn.judge.overview import Overview, overview
 from rtdyn.many import Outcome
 from rtdyn.names import ANALYSES, RARE
+from rtdyn.say_plain import say_plain
 from rtdyn.store.stage_log import seconds_by_stage
 from rtdyn.views.terminal.fitted import print_fitted
 from rtdyn.views.terminal.summary import print_last_step
@@ -51,12 +52,12 @@ def print_runs(runs: Sequence[Overview | InputError], folder: Path, console: Con
         print_fitted(f"Runs in {folder}", rows, console)
     for error in runs:
         if isinstance(error, InputError):
-            console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+            say_plain(console, str(error))
 
 
 def print_run(seen: Overview, console: Console) -> None:
     """What was measured, with which settings, which steps are there and which are not and why, and the last step."""
-    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    say = partial(say_plain, console)
     for name, text in _lines(seen):
         say(f"{name}: {text}")
     if seen.stored:

@@ -17,6 +17,7 @@ from rtdyn.judge.observations import read_judged
 from rtdyn.judge.scorecard import ClaimRow, scorecard
 from rtdyn.judge.scorecard_frame import as_json, store_claims
 from rtdyn.judge.verdict import CONTRADICTED, SUPPORTED, UNDETERMINED, Check
+from rtdyn.say_plain import say_plain
 from rtdyn.text.clusters import FEW_CLUSTERS
 from rtdyn.views.number import number, p_value
 from rtdyn.views.terminal.bands import print_bands
@@ -58,7 +59,7 @@ def print_claims(rows: list[ClaimRow], console: Console) -> None:
             "\n".join(filter(None, (f"[{style}]{row.verdict}[/{style}]", shown["emerged"], shown["decided by"]))),
         )
     console.print(table)
-    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    say = partial(say_plain, console)
     for row in rows:
         why = f" {row.verdict}: {row.reason}." if row.reason else ""
         say(f"{_label(row)}: {row.text} ({row.source}).{why}{_after(targets_text(row))}")

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from rtdyn.many import Outcome
 from rtdyn.parquet import read_parquet
+from rtdyn.say_plain import say_plain
 from rtdyn.store.run import done_steps, table_file
 from rtdyn.views.terminal.fitted import print_fitted
 from rtdyn.views.terminal.summary import CAUTION, main_cells
@@ -38,4 +39,4 @@ def print_side_by_side(outcomes: Sequence[Outcome], console: Console) -> None:
     if "rare shape" in columns:
         said.append(CAUTION)
     for text in said:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say_plain(console, text)

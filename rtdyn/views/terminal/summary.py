@@ -14,6 +14,7 @@ from rtdyn.errors import InputError
 from rtdyn.judge.scorecard import scorecard
 from rtdyn.names import FLATTENING_TOP, RAISED_TOP, RARE
 from rtdyn.parquet import read_parquet
+from rtdyn.say_plain import say_plain
 from rtdyn.store.run import Run, done_steps, table_file
 from rtdyn.store.schema import AT_EDGE
 from rtdyn.views.number import number, p_value
@@ -72,7 +73,7 @@ def print_summary(run: Run, console: Console) -> None:
     if not _is_weights_only(metrics):
         said = [f"{said[0]}, `rtdyn claims {run.path}` judges the published claims"]
     for text in said:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say_plain(console, text)
 
 
 def print_last_step(run: Run, steps: Sequence[int], console: Console) -> pl.DataFrame:
@@ -89,7 +90,7 @@ def print_last_step(run: Run, steps: Sequence[int], console: Console) -> pl.Data
     print_whole(table, console)
     if not _is_weights_only(metrics):
         for text in filter(None, (CAUTION, rare_is_easier(metrics), *_open_claims(run))):
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            say_plain(console, text)
     return metrics
 
 
