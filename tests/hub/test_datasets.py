@@ -5,183 +5,29 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import random
-import re
-import struct
 import subprocess
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from loopback.datasets import LoopbackDatasets, Trouble
-from loopback.place import hub_environment
+from loopback.datasets import Trouble
+from support.dataset_client import BLOCK, HubClient, lines, parquet, sentences, zstandard
 from support.hang import HANG
 
 from rtdyn.store.run import read_run
-from rtdyn.suites.suite import PACKAGE
 from rtdyn.text.documents import read_documents
-from rtdyn.text.tokenizer import load_tokenizer
-
-TINY = PACKAGE / "data" / "tiny"
-BLOCK = 1000
-WORKER = """
-import itertools, json, sys
-from pathlib import Path
-from rtdyn.errors import RtdynError
-from rtdyn.hub.datasets import dataset_at
-from rtdyn.text import hub_counts, hub_documents
-from rtdyn.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_files_digest
-from rtdyn.undefined import Undefined
-
-tiny, hub_counts.BLOCK_TOKENS = Path(sys.argv[1]), int(sys.argv[2])
-
-
-def files(address):
-    dataset = dataset_at(address)
-    return [dataset.commit, [f.name for f in dataset.files]]
-
-
-def texts(address, stretch=100, blocks=None, seed=0, field="text", where=()):
-    found = hub_documents.text_blocks(dataset_at(address), field, seed, stretch, where=where)
-    return [text for block in itertools.islice(found, blocks) for text in block.texts]
-
-
-def evaluation(address, blocks, seed=0, where=(), first=None):
-    text = hub_documents.HubText(dataset_at(address), "text", seed, print, where, first)
-    list(itertools.islice(text, blocks))
-    documents = text.finish()
-    return [documents.texts, documents.sha256, text.provenance]
-
-
-def counts(address, tokens, seeds=(0,), types=None, field="text", column=None):
-    tokenizer = load_tokenizer(tiny) if types is None else Tokenizer(None, types, None, None)
-    digest = tokenizer_files_digest(tiny)
-    results = []
-    for seed in seeds:
-        dataset = dataset_at(address)
-        c = hub_counts.count_dataset(dataset, tokenizer, digest, field, tokens, seed, lambda text: None, column)
-        se = c.sampled.relative_se
-        se, reason = (None, se.reason) if isinstance(se, Undefined) else (se.tolist(), None)
-        results.append([c.counts.tolist(), se, reason, dict(c.sampled.provenance), c.sha256])
-    return results
-
-
-for line in sys.stdin:
-    name, arguments = json.loads(line)
-    try:
-        outcome = globals()[name](**arguments)
-    except RtdynError as error:
-        outcome = f"{type(error).__name__}: {error}"
-    print(json.dumps(outcome), flush=True)
-"""
-
-
-@dataclass
-class HubClient:
-    """A process with a home of Hugging Face's caches and the Hub that it asks, while its context is open."""
-
-    home: Path
-    hub: LoopbackDatasets
-    more: dict[str, str] = field(default_factory=dict)
-
-    def __enter__(self) -> Self:
-        self._errors = tempfile.TemporaryFile("w+")
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(TINY), str(BLOCK)],
-            env=self.environment(**self.more),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._process.communicate(timeout=HANG)
-        self._errors.close()
-
-    def environment(self, **more: str) -> dict[str, str]:
-        return hub_environment(self.hub.url, self.home, **more)
-
-    def do(self, *operations: tuple[str, dict[str, Any]]) -> list[Any]:
-        """What each operation of WORKER gave: its result, or its refusal."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        outcomes = []
-        for operation in operations:
-            self._process.stdin.write(json.dumps(operation) + "\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
-            if not answer:
-                self._errors.seek(0)
-                raise AssertionError(self._errors.read())
-            outcomes.append(json.loads(answer))
-        return outcomes
-
-    def asked(self) -> list[tuple[str, str | None]]:
-        """The requests since the last time, which are forgotten."""
-        requests = list(self.hub.requests)
-        self.hub.requests.clear()
-        return requests
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubClient]:
-    # what is kept has to be found again under any name of a home
-    with LoopbackDatasets() as hub, HubClient(tmp_path_factory.mktemp("hf [1]"), hub) as place:
-        yield place
-
-
-@pytest.fixture(scope="module")
-def offline(place: HubClient) -> Iterator[HubClient]:
-    """The same home without a network."""
-    with HubClient(place.home, place.hub, {"HF_HUB_OFFLINE": "1"}) as offline:
-        yield offline
-
-
-@pytest.fixture
-def repo(request: pytest.FixtureRequest) -> str:
-    """A data set of the test's own."""
-    return "o/" + re.sub("[^a-z]+", "-", request.node.name)[:60].strip("-")
-
-
-def lines(texts: list[str]) -> bytes:
-    return b"\n".join(json.dumps({"text": t}).encode() for t in texts)
-
-
-def zstandard(data: bytes) -> bytes:
-    return bytes(pa.Codec("zstd").compress(data, asbytes=True))
-
-
-def parquet(texts: list[str], rows: int) -> bytes:
-    buffer = io.BytesIO()
-    pl.DataFrame({"text": texts, "other": [t[::-1] * 20 for t in texts]}).write_parquet(buffer, row_group_size=rows)
-    return buffer.getvalue()
 
 
 def length(asked: str | None) -> int:
     assert asked is not None
     start, stop = asked.removeprefix("bytes=").split("-")
     return int(stop) - int(start) + 1
-
-
-WORDS = ("and", "the", "word", "was", "with", "light", "upon", "waters", "face", "deep", "earth", "heaven", "void")
-
-
-def sentences(n: int, seed: int = 0) -> list[str]:
-    draw = random.Random(seed)
-    return [f"{i}: " + " ".join(draw.choices(WORDS, k=draw.randrange(1, 60))) + " é" for i in range(n)]
 
 
 def test_an_address_means_a_file_a_folder_or_a_pattern(place: HubClient, repo: str) -> None:
@@ -435,75 +281,6 @@ def test_only_what_is_asked_for_is_fetched_and_kept(place: HubClient, offline: H
     assert again == [one, two] and place.asked() == []
 
 
-def shards(blocks: int, types: int, seed: int = 0) -> np.ndarray:
-    """Token ids whose blocks differ as documents do: each prefers some types of its own."""
-    rng = np.random.default_rng(seed)
-    base = 1 / np.arange(1, types + 1)
-    mixed = [rng.choice(types, BLOCK, p=(p := base * rng.gamma(0.5, size=types)) / p.sum()) for _ in range(blocks)]
-    return np.concatenate(mixed)
-
-
-def index(code: int) -> bytes:
-    return struct.pack("<9sQBQQ", b"MMIDIDX\x00\x00", 1, code, 0, 0)
-
-
-def test_planted_counts_of_token_shards_are_exact(place: HubClient, repo: str) -> None:
-    ids = shards(7, 50)
-    wanted = np.bincount(ids, minlength=60)
-    cut = 3 * BLOCK + 17
-    place.hub.put(repo, {f"s-{i}.bin": part.astype("<u2").tobytes() for i, part in enumerate((ids[:cut], ids[cut:]))})
-    place.hub.put("o/wide", {"s.bin": ids.astype("<i4").tobytes(), "s.idx": index(4)})
-    place.hub.put("o/narrow", {"s.bin": ids.astype("<u2").tobytes(), "s.idx": index(8)})
-    more = {"tokens": 10**6, "types": 60}
-    for [[counts, se, reason, provenance, _]] in place.do(
-        *(("counts", {"address": f"hf://datasets/o/{n}", **more}) for n in (repo.removeprefix("o/"), "wide", "narrow"))
-    ):
-        assert counts == wanted.tolist() and se is None and "whole" in reason
-        assert provenance["whole"] and provenance["tokens"] == len(ids)
-
-
-def test_shards_that_cannot_be_counted_say_why(place: HubClient, repo: str) -> None:
-    ids = shards(3, 50).astype("<u2")
-    place.hub.put("o/odd", {"s.bin": ids.tobytes() + b"\0"})
-    place.hub.put("o/float", {"s.bin": ids.tobytes(), "s.idx": index(6)})
-    place.hub.put("o/noindex", {"s.bin": ids.tobytes(), "s.idx": b"no index at all...."})
-    place.hub.put(repo, {"s.bin": ids.tobytes()})
-    place.hub.put("o/negative", {"s.bin": (ids.astype("<i4") - 1).tobytes(), "s.idx": index(4)})
-    wanted = {
-        "odd": "no list of uint16",
-        "float": "uint16 or int32",
-        "noindex": "no index of token shards",
-        repo.removeprefix("o/"): "beyond the tokenizer's 10",
-        "negative": "beyond the tokenizer's 10",
-    }
-    [as_text] = place.do(("evaluation", {"address": f"hf://datasets/{repo}", "blocks": 1}))
-    assert "holds token ids and no text" in as_text
-    outcomes = place.do(*(("counts", {"address": f"hf://datasets/o/{n}", "tokens": 9, "types": 10}) for n in wanted))
-    for sentence, outcome in zip(wanted.values(), outcomes, strict=True):
-        assert sentence in outcome
-
-
-@pytest.mark.slow
-def test_sampled_counts_are_unbiased_and_their_errors_honest(place: HubClient, repo: str) -> None:
-    ids = shards(200, 40)
-    place.hub.put(repo, {"s.bin": ids.astype("<u2").tobytes()})
-    seeds = list(range(40))
-    ask = {"address": f"hf://datasets/{repo}", "tokens": 20 * BLOCK, "types": 40, "seeds": seeds}
-    [results] = place.do(("counts", ask))
-    truth = np.bincount(ids, minlength=40) / len(ids)
-    found = np.array([r[0] for r in results], dtype=float) / (20 * BLOCK)
-    se = found * np.array([r[1] for r in results])
-    assert all(r[3]["blocks"] == 20 and not r[3]["whole"] for r in results)
-    spread = found.std(axis=0, ddof=1)
-    assert np.all(np.abs(found.mean(axis=0) - truth) < 4 * spread / np.sqrt(len(seeds)))
-    # without the correction for a finite corpus, errors are up to 5 % too wide at a tenth of it
-    assert 0.9 < np.median(se.mean(axis=0) / spread) < 1.25
-    assert 0.85 < np.mean(np.abs(found - truth) < 2 * se) < 0.99
-    assert len({r[4] for r in results}) == len(seeds)
-    # multinomial errors, which take tokens for independent, would be far too small
-    assert np.median(spread / np.sqrt(truth * (1 - truth) / (20 * BLOCK))) > 2
-
-
 def test_rows_are_chosen_by_nested_fields(place: HubClient, repo: str) -> None:
     parts = ("FreeLaw", "Pile-CC", "Github")
     texts = sentences(90)
@@ -533,124 +310,6 @@ def test_rows_are_chosen_by_nested_fields(place: HubClient, repo: str) -> None:
                      ("evaluation", {"address": f"{base}/a.jsonl", "blocks": 1, "where": ["meta"]}))  # fmt: skip
     assert "has no column 'kind' (its columns: text, meta, n); correct --text-where" in wrong[0]
     assert "UsageError: cannot read --text-where 'meta'; write FIELD=VALUE" in wrong[1]
-
-
-def id_rows() -> list[list[int] | None]:
-    """Lists of ids as those of pre-tokenised training data, one missing and one empty among them."""
-    rng = np.random.default_rng(0)
-    return [*(rng.integers(50, size=n).tolist() for n in (2049, 2049, 30, 700)), None, []]
-
-
-def test_a_column_of_token_ids_is_counted_as_it_is(place: HubClient, repo: str) -> None:
-    rows = id_rows()
-    wanted = np.bincount([i for row in rows for i in row or ()], minlength=50).tolist()
-    objects = b"\n".join(json.dumps({"token_ids": row, "source": "c"}).encode() for row in rows)
-    packed = io.BytesIO()
-    pl.DataFrame({"uid": range(6), "token_ids": rows}).write_parquet(packed, row_group_size=2)
-    files = {"a.jsonl": objects, "b.jsonl.zst": zstandard(objects), "c.json": objects, "d.parquet": packed.getvalue()}
-    place.hub.put(repo, files)
-    asked = [{"address": f"hf://datasets/{repo}/{name}", "tokens": 10**6} for name in files]
-    found = place.do(*(("counts", {**ask, "types": 50, "column": "token_ids"}) for ask in asked))
-    for name, [[counts, _, _, provenance, _]] in zip(files, found, strict=True):
-        assert counts == wanted and provenance["id_column"] == "token_ids" and provenance["whole"], name
-        assert provenance["tokenizer_files_sha256"] is None
-    # what was counted is kept
-    place.asked()
-    again = place.do(("counts", {**asked[0], "types": 50, "column": "token_ids"}))
-    assert again[0] == found[0] and place.asked() == []
-
-
-def test_a_column_that_holds_no_token_ids_is_refused(place: HubClient, repo: str) -> None:
-    rows = {"a": {"ids": [1, 2]}, "b": {"ids": "1 2"}, "c": {"ids": [1, 2.5]}, "d": {"ids": [-1]}, "e": [1, 2],
-            "f": {"ids": [[1], [2]]}, "g": {"ids": [60]}}  # fmt: skip
-    files = {f"{name}.jsonl": json.dumps(row).encode() for name, row in rows.items()}
-    files |= {"h.txt": b"1 2", "i.parquet": parquet(["a"], 1), "j.jsonl": files["a.jsonl"]}
-    place.hub.put(repo, files)
-    refusals = {
-        "b.jsonl": "line 1: 'ids' is no list of token ids; name the column after `::`",
-        "c.jsonl": "'ids' holds what is no token id",
-        "d.jsonl": "'ids' holds what is no token id",
-        "e.jsonl": "line 1: no object with token ids",
-        "f.jsonl": "'ids' is no list of token ids",
-        "g.jsonl": "holds token ids beyond the tokenizer's 50",
-        "h.txt": "is no .jsonl or .parquet file",
-        "i.parquet": "has no column 'ids' of lists of token ids (its columns: text, other); name it after `::`",
-    }
-    ask = [("counts", {"address": f"hf://datasets/{repo}/{n}", "tokens": 9, "types": 50, "column": "ids"})
-           for n in refusals]  # fmt: skip
-    other = ("counts", {"address": f"hf://datasets/{repo}/j.jsonl", "tokens": 9, "types": 50, "column": "tokens"})
-    *outcomes, lacking = place.do(*ask, other)
-    for wanted, outcome in zip(refusals.values(), outcomes, strict=True):
-        assert isinstance(outcome, str) and wanted in outcome and "\n" not in outcome, (wanted, outcome)
-    assert "no row has token ids under 'tokens'; name the column after `::`" in lacking
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["a.jsonl", "b.parquet", "c.jsonl.gz", "d.txt", "e.jsonl.zst"])
-def test_text_is_counted_with_the_models_own_tokenizer(place: HubClient, repo: str, name: str) -> None:
-    texts = sentences(300)
-    forms = {
-        "a.jsonl": lines(texts),
-        "b.parquet": parquet(texts, 20),
-        "c.jsonl.gz": gzip.compress(lines(texts)),
-        "d.txt": "\n".join(texts).encode(),
-        "e.jsonl.zst": zstandard(lines(texts)),
-    }
-    place.hub.put(repo, {name: forms[name]})
-    address = f"hf://datasets/{repo}/{name}"
-    [[whole]] = place.do(("counts", {"address": address, "tokens": 10**6}))
-    tokenizer = load_tokenizer(TINY)
-    documents = ["\n".join(texts)] if name == "d.txt" else texts
-    wanted = np.bincount(np.concatenate(tokenizer.encode(documents)), minlength=tokenizer.size)
-    assert whole[0] == wanted.tolist() and whole[3]["whole"]
-    if name == "b.parquet":
-        [[part]] = place.do(("counts", {"address": address, "tokens": 2000}))
-        assert 2000 <= sum(part[0]) < sum(whole[0]) and part[1] is not None and part[3]["blocks"] >= 2
-
-
-def test_kept_counts_need_no_network_and_stopped_ones_go_on(place: HubClient, offline: HubClient, repo: str) -> None:
-    ids = shards(100, 40)
-    data = {"s.bin": ids.astype("<u2").tobytes()}
-    place.hub.put(repo, data)
-    ask = {"tokens": 90 * BLOCK, "types": 40}
-    [[unbroken]] = place.do(("counts", {"address": f"hf://datasets/{repo}", **ask}))
-    place.hub.put("o/again", data)
-    place.asked()
-    start = 2 * BLOCK * np.random.default_rng(0).permutation(100)[70]
-    place.hub.troubles = [Trouble(f"again/resolve.* bytes={start}-", status=404)]
-    again = ("counts", {"address": "hf://datasets/o/again", **ask})
-    [stopped] = place.do(again)
-    assert "cannot be downloaded" in stopped or "missing" in stopped
-    place.asked()
-    [[finished]] = place.do(again)
-    fetched = [r for name, r in place.asked() if name == "s.bin"]
-    # what was counted before the last of sixteen savings is not fetched again
-    assert len(fetched) < 45 and finished[0] == unbroken[0] and finished[1] == unbroken[1]
-    place.asked()
-    assert offline.do(again) == [[finished]] and place.asked() == []
-
-
-def test_troubles_on_the_way_change_nothing(place: HubClient, repo: str) -> None:
-    ids = shards(5, 40)
-    place.hub.put(repo, {"s.bin": ids.astype("<u2").tobytes()})
-    place.hub.troubles = [
-        Trouble("/revision/", status=429, headers={"Retry-After": "0"}),
-        Trouble("/tree/", status=503),
-        Trouble("s.bin", status=429, headers={"Retry-After": "0"}),
-        Trouble("s.bin", cut_after=100),
-        Trouble("s.bin", status=500),
-    ]
-    [[result]] = place.do(("counts", {"address": f"hf://datasets/{repo}", "tokens": 10**6, "types": 40}))
-    assert result[0] == np.bincount(ids, minlength=40).tolist()
-    assert all(trouble.times == 0 for trouble in place.hub.troubles)
-
-
-def test_many_ranges_go_over_few_connections(place: HubClient, repo: str) -> None:
-    place.hub.put(repo, {"s.bin": shards(60, 40).astype("<u2").tobytes()})
-    place.asked()
-    before = place.hub.connections
-    place.do(("counts", {"address": f"hf://datasets/{repo}", "tokens": 10**6, "types": 40}))
-    assert len(place.asked()) > 60 and place.hub.connections - before < 20
 
 
 def test_what_the_hub_refuses_is_a_sentence(place: HubClient, offline: HubClient) -> None:
