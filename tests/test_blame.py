@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from support.hang import HANG
+from support.processes import run_python
 
 from rtdyn.audit.survey import audit_steps, audit_suite
 from rtdyn.blame import blamed_on, from_handler, machine_fault, out_of_memory
@@ -112,8 +112,7 @@ def test_a_signal_at_any_moment_is_never_a_fault_of_the_input(name: str) -> None
     # in a process of its own, whose children are one thread each: forks of a process with threads may hang
     here = str(Path(__file__).parent)
     code = f"import sys; sys.path.insert(0, {here!r}); import test_blame; test_blame.strike({name!r})"
-    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM"), "1")
-    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=HANG)
+    ended = run_python(["-c", code], env=os.environ | {"TOKENIZERS_PARALLELISM": "1"}, timeout=HANG)
     assert ended.returncode == 0 and "stopped" in ended.stdout and "blamed" not in ended.stdout, ended
 
 

@@ -8,17 +8,22 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.hang import HANG
+from support.processes import run_python
 from support.refusal import refusal
 
 pytestmark = pytest.mark.slow  # each starts a process
 
 
 def command(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    given, env = ["-m", "rtdyn.cli", *map(str, arguments)], {**os.environ, "HF_HUB_OFFLINE": "0", **environment}
+    if "PYTHONIOENCODING" not in environment:
+        return run_python(given, env=env, timeout=HANG)
     return subprocess.run(
-        [sys.executable, "-m", "rtdyn.cli", *map(str, arguments)],
-        env={**os.environ, "HF_HUB_OFFLINE": "0", **environment},
+        [sys.executable, *given],
+        env=env,
         capture_output=True,
-        encoding=environment.get("PYTHONIOENCODING", "utf-8"),
+        encoding=environment["PYTHONIOENCODING"],
         errors="backslashreplace",  # click writes UTF-8 where it finds ASCII
     )
 

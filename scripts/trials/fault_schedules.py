@@ -178,10 +178,8 @@ class Bytes:
 
     def kill(self, out: str, cache_gb: float, seconds: float) -> None:
         """A sweep in a process of its own, killed after a while."""
-        process = self.place.start_sweep("faulty", [0, 1, 512, 4000], cache_gb=cache_gb)
-        time.sleep(seconds)
-        process.kill()
-        process.communicate()
+        program = self.place.sweep_program("faulty", [0, 1, 512, 4000], cache_gb=cache_gb)
+        _kill([sys.executable, *program], self.place, seconds)
 
     def result(self, out: str) -> Any:
         """By step."""

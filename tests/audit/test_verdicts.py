@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from loopback.metadata_hub import Branch, MetadataHub, branch, digest, sharded
 from loopback.place import COMMANDS, Ended, hub_environment
 from support.hang import HANG
+from support.processes import run_python
 
 from rtdyn.audit.listing import FileInfo, Listing
 from rtdyn.audit.verdicts import audit
@@ -44,14 +45,8 @@ class AuditEnded(Ended):
 def audits(folder: Path, url: str, *arguments: list[str], **env: str) -> list[AuditEnded]:
     """`rtdyn audit` with each list of arguments in turn, in one process whose Hub is at `url`."""
     commands = json.dumps([["audit", *options] for options in arguments])
-    done = subprocess.run(
-        [sys.executable, "-c", COMMANDS, commands],
-        cwd=folder,
-        env=hub_environment(url, folder / "hf", **{"HF_TOKEN": TOKEN, **env}),
-        capture_output=True,
-        text=True,
-        timeout=HANG,
-    )
+    environment = hub_environment(url, folder / "hf", **{"HF_TOKEN": TOKEN, **env})
+    done = run_python(["-c", COMMANDS, commands], cwd=folder, env=environment, timeout=HANG)
     assert done.returncode == 0, done.stderr
     assert TOKEN not in done.stdout + done.stderr
     return [AuditEnded(code, done.stderr + err, out) for code, err, out in json.loads(done.stdout)]

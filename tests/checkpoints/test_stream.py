@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +22,7 @@ from loopback.place import TINY, TOKENIZER, Machine, copy_step, files_of, workpl
 from polars.testing import assert_frame_equal
 from safetensors.torch import load_file, save_file
 from support.hang import HANG
+from support.processes import run_python
 
 from rtdyn.cli import main
 from rtdyn.store.run import done_steps, read_run, read_table
@@ -245,14 +244,7 @@ def test_weights_alone_are_read_by_ranges_and_give_the_numbers_of_whole_files(su
 @pytest.mark.parametrize("level", [("stream", "12"), ("track", "2")], ids=lambda level: level[0])
 def test_runs_under_random_faults_end_whole_or_in_a_sentence(level: tuple[str, str]) -> None:
     arguments = ("scripts/trials/fault_schedules.py", "--level", level[0], "--n", level[1], "--seed", "7", "--json")
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=HANG,
-    )
+    done = run_python(arguments, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=HANG)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert found["broken"] == [] and found["faults met"] >= 1
@@ -260,14 +252,8 @@ def test_runs_under_random_faults_end_whole_or_in_a_sentence(level: tuple[str, s
 
 
 def test_sound_steps_beside_random_faults_of_a_folder_have_the_tables_of_a_clean_run() -> None:
-    done = subprocess.run(
-        [sys.executable, "scripts/trials/fault_schedules.py", "--level", "folder", "--n", "6", "--seed", "7", "--json"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=HANG,
-    )
+    arguments = ("scripts/trials/fault_schedules.py", "--level", "folder", "--n", "6", "--seed", "7", "--json")
+    done = run_python(arguments, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=HANG)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert found["broken"] == [] and sum(found["ended"].values()) == 6 and len(found["faults"]) >= 3
@@ -323,4 +309,4 @@ def test_ctrl_c_ends_a_wait_for_a_busy_hub(suite: Path, tmp_path: Path) -> None:
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=HANG)
-    assert b"KeyboardInterrupt" in err
+    assert "KeyboardInterrupt" in err

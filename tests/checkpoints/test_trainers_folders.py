@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,8 @@ import transformers
 from click.testing import CliRunner
 from loopback.place import TINY, TOKENIZER, workplace
 from safetensors.torch import load_file
+from support.hang import HANG
+from support.processes import run_python
 
 from rtdyn.checkpoints.checkpoint import Checkpoint, load_model
 from rtdyn.checkpoints.local import fetch_local
@@ -112,8 +112,8 @@ def test_fsdp_shards_are_refused_and_the_command_that_is_named_puts_them_togethe
     suite = find_suite(str(one.parent), {})
     with pytest.raises(InputError, match=r"FSDP; run `accelerate merge-weights pytorch_model_fsdp_0 \.` in it"):
         fetch_local(suite, 4)
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "merge-weights", "pytorch_model_fsdp_0", "."]
-    done = subprocess.run(command, cwd=one, capture_output=True, text=True, timeout=240)
+    command = ["-m", "accelerate.commands.accelerate_cli", "merge-weights", "pytorch_model_fsdp_0", "."]
+    done = run_python(command, cwd=one, timeout=HANG)
     assert done.returncode == 0, done.stderr
     assert_loaded(fetch_local(suite, 4), weights)
 

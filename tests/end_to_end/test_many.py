@@ -6,8 +6,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from support.hang import HANG
+from support.processes import Process
 from support.refusal import refusal
 
 from rtdyn.analyses.options import StepOptions
@@ -186,12 +185,7 @@ def test_ablation_stands_side_by_side_and_in_one_group(tiny_folder: Path, tmp_pa
 def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tiny_folder: Path, tmp_path: Path) -> None:
     copy = copy_suite(tiny_folder, tmp_path / "copy", 0)
     arguments = ["track", "--model", copy, "--model", "tiny", "--steps", "0:32", "--out", tmp_path / "out", *LAYER]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rtdyn.cli", *map(str, arguments)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = Process(["-m", "rtdyn.cli", *arguments])
     first = tmp_path / "out" / "tiny" / "metrics" / "step=000000.parquet"
     deadline = time.monotonic() + HANG
     while not first.is_file() and process.poll() is None and time.monotonic() < deadline:

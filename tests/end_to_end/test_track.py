@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 from polars.testing import assert_frame_equal
 from safetensors.torch import load_file, save_file
 from support.hang import HANG
+from support.processes import Process, run_python
 from support.refusal import refusal
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -39,10 +40,6 @@ CHEAP = (*SMALL, "--analyses", "ablation,regimes")
 BASELINE = Path(__file__).parents[1] / "baselines" / "tiny.json"
 OF_BASELINE = ("--tokens", "20000", "--min-targets", "40", "--wandb", "disabled")
 """The options that BASELINE was made with: all analyses, on text enough for nearly all of their numbers."""
-
-
-def command(*args: str | Path) -> list[str]:
-    return [sys.executable, "-m", "rtdyn.cli", *map(str, args)]
 
 
 def rtdyn(*args: str | Path) -> Result:
@@ -216,10 +213,10 @@ def test_two_parts_equal_the_whole(whole: Path, tmp_path: Path) -> None:
 
 def test_killed_at_any_moment_it_resumes_to_the_same_tables(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
-    arguments = command("track", "--model", "tiny", "--steps", "0,64,1000,4000", "--out", out, *CHEAP)
+    arguments = ("-m", "rtdyn.cli", "track", "--model", "tiny", "--steps", "0,64,1000,4000", "--out", out, *CHEAP)
     kept: list[int] = []
     for extra_steps, delay in ((0, 0.05), (1, 0.4)):
-        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = Process(arguments)
         wanted = len(kept) + extra_steps
         deadline = time.monotonic() + HANG
         while time.monotonic() < deadline and process.poll() is None:
@@ -232,7 +229,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_tables(whole: Path, tmp_pat
         now = list(done_steps(read_run(out))) if (out / "manifest.json").exists() else []
         assert now[: len(kept)] == kept and len(now) >= wanted
         kept = now
-    final = subprocess.run(arguments, capture_output=True, text=True, timeout=HANG)
+    final = run_python(arguments, timeout=HANG)
     assert final.returncode == 0, final.stderr
     same_tables(whole, out)
     assert not list(out.rglob("*.aside"))
@@ -240,15 +237,15 @@ def test_killed_at_any_moment_it_resumes_to_the_same_tables(whole: Path, tmp_pat
 
 def test_ctrl_c_ends_with_130_and_can_be_resumed(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "interrupted"
-    arguments = command("track", "--model", "tiny", "--steps", "64,4000", "--out", out, *CHEAP)
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    arguments = ("-m", "rtdyn.cli", "track", "--model", "tiny", "--steps", "64,4000", "--out", out, *CHEAP)
+    process = Process(arguments)
     while process.poll() is None and not list(out.glob("windows/step=*.parquet")):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 130 and "Traceback" not in stderr
     assert "interrupted" in stderr and "same command" in stderr
-    assert subprocess.run(arguments, capture_output=True, timeout=HANG).returncode == 0
+    assert run_python(arguments, timeout=HANG).returncode == 0
     same_tables(whole, out, (64, 4000))
 
 
@@ -643,7 +640,7 @@ def test_models_and_steps() -> None:
 
 
 def test_help_imports_nothing_slow() -> None:
-    assert subprocess.run(command("--help"), capture_output=True).returncode == 0
+    assert subprocess.run([sys.executable, "-m", "rtdyn.cli", "--help"], capture_output=True).returncode == 0
     loaded = subprocess.run(
         [sys.executable, "-c", "import sys, rtdyn.cli; print([m for m in ('torch', 'wandb', 'matplotlib', "
          "'transformers', 'polars', 'numpy') if m in sys.modules])"],

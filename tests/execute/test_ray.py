@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 from loopback import ray_nodes
 from loopback.sweeps import CHEAP, STEPS, TINY, Sweep, logged, same_tables, until
 from support.hang import HANG
+from support.processes import run_python
 from support.refusal import refusal
 
 from rtdyn.store.run import done_steps, read_run
@@ -86,6 +84,5 @@ def test_what_cannot_be_had_is_refused_in_a_sentence(tmp_path: Path) -> None:
 def test_without_ray_it_is_refused_in_a_sentence(tmp_path: Path) -> None:
     script = "import sys; sys.modules['ray'] = None; from rtdyn.cli import main; main()"
     arguments = ["track", *TINY, *CHEAP, "--out", str(tmp_path / "run"), "--executor", "ray"]
-    command = [sys.executable, "-c", script, *arguments]
-    ended = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True)
+    ended = run_python(["-c", script, *arguments], timeout=HANG)
     assert ended.returncode == 3 and "pip install 'rtdyn[ray]'" in refusal(ended.stderr)

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from loopback import slurm as loopback
 from loopback.sweeps import CHEAP, STEPS, TINY, Sweep, logged, same_tables, until
 from support.hang import HANG
+from support.processes import run_python
 from support.refusal import refusal
 
 from rtdyn.execute.slurm import StoppedBySignalError, _let_handlers_end_it
@@ -102,7 +102,7 @@ def refused_without(hidden: str, path: str, out: Path) -> str:
     script = f"import sys; sys.modules[{hidden!r}] = None; from rtdyn.cli import main; main()"
     arguments = ["track", *TINY, *CHEAP, "--out", str(out), "--executor", "slurm"]
     environment = {**os.environ, "PATH": path}
-    ended = subprocess.run([sys.executable, "-c", script, *arguments], env=environment, capture_output=True, text=True)
+    ended = run_python(["-c", script, *arguments], env=environment, timeout=HANG)
     assert ended.returncode == 3
     return refusal(ended.stderr)
 

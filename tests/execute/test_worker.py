@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from huggingface_hub.errors import HTTPError
 from loopback.sweeps import until
+from support.processes import Process
 
 from rtdyn.analyses.options import StepOptions
 from rtdyn.checkpoints.fetch_plan import Repeat
@@ -131,13 +132,8 @@ def test_a_task_whose_requeue_is_cut_is_held_against_no_step(task: Task, tmp_pat
     (programs / "scontrol").chmod(0o755)
     names = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_NODELIST": "n1"}
     names |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SUBMITIT_EXECUTOR": "slurm"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "submitit.core._submit", str(jobs)],
-        env={**os.environ, **names, "PATH": f"{programs}:{os.environ['PATH']}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    environment = {**os.environ, **names, "PATH": f"{programs}:{os.environ['PATH']}"}
+    process = Process(["-m", "submitit.core._submit", jobs], env=environment, merged=True)
     until(lambda: tries(task.run))
     time.sleep(after)
     process.send_signal(signal.SIGUSR2)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ from loopback.hub import LoopbackHub
 from loopback.place import TINY, TOKENIZER, copy_step, workplace
 from polars.testing import assert_frame_equal
 from support.hang import HANG
+from support.processes import Process
 
 from rtdyn.errors import UsageError
 from rtdyn.following.hub import _Source
@@ -58,15 +57,8 @@ def test_steps_are_taken_as_they_are_pushed_and_only_whole(tmp_path: Path) -> No
     with LoopbackHub(suite, hidden={"step512", "step4000"}) as hub:
         place = workplace(tmp_path / "place", hub.url)
         follow = ["--follow", "--poll", "0.2", "--until", "4000"]
-        command = [sys.executable, "-m", "rtdyn.cli", *place.arguments("run", "on-hub", "all"), *follow]
-        process = subprocess.Popen(
-            command,
-            cwd=place.folder,
-            env=place.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        command = ["-m", "rtdyn.cli", *place.arguments("run", "on-hub", "all"), *follow]
+        process = Process(command, cwd=place.folder, env=place.environment(), merged=True)
 
         def asked(branch: str) -> int:
             return sum(r.target == branch for r in hub.requests)

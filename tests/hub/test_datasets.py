@@ -19,6 +19,7 @@ import pytest
 from loopback.datasets import Trouble
 from support.dataset_client import BLOCK, HubClient, lines, parquet, sentences, zstandard
 from support.hang import HANG
+from support.processes import run_python
 
 from rtdyn.store.run import read_run
 from rtdyn.text.documents import read_documents
@@ -342,25 +343,14 @@ def test_a_run_on_a_data_set_resumes_without_a_network_and_says_what_it_read(
     first = place.hub.put(repo, {"a.parquet": parquet(texts, 20)})
     address = f"hf://datasets/{repo}/a.parquet"
     command = [
-        *(
-            sys.executable,
-            "-m",
-            "rtdyn.cli",
-            "track",
-            "--model",
-            "tiny",
-            "--steps",
-            "4000",
-            "--out",
-            str(tmp_path / "run"),
-        ),
+        *("-m", "rtdyn.cli", "track", "--model", "tiny", "--steps", "4000", "--out", tmp_path / "run"),
         *("--corpus", address, "--frequencies", "corpus", "--frequency-tokens", "9000", "--rare", "0.005:0.02"),
         *("--tokens", "2000", "--window", "32", "--min-targets", "10", "--positions-per-rare", "1"),
         *("--analyses", "ablation", "--tolerance", "0.01", "--wandb", "disabled"),
     ]
 
     def track(**env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, env=place.environment(**env), capture_output=True, text=True, timeout=HANG)
+        return run_python(command, env=place.environment(**env), timeout=HANG)
 
     done = track()
     assert done.returncode == 0, done.stderr

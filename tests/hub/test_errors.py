@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from loopback.other_servers import OtherServer
 from loopback.place import COMMANDS, hub_environment
+from support.hang import HANG
+from support.processes import run_python
 from support.refusal import refusal
 
 from rtdyn.hub.errors import explained
@@ -27,14 +27,8 @@ def test_no_signature_password_or_token_of_an_address_is_said() -> None:
 
 def said_of(folder: Path, endpoint: str, **env: str) -> list[str]:
     """The sentences that the commands end with."""
-    done = subprocess.run(
-        [sys.executable, "-c", COMMANDS, json.dumps([AUDIT, READ])],
-        cwd=folder,
-        env=hub_environment(endpoint, folder / "hf", **env),
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    environment = hub_environment(endpoint, folder / "hf", **env)
+    done = run_python(["-c", COMMANDS, json.dumps([AUDIT, READ])], cwd=folder, env=environment, timeout=HANG)
     assert done.returncode == 0, done.stderr
     sentences = []
     for code, err, _ in json.loads(done.stdout):

@@ -9,13 +9,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from support.hang import HANG
+from support.processes import Process, run_python
 
 from rtdyn.suites.suite import PACKAGE
 
@@ -131,7 +131,7 @@ class Machine:
 
     def sweep(self, model: str, *sweeps: list[int], env: dict[str, str] | None = None, **settings: Any) -> list[Any]:
         """What streaming each list of steps in turn gave: digests and bytes by step, or the sentence of a refusal."""
-        done = self.python(["-c", STREAM, self._stream_settings(model, sweeps, settings)], **(env or {}))
+        done = self.python(self.sweep_program(model, *sweeps, **settings), **(env or {}))
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
@@ -147,12 +147,13 @@ class Machine:
         blobs = (self.folder / "hf" / "hub").glob("models--*/blobs/*")
         return {blob: blob.stat().st_mtime for blob in sorted(blobs) if blob.is_file()}
 
-    def start_sweep(self, model: str, steps: list[int], **settings: Any) -> subprocess.Popen[bytes]:
+    def start_sweep(self, model: str, steps: list[int], **settings: Any) -> Process:
         """The same in a process that goes on by itself."""
-        arguments = [sys.executable, "-c", STREAM, self._stream_settings(model, [steps], settings)]
-        return subprocess.Popen(
-            arguments, cwd=self.folder, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        return Process(self.sweep_program(model, steps, **settings), cwd=self.folder, env=self.environment())
+
+    def sweep_program(self, model: str, *sweeps: list[int], **settings: Any) -> list[str]:
+        """What Python is given for `sweep`."""
+        return ["-c", STREAM, self._stream_settings(model, sweeps, settings)]
 
     def _stream_settings(self, model: str, sweeps: Any, settings: dict[str, Any]) -> str:
         given = {
@@ -167,14 +168,7 @@ class Machine:
         return json.dumps({**given, "suites": str(self.folder / "suites.yaml"), "model": model, "sweeps": sweeps})
 
     def python(self, arguments: list[str], **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.folder,
-            env=self.environment(**env),
-            capture_output=True,
-            text=True,
-            timeout=HANG,
-        )
+        return run_python(arguments, cwd=self.folder, env=self.environment(**env), timeout=HANG)
 
     def environment(self, **env: str) -> dict[str, str]:
         return hub_environment(self.endpoint, self.folder / "hf", **env)

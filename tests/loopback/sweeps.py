@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from support.hang import HANG
+from support.processes import ONE_THREAD, Process
 
 from rtdyn.store.run import TASKS, done_steps, read_run, read_table
 from rtdyn.store.schema import TABLES
@@ -24,8 +25,6 @@ CHEAP = (
     "--analyses", "ablation", "--wandb", "disabled",
 )  # fmt: skip
 TINY = ("--model", "tiny", "--steps", ",".join(map(str, STEPS)))
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-"""Tasks have one CPU, and sums of floats depend on the number of threads."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,15 @@ class Sweep:
     out: Path
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
+    fresh: bool = False
+    """Whether the command imports all that it needs by itself, as a user's does."""
 
-    def start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "rtdyn.cli", "track", "--out", str(self.out), *CHEAP, *self.arguments]
-        environment = {**os.environ, **ONE_THREAD, **self.environment}
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
+    def start(self) -> Process | subprocess.Popen[str]:
+        program = ["-m", "rtdyn.cli", "track", "--out", str(self.out), *CHEAP, *self.arguments]
+        environment, pipe = {**os.environ, **ONE_THREAD, **self.environment}, subprocess.PIPE
+        if self.fresh:
+            return subprocess.Popen([sys.executable, *program], env=environment, stdout=pipe, stderr=pipe, text=True)
+        return Process(program, env=environment)
 
     def run(self) -> subprocess.CompletedProcess[str]:
         process = self.start()

@@ -7,8 +7,6 @@ import math
 import os
 import socket
 import struct
-import subprocess
-import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ import polars as pl
 import wandb
 from loopback.wandb import serving
 from support.hang import HANG
+from support.processes import run_python
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # generated
 
 from rtdyn.store.metric_names import metric_name
@@ -102,15 +101,8 @@ class Workspace:
         program = ("-m", "rtdyn.cli") if client else ("-c", WITHOUT_CLIENT)
         chosen = ("--steps", ",".join(map(str, steps)), "--out", str(self.out))
         began = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, *program, "track", "--model", "tiny", *CHEAP, *chosen, *options],
-            cwd=self.cwd,
-            env=environment(self.home, **env),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=HANG,
-        )
+        command = [*program, "track", "--model", "tiny", *CHEAP, *chosen, *options]
+        done = run_python(command, cwd=self.cwd, env=environment(self.home, **env), merged=True, timeout=HANG)
         return Outcome(self.out, self.cwd, done.returncode, done.stdout, time.monotonic() - began)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import random
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from conftest import LATE
 from loopback.datasets import LoopbackDatasets
 from loopback.place import hub_environment
 from support.hang import HANG
+from support.processes import run_python
 
 from rtdyn.errors import InputError, UsageError
 from rtdyn.suites.suite import KnownText, SuiteSpec
@@ -210,14 +209,9 @@ def answers(takes_long: None, tmp_path_factory: pytest.TempPathFactory) -> dict[
         hub.branches[repo, "main"] = commit
         half, rows = packed[: len(packed) // 2], gzip.compress(lines(ROWS).encode())
         hub.put("o/n", {"cut.jsonl.zst": half, "a.jsonl.gz": rows, "p.jsonl": pile()})
-        ended = subprocess.run(
-            [sys.executable, "-c", WORKER],
-            input="".join(json.dumps(call) + "\n" for call in asked.values()),
-            env=hub_environment(hub.url, tmp_path_factory.mktemp("home")),
-            capture_output=True,
-            text=True,
-            timeout=HANG,
-        )
+        calls = "".join(json.dumps(call) + "\n" for call in asked.values())
+        environment = hub_environment(hub.url, tmp_path_factory.mktemp("home"))
+        ended = run_python(["-c", WORKER], input=calls, env=environment, timeout=HANG)
         assert ended.returncode == 0, ended.stderr
         given = dict(zip(asked, map(json.loads, ended.stdout.splitlines()), strict=True))
         return {**given, "ranges": Counter(r for name, r in hub.requests if name == file), "address": (repo, commit)}

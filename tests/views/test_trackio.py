@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from support.hang import HANG
+from support.processes import run_python
 from support.refusal import refusal
 from support.synthetic import synthetic_run
 from support.wandb_runs import stored_row
@@ -51,8 +52,7 @@ def test_the_database_has_each_step_once_under_the_names_of_w_and_b(tmp_path: Pa
     environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
 
     def sync() -> list[str]:
-        command = [sys.executable, "-c", TWICE, str(run.path)]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        ended = run_python(["-c", TWICE, run.path], env=environment, timeout=HANG)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout.partition("begins\n")[2].splitlines()[:2]
 

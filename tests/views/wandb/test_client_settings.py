@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from end_to_end.test_track import command
+from support.hang import HANG
+from support.processes import run_python
 
 from rtdyn.cli import main
 
@@ -38,7 +38,7 @@ def test_a_variable_that_the_client_refuses_is_named(
 ) -> None:
     out = shutil.copytree(stored, tmp_path / "run")
     environment = {**os.environ, "WANDB_MODE": "offline", variable: value}
-    ended = subprocess.run(command(*TRACK, "--out", out), env=environment, capture_output=True, text=True, timeout=240)
+    ended = run_python(["-m", "rtdyn.cli", *TRACK, "--out", out], env=environment, timeout=HANG)
     assert ended.returncode == 0, ended.stderr
     [said] = [line for line in ended.stderr.splitlines() if line.startswith("W&B stopped")]
     assert words in said and "validation error" not in said

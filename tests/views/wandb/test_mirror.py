@@ -6,8 +6,6 @@ import json
 import math
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -20,6 +18,7 @@ import wandb
 from click.testing import CliRunner
 from loopback.wandb import Server, serving
 from polars.testing import assert_frame_equal
+from support.processes import Process
 from support.synthetic import synthetic_run
 from support.wandb_runs import (
     HANGING,
@@ -153,10 +152,8 @@ def test_resuming_sends_only_the_new_steps_to_the_same_run(outcomes: dict[str, O
 
 
 def test_what_a_killed_run_may_have_lost_is_sent_again(home: Path, store: Run) -> None:
-    command = [sys.executable, "-c", HANGING, str(store.path)]
-    with subprocess.Popen(command, env=environment(home), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"sent\n"
+    with Process(["-c", HANGING, store.path], env=environment(home)) as process:
+        assert process.stdout.readline() == "sent\n"
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert mirror(store, "offline") == []
@@ -410,11 +407,7 @@ def test_an_outage_in_the_middle_is_said_once_and_mended_by_sync(
         file.rename(file.with_suffix(".later"))
     with serving(dies=not sent_before) as server:
         variables = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "WANDB_FINISH_TIMEOUT": "2"}
-        command = [sys.executable, "-c", OUTAGE, str(store.path)]
-        with subprocess.Popen(
-            command, env={**environment(home), **variables}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdin is not None and process.stdout is not None
+        with Process(["-c", OUTAGE, store.path], env={**environment(home), **variables}) as process:
             said = list(iter(process.stdout.readline, "begun\n"))
             server.errors = True
             for file in later:

@@ -1,0 +1,213 @@
+"""Processes of Python that are spared the import of the large libraries, which takes most of a small command's time.
+
+Each is forked from a server (command_server.py) that has imported torch, scipy, numba and their like, and has computed
+nothing. It has a working directory, an environment, streams, a number and an end of its own, as one that is executed.
+It differs from a fresh process in this:
+
+* PRELOADED and what these import is there already: what imports what, and when, has to be tested elsewhere.
+* What the interpreter and those libraries read as they start is the server's. A test that sets one of FIXED, or a
+  terminal, is refused, and starts a process of its own.
+* It computes with one thread, and the seed of hashes is one for all commands of a server.
+* Its parent is the server; /proc calls it by the server's command line.
+
+Signals at start-up, memory, trees of processes, clusters and terminals are for fresh processes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from support import command_server
+
+FIXED = ("OMP_", "MKL_", "OPENBLAS_", "NUMBA_", "TORCH", "CUDA_", "LD_", "LC_", "LANG", "PYTHON")
+"""How variables begin that are read before a command is forked; PYTHONPATH is read again."""
+
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+"""Sums of floats depend on the number of threads, and the tests' own processes share the cores."""
+
+
+class Process:
+    """A process of Python whose streams are pipes of text; like subprocess.Popen as far as tests use it."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str | Path],
+        *,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        merged: bool = False,
+    ) -> None:
+        """Args: arguments: of Python: `-m` MODULE, `-c` CODE or a file, and what follows.
+        merged: whether stderr goes where stdout goes.
+
+        Raises ValueError if `env` differs from this process's environment in what the server has read.
+        """
+        self.args = [str(argument) for argument in arguments]
+        self.returncode: int | None = None
+        environment, server = dict(os.environ if env is None else env), _server()
+        _refuse_fixed(environment, server.environment)
+        environment |= ONE_THREAD
+        request = {"arguments": self.args, "folder": str(cwd or Path.cwd()), "environment": environment}
+        with ExitStack() as theirs:
+            stdin, self.stdin = _pipe(theirs, write=True)
+            stdout, self.stdout = _pipe(theirs)
+            self.stderr: IO[str] | None = None
+            stderr = stdout
+            if not merged:
+                stderr, self.stderr = _pipe(theirs)
+            self._connection, other = socket.socketpair()
+            with other:
+                socket.send_fds(server.control, [b"x"], [other.fileno()])
+            socket.send_fds(self._connection, [b"x"], [stdin, stdout, stderr])
+        self._connection.sendall(json.dumps(request).encode())
+        self._connection.shutdown(socket.SHUT_WR)
+        self._answer = self._connection.makefile()
+        self.pid = self._told()
+
+    def poll(self) -> int | None:
+        """The exit code once it has ended, negative for a signal."""
+        return self._ended(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises subprocess.TimeoutExpired if it goes on after `timeout` seconds."""
+        code = self._ended(timeout)
+        if code is None:
+            assert timeout is not None
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return code
+
+    def communicate(self, input: str | None = None, timeout: float | None = None) -> tuple[str, str]:
+        """What it says until its end, which is forced if it does not come within `timeout` seconds."""
+        with ThreadPoolExecutor(3) as pool:
+            texts = [pool.submit(stream.read) for stream in (self.stdout, self.stderr) if stream is not None]
+            pool.submit(self._give, input)
+            try:
+                self.wait(timeout)
+            except BaseException:
+                self.kill()
+                raise
+        out, err = (*(text.result() for text in texts), "")[:2]
+        self.close()
+        return out, err
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Closes the pipes and waits for the end, as `with` does."""
+        for stream in (self.stdin, self.stdout, self.stderr):
+            if stream is not None:
+                stream.close()
+        self.wait()
+        self._answer.close()
+        self._connection.close()
+
+    def _give(self, text: str | None) -> None:
+        try:
+            self.stdin.write(text or "")
+            self.stdin.close()
+        except BrokenPipeError:
+            pass  # it has ended, or reads no more
+
+    def _ended(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self._connection], [], [], timeout)[0]:
+            self.returncode = self._told()
+        return self.returncode
+
+    def _told(self) -> int:
+        line = self._answer.readline()
+        if not line:
+            raise RuntimeError("the server of commands has ended; what it said stands on standard error")
+        return int(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def run_python(
+    arguments: Sequence[str | Path],
+    *,
+    input: str | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    merged: bool = False,
+    timeout: float | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """A process from its begin to its end, like subprocess.run; arguments as in `Process`."""
+    process = Process(arguments, cwd=cwd, env=env, merged=merged)
+    out, err = process.communicate(input, timeout)
+    assert process.returncode is not None
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@dataclass(frozen=True)
+class _Server:
+    control: socket.socket
+    environment: Mapping[str, str]
+
+
+_LOCK = threading.Lock()
+
+
+def _server() -> _Server:
+    """This process's server, started when it is first asked for."""
+    with _LOCK:
+        return _start_server()
+
+
+@cache
+def _start_server() -> _Server:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    environment = {**os.environ, **ONE_THREAD}
+    with theirs:
+        command = [sys.executable, command_server.__file__]
+        server = subprocess.Popen(command, env=environment, stdin=theirs.fileno(), stdout=subprocess.DEVNULL)
+
+    def end() -> None:
+        ours.close()
+        server.wait()
+
+    atexit.register(end)
+    return _Server(ours, environment)
+
+
+def _refuse_fixed(asked: Mapping[str, str], had: Mapping[str, str]) -> None:
+    changed = {name for name in asked.keys() | had.keys() if asked.get(name) != had.get(name)} - {"PYTHONPATH"}
+    lacking = ONE_THREAD.keys() - asked.keys()
+    read = sorted(name for name in changed - lacking if name.startswith(FIXED))
+    if read:
+        raise ValueError(f"{', '.join(read)} was read before a command is forked; use a process of its own")
+
+
+def _pipe(theirs: ExitStack, write: bool = False) -> tuple[int, IO[str]]:
+    """The end of a pipe that a command gets, closed with `theirs`, and the other: to write on, or else to read."""
+    read_end, write_end = os.pipe()
+    given, kept = (read_end, write_end) if write else (write_end, read_end)
+    theirs.callback(os.close, given)
+    return given, os.fdopen(kept, "w" if write else "r", encoding="utf-8", errors="backslashreplace")
