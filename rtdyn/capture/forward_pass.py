@@ -205,12 +205,11 @@ def _recorded(parts: Anatomy, attention: bool) -> Iterator[dict[str, Any]]:
 
 def _losses(hidden: Tensor, targets: Tensor, parts: Anatomy) -> Tensor:
     """Loss in nats of each row, in chunks so that the logits stay small."""
-    unembedding, bias = parts.readout.unembedding, parts.readout.bias
-    rows = max(1, LOGIT_CHUNK_BYTES // (unembedding.shape[0] * 4))
+    rows = max(1, LOGIT_CHUNK_BYTES // (parts.readout.unembedding.shape[0] * 4))
     return (
         torch.cat(
             [
-                nn.functional.cross_entropy(nn.functional.linear(h, unembedding, bias), t, reduction="none")
+                nn.functional.cross_entropy(parts.readout.logits(h), t, reduction="none")
                 for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
             ]
         )

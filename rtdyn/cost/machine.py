@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rtdyn.analyses.influence.certified import product_precision
 from rtdyn.analyses.influence.fused import exponential_excess
+from rtdyn.analyses.influence.pairs import product_precision
 from rtdyn.cost.operations import Operations
 from rtdyn.model.sizes import ModelShape
 

@@ -2,7 +2,8 @@
 
 Everything between the final MLP's neurons and the logits is declared here, so that the influence of a neuron
 can be computed without the model: logits = U·(γ ∘ x / σ + β) + bias, with x = r − mean(r) for LayerNorm and x = r
-for RMSNorm, σ² = ‖x‖²/d + ε. Where a norm stands between the MLP and the residual stream, it is declared too.
+for RMSNorm, σ² = ‖x‖²/d + ε. Where a norm stands between the MLP and the residual stream, and where the logits are
+capped, it is declared too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,18 @@ class Readout:
     """(V, d) rows u_v."""
     bias: Tensor | None
     """(V,) added to the logits after the unembedding."""
+    cap: float | None = None
+    """c, where a logit l becomes c·tanh(l/c)."""
+
+    def logits(self, normed: Tensor) -> Tensor:
+        """(…, V): of streams (…, d) that left the final norm."""
+        from torch.nn.functional import linear
+
+        return self.capped(linear(normed, self.unembedding, self.bias))
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """The logits (…, V), through the cap where there is one."""
+        return logits if self.cap is None else (logits / self.cap).tanh() * self.cap
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def _anatomy(layout: Layout, model: Any) -> Anatomy:
         attentions=attentions,
         parallel_residual=parallel,
         post_norm=outputs[-1].post_norm,
-        readout=_readout(layout.norm, final_norm, model.get_output_embeddings()),
+        readout=_readout(layout, final_norm, model),
         layer=len(stack) - 1,
         blocks=tuple(
             _block(layout, block, attention, model.config.num_attention_heads)
@@ -53,7 +53,9 @@ def _anatomy(layout: Layout, model: Any) -> Anatomy:
         },
         stack=stack,
         mlp_outputs=outputs,
-        fuses=bool(getattr(model, "_supports_sdpa", False)),
+        # the fused kernel knows no cap on the scores
+        fuses=bool(getattr(model, "_supports_sdpa", False))
+        and getattr(model.config, "attn_logit_softcapping", None) is None,
         parallel_mlp=Sequential(final.get_submodule(layout.parallel_norm), final.mlp) if parallel else None,
     )
 
@@ -76,8 +78,9 @@ def _mlp_output(layout: Layout, block: Any) -> MlpOutput:
     return MlpOutput(projection, _given(layout, projection).T, norm)
 
 
-def _readout(norm: Norm, module: Any, head: Any) -> Readout:
-    """head: the unembedding."""
+def _readout(layout: Layout, module: Any, model: Any) -> Readout:
+    """module: the final norm."""
+    norm, head = layout.norm, model.get_output_embeddings()
     # a norm may be without parameters
     gain, shift = getattr(module, "weight", None), getattr(module, "bias", None)
     ones = head.weight.new_ones(head.weight.shape[1])
@@ -88,6 +91,7 @@ def _readout(norm: Norm, module: Any, head: Any) -> Readout:
         _epsilon(norm, module),
         head.weight,
         head.bias,
+        model.config.final_logit_softcapping if layout.capped else None,
     )
 
 

@@ -68,6 +68,8 @@ class Layout:
     """In a block, between the MLP's output projection and the residual stream."""
     parallel_norm: str | None = None
     """What the MLP reads by where it reads what enters the block; a setting of the model may say that it does not."""
+    capped: bool = False
+    """Whether the family's code caps logits and attention's scores, where the config.json sets a cap."""
 
     @property
     def backbone(self) -> str:
@@ -156,7 +158,8 @@ _LLAMA = Layout(
 """The neuron of a gated MLP is the product that enters `down_proj`."""
 _OLMO2 = replace(_LLAMA, post_norm="post_feedforward_layernorm")
 _GEMMA = replace(_LLAMA, norm=_RMS_FROM_ONE)
-_GEMMA2 = replace(_GEMMA, post_norm="post_feedforward_layernorm")
+_VAULT_GEMMA = replace(_GEMMA, capped=True)
+_GEMMA2 = replace(_VAULT_GEMMA, post_norm="post_feedforward_layernorm")
 _GATE_UP = "mlp.gate_up_proj"
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -182,6 +185,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "gemma": _GEMMA,
     "gemma2": _GEMMA2,
     "gemma3_text": replace(_GEMMA2, positions=rotary_by_kind),
+    "vaultgemma": _VAULT_GEMMA,
 }
 """By the `model_type` of a config.json. A family enters once tests compare it with hooks on transformers' own model."""
 WITHOUT_LIMIT = tuple(family for family, layout in LAYOUTS.items() if layout.positions is alibi)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from rtdyn.model.layouts import LAYOUTS
 
 _EXPERTS = (
     r".*moe.*|.*_moe|mixtral|dbrx|gpt_oss|deepseek_v[2-9]\d*|jetmoe|phimoe|arctic|llama4|llama4_text|minimax|grok.*|"
@@ -30,12 +33,15 @@ def why_no_closed_form(family: str, config: Mapping[str, Any]) -> str | None:
 
     config: the settings of a config.json, in which those may be absent that are the family's own.
     """
-    cap = config.get("final_logit_softcapping", 30.0 if family == "gemma2" else None)
-    if cap:
-        return (
-            f"caps its logits (final_logit_softcapping {cap}), through which what a neuron does to the loss has "
-            "neither a closed form nor a bound; give a model without the cap"
-        )
+    for name, of_what in (("final_logit_softcapping", "logits"), ("attn_logit_softcapping", "attention's scores")):
+        cap = config.get(name)
+        if cap and not LAYOUTS[family].capped:
+            return (
+                f"says in its config.json that its {of_what} are capped ({name} {cap}), which transformers' code of "
+                "this family does not do; take the setting out if the model was trained without it"
+            )
+        if cap is not None and LAYOUTS[family].capped and not (isinstance(cap, int | float) and 0 < cap < math.inf):
+            return f"has {name} {cap} in its config.json; give a number above 0, or null for no cap"
     if config.get("use_bidirectional_attention"):
         return "attends to later tokens (use_bidirectional_attention), so that it predicts none; give a causal model"
     if family == "opt" and not (

@@ -52,9 +52,12 @@ CONFIGS: dict[str, list[Any]] = {
     "olmo3": [transformers.Olmo3Config(num_key_value_heads=2, tie_word_embeddings=False, **BY_KIND, **GATED)],
     "apertus": [transformers.ApertusConfig(num_key_value_heads=2, tie_word_embeddings=False, **GATED)],
     "gemma": [transformers.GemmaConfig(tie_word_embeddings=tied, **GEMMA) for tied in (True, False)],
-    "gemma2": [transformers.Gemma2Config(final_logit_softcapping=None, attn_logit_softcapping=5.0, sliding_window=16,
-                                         query_pre_attn_scalar=12, **GEMMA)],
-    "gemma3_text": [transformers.Gemma3TextConfig(**BY_KIND, **GEMMA)],
+    "gemma2": [transformers.Gemma2Config(final_logit_softcapping=cap, attn_logit_softcapping=5.0, sliding_window=16,
+                                         query_pre_attn_scalar=12, **GEMMA) for cap in (None, 5.0)],
+    "gemma3_text": [transformers.Gemma3TextConfig(final_logit_softcapping=cap, attn_logit_softcapping=cap, **BY_KIND,
+                                                  **GEMMA) for cap in (None, 5.0)],
+    "vaultgemma": [transformers.VaultGemmaConfig(final_logit_softcapping=5.0, attn_logit_softcapping=5.0,
+                                                 sliding_window=16, query_pre_attn_scalar=12, **GEMMA)],
     "phi": [transformers.PhiConfig(tie_word_embeddings=tied, qk_layernorm=tied, **PARTIAL, **GATED)
             for tied in (True, False)],
     "phi3": [transformers.Phi3Config(num_key_value_heads=2, tie_word_embeddings=False, **GATED)],
@@ -142,7 +145,9 @@ def test_readout_rebuilds_the_logits_and_attention_is_seen(config: Any) -> None:
     r = captured.residual
     x = r - r.mean(1, keepdim=True) if readout.centred else r
     normed = readout.gain * x / (x.square().mean(1, keepdim=True) + readout.epsilon).sqrt() + readout.shift
-    ours = torch.nn.functional.linear(normed, readout.unembedding, readout.bias)
+    ours = readout.logits(normed)
+    before_cap = torch.nn.functional.linear(normed, readout.unembedding, readout.bias)
+    assert (readout.cap == 5.0) == bool((ours - before_cap).abs().max() > 1)
     assert (readout.bias is not None) == (config.model_type in ("phi", "gptj"))
     torch.testing.assert_close(ours, logits, atol=1e-4, rtol=1e-4)
     assert captured.attention is not None and captured.attention.shape == (len(positions.flat), 2, 4, 16)
@@ -179,7 +184,7 @@ def test_input_rows_give_the_activations_and_blocks_are_the_last_two(config: Any
     assert len(parts.blocks) == len(parts.attentions) == 2
     for k, (block, attention) in enumerate(zip(parts.blocks, parts.attentions, strict=True)):
         assert attention in block.module.modules() and block.attention_output in attention.modules()
-        size = 10 if config.model_type.startswith("gemma") else 6
+        size = 10 if "gemma" in config.model_type else 6
         assert (block.heads, block.head_size) == (4, size) and seen[f"z{k}"].shape[-1] == 4 * size
     assert parts.mlp_output in parts.blocks[-1].module.modules()
 
@@ -214,9 +219,16 @@ def test_no_dense_family_is_taken_for_another_kind() -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (transformers.Gemma2Config(), r"caps its logits \(final_logit_softcapping 30.0\).* nor a bound; give a model"),
-        ({"model_type": "gemma2"}, "caps its logits"),
-        (transformers.Gemma3TextConfig(final_logit_softcapping=20.0), "final_logit_softcapping 20.0"),
+        (
+            {"model_type": "llama", "final_logit_softcapping": 30.0},
+            "its logits are capped .*_softcapping 30.0.*take the",
+        ),
+        ({"model_type": "gemma", "attn_logit_softcapping": 50.0}, "its attention's scores are capped"),
+        (
+            {"model_type": "gemma2", "final_logit_softcapping": 0.0},
+            "has final_logit_softcapping 0.0 .*above 0, or null",
+        ),
+        ({"model_type": "gemma3_text", "attn_logit_softcapping": "50"}, "has attn_logit_softcapping 50 "),
         (transformers.Gemma3TextConfig(use_bidirectional_attention=True), "attends to later tokens"),
         (transformers.OPTConfig(hidden_size=1024, word_embed_proj_dim=512), "as OPT-350m does not; give another size"),
         (transformers.OPTConfig(do_layer_norm_before=False), "does not end in a norm"),

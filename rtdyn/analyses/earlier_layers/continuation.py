@@ -83,8 +83,7 @@ def continued(parts: Anatomy, layer: int, streams: Tensor, query: Tensor, target
 
 def losses(parts: Anatomy, hidden: Tensor, target: Tensor) -> Tensor:
     """Losses (k, n) in nats from the last hidden states (k, n, d) at the measured positions, before the final norm."""
-    readout = parts.readout
-    logits = nn.functional.linear(parts.final_norm(hidden), readout.unembedding, readout.bias)
+    logits = parts.readout.logits(parts.final_norm(hidden))
     shape = logits.shape[:2]
     every = target.expand(shape).flatten()
     return nn.functional.cross_entropy(logits.flatten(0, 1), every, reduction="none").view(shape)

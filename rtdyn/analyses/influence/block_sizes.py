@@ -9,6 +9,9 @@ from rtdyn.capture.forward_pass import Capture
 LANE_TYPES = 2048
 """Most types that one float32 sum runs over before it is added to others in float64."""
 
+CAP_ARRAYS = 2
+"""Arrays of the vocabulary's length that a position of a capped model holds more: `Bend` has them."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -37,20 +40,25 @@ def block_sizes(captured: Capture, memory_bytes: int, pair_bytes: int) -> Sizes:
     pair_bytes: what a pair of position and neuron takes meanwhile.
     """
     n, f = captured.activations.shape
-    vocabulary, d = captured.anatomy.readout.unembedding.shape
-    return sizes_of(n, f, vocabulary, d, 1 if captured.anatomy.post_norm is None else 2, memory_bytes, pair_bytes)
+    readout = captured.anatomy.readout
+    vocabulary, d = readout.unembedding.shape
+    arrays = (1 if captured.anatomy.post_norm is None else 2) + (0 if readout.cap is None else CAP_ARRAYS)
+    return sizes_of(n, f, vocabulary, d, arrays, memory_bytes, pair_bytes)
 
 
-def sizes_of(n: int, f: int, vocabulary: int, d: int, directions: int, memory_bytes: int, pair_bytes: int) -> Sizes:
-    """`block_sizes` of n positions, f neurons and an unembedding (vocabulary, d)."""
+def sizes_of(n: int, f: int, vocabulary: int, d: int, arrays: int, memory_bytes: int, pair_bytes: int) -> Sizes:
+    """`block_sizes` of n positions, f neurons and an unembedding (vocabulary, d).
+
+    arrays: beside p, those that a position holds a number of for each type: D, and CAP_ARRAYS where logits are capped.
+    """
 
     def clamp(value: int, most: int) -> int:
         return max(1, min(value, most))
 
     # beside arrays of the vocabulary's length, float64 vectors of width d: eight a position, four a neuron
-    positions = _even(n, memory_bytes // (8 * vocabulary * (1 + directions) + 128 * d))
+    positions = _even(n, memory_bytes // (8 * vocabulary * (1 + arrays) + 128 * d))
     neurons = _even(f, memory_bytes // (4 * (4 * vocabulary + pair_bytes * positions + 32 * d)))
-    softmax_rows = clamp(memory_bytes // (64 * vocabulary * (directions + 2)), positions)
+    softmax_rows = clamp(memory_bytes // (64 * vocabulary * (arrays + 2)), positions)
     types = clamp(memory_bytes // (16 * (8 * d + 16 * max(neurons, softmax_rows))), vocabulary)
     return Sizes(positions, neurons, softmax_rows, types, 8 * vocabulary * d <= memory_bytes // 8)
 

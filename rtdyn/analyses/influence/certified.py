@@ -7,7 +7,8 @@ Ablation moves the logits by z (`logit_shift.py`: z_v = a·m_v + t·q_v), so tha
 
     Δ_ni = loss(ablated) − loss = K(1) − z_y,   K(θ) = log E_{v∼p}[exp θz_v],   p = softmax(l), y the target,
 
-at O(V) a pair instead of O(d·V). Constants in v cancel, so m is centred under p and q over v beforehand.
+at O(V) a pair instead of O(d·V). Constants in v cancel, so m is centred under p and q over v beforehand. `capped.py`
+has the same where the logits are capped.
 
 Second order. K is the cumulant function of z: K(0) = 0, K'(0) = μ = E_p z, K''(θ) is the variance of z under p
 tilted by e^{θz}, and K''' its third central moment, so |K'''| ≤ R·K'' with R = max z − min z. Then K''(θ) lies
@@ -32,35 +33,26 @@ is 0 in float32 may count, log E_p e^z is summed in float64 from logits that err
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from rtdyn.analyses.influence import fused
+from rtdyn.analyses.influence import capped, fused
 from rtdyn.analyses.influence.block_sizes import block_sizes, slices
 from rtdyn.analyses.influence.logit_shift import NeuronBlock, coefficients, neuron_blocks
+from rtdyn.analyses.influence.pairs import DOUBLE_ROUNDING, EPSILON, SUM_ROUNDING, Z_ROUNDING, Pairs, moments
 from rtdyn.analyses.influence.position_block import PositionBlock, position_blocks
 from rtdyn.analyses.influence.unembedding import Projection, Unembedding, unembedding
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.errors import OverflowedError
 
-EPSILON = torch.finfo(torch.float32).eps
-PRODUCT_ROUNDING = {torch.float32: 2.0**-13, torch.bfloat16: 2.0**-6}
-"""Relative error of an entry of a product over a lane of types, by the precision of its factors: 2048 sums of ε/2, or
-three roundings to bfloat16, of 2⁻⁸ each: both factors and the result."""
-TF32_ROUNDING = 2.0**-9
-"""The same where CUDA may round float32 factors to TF32, by 2⁻¹¹ each."""
-SUM_ROUNDING = 24.0
-"""Error of S, terms included, in units of ε times itself."""
-Z_ROUNDING = 2.5
-"""Error of z in float32, in units of ε·max|z|."""
-DOUBLE_ROUNDING = 2.0**-40
-"""Error of μ − z_y in float64, in units of max|z|."""
 PAIR_BYTES = 256
 """What a pair takes while its block is at work: about thirty float64 numbers."""
+CAPPED_PAIR_BYTES = 400
+"""The same where the logits are capped: about fifty."""
 
 
 @dataclass(frozen=True)
@@ -77,27 +69,6 @@ class DeltaBlock:
     """float64, same shape: what float32 arithmetic may have added."""
     refined: int
     """Pairs that needed more than the second order."""
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """All pairs of a block of n positions and one of f neurons; float64 (n, f)."""
-
-    a: Tensor
-    """(D, n, f)."""
-    t: Tensor
-    z_target: Tensor
-    """z at the target."""
-    mean: Tensor
-    """μ = E_p z."""
-    variance: Tensor
-    """s² = Var_p z."""
-    variance_error: Tensor
-    """Round-off of s²."""
-    spread: Tensor
-    """R, a bound of max z − min z."""
-    largest: Tensor
-    """A bound of max |z|."""
 
 
 @dataclass(frozen=True)
@@ -132,16 +103,19 @@ def delta_blocks_together(
     captured: Capture, wanted: Sequence[Certified], memory_bytes: int
 ) -> Iterator[tuple[DeltaBlock, ...]]:
     """Block by block what `delta_blocks` gives for each of the wanted, whose logits take one product of the neurons."""
-    sizes = block_sizes(captured, memory_bytes // len(wanted), PAIR_BYTES)
+    # through a cap no projection of the shift is linear, so that one unembedding serves all
+    linear = captured.anatomy.readout.cap is None
+    sizes = block_sizes(captured, memory_bytes // len(wanted), PAIR_BYTES if linear else CAPPED_PAIR_BYTES)
     n, f = captured.activations.shape
-    unembeddings = [unembedding(captured, sizes, one.projection) for one in wanted]
+    projections = [one.projection for one in wanted] if linear else [None]
+    unembeddings = [unembedding(captured, sizes, by) for by in projections]
     for rows in slices(n, sizes.positions):
         positions = position_blocks(captured, unembeddings, rows, sizes)
         for neurons in slices(f, sizes.neurons):
-            of_neurons = neuron_blocks(captured, unembeddings, neurons)
+            blocks = zip(unembeddings, positions, neuron_blocks(captured, unembeddings, neurons), strict=True)
+            each = blocks if linear else list(blocks) * len(wanted)
             yield tuple(
-                delta_block(captured, one, u, at, of, sizes.lane)
-                for one, u, at, of in zip(wanted, unembeddings, positions, of_neurons, strict=True)
+                delta_block(captured, one, u, at, of, sizes.lane) for one, (u, at, of) in zip(wanted, each, strict=True)
             )
 
 
@@ -150,11 +124,8 @@ def delta_block(
 ) -> DeltaBlock:
     """Δ of one block. Raises InputError where the loss overflows."""
     assert isinstance(of.neurons, slice)
-    pairs = _pairs(at, of, *coefficients(captured, at, of), lane)
-    low, high = _second_order(pairs.mean, pairs.variance, pairs.variance_error, pairs.spread)
-    delta, half_width = (low + high) / 2 - pairs.z_target, (high - low) / 2
-    del low, high
-    rounding = DOUBLE_ROUNDING * pairs.largest
+    pairs = moments(at, of, *coefficients(captured, at, of), lane)
+    (delta, half_width, rounding), exactly = _bounds(wanted, u, at, of, pairs, lane)
     limits = [(m[at.rows], limit) for m, limit in zip(wanted.members, _limits(wanted, of), strict=True)]
     limits = [(member, limit) for member, limit in limits if member.any()]
     refined = 0
@@ -163,7 +134,7 @@ def delta_block(
         if len(widest) == 0:
             break
         row, neuron = widest.T
-        delta[row, neuron], rounding[row, neuron] = _sum_exactly(at, of, u, pairs, row, neuron)
+        delta[row, neuron], rounding[row, neuron] = exactly(row, neuron)
         half_width[row, neuron] = 0.0
         refined += len(widest)
     if not torch.isfinite(delta).all():
@@ -171,60 +142,31 @@ def delta_block(
     return DeltaBlock(at.rows, of.neurons, delta, half_width, rounding, refined)
 
 
+Exactly = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Δ and its round-off (k,) of the pairs at rows and neurons (k,), from sums over the whole vocabulary."""
+
+
+def _bounds(
+    wanted: Certified, u: Unembedding, at: PositionBlock, of: NeuronBlock, pairs: Pairs, lane: int
+) -> tuple[tuple[Tensor, Tensor, Tensor], Exactly]:
+    """Δ to second order, its half width and its round-off, (n, f) each; and what sums a pair exactly."""
+    if u.cap is None:
+        low, high = _second_order(pairs.mean, pairs.variance, pairs.variance_error, pairs.spread)
+        bounds = (low + high) / 2 - pairs.z_target, (high - low) / 2, DOUBLE_ROUNDING * pairs.largest
+        return bounds, partial(_sum_exactly, at, of, u, pairs)
+    through = capped.capped_pairs(at, of, pairs, lane)
+    if wanted.projection is None:
+        return capped.second_order(through, u.cap), partial(capped.sum_exactly, at, of, u, through)
+    nothing = torch.zeros_like(pairs.t)
+    unknown = nothing, torch.where(through.largest > 0, torch.inf, nothing), nothing.clone()
+    return unknown, partial(capped.sum_in_double, at, of, u, through, wanted.projection)
+
+
 def _limits(wanted: Certified, of: NeuronBlock) -> list[Tensor]:
     """For each class the tolerance of these neurons, float64 (f,)."""
     if isinstance(wanted.tolerance, float | int):
         return [torch.full_like(of.q_range, wanted.tolerance)] * len(wanted.members)
     return [limit[of.neurons] for limit in wanted.tolerance]
-
-
-def _pairs(at: PositionBlock, of: NeuronBlock, a: Tensor, t: Tensor, lane: int) -> _Pairs:
-    """First and second moments of z."""
-    precision = product_precision(t.device.type)
-    p_q2 = torch.zeros_like(t)
-    for types in slices(of.q.shape[1], lane):
-        p_q2 += at.p[:, types].to(precision) @ of.q[:, types].square().to(precision).T
-    p_q = at.row @ of.scaled.T
-    rounding = _product_rounding(t.device.type, precision)
-    variance_error = rounding * t.square() * p_q2
-    variance = t.square() * (p_q2 - p_q.square())
-    length = _product_rounding(t.device.type, torch.float32) * of.scaled.norm(dim=1)
-    for i, a_i in enumerate(a):
-        variance += 2 * a_i * t * (at.m_row[i] @ of.scaled.T)
-        variance_error += 2 * a_i.abs() * t.abs() * (at.m_covariance[i, i] * at.square_norm).sqrt() * length
-        for j, a_j in enumerate(a):
-            variance += a_i * a_j * at.m_covariance[i, j]
-    spread = t.abs() * of.q_range + (a.abs() * at.m_range).sum(0)
-    return _Pairs(
-        a=a,
-        t=t,
-        z_target=(a * at.m_target).sum(0) + t * (at.target_row @ of.scaled.T),
-        mean=t * p_q,
-        variance=variance.clamp_(min=0),
-        variance_error=variance_error,
-        spread=spread * (1 + 4 * EPSILON),
-        largest=largest_shift(at, of, a, t),
-    )
-
-
-def largest_shift(at: PositionBlock, of: NeuronBlock, a: Tensor, t: Tensor) -> Tensor:
-    """(n, f): no less than |z| of any type, float32's round-off of q and m included. a, t: of `coefficients`."""
-    return (t.abs() * of.q_largest + (a.abs() * at.m_largest).sum(0)) * (1 + 4 * EPSILON)
-
-
-@cache
-def product_precision(device: str) -> torch.dtype:
-    """bfloat16 on processors that multiply it natively, at several times the speed of float32; else float32."""
-    if device != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
-        return torch.float32
-    has = torch.cpu.get_capabilities()
-    return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32
-
-
-def _product_rounding(device: str, precision: torch.dtype) -> float:
-    if device == "cuda" and precision == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
-        return TF32_ROUNDING
-    return PRODUCT_ROUNDING[precision]
 
 
 def _second_order(mean: Tensor, variance: Tensor, error: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
@@ -254,7 +196,7 @@ def _widest(half_width: Tensor, rounding: Tensor, limits: list[tuple[Tensor, Ten
 
 
 def _sum_exactly(
-    at: PositionBlock, of: NeuronBlock, u: Unembedding, pairs: _Pairs, row: Tensor, neuron: Tensor
+    at: PositionBlock, of: NeuronBlock, u: Unembedding, pairs: Pairs, row: Tensor, neuron: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Δ of k pairs from sums over the whole vocabulary, and its round-off; both (k,)."""
     a, t = pairs.a[:, row, neuron], pairs.t[row, neuron]

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rtdyn.analyses.influence.bend import Bend
+from rtdyn.analyses.kernels.capped_sums import capped_sums
 from rtdyn.analyses.kernels.excess_sums import excess_sums
 from rtdyn.analyses.threads import in_threads
 
@@ -54,12 +56,58 @@ def unfused(p: Tensor, m: Tensor, q: Tensor, a: Tensor, t: Tensor, row: Tensor, 
     return result
 
 
+def capped_excess(
+    p: Tensor, m: Tensor, q: Tensor, bend: Bend, a: Tensor, t: Tensor, level: Tensor, row: Tensor, neuron: Tensor
+) -> Tensor:
+    """Σ_v p_v·(e^h − 1 − h) and Σ_v p_v·(h − S·z), h what the cap makes of z, of k pairs; float64 (2, k).
+
+    level: (k,), added to the z of `exponential_excess`, whose other arguments these are. |z| must exceed neither
+    LARGEST nor c/2.
+    """
+    if p.device.type == "cpu":
+        return _capped_fused(p, m, q, bend, a, t, level, row, neuron)
+    return capped_unfused(p, m, q, bend, a, t, level, row, neuron)
+
+
+def capped_unfused(
+    p: Tensor, m: Tensor, q: Tensor, bend: Bend, a: Tensor, t: Tensor, level: Tensor, row: Tensor, neuron: Tensor
+) -> Tensor:
+    """`capped_excess` in float64 (2, pairs), array by array."""
+    result = t.new_empty(2, len(t))
+    for some, z in shifts(m, q, a, t, row, neuron):
+        z += level[some, None]
+        slope, tau = bend.slope[row[some]].double(), torch.tanh(z / bend.cap)
+        h = bend.cap * slope * tau / (1 + bend.tangent[row[some]] * tau)
+        result[0, some] = (p[row[some]] * (torch.expm1(h) - h)).sum(1)
+        result[1, some] = (p[row[some]] * (h - slope * z)).sum(1)
+    return result
+
+
+def _capped_fused(
+    p: Tensor, m: Tensor, q: Tensor, bend: Bend, a: Tensor, t: Tensor, level: Tensor, row: Tensor, neuron: Tensor
+) -> Tensor:
+    order, edges = _tasks(p, q, row, neuron)
+    at, of = row[order].numpy(), neuron[order].numpy()
+    a_sorted, t_sorted, levels = (v[..., order].float().contiguous().numpy() for v in (a, t, level))
+    sums = np.zeros((len(order), 2))
+    arrays = p.numpy(), m.numpy(), q.numpy(), bend.tangent.numpy(), bend.slope.numpy()
+    cap = np.float32(bend.cap)
+
+    def run(task: int) -> None:
+        mine = slice(edges[task], edges[task + 1])
+        capped_sums(*arrays, a_sorted[:, mine], t_sorted[mine], levels[mine], cap, at[mine], of[mine], sums[mine])
+
+    in_threads(run, range(len(edges) - 1))
+    result = torch.empty(2, len(order), dtype=torch.float64)
+    result[:, order] = torch.from_numpy(sums.T)
+    return result
+
+
 def _fused(p: Tensor, m: Tensor, q: Tensor, a: Tensor, t: Tensor, row: Tensor, neuron: Tensor) -> Tensor:
-    order = torch.argsort(row // ROWS * len(q) + neuron)
+    order, edges = _tasks(p, q, row, neuron)
     at, of = row[order].numpy(), neuron[order].numpy()
     a_sorted, t_sorted = (v[..., order].float().contiguous().numpy() for v in (a, t))
     sums = np.zeros(len(order))
-    edges = np.searchsorted(at // ROWS, np.arange(len(p) // ROWS + 2))
     arrays = p.numpy(), m.numpy(), q.numpy()
 
     def run(task: int) -> None:
@@ -70,3 +118,9 @@ def _fused(p: Tensor, m: Tensor, q: Tensor, a: Tensor, t: Tensor, row: Tensor, n
     result = torch.empty(len(order), dtype=torch.float64)
     result[order] = torch.from_numpy(sums)
     return result
+
+
+def _tasks(p: Tensor, q: Tensor, row: Tensor, neuron: Tensor) -> tuple[Tensor, np.ndarray]:
+    """The order of the pairs (k,), and where in it each task's begin and end."""
+    order = torch.argsort(row // ROWS * len(q) + neuron)
+    return order, np.searchsorted(row[order].numpy() // ROWS, np.arange(len(p) // ROWS + 2))

@@ -51,6 +51,8 @@ class NeuronBlock:
     """(f,): max q − min q."""
     q_largest: Tensor
     """(f,): max |q|."""
+    level: Tensor
+    """(f,): what the mean row of the unembedding adds to q at every type, which counts where logits are capped."""
 
 
 def written_rows(captured: Capture, neurons: slice | Tensor) -> Tensor:
@@ -72,6 +74,7 @@ def neuron_blocks(captured: Capture, unembeddings: Sequence[Unembedding], neuron
     written = written_rows(captured, neurons)
     scaled = parts.readout.gain.double() * written
     first = unembeddings[0]
+    level = scaled @ first.mean
     q = torch.empty(len(unembeddings), len(scaled), len(first.fixed), device=scaled.device)
     for chunk, types in first.chunks():
         shift = scaled @ types.T
@@ -80,7 +83,7 @@ def neuron_blocks(captured: Capture, unembeddings: Sequence[Unembedding], neuron
     blocks = []
     for q_u in q:
         low, high = (v.double() for v in torch.aminmax(q_u, dim=1))
-        blocks.append(NeuronBlock(neurons, rows, written, scaled, q_u, high - low, torch.maximum(high, -low)))
+        blocks.append(NeuronBlock(neurons, rows, written, scaled, q_u, high - low, torch.maximum(high, -low), level))
     return blocks
 
 

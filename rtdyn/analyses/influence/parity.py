@@ -16,8 +16,9 @@ import transformers
 from torch import Tensor
 
 from rtdyn.analyses.influence.block_sizes import block_sizes, slices
-from rtdyn.analyses.influence.certified import EPSILON, PAIR_BYTES, Certified, delta_block
+from rtdyn.analyses.influence.certified import PAIR_BYTES, Certified, delta_block
 from rtdyn.analyses.influence.logit_shift import neuron_blocks
+from rtdyn.analyses.influence.pairs import EPSILON
 from rtdyn.analyses.influence.position_block import position_block
 from rtdyn.analyses.influence.unembedding import unembedding
 from rtdyn.capture.forward_pass import Capture
@@ -86,4 +87,4 @@ def _ours(captured: Capture, neurons: list[int], memory_bytes: int) -> Iterator[
             delta_block(captured, exactly, u, at, neuron_blocks(captured, [u], slice(i, i + 1))[0], sizes.lane).delta
             for i in neurons
         ]
-        yield rows, at.m[0] + u.fixed - at.log_total, torch.cat(deltas, dim=1)
+        yield rows, at.log_probabilities(u), torch.cat(deltas, dim=1)

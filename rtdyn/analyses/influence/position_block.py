@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from rtdyn.analyses.influence.bend import Bend, BendOf, along_types
 from rtdyn.analyses.influence.block_sizes import Sizes, slices
 from rtdyn.analyses.influence.unembedding import Unembedding, centred
 from rtdyn.capture.forward_pass import Capture
@@ -50,7 +51,7 @@ class PositionBlock:
     square_norm: Tensor
     """(n, 1): E_p ‖u‖²."""
     log_total: Tensor
-    """(n, 1): log p = m + b less this, and, where shifts are projected, `Unembedding.logits` less this."""
+    """(n, 1): log p = m + b less this, and, where shifts are projected or capped, `Unembedding.logits` less this."""
     m_covariance: Tensor
     """(D, D, n, 1): E_p[m·m]."""
     m_range: Tensor
@@ -59,6 +60,15 @@ class PositionBlock:
     """(D, n, 1): max |m|."""
     m_target: Tensor
     """(D, n, 1): m at the target."""
+    bend: Bend | None = field(default=None, kw_only=True)
+    """Where the logits are capped."""
+
+    def log_probabilities(self, u: Unembedding) -> Tensor:
+        """log p, float64 (n, V), up to the round-off of m, without a projection."""
+        logits = self.m[0] + u.fixed
+        if self.bend is not None:
+            logits = u.capped(logits.add_(self.bend.level[0]))
+        return logits.sub_(self.log_total)
 
 
 def position_block(captured: Capture, u: Unembedding, rows: slice, sizes: Sizes) -> PositionBlock:
@@ -69,7 +79,10 @@ def position_block(captured: Capture, u: Unembedding, rows: slice, sizes: Sizes)
 def position_blocks(
     captured: Capture, unembeddings: Sequence[Unembedding], rows: slice, sizes: Sizes
 ) -> list[PositionBlock]:
-    """The block by each of the projections of one unembedding, whose products with the logits are made once."""
+    """The block by each of the projections of one unembedding, whose products with the logits are made once.
+
+    Where the logits are capped, one unembedding without a projection.
+    """
     readout = captured.anatomy.readout
     x = centred(captured, captured.residual[rows].double())
     variance = x.square().mean(1, keepdim=True) + readout.epsilon
@@ -85,9 +98,17 @@ def position_blocks(
     all_m = torch.empty(len(unembeddings), d, *p.shape, device=x.device)
     arrays = d + 2 + (d if len(unembeddings) > 1 else 0)
     work = torch.empty(arrays, sizes.softmax_rows, vocabulary, dtype=torch.float64, device=x.device)
+    bend = None if readout.cap is None else BendOf(unembeddings[0], len(x))
     parts = [
         _averages(
-            unembeddings, factors[:, some], targets[some], p[some], all_m[:, :, some], work[:, : some.stop - some.start]
+            unembeddings,
+            factors[:, some],
+            targets[some],
+            p[some],
+            all_m[:, :, some],
+            work[:, : some.stop - some.start],
+            some,
+            bend,
         )
         for some in slices(len(x), sizes.softmax_rows)
     ]
@@ -101,17 +122,25 @@ def position_blocks(
             for m_i, m_row_i in zip(m, m_row, strict=True):
                 m_row_i += (p[:, lane] * m_i[:, lane]) @ types
         target_row = u.project(u.at(targets), targets)
-        blocks.append(PositionBlock(rows, x, variance, mlp, factors, p, m, m_row, target_row, *averages))
+        block = PositionBlock(rows, x, variance, mlp, factors, p, m, m_row, target_row, *averages)
+        blocks.append(block if bend is None else replace(block, bend=bend.result(p, m, targets, sizes.lane)))
     return blocks
 
 
 def _averages(
-    unembeddings: Sequence[Unembedding], factors: Tensor, targets: Tensor, p_out: Tensor, m_out: Tensor, work: Tensor
+    unembeddings: Sequence[Unembedding],
+    factors: Tensor,
+    targets: Tensor,
+    p_out: Tensor,
+    m_out: Tensor,
+    work: Tensor,
+    some: slice,
+    bend: BendOf | None,
 ) -> list[tuple[Tensor, ...]]:
     """Fills p (n, V) and m (projections, D, n, V) of some positions; returns PositionBlock's row to m_target of each.
 
     factors: (D, n, d), of which m is the product with the unembedding; the first is γ∘x/σ. work: float64 (D + 2, n, V),
-    with D more where there are several projections.
+    with D more where there are several projections. bend: gets what there is of `some`, where logits are capped.
     """
     d = len(factors)
     logits, p, weighted, moved = work[:d], work[d], work[d + 1], work[d + 2 :]
@@ -120,6 +149,8 @@ def _averages(
         for factor, of_factor in zip(factors, logits, strict=True):
             torch.mm(factor, rows.T, out=of_factor[:, chunk])
     torch.add(logits[0], first.fixed, out=p)
+    level = factors @ first.mean[:, None]
+    bent = None if bend is None else bend.capped(some, p.add_(level[0]))
     largest = p.amax(1, keepdim=True)
     p -= largest
     p.exp_()
@@ -131,7 +162,11 @@ def _averages(
     averages = []
     for i, u in enumerate(unembeddings):
         m = logits if i == len(unembeddings) - 1 else moved.copy_(logits)
-        averages.append(_projected(u, factors, targets, p, row, log_total, m, weighted, m_out[i]))
+        centre, *of_u = _projected(u, factors, targets, p, row, log_total, m, weighted, m_out[i])
+        averages.append(tuple(of_u))
+        if bend is not None and bent is not None:
+            level += centre
+            bend.add(p, m, bent, level, of_u[-1][0] + level[0] + u.fixed[targets, None])
     return averages
 
 
@@ -154,8 +189,8 @@ def _projected(
     weighted: Tensor,
     m_out: Tensor,
 ) -> tuple[Tensor, ...]:
-    """PositionBlock's row to m_target. row: (n, d), E_p u. m: float64 (D, n, V), as it is without u's projection, which
-    is overwritten, as `weighted` (n, V) is; m_out: float32, filled."""
+    """E_p m (D, n, 1), and PositionBlock's row to m_target. row: (n, d), E_p u. m: float64 (D, n, V), as it is without
+    u's projection, which is overwritten, as `weighted` (n, V) is; m_out: float32, filled."""
     kept = None if u.projection is None else u.projection.kept
     if u.projection is not None:
         for m_i, along in zip(m, factors @ u.along, strict=True):
@@ -164,25 +199,21 @@ def _projected(
             m_i.addr_(along, u.projection.direction, alpha=-1)
         row = row.clone() if kept is None else _mean_row(u, torch.mul(p, kept, out=weighted))
         row.addr_(p @ u.projection.direction, u.along, alpha=-1)
-    centre = _along_types(m, p)
+    centre = along_types(m, p)
     m -= centre
     m_out.copy_(m)
-    covariance = torch.stack([_along_types(m, torch.mul(p, m_i, out=weighted)) for m_i in m])
+    covariance = torch.stack([along_types(m, torch.mul(p, m_i, out=weighted)) for m_i in m])
     low, high = (v.double() for v in torch.aminmax(m_out, dim=2, keepdim=True))
     return (
+        centre,
         row,
         p @ u.square_norm[:, None],
-        log_total - centre[0] if u.projection is None else log_total,
+        log_total - centre[0] if u.projection is None and u.cap is None else log_total,
         covariance,
         high - low,
         torch.maximum(high, -low),
         m.gather(2, targets.expand(len(m), -1)[..., None]),
     )
-
-
-def _along_types(m: Tensor, weights: Tensor) -> Tensor:
-    """(D, n, 1): Σ_v weights·m of m (D, n, V) and weights (n, V), without an array of that size."""
-    return torch.stack([(m_i[:, None] @ weights[:, :, None])[:, 0] for m_i in m])
 
 
 def _mlp(captured: Capture, rows: slice, sizes: Sizes) -> Mlp | None:

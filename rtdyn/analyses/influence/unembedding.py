@@ -33,7 +33,7 @@ class Unembedding:
     centred: Tensor | None
     """float64 (V, d): u_v less the mean row, where there is room."""
     fixed: Tensor
-    """float64 (V,): b, up to a constant."""
+    """float64 (V,): b, up to a constant; b itself where the logits are capped."""
     square_norm: Tensor
     """float64 (V,): ‖u_v‖² of the centred rows, projected."""
     types: int
@@ -41,6 +41,8 @@ class Unembedding:
     """What is done to every shift."""
     along: Tensor
     """float64 (d,): Σ_v û_v·u_v of the projection's û, or 0."""
+    cap: float | None = None
+    """c, where a logit l becomes c·tanh(l/c)."""
 
     def at(self, types: Tensor | slice) -> Tensor:
         """float64 (k, d): these types' centred rows."""
@@ -67,10 +69,18 @@ class Unembedding:
 
     def logits(self, normed: Tensor) -> Tensor:
         """float64 (n, V), up to a constant a row, of normalised streams γ∘x/σ (n, d)."""
+        return self.capped(self.before_cap(normed))
+
+    def before_cap(self, normed: Tensor) -> Tensor:
+        """float64 (n, V): the same before a cap; up to a constant a row where there is none."""
         result = self.fixed.expand(len(normed), -1).clone()
         for chunk, rows in self.chunks():
             result[:, chunk] += normed @ rows.T
-        return result
+        return result if self.cap is None else result.add_((normed @ self.mean)[:, None])
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """The logits (n, V), overwritten, through the cap where there is one."""
+        return logits if self.cap is None else logits.div_(self.cap).tanh_().mul_(self.cap)
 
     def chunks(self, start: int = 0) -> Iterator[tuple[slice, Tensor]]:
         """The centred rows from `start` on, some at a time: which, and float64 (types, d), overwritten by the next."""
@@ -99,7 +109,9 @@ def unembedding(captured: Capture, sizes: Sizes, projection: Projection | None =
     if readout.bias is not None:
         fixed += readout.bias.double()
     along = torch.zeros_like(mean)
-    result = Unembedding(rows, mean, centred, fixed, square_norm, sizes.types, projection, along)
+    if readout.cap is not None:
+        fixed += mean @ readout.shift.double()
+    result = Unembedding(rows, mean, centred, fixed, square_norm, sizes.types, projection, along, readout.cap)
     if projection is not None:
         for chunk, u in result.chunks():
             along += projection.direction[chunk] @ u

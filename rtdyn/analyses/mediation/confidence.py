@@ -23,8 +23,9 @@ from torch import Tensor
 from rtdyn.analyses.influence import fused
 from rtdyn.analyses.influence.ablation import MEMORY_BYTES
 from rtdyn.analyses.influence.block_sizes import block_sizes, slices
-from rtdyn.analyses.influence.certified import DOUBLE_ROUNDING, EPSILON, SUM_ROUNDING, Z_ROUNDING, largest_shift
+from rtdyn.analyses.influence.capped import capped_logits, shift_level
 from rtdyn.analyses.influence.logit_shift import NeuronBlock, coefficients, neuron_block
+from rtdyn.analyses.influence.pairs import DOUBLE_ROUNDING, EPSILON, SUM_ROUNDING, Z_ROUNDING, largest_shift
 from rtdyn.analyses.influence.position_block import PositionBlock, position_block
 from rtdyn.analyses.influence.unembedding import Unembedding, unembedding
 from rtdyn.analyses.mediation.surprise import Surprise, Weighted, surprise
@@ -113,7 +114,8 @@ def confidence(
         for some in slices(len(neurons), sizes.neurons):
             of = neuron_block(captured, u, index[some])
             a, t = coefficients(captured, at, of)
-            changes[:, rows, some], again = _changes(at, of, u, surprised, a, t, log_f, tolerance)
+            change = _changes if u.cap is None else _changes_through_cap
+            changes[:, rows, some], again = change(at, of, u, surprised, a, t, log_f, tolerance)
             doubled += again
     classes = {c.name: _class(captured, c.name, before, changes, cluster) for c in captured.positions.classes}
     return Confidence(neurons, classes, doubled / max(1, n * len(neurons)))
@@ -191,6 +193,27 @@ def _changes(
     return result, len(again)
 
 
+def _changes_through_cap(
+    at: PositionBlock,
+    of: NeuronBlock,
+    u: Unembedding,
+    surprised: Surprise,
+    a: Tensor,
+    t: Tensor,
+    log_f: Tensor,
+    tolerance: float,
+) -> tuple[Tensor, int]:
+    """`_changes` where the logits are capped: every pair takes float64."""
+    level, largest = shift_level(at, of, a, t), largest_shift(at, of, a, t)
+    result = torch.zeros(3, *t.shape, dtype=torch.float64, device=t.device)
+    row, neuron = (largest + level.abs() > 0).nonzero().T
+    of_pairs = a[:, row, neuron], t[row, neuron], level[row, neuron]
+    largest = largest[row, neuron]
+    for some, _, logits in capped_logits(at, of, u, *of_pairs, row, neuron):
+        result[:, row[some], neuron[some]] = _of_distributions(logits, surprised, row[some], largest[some], log_f)
+    return result, len(row)
+
+
 def _tilted(
     mean: Tensor, excess: Tensor, slope: Tensor, moved: Tensor, g: Weighted, largest: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -233,14 +256,26 @@ def _directly(
     for some, z in fused.shifts(at.m, of.q, a, t, row, neuron):
         positions, place = row[some].unique(return_inverse=True)
         logits = u.logits(at.factors[0, positions])[place].add_(z)
-        values = []
-        for logits_of, reference in ((logits, 0.0), (logits[:, : surprised.known], log_f)):
-            log_p = torch.log_softmax(logits_of, dim=1)
-            p, g = log_p.exp(), log_p - reference
-            mean = (p * g).sum(1)
-            values.append((mean, (p * (g - mean[:, None]).abs()).sum(1)))
-        (entropy, spread), (kl, kl_spread) = values
-        result[0, some] = -entropy - surprised.entropy[row[some]]
-        result[1, some] = kl - surprised.kl[row[some]]
-        result[2, some] = Z_ROUNDING * EPSILON * largest[some] * torch.maximum(spread, kl_spread)
+        result[:, some] = _of_distributions(logits, surprised, row[some], largest[some], log_f)
     return result
+
+
+def _of_distributions(logits: Tensor, surprised: Surprise, row: Tensor, largest: Tensor, log_f: Tensor) -> Tensor:
+    """Changes of entropy and KL and their round-off (3, k), of k pairs by their logits after ablation (k, V).
+
+    row (k,): their positions; `largest` (k,): a bound of the |z| that is float32; log_f: (S,).
+    """
+    values = []
+    for logits_of, reference in ((logits, 0.0), (logits[:, : surprised.known], log_f)):
+        log_p = torch.log_softmax(logits_of, dim=1)
+        p, g = log_p.exp(), log_p - reference
+        mean = (p * g).sum(1)
+        values.append((mean, (p * (g - mean[:, None]).abs()).sum(1)))
+    (entropy, spread), (kl, kl_spread) = values
+    return torch.stack(
+        [
+            -entropy - surprised.entropy[row],
+            kl - surprised.kl[row],
+            Z_ROUNDING * EPSILON * largest * torch.maximum(spread, kl_spread),
+        ]
+    )

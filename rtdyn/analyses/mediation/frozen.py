@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from rtdyn.analyses.influence.ablation import MEMORY_BYTES, TOLERANCE, ClassInfluence
-from rtdyn.analyses.influence.certified import DOUBLE_ROUNDING, Certified, DeltaBlock, delta_blocks_together
+from rtdyn.analyses.influence.certified import Certified, DeltaBlock, delta_blocks_together
+from rtdyn.analyses.influence.pairs import DOUBLE_ROUNDING
 from rtdyn.analyses.influence.unembedding import Projection
 from rtdyn.analyses.statistics import as_numpy, clusters, indicator, jackknife_se
 from rtdyn.capture.forward_pass import Capture

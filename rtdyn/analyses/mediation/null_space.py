@@ -34,15 +34,16 @@ def null_space(captured: Capture, k: int | None = None) -> NullSpace:
 
     w̃ is taken in the singular directions of U·diag(γ), as with the norm folded into the unembedding [CR]. Where the
     norm centres, only directions orthogonal to the constant one count, which rows cannot have. Rows of U are centred
-    over the vocabulary. A random direction's share is k over the number of directions, on average. Takes O(d²)
-    memory. Raises ValueError unless k lies between 1 and that number less one.
+    over the vocabulary, but where the logits are capped: there a constant added to all logits moves probabilities. A
+    random direction's share is k over the number of directions, on average. Takes O(d²) memory. Raises ValueError
+    unless k lies between 1 and that number less one.
     """
     readout = captured.anatomy.readout
     rows = readout.unembedding
     written = written_rows(captured, slice(None))
     scale = readout.gain.double()
     d = rows.shape[1]
-    mean = rows.mean(0, dtype=torch.float64)
+    mean = rows.mean(0, dtype=torch.float64) if readout.cap is None else 0.0
     gram = torch.zeros(d, d, dtype=torch.float64, device=rows.device)
     for chunk in slices(len(rows), 4096):
         gram += inner_products(rows[chunk].double() - mean)

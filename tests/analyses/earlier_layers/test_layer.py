@@ -32,6 +32,9 @@ CONFIGS: dict[str, Any] = {
     "llama": transformers.LlamaConfig(num_key_value_heads=2, tie_word_embeddings=True, **{**GATED, **THREE}),
     "olmo": transformers.OlmoConfig(tie_word_embeddings=False, **{**GATED, **THREE}),
     "olmo2": transformers.Olmo2Config(num_key_value_heads=2, tie_word_embeddings=False, **{**GATED, **THREE}),
+    "gemma2": transformers.Gemma2Config(
+        final_logit_softcapping=5.0, attn_logit_softcapping=5.0, sliding_window=16, **{**GEMMA, **THREE}
+    ),
     "gemma3_text": transformers.Gemma3TextConfig(
         **{**GEMMA, **BY_KIND, **THREE, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
     ),

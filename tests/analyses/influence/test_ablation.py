@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from support.brute_force import brute_force_deltas
 from torch import Tensor
 
-from rtdyn.analyses.influence import certified
+from rtdyn.analyses.influence import pairs
 from rtdyn.analyses.influence.ablation import influence
 from rtdyn.analyses.influence.block_sizes import block_sizes
-from rtdyn.analyses.influence.certified import DeltaBlock, delta_blocks
+from rtdyn.analyses.influence.certified import PAIR_BYTES, DeltaBlock, delta_blocks
 from rtdyn.analyses.statistics import clustered_se, jackknife_se
 from rtdyn.capture.collect import NeuronMoments
 from rtdyn.capture.forward_pass import Capture
@@ -102,7 +102,7 @@ def test_exact_deltas_match_float64_brute_force(step: int, captured: Callable[[i
 def test_every_interval_holds_the_true_delta(
     step: int, precision: torch.dtype, captured: Callable[[int], Capture], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(certified, "product_precision", lambda device: precision)
+    monkeypatch.setattr(pairs, "product_precision", lambda device: precision)
     one = captured(step)
     positions, neurons = torch.arange(0, len(one.residual), 3), torch.arange(0, 512, 5)
     expected = brute_force_deltas(one, positions, neurons)
@@ -174,7 +174,7 @@ def test_intervals_hold_for_random_models_of_any_scale(seed: int, scale: float) 
         assert within(block, expected)
 
 
-def with_readout(captured: Capture, **changes: Tensor) -> Capture:
+def with_readout(captured: Capture, **changes: Tensor | float | None) -> Capture:
     return replace(captured, anatomy=replace(captured.anatomy, readout=replace(captured.anatomy.readout, **changes)))
 
 
@@ -267,7 +267,7 @@ def test_block_size_changes_nothing_but_round_off(captured: Callable[[int], Capt
     one = captured(4000)
     whole = all_deltas(one, 1e-5)
     split = all_deltas(one, 1e-5, memory_bytes=32 * 2560 * 37)
-    sizes = block_sizes(one, 32 * 2560 * 37, certified.PAIR_BYTES)
+    sizes = block_sizes(one, 32 * 2560 * 37, PAIR_BYTES)
     assert sizes.positions < len(one.residual) and sizes.neurons < 512 and not sizes.held
     assert split.delta.shape == whole.delta.shape
     open_ = sum(block.half_width + block.rounding for block in (whole, split))
@@ -380,7 +380,7 @@ def test_a_neuron_that_writes_nearly_the_whole_stream_gives_a_number(scale: floa
 
 def test_equal_types_that_hold_all_mass_stay_inside_bfloat16s_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     for precision in (torch.bfloat16, torch.float32):
-        monkeypatch.setattr(certified, "product_precision", lambda device, precision=precision: precision)
+        monkeypatch.setattr(pairs, "product_precision", lambda device, precision=precision: precision)
         one = synthetic(seed=9, n=40, v=2048, scale=0.05)
         rows = one.anatomy.readout.unembedding.clone()
         rows[:255] = rows[0]

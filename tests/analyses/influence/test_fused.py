@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rtdyn.analyses.influence import fused
-from rtdyn.analyses.influence.certified import EPSILON, Z_ROUNDING
+from rtdyn.analyses.influence.pairs import EPSILON, Z_ROUNDING
 
 
 def pairs(seed: int, n: int, f: int, v: int, directions: int, size: float, k: int) -> tuple[Tensor, ...]:

@@ -154,6 +154,8 @@ FAULTS: dict[str, tuple[str, str, Change]] = {
     "norm of another kind": ("gpt2", READOUT, of_readout(centred=lambda centred: not centred)),
     "final norm's epsilon": ("olmo", READOUT, of_readout(epsilon=lambda epsilon: 0.1)),
     "gain without its one": ("gemma", READOUT, of_readout(gain=lambda gain: gain - 1)),
+    "cap dropped": ("gemma2", READOUT, of_readout(cap=lambda cap: None)),
+    "cap of another size": ("vaultgemma", READOUT, of_readout(cap=lambda cap: 1.01 * cap)),
     "bias of the head dropped": ("phi", READOUT, of_readout(bias=lambda bias: None)),
     "rows of the head": ("llama-tied", READOUT, of_readout(unembedding=lambda rows: rows.roll(1, 0))),
     "output rows of others": ("gpt_neox-sequential", CLOSED_FORM, rows_of(lambda rows: rows.roll(1, 0))),

@@ -61,7 +61,7 @@ def logits_of(captured: Capture, neurons: list[int]) -> tuple[Tensor, Tensor]:
         x = r - r.mean(-1, keepdim=True) if readout.centred else r
         normed = rms(x, readout.epsilon) * readout.gain.double() + readout.shift.double()
         bias = 0.0 if readout.bias is None else readout.bias.double()
-        return normed @ readout.unembedding.double().T + bias
+        return readout.capped(normed @ readout.unembedding.double().T + bias)
 
     def written(acts: Tensor) -> Tensor:
         out = acts @ rows
