@@ -6,6 +6,7 @@ to twenty times as long as one thread.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -21,7 +22,7 @@ R = TypeVar("R")
 def in_threads(function: Callable[[T], R], parts: Iterable[T]) -> list[R]:
     """The function of each part, in their order. It must let go of the GIL where it is to gain by several threads."""
     threads = torch.get_num_threads()
-    with _blas().limit(limits=1, user_api="blas"):
+    with _blas("scipy.linalg" in sys.modules).limit(limits=1, user_api="blas"):
         if threads == 1:
             return [function(part) for part in parts]
         with ThreadPoolExecutor(threads) as pool:
@@ -29,6 +30,6 @@ def in_threads(function: Callable[[T], R], parts: Iterable[T]) -> list[R]:
 
 
 @cache
-def _blas() -> ThreadpoolController:
-    # looking for the libraries takes a millisecond; NumPy's is loaded by now
+def _blas(scipy: bool) -> ThreadpoolController:
+    # looking for the libraries takes a millisecond; NumPy's is loaded by now, and SciPy's own where SciPy is
     return ThreadpoolController()

@@ -22,7 +22,7 @@ from rtdyn.analyses.group import Group
 from rtdyn.analyses.groups.correlations import CHUNK_BYTES, eigenvalues, fits_gram, gram, standardised
 from rtdyn.analyses.groups.measure import GroupValues, activations_by_half, measure_if_defined, rows_of_half
 from rtdyn.analyses.groups.sequential import FIRST
-from rtdyn.analyses.groups.squared_correlations import squared_correlations, unbiased_participation_ratio
+from rtdyn.analyses.groups.squared_correlations import of_pieces, squared_correlations, unbiased_participation_ratio
 from rtdyn.undefined import Undefined
 
 VARIANCE_SHARE = 0.95
@@ -61,10 +61,11 @@ def dimensionality(context: Context) -> Dimensionality:
     """Effective dimensionality of each group's activations beside its nulls."""
     z = [standardised(activations)[0] for activations in activations_by_half(context)]
     # sets of a null together have more pairs of neurons than the layer, unless groups are small beside it
-    once = _pairs(context.groups, len(z[0])) >= z[0].shape[1] ** 2 and fits_gram(z[0].shape[1])
-    whole = [gram(of_half) if once else None for of_half in z]
+    once = _pairs(context.groups, len(z[0])) >= z[0].shape[1] ** 2
+    whole = [gram(of_half) if once and fits_gram(of_half.shape[1]) else None for of_half in z]
     cluster = context.clusters[context.captured.positions.window]
-    squares = [squared_correlations(z[half], cluster[rows_of_half(context, half)]) for half in (0, 1)]
+    by_piece = [of_pieces(z[half], cluster[rows_of_half(context, half)]) for half in (0, 1)]
+    squares = [squared_correlations(of) if once and not isinstance(of, Undefined) else of for of in by_piece]
 
     def statistic(half: int, sets: np.ndarray) -> Mapping[str, np.ndarray]:
         values, of_half = set_dimensionality(z[half], sets, whole=whole[half]), squares[half]

@@ -17,6 +17,7 @@ from torch import Tensor
 from rtdyn.analyses.groups.correlations import standardised
 from rtdyn.analyses.groups.heavytail import HALF, TENTH, Spectra, hill_of_spectra, undefined
 from rtdyn.analyses.groups.weightwatcher import squared_singular_values, weightwatcher_alpha
+from rtdyn.analyses.threads import in_threads
 from rtdyn.undefined import Undefined
 
 LEAST_SIDE, LARGEST_SIDE = 16, 1024
@@ -53,7 +54,8 @@ def pooled_eigenvalues(matrix: Tensor) -> np.ndarray | Undefined:
         return Undefined(f"the shorter side of the matrix is {min(matrix.shape)}, under {LEAST_SIDE}")
     if not bool(torch.isfinite(matrix).all()):
         return Undefined("the matrix holds values that are not finite")
-    return -np.sort(-np.concatenate([squared_singular_values(part) for part in square_submatrices(matrix)]))
+    each = map if matrix.device.type != "cpu" else in_threads
+    return -np.sort(-np.concatenate(list(each(squared_singular_values, square_submatrices(matrix)))))
 
 
 def square_submatrices(matrix: Tensor) -> Iterator[Tensor]:

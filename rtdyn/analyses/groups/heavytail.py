@@ -160,5 +160,5 @@ def _mean_log_excess(logs: np.ndarray, k: np.ndarray) -> np.ndarray:
 def _least_ks(logs: np.ndarray, min_k: int) -> np.ndarray:
     """int64 (s,): the k of least distance, the larger of equals; 0 where none is allowed. logs: (s, n) descending."""
     positive = np.isfinite(logs).sum(1)
-    found = [least_ks(row[:n], max(1, min_k), EQUAL) for row, n in zip(logs, positive, strict=True)]
+    found = [least_ks(row[:n], max(1, min_k), EQUAL, 0, 0.0) for row, n in zip(logs, positive, strict=True)]
     return np.array(found, dtype=np.int64)

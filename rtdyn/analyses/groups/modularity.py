@@ -24,7 +24,7 @@ from rtdyn.analyses.groups.measure import (
     rows_of_half,
     too_large,
 )
-from rtdyn.analyses.groups.permuted import beside_permuted
+from rtdyn.analyses.groups.permuted import beside_permuted, permuted_correlations
 from rtdyn.analyses.groups.segregation import (
     mean_correlation,
     mean_correlation_reasons,
@@ -165,36 +165,63 @@ def _presets(
     r: Sequence[Tensor], halves: Sequence[_Measured], groups: Mapping[str, Group | Undefined], seed: int
 ) -> Mapping[str, Mapping[str, GroupValue | Undefined]]:
     """By metric of PRESETS and group, in as many threads as torch has. r: (F, F) of each of both halves."""
-    wanted = [(metric, name) for metric in PRESETS for name in groups]
-    values = in_threads(lambda key: _own_graph(r, halves, groups[key[1]], PRESETS[key[0]], seed), wanted)
-    by_key = dict(zip(wanted, values, strict=True))
-    return {metric: {name: by_key[metric, name] for name in groups} for metric in PRESETS}
+    values = in_threads(lambda group: _own_graphs(r, halves, group, seed), groups.values())
+    return {metric: {name: of[metric] for name, of in zip(groups, values, strict=True)} for metric in PRESETS}
 
 
-def _own_graph(
-    r: Sequence[Tensor], halves: Sequence[_Measured], group: Group | Undefined, threshold: float | None, seed: int
-) -> GroupValue | Undefined:
-    """Q of one group's own graph beside both of its nulls. r: (F, F) of each of both halves."""
+def _own_graphs(
+    r: Sequence[Tensor], halves: Sequence[_Measured], group: Group | Undefined, seed: int
+) -> Mapping[str, GroupValue | Undefined]:
+    """By metric of PRESETS, of one group, whose activations are permuted once. r: (F, F) of each of both halves."""
     if isinstance(group, Undefined):
-        return group
-    measured = [(r[1 - half], members) for half, members in enumerate(group.members)]
-    for there, members in measured:
-        why = too_large(members, LARGEST_REWIRED) or modularity_reason(there, members, threshold=threshold)
-        if why is not None:
-            return why
-    rewired = [rewired_z(there, members[None], threshold=threshold, seed=seed) for there, members in measured]
-    permuted = []
+        return dict.fromkeys(PRESETS, group)
+    why = too_large(group.members[0], LARGEST_REWIRED) or too_large(group.members[1], LARGEST_REWIRED)
+    if why is not None:
+        return dict.fromkeys(PRESETS, why)
+    measured = []
     for half, members in enumerate(group.members):
         other = halves[1 - half]
         columns = other.activations[:, torch.from_numpy(members).to(other.activations.device)]
-        permuted.append(beside_permuted(columns, other.window, threshold, seed=seed))
+        permuted = permuted_correlations(columns, other.window, seed=seed)
+        measured.append(_MeasuredGroup(r[1 - half], members, columns, other.window, permuted))
+    return {metric: _own_graph(measured, threshold, seed) for metric, threshold in PRESETS.items()}
+
+
+@dataclass(frozen=True)
+class _MeasuredGroup:
+    """What one half chose, on the other."""
+
+    r: Tensor
+    """(F, F)."""
+    members: np.ndarray
+    """(n,)."""
+    activations: Tensor
+    """(N, n)."""
+    window: np.ndarray
+    """int (N,)."""
+    permuted: Sequence[Tensor]
+    """(n, n) each, of `permuted_correlations`."""
+
+
+def _own_graph(measured: Sequence[_MeasuredGroup], threshold: float | None, seed: int) -> GroupValue | Undefined:
+    """Q of one group's own graph beside both of its nulls."""
+    for of in measured:
+        why = modularity_reason(of.r, of.members, threshold=threshold)
+        if why is not None:
+            return why
+    rewired = [rewired_z(of.r, of.members[None], threshold=threshold, seed=seed) for of in measured]
+    permuted = [
+        beside_permuted(of.activations, of.window, threshold, seed=seed, permuted=of.permuted) for of in measured
+    ]
     nulls = {
         "rewired": _of_both(
             [Comparison(float(h.null_mean[0]), float(h.null_sd[0]), float(h.p_value[0])) for h in rewired]
         ),
         "permuted": _of_both(permuted),
     }
-    return GroupValue(float(np.mean([h.modularity[0] for h in rewired])), min(map(len, group.members)), nulls)
+    return GroupValue(
+        float(np.mean([h.modularity[0] for h in rewired])), min(len(of.members) for of in measured), nulls
+    )
 
 
 def _of_both(halves: Sequence[Comparison | Undefined]) -> Comparison | Undefined:

@@ -19,7 +19,7 @@ from rtdyn.analyses.statistics import as_numpy
 
 BLOCK = 1024
 """Rows of the correlation matrix whose weights are made at a time."""
-LOOP_NEURONS, LOOP_SHARE = 512, 0.2
+LOOP_NEURONS, LOOP_SHARE = 512, 0.15
 """Neurons, and share of the layer, up to which a set's sums inside are cheaper in a loop, on one CPU thread."""
 
 
@@ -100,21 +100,27 @@ def inside_by_product(r: Tensor, sets: np.ndarray, least: float) -> np.ndarray:
     members = torch.zeros(len(sets), len(r), device=r.device)
     members.scatter_(1, torch.from_numpy(sets).to(r.device), 1.0)
     sums = torch.zeros(3, len(sets), dtype=torch.float64, device=r.device)
-    for rows, parts in weight_blocks(r, least):
+    for rows, parts in weight_blocks(r, least, later=True):
         for total, values in zip(sums, parts, strict=True):
-            total += (members @ values.T * members[:, rows]).double().sum(1)
-    return as_numpy(sums / 2)
+            total += (members[:, rows.start :] @ values.T * members[:, rows]).double().sum(1)
+    return as_numpy(sums)
 
 
-def weight_blocks(r: Tensor, least: float) -> Iterator[tuple[slice, tuple[Tensor, Tensor, Tensor]]]:
+def weight_blocks(
+    r: Tensor, least: float, *, later: bool = False
+) -> Iterator[tuple[slice, tuple[Tensor, Tensor, Tensor]]]:
     """Some rows of r (F, F) at a time, and their weights, edges and r, float32 (rows, F).
 
-    All are 0 for undefined pairs and for a neuron with itself. least: the smallest |r| of an edge.
+    All are 0 for undefined pairs and for a neuron with itself. least: the smallest |r| of an edge. later: with later
+    neurons only, (rows, F − start) from the first of the rows on, and 0 for earlier ones there.
     """
     for start in range(0, len(r), BLOCK):
         rows = slice(start, min(start + BLOCK, len(r)))
-        values = r[rows].nan_to_num(nan=0.0)
-        values.diagonal(start).zero_()
+        values = r[rows, start if later else 0 :].nan_to_num(nan=0.0)
+        if later:
+            values.triu_(1)
+        else:
+            values.diagonal(start).zero_()
         weights = values.abs()
         # the least of no threshold is too small for float32
         edges = (weights >= least if least >= torch.finfo(weights.dtype).tiny else weights > 0).float()

@@ -1,8 +1,10 @@
 """weightwatcher's own metrics of weight matrices, beside ours (METHODS §8).
 
 It is given squared singular values, which the smaller Gram matrix has, and fits them: its own singular value
-decomposition would take minutes. It prints, sets up logging when it is imported, and changes its constants where torch
-sees a GPU, so that it runs in the quiet process.
+decomposition would take minutes. Its fit goes through all beginnings of a tail, and for each through all values of it,
+which takes seconds for a thousand of them. So it is given the values from the beginning on that it will find (`tail`):
+it looks through the later ones, and comes to the same. It prints, sets up logging when it is imported, and changes
+its constants where torch sees a GPU, so that it runs in the quiet process.
 """
 
 from __future__ import annotations
@@ -13,19 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtdyn.analyses.groups.correlations import inner_products
-from rtdyn.analyses.groups.heavytail import ALPHA, ALPHA_WEIGHTED, ENTROPY, STABLE_RANK
+from rtdyn.analyses.groups.correlations import inner_products, symmetric_eigenvalues
+from rtdyn.analyses.groups.heavytail import ALPHA, ALPHA_WEIGHTED, ENTROPY, EQUAL, STABLE_RANK
 from rtdyn.analyses.groups.weightwatcher_row import (
     MIN_SINGULAR_VALUES,
     WEIGHTWATCHER_THRESHOLD,
     import_weightwatcher,
     weightwatcher_row,
 )
+from rtdyn.analyses.kernels.least_ks import least_ks
 from rtdyn.quiet import begin, quietly
 from rtdyn.undefined import Undefined
 
 EQUAL_FLOAT32 = 1e-5
 """A ratio of eigenvalues of a matrix rounded to float32 exceeds 1 by less through round-off."""
+BIAS_CORRECTED = 20
+"""Under so many eigenvalues weightwatcher changes to a bias-corrected fit."""
+NEAR = 1e-9
+"""Distances are equal whose ratio is nearer to 1: weightwatcher's round-off decides between them."""
 WEIGHTWATCHER_METRICS = (ALPHA, ALPHA_WEIGHTED, STABLE_RANK, ENTROPY)
 
 
@@ -38,7 +45,7 @@ def weightwatcher_metrics(matrix: Tensor) -> dict[str, float | Undefined]:
     """weightwatcher's own alpha, alpha_weighted, stable_rank and entropy of one matrix, or why there is none.
 
     matrix: (a, b), as it is: neither centred nor scaled, read in float32, its squared singular values in float64 on
-    its device. Under 20 eigenvalues weightwatcher changes to a bias-corrected fit. It draws no random numbers. Raises
+    its device. It draws no random numbers. Raises
     InputError if its process dies.
     """
     smallest = min(matrix.shape)
@@ -60,10 +67,17 @@ def weightwatcher_alpha(values: np.ndarray) -> float | Undefined:
 
 
 def _of_eigenvalues(values: np.ndarray, larger_side: int) -> dict[str, float | Undefined]:
-    row = quietly(weightwatcher_row, values, larger_side)
+    row = quietly(weightwatcher_row, values, larger_side, tail(values))
     if row is None:
         return _none("weightwatcher was imported with a GPU in sight and counts with half precision")
     return _defined(row)
+
+
+def tail(values: np.ndarray) -> int:
+    """How many of the largest values (n,) weightwatcher's fit has to be given so that it finds what it finds in all."""
+    logs = np.log(np.sort(values[values > WEIGHTWATCHER_THRESHOLD])[::-1])
+    begins = least_ks(logs, 1, EQUAL, 1, NEAR)
+    return max(begins + 1, BIAS_CORRECTED) if begins else len(values)
 
 
 def squared_singular_values(matrix: Tensor) -> np.ndarray:
@@ -72,7 +86,7 @@ def squared_singular_values(matrix: Tensor) -> np.ndarray:
     Those that are 0 but for round-off are exactly 0.
     """
     rows, columns = matrix.shape
-    values = torch.linalg.eigvalsh(inner_products(matrix.T if rows < columns else matrix)).cpu().numpy()
+    values = symmetric_eigenvalues(inner_products(matrix.T if rows < columns else matrix))
     return np.where(values > max(rows, columns) * np.finfo(np.float64).eps * values[-1], values, 0.0)
 
 

@@ -13,18 +13,18 @@ FULL_PRECISION = 1e-10
 """What weightwatcher adds to shares before it takes logarithms; with a GPU in sight it is for half precision."""
 
 
-def weightwatcher_row(eigenvalues: np.ndarray, larger_side: int) -> dict[str, Any] | None:
+def weightwatcher_row(eigenvalues: np.ndarray, larger_side: int, tail: int) -> dict[str, Any] | None:
     """What weightwatcher's table says of a matrix with these squared singular values, by its own functions.
 
-    eigenvalues: float64 (n,). larger_side: the more of the matrix's rows and columns. None where weightwatcher counts
-    with half precision.
+    eigenvalues: float64 (n,). larger_side: the more of the matrix's rows and columns. tail: how many of the largest its
+    power law is fitted to. None where weightwatcher counts with half precision.
     """
     library = _library()
     if library is None:
         return None
     ordered = np.sort(eigenvalues)
     alpha, _, xmin, xmax, *_, status, _ = library.WeightWatcher().fit_powerlaw(
-        ordered, thresh=WEIGHTWATCHER_THRESHOLD, plot=False, savefig=False
+        ordered[-tail:], thresh=WEIGHTWATCHER_THRESHOLD, plot=False, savefig=False
     )
     singular = np.sqrt(ordered)
     return {

@@ -13,31 +13,41 @@ STRIDE = 8
 
 
 @compiled()
-def distance(logs: Any, k: int, inverse: float, enough: float) -> float:
-    """The distance of the first k of logs (n,) from the Pareto tail that begins at logs[k]; or one above `enough`."""
-    most = 0.0
-    for offset in range(STRIDE):
-        for j in range(offset, k, STRIDE):
+def distance(logs: Any, k: int, inverse: float, own: int, enough: float, first: int) -> Any:
+    """How far the first k of logs (n,) lie from the Pareto tail that begins at logs[k], and where, an index.
+
+    Or a distance above `enough`, which is looked for at the index `first` first. own: as in `least_ks`.
+    """
+    most, at, size = 0.0, first, np.float64(k + own)
+    for offset in range(-1, STRIDE):
+        for j in range(first if offset < 0 else offset, k, k if offset < 0 else STRIDE):
             above = np.exp((logs[k] - logs[j]) / inverse)  # the fitted share of the tail above this eigenvalue
-            most = max(most, above - j / k, (j + 1) / k - above)
+            apart = max(above - (j + own) / size, (j + 1) / size - above)
+            if apart > most:
+                most, at = apart, j
         if most > enough:
             break
-    return most
+    return most, at
 
 
 @compiled()
-def least_ks(logs: Any, least: int, equal: float) -> int:
+def least_ks(logs: Any, least: int, equal: float, own: int, near: float) -> int:
     """The k ≥ `least` of least distance, the larger of equals; 0 where none is allowed.
 
     logs: float64 (n,), descending, without NaN. A k whose mean log excess is at most `equal` is passed over.
+    own: 1 if the eigenvalue that a tail begins at is one of it, as weightwatcher has it, which then compares the fitted
+    share with that of the tail from each eigenvalue on; else 0. near: distances whose ratio is 1 + near at most are
+    equal.
     """
-    chosen, best, total = 0, np.inf, logs[:least].sum()
+    chosen, best, total, at = 0, np.inf, logs[:least].sum(), 0
     for k in range(least, len(logs)):
         inverse = total / k - logs[k]
         total += logs[k]
         if inverse <= equal:
             continue
-        found = distance(logs, k, inverse, best)
-        if found <= best:
-            best, chosen = found, k
+        enough = best * (1 + near)
+        # where one tail is far from its fit, so is the next
+        found, at = distance(logs, k, inverse if own == 0 else inverse * k / (k + 1), own, enough, at)
+        if found <= enough:
+            best, chosen = min(best, found), k
     return chosen

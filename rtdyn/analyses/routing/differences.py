@@ -47,7 +47,10 @@ def gini(attention: Tensor, keys: Tensor) -> Tensor:
 
     attention: (..., T) ≥ 0 and 0 beyond the first keys (...) entries, as causal attention is.
     """
-    ascending = attention.sort(dim=-1).values.double()
+    on_cpu = attention.device.type == "cpu"
+    # NumPy's sort, which looks for no indices, takes a tenth of torch's
+    ordered = torch.from_numpy(np.sort(attention.numpy(), axis=-1)) if on_cpu else attention.sort(dim=-1).values
+    ascending = ordered.double()
     length, keys = attention.shape[-1], keys.double()
     total = ascending.sum(-1)
     # the T − k entries beyond the keys are 0, so they come first and only shift the ranks

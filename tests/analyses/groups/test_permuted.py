@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtdyn.analyses.groups.permuted import beside_permuted, permuted_within
+from rtdyn.analyses.groups.permuted import beside_permuted, permuted_correlations, permuted_within
 from rtdyn.analyses.statistics import Comparison
 from rtdyn.streams import stream
 from rtdyn.undefined import Undefined
@@ -39,6 +39,20 @@ def test_permuting_keeps_each_neurons_values_in_their_windows_and_nothing_else(s
         np.testing.assert_array_equal(np.sort(permuted[window == w], axis=0), np.sort(values[window == w], axis=0))
     twice = permuted_within(np.repeat(values[:, :1], 2, axis=1), window, rng)
     assert not np.array_equal(twice[:, 0], twice[:, 1])
+
+
+def test_correlations_of_permuted_activations_are_numpys() -> None:
+    values, window = activations(80, np.random.default_rng(4), modules=2)
+    values[:, 5] = 3.0
+    found = permuted_correlations(values, window, draws=19)
+    rng, live = stream(0, "permuted activations"), np.arange(NEURONS) != 5
+    for r in found:
+        with np.errstate(invalid="ignore"):
+            expected = np.corrcoef(permuted_within(values.numpy(), window, rng).T)
+        np.testing.assert_allclose(r[live][:, live], expected[np.ix_(live, live)], atol=1e-6)
+        assert r[5].isnan().all() and r[:, 5].isnan().all() and (r.diagonal()[live] == 1).all()
+    given_them = beside_permuted(values, window, 0.3, draws=19, permuted=found)
+    assert given_them == beside_permuted(values, window, 0.3, draws=19) and isinstance(given_them, Comparison)
 
 
 def test_planted_modules_stand_out_and_a_shift_of_all_neurons_does_not() -> None:

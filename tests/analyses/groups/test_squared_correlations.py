@@ -11,12 +11,21 @@ from hypothesis import strategies as st
 from rtdyn.analyses.groups import squared_correlations as module
 from rtdyn.analyses.groups.correlations import standardised
 from rtdyn.analyses.groups.dimensionality import set_dimensionality
-from rtdyn.analyses.groups.squared_correlations import pieces, squared_correlations, unbiased_participation_ratio
+from rtdyn.analyses.groups.squared_correlations import (
+    of_pieces,
+    pieces,
+    squared_correlations,
+    unbiased_participation_ratio,
+)
 from rtdyn.undefined import Undefined
 
 
 def squares_of(values: np.ndarray, cluster: np.ndarray, block: int = 1024) -> torch.Tensor:
-    found = squared_correlations(standardised(torch.from_numpy(values))[0], cluster, block=block)
+    return squared_correlations(pieces_of(values, cluster), block=block)
+
+
+def pieces_of(values: np.ndarray, cluster: np.ndarray) -> module.Pieces:
+    found = of_pieces(standardised(torch.from_numpy(values))[0], cluster)
     assert not isinstance(found, Undefined)
     return found
 
@@ -43,9 +52,9 @@ def test_it_is_the_mean_over_pairs_of_positions_of_different_pieces(seed: int, c
     sets = np.array([[0, 2, 5], [1, 3, 4]])
     by_hand = [9 / expected[np.ix_(members, members)].sum() for members in sets]
     for chunk_bytes in (1, 2**20):
-        np.testing.assert_allclose(
-            unbiased_participation_ratio(found, sets, chunk_bytes=chunk_bytes), by_hand, rtol=1e-5
-        )
+        for squares in (found, pieces_of(values, cluster)):
+            ratio = unbiased_participation_ratio(squares, sets, chunk_bytes=chunk_bytes)
+            np.testing.assert_allclose(ratio, by_hand, rtol=1e-5)
 
 
 @pytest.mark.parametrize("positions", [160, 640])
@@ -89,9 +98,10 @@ def test_neurons_that_do_not_vary_count_for_nothing_and_one_piece_is_none() -> N
     squares = squares_of(values, cluster)
     assert not squares[2].any() and not squares[:, 2].any()
     sets = np.array([[0, 1, 2, 3], [2, 0, 1, 3]])
-    with_it = unbiased_participation_ratio(squares, sets)
-    np.testing.assert_allclose(with_it, unbiased_participation_ratio(squares, np.array([[0, 1, 3]]))[0])
-    assert np.isnan(unbiased_participation_ratio(squares, np.array([[2]]))).all()
-    alone = squared_correlations(standardised(torch.from_numpy(values))[0], np.zeros(60, dtype=np.int64))
+    for way in (squares, pieces_of(values, cluster)):
+        with_it = unbiased_participation_ratio(way, sets)
+        np.testing.assert_allclose(with_it, unbiased_participation_ratio(way, np.array([[0, 1, 3]]))[0])
+        assert np.isnan(unbiased_participation_ratio(way, np.array([[2]]))).all()
+    alone = of_pieces(standardised(torch.from_numpy(values))[0], np.zeros(60, dtype=np.int64))
     assert alone == Undefined("all positions of one half lie in one independent piece of text")
     assert len(set(pieces(np.array([0] + [1] * 59)))) == 2

@@ -30,6 +30,7 @@ from rtdyn.analyses.groups.heavytail import (
     hill_of_spectra,
 )
 from rtdyn.analyses.groups.weightwatcher import WEIGHTWATCHER_METRICS, squared_singular_values, weightwatcher_metrics
+from rtdyn.analyses.groups.weightwatcher_row import weightwatcher_row
 from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.checkpoints.local import fetch_local
 from rtdyn.suites.suite import SuiteSpec
@@ -89,6 +90,27 @@ def test_one_call_for_several_layers_gives_the_same_and_leaves_small_ones_out() 
     assert weightwatcher_metrics(matrices[3]) == dict.fromkeys(
         WEIGHTWATCHER_METRICS, Undefined("7 singular values, under 8")
     )
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 300), kind=st.sampled_from(["Gram", "Pareto", "ties"]))
+def test_the_fit_to_the_tail_is_the_fit_to_all(seed: int, n: int, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    values = np.array(rng.pareto(rng.uniform(0.5, 4), n) + rng.uniform(0, 1))
+    if kind == "Gram":
+        values = np.square(np.linalg.svd(rng.standard_normal((n, n + 5)), compute_uv=False))
+    if kind == "ties":
+        values = values.round(1)
+    values[: n // 10] = 0
+    some = ours.tail(values)
+    assert 20 <= some <= max(n, 20) or some == n
+    np.testing.assert_equal(weightwatcher_row(values, n, some), weightwatcher_row(values, n, n))
+
+
+def test_a_tail_is_shorter_than_the_body_of_noise_before_it() -> None:
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.uniform(0.1, 1, 3000), 1 + rng.pareto(2, 200)])
+    assert 150 <= ours.tail(values) <= 600
 
 
 def test_its_alpha_is_a_density_exponent() -> None:
