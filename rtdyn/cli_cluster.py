@@ -89,8 +89,8 @@ _CLUSTER = in_panel(
         help="GPUs a task.",
     ),
     click.option("--task-memory-gib", type=FiniteRange(min=0.125), help="Memory a task.  [default: the cluster's]"),
-    click.option("--slurm-partition", help="[default: the cluster's]"),
-    click.option("--slurm-account", help="[default: the user's]"),
+    click.option("--slurm-partition", help="Partition of the jobs.  [default: the cluster's]"),
+    click.option("--slurm-account", help="Account that the jobs are charged to.  [default: the user's]"),
     click.option(
         "--slurm-time",
         type=click.IntRange(min=1),
@@ -105,7 +105,10 @@ _CLUSTER = in_panel(
         callback=_settings,
         help="Any other option of sbatch, such as qos=high; repeat for more.",
     ),
-    click.option("--ray-address", help="[default: RAY_ADDRESS, or the cluster on this machine, or one of its own]"),
+    click.option(
+        "--ray-address",
+        help="Ray cluster to join.  [default: RAY_ADDRESS, or the cluster on this machine, or one of its own]",
+    ),
 )
 
 

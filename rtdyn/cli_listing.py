@@ -11,6 +11,7 @@ import click
 from rtdyn.cli_boundary import refuse_clearly
 from rtdyn.cli_complete import complete_runs
 from rtdyn.cli_suites import model_option, steps_option, suites_option
+from rtdyn.counted import counted
 
 if TYPE_CHECKING:
     from rtdyn.suites.forms import RevisionPattern
@@ -44,7 +45,7 @@ def models(pattern: str, as_json: bool, suites: Path | None) -> None:
             (
                 suite.name,
                 _size(record["parameters"]),
-                "to be found" if suite.pattern else f"{len(suite.steps)} steps",
+                "to be found" if suite.pattern else counted(len(suite.steps), "step"),
                 place,
                 flawed,
             )

@@ -73,8 +73,8 @@ _ANALYSES = in_panel(
         show_default=True,
         callback=_chosen_analyses,
         shell_complete=complete_analyses,
-        help=f"all, or some of {', '.join(ANALYSES)}, with commas; all need ablation, "
-        "but heavytail alone reads the final layer's weights and no text.",
+        help=f"all, or some of {', '.join(ANALYSES)}, with commas. All need ablation; only heavytail by itself does "
+        "not, and reads the final layer's weights and no text.",
     ),
 )
 """Which analyses."""
@@ -87,9 +87,9 @@ _CLASSES = in_panel(
         multiple=True,
         default=EvaluationOptions.bands,
         show_default=True,
-        help="Band of frequency ranks: paper-text, the last 15 % of those that are counted, paper-code, all after the "
-        "first 15 %, N% for the last N %, LOW:HIGH or LOW:elbow as fractions, or NAME= before one. The first is "
-        "`rare`; repeat for more, or give `sweep` for 15, 5, 10, 20, 30 and 50%.",
+        help="Band of frequency ranks. paper-text is the last 15 % of those that are counted, paper-code all after the "
+        "first 15 %. N% is the last N %, LOW:HIGH or LOW:elbow are fractions, and NAME= before one names it. The first "
+        "is `rare`; repeat for more, or give `sweep` for 15, 5, 10, 20, 30 and 50%.",
     ),
     click.option(
         "--tokens",
@@ -194,8 +194,8 @@ _LAYERS = in_panel(
         type=click.IntRange(min=1),
         default=StepOptions.exact_neurons,
         show_default=True,
-        help="Neurons of each earlier layer that are drawn at random and run again on all windows, to calibrate all "
-        "others; as many of the most influential are, or 1 % of the layer. The cost grows with it.",
+        help="Neurons of each earlier layer that are drawn at random and run again on all windows. They calibrate all "
+        "others. As many of the most influential run again too, or 1 % of the layer. The cost grows with it.",
     ),
 )
 """Of which layers."""

@@ -91,9 +91,9 @@ PRESET = in_panel(
         is_eager=True,
         callback=_apply_preset,
         help="Do as the papers' released code does; an option that is given wins. "
-        + "; ".join(f"{name}: {_written(values, values)}" for name, values in PRESETS.items())
-        + "; paper: measure by its whole design too, and compare: C4's first 500 documents, ten random windows, rare "
-        "the less frequent half of the types up to the elbow, and the rest of it.",
+        + "".join(f"{name}: {_written(values, values)}. " for name, values in PRESETS.items())
+        + "paper: measure by its whole design too, and compare. Its text is ten random windows of C4's first 500 "
+        "documents. Its rare types are the less frequent half of those up to the elbow.",
     ),
 )
 """Several options in one word."""

@@ -50,8 +50,8 @@ SOURCES = in_panel(
     click.option(
         "--domains",
         metavar="pile | ADDRESS::FIELD",
-        help="Texts to measure beside the main one: pile, the 22 parts of the Pile's validation split, or the parts of "
-        "a .jsonl or .parquet text, which the values of a field tell apart, as in news.jsonl::meta.language.",
+        help="Texts to measure beside the main one. pile: the 22 parts of the Pile's validation split. "
+        "news.jsonl::meta.language: the parts of a .jsonl or .parquet text, which the values of that field tell apart.",
     ),
     click.option(
         "--text-field",

@@ -42,8 +42,8 @@ _REVISION_PATTERN = click.option(
     "On the Hub, subfolder[@BRANCH]:REGEX means the folders of a branch, commits[@BRANCH]:REGEX its commits by title.",
 )
 _MODEL = (
-    "A suite's name, any repository OWNER/NAME on the Hub (with {step} and * in NAME where each step has its own), "
-    "or a folder of checkpoints."
+    "A suite's name, any repository OWNER/NAME on the Hub, or a folder of checkpoints. Where each step has a "
+    "repository of its own, NAME holds {step} and *."
 )
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rtdyn.audit.before_a_run import audit_before, joined, moved_steps
 from rtdyn.checkpoints.stream import Stream, alike, open_stream
 from rtdyn.cost.forecast import expected_seconds
+from rtdyn.counted import counted
 from rtdyn.errors import IncompleteError
 from rtdyn.execute.driver import Driver, earlier_tasks, open_engine
 from rtdyn.execute.engine import Engine
@@ -182,13 +183,14 @@ def say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None,
         say_plain(console, f"run directory: {run.path}")
         return
     text, classes = evaluation.text, evaluation.classes
+    piece = f"independent {evaluation.clusters.unit.removesuffix('s')}"
     counts = evaluation.counts.source
     if counts == evaluation.corpus_name:
         counts += " (the evaluation text itself; --frequencies gives the training corpus's own counts)"
     lines = [
         f"{suite.name}: {suite.location}",
-        f"evaluation text: {evaluation.corpus_name}, {len(text.windows)} windows, {text.windows.size:,} tokens, in "
-        f"{evaluation.clusters.count} independent {evaluation.clusters.unit}; held out from training: "
+        f"evaluation text: {evaluation.corpus_name}, {counted(len(text.windows), 'window')}, {text.windows.size:,} "
+        f"tokens, in {counted(evaluation.clusters.count, piece)}; held out from training: "
         f"{'not checked' if evaluation.known_text is None else evaluation.known_text.held_out}",
         f"frequencies: {counts}; bands end at rank {classes.end_rank:,} ({classes.end_reason})",
     ]
@@ -208,11 +210,11 @@ def say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None,
                 f"the rare class is of sampled counts: {about} {overlap:.2f} of the types in it or in that of the "
                 "whole corpus are expected in both"
             )
-    counted = "targets" if run.manifest.config["class_by"] == "target" else "queries"
+    sort_of = "targets" if run.manifest.config["class_by"] == "target" else "queries"
     for token_class, positions in zip(classes.classes, evaluation.positions.classes, strict=True):
         lines.append(
             f"class {token_class.name}: {int(token_class.types.sum()):,} types (ranks {token_class.first + 1:,} to "
-            f"{token_class.last:,}), {positions.available:,} {counted}, {len(positions.measured):,} measured"
+            f"{token_class.last:,}), {positions.available:,} {sort_of}, {len(positions.measured):,} measured"
         )
     lines += domain_lines(evaluation)
     lines.append(f"run directory: {run.path}")

@@ -46,7 +46,7 @@ def test_a_run_says_which_steps_it_lacks_and_why(folder: Path) -> None:
     shown = rtdyn("show", folder / "half")
     assert shown.exit_code == 0 and "state: incomplete" in shown.stdout
     assert "step 4: not stored; its weights are truncated" in shown.stdout
-    assert "tiny, step 0, 1 steps stored" in shown.stdout
+    assert "tiny, step 0, 1 step stored" in shown.stdout
     assert (
         json.loads(rtdyn("show", folder / "half", "--json").stdout)["config"]
         == read_run(folder / "half").manifest.config

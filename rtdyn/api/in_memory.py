@@ -43,18 +43,27 @@ def analyse(
 ) -> StepTables:
     """Analyses a transformers model that is in memory, and returns the tables that a run would store of it.
 
-    model: a causal language model of transformers, on any device and of any floating type. It is copied in float32 to
-    `device`, and stays as it is. tokenizer: its tokenizer. text: what it is measured on, one document, a sequence of
-    documents, or the Path of a .txt, .jsonl or .parquet file.
+    model:
+        A causal language model of transformers, on any device and of any floating type. It stays as it is: what is
+        measured is a copy in float32 on `device`.
+    tokenizer:
+        The model's tokenizer.
+    text:
+        What the model is measured on: one document, a sequence of documents, or the Path of a .txt, .jsonl or .parquet
+        file.
+    frequencies:
+        How often each token type occurs in the training corpus: an array of counts (V,) by token id, or a .npy or
+        .parquet file. None counts the text itself, which then has to be long.
+    step:
+        The column `step` of the tables.
+    tokens_seen:
+        The column `tokens_seen` of the tables: how many tokens the model was trained on.
 
-    frequencies: how often each token type occurs in the training corpus, by its id: an array of counts (V,), or a .npy
-    or .parquet file. None counts the text itself, which then has to be long. step, tokens_seen: columns of the tables.
-
-    Returns a StepTables: `metrics`, `neurons`, `windows` and `curves` are polars frames with the columns of a run. For
-    the same weights, text, frequencies and options they are equal to a run's. Nothing is written to disk.
+    Returns a StepTables. Its `metrics`, `neurons`, `windows` and `curves` are polars frames with the columns of a run.
+    For the same weights, text, frequencies and options they are equal to a run's. Nothing is written to disk.
 
     Raises rtdyn.errors.ParityError where rtdyn does not read the model as transformers runs it. Raises
-    rtdyn.errors.UsageError for options that the command would refuse, and rtdyn.errors.InputError for a model,
+    rtdyn.errors.UsageError for options that the command would refuse. Raises rtdyn.errors.InputError for a model,
     tokenizer or text that cannot be used.
 
         tables = rtdyn.analyse(model, tokenizer, Path("held_out.txt"), analyses=["ablation", "regimes"])
@@ -67,28 +76,29 @@ def analyse(
 
 @dataclass(frozen=True, repr=False)
 class NeuronInfluence:
-    """How much ablating each neuron of the final MLP changes the loss on one class of tokens, with its bounds; nats.
+    """How much ablating each neuron of the final MLP changes the loss on one class of tokens, in nats.
 
-    F neurons; every array is float64 (F,). `numpy.asarray` of it gives `values`.
+    F is the number of neurons. Every array is float64 (F,). `numpy.asarray` of the whole gives `values`.
     """
 
     token_class: str
+    """The class whose targets are measured."""
     positions: int
     """Measured positions of the class."""
     clusters: int
-    """Independent pieces of text that hold them; intervals and standard errors are of these."""
+    """Independent pieces of text that hold these positions; intervals and standard errors come from them."""
     values: np.ndarray
     """(F,) mean |Δ|: how much the loss at a position changes when the neuron's activation becomes its mean."""
     low: np.ndarray
     """(F,) lower end of the 95 % interval of `values` over the text; NaN where there is none."""
     high: np.ndarray
-    """(F,) its upper end."""
+    """(F,) upper end of that interval."""
     error_bound: np.ndarray
     """(F,) how far `values` and `mean` may lie from what exact arithmetic gives on this text."""
     mean: np.ndarray
     """(F,) mean Δ: positive where the neuron helps the class."""
     mean_se: np.ndarray
-    """(F,) its standard error over the text."""
+    """(F,) standard error of `mean` over the text."""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """`values` (F,)."""
@@ -114,11 +124,19 @@ def influence(
 ) -> NeuronInfluence:
     """The influence of every neuron of a model's final MLP on one class of tokens, an array (F,) with its bounds.
 
-    model, tokenizer, text, frequencies: as for `rtdyn.analyse`. token_class: `rare`, `common`, or the name of a band
-    that `rare` gives.
+    model:
+        As for `rtdyn.analyse`.
+    tokenizer:
+        As for `rtdyn.analyse`.
+    text:
+        As for `rtdyn.analyse`.
+    frequencies:
+        As for `rtdyn.analyse`.
+    token_class:
+        `rare`, `common`, or the name of a band that `rare` gives.
 
-    Returns a NeuronInfluence: `values` (F,) with the ends of its 95 % interval, `low` and `high`, and the bound of its
-    numerical error, `error_bound`. They are those of `rtdyn.analyse(…).neurons`.
+    Returns a NeuronInfluence: `values` (F,), the ends of their 95 % interval, and the bound of their numerical error.
+    They are those of `rtdyn.analyse(…).neurons`.
 
     Raises as `rtdyn.analyse`, and rtdyn.errors.UsageError for a class that is not there.
 

@@ -94,16 +94,17 @@ def _type(option: click.Option) -> str:
         return "bool"
     kinds = {click.IntRange: "int", click.FloatRange: "float", click.Path: "str | Path"}
     kind = next((kind for of, kind in kinds.items() if isinstance(option.type, of)), "str")
+    if isinstance(option.type, click.Choice):
+        kind = f"Literal[{', '.join(map(repr, option.type.choices))}]"
     kind = f"{kind} | Sequence[{kind}]" if option.multiple else kind
     return kind if _default(option) is not None else f"{kind} | None"
 
 
 def _described(name: str, option: click.Option) -> str:
     """A paragraph of help: the keyword, what it may be, its default, and what the command says of it."""
-    default, chosen = _default(option), option.type.choices if isinstance(option.type, click.Choice) else ()
-    kind = " | ".join([*map(repr, chosen), *(["None"] if default is None else [])]) if chosen else _type(option)
+    default = _default(option)
     said = "" if default is None else f", by default {default!r}"
-    text = f"{kind}{said}. {option.help or ''}".replace("[default:", "[None:")
+    text = f"{_type(option)}{said}. {option.help or ''}".replace("[default:", "[None:")
     return f"{name}:\n" + textwrap.fill(
         text, _WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
     )

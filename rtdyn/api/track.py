@@ -30,15 +30,17 @@ OPTIONS = options_of(TRACK).keys() - {"model", "json"}
 def track(model: str | Path, **options: Any) -> RunFrames:
     """Analyses the checkpoints of a training run into a run directory, as `rtdyn track` does, and opens it.
 
-    model: a suite's name, its Hub repository, or a folder of checkpoints. The same call goes on with a run that was cut
-    off. What the command prints is printed: plain lines in a notebook, a bar on a terminal, and with `quiet` only what
-    came out.
+    The same call goes on with a run that was cut off. What the command prints is printed: plain lines in a notebook, a
+    bar on a terminal. With `quiet` it prints only what came out.
+
+    model:
+        A suite's name, its Hub repository, or a folder of checkpoints.
 
     Returns the run: its tables are polars frames, as `rtdyn.open_run` gives them.
 
-    Raises rtdyn.errors.UsageError for options that the command would refuse, and rtdyn.errors.InputError for a source
-    that cannot be used. Once all else is done, InputError also says which steps could not be analysed. ParityError is
-    raised where rtdyn does not read the model as transformers runs it.
+    Raises rtdyn.errors.UsageError for options that the command would refuse. Raises rtdyn.errors.InputError for a
+    source that cannot be used, and at the end for steps that could not be analysed. Raises rtdyn.errors.ParityError
+    where rtdyn does not read the model as transformers runs it.
 
         run = rtdyn.track("tiny", steps=[0, 512, 4000], analyses="ablation", wandb="disabled")
         run.metrics.collect()

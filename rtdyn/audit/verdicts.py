@@ -13,6 +13,7 @@ from rtdyn.audit.listing import Listing, Weights, unusable, weights_in
 from rtdyn.audit.repeats import nearly_identical, repeated_fingerprints
 from rtdyn.audit.shared_weights import Revisions, SharedFiles, identical_shards, identical_weights, same_weights
 from rtdyn.audit.two_saves import misplaced_steps
+from rtdyn.counted import counted
 from rtdyn.suites.suite import MAIN, NEARLY_IDENTICAL, Defect, SuiteSpec
 
 VERDICTS = ("sound", "duplicate", "missing", "suspect")
@@ -108,7 +109,7 @@ class Audit:
         """One line: how many steps have each verdict."""
         counts = Counter(s.verdict for s in self.steps)
         parts = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
-        return f"{self.model}: of {len(self.steps)} steps {parts}"
+        return f"{self.model}: of {counted(len(self.steps), 'step')} {parts}"
 
 
 def audit(
@@ -301,5 +302,5 @@ def _suite_findings(
         )
     unknown = [step for step, weights in loaded.items() if len(weights.digests) < len(weights.files)]
     if unknown:
-        findings.append(f"no digest is published for {len(unknown)} steps; these cannot be compared")
+        findings.append(f"no digest is published for {counted(len(unknown), 'step')}, which cannot be compared")
     return tuple(findings)

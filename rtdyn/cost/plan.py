@@ -29,6 +29,7 @@ from rtdyn.cost.operations import (
     mediation_operations,
     run_bytes,
 )
+from rtdyn.counted import counted
 from rtdyn.errors import InputError
 from rtdyn.hub.datasets import is_hub
 from rtdyn.hub.repository import hub_is_offline
@@ -166,7 +167,10 @@ def plan_suite(
     )
     further, notes = further_seconds(model.neurons, options.analyses, weights_only, len(earlier))
     if record["passed_over"]:
-        notes = (*notes, f"{len(record['passed_over'])} steps are passed over, missing or unsound (`rtdyn audit`)")
+        notes = (
+            *notes,
+            f"passed over: {counted(len(record['passed_over']), 'step')}, missing or unsound (`rtdyn audit`)",
+        )
     if routing and options.heads_at == "all" and not model.parallel_residual:
         notes = (*notes, "routing takes longer than counted: --heads-at all runs two blocks over each window a head")
     notes = (*notes, *_domain_notes(job.measured_on, domains, read_here))

@@ -82,16 +82,24 @@ class RtdynCallback(TrainerCallback):
     ) -> None:
         """Checks the options; nothing begins before the first checkpoint.
 
-        out: the run directory; by default `rtdyn` in the Trainer's output folder. tokenizer: where the Trainer was
-        given none as `processing_class`, which it saves beside the weights. tokens_per_step: training tokens of one
-        optimiser step, for the tables' `tokens_seen` where the Trainer does not count them. device: where the analysis
-        runs, `cpu`, `cuda`, or `auto`. wandb: whether the numbers also go into the training's own W&B run, if it has
-        one, under `rtdyn/`.
+        out:
+            The run directory. None: `rtdyn` in the Trainer's output folder.
+        tokenizer:
+            The model's tokenizer. None: the Trainer's `processing_class`, which it saves beside the weights.
+        tokens_per_step:
+            Training tokens of one optimiser step, for the tables' `tokens_seen`. None: what the Trainer counts, if it
+            does.
+        device:
+            Where the analysis runs: `cpu`, `cuda`, or `auto`.
+        wandb:
+            Whether the numbers also go into the training's own W&B run, if it has one, under `rtdyn/`.
 
         The training never waits for an analysis, but at its end for the last ones. While a step is analysed the newest
-        one waits; one that a newer step overtakes is skipped, and a warning says so. `rtdyn track` analyses it later,
-        if its folder is still there. A step's files are linked when it is saved, so that `save_total_limit` may delete
-        it before or during its analysis. What goes wrong is a warning and never ends the training.
+        one waits. A step that a newer one overtakes is skipped, and a warning says so. `rtdyn track` analyses it later,
+        if its folder is still there.
+
+        A step's files are linked when it is saved, so that `save_total_limit` may delete it before or during its
+        analysis. What goes wrong is a warning and never ends the training.
 
         Raises rtdyn.errors.UsageError for options that the command would refuse.
 

@@ -113,16 +113,19 @@ class StepTables:
     """A step's results, as they are stored."""
 
     metrics: pl.DataFrame
+    """A row a number: analysis, metric, class, group, value, interval, null."""
     neurons: pl.DataFrame
+    """A row a neuron of a measured layer: influence on each class, its errors, rank, regime."""
     windows: pl.DataFrame
+    """Sums of influence by evaluation window and by frequency decile."""
     curves: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=CURVE_SCHEMA))
-    """Empty where no analysis that draws lines was asked for."""
+    """Lines to draw; empty where no analysis that draws any was asked for."""
     fingerprint: str = ""
-    """The weights', as text; kept in the metadata of metrics/, as it is no result. Empty: none was taken."""
+    """Fingerprint of the weights, as text; empty where none was taken. A run keeps it in the metadata of metrics/."""
     domains: pl.DataFrame | None = None
     """Rows as of `metrics`, each with its domain; None in a run without domains."""
     domain_neurons: pl.DataFrame | None = None
-    """A row a domain and neuron of the final MLP."""
+    """A row a domain and neuron of the final MLP; None in a run without domains."""
 
 
 def metric_frame(rows: list[Metric], step: int, tokens_seen: int | None) -> pl.DataFrame:

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from rtdyn.blame import reading
+from rtdyn.counted import counted
 from rtdyn.errors import InputError
 from rtdyn.parquet import read_columns, read_parquet
 from rtdyn.text import king_james
@@ -90,7 +91,7 @@ def first_of(documents: Documents, count: int | None) -> Documents:
 
 def named_first(name: str, count: int) -> str:
     """The name of a text's first documents."""
-    return f"{name}, its first {count:,} documents"
+    return f"{name}, its first {counted(count, 'document')}"
 
 
 def with_conditions(name: str, where: Sequence[str]) -> str:

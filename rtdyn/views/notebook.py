@@ -34,6 +34,7 @@ class RunFrames:
     """The steps that a run held when it was opened; open it again to see more."""
 
     run: Run
+    """The run directory and its manifest, as the other rooms take them."""
     steps: tuple[int, ...]
     """Steps that are stored whole, ascending."""
     is_recorded: bool
@@ -113,15 +114,15 @@ class RunFrames:
         return trajectories(self.run)
 
     def claims(self) -> pl.DataFrame:
-        """The scorecard, a row a claim, of each layer and matrix that it is made of.
+        """The scorecard: a row for each claim, and for each layer and matrix that a claim is made of.
 
-        `stand_in`: whether the group `top` is shown in the plateau's place. Raises InputError for fewer than three
-        distinct steps.
+        The column `stand_in` says whether the group `top` is shown in the plateau's place. Raises InputError for fewer
+        than three distinct steps.
         """
         return claims_table(scorecard(self.run))
 
     def claim_checks(self) -> pl.DataFrame:
-        """The scorecard, a row a criterion; `check` 0 is the statistic of the claim. Raises as `claims`."""
+        """The scorecard, a row for each criterion; `check` 0 is the statistic of the claim. Raises as `claims`."""
         return claim_frame(scorecard(self.run))
 
     def summary(self) -> pl.DataFrame:
@@ -156,11 +157,18 @@ class RunFrames:
     def plot(
         self, name: str = "emergence-influence", at: Sequence[int] | None = None, ax: Axes | None = None
     ) -> Figure:
-        """A figure of the run's report, by its file's name: rank-influence, emergence-groups, regime-sizes and so on.
+        """A figure of the run's report, or one of its charts in axes of your own.
 
-        at: steps, as for `rtdyn report`. Raises UsageError for a name or step that is not there, naming those that are,
-        and InputError where the run holds nothing to draw.
-        ax: draws one metric into these axes of yours, by its chart's name on the page: loss, excess, kappa and so on.
+        name:
+            A figure by its file's name: rank-influence, emergence-groups, regime-sizes and so on. With `ax` a chart by
+            its name on the page: loss, excess, kappa and so on.
+        at:
+            Steps to draw, as for `rtdyn report`.
+        ax:
+            Axes of yours that one metric over training is drawn into.
+
+        Raises UsageError for a name or step that is not there, and says which are. Raises InputError where the run
+        holds nothing to draw.
         """
         # matplotlib is slow to import
         from rtdyn.views.report.figures import draw_panel, one_figure

@@ -562,7 +562,7 @@ def test_steps_beside_bad_ones_are_those_of_a_sound_suite_and_mended_ones_are_do
     result = rtdyn(*arguments)
     refused(result, 3, *said)
     refused(rtdyn(*arguments[:-1], "fail", "--out", tmp_path / "none"), 3, "step 0: ", "is truncated")
-    assert "1 steps stored" in result.stdout and not (tmp_path / "none").exists()
+    assert "1 step stored" in result.stdout and not (tmp_path / "none").exists()
     same_tables(sound, tmp_path / "run", (64,))
     for name in ("step0", "step1000", "step4000"):
         shutil.copytree(tiny_folder / name, suite / name, dirs_exist_ok=True)

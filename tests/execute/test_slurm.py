@@ -84,7 +84,7 @@ def test_a_poisoned_step_and_a_damaged_one_are_named_after_the_rest_is_done(
     assert "2 of 3 steps could not be analysed" in said and "Traceback" not in out + err
     assert "step 0:" in said and "truncated" in said
     assert "step 1: 3 workers failed" in said
-    assert "1 steps stored" in out
+    assert "1 step stored" in out
 
 
 @needs_slurm

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from rtdyn.counted import counted
 from rtdyn.judge.scorecard import ClaimRow
 from rtdyn.judge.verdict import CONTRADICTED, SUPPORTED, UNDETERMINED
 from rtdyn.names import COMMON, RARE
@@ -42,7 +43,7 @@ def _model(shown: RunTables) -> str:
     if len(shown.steps) == 1:
         steps = f"step {shown.steps[0]:,} alone"
     else:
-        steps = f"{len(shown.steps)} steps from {shown.steps[0]:,} to {shown.steps[-1]:,}"
+        steps = f"{counted(len(shown.steps), 'step')} from {shown.steps[0]:,} to {shown.steps[-1]:,}"
     left_out = f", {len(shown.left_out)} of them left out of trajectories" if shown.left_out else ""
     return f"{shown.run.manifest.suite}, {steps}{left_out}."
 
@@ -51,9 +52,10 @@ def _text(shown: RunTables) -> str:
     text = shown.run.manifest.evaluation
     if text is None:
         return "No text is recorded."
+    piece = f"independent {text.cluster_unit.removesuffix('s')}"
     return (
-        f"The text is {text.corpus}: {text.tokens:,} tokens in {text.windows:,} windows, of {text.clusters:,} "
-        f"independent {text.cluster_unit}."
+        f"The text is {text.corpus}: {counted(text.tokens, 'token')} in {counted(text.windows, 'window')}, of "
+        f"{counted(text.clusters, piece)}."
     )
 
 
@@ -62,7 +64,8 @@ def _targets(shown: RunTables) -> str:
     if not classes:
         return "No token classes are recorded." if shown.classes else "None: weights alone were analysed."
     return " ".join(
-        f"{name.capitalize() if name in (RARE, COMMON) else name}: {c.measured:,} targets of {c.types:,} token types, "
+        f"{name.capitalize() if name in (RARE, COMMON) else name}: {counted(c.measured, 'target')} of "
+        f"{counted(c.types, 'token type')}, "
         f"frequency ranks {c.ranks[0]:,} to {c.ranks[1]:,}."
         for name, c in classes.items()
     )

@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 import polars as pl
 
+from rtdyn.counted import counted
 from rtdyn.errors import InputError
 from rtdyn.judge.bands import band_rows
 from rtdyn.judge.designs import DesignComparison
@@ -179,7 +180,7 @@ def _about(shown: RunTables, claims: list[ClaimRow] | Undefined, judged: JudgedP
 def _span(steps: Sequence[int]) -> str:
     if len(steps) == 1:
         return f"step {steps[0]:,} stored"
-    return f"{len(steps)} steps stored, {steps[0]:,} to {steps[-1]:,}"
+    return f"{counted(len(steps), 'step')} stored, {steps[0]:,} to {steps[-1]:,}"
 
 
 def _note(record: CheckpointRecord) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rtdyn.counted import counted
 from rtdyn.suites.early import checkpoints_below
 from rtdyn.suites.suite import SuiteSpec
 
@@ -36,11 +37,11 @@ def steps_lines(suite: SuiteSpec, steps: Sequence[int]) -> list[str]:
 
 
 def _summary(suite: SuiteSpec, steps: Sequence[int]) -> list[str]:
-    counted = [(power, checkpoints_below(suite, steps, 10**power)) for power in _POWERS]
-    told = [f"10^{power} tokens {_written(*count)}" for power, count in counted if count is not None]
+    below = [(power, checkpoints_below(suite, steps, 10**power)) for power in _POWERS]
+    told = [f"10^{power} tokens {_written(*count)}" for power, count in below if count is not None]
     early = f"; below {', below '.join(told)}" if told else "; how many tokens they have seen is not known"
     found = [suite.note] if suite.names else []
-    return [f"{len(steps)} checkpoints{early}", *found]
+    return [counted(len(steps), "checkpoint") + early, *found]
 
 
 def _written(fewest: int, most: int) -> str:

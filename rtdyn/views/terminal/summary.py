@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rtdyn.counted import counted
 from rtdyn.errors import InputError
 from rtdyn.judge.scorecard import scorecard
 from rtdyn.names import FLATTENING_TOP, RAISED_TOP, RARE
@@ -80,7 +81,7 @@ def print_last_step(run: Run, steps: Sequence[int], console: Console) -> pl.Data
     """The main numbers of the last of the stored steps, a column a class; returns its metrics."""
     metrics = read_parquet(table_file(run, "metrics", steps[-1]))
     classes, rows = summary_rows(metrics)
-    title = escape(f"{run.manifest.suite}, step {steps[-1]}, {len(steps)} steps stored")
+    title = escape(f"{run.manifest.suite}, step {steps[-1]}, {counted(len(steps), 'step')} stored")
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for name in classes:

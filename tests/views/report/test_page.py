@@ -136,7 +136,7 @@ def test_the_page_opens_in_words_and_links_claims_to_their_sources(page: Path) -
         "What came out",
         "What would decide the rest",
     ]
-    assert "The text is some-text: 8 tokens in 1 windows, of 1 independent documents." in opening
+    assert "The text is some-text: 8 tokens in 1 window, of 1 independent document." in opening
     claims = [claim.text for claim in CLAIMS if claim.name != "localised-final"]  # of runs with earlier layers
     assert "verdicts on claims at step 3,000" in opening
     for claim in claims:
