@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
