@@ -1,29 +1,31 @@
-"""Shared fixtures: the bundled suite, captures of trained checkpoints, and small random models."""
+"""Shared fixtures: the bundled suite, captures of trained checkpoints, and small random models.
+
+What is large is imported where it is needed: the process that gives tests to the others needs none of it.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    import transformers
+
+    from rtdyn.capture.forward_pass import Capture
+    from rtdyn.suites.suite import SuiteSpec
+    from rtdyn.text.evaluation import Evaluation
+    from rtdyn.text.options import EvaluationOptions
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores, and so do the commands they run
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("WANDB_HTTP_TIMEOUT", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-import torch
-import transformers
-
-from rtdyn.capture.forward_pass import Capture, capture
-from rtdyn.checkpoints.checkpoint import load_model
-from rtdyn.checkpoints.local import fetch_local
-from rtdyn.suites.find import find_suite, load_suites
-from rtdyn.suites.suite import SuiteSpec
-from rtdyn.text.evaluation import Evaluation, prepare
-from rtdyn.text.options import EvaluationOptions
 
 EARLY, MIDDLE, LATE = 1, 512, 4000
 LONGEST = ("test_track", "test_mirror", "test_ray", "test_slurm", "test_repository", "test_stream", "test_datasets")
@@ -32,6 +34,16 @@ LONGEST = ("test_track", "test_mirror", "test_ray", "test_slurm", "test_reposito
 LIMIT_OF_SLOW = 1800.0
 """Seconds. A limit is there to end a hang, and on a busy machine 300 s are none. A fixture counts into the limit of the
 first test that asks for it; if it is cut off, all tests that share it fail with it."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Tests and modules stay to the end, so that searching them for garbage, a third of the time, finds none."""
+    gc.disable()
+    collected = yield
+    gc.freeze()
+    gc.enable()
+    return collected
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
@@ -54,12 +66,16 @@ def takes_long() -> None:
 
 @pytest.fixture(scope="session")
 def tiny() -> SuiteSpec:
+    from rtdyn.suites.find import find_suite, load_suites
+
     return find_suite("tiny", load_suites())
 
 
 @pytest.fixture(scope="session")
 def options() -> EvaluationOptions:
     """The command's defaults, but for fewer positions."""
+    from rtdyn.text.options import EvaluationOptions
+
     return EvaluationOptions(
         corpus=None,
         text_field="text",
@@ -78,12 +94,18 @@ def options() -> EvaluationOptions:
 
 @pytest.fixture(scope="session")
 def evaluation(tiny: SuiteSpec, options: EvaluationOptions) -> Evaluation:
+    from rtdyn.text.evaluation import prepare
+
     return prepare(tiny, LATE, options)
 
 
 @pytest.fixture(scope="session")
 def captured(takes_long: None, tiny: SuiteSpec, evaluation: Evaluation) -> Callable[[int], Capture]:
     """Captures of the bundled checkpoints, made once each."""
+    from rtdyn.capture.forward_pass import capture
+    from rtdyn.checkpoints.checkpoint import load_model
+    from rtdyn.checkpoints.local import fetch_local
+
     made: dict[int, Capture] = {}
 
     def at(step: int) -> Capture:
@@ -98,6 +120,8 @@ def captured(takes_long: None, tiny: SuiteSpec, evaluation: Evaluation) -> Calla
 @pytest.fixture
 def random_neox() -> Callable[..., transformers.GPTNeoXForCausalLM]:
     """Untrained GPT-NeoX models whose norms have gain and bias of their own."""
+    import torch
+    import transformers
 
     def build(seed: int = 0, **changes: object) -> transformers.GPTNeoXForCausalLM:
         torch.manual_seed(seed)

@@ -16,12 +16,15 @@ pytestmark = pytest.mark.slow  # each starts a process
 
 
 def command(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    given, env = ["-m", "rtdyn.cli", *map(str, arguments)], {**os.environ, "HF_HUB_OFFLINE": "0", **environment}
-    if "PYTHONIOENCODING" not in environment:
-        return run_python(given, env=env, timeout=HANG)
+    env = {**os.environ, "HF_HUB_OFFLINE": "0", **environment}
+    return run_python(["-m", "rtdyn.cli", *arguments], env=env, timeout=HANG)
+
+
+def fresh(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Python that makes its streams by PYTHONIOENCODING."""
     return subprocess.run(
-        [sys.executable, *given],
-        env=env,
+        [sys.executable, *map(str, arguments)],
+        env={**os.environ, **environment},
         capture_output=True,
         encoding=environment["PYTHONIOENCODING"],
         errors="backslashreplace",  # click writes UTF-8 where it finds ASCII
@@ -68,16 +71,18 @@ def test_certificates_that_are_not_there_are_named(tmp_path: Path) -> None:
 
 
 def test_what_ends_a_command_is_said_where_neither_standard_stream_is_utf8(tmp_path: Path) -> None:
-    ended = command("claims", tmp_path / "löwe", PYTHONIOENCODING="ascii")
+    ended = fresh("-m", "rtdyn.cli", "claims", tmp_path / "löwe", PYTHONIOENCODING="ascii")
     refused(ended, "we is not an rtdyn run")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_tables_are_printed_in_whatever_a_terminal_can_show(encoding: str) -> None:
-    for asked in (("plan", "--model", "tiny", "--no-calibration"), ("models",), ("audit", "--model", "tiny")):
-        ended = command(*asked, PYTHONIOENCODING=encoding)
-        assert ended.returncode == 0, ended.stderr
-        assert ended.stdout.isascii() or encoding != "ascii"
+    asked = [["plan", "--model", "tiny", "--no-calibration"], ["models"], ["audit", "--model", "tiny"]]
+    code = f"from rtdyn.cli import main\nfor asked in {asked}: main(asked, standalone_mode=False)"
+    ended = fresh("-c", code, PYTHONIOENCODING=encoding)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.isascii() or encoding != "ascii"
+    assert "of 18 steps 18 sound" in ended.stdout and "pythia-1.4b" in ended.stdout
 
 
 def test_figures_are_drawn_whatever_a_notebook_left_in_the_environment(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from typing import IO, Self
 
 from support import command_server
 
-FIXED = ("OMP_", "MKL_", "OPENBLAS_", "NUMBA_", "TORCH", "CUDA_", "LD_", "LC_", "LANG", "PYTHON")
+FIXED = ("OMP_", "MKL_", "OPENBLAS_", "NUMBA_", "LD_", "LC_", "LANG", "PYTHON")
 """How variables begin that are read before a command is forked; PYTHONPATH is read again."""
 
 

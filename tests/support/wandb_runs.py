@@ -27,6 +27,8 @@ from rtdyn.store.run import Run, table_file
 
 KEY = "0123456789abcdef0123456789abcdefdeadbeef"
 STEPS, LATER = (0, 4000), 1
+LAST = STEPS[1:]
+"""What is tracked beside a server that is down."""
 OUTAGES = ("refused", "errors", "silent")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rtdyn"
 CHEAP = (
