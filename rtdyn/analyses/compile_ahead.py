@@ -21,12 +21,14 @@ from rtdyn.analyses.groups.communities import group_modularity, rewired_z
 from rtdyn.analyses.groups.heavytail import LEAST_KS, hill_of_spectra, spectra, standard_rows
 from rtdyn.analyses.groups.layer_forms import layer_forms
 from rtdyn.analyses.groups.set_sums import edge_counts, layer
-from rtdyn.analyses.influence.fused import exponential_excess
+from rtdyn.analyses.influence.fused import capped_excess, exponential_excess
 from rtdyn.analyses.kernels.kept_code import keep
 from rtdyn.analyses.mediation.vocabulary_sums import vocabulary_sums
 from rtdyn.analyses.regimes.fit import fit_curves
 
 NEURONS = 64
+CAPPED = "capped "
+"""Before an analysis, its loops for a model whose logits are capped."""
 
 
 _compiling: dict[str, threading.Lock] = {}
@@ -34,9 +36,13 @@ _compiling: dict[str, threading.Lock] = {}
 
 
 @cache
-def compile_ahead(analyses: Collection[str], device: str) -> None:
-    """Begins to compile the loops of these analyses, in their order, once in a process; device: `cpu` or `cuda`."""
-    names = [name for name in analyses if name in CALLS and (device == "cpu" or name not in ON_CPU_ONLY)]
+def compile_ahead(analyses: Collection[str], device: str, capped: bool = False) -> None:
+    """Begins to compile the loops of these analyses, in their order, once in a process.
+
+    device: `cpu` or `cuda`. capped: whether the model's logits may be capped, which takes a loop of its own.
+    """
+    all_names = [loops for name in analyses for loops in (name, *([CAPPED + name] if capped else []))]
+    names = [name for name in all_names if name in CALLS and (device == "cpu" or name not in ON_CPU_ONLY)]
     new = [name for name in names if name not in _compiling]
     for name in new:
         _compiling[name] = threading.Lock()
@@ -50,8 +56,8 @@ def when_compiled(stage: Callable[[str], None]) -> Callable[[str], None]:
 
     def begin(name: str) -> None:
         stage(name)
-        if name in _compiling:
-            with _compiling[name]:
+        for loops in {name, CAPPED + name} & _compiling.keys():
+            with _compiling[loops]:
                 pass
 
     return begin
@@ -76,6 +82,14 @@ def _excess() -> None:
     weights, index = torch.full((1, NEURONS), 1 / NEURONS), torch.zeros(1, dtype=torch.int64)
     of_pair = torch.ones(1, dtype=torch.float64)
     exponential_excess(weights, weights[None], weights, of_pair[None], of_pair, index, index)
+
+
+def _capped_excess() -> None:
+    weights, index = torch.full((1, NEURONS), 1 / NEURONS), torch.zeros(1, dtype=torch.int64)
+    of_pair = torch.ones(1, dtype=torch.float64)
+    capped_excess(
+        weights, weights[None], weights, (weights, weights, 8.0), of_pair[None], of_pair, of_pair, index, index
+    )
 
 
 def _curves() -> None:
@@ -104,10 +118,11 @@ def _vocabulary() -> None:
 
 CALLS: Mapping[str, Callable[[], None]] = {
     "ablation": _excess,
+    CAPPED + "ablation": _capped_excess,
     "regimes": _curves,
     "modularity": _graphs,
     "heavytail": _tails,
     "mediation": _vocabulary,
 }
-ON_CPU_ONLY = ("ablation", "mediation")
+ON_CPU_ONLY = ("ablation", CAPPED + "ablation", "mediation")
 """Analyses that have no loops of ours where the capture is on a GPU."""

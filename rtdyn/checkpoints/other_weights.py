@@ -8,7 +8,7 @@ from collections.abc import Collection
 ADAPTER = "adapter_config.json"
 _EXPORT = (
     "`python examples/conversion/convert_checkpoints.py export --hf-model NAME --megatron-path FOLDER --hf-path OUT` "
-    "of Megatron Bridge"
+    "of Megatron Bridge, whose guide says how to make the run_config.yaml that Megatron-LM leaves out"
 )
 _FORMS = (
     (
@@ -19,11 +19,13 @@ _FORMS = (
     (
         r"(.*zero_pp_rank_\d+_)?mp_rank_\d+(_\d+)*_(model|optim)_states\.pt",
         "its weights are in the shards of DeepSpeed's ZeRO; run `python zero_to_fp32.py . OUT --tag NAME` in the "
-        "folder above, where NAME is this folder's, and put config.json into OUT",
+        "folder above, where NAME is this folder's, and put config.json into OUT; DeepSpeed up to 0.15.2 takes "
+        "OUT/pytorch_model.bin, in a folder that is there, for OUT",
     ),
     (
         r"zero_to_fp32\.py|global_step\d+/(.*_states\.pt)?",
-        "its weights are in the shards of DeepSpeed's ZeRO; run `python zero_to_fp32.py . .` in it",
+        "its weights are in the shards of DeepSpeed's ZeRO; run `python zero_to_fp32.py . .` in it, or of DeepSpeed up "
+        "to 0.15.2 `python zero_to_fp32.py . pytorch_model.bin`",
     ),
     (
         r"pytorch_model_fsdp_\d+/.*",
@@ -33,7 +35,7 @@ _FORMS = (
     (
         r"\.metadata|.*\.distcp",
         "its weights are in torch's distributed form; run `python -m torch.distributed.checkpoint.format_utils "
-        "dcp_to_torch` on it and save the model with save_pretrained",
+        "dcp_to_torch . weights.pt` in it, load weights.pt into the model and save it with save_pretrained",
     ),
     (
         r"mp_rank_\d+(_\d+)*/.*",

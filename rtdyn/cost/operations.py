@@ -7,9 +7,12 @@ blocks' matrices, a multiplication and an addition counted apart:
     ablation   2(D+1)·N·V·d of the positions and 2·F·V·d of the neurons, once a block of positions        float64
                2D·N·V·d (E_p[m u]) float32, and 2·N·F·V (E_p q²), bfloat16 where the processor has it
                N·F·V·(share summed exactly), a term each
+               where logits are capped 4·N·V·d float64, 2D·N·V·d float32 and 2·N·F·V more, and terms of CAPPED_TERMS
     mediation  the ablation twice more of M = 2N/11 positions, but its float64 products of V·d once; its part of the
                positions again with 3·M·K·V terms, for K neurons whose changes of confidence are summed; 2·V·d² + 9·d³
                float64 (the unembedding's singular directions)
+               where logits are capped the frozen influence and the changes of confidence take M·F·V and M·K·V terms
+               of float64
 
 Beside the products, arrays of the vocabulary's length are gone through: PASSES times for a position, fewer for a
 neuron; where a network is small, that is what takes the time. The counts of passes were fitted to runs of the
@@ -21,8 +24,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from rtdyn.analyses.influence.block_sizes import sizes_of
-from rtdyn.analyses.influence.certified import PAIR_BYTES
+from rtdyn.analyses.influence.block_sizes import CAP_ARRAYS, sizes_of
+from rtdyn.analyses.influence.certified import CAPPED_PAIR_BYTES, PAIR_BYTES
 from rtdyn.analyses.top import MIN_TOP, TOP_SHARE
 from rtdyn.capture.memory_need import Sample
 from rtdyn.model.sizes import ModelShape
@@ -38,6 +41,10 @@ LOSS_PASSES, SCORE_PASSES, HIDDEN_PASSES = 3, 4, 16
 """The same of the capture: for a position's logits, its scores in a head, its hidden state in a layer."""
 CONFIDENCE_TERMS = 3
 """Cost of a pair's four sums of changes of confidence, in units of one exact sum."""
+CAPPED_TERMS, CAPPED_POSITION_PASSES = 1.6, 20
+"""The same of an exact sum where logits are capped, and the passes that a position takes more there."""
+FROZEN_TERMS_IN_DOUBLE, CONFIDENCE_TERMS_IN_DOUBLE = 46, 78
+"""The same of a pair's frozen loss and of its changes of confidence where logits are capped."""
 CONFIDENCE_GROUPS = 6
 """Neurons whose changes of confidence are computed, in units of the group `top`: both halves', with their pools."""
 EQUAL_POSITIONS = 2 / 11
@@ -106,10 +113,18 @@ def capture_operations(model: ModelShape, sample: Sample) -> Operations:
 def ablation_operations(model: ModelShape, sample: Sample, memory_bytes: int) -> Operations:
     """The influence of every neuron at every measured position."""
     n, f, v, d, directions = sample.positions, model.neurons, model.logits, model.width, model.directions
-    sizes = sizes_of(n, f, v, d, directions, memory_bytes, PAIR_BYTES)
+    arrays, pair = (directions + CAP_ARRAYS, CAPPED_PAIR_BYTES) if model.capped else (directions, PAIR_BYTES)
+    sizes = sizes_of(n, f, v, d, arrays, memory_bytes, pair)
     blocks = -(-n // sizes.positions)
     again = 0 if sizes.held else -(-n // sizes.softmax_rows) + blocks * -(-f // sizes.neurons)
-    return Operations(
+    capped = Operations(
+        float32=2.0 * directions * n * v * d,
+        float64=4.0 * n * v * d + 4.0 * n * f * d,
+        narrow=2.0 * n * f * v,
+        exact=(CAPPED_TERMS - 1) * EXACT_SHARE * n * f * v,
+        passed=float(CAPPED_POSITION_PASSES * n * v),
+    )
+    linear = Operations(
         float32=2.0 * directions * n * v * d,
         float64=2.0 * (directions + 1) * n * v * d + 2.0 * blocks * f * v * d + 12.0 * n * f * d,
         narrow=2.0 * n * f * v,
@@ -121,6 +136,7 @@ def ablation_operations(model: ModelShape, sample: Sample, memory_bytes: int) ->
             + PAIR_PASSES * n * f
         ),
     )
+    return total_operations([linear, capped]) if model.capped else linear
 
 
 def mediation_operations(model: ModelShape, sample: Sample, memory_bytes: int) -> Operations:
@@ -131,10 +147,13 @@ def mediation_operations(model: ModelShape, sample: Sample, memory_bytes: int) -
     frozen = ablation_operations(model, replace(sample, positions=equal), memory_bytes // 2)
     # neurons and positions are multiplied with the unembedding once for both
     whole = replace(frozen, float64=frozen.float64 - 2.0 * (model.neurons + (directions + 1) * equal) * v * d)
+    if model.capped:
+        whole = Operations(exact=float(FROZEN_TERMS_IN_DOUBLE * equal * model.neurons * v))
+    terms = CONFIDENCE_TERMS_IN_DOUBLE if model.capped else CONFIDENCE_TERMS
     confidence = Operations(
         float32=2.0 * directions * equal * v * d,
         float64=2.0 * (directions + 1) * equal * v * d + 2.0 * neurons * v * d,
-        exact=float(CONFIDENCE_TERMS * equal * neurons * v),
+        exact=float(terms * equal * neurons * v),
         passed=float(POSITION_PASSES * equal * v),
     )
     singular = Operations(float64=2.0 * v * d**2 + 9.0 * d**3)

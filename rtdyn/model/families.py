@@ -119,6 +119,12 @@ def check_config(config: Mapping[str, Any], where: str) -> str:
     return family
 
 
+def may_be_capped(config: Mapping[str, Any]) -> bool:
+    """Whether the logits of the model that a config.json describes may be capped, by it or by its family's default."""
+    layout = LAYOUTS.get(str(config.get("model_type")))
+    return layout is not None and layout.capped and config.get("final_logit_softcapping", True) is not None
+
+
 def check_family(model_type: str, where: str) -> None:
     """Raises InputError unless `model_type` is a family whose final layer is known."""
     if (why := why_not_dense(model_type)) is not None:

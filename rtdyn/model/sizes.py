@@ -38,6 +38,8 @@ class ModelShape:
     """Positions at most; None where there is no limit."""
     directions: int
     """D, in which ablation moves the logits at a position: 1, or 2 where a norm follows the MLP."""
+    capped: bool
+    """Whether the logits are capped."""
     parallel_residual: bool
     """Whether a block's MLP reads the stream that its attention reads."""
     parameters: int
@@ -101,6 +103,7 @@ def model_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         logits=rows,
         context=context,
         directions=1 if parts.post_norm is None else 2,
+        capped=parts.readout.cap is not None,
         parallel_residual=parts.parallel_residual,
         parameters=parameters,
         matrices=sum(p.numel() for block in parts.stack for p in block.parameters() if p.dim() > 1),

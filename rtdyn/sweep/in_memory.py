@@ -9,6 +9,7 @@ from rtdyn.analyses.groups.weightwatcher import begin_weightwatcher
 from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.model_copy import model_copy
 from rtdyn.errors import InputError, OverflowedError
+from rtdyn.model.families import may_be_capped
 from rtdyn.names import WEIGHTS_ONLY
 from rtdyn.store.schema import StepTables
 from rtdyn.sweep.step import analyse_model
@@ -41,7 +42,7 @@ def analyse_in_memory(
     evaluation = prepare_in_memory(tokenizer_of(tokenizer, "the tokenizer"), config, documents, counts, measured_on)
     if "heavytail" in options.analyses:
         begin_weightwatcher()
-    compile_ahead(options.analyses, options.device)
+    compile_ahead(options.analyses, options.device, may_be_capped(config))
     try:
         stage = when_compiled(lambda stage: None)
         return analyse_model(copied, step, tokens_seen, evaluation, options, stage, parity=True)

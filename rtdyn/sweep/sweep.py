@@ -14,6 +14,7 @@ from rtdyn.checkpoints.checkpoint import Checkpoint, read_config
 from rtdyn.checkpoints.locate import find_config
 from rtdyn.errors import InputError, UsageError
 from rtdyn.hub.retry import may_pass
+from rtdyn.model.families import may_be_capped
 from rtdyn.model.final_mlp import final_mlp
 from rtdyn.names import WEIGHTS_ONLY
 from rtdyn.store.schema import StepTables
@@ -55,7 +56,7 @@ class Sweep:
         """
         if "heavytail" in self.options.analyses:
             begin_weightwatcher()
-        compile_ahead(self.options.analyses, self.options.device)
+        compile_ahead(self.options.analyses, self.options.device, may_be_capped(self.model_config))
         stage = when_compiled(stage)
         seen = (self.tokens_seen or self.suite.tokens_seen)(checkpoint.step)
         if self.evaluation is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -116,6 +118,23 @@ def test_fsdp_shards_are_refused_and_the_command_that_is_named_puts_them_togethe
     done = run_python(command, cwd=one, timeout=HANG)
     assert done.returncode == 0, done.stderr
     assert_loaded(fetch_local(suite, 4), weights)
+
+
+def test_the_command_named_for_torchs_distributed_form_gives_the_weights(
+    one: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = load_file(one / "model.safetensors")
+    (one / "model.safetensors").unlink()
+    with pytest.warns(UserWarning, match="single process"):
+        torch.distributed.checkpoint.save({"model": weights}, checkpoint_id=one, no_dist=True)
+    with pytest.raises(InputError, match=r"torch's distributed form; run `python -m .* in it, load") as refusal:
+        fetch_local(find_suite(str(one.parent), {}), 4)
+    module, *arguments = re.findall("`python -m (.*?)`", str(refusal.value))[0].split()
+    monkeypatch.chdir(one)
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    found = torch.load(one / "weights.pt", weights_only=True)["model"]
+    assert found.keys() == weights.keys() and all(torch.equal(found[name], weights[name]) for name in weights)
 
 
 UNMERGED = {

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from rtdyn.analyses.influence.block_sizes import block_sizes, sizes_of
+from rtdyn.analyses.influence.block_sizes import CAP_ARRAYS, block_sizes, sizes_of
 from rtdyn.analyses.influence.certified import PAIR_BYTES
 from rtdyn.capture.memory_need import Sample, memory
 from rtdyn.cost.operations import (
+    CAPPED_TERMS,
     EXACT_SHARE,
     Operations,
     ablation_operations,
@@ -58,6 +59,20 @@ def test_the_blocks_are_those_of_the_analysis(captured) -> None:
     n, f = found.activations.shape
     v, d = found.anatomy.readout.unembedding.shape
     assert block_sizes(found, GIB // 16, PAIR_BYTES) == sizes_of(n, f, v, d, 1, GIB // 16, PAIR_BYTES)
+
+
+def test_a_cap_on_the_logits_is_counted(captured, shape: ModelShape) -> None:
+    n, f, v = 512, 4096, 50304
+    capped = replace(shape, capped=True)
+    work, plain = (ablation_operations(one, SAMPLE, 8 * GIB) for one in (capped, shape))
+    assert work.narrow == 2 * plain.narrow and work.exact == CAPPED_TERMS * EXACT_SHARE * n * f * v
+    work, plain = (mediation_operations(one, SAMPLE, 8 * GIB) for one in (capped, shape))
+    assert work.exact > 20 * plain.exact
+    found = captured(4000)
+    found = replace(found, anatomy=replace(found.anatomy, readout=replace(found.anatomy.readout, cap=30.0)))
+    n, f = found.activations.shape
+    v, d = found.anatomy.readout.unembedding.shape
+    assert block_sizes(found, GIB // 16, PAIR_BYTES) == sizes_of(n, f, v, d, 1 + CAP_ARRAYS, GIB // 16, PAIR_BYTES)
 
 
 def test_mediation_is_the_ablation_of_two_elevenths_of_the_positions_twice_and_more(shape: ModelShape) -> None:

@@ -125,7 +125,7 @@ def test_the_run_directory_holds_what_the_design_says(whole: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
 def test_the_whole_suite_on_other_families(family: str, tmp_path: Path, tiny_folder: Path) -> None:
     """Sequential residuals, gated MLPs, grouped queries: all analyses, none crashing."""
     suite = tmp_path / "suite"

@@ -84,6 +84,7 @@ def test_the_parts_of_every_family_are_all_it_has(config: Any) -> None:
     embedding = {id(p): p.numel() for module in _embeddings(parts) for p in module.parameters()}
     assert (shape.block, shape.embedding) == (max(blocks), sum(embedding.values()))
     assert (shape.inputs, shape.neurons) == (len(parts.input_rows), len(parts.output_rows))
+    assert shape.capped == (getattr(config, "final_logit_softcapping", None) is not None)
     assert shape.directions == (2 if config.model_type in ("olmo2", "olmo3", "gemma2", "gemma3_text") else 1)
     assert shape.context == (None if config.model_type == "bloom" else 32)
     assert shape.parallel_residual == getattr(config, "use_parallel_residual", config.model_type in ("phi", "gptj"))

@@ -157,7 +157,9 @@ def sum_exactly(
     row_, neuron_ = row[tame], neuron[tame]
     a, t = capped.pairs.a[:, row_, neuron_], capped.pairs.t[row_, neuron_]
     level, first = capped.level[row_, neuron_], capped.first[row_, neuron_]
-    excess, bent = fused.capped_excess(at.p, at.m, of.q, bend, a, t, level, row_, neuron_)
+    excess, bent = fused.capped_excess(
+        at.p, at.m, of.q, (bend.tangent, bend.slope, bend.cap), a, t, level, row_, neuron_
+    )
     square, reach = capped.square[row_, neuron_], largest[tame]
     shift = (1 + CURVATURE / bend.cap) * square.sqrt() + excess
     error = SHIFT_ROUNDING * reach * shift + SUM_ROUNDING * excess + BENT_ROUNDING / bend.cap * square

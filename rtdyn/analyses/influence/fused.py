@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtdyn.analyses.influence.bend import Bend
 from rtdyn.analyses.kernels.capped_sums import capped_sums
 from rtdyn.analyses.kernels.excess_sums import excess_sums
 from rtdyn.analyses.threads import in_threads
@@ -23,6 +22,7 @@ LARGEST = 20.0
 CHUNK_ELEMENTS = {"cpu": 2**19}
 """Size of the arrays that pairs are summed in where there is no fused loop, by device."""
 CHUNK_ELEMENTS_ELSEWHERE = 2**24
+Cap = tuple[Tensor, Tensor, float]
 
 
 def exponential_excess(p: Tensor, m: Tensor, q: Tensor, a: Tensor, t: Tensor, row: Tensor, neuron: Tensor) -> Tensor:
@@ -57,41 +57,41 @@ def unfused(p: Tensor, m: Tensor, q: Tensor, a: Tensor, t: Tensor, row: Tensor, 
 
 
 def capped_excess(
-    p: Tensor, m: Tensor, q: Tensor, bend: Bend, a: Tensor, t: Tensor, level: Tensor, row: Tensor, neuron: Tensor
+    p: Tensor, m: Tensor, q: Tensor, through: Cap, a: Tensor, t: Tensor, level: Tensor, row: Tensor, neuron: Tensor
 ) -> Tensor:
     """Σ_v p_v·(e^h − 1 − h) and Σ_v p_v·(h − S·z), h what the cap makes of z, of k pairs; float64 (2, k).
 
-    level: (k,), added to the z of `exponential_excess`, whose other arguments these are. |z| must exceed neither
-    LARGEST nor c/2.
+    through: tanh(l/c) and its derivative sech², float32 (n, V), and c. level: (k,), added to the z of
+    `exponential_excess`, whose other arguments these are. |z| must exceed neither LARGEST nor c/2.
     """
     if p.device.type == "cpu":
-        return _capped_fused(p, m, q, bend, a, t, level, row, neuron)
-    return capped_unfused(p, m, q, bend, a, t, level, row, neuron)
+        return _capped_fused(p, m, q, through, a, t, level, row, neuron)
+    return capped_unfused(p, m, q, through, a, t, level, row, neuron)
 
 
 def capped_unfused(
-    p: Tensor, m: Tensor, q: Tensor, bend: Bend, a: Tensor, t: Tensor, level: Tensor, row: Tensor, neuron: Tensor
+    p: Tensor, m: Tensor, q: Tensor, through: Cap, a: Tensor, t: Tensor, level: Tensor, row: Tensor, neuron: Tensor
 ) -> Tensor:
     """`capped_excess` in float64 (2, pairs), array by array."""
-    result = t.new_empty(2, len(t))
+    (tangent, slope, cap), result = through, t.new_empty(2, len(t))
     for some, z in shifts(m, q, a, t, row, neuron):
         z += level[some, None]
-        slope, tau = bend.slope[row[some]].double(), torch.tanh(z / bend.cap)
-        h = bend.cap * slope * tau / (1 + bend.tangent[row[some]] * tau)
+        slope_of, tau = slope[row[some]].double(), torch.tanh(z / cap)
+        h = cap * slope_of * tau / (1 + tangent[row[some]] * tau)
         result[0, some] = (p[row[some]] * (torch.expm1(h) - h)).sum(1)
-        result[1, some] = (p[row[some]] * (h - slope * z)).sum(1)
+        result[1, some] = (p[row[some]] * (h - slope_of * z)).sum(1)
     return result
 
 
 def _capped_fused(
-    p: Tensor, m: Tensor, q: Tensor, bend: Bend, a: Tensor, t: Tensor, level: Tensor, row: Tensor, neuron: Tensor
+    p: Tensor, m: Tensor, q: Tensor, through: Cap, a: Tensor, t: Tensor, level: Tensor, row: Tensor, neuron: Tensor
 ) -> Tensor:
     order, edges = _tasks(p, q, row, neuron)
     at, of = row[order].numpy(), neuron[order].numpy()
     a_sorted, t_sorted, levels = (v[..., order].float().contiguous().numpy() for v in (a, t, level))
     sums = np.zeros((len(order), 2))
-    arrays = p.numpy(), m.numpy(), q.numpy(), bend.tangent.numpy(), bend.slope.numpy()
-    cap = np.float32(bend.cap)
+    arrays = p.numpy(), m.numpy(), q.numpy(), through[0].numpy(), through[1].numpy()
+    cap = np.float32(through[2])
 
     def run(task: int) -> None:
         mine = slice(edges[task], edges[task + 1])

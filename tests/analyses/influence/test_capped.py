@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rtdyn.analyses.influence import fused, pairs
-from rtdyn.analyses.influence.bend import CURVATURE, THIRD, Bend
+from rtdyn.analyses.influence.bend import CURVATURE, THIRD
 from rtdyn.analyses.influence.capped import BENT_ROUNDING, REACH, SHIFT_ROUNDING
 from rtdyn.analyses.influence.pairs import EPSILON, SUM_ROUNDING
 from rtdyn.capture.forward_pass import Capture
@@ -55,13 +55,15 @@ def test_every_interval_holds_the_true_delta(
             assert tolerance or ((block.half_width == 0).all() and (block.rounding < 1e-4 * sharpness).all())
 
 
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 10_000), cap=st.sampled_from([5.0, 30.0]), kind=st.sampled_from(KINDS[:2]))
-def test_intervals_of_small_shifts_are_narrow(seed: int, cap: float, kind: str) -> None:
-    one = with_readout(family(seed, kind, 3e-3), cap=cap)
-    block = all_deltas(one, 1e9)
-    assert block.refined == 0 and float(block.half_width.median()) < 1e-6
-    assert float(block.half_width.median()) < 1e-3 * float(block.delta.abs().median())
+@pytest.mark.parametrize("cap", [5.0, 30.0])
+@pytest.mark.parametrize("kind", KINDS[:2])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_intervals_of_small_shifts_are_narrow(seed: int, kind: str, cap: float) -> None:
+    plain = family(seed, kind, 1e-3)
+    block = all_deltas(with_readout(plain, cap=cap), 1e9)
+    assert block.refined == 0 and float(block.half_width.median()) < 1e-3 * float(block.delta.abs().median())
+    without = all_deltas(plain, 1e9).half_width.median()
+    assert float(block.half_width.median()) < 60 / cap * float(without)
 
 
 @settings(max_examples=20, deadline=None)
@@ -73,9 +75,6 @@ def test_a_cap_beyond_all_logits_is_no_cap(seed: int, scale: float, kind: str) -
         here, there = all_deltas(plain, tolerance), all_deltas(capped, tolerance)
         allowed = here.half_width + here.rounding + there.half_width + there.rounding + 1e-9
         assert ((here.delta - there.delta).abs() <= allowed).all()
-    if scale == 1e-3 and kind != "post-norm":
-        # a variance below its own round-off is cut at 0 in the one and not in the other
-        torch.testing.assert_close(there.half_width.median(), here.half_width.median(), rtol=0.2, atol=0)
 
 
 def test_the_cap_bends_what_is_compared() -> None:
@@ -147,15 +146,10 @@ def test_sums_through_the_cap_are_right_to_their_round_off(
     h = cap * (torch.tanh((logits[row] + z) / cap) - tangent[row])
     excess = (p[row] * (torch.expm1(h) - h)).sum(1)
     bent = (p[row] * (h - slope[row] * z)).sum(1)
-    nothing = torch.empty(0)
-    averages: dict[str, object] = dict.fromkeys(
-        ("level", "targets", "target", "largest", "first", "second", "second_products", "second_m_row"), nothing
-    )
-    bend = Bend(cap=cap, tangent=tangent.float(), slope=slope.float(), **averages)  # type: ignore[arg-type]
     with pytest.MonkeyPatch.context() as patch:
         if not fused_loop:
             patch.setattr(fused, "_capped_fused", fused.capped_unfused)
-        ours = fused.capped_excess(p.float(), m, q, bend, a, t, level, row, neuron)
+        ours = fused.capped_excess(p.float(), m, q, (tangent.float(), slope.float(), cap), a, t, level, row, neuron)
     square = (p[row] * z.square()).sum(1)
     shift = SHIFT_ROUNDING * largest * ((1 + CURVATURE / cap) * square.sqrt() + excess)
     allowed = EPSILON * (shift + SUM_ROUNDING * excess + BENT_ROUNDING / cap * square) + 1e-14
