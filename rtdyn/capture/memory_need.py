@@ -63,7 +63,7 @@ def memory(
 ) -> Memory:
     """What a step holds at most. routing: attention is kept too. earlier_layers: those measured beside the last."""
     n, d, w = sample.positions, model.width, sample.window
-    kept = n * (d + model.neurons) + (n * 2 * model.heads * w + sample.tokens * d if routing else 0)
+    kept = n * (d + model.neurons) + (n * (2 * model.heads * w + d) + sample.tokens * d if routing else 0)
     if earlier_layers:
         sums = 2 * FLOAT64_OF_A_PAIR * model.neurons * sample.tokens // w  # in float32 numbers
         kept += sample.tokens * d + len(earlier_layers) * (n * model.neurons + sums)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -117,11 +119,18 @@ def eigenvalues(
         rows = torch.from_numpy(index[start : start + step]).to(z.device)
         if shared:
             matrices = submatrices(source, rows)
+        elif len(rows) == 1 and n > positions:
+            matrices = inner_products(source[rows[0]])[None].div_(positions)
         else:
             values = source[rows]
             matrices = (values @ values.mT if n <= positions else values.mT @ values) / positions
         result[start : start + step, :side] = symmetric_eigenvalues(matrices)[:, ::-1].clip(min=0)
     return result
+
+
+def all_finite(matrix: Tensor) -> bool:
+    """Whether a matrix (a, b) holds neither infinity nor NaN: without an array as large."""
+    return not matrix.numel() or all(map(math.isfinite, matrix.aminmax()))
 
 
 def submatrices(matrix: Tensor, rows: Tensor) -> Tensor:

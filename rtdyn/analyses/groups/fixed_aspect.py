@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtdyn.analyses.groups.correlations import standardised
+from rtdyn.analyses.groups.correlations import all_finite, standardised
 from rtdyn.analyses.groups.heavytail import HALF, TENTH, Spectra, hill_of_spectra, undefined
 from rtdyn.analyses.groups.weightwatcher import squared_singular_values, weightwatcher_alpha
 from rtdyn.analyses.threads import in_threads
@@ -52,7 +52,7 @@ def pooled_eigenvalues(matrix: Tensor) -> np.ndarray | Undefined:
     """float64 (m,), descending: squared singular values of all square submatrices of a float64 (a, b)."""
     if min(matrix.shape) < LEAST_SIDE:
         return Undefined(f"the shorter side of the matrix is {min(matrix.shape)}, under {LEAST_SIDE}")
-    if not bool(torch.isfinite(matrix).all()):
+    if not all_finite(matrix):
         return Undefined("the matrix holds values that are not finite")
     each = map if matrix.device.type != "cpu" else in_threads
     return -np.sort(-np.concatenate(list(each(squared_singular_values, square_submatrices(matrix)))))

@@ -106,7 +106,7 @@ def heavytail(context: Context) -> HeavyTails:
 
 
 def spectra_once(weights: Tensor, groups: Mapping[str, Group | Undefined]) -> Callable[[np.ndarray], Spectra]:
-    """What gives the spectra of sets (s, n) of rows of weights (F, d), computing those of equal sets once.
+    """What gives the spectra of sets (s, n) of rows of weights (F, d), computing that of each set once.
 
     groups: those that will be asked for.
     """
@@ -118,13 +118,16 @@ def spectra_once(weights: Tensor, groups: Mapping[str, Group | Undefined]) -> Ca
         if too_large(chosen, LARGEST_SPECTRUM) is None
     ]
     rows = standard_rows(weights, FIRST * sum(n**2 for n in sizes))
-    known: dict[bytes, Spectra] = {}
+    known: dict[bytes, tuple[np.ndarray, int]] = {}
 
     def spectra_of(sets: np.ndarray) -> Spectra:
-        key = sets.tobytes()
-        if key not in known:
-            known[key] = spectra(rows, sets)
-        return known[key]
+        keys = [members.tobytes() for members in sets]
+        new = {key: members for key, members in zip(keys, sets, strict=True) if key not in known}
+        if new:
+            found = spectra(rows, np.stack(list(new.values())))
+            known.update(zip(new, zip(found.eigenvalues, found.live, strict=True), strict=True))
+        values, live = zip(*(known[key] for key in keys), strict=True)
+        return Spectra(np.stack(values), np.array(live))
 
     return spectra_of
 

@@ -57,15 +57,12 @@ def measure(group: Group, statistic: Statistic, most: int | None = None) -> dict
     values = [statistic(1 - half, members[None]) for half, members in enumerate(group.members)]
     means = {metric: float((values[0][metric][0] + values[1][metric][0]) / 2) for metric in values[0]}
     of_metrics = {metric: value for metric, value in means.items() if not metric.endswith((LOW, HIGH))}
-    nulls = {
-        null: sets if isinstance(sets, Undefined) else _drawn(sets, statistic, of_metrics, most)
-        for null, sets in group.sets.items()
-    }
+    drawn = _drawn(group.sets, statistic, of_metrics, most)
     result = {}
     for metric, value in of_metrics.items():
         against = {
-            null: drawn if isinstance(drawn, Undefined) else _compared(null, value, drawn[metric], group.overlap)
-            for null, drawn in nulls.items()
+            null: sets if isinstance(sets, Undefined) else _compared(null, value, drawn[null][metric], group.overlap)
+            for null, sets in group.sets.items()
         }
         interval = (means.get(metric + LOW), means.get(metric + HIGH))
         result[metric] = GroupValue(value, min(map(len, group.members)), against, interval)
@@ -73,16 +70,45 @@ def measure(group: Group, statistic: Statistic, most: int | None = None) -> dict
 
 
 def _drawn(
-    sets: tuple[np.ndarray, np.ndarray], statistic: Statistic, values: Mapping[str, float], most: int | None
-) -> dict[str, np.ndarray]:
-    """Each metric of a null's sets (s, n), chosen on either half, in their order until every p is settled."""
-    drawn = {metric: np.empty(0) for metric in values}
-    for batch in batches(min(len(sets[0]), most or len(sets[0]))):
-        first, second = (statistic(1 - half, of_half[batch]) for half, of_half in enumerate(sets))
-        drawn = {m: np.append(so_far, (first[m] + second[m]) / 2) for m, so_far in drawn.items()}
-        if all(settled(value, drawn[metric]) for metric, value in values.items()):
+    nulls: Mapping[str, tuple[np.ndarray, np.ndarray] | Undefined],
+    statistic: Statistic,
+    values: Mapping[str, float],
+    most: int | None,
+) -> dict[str, dict[str, np.ndarray]]:
+    """By null, each metric of its sets (s, n), chosen on either half, in their order until every p is settled.
+
+    The next sets of all nulls that are not settled are measured in one call.
+    """
+    left = {null: sets for null, sets in nulls.items() if not isinstance(sets, Undefined)}
+    drawn = {null: {metric: np.empty(0) for metric in values} for null in left}
+    longest = max((len(sets[0]) for sets in left.values()), default=0)
+    for batch in batches(min(longest, most or longest)):
+        left = {null: sets for null, sets in left.items() if len(sets[0]) > batch.start}
+        first, second = (
+            _by_null(statistic, 1 - half, {null: sets[half][batch] for null, sets in left.items()}) for half in (0, 1)
+        )
+        for null in list(left):
+            drawn[null] = {
+                metric: np.append(so_far, (first[null][metric] + second[null][metric]) / 2)
+                for metric, so_far in drawn[null].items()
+            }
+            if all(settled(value, drawn[null][metric]) for metric, value in values.items()):
+                del left[null]
+        if not left:
             break
     return drawn
+
+
+def _by_null(statistic: Statistic, half: int, sets: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """The statistic of each null's sets (s, n), of those of one size together."""
+    result: dict[str, dict[str, np.ndarray]] = {}
+    for size in dict.fromkeys(of_null.shape[1] for of_null in sets.values()):
+        together = {null: of_null for null, of_null in sets.items() if of_null.shape[1] == size}
+        found = statistic(half, np.concatenate(list(together.values())))
+        ends = np.cumsum([len(of_null) for of_null in together.values()])[:-1]
+        parts = {metric: np.split(values, ends) for metric, values in found.items()}
+        result |= {null: {m: of[k] for m, of in parts.items()} for k, null in enumerate(together)}
+    return result
 
 
 def measure_if_defined(

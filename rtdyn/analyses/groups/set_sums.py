@@ -19,8 +19,10 @@ from rtdyn.analyses.statistics import as_numpy
 
 BLOCK = 1024
 """Rows of the correlation matrix whose weights are made at a time."""
-LOOP_NEURONS, LOOP_SHARE = 512, 0.15
-"""Neurons, and share of the layer, up to which a set's sums inside are cheaper in a loop, on one CPU thread."""
+LOOP_NEURONS = 512
+"""Up to so many a set's sums inside are cheaper in a loop, on one CPU thread."""
+BLOCKS_COST, SET_COST = 2.0, 0.011
+"""What a product takes for the layer, and for each set, in units of a loop over the pairs of as many neurons."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,9 @@ def inside(r: Tensor, sets: np.ndarray, least: float) -> np.ndarray:
 
     r: (F, F). sets: int64 (s, n), checked. least: the smallest |r| of an edge.
     """
-    if r.device.type == "cpu" and sets.shape[1] <= max(LOOP_NEURONS, LOOP_SHARE * len(r)):
+    count, neurons = sets.shape
+    by_loop = neurons <= LOOP_NEURONS or count * neurons**2 <= (BLOCKS_COST + SET_COST * count) * len(r) ** 2
+    if r.device.type == "cpu" and by_loop:
         return np.asarray(graphs.inside(r.numpy(), sets, least))
     return inside_by_product(r, sets, least)
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from rtdyn.analyses.groups.correlations import inner_products, symmetric_eigenvalues
+from rtdyn.analyses.groups.correlations import all_finite, inner_products, symmetric_eigenvalues
 from rtdyn.analyses.groups.heavytail import ALPHA, ALPHA_WEIGHTED, ENTROPY, EQUAL, STABLE_RANK
 from rtdyn.analyses.groups.weightwatcher_row import (
     MIN_SINGULAR_VALUES,
@@ -52,9 +51,9 @@ def weightwatcher_metrics(matrix: Tensor) -> dict[str, float | Undefined]:
     if smallest < MIN_SINGULAR_VALUES:
         return _none(f"{smallest} singular values, under {MIN_SINGULAR_VALUES}")
     values = matrix.detach().float().double()
-    if not bool(torch.isfinite(values).all()):
+    if not all_finite(values):
         return _none("the matrix holds values that are not finite")
-    if not bool(values.any()):
+    if not bool(matrix.any()):
         return _none("the matrix is zero")
     return _of_eigenvalues(squared_singular_values(values), max(matrix.shape))
 

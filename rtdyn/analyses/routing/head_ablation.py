@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rtdyn.analyses.options import HEADS_AT, HEADS_TO
 from rtdyn.analyses.routing.last_layers import MEMORY_BYTES, attention_layers
-from rtdyn.analyses.routing.rerun import ablated_activations, clean_pass
+from rtdyn.analyses.routing.rerun import CleanQueries, CleanWindow, ablated_activations, clean_pass, clean_queries
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.errors import InputError
 from rtdyn.undefined import Undefined
@@ -93,7 +93,7 @@ def ablate_heads(
     with torch.inference_mode():
         for window in np.unique(positions.window[rows]):
             here = rows[positions.window[rows] == window]
-            clean = clean_pass(parts, captured.stream[window : window + 1])
+            clean = _clean(captured, int(window), here)
             for i, block in enumerate(parts.blocks):
                 totals = {name: _Total(block.heads + 1, neurons, captured.activations.device) for name in chosen}
                 for some, activations in ablated_activations(
@@ -118,6 +118,16 @@ def ablate_heads(
         HeadAblation(layer, {name: total.result() for name, total in by_class.items()}, reason, error)
         for layer, by_class, reason, error in zip(attention_layers(captured), sums, structural, errors, strict=True)
     )
+
+
+def _clean(captured: Capture, window: int, rows: np.ndarray) -> CleanWindow | CleanQueries:
+    """One window as it is, at the measured positions rows (n,) at least."""
+    stream, heads, first = captured.stream, captured.heads, captured.first_heads
+    assert stream is not None and heads is not None and first is not None
+    if not captured.anatomy.parallel_residual:
+        return clean_pass(captured.anatomy, stream[window : window + 1])
+    at_rows = heads[torch.from_numpy(rows).to(heads.device)]
+    return clean_queries(captured.anatomy, stream[window], captured.positions.query[rows], at_rows, first[window])
 
 
 class _Total:

@@ -51,17 +51,26 @@ class _Pass:
 
 @dataclass(frozen=True)
 class CleanWindow:
-    """One window as it is: what enters each of the blocks, and the heads' outputs there.
-
-    With a parallel residual what enters the first alone, and the heads of all but the final block.
-    """
+    """One window as it is: what enters each of the blocks, and the heads' outputs there."""
 
     streams: tuple[Tensor, ...]
     """(T, d) each."""
     heads: tuple[Tensor, ...]
     """(T, H, head size) each."""
     cache: _Cache
-    """Keys and values of the final block, empty with a parallel residual."""
+    """Keys and values of the final block."""
+
+
+@dataclass(frozen=True)
+class CleanQueries:
+    """The same at measured positions of a window alone, which is all that a parallel residual asks for."""
+
+    entering: Tensor
+    """(positions, d): what enters the final block."""
+    heads: Tensor
+    """(positions, H, head size): the heads' outputs in the block before."""
+    first: Tensor
+    """(H, head size): at key 0."""
 
 
 def _run(
@@ -125,11 +134,8 @@ class _Reached(Exception):
 
 
 def clean_pass(parts: Anatomy, stream: Tensor) -> CleanWindow:
-    """One window's stream (1, T, d) through the last blocks, as far as something of it is needed."""
+    """One window's stream (1, T, d) through the last blocks."""
     ids, mask = causal(stream)
-    if parts.parallel_residual:
-        heads = tuple(_heads(parts, block, stream, ids, mask) for block in parts.blocks[:-1])
-        return CleanWindow((stream[0],), heads, _Cache())
     streams, all_heads, cache = [], [], _Cache()
     for block in parts.blocks:
         streams.append(stream[0])
@@ -139,10 +145,18 @@ def clean_pass(parts: Anatomy, stream: Tensor) -> CleanWindow:
     return CleanWindow(tuple(streams), tuple(all_heads), cache)
 
 
-def _heads(parts: Anatomy, block: Block, stream: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """(T, H, head size): the heads' outputs over one window's stream (1, T, d)."""
-    outputs = _first_input(block.attention_output, lambda: run_block(parts, block.module, stream, ids, mask))
-    return outputs[0].unflatten(-1, (block.heads, block.head_size))
+def clean_queries(parts: Anatomy, stream: Tensor, query: np.ndarray, heads: Tensor, first: Tensor) -> CleanQueries:
+    """What is needed of one window with a parallel residual.
+
+    stream: (T, d), what enters the first of the last blocks. query: int64 (positions,). heads: (positions, H·head
+    size), the heads' outputs there at these positions; first: (H·head size,) at key 0.
+    """
+    block, at_query = parts.blocks[0], torch.from_numpy(query).to(stream.device)
+    by_head, entering = heads.unflatten(-1, (block.heads, block.head_size)), stream[at_query]
+    if len(parts.blocks) > 1:
+        # the heads' outputs are given, so that each position may run alone, as a sequence of its own
+        entering = _run(parts, block, entering[:, None], at_query[:, None], heads=by_head[:, None]).stream[:, 0]
+    return CleanQueries(entering, by_head, first.unflatten(-1, (block.heads, block.head_size)))
 
 
 def _position_bytes(parts: Anatomy, block: Block, keys: int) -> int:
@@ -153,7 +167,7 @@ def _position_bytes(parts: Anatomy, block: Block, keys: int) -> int:
 
 def ablated_activations(
     parts: Anatomy,
-    clean: CleanWindow,
+    clean: CleanWindow | CleanQueries,
     which: int,
     query: np.ndarray,
     to: str,
@@ -166,13 +180,13 @@ def ablated_activations(
     `ablate_heads` has them. Where nothing can have an effect, (positions, 1, F).
     """
     block, final = parts.blocks[which], parts.blocks[-1]
+    if isinstance(clean, CleanQueries):
+        yield from _parallel(parts, clean, which, to, memory_bytes)
+        return
     at_query = torch.from_numpy(query).to(clean.streams[0].device)
     length = len(clean.streams[0])
-    if parts.parallel_residual:
-        yield from _parallel(parts, clean, which, at_query, to, memory_bytes)
-        return
     variants = block.heads + 2
-    replacement = _replacement(clean.heads[which], to)
+    replacement = _replacement(clean.heads[which][0], to)
     per_position = _position_bytes(parts, block, 2 * length)
     if at == "all" and block is not final:
         ids, mask = causal(clean.streams[which][None])
@@ -201,26 +215,22 @@ def ablated_activations(
 
 
 def _parallel(
-    parts: Anatomy, clean: CleanWindow, which: int, query: Tensor, to: str, memory_bytes: int
+    parts: Anatomy, clean: CleanQueries, which: int, to: str, memory_bytes: int
 ) -> Iterator[tuple[slice, Tensor]]:
     """`ablated_activations` where the final MLP reads what enters the final block, and no block's MLP its attention."""
     assert parts.parallel_mlp is not None
-    mlp, block, entering = parts.parallel_mlp, parts.blocks[which], clean.streams[0][query]
-    if len(parts.blocks) > 1:
-        # the heads' outputs are given, so that each position may run alone, as a sequence of its own
-        heads = clean.heads[0][query][:, None]
-        entering = _run(parts, parts.blocks[0], entering[:, None], query[:, None], heads=heads).stream[:, 0]
+    mlp, block, count = parts.parallel_mlp, parts.blocks[which], len(clean.entering)
     if which == len(parts.blocks) - 1:
         # nothing to measure but |a| itself
-        yield slice(0, len(query)), _first_input(parts.mlp_output, partial(mlp, entering[:, None]))
+        yield slice(0, count), _first_input(parts.mlp_output, partial(mlp, clean.entering[:, None]))
         return
-    replacement = _replacement(clean.heads[which], to)
+    replacement = _replacement(clean.first, to)
     together = max(1, memory_bytes // _position_bytes(parts, block, 0) // (block.heads + 2))
-    for start in range(0, len(query), together):
-        some = slice(start, min(start + together, len(query)))
-        written = block.attention_output(_variants(clean.heads[which][query[some]], replacement).flatten(-2))
+    for start in range(0, count, together):
+        some = slice(start, min(start + together, count))
+        written = block.attention_output(_variants(clean.heads[some], replacement).flatten(-2))
         # a head moves the stream through its output projection alone
-        stream = entering[some, None] + (written - written[:, :1])
+        stream = clean.entering[some, None] + (written - written[:, :1])
         yield some, _first_input(parts.mlp_output, partial(mlp, stream))
 
 
@@ -232,12 +242,10 @@ def _continue(parts: Anatomy, final: Block, stream: Tensor, ids: Tensor, cache: 
     return _run(parts, final, stream[None], ids[None], mask, cache=_Cache(cache), keys=torch.cat([clean, ids]))
 
 
-def _replacement(heads: Tensor, to: str) -> Tensor:
-    """(H, head size): what stands in for each head's output; heads (T, H, head size) are the window's."""
-    if to == "zero":
-        return torch.zeros_like(heads[0])
+def _replacement(first: Tensor, to: str) -> Tensor:
+    """(H, head size): what stands in for each head's output, `first` (H, head size) being that at key 0."""
     # the first query can see no key but key 0, so that its output is the value there
-    return heads[0]
+    return torch.zeros_like(first) if to == "zero" else first
 
 
 def _variants(heads: Tensor, replacement: Tensor) -> Tensor:
