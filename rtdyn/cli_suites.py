@@ -56,7 +56,10 @@ def model_option(command: Command) -> Command:
 def steps_option(command: Command) -> Command:
     """Adds --steps."""
     return click.option(
-        "--steps", default="all", show_default=True, help="all, log, last, 0,1,512, 1000:143000:1000, or a mix."
+        "--steps",
+        default="all",
+        show_default=True,
+        help="all, log (nearest to powers of two), last, 0,1,512, 1000:143000:1000, or a mix.",
     )(command)
 
 

@@ -18,6 +18,12 @@ LAYER_CURVES = "layer curves"
 RARE, COMMON = "rare", "common"
 """Token classes. Neurons are ranked, and groups chosen, by their influence on `rare`."""
 
+
+def positions_by(class_by: object) -> str:
+    """What the positions of a class are called, by whose token decides it: targets, or queries."""
+    return "queries" if class_by == "query" else "targets"
+
+
 SWEEP = ("paper-text", *(f"{RARE}_{percent}={percent}%" for percent in (5, 10, 20, 30, 50)))
 """What `--rare sweep` means: the rare class as ever, 15 %, and further shares of the least frequent types."""
 

@@ -22,7 +22,9 @@ from rtdyn.execute.engine import Engine
 from rtdyn.execute.ledger import read_seconds
 from rtdyn.execute.serial import PassedOver, run_serial
 from rtdyn.execute.task import Task, task_template
+from rtdyn.hub.datasets import is_hub
 from rtdyn.judge.observations import few_sound, left_out
+from rtdyn.names import KING_JAMES, positions_by
 from rtdyn.parquet import read_parquet
 from rtdyn.say_plain import say_plain
 from rtdyn.store.manifest import AuditRecord, CheckpointRecord
@@ -134,8 +136,18 @@ def track(job: Job, console: Console, results: Console | None = None) -> Run:
 def keep_settings(job: Job, run: Run) -> None:
     """Writes the options that the job came to into the run directory, as --config reads them."""
     if job.settings:
-        named = {"analyses": ",".join(run.manifest.config["analyses"])}
+        named: dict[str, Any] = {"analyses": ",".join(run.manifest.config["analyses"])}
+        if _stood_in(job, run):
+            given = job.settings.get("corpus", [])
+            named["corpus"] = [KING_JAMES, *(given if isinstance(given, list) else [])]  # a list holds domains alone
         write_settings(run.path, {**job.settings, **named, **({} if job.out is None else {"out": str(job.out)})})
+
+
+def _stood_in(job: Job, run: Run) -> bool:
+    """Whether the King James Bible was measured in place of the suite's default text."""
+    text = run.manifest.evaluation
+    is_default = job.measured_on.corpus is None and is_hub(job.suite.corpus)
+    return is_default and text is not None and text.corpus.startswith(KING_JAMES)
 
 
 def _left(
@@ -210,7 +222,7 @@ def say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None,
                 f"the rare class is of sampled counts: {about} {overlap:.2f} of the types in it or in that of the "
                 "whole corpus are expected in both"
             )
-    sort_of = "targets" if run.manifest.config["class_by"] == "target" else "queries"
+    sort_of = positions_by(run.manifest.config["class_by"])
     for token_class, positions in zip(classes.classes, evaluation.positions.classes, strict=True):
         lines.append(
             f"class {token_class.name}: {int(token_class.types.sum()):,} types (ranks {token_class.first + 1:,} to "

@@ -14,7 +14,7 @@ All thresholds, margins and texts are in the table CLAIMS.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -210,16 +210,24 @@ def _targets_to_decide(checks: tuple[Check, ...], rare_targets: int | None) -> t
         if not _open_ones(reached):
             return wanted, ""
     open_ones = _open_ones(reached)
-    lasting: dict[str, dict[str, None]] = {}
-    for c, d in zip(reached, deciding, strict=True):
-        if c in open_ones:
-            why = d.reason if isinstance(d, Undefined) else "its value lies outside what is claimed"
-            lasting.setdefault(why, {})[c.statistic] = None
-    return None, "; ".join(f"{' and '.join(statistics)}: {why}" for why, statistics in lasting.items())
+    lasting = (
+        (c.statistic, d.reason if isinstance(d, Undefined) else "its value lies outside what is claimed")
+        for c, d in zip(reached, deciding, strict=True)
+        if c in open_ones
+    )
+    return None, _said_once(lasting)
 
 
 def _reasons(checks: list[Check]) -> str:
-    return "; ".join(dict.fromkeys(f"{c.statistic}: {c.reason}" for c in checks))
+    return _said_once((c.statistic, c.reason) for c in checks)
+
+
+def _said_once(reasons: Iterable[tuple[str, str]]) -> str:
+    """Statistics and why each decides nothing, a reason that several share said once of them all."""
+    by_reason: dict[str, dict[str, None]] = {}
+    for statistic, reason in reasons:
+        by_reason.setdefault(reason, {})[statistic] = None
+    return "; ".join(f"{' and '.join(statistics)}: {reason}" for reason, statistics in by_reason.items())
 
 
 def _reading(c: Criterion, metrics: pl.DataFrame, layer: int | None) -> Series:

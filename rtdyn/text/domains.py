@@ -12,6 +12,7 @@ from itertools import chain
 from rtdyn.checkpoints.locate import find_config, find_tokenizer
 from rtdyn.errors import UsageError
 from rtdyn.hub.names import CONFIG
+from rtdyn.names import positions_by
 from rtdyn.streams import stream
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.draw import draw_windows
@@ -109,7 +110,8 @@ def _domain(
         say(f"{name} holds {size:,} tokens of the {options.tokens:,} asked for, all that was read of it")
     if options.tokens is None and rare < options.wanted:
         searched = f"{LONGEST} times the main text's" if size >= most else "all that was read of it"
-        say(f"{name} holds {rare:,} rare targets of the {options.wanted:,} asked for in {size:,} tokens, {searched}")
+        sort_of = positions_by(options.class_by)
+        say(f"{name} holds {rare:,} rare {sort_of} of the {options.wanted:,} asked for in {size:,} tokens, {searched}")
     return _with_kinds(evaluation, tokenizer)
 
 

@@ -17,7 +17,7 @@ from rtdyn.errors import InputError
 from rtdyn.hub.datasets import dataset_at, is_hub
 from rtdyn.hub.names import CONFIG
 from rtdyn.model.layouts import WITHOUT_LIMIT
-from rtdyn.names import PILE, SWEEP
+from rtdyn.names import PILE, SWEEP, positions_by
 from rtdyn.streams import stream
 from rtdyn.suites.suite import KnownText, SuiteSpec
 from rtdyn.text.clusters import TextClusters, text_clusters
@@ -116,7 +116,8 @@ def prepare(
     evaluation = _evaluation(drawn, documents, provenance, model_config, digest, options, opened.known)
     rare = evaluation.positions.classes[0].available
     if options.tokens is None and rare < options.wanted:
-        say(f"the text holds {rare:,} rare targets of the {options.wanted:,} asked for, and is measured whole")
+        sort_of = positions_by(options.class_by)
+        say(f"the text holds {rare:,} rare {sort_of} of the {options.wanted:,} asked for, and is measured whole")
     size = drawn.text.windows.size
     if options.tokens is not None and size < options.tokens:
         say(f"the text holds {size:,} tokens of the {options.tokens:,} asked for, and is measured whole")

@@ -14,7 +14,10 @@ from loopback.datasets import LoopbackDatasets
 from loopback.place import TINY, Ended, Machine
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from rtdyn.names import KING_JAMES
 from rtdyn.store.run import read_run
+from rtdyn.store.settings_file import SETTINGS as RUN_YAML
+from rtdyn.store.settings_file import read_settings
 from rtdyn.suites.find import load_suites
 from rtdyn.sweep.paper import C4
 from rtdyn.text.pile_counts import COUNTS_FILE, KNOWN_TOKENS
@@ -144,6 +147,8 @@ def test_without_a_hub_the_king_james_bible_stands_in_and_a_line_says_so(ended: 
     assert "evaluation text: king-james, " in said and "held out from training: not checked" in said
     text = read_run(suites.parent / "stand-in").manifest.evaluation
     assert text is not None and (text.corpus, text.held_out) == ("king-james", "not checked")
+    assert read_settings(suites.parent / "stand-in" / RUN_YAML)["corpus"] == [KING_JAMES]
+    assert "corpus" not in read_settings(suites.parent / "default" / RUN_YAML)
 
 
 @pytest.mark.slow

@@ -102,7 +102,7 @@ def test_the_table_says_what_is_left_out_and_what_has_no_number(tmp_path: Path) 
     assert all(isinstance(row.verdicts, Undefined) and "fewer than 3" in row.verdicts.reason for row in rows)
     print_domains(rows, run.manifest.domains_left_out, Console(file=text, width=100))
     said = text.getvalue()
-    assert "No verdicts: " in said and "domain code is left out with 7 rare targets: too few" in said
+    assert "No verdicts: " in said and "domain code is left out with 7 rare positions: too few" in said
     cells = dict(zip(DOMAIN_HEADERS, domain_cells(rows[1]), strict=True))
     assert (cells["domain"], cells["targets"], cells["types"], cells["byte fragments"]) == ("law", "120", "31", "0.25")
     assert cells["ranks as in the main text: Spearman"] == "0.5 (0.4 to 0.6)"

@@ -191,7 +191,7 @@ CASES: list[tuple[str, Change, str, str]] = [
     ("heavy-tailed", edit("hill_alpha_half", p_value=0.5), UNDETERMINED, "p = 0.5 against selected"),
     ("heavy-tailed", edit("hill_alpha_half", where={"null": "matched"}, p_value=0.5), SUPPORTED, ""),
     ("heavy-tailed", edit("hill_alpha_half", value=4.0, ci_low=3.0, ci_high=5.0), against, "lies above 2"),
-    ("tail-grows", edit("hill_alpha_half", value=3.0), UNDETERMINED, "slope of ln α: the 95 %"),
+    ("tail-grows", edit("hill_alpha_half", value=3.0), UNDETERMINED, "α and slope of ln(α / mean of selected sets): "),
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""How many rare targets would decide an open claim, by planted intervals that shrink with the root of their number."""
+"""How many rare positions would decide an open claim, by planted intervals that shrink with their number's root."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from rtdyn.judge.scorecard import CONTRADICTED, SUPPORTED, UNDETERMINED, ClaimRow
 from rtdyn.store.manifest import TokenClassRecord
 from rtdyn.store.schema import Metric
+from rtdyn.sweep.paper import PAPER
 from rtdyn.views.terminal.scorecard import claims, open_claims, targets_text
 
 NOW = 200
@@ -69,7 +70,7 @@ def test_the_number_is_n_times_the_square_of_half_width_over_distance(tmp_path: 
     row = row_at(tmp_path / "a", "attention-alike", edit("profile_r", value=0.9, ci_low=0.7, ci_high=1.0, clusters=40))
     assert row.targets_to_decide == math.ceil(NOW * (0.2 / 0.06) ** 2)
     # rounded up to two figures, since widths are estimates themselves
-    assert targets_text(row) == "about 2,300 rare targets would decide it, there are 200"
+    assert targets_text(row) == "about 2,300 rare positions would decide it, there are 200"
 
 
 NONE: list[tuple[str, Change, str]] = [
@@ -90,7 +91,7 @@ NONE: list[tuple[str, Change, str]] = [
 def test_where_no_number_is_known_the_reason_is_said(tmp_path: Path, claim: str, change: Change, reason: str) -> None:
     row = row_at(tmp_path / "run", claim, change)
     assert (row.verdict, row.targets_to_decide) == (UNDETERMINED, None) and reason in row.targets_reason
-    assert targets_text(row) == f"No number of rare targets is known to decide it: {row.targets_reason}"
+    assert targets_text(row) == f"No number of rare positions is known to decide it: {row.targets_reason}"
 
 
 def test_a_gate_that_stays_closed_leaves_no_number(tmp_path: Path) -> None:
@@ -118,9 +119,11 @@ def test_the_command_and_the_closing_lines_say_it(tmp_path: Path) -> None:
     text = io.StringIO()
     rows = claims(run.path, False, Console(file=text, width=200))
     shown = text.getvalue()
-    assert "about 2,300" in shown and "About 2,300 rare targets would decide it, there are 200." in shown
+    assert "about 2,300" in shown and "About 2,300 rare positions would decide it, there are 200." in shown
     assert "--rare-targets N" in shown and "`rtdyn plan`" in shown
     lines = open_claims(rows)
-    assert "attention-alike, layer 5: about 2,300 rare targets would decide it, there are 200" in lines
+    assert "attention-alike, layer 5: about 2,300 rare positions would decide it, there are 200" in lines
+    assert "--rare-targets N" in lines[-1] and "--rare-targets" not in open_claims(rows, PAPER)[-1]
+    assert "measures 10 windows" in open_claims(rows, PAPER)[-1]
     assert lines[0].startswith(f"{sum(r.verdict == UNDETERMINED for r in rows)} of {len(rows)} verdicts")
     assert open_claims([replace(r, verdict=SUPPORTED) for r in rows]) == []

@@ -38,8 +38,10 @@ def test_a_text_with_too_few_says_so_and_is_measured_whole(
     made = prepare(tiny, LATE, asked, said.append)
     held = made.positions.classes[0].available
     assert said == [f"the text holds {held:,} rare targets of the 5,000 asked for, and is measured whole"]
+    prepare(tiny, LATE, replace(asked, class_by="query"), said.append)
+    assert "rare queries of the 5,000 asked for" in said[1]
     prepare(tiny, LATE, replace(asked, tokens=MIN_TOKENS, rare_targets=None), said.append)
-    assert len(said) == 1
+    assert len(said) == 2
 
 
 def test_tokens_and_targets_exclude_each_other(options: EvaluationOptions) -> None:

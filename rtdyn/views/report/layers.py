@@ -33,6 +33,11 @@ QUANTITIES = (
 )  # fmt: skip
 
 
+TWO_SIGNS = ("#7f3b08", "#b35806", "#e08214", "#fdb863", "#fee0b6", "#f7f7f7", "#d8daeb", "#b2abd2", "#8073ac",
+             "#542788", "#2d004b")  # fmt: skip
+"""Colours of a heat map whose values have both signs, from the lowest to the highest: ColorBrewer's PuOr."""
+
+
 def measured_layers(shown: RunTables) -> list[int]:
     """The layers of a run that measured some before the last, the last first; none of other runs."""
     layers = shown.metrics.filter(analysis=LAYERS)["layer"].drop_nulls().unique().sort(descending=True)

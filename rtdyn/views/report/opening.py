@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rtdyn.counted import counted
 from rtdyn.judge.scorecard import ClaimRow
 from rtdyn.judge.verdict import CONTRADICTED, SUPPORTED, UNDETERMINED
-from rtdyn.names import COMMON, RARE
+from rtdyn.names import COMMON, RARE, positions_by
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.run_tables import RunTables
 from rtdyn.views.terminal.scorecard import place, targets_text
@@ -63,8 +63,9 @@ def _targets(shown: RunTables) -> str:
     classes = shown.run.manifest.classes
     if not classes:
         return "No token classes are recorded." if shown.classes else "None: weights alone were analysed."
+    sort_of = positions_by(shown.run.manifest.config.get("class_by"))
     return " ".join(
-        f"{name.capitalize() if name in (RARE, COMMON) else name}: {counted(c.measured, 'target')} of "
+        f"{name.capitalize() if name in (RARE, COMMON) else name}: {c.measured:,} {sort_of} of "
         f"{counted(c.types, 'token type')}, "
         f"frequency ranks {c.ranks[0]:,} to {c.ranks[1]:,}."
         for name, c in classes.items()
@@ -105,7 +106,7 @@ def _deciding(claims: Sequence[ClaimRow] | Undefined) -> str:
     if others := len(still_open) - len(decidable):
         which = "other open claims" if decidable else "open claims"
         lines.append(
-            f"For {others} {which} no number of rare targets is known to decide; the list below the claims says why."
+            f"For {others} {which} no number of rare positions is known to decide; the list below the claims says why."
         )
     return " ".join(lines)
 

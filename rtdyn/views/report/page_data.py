@@ -20,6 +20,7 @@ from rtdyn.store.schema import AT_EDGE, ATTENTION, EIGENVALUE, PSEUDO_INFLUENCE
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.layers import (
     QUANTITIES,
+    TWO_SIGNS,
     calibration_points,
     calibration_said,
     layer_matrix,
@@ -248,6 +249,7 @@ def _layers(run: RunTables) -> dict[str, Any]:
     layers = measured_layers(run)
     return {
         "names": [layer_name(run, layer) for layer in layers],
+        "twoSigns": TWO_SIGNS,
         "maps": [
             {"title": q.title, "unit": q.unit, "values": [numbers(row) for row in layer_matrix(run, q)]}
             for q in QUANTITIES

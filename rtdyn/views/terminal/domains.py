@@ -8,6 +8,7 @@ from rich.console import Console
 
 from rtdyn.judge.bands import BAND_CLAIMS, Estimate
 from rtdyn.judge.domains import DomainRow
+from rtdyn.names import positions_by
 from rtdyn.say_plain import say_plain
 from rtdyn.store.manifest import LeftOutDomainRecord
 from rtdyn.text.clusters import FEW_CLUSTERS
@@ -38,15 +39,16 @@ def domain_lines(evaluation: Evaluation) -> Iterator[str]:
         few = f"; caution: under {FEW_CLUSTERS} pieces, intervals may be too narrow" if pieces < FEW_CLUSTERS else ""
         yield (
             f"domain {name}: {domain.corpus_name}, {domain.text.windows.size:,} tokens in {pieces} independent "
-            f"{domain.clusters.unit}, {rare.available:,} rare targets; held out from training: {held_out}{few}"
+            f"{domain.clusters.unit}, {rare.available:,} rare {positions_by(domain.class_by)}; held out from training: "
+            f"{held_out}{few}"
         )
     for name, fault in evaluation.left_out.items():
         yield left_out_line(name, LeftOutDomainRecord(rare_targets=fault.rare, reason=fault.reason))
 
 
 def left_out_line(name: str, domain: LeftOutDomainRecord) -> str:
-    """How many rare targets a domain has that is left out, and why it is."""
-    return f"domain {name} is left out with {domain.rare_targets:,} rare targets: {domain.reason}"
+    """How many rare positions a domain has that is left out, and why it is."""
+    return f"domain {name} is left out with {domain.rare_targets:,} rare positions: {domain.reason}"
 
 
 def domain_cells(row: DomainRow) -> tuple[str, ...]:

@@ -126,10 +126,10 @@ def _lines(seen: Overview) -> Iterator[tuple[str, str]]:
         text = domain.evaluation
         yield (
             f"domain {name}",
-            f"{text.corpus} ({text.tokens:,} tokens), {domain.classes[RARE].positions:,} rare targets",
+            f"{text.corpus} ({text.tokens:,} tokens), {domain.classes[RARE].positions:,} rare positions",
         )
     for name, left_out in manifest.domains_left_out.items():
-        yield f"domain {name}", f"left out with {left_out.rare_targets:,} rare targets; {left_out.reason}"
+        yield f"domain {name}", f"left out with {left_out.rare_targets:,} rare positions; {left_out.reason}"
     if manifest.command is not None:
         yield "begun with", manifest.command
     yield "versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())

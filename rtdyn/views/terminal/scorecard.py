@@ -18,16 +18,19 @@ from rtdyn.judge.scorecard import ClaimRow, scorecard
 from rtdyn.judge.scorecard_frame import as_json, store_claims
 from rtdyn.judge.verdict import CONTRADICTED, SUPPORTED, UNDETERMINED, Check
 from rtdyn.say_plain import say_plain
+from rtdyn.sweep.paper import PAPER, SEQUENCES
 from rtdyn.text.clusters import FEW_CLUSTERS
 from rtdyn.views.number import number, p_value
 from rtdyn.views.terminal.bands import print_bands
 from rtdyn.views.terminal.domains import print_domains
 
 CELLS = ("claim", "statistic", "value", "null", "region", "verdict", "emerged", "decided by")
-MORE_TARGETS = (
-    "Such a number holds if the values stay. `rtdyn track` with --rare-targets N measures N of them, as another run; "
-    "`rtdyn plan` with the same options says what that costs."
+_HOLDS = "Such a number holds if the values stay. "
+_MORE = (
+    "`rtdyn track` with --rare-targets N measures N of them, as another run; `rtdyn plan` with the same options says "
+    "what that costs."
 )
+_MORE_BY_OWN = f"The papers' design measures {SEQUENCES} windows, whatever they hold. rtdyn's own design measures more."
 
 
 def claim_cells(row: ClaimRow) -> dict[str, str]:
@@ -42,8 +45,8 @@ def claim_cells(row: ClaimRow) -> dict[str, str]:
     return dict(zip(CELLS, cells, strict=True))
 
 
-def print_claims(rows: list[ClaimRow], console: Console) -> None:
-    """The scorecard as a table, and below it why verdicts are not `supported`."""
+def print_claims(rows: list[ClaimRow], console: Console, design: str = "") -> None:
+    """The scorecard as a table, and below it why verdicts are not `supported`. design: the run's, of its manifest."""
     title = f"Claims at step {rows[0].step}, intervals 95 %" if rows else "No claims"
     table = Table(title=title, title_justify="left", show_lines=True)
     table.add_column("claim and statistic")
@@ -64,25 +67,31 @@ def print_claims(rows: list[ClaimRow], console: Console) -> None:
         why = f" {row.verdict}: {row.reason}." if row.reason else ""
         say(f"{_label(row)}: {row.text} ({row.source}).{why}{_after(targets_text(row))}")
     if any(row.targets_to_decide is not None for row in rows):
-        say(MORE_TARGETS)
+        say(_more_targets(design))
+
+
+def _more_targets(design: str) -> str:
+    """How one comes to more rare positions."""
+    return _HOLDS + (_MORE_BY_OWN if design == PAPER else _MORE)
 
 
 def targets_text(row: ClaimRow) -> str:
-    """How many rare targets would decide an open claim, or why none would; empty for a claim that is decided."""
+    """How many rare positions would decide an open claim, or why none would; empty for a claim that is decided."""
     if row.verdict != UNDETERMINED:
         return ""
     if row.targets_to_decide is None:
-        return f"No number of rare targets is known to decide it: {row.targets_reason}"
+        return f"No number of rare positions is known to decide it: {row.targets_reason}"
     return _targets(row)
 
 
 def _targets(row: ClaimRow) -> str:
     assert row.targets_to_decide is not None
-    return f"about {_rounded_up(row.targets_to_decide):,} rare targets would decide it, there are {row.rare_targets:,}"
+    wanted = _rounded_up(row.targets_to_decide)
+    return f"about {wanted:,} rare positions would decide it, there are {row.rare_targets:,}"
 
 
-def open_claims(rows: list[ClaimRow]) -> list[str]:
-    """Which claims are open, and how many rare targets would decide each, in lines; none where all are decided."""
+def open_claims(rows: list[ClaimRow], design: str = "") -> list[str]:
+    """Which claims are open, and how many rare positions would decide each, in lines; none where all are decided."""
     still_open = [row for row in rows if row.verdict == UNDETERMINED]
     if not still_open:
         return []
@@ -91,8 +100,8 @@ def open_claims(rows: list[ClaimRow]) -> list[str]:
     lines = [f"{len(still_open)} of {len(rows)} verdicts on claims are {UNDETERMINED} at step {rows[0].step}."]
     lines += [f"{_label(row)}: {_targets(row)}" for row in decidable]
     if others:
-        lines.append(f"No number of rare targets is known to decide {'; '.join(others)} (`rtdyn claims` says why).")
-    return [*lines, MORE_TARGETS] if decidable else lines
+        lines.append(f"No number of rare positions is known to decide {'; '.join(others)} (`rtdyn claims` says why).")
+    return [*lines, _more_targets(design)] if decidable else lines
 
 
 def _after(text: str) -> str:
@@ -100,7 +109,7 @@ def _after(text: str) -> str:
 
 
 def _decided_by(row: ClaimRow) -> str:
-    return "" if row.targets_to_decide is None else f"about {_rounded_up(row.targets_to_decide):,}\nrare targets"
+    return "" if row.targets_to_decide is None else f"about {_rounded_up(row.targets_to_decide):,}\nrare positions"
 
 
 def _rounded_up(count: int) -> int:
@@ -175,7 +184,7 @@ def claims(path: Path, machine: bool, console: Console) -> list[ClaimRow]:
     if machine:
         sys.stdout.write(json.dumps(as_json(rows), allow_nan=False) + "\n")
     else:
-        print_claims(rows, console)
+        print_claims(rows, console, run.manifest.design)
         print_bands(band_rows(run), console)
         print_domains(domain_rows(run), run.manifest.domains_left_out, console)
     store_claims(run, rows)

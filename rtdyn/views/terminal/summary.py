@@ -98,7 +98,7 @@ def print_last_step(run: Run, steps: Sequence[int], console: Console) -> pl.Data
 def _open_claims(run: Run) -> list[str]:
     """What would decide the claims that are open; nothing of a run with too few steps for a scorecard."""
     try:
-        return open_claims(scorecard(run))
+        return open_claims(scorecard(run), run.manifest.design)
     except InputError:
         return []
 

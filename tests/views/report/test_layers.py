@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from support.synthetic import LAYERS as MEASURED
 from support.synthetic import synthetic_run
@@ -18,6 +20,7 @@ from rtdyn.store.schema import Metric, metric_frame
 from rtdyn.views.report.figures import figures
 from rtdyn.views.report.layers import (
     QUANTITIES,
+    TWO_SIGNS,
     calibration_points,
     calibration_said,
     layer_matrix,
@@ -27,6 +30,7 @@ from rtdyn.views.report.layers import (
 from rtdyn.views.report.page import page
 from rtdyn.views.report.page_data import page_data
 from rtdyn.views.report.panels import judged_panels
+from rtdyn.views.report.plots.layers import layers_figure
 from rtdyn.views.report.run_tables import RunTables, show
 from rtdyn.views.wandb.rows import scalars
 
@@ -79,6 +83,14 @@ def test_the_figure_draws_them_for_one_run_and_for_several(shown: RunTables) -> 
                 assert isinstance(figure, Figure), name
                 titles |= {" ".join(ax.get_title(loc).split()) for ax in figure.axes for loc in ("left", "center")}
         assert "Mean total influence by layer" in titles
+
+
+def test_values_of_both_signs_have_one_colour_scale_in_the_figure_and_on_the_page(shown: RunTables) -> None:
+    figure = layers_figure([with_neurons(shown)])
+    assert isinstance(figure, Figure)
+    scales = [image.cmap for ax in figure.axes for image in ax.images]
+    assert [to_hex(scales[1](end)) for end in (0.0, 1.0)] == [TWO_SIGNS[0], TWO_SIGNS[-1]]
+    assert "run.layers.twoSigns" in files("rtdyn.views.report").joinpath("assets/page.js").read_text()
 
 
 def test_wandb_has_each_layer_under_a_name_of_its_own(shown: RunTables) -> None:

@@ -308,7 +308,7 @@ function drawLayers() {
     const text = values.map((row, r) => row.map((v, k) => `${run.layers.names[r]}, step ${thousands(run.steps[k])}<br>${number(v)}`));
     const every = Math.ceil(run.steps.length / (innerWidth < 600 ? 4 : 8));
     const ticks = run.steps.map((_, i) => i).filter((i) => i % every === 0);
-    draw(`layers-${m}`, [{ type: "heatmap", z: values, y: run.layers.names, text, hoverinfo: "text", colorscale: signed ? "RdBu" : "Cividis", zmin: signed ? -size : 0, zmax: size,
+    draw(`layers-${m}`, [{ type: "heatmap", z: values, y: run.layers.names, text, hoverinfo: "text", colorscale: signed ? run.layers.twoSigns.map((c, i, { length }) => [i / (length - 1), c]) : "Cividis", zmin: signed ? -size : 0, zmax: size,
       colorbar: { title: { text: unit, side: "right" }, thickness: 10, tickfont: { size: 9 } } }],
       layout(title, { tickvals: ticks, ticktext: ticks.map((i) => short(run.steps[i]) + (run.steps[i] in run.leftOut ? " ✕" : "")), title: { text: "step" } }, { autorange: "reversed", type: "category" }),
       { words: `${title}, ${unit}, of ${run.layers.names.length} layers over ${run.steps.length} steps.`, header: ["layer", "step", "value"],

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.layers import (
     QUANTITIES,
+    TWO_SIGNS,
     Quantity,
     calibration_points,
     calibration_said,
@@ -51,7 +53,7 @@ def _heat(figure: Figure, ax: Axes, run: RunTables, quantity: Quantity) -> None:
         values,
         aspect="auto",
         interpolation="nearest",
-        cmap="PuOr" if two_signs else "cividis",
+        cmap=LinearSegmentedColormap.from_list("two signs", TWO_SIGNS) if two_signs else "cividis",
         vmin=-size if two_signs else 0,
         vmax=size,
     )
