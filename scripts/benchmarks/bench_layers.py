@@ -4,7 +4,7 @@
 
 The hook runs the whole model again for each of a few neurons and is scaled to all neurons of the layers. Ours measures
 them by `measure_layers` with its own numbers of neurons, or those given. Every eighth position is measured, about as
-many as a run measures. All run on the same tokens in one process.
+many as a run measures. All run on the same tokens in one process, and are timed in processor seconds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def hook_seconds(model: Any, text: EvaluationSet, earlier: EarlierLayers, neuron
     """A forward pass with its losses for each of so many neurons of each layer, scaled to all."""
     total = 0.0
     for layer, captured in earlier.layers.items():
-        began = time.perf_counter()
+        began = time.process_time()
         for neuron in range(neurons):
 
             def ablate(_: nn.Module, inputs: tuple[torch.Tensor, ...], layer: int = layer, neuron: int = neuron) -> Any:
@@ -50,7 +50,7 @@ def hook_seconds(model: Any, text: EvaluationSet, earlier: EarlierLayers, neuron
             handle = anatomy(model).mlp_outputs[layer].module.register_forward_pre_hook(ablate)
             forward(model, text)
             handle.remove()
-        total += (time.perf_counter() - began) / neurons * captured.activations.shape[1]
+        total += (time.process_time() - began) / neurons * captured.activations.shape[1]
     return total
 
 
@@ -77,13 +77,13 @@ def bench(name: str, args: argparse.Namespace) -> dict[str, Any]:
     text, every = measured(tokenizer, args.tokens)
     positions = one_class(every.flat[::EVERY], every.target[::EVERY])
     layers = earlier_layers(normal_layers(args.layers), len(anatomy(model).stack))
-    began = time.perf_counter()
+    began = time.process_time()
     with torch.inference_mode():
         forward(model, text)
-    forward_seconds = time.perf_counter() - began
+    forward_seconds = time.process_time() - began
     captured = capture(model, text, positions)
     budget = replace(budget_of(args.exact_neurons, captured.activations.shape[1]), reruns=args.reruns)
-    began = time.perf_counter()
+    began = time.process_time()
     earlier = capture_earlier(model, text, captured, layers)
     results = measure_layers(
         earlier,
@@ -94,7 +94,7 @@ def bench(name: str, args: argparse.Namespace) -> dict[str, Any]:
         memory_bytes=int(args.memory_gib * 2**30),
         budget=budget,
     )
-    ours = time.perf_counter() - began
+    ours = time.process_time() - began
     with torch.inference_mode():
         hooks = hook_seconds(model, text, earlier, args.sample)
     return {

@@ -72,21 +72,25 @@ def clean_window(
     return CleanWindow(states, last, losses(parts, last[None], target)[0])
 
 
-def continued(parts: Anatomy, layer: int, streams: Tensor, query: Tensor, target: Tensor) -> Tensor:
-    """Losses (k, n) at the measured positions where the streams (k, T, d) leave the layer's block."""
+def continued(parts: Anatomy, layer: int, streams: Tensor, query: Tensor) -> Tensor:
+    """What leaves the last block (k, n, d) at positions `query` where the streams (k, T, d) leave the layer's block."""
     ids, mask = causal(streams)
     with fused_attention(parts) as fused:
         for block in parts.stack[layer + 1 : -1]:
             streams = run_block(parts, block, streams, ids, None if fused else mask)
-        return losses(parts, _last_block(parts, streams, query), target)
+        return _last_block(parts, streams, query)
 
 
 def losses(parts: Anatomy, hidden: Tensor, target: Tensor) -> Tensor:
     """Losses (k, n) in nats from the last hidden states (k, n, d) at the measured positions, before the final norm."""
-    logits = parts.readout.logits(parts.final_norm(hidden))
-    shape = logits.shape[:2]
+    shape = hidden.shape[:2]
     every = target.expand(shape).flatten()
-    return nn.functional.cross_entropy(logits.flatten(0, 1), every, reduction="none").view(shape)
+    return nn.functional.cross_entropy(logits(parts, hidden).flatten(0, 1), every, reduction="none").view(shape)
+
+
+def logits(parts: Anatomy, hidden: Tensor) -> Tensor:
+    """(…, V): of what leaves the last block (…, d)."""
+    return parts.readout.logits(parts.final_norm(hidden))
 
 
 def written(mlp: MlpOutput, output: Tensor) -> Tensor:

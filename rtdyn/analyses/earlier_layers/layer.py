@@ -117,7 +117,7 @@ def measure_layers(
         for layer, sums in first.items()
     }
     run_again = {layer: sample.run_again for layer, sample in samples.items()}
-    exact = exact_sums(earlier, windows, run_again, memory_bytes)
+    exact = exact_sums(earlier, windows, run_again, memory_bytes, seed)
     return {
         layer: _layer(
             captured, cluster, windows, first[layer], exact[layer], samples[layer], rank_by, tolerance, memory_bytes

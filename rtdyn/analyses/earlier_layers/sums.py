@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtdyn.analyses.earlier_layers.continuation import clean_window, continued
+from rtdyn.analyses.earlier_layers.continuation import clean_window
+from rtdyn.analyses.earlier_layers.drawn_types import draw_types
 from rtdyn.analyses.earlier_layers.exact import exact_deltas
 from rtdyn.analyses.earlier_layers.first_order import first_order
 from rtdyn.capture.earlier_layers import EarlierLayers
 from rtdyn.errors import InputError
+from rtdyn.streams import stream
 from rtdyn.text.positions import MeasuredPositions
 
 RERUN_TOLERANCE = 1e-4
@@ -76,9 +78,9 @@ def first_order_sums(earlier: EarlierLayers, windows: Sequence[Window], memory_b
     measured_loss = next(iter(earlier.layers.values())).measured_loss.double()
     sums = {layer: _FirstOrder(windows, len(mean)) for layer, mean in means.items()}
     for number, window in enumerate(windows):
-        stream = earlier.stream[window.index]
-        query, target = (torch.from_numpy(v).to(stream.device) for v in (window.query, window.target))
-        loss, found = first_order(earlier.anatomy, earlier.first, means, stream, query, target, memory_bytes)
+        stream_in = earlier.stream[window.index]
+        query, target = (torch.from_numpy(v).to(stream_in.device) for v in (window.query, window.target))
+        loss, found = first_order(earlier.anatomy, earlier.first, means, stream_in, query, target, memory_bytes)
         _check(loss, measured_loss[torch.from_numpy(window.rows)])
         for layer, of_layer in found.items():
             sums[layer].add(number, window, of_layer.delta.double(), of_layer.slope.double())
@@ -86,11 +88,15 @@ def first_order_sums(earlier: EarlierLayers, windows: Sequence[Window], memory_b
 
 
 def exact_sums(
-    earlier: EarlierLayers, windows: Sequence[Window], run_again: Mapping[int, np.ndarray], memory_bytes: int
+    earlier: EarlierLayers,
+    windows: Sequence[Window],
+    run_again: Mapping[int, np.ndarray],
+    memory_bytes: int,
+    seed: int,
 ) -> dict[int, dict[str, ClassSums]]:
     """By layer and class, sums of the pairs that are flagged in run_again, bool (W, F) by layer; NaN elsewhere.
 
-    Raises InputError as `first_order_sums` does.
+    seed: of the types that losses are taken from. Raises InputError as `first_order_sums` does.
     """
     measured_loss = next(iter(earlier.layers.values())).measured_loss.double()
     empty = {layer: np.full(flags.shape, np.nan) for layer, flags in run_again.items()}
@@ -99,35 +105,30 @@ def exact_sums(
         layer: {name: ClassSums(values.copy(), values.copy()) for name in classes} for layer, values in empty.items()
     }
     for number, window in enumerate(windows):
-        stream = earlier.stream[window.index]
-        query, target = (torch.from_numpy(v).to(stream.device) for v in (window.query, window.target))
-        with torch.no_grad():
-            clean = clean_window(earlier.anatomy, earlier.first, list(run_again), stream, query, target)
-        for layer, flags in run_again.items():
-            state = clean.layers[layer]
-            with torch.no_grad():
-                loss = continued(earlier.anatomy, layer, state.stream[None], query, target)[0]
+        asked = {layer: np.flatnonzero(flags[number]) for layer, flags in run_again.items() if flags[number].any()}
+        for layer, (delta, loss) in _deltas(earlier, window, asked, memory_bytes, seed).items():
             _check(loss, measured_loss[torch.from_numpy(window.rows)])
-            neurons = np.flatnonzero(flags[number])
-            delta = (
-                exact_deltas(
-                    earlier.anatomy,
-                    layer,
-                    state,
-                    loss,
-                    earlier.layers[layer].moments.mean,
-                    torch.from_numpy(neurons).to(stream.device),
-                    query,
-                    target,
-                    memory_bytes,
-                )
-                .cpu()
-                .numpy()
-            )
             for name, member in window.members.items():
-                sums[layer][name].sum[number, neurons] = delta[:, member].sum(1)
-                sums[layer][name].abs_sum[number, neurons] = np.abs(delta[:, member]).sum(1)
+                sums[layer][name].sum[number, asked[layer]] = delta[:, member].sum(1)
+                sums[layer][name].abs_sum[number, asked[layer]] = np.abs(delta[:, member]).sum(1)
     return sums
+
+
+@torch.inference_mode()
+def _deltas(
+    earlier: EarlierLayers, window: Window, asked: Mapping[int, np.ndarray], memory_bytes: int, seed: int
+) -> dict[int, tuple[np.ndarray, Tensor]]:
+    """By layer: Δ (k, n) of the neurons asked for, and the losses (n,) where the window is run again as it is."""
+    parts, stream_in = earlier.anatomy, earlier.stream[window.index]
+    query, target = (torch.from_numpy(v).to(stream_in.device) for v in (window.query, window.target))
+    clean = clean_window(parts, earlier.first, list(asked), stream_in, query, target)
+    types = draw_types(parts, clean, target, stream(seed, "earlier layers", "types", window.index))
+    found = {}
+    for layer, neurons in asked.items():
+        mean, some = earlier.layers[layer].moments.mean, torch.from_numpy(neurons).to(stream_in.device)
+        delta, again = exact_deltas(parts, layer, clean.layers[layer], types, mean, some, query, memory_bytes)
+        found[layer] = delta.cpu().numpy(), clean.loss.double() + again
+    return found
 
 
 def _check(loss: Tensor, of_pass: Tensor) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from analyses.earlier_layers.test_layer import CONFIGS
 from model.test_families import random_model
 
-from rtdyn.analyses.earlier_layers.continuation import clean_window, continued
+from rtdyn.analyses.earlier_layers.continuation import clean_window
+from rtdyn.analyses.earlier_layers.drawn_types import draw_types
 from rtdyn.analyses.earlier_layers.exact import exact_deltas
 from rtdyn.analyses.earlier_layers.first_order import first_order
 from rtdyn.model.families import anatomy
@@ -34,9 +36,10 @@ def test_where_the_continuation_is_linear_the_first_order_is_the_effect(family: 
         state = clean.layers[LAYER]
         mean, every = state.activations.mean(0), torch.arange(len(rows))
         loss, found = first_order(parts, LAYER, {LAYER: mean}, stream, query, target, 2**30)
-        before = continued(parts, LAYER, state.stream[None], query, target)[0]
-        torch.testing.assert_close(before, clean.loss, rtol=0, atol=SOFTMAX)
-        delta = exact_deltas(parts, LAYER, state, before, mean, every, query, target, 2**30).T
+        types = draw_types(parts, clean, target, np.random.default_rng(0))
+        delta, again = exact_deltas(parts, LAYER, state, types, mean, every, query, 2**30)
+        delta = delta.T
+        assert again.abs().max() < SOFTMAX
         assert model.config._attn_implementation == "sdpa"
         torch.testing.assert_close(loss, clean.loss, rtol=0, atol=SOFTMAX)
         largest.append(float(delta.abs().max()))
@@ -54,10 +57,10 @@ def test_memory_decides_how_many_go_together_and_nothing_else() -> None:
     clean = clean_window(parts, 0, [0, LAYER], stream, query, target)
     means = {layer: state.activations.mean(0) for layer, state in clean.layers.items()}
     neurons = torch.arange(5)
+    types = draw_types(parts, clean, target, np.random.default_rng(0))
     for layer, state in clean.layers.items():
         one, all_ = (
-            exact_deltas(parts, layer, state, clean.loss, means[layer], neurons, query, target, memory)
-            for memory in (0, 2**30)
+            exact_deltas(parts, layer, state, types, means[layer], neurons, query, memory)[0] for memory in (0, 2**30)
         )
         torch.testing.assert_close(one, all_, rtol=0, atol=SOFTMAX)
     one, all_ = (first_order(parts, 0, means, stream, query, target, memory)[1] for memory in (0, 2**30))
