@@ -187,7 +187,7 @@ _LAYERS = in_panel(
         show_default=True,
         callback=_normal_layers,
         help="Layers whose MLP neurons are measured: last, all, or numbers from the end with commas, as in -1,-2. The "
-        "last is always among them; of the others the total effect on the loss, with its error.",
+        "last is always among them; of the others the total effect on the loss, with its error, and their groups.",
     ),
     click.option(
         "--exact-neurons",

@@ -6,6 +6,8 @@ ANALYSES = ("ablation", "regimes", "dimensionality", "modularity", "routing", "h
 """In the order they run."""
 GROUPED = ANALYSES[2:]
 """Those that measure groups of neurons."""
+LAYER_GROUPED = ("dimensionality", "modularity", "heavytail")
+"""Those of them that measure groups of layers before the last too."""
 WEIGHTS_ONLY = ("heavytail",)
 """Those that give something from weights alone, with no text and no influence."""
 LAYERS = "layers"
@@ -14,6 +16,8 @@ DOMAINS = "domains"
 """The same of what sets a domain beside the main text."""
 LAYER_CURVES = "layer curves"
 """The stage of a step that fits these layers' curves."""
+LAYER_GROUPS = "layer groups"
+"""The stage of a step that measures these layers' groups."""
 
 RARE, COMMON = "rare", "common"
 """Token classes. Neurons are ranked, and groups chosen, by their influence on `rare`."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rtdyn.model.sizes import ModelShape
 from rtdyn.text.evaluation import Evaluation
+from rtdyn.text.pseudo_classes import DRAWS
 
 BATCH_TOKENS = 4096
 """Tokens of the capture's batch."""
@@ -14,6 +15,8 @@ LOGIT_CHUNK_BYTES = 2**27
 """Of the capture's logits, and as much of their logarithmic probabilities."""
 FLOAT64_OF_A_PAIR = 20
 """Numbers that an earlier layer keeps of each window and neuron, of two classes."""
+FLOAT64_OF_A_NEURON = 4 * DRAWS
+"""Numbers that it keeps of each neuron, of pseudo-classes: sums of Δ and of |Δ| over each half of the windows."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ def memory(
     n, d, w = sample.positions, model.width, sample.window
     kept = n * (d + model.neurons) + (n * (2 * model.heads * w + d) + sample.tokens * d if routing else 0)
     if earlier_layers:
-        sums = 2 * FLOAT64_OF_A_PAIR * model.neurons * sample.tokens // w  # in float32 numbers
+        # in float32 numbers
+        sums = 2 * model.neurons * (FLOAT64_OF_A_PAIR * sample.tokens // w + FLOAT64_OF_A_NEURON)
         kept += sample.tokens * d + len(earlier_layers) * (n * model.neurons + sums)
     tokens = min(sample.tokens, max(BATCH_TOKENS, w))
     # scores of a layer before and after their softmax, and with routing those kept of the layer before

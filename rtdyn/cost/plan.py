@@ -35,7 +35,7 @@ from rtdyn.hub.datasets import is_hub
 from rtdyn.hub.repository import hub_is_offline
 from rtdyn.hub.retry import may_pass
 from rtdyn.model.sizes import ModelShape, model_shape
-from rtdyn.names import LAYER_CURVES, PILE, WEIGHTS_ONLY
+from rtdyn.names import LAYER_CURVES, LAYER_GROUPED, LAYER_GROUPS, PILE, WEIGHTS_ONLY
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
 from rtdyn.text.domains import prepare_with_domains
@@ -47,6 +47,9 @@ TOKENS_A_RARE_TARGET = 98.9
 """Of the Pile in Pythia's tokens: the rare band has 1.027 % of them by its exact counts, and of a window of 256 tokens
 252 are targets that count. It is 87 of the King James Bible."""
 SECONDS_AN_HOUR = 3600.0
+LAYER_GROUPS_SHARE = 0.5
+"""What the two groups of an earlier layer take, in units of the six of the last one: 0.2 to 0.7 was measured at 512 to
+4,096 neurons."""
 FURTHER = files("rtdyn") / "data" / "stage_seconds.json"
 """Processor seconds of the analyses whose work no closed form gives, by neurons, from stage_seconds.py."""
 
@@ -314,6 +317,9 @@ def further_seconds(
     seconds = {stage: _interpolated(neurons, sizes, table["seconds"][stage]) for stage in stages}
     if "regimes" in seconds and earlier:
         seconds[LAYER_CURVES] = earlier * seconds["regimes"]
+    of_groups = [seconds[name] for name in LAYER_GROUPED if name in seconds]
+    if of_groups and earlier and not weights_only:
+        seconds[LAYER_GROUPS] = earlier * LAYER_GROUPS_SHARE * (seconds["groups"] + sum(of_groups))
     outside = seconds and not sizes[0] <= neurons <= sizes[-1]
     note = f"further analyses were measured from {sizes[0]:,} to {sizes[-1]:,} neurons; {neurons:,} is beyond"
     return seconds, (note,) if outside else ()

@@ -99,13 +99,21 @@ def judged(metrics: pl.DataFrame, classes: Mapping[str, TokenClassRecord], claim
             layer = None if offset is None or not isinstance(final, int) else final + 1 + offset
             rows += [_claim_row(claim, metrics, layer, matrix, targets) for matrix in _matrices(claim, metrics)]
         if claim.earlier_layers:
-            rows += [_claim_row(_of_earlier_layers(claim), metrics, n, None, targets) for n in _with_curves(metrics)]
+            of_layers = _of_earlier_layers(claim)
+            rows += [
+                _claim_row(of_layers, metrics, n, matrix, targets)
+                for matrix in _matrices(of_layers, metrics)
+                for n in _judged_layers(of_layers, matrix, metrics)
+            ]
     return rows
 
 
-def _with_curves(metrics: pl.DataFrame) -> list[int]:
-    """The layers before the last whose curves the run has, ascending."""
-    return metrics.filter(analysis=LAYERS, metric="excess")["layer"].unique().sort().to_list()
+def _judged_layers(claim: Claim, matrix: str | None, metrics: pl.DataFrame) -> list[int]:
+    """The layers before the last that the run has the claim's statistic of, ascending."""
+    shown = claim.criteria[0]
+    metric = shown.metric if matrix is None else f"{shown.metric}_{matrix}"
+    rows = metrics.filter(pl.col("group").eq_missing(pl.lit(shown.group)), analysis=LAYERS, metric=metric)
+    return rows["layer"].unique().sort().to_list()
 
 
 def _of_earlier_layers(claim: Claim) -> Claim:

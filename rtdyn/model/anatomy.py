@@ -71,7 +71,7 @@ class Block:
 
 @dataclass(frozen=True)
 class MlpOutput:
-    """How one block's MLP writes to the residual stream."""
+    """How one block's MLP writes to the residual stream, and what its neurons read."""
 
     module: nn.Module
     """The output projection, as `Anatomy.mlp_output` is."""
@@ -79,6 +79,8 @@ class MlpOutput:
     """(F, d): row i is what neuron i writes per unit of activation."""
     post_norm: PostNorm | None
     """Between the projection's output and the stream."""
+    input_rows: Mapping[str, Tensor]
+    """By name, (F, d): row i is what neuron i reads from the MLP's input. `in`, or `gate` and `up`."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Anatomy:
     positions: Callable[[nn.Module, Tensor, Tensor, Tensor], dict[str, Any]] = lambda block, hidden, ids, keys: {}
     """A block's arguments of positions, as `positions.py` has them, without the backbone."""
     input_rows: Mapping[str, Tensor] = field(default_factory=dict)
-    """By name, (F, d): row i is what neuron i reads from the final MLP's input. `in`, or `gate` and `up`."""
+    """Of the final MLP, as `MlpOutput` has them."""
     stack: tuple[nn.Module, ...] = ()
     """Every block of the model, first to last."""
     mlp_outputs: tuple[MlpOutput, ...] = ()
@@ -121,4 +123,11 @@ class Anatomy:
 def with_mlp_of(parts: Anatomy, layer: int) -> Anatomy:
     """The anatomy with a layer's MLP in the final one's place: what it writes, as if the final norm came next."""
     mlp = parts.mlp_outputs[layer]
-    return replace(parts, mlp_output=mlp.module, output_rows=mlp.rows, post_norm=mlp.post_norm, layer=layer)
+    return replace(
+        parts,
+        mlp_output=mlp.module,
+        output_rows=mlp.rows,
+        post_norm=mlp.post_norm,
+        input_rows=mlp.input_rows,
+        layer=layer,
+    )

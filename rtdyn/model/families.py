@@ -47,10 +47,7 @@ def _anatomy(layout: Layout, model: Any) -> Anatomy:
             for block, attention in zip(stack[-2:], attentions, strict=True)
         ),
         positions=partial(layout.positions, backbone),
-        input_rows={
-            name: _given(layout, final.get_submodule(place.module)).tensor_split(place.of)[place.part]
-            for name, place in layout.inputs.items()
-        },
+        input_rows=outputs[-1].input_rows,
         stack=stack,
         mlp_outputs=outputs,
         # the fused kernel knows no cap on the scores
@@ -75,7 +72,11 @@ def _mlp_output(layout: Layout, block: Any) -> MlpOutput:
     if layout.post_norm is not None:
         module = block.get_submodule(layout.post_norm)
         norm = PostNorm(layout.norm.gain(module.weight), _epsilon(layout.norm, module))
-    return MlpOutput(projection, _given(layout, projection).T, norm)
+    inputs = {
+        name: _given(layout, block.get_submodule(place.module)).tensor_split(place.of)[place.part]
+        for name, place in layout.inputs.items()
+    }
+    return MlpOutput(projection, _given(layout, projection).T, norm, inputs)
 
 
 def _readout(layout: Layout, module: Any, model: Any) -> Readout:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rtdyn.names import DOMAINS, LAYERS, MATCHED, PSEUDO_CLASS, RANDOM, SELECTED
+from rtdyn.names import DOMAINS, LAYER_GROUPED, LAYERS, MATCHED, PSEUDO_CLASS, RANDOM, SELECTED
 
 REWIRED, PERMUTED, SHAPE = "rewired", "permuted", "shape"
 SETS = (RANDOM, MATCHED, SELECTED)
@@ -180,6 +180,7 @@ METRICS: dict[str, tuple[Definition, ...]] = {
         Definition("ranked_neurons", COUNT, "neurons that have a rank; none where the first order ranks too poorly", "11"),
         Definition("measured_neurons", COUNT, "neurons whose effect is exact on all windows", "11"),
         Definition("reruns", COUNT, "pairs of neuron and window that were run again", "11"),
+        Definition("exact_overlap", SHARE, "members of `top` that the layer's ranks, exact where measured, choose on the same half too", "11"),
     ),
     DOMAINS: (
         Definition("rank_spearman", "Spearman ρ", "neurons' influence in the domain with that in the main text", "11", interval=True),
@@ -187,6 +188,10 @@ METRICS: dict[str, tuple[Definition, ...]] = {
     ),
 }
 """By analysis."""
+
+OF_LAYER_GROUPS = tuple(d for analysis in ("groups", *LAYER_GROUPED) for d in METRICS[analysis])
+"""What `layers` has of each layer's groups, too, by the names of the last layer's."""
+METRICS[LAYERS] += OF_LAYER_GROUPS
 
 _BY_CLASS = ("_<class>",)
 _RANKED = ("", "_<class>")

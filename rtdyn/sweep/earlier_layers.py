@@ -6,18 +6,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rtdyn.analyses.context import Context
 from rtdyn.analyses.earlier_layers.chosen import earlier_layers
+from rtdyn.analyses.earlier_layers.groups import layer_groups
 from rtdyn.analyses.earlier_layers.layer import Layer, measure_layers
 from rtdyn.analyses.earlier_layers.localised import final_layer
+from rtdyn.analyses.earlier_layers.pseudo_classes import PseudoClasses
 from rtdyn.analyses.earlier_layers.sample import budget_of
+from rtdyn.analyses.groups.choose import window_halves
 from rtdyn.analyses.influence.ablation import Influence
 from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.earlier_layers import capture_earlier
 from rtdyn.capture.forward_pass import Capture
-from rtdyn.names import LAYER_CURVES
+from rtdyn.names import LAYER_CURVES, LAYER_GROUPED, LAYER_GROUPS
+from rtdyn.store.schema import Metric
+from rtdyn.sweep.analyses import GROUP_ANALYSES
 from rtdyn.tables.earlier_layers import curve_metrics, final_metrics, layer_metrics
+from rtdyn.tables.layer_groups import choice_metrics, of_layers
 from rtdyn.tables.step_rows import StepRows
 from rtdyn.text.evaluation import Evaluation
+from rtdyn.text.pseudo_classes import overlap
+from rtdyn.undefined import Undefined
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,8 @@ def analyse_layers(
     stage("layers")
     earlier = capture_earlier(model, evaluation.text, captured, asked, mean_over=options.mean_over)
     cluster = evaluation.clusters.index
+    wanted = [name for name in options.analyses if name in LAYER_GROUPED]
+    members = evaluation.pseudo_classes if wanted else Undefined("no analysis asks for them")
     layers = measure_layers(
         earlier,
         cluster,
@@ -53,6 +64,7 @@ def analyse_layers(
         seed=options.seed,
         memory_bytes=options.memory_bytes,
         budget=budget_of(options.exact_neurons, captured.activations.shape[1]),
+        pseudo=None if isinstance(members, Undefined) else PseudoClasses(members, window_halves(cluster)),
     )
     rows = [*layer_metrics(layers, options.seed), *final_metrics(final_layer(result, layers, cluster), final)]
     if "regimes" in options.analyses:
@@ -60,4 +72,25 @@ def analyse_layers(
         for number, layer in layers.items():
             for name in layer.classes:
                 rows += curve_metrics(layer.curve(name, options.rank_by, options.seed), name, number)
+    if wanted:
+        stage(LAYER_GROUPS)
+        shared = 0.0 if isinstance(members, Undefined) else overlap(members)
+        rows += _of_groups(layers, shared, evaluation, options)
     return EarlierLayers(layers, StepRows(rows))
+
+
+def _of_groups(
+    layers: Mapping[int, Layer], shared: float, evaluation: Evaluation, options: StepOptions
+) -> list[Metric]:
+    """The layers' groups, then what each analysis finds of them. shared: `pseudo_classes.overlap`."""
+    cluster = evaluation.clusters.index
+    halves, rows, contexts = window_halves(cluster), [], []
+    for number, layer in layers.items():
+        chosen = layer_groups(layer, cluster, shared, options.seed, options.rank_by)
+        rows += choice_metrics(chosen, number)
+        contexts.append(Context(layer.captured, chosen.influence, evaluation, halves, chosen.groups, options))
+    for name, analyse, as_rows in GROUP_ANALYSES:
+        if name in LAYER_GROUPED and name in options.analyses:
+            for context in contexts:
+                rows += of_layers(as_rows(analyse(context), context).metrics)
+    return rows

@@ -10,14 +10,23 @@ import polars as pl
 from rtdyn.analyses.earlier_layers.chosen import LAST
 from rtdyn.checkpoints.checkpoint import Checkpoint
 from rtdyn.errors import InputError
-from rtdyn.names import ANALYSES, LAYERS
+from rtdyn.names import ANALYSES, LAYER_GROUPED, LAYERS
+from rtdyn.store.definitions import METRICS
 from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.store.run import Run, lacking, read_step, step_record
 from rtdyn.store.schema import StepTables
 from rtdyn.sweep.sweep import Sweep
+from rtdyn.tables.layer_groups import EXACT_OVERLAP
 
 _ORDER = ("capture", "ablation", "regimes", "groups", *ANALYSES[2:], LAYERS)
 """Of the rows of metrics/, as a step that ran at once has them."""
+_GROUPS_ORDER = {
+    name: i
+    for i, analysis in enumerate(("groups", *LAYER_GROUPED), start=1)
+    for definition in METRICS[analysis]
+    for name in definition.names
+} | {EXACT_OVERLAP: 1}
+"""The same of the metrics of earlier layers' groups, which come after all else of these layers."""
 
 
 def analyse_lacking(
@@ -40,8 +49,10 @@ def analyse_lacking(
     lacks = {"ablation", *lacked}
     names = tuple(name for name in ANALYSES if name in lacks)
     options = replace(sweep.options, analyses=names)
-    whole = not {"ablation", "regimes"} & set(lacked)  # what is stored of domains and earlier layers
-    shorter = replace(sweep, options=replace(options, layers=LAST) if whole else options, with_domains=not whole)
+    curves = bool({"ablation", "regimes"} & set(lacked))  # which domains have, and earlier layers
+    if not curves and not set(LAYER_GROUPED) & set(lacked):
+        options = replace(options, layers=LAST)
+    shorter = replace(sweep, options=options, with_domains=curves)
     return join(read_step(run, checkpoint.step), shorter.analyse(checkpoint, stage, parity))
 
 
@@ -57,20 +68,22 @@ def join(stored: StepTables, further: StepTables) -> StepTables:
 
     Of earlier layers and domains, whose rows hold curves where there are regimes, it is taken from what has regimes.
     """
-    ours = set(further.metrics["analysis"])
+    ours = set(further.metrics["analysis"]) - {LAYERS}
     with_regimes = "regimes" in ours or "regimes" not in set(stored.metrics["analysis"])
-    if not with_regimes and LAYERS in set(stored.metrics["analysis"]):
-        ours.discard(LAYERS)
-    place = pl.col("analysis").replace_strict(
+    first, second = (further, stored) if with_regimes else (stored, further)
+    analysis = pl.col("analysis")
+    rest = stored.metrics.filter(~analysis.is_in({*ours, LAYERS}))
+    new = further.metrics.filter(analysis.is_in(ours))
+    metrics = pl.concat([rest, new, _rows_of_layers(first.metrics, second.metrics)])
+    place = analysis.replace_strict(
         {name: i for i, name in enumerate(_ORDER)}, default=len(_ORDER), return_dtype=pl.Int64
     )
-    rest = further.metrics.filter(pl.col("analysis").is_in(ours))
-    metrics = pl.concat([stored.metrics.filter(~pl.col("analysis").is_in(ours)), rest])
+    within = pl.col("metric").replace_strict(_GROUPS_ORDER, default=0, return_dtype=pl.Int64)
+    metrics = metrics.sort(place, pl.when(analysis == LAYERS).then(within), maintain_order=True)
     kinds = set(further.curves["kind"])
-    first, second = (further, stored) if with_regimes else (stored, further)
     of_domains = second if first.domains is None else first
     return StepTables(
-        metrics=metrics.sort(place, maintain_order=True),
+        metrics=metrics,
         neurons=_joined_neurons(stored.neurons, further.neurons).select(
             [*dict.fromkeys((*first.neurons.columns, *second.neurons.columns))]
         ),
@@ -80,6 +93,12 @@ def join(stored: StepTables, further: StepTables) -> StepTables:
         domain_neurons=of_domains.domain_neurons,
         fingerprint=further.fingerprint,
     )
+
+
+def _rows_of_layers(first: pl.DataFrame, second: pl.DataFrame) -> pl.DataFrame:
+    """Of earlier layers: those of the first, and of the second the metrics that the first has none of."""
+    ours, others = (rows.filter(analysis=LAYERS) for rows in (first, second))
+    return pl.concat([ours, others.filter(~pl.col("metric").is_in(ours["metric"].unique().implode()))])
 
 
 def _joined_neurons(stored: pl.DataFrame, further: pl.DataFrame) -> pl.DataFrame:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rtdyn.names import ANALYSES, DOMAINS, LAYERS
-from rtdyn.store.definitions import COLUMNS, METRICS, Definition
+from rtdyn.store.definitions import COLUMNS, METRICS, OF_LAYER_GROUPS, Definition
 
 PAGE = Path(__file__).parents[2] / "docs/metrics.md"
 METHODS = PAGE.with_name("methods.md")
@@ -25,6 +25,9 @@ column that a run stores. [Methods](methods.md) has the definitions in full, and
 - A metric's row names the null that its `null_mean`, `null_sd` and `p_value` belong to. There is a row for each null.
 - `_gate` and `_up` end the names where an MLP has two input matrices. `_common` numbers are those at common targets.
 - The column 'interval' says whether rows may have a 95 % interval.
+"""
+LAYER_GROUPS = """The names of `groups`, `dimensionality`, `modularity` and `heavytail` stand among `layers` too.
+They are of the [groups of a layer](layers.md#groups-of-a-layer).
 """
 TABLES = {
     "metrics": "`metrics/step=*.parquet` has a row for each number and null.",
@@ -62,7 +65,10 @@ def page() -> str:
     """The whole page."""
     links, parts = anchors(), [HEAD, "## Metrics by analysis\n"]
     for analysis in ("capture", *ANALYSES[:2], "groups", *ANALYSES[2:], LAYERS, DOMAINS):
-        parts += [f"### {analysis}\n", "\n".join(lines_of(METRICS[analysis], True, links)) + "\n"]
+        own = [d for d in METRICS[analysis] if analysis != LAYERS or d not in OF_LAYER_GROUPS]
+        parts += [f"### {analysis}\n", "\n".join(lines_of(own, True, links)) + "\n"]
+        if analysis == LAYERS:
+            parts.append(LAYER_GROUPS)
     parts.append("## Columns by table\n")
     for table, says in TABLES.items():
         parts += [f"### {table}\n", says + "\n", "\n".join(lines_of(COLUMNS[table], False, links)) + "\n"]

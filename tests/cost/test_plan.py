@@ -194,6 +194,8 @@ def test_further_analyses_are_read_off_where_they_were_measured() -> None:
     assert further_seconds(512, ("ablation",), False) == ({}, ())
     one, three = (further_seconds(512, ("ablation", "regimes", "routing"), False, layers)[0] for layers in (0, 2))
     assert three == {**one, "layer curves": 2 * one["regimes"]}, "each measured layer has curves"
+    groups, more = (further_seconds(512, ("ablation", "routing", "heavytail"), False, layers)[0] for layers in (0, 2))
+    assert more == {**groups, "layer groups": pytest.approx(groups["groups"] + groups["heavytail"])}, "half, for two"
 
 
 def test_the_assumed_sample_keeps_to_its_text(options: EvaluationOptions) -> None:

@@ -33,6 +33,7 @@ from rtdyn.views.terminal.scorecard import claim_cells, claims, print_claims
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64)
 FINAL = 5
+BY_LAYER = {c.name for c in CLAIMS if c.layers}
 Change = Callable[[Metric, int], Metric | None]
 
 
@@ -138,7 +139,30 @@ def test_earlier_layers_are_judged_each_by_its_own_curve_where_the_run_has_them(
     assert found["three-regimes-rare", FINAL - 2] == CONTRADICTED
     assert found["plateau-size", FINAL - 2] == UNDETERMINED, "its gate, a raised top, does not hold"
     assert found["no-plateau-common", FINAL - 2] == SUPPORTED
-    assert {claim for claim, layer in found if layer == FINAL - 2} == {c.name for c in CLAIMS if c.earlier_layers}
+    of_curves = {"three-regimes-rare", "plateau-size", "no-plateau-common"}
+    assert {claim for claim, layer in found if layer == FINAL - 2} == of_curves, "no groups were measured there"
+
+
+def test_earlier_layers_are_judged_each_by_its_own_groups_where_the_run_has_them(tmp_path: Path) -> None:
+    """Two layers, of which one acts in as many dimensions as its nulls, and in the other the top alone has a value."""
+    run = open_run(tmp_path / "run", manifest())
+    for step in STEPS:
+        rows = measured(step)
+        of_groups = [r for r in rows if r.analysis in ("dimensionality", "modularity", "heavytail")]
+        wide = edit("d_eff", null_mean=20.0, p_value=0.8)
+        there = [replace(wide(row, step) or row, analysis="layers", layer=FINAL - 2) for row in of_groups]
+        top_alone = [replace(no_plateau(row, step), analysis="layers", layer=FINAL - 1) for row in of_groups]
+        store(run, step, [*rows, *there, *top_alone])
+    found = {(r.claim, r.layer): r for r in scorecard(run)}
+    of_claims = {"lower-dimensionality", "no-modular-cluster", "heavy-tailed", "tail-grows"}
+    for layer in (FINAL - 2, FINAL - 1):
+        assert {c for c, at in found if at == layer and c not in BY_LAYER} == of_claims
+    assert {found[claim, None].verdict for claim in of_claims} == {SUPPORTED}
+    assert found["lower-dimensionality", FINAL - 2].verdict == UNDETERMINED
+    assert {found[c, FINAL - 2].verdict for c in of_claims - {"lower-dimensionality"}} == {SUPPORTED}
+    for claim in of_claims:
+        row = found[claim, FINAL - 1]
+        assert (row.group, row.verdict, row.is_stand_in) == ("top", UNDETERMINED, True)
 
 
 def test_where_the_last_layer_alone_is_measured_nothing_is_said_of_others(tmp_path: Path) -> None:

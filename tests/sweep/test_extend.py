@@ -132,8 +132,8 @@ def test_only_what_is_lacking_of_layers_and_domains_is_measured_again(
         return tables(2.0, *sweep.options.analyses)
 
     monkeypatch.setattr(Sweep, "analyse", analyse)
-    for further in ("dimensionality", "regimes"):
+    for further in ("routing", "dimensionality", "regimes"):
         options = StepOptions(analyses=("ablation", further), layers="all")
         sweep = Sweep(tiny, None, {}, config, options)
         analyse_lacking(sweep, run, Checkpoint(4, tmp_path, "r", "a", {}), lambda stage: None, parity=False)
-    assert asked == [("last", False), ("all", True)]
+    assert asked == [("last", False), ("all", False), ("all", True)]

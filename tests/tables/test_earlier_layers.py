@@ -17,7 +17,7 @@ import rtdyn
 from rtdyn.analyses.earlier_layers.sample import Budget
 from rtdyn.errors import InputError, UsageError
 from rtdyn.names import LAYERS
-from rtdyn.store.definitions import COLUMNS, METRICS, define
+from rtdyn.store.definitions import COLUMNS, METRICS, OF_LAYER_GROUPS, define
 from rtdyn.store.metric_names import metric_name
 from rtdyn.store.schema import metric_frame
 from rtdyn.tables.earlier_layers import (
@@ -28,6 +28,7 @@ from rtdyn.tables.earlier_layers import (
     layer_metrics,
     with_earlier_layers,
 )
+from rtdyn.tables.layer_groups import EXACT_OVERLAP
 from rtdyn.text.king_james import held_out_chapters
 from rtdyn.views.wandb.rows import top_neurons
 
@@ -67,8 +68,8 @@ def test_the_last_layers_rows_are_those_of_a_run_without_the_others(analyse: Cal
 def test_every_row_and_column_is_defined_and_each_layer_has_them_all(of_all: Any) -> None:
     rows = of_all.metrics.filter(analysis=LAYERS)
     assert set(rows["layer"]) == {0, 1, 2} and set(of_all.neurons["layer"]) == {0, 1, 2}
-    names = {name for d in METRICS[LAYERS] for name in d.names}
-    of_curve = {*CURVE_METRICS}  # regimes were not asked for
+    names = {name for d in METRICS[LAYERS] if d not in OF_LAYER_GROUPS for name in d.names} - {EXACT_OVERLAP}
+    of_curve = {*CURVE_METRICS}  # neither regimes nor groups were asked for
     for layer in (0, 1):
         assert set(rows.filter(layer=layer)["metric"]) == names - {"final_layer_share"} - of_curve
     assert rows.filter(layer=2)["metric"].to_list() == ["total_rare_excess", "final_layer_share"]

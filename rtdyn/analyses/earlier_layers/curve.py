@@ -94,10 +94,16 @@ def _too_far(error: float, neurons: int) -> Undefined:
 
 
 def line_error(mean: ClassMean, sample: Sample) -> float | Undefined:
-    """Share of itself that the line errs by at most, for ERROR_SHARE of the random neurons outside the top."""
-    if sample.measured.all():
-        return 0.0
-    random = np.setdiff1d(sample.uniform, sample.top)
+    """Share of itself that an influence of the curve errs by at most, for ERROR_SHARE of those that are on the line."""
+    return 0.0 if sample.measured.all() else line_scatter(mean, sample)
+
+
+def line_scatter(mean: ClassMean, sample: Sample) -> float | Undefined:
+    """Share of itself that the line errs by at most, for ERROR_SHARE of the random neurons outside the top.
+
+    Where every neuron was measured, of all random ones.
+    """
+    random = sample.uniform if sample.measured.all() else np.setdiff1d(sample.uniform, sample.top)
     place = math.ceil(ERROR_SHARE * (len(random) + 1))
     if place > len(random):
         return Undefined(f"{len(random)} neurons outside the top were measured, too few for a quantile of 90 %")

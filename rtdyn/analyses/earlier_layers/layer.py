@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,16 +18,16 @@ from rtdyn.analyses.earlier_layers.calibration import (
 )
 from rtdyn.analyses.earlier_layers.curve import LayerCurve, known_influence, layer_curve
 from rtdyn.analyses.earlier_layers.estimate import ClassMean, TextPieces, class_mean
+from rtdyn.analyses.earlier_layers.pseudo_classes import PseudoClasses, first_orders
 from rtdyn.analyses.earlier_layers.sample import Budget, Sample, draw_sample
 from rtdyn.analyses.earlier_layers.sums import (
     ClassSums,
     FirstOrderSums,
     Window,
     exact_sums,
-    first_order_sums,
     windows_of,
 )
-from rtdyn.analyses.influence.ablation import ClassInfluence, influence
+from rtdyn.analyses.influence.ablation import ClassInfluence, PseudoInfluence, influence
 from rtdyn.analyses.statistics import as_numpy, indicator
 from rtdyn.capture.earlier_layers import EarlierLayers
 from rtdyn.capture.forward_pass import Capture
@@ -70,6 +70,8 @@ class Layer:
     """Spearman's correlation of the first order with the exact influence on `rare`, of what ranks neurons."""
     ranks: bool | Undefined
     """Whether neurons may be ranked by their influence on `rare`, or why not."""
+    pseudo: PseudoInfluence | None = None
+    """Of pseudo-classes to first order, where they were asked for."""
 
     def rank(self, rank_by: str) -> np.ndarray | Undefined:
         """int64 (F,): places by influence on `rare`, from 1: exact where measured, else by first order, calibrated."""
@@ -102,28 +104,30 @@ def measure_layers(
     seed: int,
     memory_bytes: int,
     budget: Budget,
+    pseudo: PseudoClasses | None = None,
 ) -> dict[int, Layer]:
     """All layers that were captured, ascending.
 
     cluster: int64 (windows,), the independent piece of text that each window is of. rank_by: `mean_abs` or `abs_mean`.
-    tolerance: of the direct effect's class means, in nats. Arrays take about `memory_bytes`. Raises InputError for a
-    model whose blocks, run again, do not give the forward pass's losses.
+    tolerance: of the direct effect's class means, in nats. Arrays take about `memory_bytes`. pseudo: whose first orders
+    are summed too. Raises InputError for a model whose blocks, run again, do not give the forward pass's losses.
     """
     positions = next(iter(earlier.layers.values())).positions
     windows = windows_of(positions)
-    first = first_order_sums(earlier, windows, memory_bytes)
+    first, of_pseudo = first_orders(earlier, windows, pseudo, memory_bytes)
     samples = {
         layer: draw_sample(sums.size, _ranked_by(sums, rank_by), budget, stream(seed, "earlier layers", layer))
         for layer, sums in first.items()
     }
     run_again = {layer: sample.run_again for layer, sample in samples.items()}
     exact = exact_sums(earlier, windows, run_again, memory_bytes, seed)
-    return {
+    layers = {
         layer: _layer(
             captured, cluster, windows, first[layer], exact[layer], samples[layer], rank_by, tolerance, memory_bytes
         )
         for layer, captured in earlier.layers.items()
     }
+    return {layer: replace(result, pseudo=of_pseudo.get(layer)) for layer, result in layers.items()}
 
 
 def _ranked_by(sums: FirstOrderSums, rank_by: str) -> np.ndarray:

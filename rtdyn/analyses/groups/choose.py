@@ -6,6 +6,7 @@ the windows it was chosen on; every number is the mean over both ways. Each grou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -162,8 +163,9 @@ def split_groups(
     seed: int,
     rank_by: str = "mean_abs",
     draws: int = DRAWS,
+    names: Sequence[str] = GROUPS,
 ) -> dict[str, Group | Undefined]:
-    """Every group with its nulls, chosen by the influence on `rare`, or why there is none.
+    """Each of the groups with its nulls, chosen by the influence on `rare`, or why there is none.
 
     cluster: (windows,), the independent piece of text that each window is of. cell: `nulls.matching_cells`. overlap:
     `pseudo_classes.overlap`.
@@ -173,7 +175,7 @@ def split_groups(
     for half in (0, 1):
         influence = half_influence(rare, halves, half, rank_by)
         if isinstance(influence, Undefined):
-            return dict.fromkeys(GROUPS, influence)
+            return dict.fromkeys(names, influence)
         stable = _stable(rare, halves, half, influence, rank_by, seed)
         if isinstance(stable, Undefined):
             undefined[PLATEAU] = stable
@@ -181,7 +183,7 @@ def split_groups(
         fits.append(half_regimes(influence))
         chosen.append(choose(influence, fits[-1], stable))
     groups: dict[str, Group | Undefined] = {}
-    for name in GROUPS:
+    for name in names:
         members = (chosen[0][name], chosen[1][name])
         if name in undefined:
             groups[name] = undefined[name]

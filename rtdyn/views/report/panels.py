@@ -102,6 +102,13 @@ def _earlier_layers(metric: str) -> tuple[PanelLine, ...]:
     )
 
 
+def _top_of_earlier_layers(metric: str) -> tuple[PanelLine, ...]:
+    return tuple(
+        PanelLine(f"layer L{k}", Selection(LAYERS, metric, RARE, TOP, SELECTED), "null", f"layer {k}", k)
+        for k in (-2, -3, -4)
+    )
+
+
 def _of_layer(metric: str, *matrices: str) -> tuple[PanelLine, ...]:
     """A line for each matrix of the final MLP that a metric names; without a name it is the only one that reads."""
     return tuple(
@@ -123,6 +130,9 @@ PANELS: tuple[Panel, ...] = (
     Panel("layers-rare", "Total influence by layer", "rare − common, nats", "symlog",
           _earlier_layers("total_rare_excess")),
     Panel("layers-direct", "Direct share by layer", "of total effects", "linear", _earlier_layers("direct_share")),
+    Panel("layers-participation", "Participation ratio of the top by layer", "dimensions", "linear",
+          _top_of_earlier_layers("participation_ratio_unbiased")),
+    Panel("layers-inside", "Edges inside the top by layer", "share", "linear", _top_of_earlier_layers("inside_share")),
     Panel("excess", "Excess of the top", "log units", "linear", _by_class("regimes", "excess", "above 0")),
     Panel("shape-p", "Largest shape p", "", "log", _by_class("regimes", "shape_p_value", "value is p")),
     Panel("contrast-excess", "Excess among pseudo-classes", "log units", "linear",
@@ -171,7 +181,7 @@ def theme_of(panel: Panel) -> str:
     first = panel.lines[0]
     if first.selection.analysis in ("capture", "ablation", "regimes"):
         return "influence"
-    return "layers" if first.selection.analysis == "routing" or first.whole_layer else "groups"
+    return "layers" if first.selection.analysis in ("routing", LAYERS) or first.whole_layer else "groups"
 
 
 def judged_panels(shown: RunTables, panels: tuple[Panel, ...] = PANELS) -> dict[str, list[JudgedLine]]:

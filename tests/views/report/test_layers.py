@@ -34,7 +34,7 @@ from rtdyn.views.report.plots.layers import layers_figure
 from rtdyn.views.report.run_tables import RunTables, show
 from rtdyn.views.wandb.rows import scalars
 
-NAMES = {"layers-mean", "layers-share", "layers-rare", "layers-direct"}
+NAMES = {"layers-mean", "layers-share", "layers-rare", "layers-direct", "layers-participation", "layers-inside"}
 BEFORE = MEASURED[-1] - 1
 
 
@@ -52,6 +52,11 @@ def rows_of(step: int) -> list[Metric]:
         Metric(LAYERS, "total_rare_excess", -size, ci_low=-2 * size, ci_high=0.0, **number),
         Metric(LAYERS, "total_top_share", None, reason="too few pieces of text", **number),
         Metric(LAYERS, "direct_share", 1.2, RARE, layer=BEFORE, ci_low=1.1, ci_high=1.3, n=256),
+        *(
+            Metric(LAYERS, metric, size, RARE, "top", null, BEFORE, null_mean=mean, null_sd=1.0, p_value=0.5)
+            for metric in ("participation_ratio_unbiased", "inside_share")
+            for null, mean in (("random", 9.0), ("selected", 8.0))
+        ),
     ]
 
 
@@ -67,6 +72,8 @@ def test_panels_of_layers_are_drawn_where_they_were_measured(shown: RunTables) -
     [line] = judged["layers-mean"]
     assert line.line.label == "layer L-2"
     assert line.series.value.tolist() == pytest.approx([0.01 * (1 + step) for step in shown.sound_steps])
+    [top] = judged["layers-participation"]
+    assert top.series.null_mean.tolist() == [8.0] * len(shown.sound_steps), "beside sets selected alike"
     assert judged["layers-rare"][0].series.ci_high.tolist() == [0.0] * len(shown.sound_steps)
     others = {name: lines for name, lines in judged.items() if name not in NAMES}
     assert others.keys() == judged_panels(shown).keys()
@@ -97,6 +104,7 @@ def test_wandb_has_each_layer_under_a_name_of_its_own(shown: RunTables) -> None:
     step = shown.steps[-1]
     row = scalars(with_layers(shown).metrics.filter(step=step))
     assert row["layers/total_mean/rare/L-2"] == pytest.approx(0.01 * (1 + step))
+    assert row["layers/inside_share/rare/top/L-2"] == pytest.approx(0.01 * (1 + step))
 
 
 NUMBERS = np.arange(12341, 12381)
