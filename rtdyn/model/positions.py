@@ -25,6 +25,8 @@ def rotary(backbone: Any, block: Any, hidden: Tensor, ids: Tensor, keys: Tensor)
 
 def rotary_by_kind(backbone: Any, block: Any, hidden: Tensor, ids: Tensor, keys: Tensor) -> dict[str, Any]:
     """The rotation of the block's kind of attention: where it slides it is another than where it reaches all."""
+    if isinstance(backbone.rotary_emb.rope_type, str):  # OLMo-3 turns all kinds alike in older transformers
+        return rotary(backbone, block, hidden, ids, keys)
     kind = backbone.config.layer_types[block.self_attn.layer_idx]
     return {"position_embeddings": backbone.rotary_emb(hidden, ids, kind)}
 
