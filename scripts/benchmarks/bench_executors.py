@@ -48,7 +48,7 @@ def main() -> None:
             tasks = ["--executor", "ray", "--steps-per-task", str(len(steps) // CPUS[name])]
             where = ["--ray-address", nodes.address]
             command = ["--model", "tiny", "--steps", arguments.steps, *measured, *tasks, *where]
-            sweep = Sweep(Path(place) / f"{name}{turn}", tuple(command), {}, fresh=True)
+            sweep = Sweep(Path(place) / f"{name}{turn}", tuple(command), {})
             lasted, busy = _timed(sweep, CPUS[name])
             seconds[name] = min(seconds[name], lasted)
             print(

@@ -23,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from loopback import ray_nodes, slurm
 from loopback.sweeps import STEPS, TINY, Sweep, logged, same_tables
-from support.processes import Process
 
 VICTIMS = ("driver", "worker", "node")
 LATEST, AWAY, PATIENCE = 30.0, 8.0, 400.0
@@ -43,15 +42,14 @@ def main() -> None:
     faults = 0
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trials-")))
-        serial = Sweep(place / "serial", TINY, {}, fresh=True)
+        serial = Sweep(place / "serial", TINY, {})
         assert serial.run().returncode == 0
         print("trial  engine  kills                                   commands  seconds  outcome", flush=True)
         for engine in engines:
             options, environment, kill_node, start_node = _start(engine, stack)
             for trial in range(engines.index(engine), arguments.trials, len(engines)):
                 rng = random.Random(f"{arguments.seed}-{trial}")
-                command = (*TINY, "--executor", engine, *options)
-                sweep = Sweep(place / f"{engine}-{trial}", command, environment, fresh=True)
+                sweep = Sweep(place / f"{engine}-{trial}", (*TINY, "--executor", engine, *options), environment)
                 began = time.monotonic()
                 kills, commands, outcome = _trial(sweep, rng, kill_node, start_node)
                 outcome = outcome or _compare(sweep, serial.out)
@@ -80,7 +78,7 @@ def _trial(
     began = time.monotonic()
     due = sorted((rng.uniform(0.5, LATEST), rng.choice(VICTIMS)) for _ in range(rng.randint(1, 2)))
     back: list[tuple[float, str]] = []
-    driver: Process | subprocess.Popen[str] | None = sweep.start()
+    driver: subprocess.Popen[str] | None = sweep.start()
     commands, said = 1, []
     while True:
         now = time.monotonic() - began
@@ -108,11 +106,11 @@ def _trial(
                 driver, commands = sweep.start(), commands + 1
             else:
                 start_node()
-        if driver is not None and (code := driver.poll()) is not None:
+        if driver is not None and driver.poll() is not None:
             _, err = driver.communicate()
             for _ in (what for _, what in back if what == "node"):
                 start_node()
-            return ", ".join(said) or "none: it was done before", commands, _ended(code, err)
+            return ", ".join(said) or "none: it was done before", commands, _ended(driver.returncode, err)
         if now > PATIENCE:
             if driver is not None:
                 driver.kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ def vocabulary() -> list[str]:
     return [KNOWN_TOKENS.get(i, f"w{i}") for i in range(TYPES)]
 
 
+@cache
 def validation_file() -> bytes:
     """Lines as those of the Pile's validation file, of words as frequent as in the Pile; some documents are long."""
     rng, words = np.random.default_rng(0), np.array(vocabulary())

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 from loopback.sweeps import TINY, Sweep
+from support.hang import HANG
+from support.processes import run_python
 
 
 @pytest.fixture(scope="session")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that all others must equal."""
     out = tmp_path_factory.mktemp("serial") / "run"
-    ended = Sweep(out, TINY, {}).run()
+    ended = run_python(Sweep(out, TINY, {}).program, timeout=HANG)
     assert ended.returncode == 0, ended.stderr
     return out

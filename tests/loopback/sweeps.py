@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from support.hang import HANG
-from support.processes import ONE_THREAD, Process
+from support.processes import ONE_THREAD
 
 from rtdyn.store.run import TASKS, done_steps, read_run, read_table
 from rtdyn.store.schema import TABLES
@@ -34,15 +34,15 @@ class Sweep:
     out: Path
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
-    fresh: bool = False
-    """Whether the command imports all that it needs by itself, as a user's does."""
 
-    def start(self) -> Process | subprocess.Popen[str]:
-        program = ["-m", "rtdyn.cli", "track", "--out", str(self.out), *CHEAP, *self.arguments]
+    @property
+    def program(self) -> list[str]:
+        """What Python is given."""
+        return ["-m", "rtdyn.cli", "track", "--out", str(self.out), *CHEAP, *self.arguments]
+
+    def start(self) -> subprocess.Popen[str]:
         environment, pipe = {**os.environ, **ONE_THREAD, **self.environment}, subprocess.PIPE
-        if self.fresh:
-            return subprocess.Popen([sys.executable, *program], env=environment, stdout=pipe, stderr=pipe, text=True)
-        return Process(program, env=environment)
+        return subprocess.Popen([sys.executable, *self.program], env=environment, stdout=pipe, stderr=pipe, text=True)
 
     def run(self) -> subprocess.CompletedProcess[str]:
         process = self.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ from safetensors.torch import load_file, save_file
 
 from rtdyn.capture.forward_pass import capture
 from rtdyn.capture.layered_model import open_model
+from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.checkpoints.local import fetch_local
 from rtdyn.checkpoints.locate import checkpoint_shape
 from rtdyn.errors import InputError
 from rtdyn.model.families import check_config
 from rtdyn.model.stored_names import QUANTISED
 from rtdyn.suites.find import find_suite
-from rtdyn.text.evaluation import Evaluation
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.text.evaluation import Evaluation, prepare
+from rtdyn.text.options import EvaluationOptions
 
 OF_PROGRAMS: list[dict[str, Any]] = [
     {"torch_dtype": "auto"},
@@ -48,10 +52,21 @@ def suite_with(folder: Path, **settings: Any) -> Path:
     return folder / "suite"
 
 
+@pytest.fixture(scope="module")
+def few(tiny: SuiteSpec, options: EvaluationOptions) -> Evaluation:
+    return prepare(tiny, 4000, replace(options, tokens=1536, bands=("0.65:0.95",), min_targets=10))
+
+
+@pytest.fixture(scope="module")
+def loss(takes_long: None, tiny: SuiteSpec, few: Evaluation) -> torch.Tensor:
+    """Of the model as it is."""
+    return capture(load_model(fetch_local(tiny, 4000), "cpu"), few.text, few.positions).loss
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", OF_PROGRAMS, ids=lambda s: "+".join(s))
 def test_how_a_program_ran_a_model_changes_nothing(
-    settings: dict[str, Any], tmp_path: Path, evaluation: Evaluation, captured: Callable[[int], Any]
+    settings: dict[str, Any], tmp_path: Path, few: Evaluation, loss: torch.Tensor
 ) -> None:
     folder = suite_with(tmp_path, **settings)
     checkpoint = fetch_local(find_suite(str(folder), {}), 4000)
@@ -59,8 +74,7 @@ def test_how_a_program_ran_a_model_changes_nothing(
     assert (shape.parameters, shape.neurons, shape.width) == (plain.parameters, plain.neurons, plain.width)
     for by_layers in (False, True):
         model = open_model(checkpoint, "cpu", by_layers, 1 << 30)
-        found = capture(model, evaluation.text, evaluation.positions)
-        assert torch.allclose(found.loss, captured(4000).loss, atol=1e-4)
+        assert torch.allclose(capture(model, few.text, few.positions).loss, loss, atol=1e-4)
 
 
 @pytest.mark.parametrize(

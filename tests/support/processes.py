@@ -5,8 +5,8 @@ nothing. It has a working directory, an environment, streams, a number and an en
 It differs from a fresh process in this:
 
 * PRELOADED and what these import is there already: what imports what, and when, has to be tested elsewhere.
-* What the interpreter and those libraries read as they start is the server's. A test that sets one of FIXED, or a
-  terminal, is refused, and starts a process of its own.
+* What the interpreter and those libraries read as they start is the server's. So what begins with one of FIXED may
+  not differ; a test that needs it to, or needs a terminal, starts a process of its own.
 * It computes with one thread, and the seed of hashes is one for all commands of a server.
 * Its parent is the server; /proc calls it by the server's command line.
 
@@ -37,7 +37,6 @@ from support import command_server
 
 FIXED = ("OMP_", "MKL_", "OPENBLAS_", "NUMBA_", "LD_", "LC_", "LANG", "PYTHON")
 """How variables begin that are read before a command is forked; PYTHONPATH is read again."""
-
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 """Sums of floats depend on the number of threads, and the tests' own processes share the cores."""
