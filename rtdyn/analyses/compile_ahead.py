@@ -21,7 +21,7 @@ from rtdyn.analyses.groups.communities import group_modularity, rewired_z
 from rtdyn.analyses.groups.heavytail import LEAST_KS, hill_of_spectra, spectra, standard_rows
 from rtdyn.analyses.groups.layer_forms import layer_forms
 from rtdyn.analyses.groups.set_sums import edge_counts, layer
-from rtdyn.analyses.influence.fused import capped_excess, exponential_excess
+from rtdyn.analyses.influence.fused import capped_excess, exponential_excess, frozen
 from rtdyn.analyses.kernels.kept_code import keep
 from rtdyn.analyses.mediation.vocabulary_sums import vocabulary_sums
 from rtdyn.analyses.regimes.fit import fit_curves
@@ -92,6 +92,13 @@ def _capped_excess() -> None:
     )
 
 
+def _frozen() -> None:
+    of_type, weights = torch.full((NEURONS,), 1 / NEURONS, dtype=torch.float64), torch.zeros(1, NEURONS)
+    of_pair, index = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
+    of_position = of_type, of_type, of_type, weights
+    frozen(*of_position, weights, of_type, of_type, 8.0, of_pair[None], of_pair, of_pair, index)
+
+
 def _curves() -> None:
     influence = 1.0 / np.arange(1.0, 1 + 4 * NEURONS)[None]
     fit_curves(influence, np.zeros_like(influence))
@@ -123,6 +130,7 @@ CALLS: Mapping[str, Callable[[], None]] = {
     "modularity": _graphs,
     "heavytail": _tails,
     "mediation": _vocabulary,
+    CAPPED + "mediation": _frozen,
 }
-ON_CPU_ONLY = ("ablation", CAPPED + "ablation", "mediation")
+ON_CPU_ONLY = ("ablation", CAPPED + "ablation", "mediation", CAPPED + "mediation")
 """Analyses that have no loops of ours where the capture is on a GPU."""

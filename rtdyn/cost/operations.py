@@ -43,7 +43,7 @@ CONFIDENCE_TERMS = 3
 """Cost of a pair's four sums of changes of confidence, in units of one exact sum."""
 CAPPED_TERMS, CAPPED_POSITION_PASSES = 1.6, 20
 """The same of an exact sum where logits are capped, and the passes that a position takes more there."""
-FROZEN_TERMS_IN_DOUBLE, CONFIDENCE_TERMS_IN_DOUBLE = 46, 78
+FROZEN_TERMS_IN_DOUBLE, CONFIDENCE_TERMS_IN_DOUBLE = 9, 75
 """The same of a pair's frozen loss and of its changes of confidence where logits are capped."""
 CONFIDENCE_GROUPS = 6
 """Neurons whose changes of confidence are computed, in units of the group `top`: both halves', with their pools."""

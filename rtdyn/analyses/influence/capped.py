@@ -190,12 +190,45 @@ def sum_in_double(
             moved = _projected(moved, projection)
         of_target = moved.gather(1, _bend(at).targets[row[some], None])[:, 0]
         delta[some] = torch.logsumexp(moved.add_(before), dim=1) - torch.logsumexp(before, dim=1) - of_target
+    return delta, _double_rounding(capped, projection, row, neuron)
+
+
+def sum_frozen(
+    at: PositionBlock,
+    of: NeuronBlock,
+    u: Unembedding,
+    capped: CappedPairs,
+    projection: Projection,
+    row: Tensor,
+    neuron: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """`sum_in_double` of k pairs with a projection, in one pass through memory where there is a loop for it; (k,)."""
+    if at.p.device.type != "cpu":
+        return sum_in_double(at, of, u, capped, projection, row, neuron)
+    kept = torch.ones_like(projection.direction) if projection.kept is None else projection.kept
+    sums = torch.empty(len(row), 3, dtype=torch.float64)
+    for position in row.unique():
+        logits = u.before_cap(at.factors[0, position[None]])
+        before = u.capped(logits.clone())
+        mine = (row == position).nonzero()[:, 0]
+        a, t, level = (v[..., position, neuron[mine]] for v in (capped.pairs.a, capped.pairs.t, capped.level))
+        rows = logits[0], before[0], torch.softmax(before, dim=1)[0], at.m[:, position].contiguous()
+        vectors = kept, projection.direction
+        sums[mine] = fused.frozen(*rows, of.q, *vectors, _bend(at).cap, a, t, level, neuron[mine])
+    total, mean, part = sums.T
+    target = _bend(at).targets[row]
+    of_target = kept[target] * (capped.target[row, neuron] - mean) - part * projection.direction[target]
+    return total.log() - of_target, _double_rounding(capped, projection, row, neuron)
+
+
+def _double_rounding(capped: CappedPairs, projection: Projection | None, row: Tensor, neuron: Tensor) -> Tensor:
+    """(k,): what the error of z in float32 makes of a sum in float64."""
     factor = 2.0
     if projection is not None:
         size = projection.direction.abs()
         factor = 4 * float(1 + size.sum() * size.max())
-    rounding = EPSILON * capped.pairs.largest[row, neuron] + DOUBLE_ROUNDING * (1 + capped.largest[row, neuron])
-    return delta, factor * rounding
+    of_z = EPSILON * capped.pairs.largest[row, neuron]
+    return factor * (of_z + DOUBLE_ROUNDING * (1 + capped.largest[row, neuron]))
 
 
 def capped_logits(

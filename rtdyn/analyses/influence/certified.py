@@ -159,7 +159,7 @@ def _bounds(
         return capped.second_order(through, u.cap), partial(capped.sum_exactly, at, of, u, through)
     nothing = torch.zeros_like(pairs.t)
     unknown = nothing, torch.where(through.largest > 0, torch.inf, nothing), nothing.clone()
-    return unknown, partial(capped.sum_in_double, at, of, u, through, wanted.projection)
+    return unknown, partial(capped.sum_frozen, at, of, u, through, wanted.projection)
 
 
 def _limits(wanted: Certified, of: NeuronBlock) -> list[Tensor]:

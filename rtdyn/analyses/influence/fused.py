@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rtdyn.analyses.kernels.capped_sums import capped_sums
 from rtdyn.analyses.kernels.excess_sums import excess_sums
+from rtdyn.analyses.kernels.frozen_sums import frozen_sums
 from rtdyn.analyses.threads import in_threads
 
 ROWS = 32
@@ -101,6 +102,37 @@ def _capped_fused(
     result = torch.empty(2, len(order), dtype=torch.float64)
     result[:, order] = torch.from_numpy(sums.T)
     return result
+
+
+def frozen(
+    logits: Tensor,
+    before: Tensor,
+    p: Tensor,
+    m: Tensor,
+    q: Tensor,
+    kept: Tensor,
+    along: Tensor,
+    cap: float,
+    a: Tensor,
+    t: Tensor,
+    level: Tensor,
+    neuron: Tensor,
+) -> Tensor:
+    """What `frozen_sums` gives of k pairs of one position, float64 (k, 3); on the CPU alone.
+
+    logits, before, p, kept, along: float64 (V,). m: float32 (D, V), q float32 (f, V). a (D, k), t, level, neuron (k,).
+    """
+    sums = np.empty((len(t), 3))
+    arrays = [v.numpy() for v in (logits, before, p, m, q, kept, along)]
+    of_pairs = [v.contiguous().numpy() for v in (a, t, level, neuron)]
+
+    def run(start: int) -> None:
+        mine = slice(start, start + ROWS)
+        a_k, t_k, level_k, neuron_k = (v[..., mine] for v in of_pairs)
+        frozen_sums(*arrays, cap, np.ascontiguousarray(a_k), t_k, level_k, neuron_k, sums[mine])
+
+    in_threads(run, range(0, len(sums), ROWS))
+    return torch.from_numpy(sums)
 
 
 def _fused(p: Tensor, m: Tensor, q: Tensor, a: Tensor, t: Tensor, row: Tensor, neuron: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from analyses.mediation.test_mediation import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rtdyn.analyses.influence import capped as capped_sums
 from rtdyn.analyses.mediation.confidence import confidence
 from rtdyn.analyses.mediation.frozen import frozen_influence, mediated_share
 from rtdyn.analyses.mediation.null_space import null_space
@@ -52,6 +53,11 @@ def test_every_interval_holds_the_frozen_delta(
     assert refined == one.activations.numel()
     assert ((delta - expected).abs() <= width + 1e-11 * (1 + expected.abs())).all()
     assert sharpness > 1 or (width < 1e-3).all()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capped_sums, "sum_frozen", capped_sums.sum_in_double)
+        other, width, _ = frozen_intervals(one, by, 1e-5)
+    assert ((other - expected).abs() <= width + 1e-11 * (1 + expected.abs())).all()
+    assert ((other - delta).abs() <= width).all()
 
 
 def test_mediation_is_the_share_of_both_influences() -> None:
