@@ -24,6 +24,7 @@ from rtdyn.analyses.groups.set_sums import edge_counts, layer
 from rtdyn.analyses.influence.fused import capped_excess, exponential_excess, frozen
 from rtdyn.analyses.kernels.kept_code import keep
 from rtdyn.analyses.mediation.vocabulary_sums import vocabulary_sums
+from rtdyn.analyses.regimes.evidence import library_tail
 from rtdyn.analyses.regimes.fit import fit_curves
 
 NEURONS = 64
@@ -102,6 +103,7 @@ def _frozen() -> None:
 def _curves() -> None:
     influence = 1.0 / np.arange(1.0, 1 + 4 * NEURONS)[None]
     fit_curves(influence, np.zeros_like(influence))
+    library_tail(influence[0])
 
 
 def _graphs() -> None:

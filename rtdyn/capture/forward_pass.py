@@ -23,6 +23,9 @@ from rtdyn.text.positions import MeasuredPositions
 from rtdyn.text.windows import EvaluationSet, check_ids
 
 LOGIT_CHUNK_BYTES = 128 * 2**20
+CACHED_CHUNK_BYTES, CHUNK_ROWS = 8 * 2**20, 512
+"""On a CPU logits are made in chunks that its caches hold, as they are gone through several times, but of so many rows
+at least, as each chunk goes through the unembedding."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,11 @@ def _recorded(parts: Anatomy, attention: bool) -> Iterator[dict[str, Any]]:
 
 def _losses(hidden: Tensor, targets: Tensor, parts: Anatomy) -> Tensor:
     """Loss in nats of each row, in chunks so that the logits stay small."""
-    rows = max(1, LOGIT_CHUNK_BYTES // (parts.readout.unembedding.shape[0] * 4))
+    unembedding = parts.readout.unembedding
+    row_bytes = unembedding.shape[0] * 4
+    rows = max(1, LOGIT_CHUNK_BYTES // row_bytes)
+    if unembedding.device.type == "cpu":
+        rows = min(rows, max(CHUNK_ROWS, CACHED_CHUNK_BYTES // row_bytes))
     return (
         torch.cat(
             [

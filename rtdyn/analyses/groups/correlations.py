@@ -11,7 +11,8 @@ from torch import Tensor
 from rtdyn.analyses.statistics import as_numpy
 from rtdyn.analyses.threads import in_threads
 
-CHUNK_BYTES = 256 * 2**20
+CHUNK_BYTES = 32 * 2**20
+"""What some sets take at a time: larger arrays are had from the system anew each time, which takes as long again."""
 CORRELATION_BYTES = 2**30
 GRAM_BLOCKS = 8
 """Blocks that one side of a symmetric product is cut into."""

@@ -22,7 +22,7 @@ from rtdyn.analyses.groups.weightwatcher_row import (
     import_weightwatcher,
     weightwatcher_row,
 )
-from rtdyn.analyses.kernels.least_ks import least_ks
+from rtdyn.analyses.kernels.least_ks import NEAR, least_ks
 from rtdyn.quiet import begin, quietly
 from rtdyn.undefined import Undefined
 
@@ -30,8 +30,6 @@ EQUAL_FLOAT32 = 1e-5
 """A ratio of eigenvalues of a matrix rounded to float32 exceeds 1 by less through round-off."""
 BIAS_CORRECTED = 20
 """Under so many eigenvalues weightwatcher changes to a bias-corrected fit."""
-NEAR = 1e-9
-"""Distances are equal whose ratio is nearer to 1: weightwatcher's round-off decides between them."""
 WEIGHTWATCHER_METRICS = (ALPHA, ALPHA_WEIGHTED, STABLE_RANK, ENTROPY)
 
 

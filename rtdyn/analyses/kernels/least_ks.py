@@ -11,6 +11,9 @@ from rtdyn.analyses.kernels.compiled import compiled
 STRIDE = 8
 """Of the tail's eigenvalues, the first that a distance is looked for at, since most tails soon prove worse."""
 
+NEAR = 1e-9
+"""Distances are equal whose ratio is nearer to 1, where a library's round-off decides between them."""
+
 
 @compiled()
 def distance(logs: Any, k: int, inverse: float, own: int, enough: float, first: int) -> Any:
@@ -35,19 +38,20 @@ def least_ks(logs: Any, least: int, equal: float, own: int, near: float) -> int:
     """The k ≥ `least` of least distance, the larger of equals; 0 where none is allowed.
 
     logs: float64 (n,), descending, without NaN. A k whose mean log excess is at most `equal` is passed over.
-    own: 1 if the eigenvalue that a tail begins at is one of it, as weightwatcher has it, which then compares the fitted
-    share with that of the tail from each eigenvalue on; else 0. near: distances whose ratio is 1 + near at most are
-    equal.
+    own: 1 if the value that a tail begins at is one of it, as weightwatcher and powerlaw have it, which then compare
+    the fitted share with that of the tail from each value on; else 0. near: distances whose ratio is 1 + near at most
+    are equal.
     """
     chosen, best, total, at = 0, np.inf, logs[:least].sum(), 0
     for k in range(least, len(logs)):
         inverse = total / k - logs[k]
         total += logs[k]
+        inverse = inverse if own == 0 else inverse * k / (k + 1)
         if inverse <= equal:
             continue
         enough = best * (1 + near)
         # where one tail is far from its fit, so is the next
-        found, at = distance(logs, k, inverse if own == 0 else inverse * k / (k + 1), own, enough, at)
+        found, at = distance(logs, k, inverse, own, enough, at)
         if found <= enough:
             best, chosen = min(best, found), k
     return chosen

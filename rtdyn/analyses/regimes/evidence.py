@@ -16,6 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from rtdyn.analyses.kernels.least_ks import NEAR, least_ks
 from rtdyn.analyses.regimes.fit import ROUND_OFF, ThreeSegments, fit_ranks, fit_sorted, ranked
 from rtdyn.analyses.regimes.powerlaw_fit import powerlaw_fit
 from rtdyn.blame import passes
@@ -29,6 +30,10 @@ SHAPES = (HALF_NORMAL, LOGNORMAL, PARETO)
 SHAPE_DRAWS = 999
 FIRST, ENOUGH = 99, 10
 """Draws of each shape that are enough where so many of them reach T, if draws are made as needed."""
+STEEPEST = 3.0
+"""Largest exponent of a density that the library takes, where there is any under it."""
+LEAST_GIVEN = 50
+"""Values that the library is given at least."""
 NULL_CHUNK = 2**20
 """Numbers drawn at a time for the shape nulls; the draws do not depend on it."""
 
@@ -159,7 +164,8 @@ def likelihoods(influence: np.ndarray) -> Likelihoods | Undefined:
     # the library's optimisers and its truncated power law expect numbers of order 1; the ratios do not depend on it
     scale = float(np.median(values))
     try:
-        (xmin, alpha, distance), tail, compared = quietly(powerlaw_fit, values / scale, COMPARISONS)
+        some = np.sort(values / scale)[-library_tail(values) :]
+        (xmin, alpha, distance), tail, compared = quietly(powerlaw_fit, some, COMPARISONS)
     except (ValueError, RuntimeError, ArithmeticError, IndexError, TypeError, AttributeError) as error:
         if passes(error):
             raise
@@ -169,3 +175,14 @@ def likelihoods(influence: np.ndarray) -> Likelihoods | Undefined:
     if not all(map(math.isfinite, (*numbers, *ratios.values(), *p_values.values()))):
         return Undefined("powerlaw's fit has no finite likelihood")
     return Likelihoods(numbers[0], tail, alpha, distance, ratios, p_values)
+
+
+def library_tail(values: np.ndarray) -> int:
+    """How many of the largest values (m,) > 0 the library has to be given so that it finds what it finds in all.
+
+    It tries each value but the two largest as the beginning of the tail, by the distance alone, and takes exponents of
+    the density up to 3 where there are such. Values that repeat have other distances, so that all are given.
+    """
+    logs = np.log(np.sort(values)[::-1])
+    begins = 0 if (np.diff(logs) == 0).any() else least_ks(logs, 2, 1 / (STEEPEST - 1), 1, NEAR)
+    return max(begins + 1, LEAST_GIVEN) if begins else len(values)

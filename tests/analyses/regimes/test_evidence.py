@@ -19,12 +19,14 @@ from rtdyn.analyses.regimes.evidence import (
     SHAPES,
     Likelihoods,
     ShapeEvidence,
+    library_tail,
     likelihoods,
     log_of_shape,
     null_statistics,
     shape_p_values,
 )
 from rtdyn.analyses.regimes.fit import ThreeSegments, fit_regimes
+from rtdyn.analyses.regimes.powerlaw_fit import powerlaw_fit
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.streams import stream
 from rtdyn.undefined import Undefined
@@ -155,6 +157,25 @@ def test_curves_without_a_statistic_say_why() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", range(5))
+def test_the_library_finds_in_the_tail_what_it_finds_in_all(kind: int) -> None:
+    rng = np.random.default_rng(kind)
+    shapes = [
+        np.abs(rng.standard_normal(160)),
+        rng.lognormal(0, 1.5, 160),
+        rng.pareto(1.2, 160) + 1,
+        rng.pareto(4, 160) + 0.2,
+        rng.lognormal(0, 1, 160).round(1) + 0.1,
+    ]
+    values = shapes[kind] / np.median(shapes[kind])
+    some = library_tail(values)
+    assert some == 160 if kind == 4 else 50 <= some <= 160
+    whole, of_tail = (powerlaw_fit(np.sort(values)[-n:], COMPARISONS) for n in (160, some))
+    assert of_tail[0] == pytest.approx(whole[0], rel=1e-9) and of_tail[1] == whole[1]
+    for name, pair in whole[2].items():
+        assert of_tail[2][name] == pytest.approx(pair, rel=1e-9)
+
+
 def test_likelihoods_of_a_power_law_and_of_a_lognormal(capfd: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     pareto = likelihoods(rng.pareto(1.5, 1500) + 1)
