@@ -18,6 +18,7 @@ from rtdyn.capture.forward_pass import Capture, in_memory
 from rtdyn.capture.layered_model import LayeredModel
 from rtdyn.errors import OverflowedError
 from rtdyn.model.anatomy import Anatomy, with_mlp_of
+from rtdyn.model.fast_products import fast_products
 from rtdyn.text.windows import EvaluationSet
 
 
@@ -63,7 +64,7 @@ def capture_earlier(
     device = captured.residual.device
     stream = Rows((n_windows, length, captured.residual.shape[1]), device)
     collected = {layer: _Layer(len(parts.mlp_outputs[layer].rows), int(measured.sum()), device) for layer in layers}
-    with torch.no_grad(), _recorded(parts, layers) as seen:
+    with torch.no_grad(), fast_products(), _recorded(parts, layers) as seen:
         for rows, _ in zip(batches, hidden, strict=True):
             stream.add(seen["stream"])
             for layer, of_layer in collected.items():

@@ -7,7 +7,7 @@ import pytest
 
 from rtdyn.analyses.earlier_layers.sample import Budget, draw_sample
 from rtdyn.capture.memory_need import Sample
-from rtdyn.cost.layers import blocks_operations, layer_operations, reruns
+from rtdyn.cost.layers import WHOLE_SHARE, blocks_operations, layer_operations, reruns
 from rtdyn.cost.operations import ablation_operations, capture_operations
 from rtdyn.model.sizes import ModelShape, model_shape
 from rtdyn.suites.find import load_suites
@@ -36,7 +36,8 @@ def test_a_rerun_pair_costs_a_window_through_the_blocks_above(shape: ModelShape)
     pairs, block = 4 * shape.neurons, 256 * (2 * shape.matrices / 24 + 2 * 256 * 1024)
     before = 32 / 33  # of the window, up to the last of its targets
     last = before * 256 / 4 * 2 * shape.matrices / 24 + 32 / 256 * block
-    assert some - none == pytest.approx(pairs * (last + 2 * 32 * shape.logits * 1024))
+    types = (1 / 12 + WHOLE_SHARE) * shape.logits
+    assert some - none == pytest.approx(pairs * (last + 2 * 32 * types * 1024))
     reach = (4 + 1) / (2 * 4)  # 32 targets of a window, 8 at a time
     backward = 2 * 512 * 256 * reach * (2 * shape.matrices / 24 + 2 * 4 * 256 * 1024)
     forward = 2 * 512 / 8 * 256 * reach * (2 * shape.matrices / 24 + 4 * 256 * 1024)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from rtdyn.analyses.earlier_layers.continuation import CleanWindow, logits, losses
 from rtdyn.model.anatomy import Anatomy
@@ -60,7 +61,7 @@ class DrawnTypes:
         unembedding = self.parts.readout.unembedding
         moved = self.parts.final_norm(hidden) - self.normed
         for n, (types, weights, probability) in enumerate(zip(self.types, self.weights, self.probability, strict=True)):
-            z = moved[:, n] @ (unembedding[types] - self.mean_row[n]).T
+            z = linear(moved[:, n], unembedding[types] - self.mean_row[n])
             f = z.expm1() - z
             excess = (f @ weights).double()
             of_target = moved[:, n] @ (unembedding[self.target[n]] - self.mean_row[n])
@@ -81,9 +82,9 @@ def draw_types(parts: Anatomy, clean: CleanWindow, target: Tensor, rng: np.rando
     """The types of one window's measured positions, whose next tokens are target, int64 (n,)."""
     unembedding, normed = parts.readout.unembedding, parts.final_norm(clean.hidden)
     p = logits(parts, clean.hidden).softmax(-1)
-    expected = max(LEAST, SHARE * len(unembedding))
     nothing = DrawnTypes(parts, normed, clean.loss, target, p @ unembedding, (), (), ())
-    if expected > MOST_SHARE * len(unembedding) or parts.readout.cap is not None:  # a cap makes z no linear shift
+    expected = drawn_types(len(unembedding))
+    if not expected or parts.readout.cap is not None:  # a cap makes z no linear shift
         return nothing
     chance = inclusion(p, expected)
     drawn = torch.from_numpy(rng.random(p.shape, dtype=np.float32)).to(p.device) < chance
@@ -91,6 +92,12 @@ def draw_types(parts: Anatomy, clean: CleanWindow, target: Tensor, rng: np.rando
     probability = [of_position[ids] for of_position, ids in zip(chance, types, strict=True)]
     weights = [of_position[ids] / pi for of_position, ids, pi in zip(p, types, probability, strict=True)]
     return DrawnTypes(parts, normed, clean.loss, target, nothing.mean_row, types, weights, probability)
+
+
+def drawn_types(types: int) -> float:
+    """Expected draws for a position, of a vocabulary of so many types; 0 where all are summed."""
+    expected = max(LEAST, SHARE * types)
+    return expected if expected <= MOST_SHARE * types else 0.0
 
 
 def inclusion(p: Tensor, expected: float) -> Tensor:

@@ -15,6 +15,7 @@ from rtdyn.analyses.earlier_layers.exact import exact_deltas
 from rtdyn.analyses.earlier_layers.first_order import first_order
 from rtdyn.capture.earlier_layers import EarlierLayers
 from rtdyn.errors import InputError
+from rtdyn.model.fast_products import fast_products
 from rtdyn.streams import stream
 from rtdyn.text.positions import MeasuredPositions
 
@@ -121,13 +122,14 @@ def _deltas(
     """By layer: Δ (k, n) of the neurons asked for, and the losses (n,) where the window is run again as it is."""
     parts, stream_in = earlier.anatomy, earlier.stream[window.index]
     query, target = (torch.from_numpy(v).to(stream_in.device) for v in (window.query, window.target))
-    clean = clean_window(parts, earlier.first, list(asked), stream_in, query, target)
-    types = draw_types(parts, clean, target, stream(seed, "earlier layers", "types", window.index))
     found = {}
-    for layer, neurons in asked.items():
-        mean, some = earlier.layers[layer].moments.mean, torch.from_numpy(neurons).to(stream_in.device)
-        delta, again = exact_deltas(parts, layer, clean.layers[layer], types, mean, some, query, memory_bytes)
-        found[layer] = delta.cpu().numpy(), clean.loss.double() + again
+    with fast_products():
+        clean = clean_window(parts, earlier.first, list(asked), stream_in, query, target)
+        types = draw_types(parts, clean, target, stream(seed, "earlier layers", "types", window.index))
+        for layer, neurons in asked.items():
+            mean, some = earlier.layers[layer].moments.mean, torch.from_numpy(neurons).to(stream_in.device)
+            delta, again = exact_deltas(parts, layer, clean.layers[layer], types, mean, some, query, memory_bytes)
+            found[layer] = delta.cpu().numpy(), clean.loss.double() + again
     return found
 
 

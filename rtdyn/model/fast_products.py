@@ -1,0 +1,43 @@
+"""Linear modules by oneDNN: torch's own library for products uses a processor's whole vector width on Intel's alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextmanager
+def fast_products() -> Iterator[None]:
+    """While held, a float32 product of `torch.nn.functional.linear` that no gradient is asked of is oneDNN's.
+
+    It is float32 all through. Elsewhere, and where torch was built without oneDNN, all is as before.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    one_dnn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+    class OneDnn(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            if func is torch.nn.functional.linear and not kwargs and _plain(*args):
+                bias = args[2] if len(args) > 2 else None
+                return one_dnn(args[0], args[1], bias, "none", [], "")
+            return func(*args, **(kwargs or {}))
+
+    usable = one_dnn is not None and torch.backends.mkldnn.is_available()
+    with OneDnn() if usable else nullcontext():
+        yield
+
+
+def _plain(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether oneDNN takes the product."""
+    import torch
+
+    alike = all(v.dtype == torch.float32 and v.device.type == "cpu" for v in (rows, weight) if v is not None)
+    return alike and not torch.is_grad_enabled() and rows.numel() > 0 and weight.dim() == 2

@@ -1,0 +1,44 @@
+"""oneDNN's products against torch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import linear
+
+from rtdyn.model.fast_products import fast_products
+
+WEIGHT, BIAS = torch.randn(200, 96), torch.randn(200)
+ROWS = {"whole": torch.randn(5, 7, 96), "strided": torch.randn(96, 35).T, "one": torch.randn(96)}
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("bias", [BIAS, None], ids=["bias", "none"])
+@pytest.mark.parametrize(
+    "weight", [WEIGHT, WEIGHT.T.contiguous().T, WEIGHT[::2]], ids=["plain", "turned", "every other"]
+)
+def test_products_are_float32s(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    bias = None if bias is None else bias[: len(weight)]
+    exact = linear(rows.double(), weight.double(), None if bias is None else bias.double())
+    with torch.no_grad(), fast_products():
+        found = linear(rows, weight, bias)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-4)
+
+
+def test_a_module_is_run_by_one_dnn_unless_a_gradient_is_asked_of_it_or_it_is_float64() -> None:
+    module, rows = torch.nn.Linear(96, 200), ROWS["whole"].clone().requires_grad_()
+
+    def products(run: torch.nn.Module, rows: torch.Tensor) -> set[str]:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen, fast_products():
+            run(rows)
+        return {event.key for event in seen.key_averages()} & {"mkldnn::_linear_pointwise", "aten::linear"}
+
+    with torch.no_grad():
+        assert products(module, rows) == {"mkldnn::_linear_pointwise"}
+    assert products(module, rows) == {"aten::linear"}
+    with fast_products():
+        module(rows).sum().backward()
+    assert rows.grad is not None
+    with torch.no_grad():
+        assert products(module.double(), rows.double()) == {"aten::linear"}
