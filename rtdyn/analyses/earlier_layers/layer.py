@@ -121,13 +121,15 @@ def measure_layers(
     }
     run_again = {layer: sample.run_again for layer, sample in samples.items()}
     exact = exact_sums(earlier, windows, run_again, memory_bytes, seed)
-    layers = {
-        layer: _layer(
-            captured, cluster, windows, first[layer], exact[layer], samples[layer], rank_by, tolerance, memory_bytes
+    return {
+        layer: replace(
+            _layer(
+                captured, cluster, windows, first[layer], exact[layer], samples[layer], rank_by, tolerance, memory_bytes
+            ),
+            pseudo=of_pseudo.get(layer),
         )
         for layer, captured in earlier.layers.items()
     }
-    return {layer: replace(result, pseudo=of_pseudo.get(layer)) for layer, result in layers.items()}
 
 
 def _ranked_by(sums: FirstOrderSums, rank_by: str) -> np.ndarray:

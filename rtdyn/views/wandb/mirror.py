@@ -283,7 +283,7 @@ def _begin(view: WandbView, mode: str, limits: Mapping[str, float]) -> None:
     backend.define_metric("step", hidden=True)
     backend.define_metric("tokens_seen", step_metric="step")
     backend.define_metric(LOG2_STEP, hidden=True)
-    for prefix in prefixes(manifest.config["analyses"]):
+    for prefix in prefixes(manifest.config):
         backend.define_metric(f"{prefix}/*", step_metric="step")
     backend.define_metric(f"{BAND}/*", step_metric="step", hidden=True)
     for name in (*CONSTANTS, DRAWN):

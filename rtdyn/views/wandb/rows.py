@@ -16,6 +16,7 @@ import polars as pl
 
 from rtdyn.intervals import normal_interval
 from rtdyn.judge.sizes import OF_THE_MODEL, family_and_size
+from rtdyn.names import LAYERS
 from rtdyn.store.manifest import Manifest
 from rtdyn.store.metric_names import final_layer, metric_name
 from rtdyn.store.run import config_digest
@@ -114,9 +115,9 @@ def _band(row: Mapping[str, Any]) -> Iterable[tuple[str, float | None]]:
     yield f"{null}p", row["p_value"]
 
 
-def prefixes(analyses: Iterable[str]) -> tuple[str, ...]:
-    """First parts of the names that a run with these analyses may log."""
-    return ("capture", "groups", *analyses)
+def prefixes(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """First parts of the names that a run of this configuration may log."""
+    return ("capture", "groups", *config["analyses"], *([LAYERS] if LAYERS in config else []))
 
 
 def top_neurons(neurons: pl.DataFrame) -> pl.DataFrame:

@@ -32,7 +32,7 @@ from rtdyn.views.report.page_data import page_data
 from rtdyn.views.report.panels import judged_panels
 from rtdyn.views.report.plots.layers import layers_figure
 from rtdyn.views.report.run_tables import RunTables, show
-from rtdyn.views.wandb.rows import scalars
+from rtdyn.views.wandb.rows import prefixes, scalars
 
 NAMES = {"layers-mean", "layers-share", "layers-rare", "layers-direct", "layers-participation", "layers-inside"}
 BEFORE = MEASURED[-1] - 1
@@ -105,6 +105,8 @@ def test_wandb_has_each_layer_under_a_name_of_its_own(shown: RunTables) -> None:
     row = scalars(with_layers(shown).metrics.filter(step=step))
     assert row["layers/total_mean/rare/L-2"] == pytest.approx(0.01 * (1 + step))
     assert row["layers/inside_share/rare/top/L-2"] == pytest.approx(0.01 * (1 + step))
+    own = {"analyses": ["ablation"]}
+    assert set(prefixes({**own, "layers": "all"})) - set(prefixes(own)) == {"layers"}, "they are drawn over steps too"
 
 
 NUMBERS = np.arange(12341, 12381)
