@@ -113,7 +113,7 @@ def test_parity_on_the_gpu(both: Captures, gpu: str, tiny: SuiteSpec, evaluation
     assert max(differences(own, both(gpu, by_layers), MEMORY)) < PARITY
 
 
-@pytest.mark.parametrize("family", ["gptj", "bloom", "gemma3_text"])
+@pytest.mark.parametrize("family", ["gptj", "bloom", "gemma2", "gemma3_text"])
 def test_what_a_family_computes_of_positions_is_on_the_gpu(family: str, gpu: str, tmp_path: Path) -> None:
     checkpoint, (windows, positions) = saved(random_model(CONFIGS[family]), tmp_path), text()
     chosen = {"rare": np.arange(3)}

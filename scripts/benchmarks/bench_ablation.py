@@ -4,12 +4,15 @@
     python scripts/benchmarks/bench_ablation.py --model tiny --model smollm2 --json
     python scripts/benchmarks/bench_ablation.py --model smollm2 --scaling
     python scripts/benchmarks/bench_ablation.py --sizes
+    python scripts/benchmarks/bench_ablation.py --cap 30
 
 All sides run on the same tokens in one process. Brute force adds each neuron's change to the residual stream and
 runs norm, unembedding and loss again, in batches; TransformerLens runs the whole model with a hook that replaces the
 neuron. Both do a few neurons and are scaled to all. The largest error is that of a neuron's mean over all positions,
 against float64 brute force for a random sample of neurons; every pair of theirs is held against its interval.
 `--scaling` times four sizes of N and of F; `--sizes` shows time and memory at Pythia's shapes with random weights.
+`--cap` shows processor time a pair and type with a cap on the logits and without, random weights, for influence, for
+that with a direction frozen, and for changes of confidence.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,9 @@ from torch import Tensor
 
 from rtdyn.analyses.influence.ablation import influence
 from rtdyn.analyses.influence.certified import delta_blocks
+from rtdyn.analyses.influence.unembedding import Projection
+from rtdyn.analyses.mediation.confidence import confidence
+from rtdyn.analyses.mediation.frozen import frozen_influence, unigram_direction
 from rtdyn.capture.collect import NeuronMoments
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.checkpoints.checkpoint import load_model
@@ -47,6 +54,8 @@ WINDOW = 256
 BRUTE_FORCE_ROWS = 256
 REFERENCE_ERROR = 1e-12
 """What float64 brute force itself may err by, in nats."""
+CAPPED_SHAPE = (128, 256, 50304)
+"""Positions, neurons and types for `--cap`."""
 PYTHIA_SHAPES = {"70m": (512, 50304, 2048), "1.4b": (2048, 50304, 8192), "12b": (5120, 50688, 20480)}
 """Width, vocabulary rows and final-MLP neurons, from the models' configs."""
 
@@ -191,12 +200,12 @@ def lens_seconds(name: str, model: Any, tokenizer: Any, text: EvaluationSet, one
     return seconds
 
 
-def best_seconds(call: Callable[[], Any], repeats: int) -> float:
+def best_seconds(call: Callable[[], Any], repeats: int, clock: Callable[[], float] = time.perf_counter) -> float:
     times = []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = clock()
         call()
-        times.append(time.perf_counter() - started)
+        times.append(clock() - started)
     return min(times)
 
 
@@ -283,6 +292,28 @@ def sizes(args: argparse.Namespace) -> None:
         print(f"{name:5} N {args.targets} V {v} F {f:6} d {d:5} {seconds:7.1f} s, peak {peak:.2f} GiB", flush=True)
 
 
+def through_cap(args: argparse.Namespace) -> None:
+    """Processor time of what takes all types, with a cap on the logits and without."""
+    n, f, v = CAPPED_SHAPE
+    plain = synthetic(n, 512, v, f)
+    readout = replace(plain.anatomy.readout, cap=args.cap)
+    counts = np.arange(v)
+    direction = unigram_direction(counts, v)
+    assert isinstance(direction, Projection)
+    for cap, one in ((None, plain), (args.cap, replace(plain, anatomy=replace(plain.anatomy, readout=readout)))):
+        result = stage(one, args)()
+        calls: dict[str, Callable[[], Any]] = {
+            "influence": stage(one, args),
+            "every pair summed": stage(one, argparse.Namespace(**{**vars(args), "tolerance": 0.0})),
+            "frozen": partial(frozen_influence, one, direction, result.classes),
+            "confidence": partial(confidence, one, counts, np.arange(f)),
+        }
+        for name, call in calls.items():
+            seconds = best_seconds(call, args.repeats, time.process_time)
+            print(f"cap {cap} {name:18} {seconds:8.2f} s {1e9 * seconds / (n * f * v):6.2f} ns a pair and type")
+        print(f"cap {cap} pairs summed {result.refined_share:.3f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", choices=["tiny", "smollm2"], help="default: tiny")
@@ -293,9 +324,13 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=16, help="neurons compared with float64")
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--sizes", action="store_true")
+    parser.add_argument("--cap", type=float, help="of the logits")
     parser.add_argument("--json", action="store_true", help="an object per model, one a line")
     args = parser.parse_args()
     with torch.inference_mode():
+        if args.cap:
+            through_cap(args)
+            return
         if args.sizes:
             sizes(args)
             return
