@@ -37,8 +37,8 @@ BACKWARD = 2.0
 but weights have none."""
 
 WHOLE_SHARE = 0.1
-"""Pairs of neuron and position whose losses are taken from all types: 20 % for neurons that write much and 1 % for random
-ones, in two layers of a model of 135 million parameters."""
+"""Pairs of neuron and position whose losses are taken from all types: 20 % for neurons that write much and 1 % for
+random ones, in two layers of a model of 135 million parameters."""
 
 KEYS = 0.25
 """Queries, keys and values, in units of a block's matrices and passes: 3d² of 12d²."""
