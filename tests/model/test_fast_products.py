@@ -26,6 +26,10 @@ def test_products_are_float32s(rows: torch.Tensor, weight: torch.Tensor, bias: t
     torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-4)
 
 
+@pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"),
+    reason="torch was built without oneDNN's linear modules",
+)
 def test_a_module_is_run_by_one_dnn_unless_a_gradient_is_asked_of_it_or_it_is_float64() -> None:
     module, rows = torch.nn.Linear(96, 200), ROWS["whole"].clone().requires_grad_()
 
