@@ -309,6 +309,7 @@ def test_the_artifact_is_a_run_whose_bytes_are_those_of_the_store(online: Server
     assert done_steps(read_run(tmp_path / "fetched")) == done_steps(store)
 
 
+@pytest.mark.slow
 def test_a_server_without_artifacts_gets_the_lines(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = read_run(synthetic_run(tmp_path / "run", 4, 60))
     with serving(artifacts=False) as server:
