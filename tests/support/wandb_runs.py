@@ -27,8 +27,8 @@ from rtdyn.store.run import Run, table_file
 
 KEY = "0123456789abcdef0123456789abcdefdeadbeef"
 STEPS, LATER = (0, 4000), 1
-LAST = STEPS[1:]
-"""What is tracked beside a server that is down."""
+LAST, LIGHT = STEPS[1:], ("--analyses", "ablation", "--tokens", "4096")
+"""What is tracked beside a server that is down, and without the client."""
 OUTAGES = ("refused", "errors", "silent")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rtdyn"
 CHEAP = (

@@ -47,16 +47,21 @@ def rtdyn(*args: str | Path) -> Result:
 
 
 @pytest.fixture(scope="module")
-def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A reported run of every analysis, two of whose steps are left out of trajectories."""
-    run = synthetic_run(tmp_path_factory.mktemp("runs") / "run", 6, 60, left_out={4: "it repeats step 2"})
-    assert rtdyn("report", run).exit_code == 0
-    return run
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of every analysis, one of whose steps is left out of trajectories."""
+    return synthetic_run(tmp_path_factory.mktemp("runs") / "run", 6, 60, left_out={4: "it repeats step 2"})
+
+
+@pytest.fixture(scope="module")
+def reported(takes_long: None, made: Path) -> Path:
+    """The run with its report."""
+    assert rtdyn("report", made).exit_code == 0
+    return made
 
 
 @pytest.fixture
-def copied(reported: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(reported, tmp_path / "run", ignore=shutil.ignore_patterns("report")))
+def copied(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "run", ignore=shutil.ignore_patterns("report")))
 
 
 def drawn(folder: Path) -> set[str]:
