@@ -141,7 +141,7 @@ def moved(captured: Capture, device: str, parts: Anatomy) -> Capture:
     tensors: dict[str, Any] = {
         name: None if value is None else value.to(device)
         for name, value in vars(captured).items()
-        if name in ("residual", "activations", "attention", "stream", "mean_parts")
+        if name in ("residual", "activations", "attention", "stream", "heads", "first_heads", "mean_parts")
     }
     moments = vars(captured.moments).items()
     on_device: dict[str, Any] = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in moments}
@@ -230,7 +230,7 @@ def whole_steps_apart(here: Sequence[Mapping[str, Any]], there: Sequence[Mapping
 
 def captures_apart(here: Capture, there: Capture) -> Found:
     """Arrays of the forward pass; the share of positive activations may move by POSITIONS_MOVED positions."""
-    names = ("residual", "activations", "loss", "attention", "stream")
+    names = ("residual", "activations", "loss", "attention", "stream", "heads", "first_heads")
     pairs = [(f"capture.{name}", getattr(here, name), getattr(there, name)) for name in names]
     moments = ("n", "mean", "variance", "minimum", "maximum")
     pairs += [

@@ -50,7 +50,8 @@ def correlation(columns: Tensor, *, block: int = BLOCK) -> Tensor:
         left = _or_nan(columns[:, first : first + block])
         for second in range(first, neurons, block):
             right = left if second == first else _or_nan(columns[:, second : second + block])
-            product = (left.T @ right / len(columns)).clamp_(-1, 1).float()
+            together = inner_products(left) if second == first else left.T @ right
+            product = together.div_(len(columns)).clamp_(-1, 1).float()
             r[first : first + block, second : second + block] = product
             r[second : second + block, first : first + block] = product.T
     diagonal = r.diagonal()
@@ -73,8 +74,11 @@ def gram(z: Tensor) -> Tensor:
 def inner_products(columns: Tensor) -> Tensor:
     """(F, F), exactly symmetric: of every two of the columns (N, F), in their type and on their device.
 
-    Blocks above the diagonal are computed and copied below it.
+    Blocks above the diagonal are computed and copied below it; on the CPU NumPy does so, and in less time.
     """
+    if columns.device.type == "cpu":
+        array = columns.detach().numpy()
+        return torch.from_numpy(array.T @ array)
     neurons = columns.shape[1]
     result = columns.new_empty(neurons, neurons)
     size = -(-neurons // GRAM_BLOCKS)

@@ -228,10 +228,18 @@ def _parallel(
     together = max(1, memory_bytes // _position_bytes(parts, block, 0) // (block.heads + 2))
     for start in range(0, count, together):
         some = slice(start, min(start + together, count))
-        written = block.attention_output(_variants(clean.heads[some], replacement).flatten(-2))
         # a head moves the stream through its output projection alone
-        stream = clean.entering[some, None] + (written - written[:, :1])
+        stream = clean.entering[some, None] + _written(block, replacement - clean.heads[some])
         yield some, _first_input(parts.mlp_output, partial(mlp, stream))
+
+
+def _written(block: Block, change: Tensor) -> Tensor:
+    """(n, 1 + H + 1, d): what changes of heads (n, H, head size) add to the stream: none, each one's, and all."""
+    projection = block.attention_output
+    assert isinstance(projection, torch.nn.Linear)  # in every family with a parallel residual
+    # each head has columns of its own, so that all heads' products take no longer than one of all
+    each = torch.einsum("nhk,dhk->nhd", change, projection.weight.unflatten(1, change.shape[1:]))
+    return torch.cat([torch.zeros_like(each[:, :1]), each, each.sum(1, keepdim=True)], dim=1)
 
 
 def _continue(parts: Anatomy, final: Block, stream: Tensor, ids: Tensor, cache: _Cache) -> _Pass:
