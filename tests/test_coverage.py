@@ -63,3 +63,11 @@ def test_intervals_cover_and_signs_are_right(script: Any, whole: Any) -> None:
         # 5 % against the truth; this short text's own signs are wrong for some of the neurons near 0
         assert table[f"wrong signs, {name}"]["coverage"] <= 0.1
     assert table["plain profile r, last layer"]["bias"] < -1.5 < table["profile r, last layer"]["bias"]
+
+
+@pytest.mark.slow
+def test_kappa_and_excess_are_right_on_average(script: Any, whole: Any) -> None:
+    for name, found in ((name, script.curve_bias(whole, name, "own", 200, 160)) for name in ("rare", "common")):
+        for metric, bias in found.items():
+            # a quarter of a standard deviation, and what 160 parts of a short text may add to it
+            assert abs(bias.value) < 0.25 + 3 * bias.se and bias.se < 0.25, (name, metric, bias)

@@ -7,6 +7,11 @@ The bundled suite's step is measured once on a large text. A replicate is a part
 about so many rare targets. Prints, by design, the share of 95 % intervals that hold the large text's value, and the
 bias in standard deviations of the replicates. The whole table takes an hour on one core; `--designs own --replicates
 40` is the short form that the tests run.
+
+    python scripts/calibration/coverage.py --step 4000 --curve-bias --replicates 1600 --designs own "4 windows"
+
+Prints the bias of κ and excess alone, with its standard error. Their errors have long tails, so that the bias of a
+hundred replicates is itself uncertain by 0.1 and more. No attention is captured: 1,600 replicates take minutes.
 """
 
 from __future__ import annotations
@@ -23,17 +28,18 @@ import numpy as np
 import torch
 from known_delta import all_deltas, influence_on
 
+from rtdyn.analyses.half_samples import HALVES, HalfSamples, half_samples, means
 from rtdyn.analyses.influence.ablation import ClassInfluence
 from rtdyn.analyses.influence.losses import mean_losses
 from rtdyn.analyses.influence.signs import signs_of
 from rtdyn.analyses.influence.summary import summarise_class
-from rtdyn.analyses.regimes.fit import fit_regimes
+from rtdyn.analyses.regimes.fit import fit_curves, fit_regimes
 from rtdyn.analyses.regimes.resampled import resampled
 from rtdyn.analyses.regimes.summary import FitValue, corrected_values, fit_values
 from rtdyn.analyses.routing.differences import class_difference, gini
 from rtdyn.analyses.routing.profiles import PROFILE_OFFSETS, Correlation, attention_profiles
 from rtdyn.analyses.routing.reference import reference
-from rtdyn.analyses.statistics import Estimate, as_numpy, mean_interval
+from rtdyn.analyses.statistics import CLEAR_SE, Estimate, as_numpy, clustered_se, mean_interval
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.checkpoints.local import fetch_local
@@ -70,8 +76,8 @@ class Population:
     """float64 (windows,)."""
 
 
-def population(step: int, corpus: str, tokens: int) -> Population:
-    """The bundled suite's step on the first `tokens` tokens of a text, with attention."""
+def population(step: int, corpus: str, tokens: int, attention: bool = True) -> Population:
+    """The bundled suite's step on the first `tokens` tokens of a text."""
     suite = find_suite("tiny", load_suites())
     options = EvaluationOptions(
         None, "text", None, 1, ("paper-text",), None, 256, "prepend", "target", 50, POSITIONS_PER_RARE, 0
@@ -83,7 +89,7 @@ def population(step: int, corpus: str, tokens: int) -> Population:
     pieces = (DrawnWindow(0, i, joined[i : i + 255]) for i in range(0, len(joined) - 254, 255))
     text = pack(pieces, 256, tokenizer.bos, tokenizer.eos, lambda so_far, window, kept: so_far >= tokens)
     positions = measure(text, own.classes, "target", POSITIONS_PER_RARE, 50, 0)
-    captured = capture(load_model(fetch_local(suite, step), "cpu"), text, positions, attention=True)
+    captured = capture(load_model(fetch_local(suite, step), "cpu"), text, positions, attention=attention)
     delta = all_deltas(captured)
     frequency = np.maximum(own.counts.counts, 1).astype(np.float64)
     surprise = -np.log(np.append(frequency, np.ones(own.n_logits - len(frequency))))[text.targets]
@@ -243,6 +249,68 @@ def coverage(whole: Population, design: str, targets: int, count: int) -> dict[s
     return table
 
 
+@dataclass(frozen=True)
+class Bias:
+    """Mean error of a corrected number, in standard deviations of that number."""
+
+    value: float
+    se: float
+    sd: float
+    """Of the number."""
+
+
+FULLY_RESAMPLED = 8
+"""One replicate in so many is fitted to all halves, for the spread; the others to two, which have the same mean."""
+MEASURED = ("kappa", "excess")
+
+
+def window_sums(whole: Population, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Σ|Δ| (windows, F) and the class's positions (windows,) of every window of the large text."""
+    windows = len(whole.text.windows)
+    c = influence_on(whole.delta, whole.captured.positions, name, np.arange(windows))
+    sums, counts = np.zeros((windows, c.window_abs_sum.shape[1])), np.zeros(windows)
+    sums[c.window_ids], counts[c.window_ids] = c.window_abs_sum.numpy(), c.window_n.numpy()
+    return sums, counts
+
+
+def curve_bias(whole: Population, name: str, design: str, targets: int, count: int) -> dict[str, Bias]:
+    """Of a class's κ and excess without the winner's curse, from `count` replicates."""
+    sums, counts = window_sums(whole, name)
+    truth = fitted(sums[counts > 0], counts[counts > 0], None)[0]
+    errors, corrected = [], []
+    for seed, (windows, documents) in enumerate(replicates(whole, design, targets, count)):
+        cluster = text_clusters(documents, whole.surprise[windows]).index
+        members = cluster == np.arange(cluster.max() + 1)[:, None]
+        mine, held = members @ sums[windows], members @ counts[windows]
+        halves = half_samples(int((held > 0).sum()), np.random.default_rng(seed))
+        assert isinstance(halves, HalfSamples)
+        every = seed % FULLY_RESAMPLED == 0
+        values = fitted(mine[held > 0], held[held > 0], halves.halves[: HALVES if every else 2])
+        errors.append(2 * values[0] - np.nanmean(values[1:3], axis=0) - truth)
+        if every:
+            corrected.append(2 * values[0] - np.nanmean(values[1:], axis=0))
+    sd = np.std(corrected, axis=0)
+    mean, se = np.mean(errors, axis=0) / sd, np.std(errors, axis=0) / math.sqrt(count) / sd
+    return {metric: Bias(float(mean[k]), float(se[k]), float(sd[k])) for k, metric in enumerate(MEASURED)}
+
+
+def fitted(sums: np.ndarray, counts: np.ndarray, halves: np.ndarray | None) -> np.ndarray:
+    """MEASURED of the fit to all clusters, sums (g, F) and counts (g,), and to each of `halves` (k, g): (1 + k, 2)."""
+    weights = np.ones((1, len(counts))) if halves is None else np.concatenate([np.ones((1, len(counts))), halves])
+    uncertainty = CLEAR_SE * clustered_se(torch.from_numpy(sums), torch.from_numpy(counts)).numpy()
+    fits = fit_curves(means(weights, sums, counts), uncertainty)
+    return np.array([[math.nan if isinstance(f, Undefined) else getattr(f, m) for m in MEASURED] for f in fits])
+
+
+def print_bias(whole: Population, designs: list[str], targets: int, count: int) -> None:
+    """A line for each class and design."""
+    for name in (RARE, COMMON):
+        for design in designs:
+            found = curve_bias(whole, name, design, targets, count)
+            said = ", ".join(f"{metric} {b.value:+.2f} ± {b.se:.2f} (sd {b.sd:.3f})" for metric, b in found.items())
+            print(f"{name}, {design}: {said}", flush=True)
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -252,9 +320,14 @@ def main() -> None:
     parser.add_argument("--targets", type=int, default=200, help="rare targets of a replicate")
     parser.add_argument("--replicates", type=int, default=400)
     parser.add_argument("--designs", nargs="+", choices=DESIGNS, default=list(DESIGNS))
+    parser.add_argument("--curve-bias", action="store_true", help="the bias of κ and excess alone, closely")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    whole = population(args.step, args.corpus, args.tokens)
+    whole = population(args.step, args.corpus, args.tokens, attention=not args.curve_bias)
+    if args.curve_bias:
+        print(f"step {args.step}, {args.targets} rare targets, {args.replicates} replicates: bias ± its standard error")
+        print_bias(whole, args.designs, args.targets, args.replicates)
+        return
     found = {design: coverage(whole, design, args.targets, args.replicates) for design in args.designs}
     names = list(dict.fromkeys(name for table in found.values() for name in table))
     print(f"step {args.step}, {args.targets} rare targets, {args.replicates} replicates: coverage (bias in sd)")

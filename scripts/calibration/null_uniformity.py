@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ from rtdyn.text.pseudo_classes import overlap, pseudo_classes
 from rtdyn.undefined import Undefined
 
 GROUPED = ("dimensionality", "modularity", "heavytail")
+WRITTEN_EVERY = 20
+"""Models or classes after which the file is written anew, so that a run that is cut off is worth what it took."""
 OPTIONS = StepOptions(GROUPED, "kept", "mean_abs", TOLERANCE, 1.0, "never", "cpu", 0)
 
 
@@ -128,8 +130,6 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=250, help="pseudo-classes in the rare class's place")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    from scipy.stats import kstest
-
     suite = find_suite("tiny", load_suites())
     options = EvaluationOptions(None, "text", None, 1, ("paper-text",), None, 256, "prepend", "target", 50, 10.0, 0)
     evaluation = prepare(suite, suite.steps[-1], options)
@@ -139,21 +139,34 @@ def main() -> None:
         else swapped(suite, evaluation, args.step, args.classes)
     )
     p_values: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for captured, delta, of_class in measured:
+    for number, (captured, delta, of_class) in enumerate(measured, 1):
         for row in rows_of(captured, delta, of_class):
             if row.null is not None and row.p_value is not None:
                 head = "" if row.head is None else " of heads"
                 layer = f", layer {row.layer}" if row.null == PSEUDO_CLASS and row.analysis == "routing" else ""
                 p_values[row.metric + head + layer, row.null].append(row.p_value)
-    table = {}
-    for (metric, null), found in sorted(p_values.items()):
-        p = np.array(found)
-        uniform = float(kstest(p, "uniform").pvalue)
-        table[f"{metric}/{null}"] = {"n": len(p), "0.01": float(np.mean(p <= 0.01)), "0.05": float(np.mean(p <= 0.05))}
-        print(f"{metric:36} {null:13} n {len(p):4}  p ≤ 0.01: {np.mean(p <= 0.01):5.3f}  p ≤ 0.05: "
-              f"{np.mean(p <= 0.05):5.3f}  KS p {uniform:.3f}")  # fmt: skip
+        if args.json is not None and number % WRITTEN_EVERY == 0:
+            args.json.write_text(json.dumps(shares(p_values), indent=1))
+    for name, found in shares(p_values).items():
+        print(f"{name:50} n {found['n']:4.0f}  p ≤ 0.01: {found['0.01']:5.3f}  p ≤ 0.05: {found['0.05']:5.3f}  "
+              f"KS p {found['KS']:.3f}")  # fmt: skip
     if args.json is not None:
-        args.json.write_text(json.dumps(table, indent=1))
+        args.json.write_text(json.dumps(shares(p_values), indent=1))
+
+
+def shares(p_values: Mapping[tuple[str, str], list[float]]) -> dict[str, dict[str, float]]:
+    """By metric and null: how many p there are, the shares ≤ 0.01 and ≤ 0.05, and the p of uniformity."""
+    from scipy.stats import kstest
+
+    return {
+        f"{metric}/{null}": {
+            "n": len(found),
+            "0.01": float(np.mean(np.array(found) <= 0.01)),
+            "0.05": float(np.mean(np.array(found) <= 0.05)),
+            "KS": float(kstest(found, "uniform").pvalue),
+        }
+        for (metric, null), found in sorted(p_values.items())
+    }
 
 
 if __name__ == "__main__":
