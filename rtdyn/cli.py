@@ -189,6 +189,8 @@ def plan(
     from rtdyn.cli_jobs import jobs_of
 
     jobs, _ = jobs_of(models, pattern, steps, suites, {**options, "paper": paper_settings()}, _say)
+    import torch
+
     from rtdyn.capture.free_memory import available_bytes
     from rtdyn.cost.machine import seconds_on
     from rtdyn.cost.plan import Assumptions, HubAsker, plan_suite
@@ -196,7 +198,7 @@ def plan(
     from rtdyn.views.terminal.cost import plan_record, print_plan
 
     device = device_here(options["device"])
-    assumptions = Assumptions(link_mbit, gpu_tflops or None, available_bytes(device))
+    assumptions = Assumptions(link_mbit, gpu_tflops or None, available_bytes(device), torch.get_num_threads())
     if line := preset_line():
         _say(line)
     hub, seconds_of = HubAsker(_say), seconds_on(device) if calibration else None

@@ -36,6 +36,13 @@ LIMIT_OF_SLOW = 1800.0
 first test that asks for it; if it is cut off, all tests that share it fail with it."""
 
 
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, int, int]:
+    """One more than cores where slow tests run: a quarter of their time they wait for servers and other processes."""
+    cores = yield
+    return cores if config.option.markexpr == "quick" else cores + 1
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Tests and modules stay to the end, so that searching them for garbage, a third of the time, finds none."""

@@ -106,7 +106,7 @@ def test_a_share_of_positions_may_move_by_a_few_positions(moved: int, apart: boo
 
     def captured(positive: int) -> Any:
         moments = NeuronMoments(n, zeros, zeros, zeros, zeros, torch.tensor([positive / n, 0.5]))
-        arrays = dict.fromkeys(("residual", "activations", "loss", "attention", "stream"))
+        arrays = dict.fromkeys(("residual", "activations", "loss", "attention", "stream", "heads", "first_heads"))
         return SimpleNamespace(moments=moments, **arrays)
 
     found, _ = captures_apart(captured(2454), captured(2454 + moved))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
+
 from rtdyn.analyses.earlier_layers.chosen import earlier_layers
 from rtdyn.capture.memory_need import Sample, sample_of
 from rtdyn.cost.machine import seconds_on
@@ -68,5 +70,6 @@ def expected_seconds(sweep: Sweep) -> dict[str, float]:
         sweep.options.analyses,
         sweep.weights_only,
         len(earlier_layers(sweep.options.layers, model.layers)),
+        threads=torch.get_num_threads(),
     )
     return {stage: seconds_of(model, needed) for stage, needed in operations.items()} | further

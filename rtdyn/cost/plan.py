@@ -51,7 +51,8 @@ LAYER_GROUPS_SHARE = 0.5
 """What the two groups of an earlier layer take, in units of the six of the last one: 0.2 to 0.7 was measured at 512 to
 4,096 neurons."""
 FURTHER = files("rtdyn") / "data" / "stage_seconds.json"
-"""Processor seconds of the analyses whose work no closed form gives, by neurons, from stage_seconds.py."""
+"""Processor seconds of the analyses whose work no closed form gives, by neurons, from stage_seconds.py; and the share
+of each that several threads divide among them."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Assumptions:
     """Sustained float32 and float64 of one GPU, 10^12 operations a second."""
     available_bytes: int
     """Memory that can be had on this machine."""
+    threads: int
+    """Of the processor, which the further analyses divide a part of their work among."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,9 @@ def plan_suite(
         )
         for text, kept, own in texts
     )
-    further, notes = further_seconds(model.neurons, options.analyses, weights_only, len(earlier))
+    further, notes = further_seconds(
+        model.neurons, options.analyses, weights_only, len(earlier), threads=assumptions.threads
+    )
     if record["passed_over"]:
         notes = (
             *notes,
@@ -302,11 +307,12 @@ def stage_operations(
 
 
 def further_seconds(
-    neurons: int, analyses: Sequence[str], weights_only: bool, earlier: int = 0
+    neurons: int, analyses: Sequence[str], weights_only: bool, earlier: int = 0, *, threads: int
 ) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Processor seconds of each further analysis at this many neurons, and what is to be said of them.
+    """Seconds of each further analysis at this many neurons, by so many threads, and what is to be said of them.
 
     Between the sizes that were measured, the logarithm is linear in that of the number of neurons; beyond them too.
+    Of each analysis a share is divided among threads, and the rest is not (Amdahl 1967).
     weights_only: of heavytail alone, which takes no more than it does with its groups. earlier: layers before the last.
     """
     table = json.loads(FURTHER.read_text(encoding="utf-8"))
@@ -314,7 +320,8 @@ def further_seconds(
     stages = ["heavytail"] if weights_only else [s for s in table["seconds"] if s in analyses or s == "groups"]
     if not weights_only and not set(analyses) - {"ablation", "regimes"}:
         stages = [s for s in stages if s != "groups"]
-    seconds = {stage: _interpolated(neurons, sizes, table["seconds"][stage]) for stage in stages}
+    divided = {stage: 1 - share + share / threads for stage, share in table["parallel"].items()}
+    seconds = {stage: divided[stage] * _interpolated(neurons, sizes, table["seconds"][stage]) for stage in stages}
     if "regimes" in seconds and earlier:
         seconds[LAYER_CURVES] = earlier * seconds["regimes"]
     of_groups = [seconds[name] for name in LAYER_GROUPED if name in seconds]

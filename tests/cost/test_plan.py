@@ -183,18 +183,25 @@ def test_further_analyses_are_read_off_where_they_were_measured() -> None:
     assert table["neurons"] == sorted(set(table["neurons"])) and len(table["neurons"]) >= 2
     every = ("ablation", *(s for s in table["seconds"] if s != "groups"))
     for i, size in enumerate(table["neurons"]):
-        found, notes = further_seconds(size, every, False)
+        found, notes = further_seconds(size, every, False, threads=1)
         assert found == {s: pytest.approx(v[i]) for s, v in table["seconds"].items()} and not notes
+    shares, four = table["parallel"], further_seconds(table["neurons"][0], every, False, threads=4)[0]
+    assert four == {s: pytest.approx(v[0] * (1 - 0.75 * shares[s])) for s, v in table["seconds"].items()}
+    assert all(0 <= share <= 1 for share in shares.values())
     low, high = table["neurons"][:2]
-    between = further_seconds(int((low * high) ** 0.5), every, False)[0]["modularity"]
+    between = further_seconds(int((low * high) ** 0.5), every, False, threads=1)[0]["modularity"]
     assert between == pytest.approx(
         (table["seconds"]["modularity"][0] * table["seconds"]["modularity"][1]) ** 0.5, 0.01
     )
-    assert "is beyond" in further_seconds(2 * table["neurons"][-1], every, False)[1][0]
-    assert further_seconds(512, ("ablation",), False) == ({}, ())
-    one, three = (further_seconds(512, ("ablation", "regimes", "routing"), False, layers)[0] for layers in (0, 2))
+    assert "is beyond" in further_seconds(2 * table["neurons"][-1], every, False, threads=1)[1][0]
+    assert further_seconds(512, ("ablation",), False, threads=1) == ({}, ())
+    one, three = (
+        further_seconds(512, ("ablation", "regimes", "routing"), False, layers, threads=1)[0] for layers in (0, 2)
+    )
     assert three == {**one, "layer curves": 2 * one["regimes"]}, "each measured layer has curves"
-    groups, more = (further_seconds(512, ("ablation", "routing", "heavytail"), False, layers)[0] for layers in (0, 2))
+    groups, more = (
+        further_seconds(512, ("ablation", "routing", "heavytail"), False, layers, threads=1)[0] for layers in (0, 2)
+    )
     assert more == {**groups, "layer groups": pytest.approx(groups["groups"] + groups["heavytail"])}, "half, for two"
 
 

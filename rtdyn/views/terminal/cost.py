@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from rtdyn.cost.plan import SECONDS_AN_HOUR, Assumptions, SuitePlan
+from rtdyn.counted import counted
 from rtdyn.say_plain import say_plain
 from rtdyn.views.terminal.fitted import print_fitted
 
@@ -31,6 +32,7 @@ def plan_record(plans: Sequence[SuitePlan], assumptions: Assumptions) -> dict[st
             "link_mbit": assumptions.link_mbit,
             "gpu_tflops": None if assumptions.gpu_tflops is None else list(assumptions.gpu_tflops),
             "available_bytes": assumptions.available_bytes,
+            "threads": assumptions.threads,
         },
     }
 
@@ -148,13 +150,14 @@ def _said(plans: Sequence[SuitePlan], assumptions: Assumptions) -> list[str]:
     else:
         said.append(
             "Compute hours: the operations of load, capture, ablation, domains, layers and mediation at this machine's "
-            "rates as calibrated now; further analyses by processor seconds measured on one core of another machine."
+            "rates as calibrated now; further analyses by seconds measured on one core of another machine, shared "
+            f"among {counted(assumptions.threads, 'thread')} as far as they were seen to share it."
         )
     if assumptions.gpu_tflops is not None:
         single, double = assumptions.gpu_tflops
         said.append(
             f"GPU: products alone, at the given {single:g} TFLOP/s in float32 and {double:g} in float64, so at least "
-            "that; the further analyses as on the processor."
+            "that; the further analyses as on this processor."
         )
         said += [f"GPU hours of {p.suite.name} by stage: {_by_stage(p)}." for p in plans]
     return [*said, *dict.fromkeys(f"{p.suite.name}: {note}" for p in plans for note in p.notes)]

@@ -73,7 +73,7 @@ def test_a_plan_is_read_at_eighty_columns(width: int) -> None:
         "plan", ["--model", "tiny", "--tokens", "13312", "--min-targets", "40"]
     ) as c:
         [job], _ = jobs_of(("tiny",), KNOWN, "0,4000", None, c.params, print)
-    assumptions = Assumptions(100.0, (40.0, 20.0), 2**34)
+    assumptions = Assumptions(100.0, (40.0, 20.0), 2**34, 1)
     plan = plan_suite(job, assumptions, HubAsker(print), lambda model, operations: 3600.0, print)
     console, text = drawn(width)
     print_plan([plan, plan], assumptions, console)
