@@ -15,6 +15,7 @@ from rtdyn.api.keywords import parsed, refuse_others, takes_options
 from rtdyn.api.track import TRACK
 from rtdyn.cli_jobs import evaluation_options, filled
 from rtdyn.cli_presets import check_one_design
+from rtdyn.counted import counted
 from rtdyn.errors import UsageError
 from rtdyn.names import RARE
 from rtdyn.store.schema import StepTables
@@ -107,8 +108,8 @@ class NeuronInfluence:
     def __repr__(self) -> str:
         largest = int(self.values.argmax())
         return (
-            f"<influence of {len(self.values)} neurons on {self.token_class}, {self.positions} positions in "
-            f"{self.clusters} pieces of text: largest {self.values[largest]:.3g} nats, neuron {largest}>"
+            f"<influence of {len(self.values)} neurons on {self.token_class}, {counted(self.positions, 'position')} in "
+            f"{counted(self.clusters, 'piece')} of text: largest {self.values[largest]:.3g} nats, neuron {largest}>"
         )
 
 

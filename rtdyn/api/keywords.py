@@ -17,6 +17,8 @@ from rtdyn.errors import UsageError, near_matches
 F = TypeVar("F", bound=Callable[..., Any])
 _WIDTH = 100
 """Columns of a page of help."""
+_WITH_COMMAS = {"steps": "int", "analyses": "str", "layers": "int"}
+"""Options of several values in one word, and what a list of these holds."""
 
 
 def options_of(command: click.Command) -> dict[str, click.Option]:
@@ -96,7 +98,8 @@ def _type(option: click.Option) -> str:
     kind = next((kind for of, kind in kinds.items() if isinstance(option.type, of)), "str")
     if isinstance(option.type, click.Choice):
         kind = f"Literal[{', '.join(map(repr, option.type.choices))}]"
-    kind = f"{kind} | Sequence[{kind}]" if option.multiple else kind
+    listed = kind if option.multiple else _WITH_COMMAS.get(option.name or "")
+    kind = f"{kind} | Sequence[{listed}]" if listed else kind
     return kind if _default(option) is not None else f"{kind} | None"
 
 

@@ -34,6 +34,8 @@ class _Source:
     spec: str
     links: Path
     say_once: SayOnce
+    outage: SayOnce
+    """Says why the folder cannot be read."""
     suite: SuiteSpec | None = None
     """None before there was a step."""
 
@@ -49,8 +51,10 @@ class _Source:
                 if self.folder.is_dir() and any(child.is_dir() for child in self.folder.iterdir()):
                     self.say_once(f"no step is found yet: {error}")
                 return {}
-            self.say_once(f"the folder cannot be read, and is looked at again: {error}")
+            self.outage(f"the folder cannot be read, and is looked at again: {error}")
             found = self.suite
+        else:
+            self.outage.over()
         check_series(self.suite, found)
         self.suite = found
         steps = steps_so_far(self.spec, self.suite.steps)
@@ -93,7 +97,7 @@ def follow_folder(
     """
     say = partial(say_plain, console)
     links = arrivals_folder(out or Path("runs") / folder.resolve().name)
-    source = _Source(folder, find, spec, links, SayOnce(say))
+    source = _Source(folder, find, spec, links, SayOnce(say), SayOnce(say))
     steps = gone_after(Watch(source.look, source.take, how.poll, how.until, how.idle, say).steps(), links)
     say(f"following {folder}: a look every {how.poll:g} s; Ctrl-C ends it")
     first = next(steps, None)

@@ -40,6 +40,8 @@ class _Source:
     cache_gb: float
     weights_only: bool
     say_once: SayOnce
+    outage: SayOnce
+    """Says why a look finds nothing."""
     whole: dict[int, str] = field(default_factory=dict)
     """The commit of each step that was found whole twice: it holds what it holds for good."""
     before: dict[int, str | None] = field(default_factory=dict)
@@ -58,6 +60,7 @@ class _Source:
             return self._as_before(passed, f"the Hub gives no answer and is asked again: {error}")
         except UsageError as error:
             return self._as_before(passed, f"the names on the Hub cannot be read, and are looked at again: {error}")
+        self.outage.over()
         check_series(self.suite, now)
         self.suite = now
         steps = steps_so_far(self.spec, self.suite.steps)
@@ -68,7 +71,7 @@ class _Source:
         return self.before
 
     def _as_before(self, passed: Collection[int], why: str) -> dict[int, str | None]:
-        self.say_once(why)
+        self.outage(why)
         return {step: commit for step, commit in self.before.items() if step not in passed}
 
     def _commits(self, steps: list[int]) -> dict[int, str | None]:
@@ -112,7 +115,8 @@ def follow_hub(
     say = partial(say_plain, console)
     suite = find()
     job = job_of(suite)
-    source = _Source(find, spec, suite, job.cache_gb, set(job.options.analyses) <= set(WEIGHTS_ONLY), SayOnce(say))
+    weights_only = set(job.options.analyses) <= set(WEIGHTS_ONLY)
+    source = _Source(find, spec, suite, job.cache_gb, weights_only, SayOnce(say), SayOnce(say))
 
     def take(step: int, commit: Hashable) -> bool:
         return True  # a commit stays

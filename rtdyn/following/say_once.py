@@ -1,4 +1,4 @@
-"""What is met at every look is said once."""
+"""What is met at every look is said once, and a fault that was over is said when it comes again."""
 
 from __future__ import annotations
 
@@ -18,3 +18,7 @@ class SayOnce:
         if text not in self.said:
             self.said.add(text)
             self.say(text)
+
+    def over(self) -> None:
+        """What was said is past: it is said again if it comes again."""
+        self.said.clear()

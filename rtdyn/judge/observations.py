@@ -10,6 +10,7 @@ from rtdyn.audit.fingerprint import decode
 from rtdyn.audit.repeats import repeated_fingerprints
 from rtdyn.audit.shared_weights import steps_left_out
 from rtdyn.audit.two_saves import misplaced_steps
+from rtdyn.counted import counted
 from rtdyn.judge.trajectories import MIN_STEPS
 from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.store.run import Run, done_steps, read_fingerprints, read_run
@@ -64,6 +65,6 @@ def few_sound(steps: Collection[int], record: Mapping[str, Any], left_out: Colle
     if sound >= MIN_STEPS:
         return ""
     return (
-        f"caution: {sound} of the steps are sound, and trajectories, emergence and claims need {MIN_STEPS}; "
+        f"caution: {counted(sound, 'sound step')}, and trajectories, emergence and claims need {MIN_STEPS}; "
         "the tables are made all the same, further --steps can be added later"
     )

@@ -205,7 +205,7 @@ def _targets_to_decide(checks: tuple[Check, ...], rare_targets: int | None) -> t
     The values stay and intervals shrink with the root of the number, so that one check after another gets its verdict.
     """
     if rare_targets is None:
-        return None, "the run does not say how many rare targets it is measured on"
+        return None, "the run does not say on how many rare positions it is measured"
     deciding = [deciding_targets(c, rare_targets) for c in checks]
     reached: tuple[Check, ...] = checks
     for wanted in sorted({d.targets for d in deciding if isinstance(d, DecidingTargets)}):

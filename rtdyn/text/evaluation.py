@@ -13,6 +13,7 @@ import numpy as np
 
 from rtdyn.checkpoints.checkpoint import read_config
 from rtdyn.checkpoints.locate import find_config, find_tokenizer
+from rtdyn.counted import counted
 from rtdyn.errors import InputError
 from rtdyn.hub.datasets import dataset_at, is_hub
 from rtdyn.hub.names import CONFIG
@@ -266,8 +267,8 @@ def without_sparse_bands(
     kept, sparse = without_sparse(text, classes, options.class_by, options.min_targets, swept)
     for name, count in sparse.items():
         say(
-            f"the band {name} has {count:,} positions in {text.windows.size:,} tokens, under the {options.min_targets} "
-            "of --min-targets, and is left out; --rare-targets N measures more text"
+            f"the band {name} has {counted(count, 'position')} in {text.windows.size:,} tokens, under the "
+            f"{options.min_targets} of --min-targets, and is left out; --rare-targets N measures more text"
         )
     return kept
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from rtdyn.counted import counted
 from rtdyn.errors import InputError
 from rtdyn.streams import stream
 from rtdyn.text.token_classes import TokenClasses
@@ -89,7 +90,7 @@ def unmeasurable(
     for name, available in by_class.items():
         if len(available) < min_targets:
             reason = (
-                f"the class {name!r} has only {len(available)} positions in "
+                f"the class {name!r} has only {counted(len(available), 'position')} in "
                 f"{evaluation.windows.size:,} evaluation tokens, under the {min_targets} of --min-targets"
             )
             mend = "give more text (--corpus, --tokens), a wider band (--rare) or a lower --min-targets"

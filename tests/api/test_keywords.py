@@ -82,6 +82,14 @@ def test_help_says_every_argument(function: object) -> None:
     assert "by default 256. Tokens a window." in page
 
 
+@pytest.mark.parametrize(("name", "given"), [("steps", [0, 512]), ("analyses", ["ablation"]), ("layers", [-1, -2])])
+def test_a_list_is_offered_where_the_command_takes_commas(name: str, given: list[Any]) -> None:
+    kind = type(given[0]).__name__
+    assert inspect.signature(rtdyn.track).parameters[name].annotation == f"str | Sequence[{kind}]"
+    with parsed(TRACK, {"model": "tiny", name: given}) as (_, words):
+        assert f"--{name}={','.join(map(str, given))}" in words
+
+
 def test_values_of_python_are_read_as_the_command_reads_words(tmp_path: Path) -> None:
     keywords = {
         "model": ["tiny"],

@@ -46,7 +46,7 @@ def test_a_run_extended_twice_is_the_run_that_had_them_all_at_once(suite: Path, 
     whole, grown = tmp_path / "whole", tmp_path / "grown"
     assert track(suite, whole, "4000", "ablation,regimes,dimensionality,mediation").exit_code == 0
     first = track(suite, grown, "512,4000", "ablation,dimensionality")
-    assert first.exit_code == 0 and "caution: 2 of the steps are sound" in first.stderr, first.stderr
+    assert first.exit_code == 0 and "caution: 2 sound steps, and" in first.stderr, first.stderr
     second = track(suite, grown, "4000", "ablation,mediation")
     assert "1 stored step lacks mediation: only that is added" in second.stderr, second.stderr
     stages = [line for line in (grown / "log.jsonl").read_text().splitlines() if '"step": 4000' in line]

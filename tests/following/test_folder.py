@@ -118,7 +118,7 @@ def test_a_name_that_is_read_wrongly_is_passed_over_and_the_others_are_followed(
     def find(pass_over: Callable[[str], None]) -> SuiteSpec:
         return folder_suite(folder, replace(pattern, pass_over=pass_over))
 
-    source = _Source(folder, find, "all", tmp_path / "links", SayOnce(said.append))
+    source = _Source(folder, find, "all", tmp_path / "links", SayOnce(said.append), SayOnce(said.append))
     for name in ("ours-10", "ours-20"):
         (folder / name).mkdir()
     assert set(source.look(())) == {10, 20} and not said
@@ -138,7 +138,9 @@ def test_a_name_that_is_read_wrongly_is_passed_over_and_the_others_are_followed(
 def test_a_folder_that_is_gone_for_a_while_ends_nothing(folder: Path, tmp_path: Path) -> None:
     said: list[str] = []
     find = partial(find_suite, str(folder), {})
-    source = _Source(folder, lambda pass_over: find(), "all", tmp_path / "links", SayOnce(said.append))
+    source = _Source(
+        folder, lambda pass_over: find(), "all", tmp_path / "links", SayOnce(said.append), SayOnce(said.append)
+    )
     assert source.look(()) == {} and not said
     trainer.save(tmp_path / "model", folder / "checkpoint-10", 10, 0)
     before = source.look(())
@@ -148,6 +150,8 @@ def test_a_folder_that_is_gone_for_a_while_ends_nothing(folder: Path, tmp_path: 
     assert [line.partition(":")[0] for line in said] == ["the folder cannot be read, and is looked at again"]
     (tmp_path / "elsewhere").rename(folder)
     assert source.look(()) == before and len(said) == 1
+    folder.rename(tmp_path / "elsewhere")
+    assert source.look((10,)) == source.look((10,)) == {} and said == [said[0]] * 2
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,16 +34,21 @@ def until(condition: Callable[[], bool]) -> None:
 
 def test_names_that_cannot_be_read_for_a_while_end_nothing() -> None:
     said: list[str] = []
+    suite = replace(load_suites()["pythia-14m"], steps=(), names={1: "one"})
+    readable = iter((False, False, True, False, False))
 
     def find(pass_over: Callable[[str], None]) -> SuiteSpec:
+        if next(readable):
+            return suite
         raise UsageError("OWNER/NAME has the branches and tags main, and none looks like a step's")
 
-    source = _Source(
-        find, "all", load_suites()["pythia-14m"], 1.0, False, SayOnce(said.append), before={10: "abc", 20: None}
-    )
+    say = SayOnce(said.append)
+    source = _Source(find, "all", suite, 1.0, False, say, SayOnce(said.append), before={10: "abc", 20: None})
     for _ in range(2):
         assert source.look((20,)) == {10: "abc"}
     assert len(said) == 1 and "are looked at again: OWNER/NAME has the branches" in said[0]
+    assert source.look(()) == source.look(()) == source.look(()) == {}
+    assert said == [said[0]] * 2  # as it came again
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ from rtdyn.undefined import Undefined
 from rtdyn.views.notebook import read_frames
 from rtdyn.views.report.plots.domains import domains_figure
 from rtdyn.views.report.run_tables import show
-from rtdyn.views.terminal.domains import DOMAIN_HEADERS, domain_cells, print_domains
+from rtdyn.views.terminal.domains import DOMAIN_HEADERS, domain_cells, left_out_line, print_domains
 
 TEXT = EvaluationRecord(
     corpus="law.jsonl", corpus_sha256="", windows=3, tokens=768, kept_positions=750, sha256="a", clusters=30,
@@ -103,6 +103,8 @@ def test_the_table_says_what_is_left_out_and_what_has_no_number(tmp_path: Path) 
     print_domains(rows, run.manifest.domains_left_out, Console(file=text, width=100))
     said = text.getvalue()
     assert "No verdicts: " in said and "domain code is left out with 7 rare positions: too few" in said
+    one = LeftOutDomainRecord(rare_targets=1, reason="too few")
+    assert left_out_line("code", one) == "domain code is left out with 1 rare position: too few"
     cells = dict(zip(DOMAIN_HEADERS, domain_cells(rows[1]), strict=True))
     assert (cells["domain"], cells["targets"], cells["types"], cells["byte fragments"]) == ("law", "120", "31", "0.25")
     assert cells["ranks as in the main text: Spearman"] == "0.5 (0.4 to 0.6)"

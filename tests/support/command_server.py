@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import sys
@@ -84,10 +85,24 @@ def watch(connection: socket.socket) -> Request:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for stream in (*range(3), *streams):
         os.close(stream)
-    connection.sendall(f"{pid}\n".encode())
-    _, status = os.waitpid(pid, 0)
-    connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
-    os._exit(0)
+    try:
+        connection.sendall(f"{pid}\n".encode())
+        _end_unheard(pid, connection)
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # its number is its own until its end was said
+        assert ended is not None
+        code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        connection.sendall(f"{code}\n".encode())
+    finally:
+        os._exit(0)
+
+
+def _end_unheard(pid: int, connection: socket.socket) -> None:
+    """Waits for the command's end, and kills it if the other end of `connection` is closed before."""
+    poll = select.poll()
+    poll.register(os.pidfd_open(pid), select.POLLIN)
+    poll.register(connection, 0)  # which tells of its close alone
+    if connection.fileno() in dict(poll.poll()):
+        os.kill(pid, signal.SIGKILL)
 
 
 def become(request: Request) -> None:

@@ -9,8 +9,11 @@ It differs from a fresh process in this:
   not differ; a test that needs it to, or needs a terminal, starts a process of its own.
 * It computes with one thread, and the seed of hashes is one for all commands of a server.
 * Its parent is the server; /proc calls it by the server's command line.
+* It is killed once nothing can hear of it any more: when its `Process` is gone, or the process that holds that.
 
 Signals at start-up, memory, trees of processes, clusters and terminals are for fresh processes.
+
+Only Linux's libraries can be forked once they are loaded. Elsewhere each process is a fresh one.
 """
 
 from __future__ import annotations
@@ -26,9 +29,9 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -42,7 +45,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THRE
 """Sums of floats depend on the number of threads, and the tests' own processes share the cores."""
 
 
-class Process:
+class Forked:
     """A process of Python whose streams are pipes of text; like subprocess.Popen as far as tests use it."""
 
     def __init__(
@@ -94,28 +97,30 @@ class Process:
 
     def communicate(self, input: str | None = None, timeout: float | None = None) -> tuple[str, str]:
         """What it says until its end, which is forced if it does not come within `timeout` seconds."""
-        with ThreadPoolExecutor(3) as pool:
+        with self, ThreadPoolExecutor(3) as pool:
             texts = [pool.submit(stream.read) for stream in (self.stdout, self.stderr) if stream is not None]
-            pool.submit(self._give, input)
+            given = pool.submit(self._give, input)
             try:
                 self.wait(timeout)
             except BaseException:
                 self.kill()
                 raise
-        out, err = (*(text.result() for text in texts), "")[:2]
-        self.close()
+            given.result()
+            out, err = (*(text.result() for text in texts), "")[:2]
         return out, err
 
     def send_signal(self, number: signal.Signals) -> None:
         if self.poll() is None:
-            os.kill(self.pid, number)
+            os.kill(self.pid, number)  # of one that ends meanwhile the number is kept until its end was said
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
     def close(self) -> None:
         """Closes the pipes and waits for the end, as `with` does."""
-        for stream in (self.stdin, self.stdout, self.stderr):
+        with suppress(BrokenPipeError):
+            self.stdin.close()
+        for stream in (self.stdout, self.stderr):
             if stream is not None:
                 stream.close()
         self.wait()
@@ -123,11 +128,10 @@ class Process:
         self._connection.close()
 
     def _give(self, text: str | None) -> None:
-        try:
-            self.stdin.write(text or "")
-            self.stdin.close()
-        except BrokenPipeError:
-            pass  # it has ended, or reads no more
+        """All that is still to be given, if it reads so far."""
+        for last in (partial(self.stdin.write, text or ""), self.stdin.close):
+            with suppress(BrokenPipeError):
+                last()
 
     def _ended(self, timeout: float | None) -> int | None:
         if self.returncode is None and select.select([self._connection], [], [], timeout)[0]:
@@ -146,7 +150,49 @@ class Process:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if error is not None:
+            self.kill()  # else a test that fails would wait for what goes on
         self.close()
+
+
+class Fresh(subprocess.Popen[str]):
+    """The same, executed."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str | Path],
+        *,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        merged: bool = False,
+    ) -> None:
+        """Args: as for `Forked`."""
+        super().__init__(
+            [sys.executable, *map(str, arguments)],
+            cwd=cwd,
+            env={**(os.environ if env is None else env), **ONE_THREAD},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if merged else subprocess.PIPE,
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
+
+    def communicate(self, input: str | None = None, timeout: float | None = None) -> tuple[str, str]:
+        """What it says until its end, which is forced if it does not come within `timeout` seconds."""
+        with self:
+            out, err = super().communicate(input, timeout)
+        return out, err or ""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.kill()
+        super().__exit__(kind, error, traceback)
+
+
+Process: type[Forked] | type[Fresh] = Forked if sys.platform == "linux" else Fresh
 
 
 def run_python(
@@ -169,6 +215,7 @@ def run_python(
 class _Server:
     control: socket.socket
     environment: Mapping[str, str]
+    """This process's when it was started."""
 
 
 _LOCK = threading.Lock()
@@ -183,10 +230,12 @@ def _server() -> _Server:
 @cache
 def _start_server() -> _Server:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    environment = {**os.environ, **ONE_THREAD}
+    environment = dict(os.environ)
     with theirs:
         command = [sys.executable, command_server.__file__]
-        server = subprocess.Popen(command, env=environment, stdin=theirs.fileno(), stdout=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            command, env=environment | ONE_THREAD, stdin=theirs.fileno(), stdout=subprocess.DEVNULL
+        )
 
     def end() -> None:
         ours.close()

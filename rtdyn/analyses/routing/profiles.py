@@ -195,7 +195,7 @@ def _correlation(
     noise = np.stack([_products(a, b).sum(0) for a, b in ((x, y), (x, x), (y, y))]) * count / (count - 1)
     by_head = _pearson(means["own"][0], means["common"][0], noise, LEAST_RELIABILITY)
     known = np.isfinite(by_head)
-    mean: Estimate | Undefined = Undefined("noise hides every head's profile; more rare targets would show it")
+    mean: Estimate | Undefined = Undefined("noise hides every head's profile; more rare positions would show it")
     if known.any():
         # a text with a cluster less has noise that is as much larger
         without = _pearson(left[0], left[1], noise[:, None] * count / (count - 1))[:, known].mean(1)

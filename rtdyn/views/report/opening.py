@@ -27,7 +27,7 @@ def opening(shown: RunTables, claims: Sequence[ClaimRow] | Undefined) -> list[tu
     return [
         ("Question", QUESTION if shown.classes else QUESTION_OF_WEIGHTS),
         ("Model and text", f"{_model(shown)} {_text(shown)}"),
-        ("Targets", _targets(shown)),
+        (_sort_of_positions(shown).capitalize(), _targets(shown)),
         ("What came out", f"No scorecard: {claims.reason}." if isinstance(claims, Undefined) else _verdicts(claims)),
         ("What would decide the rest", _deciding(claims)),
     ]
@@ -59,13 +59,16 @@ def _text(shown: RunTables) -> str:
     )
 
 
+def _sort_of_positions(shown: RunTables) -> str:
+    return positions_by(shown.run.manifest.config.get("class_by"))
+
+
 def _targets(shown: RunTables) -> str:
     classes = shown.run.manifest.classes
     if not classes:
         return "No token classes are recorded." if shown.classes else "None: weights alone were analysed."
-    sort_of = positions_by(shown.run.manifest.config.get("class_by"))
     return " ".join(
-        f"{name.capitalize() if name in (RARE, COMMON) else name}: {c.measured:,} {sort_of} of "
+        f"{name.capitalize() if name in (RARE, COMMON) else name}: {c.measured:,} {_sort_of_positions(shown)} of "
         f"{counted(c.types, 'token type')}, "
         f"frequency ranks {c.ranks[0]:,} to {c.ranks[1]:,}."
         for name, c in classes.items()

@@ -171,7 +171,7 @@ PANELS: tuple[Panel, ...] = (
 THEMES = {
     "influence": "loss, influence and regimes",
     "groups": "the groups of neurons",
-    "layers": "attention and the layer's weights",
+    "layers": "attention and layers",
 }
 """The figures that the main metrics are divided among, and what each shows."""
 

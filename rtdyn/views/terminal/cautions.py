@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
+from rtdyn.counted import counted
 from rtdyn.names import COMMON, CORPORA, RARE
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.clusters import FEW_CLUSTERS, TextClusters
@@ -23,15 +24,15 @@ def cautions(suite: SuiteSpec, evaluation: Evaluation, corpus: str | None) -> It
         types = int(token_class.types.sum())
         if types < FEW_TYPES:
             yield (
-                f"caution: the class {token_class.name} is of {types} types, under {FEW_TYPES}, so that its numbers "
-                "are those of a few words; a wider --rare mends it"
+                f"caution: the class {token_class.name} is of {counted(types, 'type')}, under {FEW_TYPES}, so that its "
+                "numbers are those of a few words; a wider --rare mends it"
             )
     is_own = suite.path is not None and not suite.is_bundled
     if is_own and corpus is None and evaluation.corpus_name in CORPORA:
-        counted = evaluation.counts.source == evaluation.corpus_name
+        own_counts = evaluation.counts.source == evaluation.corpus_name
         yield (
             f"caution: {suite.name} is measured on a text that it may never have met, the default"
-            f"{', and ranks are by the counts of that text itself' if counted else ''}; "
+            f"{', and ranks are by the counts of that text itself' if own_counts else ''}; "
             "give --corpus, and --frequencies of what it was trained on"
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
 
+from rtdyn.counted import counted
 from rtdyn.judge.bands import BAND_CLAIMS, Estimate
 from rtdyn.judge.domains import DomainRow
 from rtdyn.names import positions_by
@@ -35,12 +36,11 @@ def domain_lines(evaluation: Evaluation) -> Iterator[str]:
     for name, domain in evaluation.domains.items():
         rare = domain.positions.classes[0]
         held_out = "not checked" if domain.known_text is None else domain.known_text.held_out
-        pieces = domain.clusters.count
+        pieces, unit = domain.clusters.count, f"independent {domain.clusters.unit.removesuffix('s')}"
         few = f"; caution: under {FEW_CLUSTERS} pieces, intervals may be too narrow" if pieces < FEW_CLUSTERS else ""
         yield (
-            f"domain {name}: {domain.corpus_name}, {domain.text.windows.size:,} tokens in {pieces} independent "
-            f"{domain.clusters.unit}, {rare.available:,} rare {positions_by(domain.class_by)}; held out from training: "
-            f"{held_out}{few}"
+            f"domain {name}: {domain.corpus_name}, {domain.text.windows.size:,} tokens in {counted(pieces, unit)}, "
+            f"{rare.available:,} rare {positions_by(domain.class_by)}; held out from training: {held_out}{few}"
         )
     for name, fault in evaluation.left_out.items():
         yield left_out_line(name, LeftOutDomainRecord(rare_targets=fault.rare, reason=fault.reason))
@@ -48,7 +48,7 @@ def domain_lines(evaluation: Evaluation) -> Iterator[str]:
 
 def left_out_line(name: str, domain: LeftOutDomainRecord) -> str:
     """How many rare positions a domain has that is left out, and why it is."""
-    return f"domain {name} is left out with {domain.rare_targets:,} rare positions: {domain.reason}"
+    return f"domain {name} is left out with {counted(domain.rare_targets, 'rare position')}: {domain.reason}"
 
 
 def domain_cells(row: DomainRow) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from rtdyn.counted import counted
 from rtdyn.errors import InputError
 from rtdyn.judge.overview import Overview, overview
 from rtdyn.many import Outcome
@@ -121,15 +122,16 @@ def _lines(seen: Overview) -> Iterator[tuple[str, str]]:
     if manifest.frequencies is not None:
         yield "frequencies", manifest.frequencies.source
     for name, record in manifest.classes.items():
-        yield f"class {name}", f"{record.types:,} types, {record.positions:,} positions, {record.measured:,} measured"
+        types, positions = counted(record.types, "type"), counted(record.positions, "position")
+        yield f"class {name}", f"{types}, {positions}, {record.measured:,} measured"
     for name, domain in manifest.domains.items():
         text = domain.evaluation
         yield (
             f"domain {name}",
-            f"{text.corpus} ({text.tokens:,} tokens), {domain.classes[RARE].positions:,} rare positions",
+            f"{text.corpus} ({text.tokens:,} tokens), {counted(domain.classes[RARE].positions, 'rare position')}",
         )
     for name, left_out in manifest.domains_left_out.items():
-        yield f"domain {name}", f"left out with {left_out.rare_targets:,} rare positions; {left_out.reason}"
+        yield f"domain {name}", f"left out with {counted(left_out.rare_targets, 'rare position')}; {left_out.reason}"
     if manifest.command is not None:
         yield "begun with", manifest.command
     yield "versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())

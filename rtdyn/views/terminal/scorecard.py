@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rtdyn.counted import counted
 from rtdyn.judge.bands import band_rows
 from rtdyn.judge.domains import domain_rows
 from rtdyn.judge.observations import read_judged
@@ -131,8 +132,9 @@ def _value(check: Check) -> str:
     if check.value is None:
         return "undefined"
     shown = number(check.value, check.ci_low, check.ci_high, at_edge=check.at_edge)
-    few = "" if check.clusters is None or check.clusters >= FEW_CLUSTERS else f", only {check.clusters} pieces of text"
-    return shown + few
+    if check.clusters is None or check.clusters >= FEW_CLUSTERS:
+        return shown
+    return f"{shown}, only {counted(check.clusters, 'piece')} of text"
 
 
 def _null(shown: Check, tested: Check) -> str:

@@ -165,7 +165,7 @@ def test_a_planted_r_is_found_and_covered_where_noise_lowers_the_plain_one(truth
 
 def test_noise_that_hides_every_profile_is_said() -> None:
     r = correlation(profiles_of(planted(np.random.default_rng(0), 0.9, 60.0))[0].with_bos)
-    assert r.mean == Undefined("noise hides every head's profile; more rare targets would show it")
+    assert r.mean == Undefined("noise hides every head's profile; more rare positions would show it")
     assert np.isnan(r.by_head).all() and np.isfinite(r.plain_by_head).all() and r.sd is None
     assert np.isfinite(r.plain_mean)
 
