@@ -108,6 +108,8 @@ class _Layer:
             anatomy=with_mlp_of(parts, layer),
             attention=None,
             stream=None,
+            heads=None,
+            first_heads=None,
         )
 
 

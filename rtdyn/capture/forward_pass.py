@@ -53,7 +53,8 @@ class Capture:
     """float32 (windows, T, d): the residual stream that enters the first of `anatomy.blocks`, at every position of
     every window, where attention was asked for."""
     heads: Tensor | None = None
-    """float32 (N, H·head size): the heads' outputs in that block at the measured positions, likewise."""
+    """float32 (N, H·head size): the heads' outputs in that block at the measured positions, likewise, of a model with a
+    parallel residual alone, whose heads can be ablated by these."""
     first_heads: Tensor | None = None
     """float32 (windows, H·head size): the same at each window's first position, whose one key is key 0."""
 
@@ -77,9 +78,9 @@ def capture(
     model: transformers' own, or a LayeredModel, of which the last two layers stay in memory, without attention one.
     mean_over: `kept`, or `all` for the mean over every position of every window. attention: keep the last two
     layers' attention, and the stream that enters them. Memory beyond the model: one batch's hidden states and the
-    arrays that are returned, (N, d + F) and with attention (N, 2·heads·T + d) and (windows·(T + 1), d), on the model's
-    device. Raises InputError for token ids the model has no row for, windows longer than its attention reaches, and
-    activations that overflow.
+    arrays that are returned, on its device: (N, d + F), with attention (N, 2·heads·T) and (windows·T, d), and with a
+    parallel residual (N + windows, d) too. Raises InputError for token ids the model has no row for, windows longer
+    than its attention reaches, and activations that overflow.
     """
     text = (evaluation, positions)
     return next(captures(model, [text], mean_over=mean_over, attention=attention, batch_tokens=batch_tokens))
@@ -136,6 +137,7 @@ def _collected(
     if attention:
         patterns = Rows((n, len(parts.attentions), parts.blocks[-1].heads, length), device)
         streams = Rows((n_windows, length, width), device)
+    if attention and parts.parallel_residual:
         of_heads = parts.blocks[0].heads * parts.blocks[0].head_size
         heads, first_heads = Rows((n, of_heads), device), Rows((n_windows, of_heads), device)
     losses, window_sums, window_n = [], [], []
@@ -150,9 +152,10 @@ def _collected(
             window_sums.append((counted[:, None].float() @ of_neurons)[:, 0].double())
             window_n.append(counted.sum(1))
             losses.append(_losses(hidden[keep], targets[rows].to(device)[keep], parts))
-            if patterns is not None and streams is not None and heads is not None and first_heads is not None:
+            if patterns is not None and streams is not None:
                 patterns.add(torch.stack([a.transpose(1, 2)[take] for a in seen["attentions"]], dim=1))
                 streams.add(seen["stream"])
+            if heads is not None and first_heads is not None:
                 heads.add(seen["heads"][take])
                 first_heads.add(seen["heads"][:, 0])
             seen.clear()
@@ -210,7 +213,7 @@ def _recorded(parts: Anatomy, attention: bool) -> Iterator[dict[str, Any]]:
         *(b.module.register_forward_pre_hook(keep_input("stream")) for b in (parts.blocks[:1] if attention else ())),
         *(
             b.attention_output.register_forward_pre_hook(keep_input("heads"))
-            for b in (parts.blocks[:1] if attention else ())
+            for b in (parts.blocks[:1] if attention and parts.parallel_residual else ())
         ),
     ]
     try:

@@ -66,7 +66,9 @@ def memory(
 ) -> Memory:
     """What a step holds at most. routing: attention is kept too. earlier_layers: those measured beside the last."""
     n, d, w = sample.positions, model.width, sample.window
-    kept = n * (d + model.neurons) + (n * (2 * model.heads * w + d) + sample.tokens * d if routing else 0)
+    kept = n * (d + model.neurons) + (n * 2 * model.heads * w + sample.tokens * d if routing else 0)
+    if routing and model.parallel_residual:
+        kept += (n + sample.tokens // w) * d  # the heads' outputs, which are as wide as the stream there
     if earlier_layers:
         # in float32 numbers
         sums = 2 * model.neurons * (FLOAT64_OF_A_PAIR * sample.tokens // w + FLOAT64_OF_A_NEURON)

@@ -380,6 +380,21 @@ def test_hidden_states_that_the_disk_cannot_hold_are_refused(tmp_path: Path) -> 
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.parametrize("family", ["gpt_neox", "phi", "llama", "gemma"])
+def test_what_is_kept_is_no_more_than_the_plan_counts(family: str) -> None:
+    evaluation, positions = text()
+    captured = capture(random_model(CONFIGS[family]), evaluation, positions, attention=True)
+    windows, length = evaluation.windows.shape
+    sample = Sample(windows * length, length, len(positions.flat), None)
+    shape = model_shape(CONFIGS[family].to_dict(), "here")
+    counted = memory(shape, sample, 0, routing=True, layered=False).capture
+    kept = (captured.residual, captured.activations, captured.attention, captured.stream)
+    of_heads = (captured.heads, captured.first_heads)
+    assert counted == sum(a.nbytes for a in (*kept, *of_heads) if a is not None)
+    # heads of other models are run again, and may be wider than the stream
+    assert [a is not None for a in of_heads] == 2 * [shape.parallel_residual]
+
+
 @pytest.mark.slow
 def test_auto_goes_by_layers_where_a_step_exceeds_what_is_available(
     tiny: SuiteSpec, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch

@@ -96,7 +96,8 @@ def test_memory_counts_the_arrays_of_a_capture(captured, tiny_folder) -> None:
     assert held.capture == found.residual.nbytes + found.activations.nbytes
     assert held.weights == 4 * 901_344 and held.blocks == GIB and held.total > held.weights + held.capture + GIB
     attention = memory(shape, sample, GIB, routing=True, layered=False).capture - held.capture
-    assert attention == 4 * (len(found.residual) * (2 * shape.heads * 256 + shape.width) + 13312 * shape.width)
+    n, windows = len(found.residual), 52
+    assert attention == 4 * (n * 2 * shape.heads * 256 + (13312 + n + windows) * shape.width)
 
 
 def test_layer_by_layer_one_block_or_the_vocabulary_is_held() -> None:

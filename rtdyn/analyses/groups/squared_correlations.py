@@ -43,7 +43,7 @@ class Pieces:
     """Z-scores of one half's positions by the piece of text that they lie in."""
 
     z: tuple[Tensor, ...]
-    """Of each piece, float64 (N_c, F) of `standardised`."""
+    """Of each piece, float64 (N_c, F) of `standardised`; views of it where the pieces follow each other."""
     pairs: float
     """Ordered pairs of positions of different pieces."""
 
@@ -57,8 +57,9 @@ def of_pieces(z: Tensor, cluster: np.ndarray) -> Pieces | Undefined:
     counts = np.bincount(piece)
     if len(counts) < 2:
         return Undefined("all positions of one half lie in one independent piece of text")
-    parts = (z[torch.from_numpy(np.flatnonzero(piece == k)).to(z.device)] for k in range(len(counts)))
-    return Pieces(tuple(parts), float(len(z) ** 2 - (counts**2).sum()))
+    if (np.diff(piece) < 0).any():
+        z = z[torch.from_numpy(np.argsort(piece, kind="stable")).to(z.device)]
+    return Pieces(z.split(counts.tolist()), float(len(z) ** 2 - (counts**2).sum()))
 
 
 def squared_correlations(of: Pieces, *, block: int = BLOCK) -> Tensor:

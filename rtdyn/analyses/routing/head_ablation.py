@@ -123,9 +123,10 @@ def ablate_heads(
 def _clean(captured: Capture, window: int, rows: np.ndarray) -> CleanWindow | CleanQueries:
     """One window as it is, at the measured positions rows (n,) at least."""
     stream, heads, first = captured.stream, captured.heads, captured.first_heads
-    assert stream is not None and heads is not None and first is not None
+    assert stream is not None
     if not captured.anatomy.parallel_residual:
         return clean_pass(captured.anatomy, stream[window : window + 1])
+    assert heads is not None and first is not None
     at_rows = heads[torch.from_numpy(rows).to(heads.device)]
     return clean_queries(captured.anatomy, stream[window], captured.positions.query[rows], at_rows, first[window])
 

@@ -137,14 +137,19 @@ def test_every_way_of_making_the_matrices_gives_the_same(monkeypatch: pytest.Mon
     np.testing.assert_allclose(eigenvalues(z, sets, chunk_bytes=1), shared, atol=1e-12)
 
 
+@pytest.mark.parametrize("product", [correlations.inner_products, correlations.by_blocks])
 @pytest.mark.parametrize("neurons", [1, 3, 8, 9, 50])
-def test_inner_products_by_blocks_are_the_product_and_exactly_symmetric(neurons: int) -> None:
+def test_inner_products_are_the_product_and_exactly_symmetric(
+    neurons: int, product: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
     z = activations(20, neurons).double()
-    for columns in (z, z.T.contiguous().T, z.T.contiguous()[:, :20].T):
-        found = correlations.inner_products(columns)
-        np.testing.assert_allclose(found, columns.T @ columns, rtol=1e-12, atol=1e-12)
+    for columns in (z, z.T.contiguous().T, z.T.contiguous()[:, :20].T, z[:, ::2], z.float()[:, 1:]):
+        found = product(columns)
+        assert found.dtype == columns.dtype
+        tight = 1e-12 if columns.dtype == torch.float64 else 1e-5
+        np.testing.assert_allclose(found, columns.T @ columns, rtol=tight, atol=tight)
         assert torch.equal(found, found.T)
-    assert correlations.inner_products(torch.empty(4, 0)).shape == (0, 0)
+    assert product(torch.empty(4, 0)).shape == (0, 0)
 
 
 def test_more_neurons_than_positions_leave_exact_zeros() -> None:

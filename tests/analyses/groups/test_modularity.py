@@ -573,8 +573,8 @@ def test_sums_by_products_are_those_of_the_loops(
         assert np.array_equal(products[1], loops[1])
         np.testing.assert_allclose(products, loops, rtol=1e-6, atol=1e-5)
         with monkeypatch.context() as patched:
-            patched.setattr(set_sums, "LOOP_NEURONS", 0)
-            patched.setattr(set_sums, "BLOCKS_COST", -9.0)
+            for constant in ("LOOP_NEURONS", "BLOCKS_COST", "SET_COST"):
+                patched.setattr(set_sums, constant, 0)
             assert np.array_equal(sums_of(r, sets, threshold).inside, products)
 
 

@@ -88,6 +88,37 @@ def test_p_is_valid_for_500_groups_that_are_no_different_and_most_need_few_draws
     assert set(asked) == {99, 199, 399, 799, 999} and np.median(asked) == FIRST
 
 
+@pytest.mark.parametrize("most", [None, 199])
+def test_a_null_is_the_same_beside_others_of_any_length_and_size(most: int | None) -> None:
+    rng = np.random.default_rng(3)
+    values, members = rng.standard_normal((2, NEURONS)), np.arange(8)
+    values[:, :8] += 0.5
+    shapes = {"long": (DRAWS, 8), "short": (150, 8), "few": (60, 8), "smaller": (400, 7)}
+    nulls: dict[str, tuple[np.ndarray, np.ndarray] | Undefined] = {
+        name: tuple(rng.random((2, count, NEURONS)).argsort(2)[:, :, :size]) for name, (count, size) in shapes.items()
+    }
+    nulls["near"] = tuple(np.tile(members, (DRAWS, 1)) for _ in range(2))
+    nulls["none"] = Undefined("none")
+    asked = dict.fromkeys([8, 7], 0)
+
+    def statistic(half: int, of: np.ndarray) -> dict[str, np.ndarray]:
+        asked[of.shape[1]] += len(of)
+        drawn = values[half][of]
+        return {"mean": drawn.mean(1), "largest": drawn.max(1)}
+
+    def compared(*names: str) -> dict[str, list[Comparison | Undefined]]:
+        group = Group("some", (members, members), {name: nulls[name] for name in names}, 0.0, 0.0)
+        found = measure(group, statistic, most)
+        return {name: [found[metric].nulls[name] for metric in ("mean", "largest")] for name in names}
+
+    together = compared(*nulls)
+    measured_together = dict(asked)
+    assert together == {name: one for name in nulls for one in [compared(name)[name]]}
+    # beside the group itself, which each call measures
+    assert asked[7] == 2 * measured_together[7] and asked[8] - measured_together[8] == measured_together[8] + 2 * 5
+    assert together["none"] == [Undefined("none")] * 2
+
+
 def test_the_nulls_mean_and_deviation_are_unbiased() -> None:
     rng = np.random.default_rng(1)
     found = [comparison(2.0, row) for row in rng.standard_normal((2000, DRAWS))]

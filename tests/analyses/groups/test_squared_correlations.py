@@ -105,3 +105,15 @@ def test_neurons_that_do_not_vary_count_for_nothing_and_one_piece_is_none() -> N
     alone = of_pieces(standardised(torch.from_numpy(values))[0], np.zeros(60, dtype=np.int64))
     assert alone == Undefined("all positions of one half lie in one independent piece of text")
     assert len(set(pieces(np.array([0] + [1] * 59)))) == 2
+
+
+def test_pieces_that_follow_each_other_are_no_copies_and_others_are_the_same_numbers() -> None:
+    rng = np.random.default_rng(5)
+    z, cluster = standardised(torch.from_numpy(rng.standard_normal((60, 5))))[0], np.arange(60) // 4
+    views = of_pieces(z, cluster)
+    assert not isinstance(views, Undefined) and len(views.z) > 2
+    assert all(part.untyped_storage().data_ptr() == z.untyped_storage().data_ptr() for part in views.z)
+    order = rng.permutation(60)
+    others = of_pieces(z[torch.from_numpy(order)], cluster[order])
+    assert not isinstance(others, Undefined)
+    torch.testing.assert_close(squared_correlations(others), squared_correlations(views))
