@@ -61,6 +61,18 @@ class Draw:
     reach: Tensor
     """(): ‖δ‖ up to which no type left out exceeds LEFT_OUT."""
 
+    def excess(self, delta: Tensor, unembedding: Tensor, memory_bytes: int) -> tuple[Tensor, Tensor]:
+        """E_p f(z) and the draw's variance of it, float64 (k,) each, for δ (k, d) and an unembedding (V, d)."""
+        mean, variance = delta.new_zeros(2, len(delta), dtype=torch.float64)
+        together = max(1, memory_bytes // (8 * delta.shape[1] + 12 * len(delta)))
+        columns = (self.types, self.weights, self.probability)
+        for types, weights, probability in zip(*(v.split(together) for v in columns), strict=True):
+            z = linear(delta, unembedding[types] - self.mean_row)
+            f = z.expm1() - z
+            mean += (f @ weights).double()
+            variance += (f.square() @ (weights.square() * (1 - probability))).double()
+        return mean, variance
+
 
 @dataclass(frozen=True)
 class DrawnTypes:
@@ -84,14 +96,11 @@ class DrawnTypes:
         moved = self.parts.final_norm(hidden) - self.normed
         for n, draw in enumerate(self.draws):
             delta = moved[:, n]
-            z = linear(delta, unembedding[draw.types] - draw.mean_row)
-            f = z.expm1() - z
-            excess = (f @ draw.weights).double()
+            excess, variance = draw.excess(delta, unembedding, memory_bytes)
             of_target = delta @ (unembedding[self.target[n]] - draw.mean_row)
             change[:, n] = excess.log1p() - of_target.double()
-            variance = f.square() @ (draw.weights.square() * (1 - draw.probability))
             within = delta.norm(dim=1) <= draw.reach
-            error[:, n] = torch.where(within, variance.double().sqrt() / (1 + excess), torch.inf)
+            error[:, n] = torch.where(within, variance.sqrt() / (1 + excess), torch.inf)
         wide = ~(error <= TOLERANCE)
         positions = torch.arange(hidden.shape[1], device=hidden.device).expand(wide.shape)[wide]
         together = max(1, memory_bytes // (12 * len(unembedding)))

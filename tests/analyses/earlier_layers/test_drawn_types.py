@@ -86,11 +86,26 @@ def test_probabilities_sum_to_the_number_that_is_asked_for_and_leave_no_type_out
     torch.testing.assert_close(chance.sum(1), torch.full((3,), 512.0), rtol=0.02, atol=0)
 
 
-def test_what_memory_allows_at_a_time_changes_no_draw() -> None:
-    parts, clean, target, _ = planted(3, True)
-    many, one = (draw_types(parts, clean, target, np.random.default_rng(0), m).draws for m in (2**30, 0))
-    for a, b in zip(many, one, strict=True):
+def test_what_memory_allows_at_a_time_changes_neither_draw_nor_change() -> None:
+    parts, clean, target, moved = planted(3, True)
+    many, one = (draw_types(parts, clean, target, np.random.default_rng(0), m) for m in (2**30, 0))
+    for a, b in zip(many.draws, one.draws, strict=True):
         assert torch.equal(a.types, b.types)
+    torch.testing.assert_close(one.changes(moved, 0), many.changes(moved, 2**30), rtol=0, atol=1e-12)
+
+
+def test_the_rows_of_the_types_drawn_are_no_more_at_a_time_than_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, clean, target, moved = planted(3, True)
+    types = draw_types(parts, clean, target, np.random.default_rng(0), 2**30)
+    seen: list[int] = []
+
+    def product(rows: Tensor, weight: Tensor) -> Tensor:
+        seen.append(weight.numel())
+        return rows @ weight.T
+
+    monkeypatch.setattr(drawn_types, "linear", product)
+    types.changes(moved, 2**15)
+    assert seen and max(seen) * 8 <= 2**15
 
 
 def test_a_lone_type_of_small_probability_that_moves_far_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
