@@ -9,8 +9,8 @@ of a block, and b blocks above a layer, b₀ above the first of them:
                 and the attention twice as much; 2·N·r·w·d·F for each layer; b₀ blocks forward for TARGETS of them
     exact       b − 1 blocks over the w·m/(m + 1) positions up to the last of m measured ones, on average, whose
                 attention reads half of the pairs; the last one's keys and values there, and the rest of it and a
-                share of V·d at the window's measured positions; for every neuron on every window where it is
-                measured, and for the drawn pairs
+                share of V·d at the window's measured positions, all of it where logits are capped; for every neuron
+                on every window where it is measured, and for the drawn pairs
     direct      the ablation of the layer's neurons, as the last layer's
 """
 
@@ -36,8 +36,8 @@ BACKWARD = 2.0
 """Attention and passes of a backward pass, in units of the forward pass: both factors of each product have a gradient,
 but weights have none."""
 
-WHOLE_SHARE = 0.1
-"""Pairs of neuron and position whose losses are taken from all types: 20 % for neurons that write much and 1 % for
+WHOLE_SHARE = 0.3
+"""Pairs of neuron and position whose losses are taken from all types: 52 % for neurons that write much and 7 % for
 random ones, in two layers of a model of 135 million parameters."""
 
 KEYS = 0.25
@@ -95,7 +95,7 @@ def _rerun(model: ModelShape, sample: Sample, pairs: float, blocks: int) -> Oper
     keys, _ = blocks_operations(model, sample, before * KEYS)
     matrices, attention = blocks_operations(model, sample, before * (blocks - 1) + measured)
     causal = Operations(float32=attention.float32 / 2, passed=attention.passed / 2)
-    drawn = drawn_types(model.logits)
+    drawn = 0.0 if model.capped else drawn_types(model.logits)
     terms = measured * (drawn + WHOLE_SHARE * model.logits if drawn else model.logits)
     logits = Operations(float32=2.0 * terms * model.width, passed=LOSS_PASSES * terms)
     return total_operations([matrices, causal, keys, logits])

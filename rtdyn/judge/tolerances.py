@@ -45,7 +45,7 @@ DEFAULT_RULES = (
         why="a rank among 999 draws, which may move by one where two numbers nearly tie",
     ),
     Rule(
-        "regimes/shape_p_value/*",
+        "*/shape_p_value/*",
         "close",
         ("value",),
         relative=0.003,

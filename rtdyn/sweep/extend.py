@@ -102,10 +102,13 @@ def _rows_of_layers(first: pl.DataFrame, second: pl.DataFrame) -> pl.DataFrame:
 
 
 def _joined_neurons(stored: pl.DataFrame, further: pl.DataFrame) -> pl.DataFrame:
-    """The neurons of `further` with the columns that it lacks, and those of layers that it lacks as they are stored."""
-    kept = [name for name in stored.columns if name not in further.columns]
-    both = further.join(
-        stored.select("layer", "neuron", *kept), on=("layer", "neuron"), how="left", maintain_order="left"
-    )
+    """The neurons of `further`; what it lacks of columns, of layers or of a column in a layer is as it is stored."""
+    was = {name: f"{name} as stored" for name in stored.columns if name not in ("layer", "neuron")}
+    both = further.join(stored.rename(was), on=("layer", "neuron"), how="left", maintain_order="left")
+    filled = [
+        pl.coalesce(name, old) if name in further.columns else pl.col(old).alias(name) for name, old in was.items()
+    ]
     others = stored.filter(~pl.col("layer").is_in(further["layer"].unique().implode()))
-    return pl.concat([others, both], how="diagonal_relaxed").sort("layer", maintain_order=True)
+    return pl.concat([others, both.with_columns(filled).drop(was.values())], how="diagonal_relaxed").sort(
+        "layer", maintain_order=True
+    )

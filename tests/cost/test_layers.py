@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,18 @@ def test_a_rerun_pair_costs_a_window_through_the_blocks_above(shape: ModelShape)
     assert more - some == pytest.approx(2 * pairs * before * block + backward + forward + once)
     both = layer_operations(shape, SAMPLE, (20, 22), GIB, NOTHING)
     assert both.float64 == 2 * ablation_operations(shape, SAMPLE, GIB).float64
+
+
+def test_through_a_cap_losses_of_reruns_are_taken_from_all_types(shape: ModelShape) -> None:
+    def logits(model: ModelShape) -> float:
+        none, some = (
+            layer_operations(model, SAMPLE, (22,), GIB, budget).float32 for budget in (NOTHING, Budget(0, 0, 4.0))
+        )
+        return some - none
+
+    pairs, share = 4 * shape.neurons * 32, 1 / 12 + WHOLE_SHARE
+    more = pairs * 2 * (1 - share) * shape.logits * shape.width
+    assert logits(replace(shape, capped=True)) - logits(shape) == pytest.approx(more)
 
 
 def test_the_expected_reruns_are_those_that_are_drawn() -> None:

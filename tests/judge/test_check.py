@@ -83,6 +83,13 @@ def test_what_the_default_tolerances_do_not_hold_to_one_percent_is_counted_and_n
     assert TINY.rules == DEFAULT_RULES, "write tests/baselines/tiny.json anew, with the default tolerances"
 
 
+@pytest.mark.parametrize("name", ["regimes/shape_p_value/rare@shape", "layers/shape_p_value/rare/L-2@shape"])
+def test_a_rank_among_999_draws_may_move_by_one_in_every_layer(name: str) -> None:
+    one = replace(TINY, rows={0: {name: {"value": 0.1}}})
+    for value, findings in ((0.101, 0), (0.103, 1)):
+        assert len(compare(one, changed(one, 0, name, value=value)).findings) == findings
+
+
 def test_rows_and_steps_that_come_or_go_are_findings() -> None:
     name = "capture/loss/all"
     fewer = {n: row for n, row in TINY.rows[512].items() if n != name}

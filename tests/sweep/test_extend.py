@@ -72,6 +72,16 @@ def test_earlier_layers_keep_their_curves_and_neurons(again: tuple[str, ...]) ->
     ]
 
 
+def test_ranks_of_the_last_layer_stay_where_analyses_of_groups_measure_earlier_layers_again() -> None:
+    """Without regimes the neurons of earlier layers alone have ranks, in the column that those of the last have too."""
+    ranks = pl.DataFrame({"layer": [1, 1, 2, 2], "neuron": [0, 1, 0, 1], "rank": [2, 1, 1, 2]})
+    stored = replace(tables(1.0, "ablation", "regimes"), neurons=ranks)
+    later = with_layers(tables(2.0, "ablation", "dimensionality"), "d_eff")
+    further = replace(later, neurons=ranks.with_columns(rank=pl.when(layer=1).then("rank")))
+    assert join(stored, further).neurons.select(ranks.columns).equals(ranks)
+    assert join(further, stored).neurons.select(ranks.columns).equals(ranks)
+
+
 def test_the_weights_are_the_same_by_commit_or_digest() -> None:
     stored = CheckpointRecord(revision="r", commit="a", digests={"w": "1", "old": "0"})
     assert _same_weights(stored, CheckpointRecord(revision="r", commit="a", digests={}))

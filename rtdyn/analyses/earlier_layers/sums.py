@@ -125,7 +125,8 @@ def _deltas(
     found = {}
     with fast_products():
         clean = clean_window(parts, earlier.first, list(asked), stream_in, query, target)
-        types = draw_types(parts, clean, target, stream(seed, "earlier layers", "types", window.index))
+        rng = stream(seed, "earlier layers", "types", window.index)
+        types = draw_types(parts, clean, target, rng, memory_bytes)
         for layer, neurons in asked.items():
             mean, some = earlier.layers[layer].moments.mean, torch.from_numpy(neurons).to(stream_in.device)
             delta, again = exact_deltas(parts, layer, clean.layers[layer], types, mean, some, query, memory_bytes)

@@ -36,7 +36,7 @@ def test_where_the_continuation_is_linear_the_first_order_is_the_effect(family: 
         state = clean.layers[LAYER]
         mean, every = state.activations.mean(0), torch.arange(len(rows))
         loss, found = first_order(parts, LAYER, {LAYER: mean}, stream, query, target, 2**30)
-        types = draw_types(parts, clean, target, np.random.default_rng(0))
+        types = draw_types(parts, clean, target, np.random.default_rng(0), 2**30)
         delta, again = exact_deltas(parts, LAYER, state, types, mean, every, query, 2**30)
         delta = delta.T
         assert again.abs().max() < SOFTMAX
@@ -57,7 +57,7 @@ def test_memory_decides_how_many_go_together_and_nothing_else() -> None:
     clean = clean_window(parts, 0, [0, LAYER], stream, query, target)
     means = {layer: state.activations.mean(0) for layer, state in clean.layers.items()}
     neurons = torch.arange(5)
-    types = draw_types(parts, clean, target, np.random.default_rng(0))
+    types = draw_types(parts, clean, target, np.random.default_rng(0), 2**30)
     for layer, state in clean.layers.items():
         one, all_ = (
             exact_deltas(parts, layer, state, types, means[layer], neurons, query, memory)[0] for memory in (0, 2**30)
