@@ -255,6 +255,7 @@ class Bias:
 
     value: float
     se: float
+    """Of the mean error, as if sd were known."""
     sd: float
     """Of the number."""
 
