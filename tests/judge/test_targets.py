@@ -110,7 +110,7 @@ def test_a_decided_claim_and_a_run_that_does_not_say_its_targets_have_none(tmp_p
     assert (decided.verdict, decided.targets_to_decide, targets_text(decided)) == (SUPPORTED, None, "")
     wide = edit("profile_r", ci_low=0.8)
     unsaid = rows_of(planted(tmp_path / "b", wide, steps=(0, 1, 4)), "attention-alike")[-1]
-    assert unsaid.targets_to_decide is None and "does not say how many" in unsaid.targets_reason
+    assert unsaid.targets_to_decide is None and "does not say on how many" in unsaid.targets_reason
 
 
 def test_the_command_and_the_closing_lines_say_it(tmp_path: Path) -> None:
