@@ -25,6 +25,11 @@ class Boundary(click.Group):
         os.environ["MPLBACKEND"] = "Agg"  # commands draw into files; a notebook's own backend may not be installed here
         return super().main(*args, **kwargs)
 
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Adds a command, whose options of help are the group's also where it is asked for by itself."""
+        cmd.context_settings.setdefault("help_option_names", self.context_settings["help_option_names"])
+        super().add_command(cmd, name)
+
 
 def refuse_clearly(command: Callable[..., None]) -> Callable[..., None]:
     """Ends a command on a known error with its sentence and exit code, and on Ctrl-C with 130."""

@@ -115,6 +115,7 @@ def test_threads_take_turns() -> None:
     assert found == {i: i + 1 for i in range(20)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
 def test_it_ends_with_the_process_that_it_serves(end: str) -> None:
     script = f"import os; from rtdyn.quiet import quietly; print(quietly(os.getpid), flush=True); {end}"

@@ -89,6 +89,7 @@ def own(steps: tuple[int, ...] = PYTHIA, **more: Branch) -> dict[str, Branch]:
     return {"main": branch(f"w{steps[-1]}"), **{f"step{s}": branch(f"w{s}") for s in steps}, **more}
 
 
+@pytest.mark.slow
 def test_a_sound_suite_is_found_sound_and_its_revisions_are_described(tmp_path: Path) -> None:
     ended = run(tmp_path, own(), *suites_file(tmp_path, "", ALL), "--strict")
     assert ended.code == 0 and ended.verdicts() == {} and len(ended.found["steps"]) == 154
@@ -177,6 +178,7 @@ def test_branches_without_weights_and_branches_that_are_not_there(tmp_path: Path
     assert repaired.verdicts() == {} and repaired.found["known_defects"][0]["status"] == "gone"
 
 
+@pytest.mark.slow
 def test_shards_of_any_name_and_beside_those_of_an_older_cut_are_no_missing_weights(tmp_path: Path) -> None:
     named = sharded("a", "b", stem="model", suffix="safetensors")
     renamed = {name.replace("model-0", "part-0"): file for name, file in named.items()}

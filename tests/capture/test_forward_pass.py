@@ -60,6 +60,7 @@ def test_residual_and_activations_rebuild_the_logits(
     torch.testing.assert_close(mlp.dense_4h_to_h(one.activations[mine]), written, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_moments_are_those_of_all_kept_positions(evaluation: Evaluation, trained: GPTNeoXForCausalLM) -> None:
     kept_flat = np.flatnonzero(evaluation.text.kept.ravel())
     everything = replace(evaluation.positions, flat=kept_flat, classes=())

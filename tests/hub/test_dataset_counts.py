@@ -180,6 +180,7 @@ def test_kept_counts_need_no_network_and_stopped_ones_go_on(place: HubClient, of
     assert offline.do(again) == [[finished]] and place.asked() == []
 
 
+@pytest.mark.slow
 def test_troubles_on_the_way_change_nothing(place: HubClient, repo: str) -> None:
     ids = shards(5, 40)
     place.hub.put(repo, {"s.bin": ids.astype("<u2").tobytes()})

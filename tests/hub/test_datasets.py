@@ -127,6 +127,7 @@ def test_a_moved_branch_changes_nothing_of_an_address_that_was_read(
     assert elsewhere[2]["commit"] == after and elsewhere[1] != first[1]
 
 
+@pytest.mark.slow
 def test_every_document_comes_once_whatever_the_block(place: HubClient, repo: str) -> None:
     texts = [*sentences(40), "x" * 3000, *sentences(3, seed=1)]
     place.hub.put(
@@ -206,6 +207,7 @@ def test_a_repositorys_own_json_is_no_text_beside_files_of_another_form(place: H
     assert [names for _, names in found] == [["d/a.jsonl"], ["e/b.json"], ["e/b.json"]]
 
 
+@pytest.mark.slow
 def test_blocks_come_in_an_order_that_the_seed_decides(place: HubClient, repo: str) -> None:
     texts = sentences(60)
     place.hub.put(repo, {"a.jsonl": lines(texts), "b.parquet": parquet(texts, 5)})
@@ -281,6 +283,7 @@ def test_only_what_is_asked_for_is_fetched_and_kept(place: HubClient, offline: H
     assert again == [one, two] and place.asked() == []
 
 
+@pytest.mark.slow
 def test_rows_are_chosen_by_nested_fields(place: HubClient, repo: str) -> None:
     parts = ("FreeLaw", "Pile-CC", "Github")
     texts = sentences(90)

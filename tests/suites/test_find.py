@@ -104,6 +104,7 @@ def test_suites_that_are_found_read_their_names(model: str) -> None:
         assert 0 <= read.tokens - tokens < read.within  # rounded up
 
 
+@pytest.mark.slow
 def test_every_suite_that_is_found_has_a_name_in_the_table_or_a_sister_there() -> None:
     patterns = {load_suites()[model].pattern for model in NAMES}
     found = {suite.name for suite in load_suites().values() if suite.pattern}

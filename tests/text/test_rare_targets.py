@@ -16,6 +16,7 @@ from rtdyn.text.evaluation import MIN_TOKENS, prepare
 from rtdyn.text.options import EvaluationOptions
 
 
+@pytest.mark.slow
 def test_the_text_ends_with_the_window_that_brings_the_last_target(tiny: SuiteSpec, options: EvaluationOptions) -> None:
     said: list[str] = []
     counted = []

@@ -221,6 +221,7 @@ def test_unreadable_counts_files_are_refused(tmp_path: Path) -> None:
             read_counts(tmp_path / name)
 
 
+@pytest.mark.slow
 def test_counting_a_corpus(tiny_folder: Path) -> None:
     tokenizer = load_tokenizer(tiny_folder)
     texts = king_james.held_out_chapters()[:3]

@@ -74,6 +74,7 @@ def test_what_the_line_errs_by_is_known_from_the_random_neurons() -> None:
     assert 0.86 < np.mean(held) < 0.95
 
 
+@pytest.mark.slow
 def test_a_line_that_errs_by_over_a_quarter_gives_no_curve() -> None:
     curve = curve_of(*planted(0.0, error=0.4))
     assert isinstance(curve.error, float) and 0.25 < curve.error < 1

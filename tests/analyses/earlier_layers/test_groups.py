@@ -109,6 +109,7 @@ def test_a_top_that_noise_surrounds_keeps_its_edges_to_itself() -> None:
     assert isinstance(alphas["half"], GroupValue) and set(found.groups) == set(CHOSEN)
 
 
+@pytest.mark.slow
 def test_what_a_half_chooses_is_blind_to_the_other() -> None:
     layer = layer_of()
     rare = layer.classes[RARE]

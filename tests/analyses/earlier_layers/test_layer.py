@@ -106,6 +106,7 @@ def derivatives(model: Any, layer: int, mean: torch.Tensor) -> torch.Tensor:
     return torch.stack([torch.autograd.grad(loss, part, retain_graph=True)[0] for loss in losses])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_every_familys_effects_are_those_of_hooks_on_the_whole_model(config: Any) -> None:
     model = random_model(config)

@@ -82,6 +82,7 @@ def test_noise_has_one_exponent_whatever_the_shape_and_a_planted_tail_a_lower_on
         assert isinstance(light, float) and isinstance(planted, float) and planted < 0.9 * light
 
 
+@pytest.mark.slow
 def test_a_square_matrix_has_weightwatchers_plain_alpha() -> None:
     matrix = torch.from_numpy(np.random.default_rng(0).standard_t(3, (60, 60)))
     assert fixed_aspect_weightwatcher(matrix) == pytest.approx(weightwatcher_metrics(matrix)["alpha"])

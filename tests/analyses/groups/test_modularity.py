@@ -160,6 +160,7 @@ def test_ring_of_cliques_has_its_closed_form(cliques: int, size: int) -> None:
     assert q[0] == pytest.approx(1 - 1 / (size * (size - 1) / 2 + 1) - 1 / cliques, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_planted_partition_is_found_with_networkxs_modularity() -> None:
     rng = np.random.default_rng(1)
     module = rng.integers(4, size=60)

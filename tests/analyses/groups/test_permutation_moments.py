@@ -34,6 +34,7 @@ def test_they_are_those_of_every_permutation(sets: tuple[Any, Any]) -> None:
     assert moments((forms[0], forms[1]), inner, sizes) == pytest.approx((every.mean(), every.std()), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_those_in_a_layer_are_those_of_drawn_sets() -> None:
     rng = np.random.default_rng(1)
     signals = rng.standard_normal((400, 5)) @ rng.gamma(0.5, 1, (5, 120))

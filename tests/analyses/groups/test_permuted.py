@@ -41,6 +41,7 @@ def test_permuting_keeps_each_neurons_values_in_their_windows_and_nothing_else(s
     assert not np.array_equal(twice[:, 0], twice[:, 1])
 
 
+@pytest.mark.slow
 def test_correlations_of_permuted_activations_are_numpys() -> None:
     values, window = activations(80, np.random.default_rng(4), modules=2)
     values[:, 5] = 3.0

@@ -113,6 +113,7 @@ def test_a_tail_is_shorter_than_the_body_of_noise_before_it() -> None:
     assert 150 <= ours.tail(values) <= 600
 
 
+@pytest.mark.slow
 def test_its_alpha_is_a_density_exponent() -> None:
     # singular values whose squares have P(λ > x) = x^−1.5, so a density exponent of 2.5
     squares = (1 - (np.arange(300) + 0.5) / 300) ** (-1 / 1.5)

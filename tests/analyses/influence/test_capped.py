@@ -28,6 +28,7 @@ def brute_force(captured: Capture) -> Tensor:
     return torch.stack([(before.log_softmax(1) - x.log_softmax(1)).gather(1, target)[:, 0] for x in after], 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10_000),

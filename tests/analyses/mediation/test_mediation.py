@@ -336,6 +336,7 @@ def check_confidence(got: Confidence, one: Capture, counts: np.ndarray, round_of
             torch.testing.assert_close(sums.sum(0) / c.n, ours)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 10_000),

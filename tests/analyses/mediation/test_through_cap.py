@@ -36,6 +36,7 @@ def capped(seed: int, kind: str, scale: float, cap: float, sharpness: float = 1.
     return with_readout(one, gain=sharpness * readout.gain, unembedding=readout.unembedding + 0.5, cap=cap)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 10_000),

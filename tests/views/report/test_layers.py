@@ -79,6 +79,7 @@ def test_panels_of_layers_are_drawn_where_they_were_measured(shown: RunTables) -
     assert others.keys() == judged_panels(shown).keys()
 
 
+@pytest.mark.slow
 def test_the_figure_draws_them_for_one_run_and_for_several(shown: RunTables) -> None:
     run = with_layers(shown)
     for runs in ([run], [run, shown]):

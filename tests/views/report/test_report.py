@@ -252,6 +252,7 @@ def test_a_neuron_without_influence_and_an_undefined_fit_are_drawn(copied: Path)
         run.plot(name, at=[0]).draw_without_rendering()
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_seed_alone_have_their_spread_drawn(tmp_path: Path) -> None:
     runs = [synthetic_run(tmp_path / f"s{i}", 5, 60, suite=f"s-seed{i}") for i in range(3)]
     done = rtdyn("report", *runs, "--figures", "seeds", "--format", "png", "--out", tmp_path / "out")

@@ -83,6 +83,7 @@ def test_a_run_that_failed_is_named_and_leaves_nothing_to_compare(runs: tuple[Ru
     assert "No comparison of a-own and a-paper: one of them holds no step." in text
 
 
+@pytest.mark.slow
 def test_the_page_of_both_has_a_section(runs: tuple[Run, Run]) -> None:
     shown = [show(run, label) for run, label in zip(runs, labels(list(runs)), strict=True)]
     judged = [judged_panels(tables) for tables in shown]

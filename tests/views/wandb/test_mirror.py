@@ -323,6 +323,7 @@ def test_a_server_without_artifacts_gets_the_lines(home: Path, tmp_path: Path, m
     assert server.artifacts == {}
 
 
+@pytest.mark.slow
 def test_a_whole_run_has_rare_over_common_and_its_verdicts(home: Path, tmp_path: Path) -> None:
     """The charts come with the row of the last step, and the verdicts stand in the summary."""
     run = read_run(synthetic_run(tmp_path / "run", 5, 60, left_out={2: "it repeats step 1"}))
