@@ -38,9 +38,9 @@ first test that asks for it; if it is cut off, all tests that share it fail with
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, int, int]:
-    """One more than cores where slow tests run: a quarter of their time they wait for servers and other processes."""
+    """One more than cores: a sixth to a quarter of the time tests wait for servers and other processes."""
     cores = yield
-    return cores if config.option.markexpr == "quick" else cores + 1
+    return cores + 1
 
 
 @pytest.hookimpl(wrapper=True)

@@ -18,6 +18,8 @@ from support.hang import HANG
 from rtdyn.errors import InputError
 from rtdyn.quiet import begin, quietly
 
+pytestmark = pytest.mark.slow  # seconds in all: each has a process of its own
+
 
 class OddError(Exception):
     """Cannot be made again from its message alone."""

@@ -22,6 +22,8 @@ from rtdyn.audit.two_saves import misplaced_steps, steps_of_two_saves
 from rtdyn.model.stored_names import part_of
 from rtdyn.suites.suite import SuiteSpec
 
+pytestmark = pytest.mark.slow  # seconds in all: whole suites are planted
+
 Prints = dict[int, Fingerprint]
 PARTS = ("embedding", "layer 0", "layer 1", "layer 2", "unembedding")
 CUTS = [*(PARTS[:i] for i in range(1, 5)), *(PARTS[i:] for i in range(1, 5)), ("layer 1",)]

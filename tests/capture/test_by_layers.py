@@ -31,6 +31,8 @@ from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep import step
 from rtdyn.text.evaluation import Evaluation
 
+pytestmark = pytest.mark.slow  # seconds in all: every family
+
 LAYERS = {"num_hidden_layers": 4}
 BY_KIND_4 = {**LAYERS, **BY_KIND, "layer_types": 2 * BY_KIND["layer_types"]}
 CONFIGS: dict[str, Any] = {

@@ -16,6 +16,8 @@ from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.errors import OverflowedError
 from rtdyn.model.families import anatomy
 
+pytestmark = pytest.mark.slow  # seconds in all: every family
+
 LAYERS = (1, 2)
 
 

@@ -19,6 +19,8 @@ from rtdyn.errors import InputError
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.evaluation import Evaluation
 
+pytestmark = pytest.mark.slow  # seconds in all: a trained checkpoint is captured
+
 
 @pytest.fixture(scope="module")
 def trained(tiny: SuiteSpec) -> GPTNeoXForCausalLM:

@@ -14,6 +14,8 @@ from loopback.place import TINY, copy_step
 
 from rtdyn.text.documents import read_documents
 
+pytestmark = pytest.mark.slow  # seconds in all: whole commands
+
 LONG = "9" * 5000
 DEEP = "[" * 10_000 + "]" * 10_000
 ODD = {"long": (LONG, "digits"), "deep": (DEEP, "nested too deeply")}

@@ -18,6 +18,8 @@ from rtdyn.git_lfs import is_pointer
 from rtdyn.hub.names import TOKENIZER_FILES
 from rtdyn.text.token_counts import read_counts
 
+pytestmark = pytest.mark.slow  # seconds in all: whole commands
+
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d7a' * 16}\nsize 1807024\n"
 SMALL = ("--rare", "0.3:0.95", "--tokens", "512", "--window", "32", "--min-targets", "10", "--positions-per-rare", "1")
 CHEAP = (*SMALL, "--tolerance", "0.01", "--analyses", "ablation", "--wandb", "disabled")

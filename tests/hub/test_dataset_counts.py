@@ -15,6 +15,8 @@ from support.dataset_client import BLOCK, TINY, HubClient, lines, parquet, sente
 
 from rtdyn.text.tokenizer import load_tokenizer
 
+pytestmark = pytest.mark.slow  # seconds in all: over HTTP
+
 
 def shards(blocks: int, types: int, seed: int = 0) -> np.ndarray:
     """Token ids whose blocks differ as documents do: each prefers some types of its own."""

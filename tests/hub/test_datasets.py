@@ -23,6 +23,8 @@ from support.processes import run_python
 from rtdyn.store.run import read_run
 from rtdyn.text.documents import read_documents
 
+pytestmark = pytest.mark.slow  # seconds in all: over HTTP
+
 
 def length(asked: str | None) -> int:
     assert asked is not None

@@ -20,6 +20,8 @@ from rtdyn.store.schema import Metric, metric_frame
 from rtdyn.undefined import Undefined
 from rtdyn.views.terminal.designs import design_table
 
+pytestmark = pytest.mark.slow  # seconds in all: whole runs are planted
+
 FINAL = LAYERS[-1]
 
 

@@ -18,6 +18,8 @@ from rtdyn.store.schema import Metric
 from rtdyn.sweep.paper import PAPER
 from rtdyn.views.terminal.scorecard import claims, open_claims, targets_text
 
+pytestmark = pytest.mark.slow  # seconds in all: whole runs are planted
+
 NOW = 200
 OPEN: list[tuple[str, str, str | None, dict[str, float], str]] = [
     ("no-gini-difference", "gini_difference", None, {"value": 0.002, "ci_low": -0.03, "ci_high": 0.034}, SUPPORTED),

@@ -19,6 +19,8 @@ from rtdyn.text.king_james import held_out_chapters
 from rtdyn.text.options import EvaluationOptions
 from rtdyn.text.token_counts import SampledCounts, TokenCounts, read_counts, within
 
+pytestmark = pytest.mark.slow  # seconds in all: tokenizers are made
+
 LOGITS = 2560
 
 

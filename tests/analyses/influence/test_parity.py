@@ -27,6 +27,8 @@ from rtdyn.model import families
 from rtdyn.model.anatomy import Anatomy, PostNorm
 from rtdyn.model.families import anatomy
 
+pytestmark = pytest.mark.slow  # seconds in all: every family
+
 Change = Callable[[Any, Anatomy], Anatomy]
 
 

@@ -30,6 +30,8 @@ from rtdyn.views.report.panels import judged_panels
 from rtdyn.views.report.plots.influence import thinned
 from rtdyn.views.report.run_tables import RunTables, show
 
+pytestmark = pytest.mark.slow  # seconds in all: whole pages are made
+
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=2>'\"&amp;"
 TEXT = {"corpus": "some-text", "corpus_sha256": "c0ffee", "windows": 1, "tokens": 8, "kept_positions": 7, "sha256": "f",
         "clusters": 1, "cluster_unit": "documents"}  # fmt: skip

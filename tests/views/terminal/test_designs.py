@@ -22,6 +22,8 @@ from rtdyn.views.report.run_tables import labels, show
 from rtdyn.views.terminal.designs import pair_of, print_designs, undefined_reasons
 from rtdyn.views.terminal.runs import run_record
 
+pytestmark = pytest.mark.slow  # seconds in all: whole runs are planted
+
 
 def of_design(path: Path, design: str, steps: int = 5, **manifest: object) -> Run:
     run = read_run(synthetic_run(path / design, steps, 60, seed=len(design)))
