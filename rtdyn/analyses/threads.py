@@ -9,11 +9,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import TypeVar
 
 import torch
 from threadpoolctl import ThreadpoolController
+
+SMALL = 1024
+"""Neurons of a layer up to which NumPy's threads cost more than they save: between products they wait in busy loops."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,6 +31,13 @@ def in_threads(function: Callable[[T], R], parts: Iterable[T]) -> list[R]:
             return [function(part) for part in parts]
         with ThreadPoolExecutor(threads) as pool:
             return list(pool.map(function, parts))
+
+
+def few_numpy_threads(neurons: int) -> AbstractContextManager[object]:
+    """One thread for each of NumPy's own products while it is open, where a layer has no more than SMALL neurons."""
+    if neurons > SMALL:
+        return nullcontext()
+    return _blas("scipy.linalg" in sys.modules).select(internal_api="openblas").limit(limits=1)
 
 
 @cache

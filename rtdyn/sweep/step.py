@@ -21,6 +21,7 @@ from rtdyn.analyses.options import StepOptions
 from rtdyn.analyses.regimes.curve import Curve
 from rtdyn.analyses.regimes.pseudo_curve import pseudo_curve
 from rtdyn.analyses.regimes.regimes import regimes
+from rtdyn.analyses.threads import few_numpy_threads
 from rtdyn.audit.fingerprint import encode, fingerprint_of_files
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.capture.free_memory import available_bytes, left_of
@@ -206,8 +207,9 @@ def _group_analyses(
     groups = split_groups(result, evaluation.clusters.index, cell, shared, options.seed, options.rank_by)
     context = Context(captured, result, evaluation, halves, groups, options)
     parts = [StepRows(matching_metrics(groups, context.layer))]
-    for name, analyse, rows in GROUP_ANALYSES:
-        if name in options.analyses:
-            stage(name)
-            parts.append(rows(analyse(context), context))
+    with few_numpy_threads(len(captured.anatomy.output_rows)):
+        for name, analyse, rows in GROUP_ANALYSES:
+            if name in options.analyses:
+                stage(name)
+                parts.append(rows(analyse(context), context))
     return parts

@@ -10,7 +10,7 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from rtdyn.analyses.groups.correlations import eigenvalues, standardised
-from rtdyn.analyses.threads import in_threads
+from rtdyn.analyses.threads import SMALL, few_numpy_threads, in_threads
 
 
 def blas_threads() -> list[int]:
@@ -49,3 +49,17 @@ def test_spectra_in_two_threads_are_those_in_one(two_threads: None) -> None:
     torch.set_num_threads(1)
     assert np.array_equal(eigenvalues(z, sets), several)
     np.testing.assert_allclose(eigenvalues(z, sets[3:4]), several[3:4], rtol=1e-12)
+
+
+def test_numpy_has_one_thread_for_a_small_layer_and_its_own_after(two_threads: None) -> None:
+    def numpys() -> set[int]:
+        np.ones((2, 2)) @ np.ones((2, 2))
+        return {library["num_threads"] for library in threadpool_info() if library["internal_api"] == "openblas"}
+
+    assert numpys() == {2}, "NumPy's wheels have OpenBLAS"
+    for neurons, threads in ((SMALL, 1), (SMALL + 1, 2)):
+        with few_numpy_threads(neurons):
+            assert numpys() == {threads}
+            assert set(in_threads(lambda part: tuple(blas_threads()), range(2))) == {(1,) * len(blas_threads())}
+            assert numpys() == {threads}
+        assert numpys() == {2}
