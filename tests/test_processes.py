@@ -98,6 +98,13 @@ def test_threads_that_the_user_asks_for_are_no_difference() -> None:
     assert ended.stdout.strip() == "1", ended.stderr
 
 
+@forks
+def test_asking_for_one_thread_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in processes.ONE_THREAD:
+        monkeypatch.delenv(name, raising=False)
+    assert run_python(["-c", "print(1)"], env={**os.environ, "OMP_NUM_THREADS": "1"}).stdout.strip() == "1"
+
+
 def test_what_it_does_not_read_is_no_fault() -> None:
     assert run_python(["-c", "print('said')"], input="z" * 10**6).stdout == "said\n"
 

@@ -247,7 +247,7 @@ def _start_server() -> _Server:
 
 def _refuse_fixed(asked: Mapping[str, str], had: Mapping[str, str]) -> None:
     changed = {name for name in asked.keys() | had.keys() if asked.get(name) != had.get(name)} - {"PYTHONPATH"}
-    lacking = ONE_THREAD.keys() - asked.keys()
+    lacking = {name for name, one in ONE_THREAD.items() if asked.get(name, one) == one}
     read = sorted(name for name in changed - lacking if name.startswith(FIXED))
     if read:
         raise ValueError(f"{', '.join(read)} was read before a command is forked; use a process of its own")
