@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +265,10 @@ def _read_parquet(file: Path, text_field: str, where: RowFilter | None) -> Seque
         read = dict.fromkeys([text_field, *(() if where is None else where.columns)])
         rows = read_parquet(file, [name for name in read if name in columns]) if text_field in columns else None
         if rows is not None and where is not None:
-            rows = rows.filter([where.keeps(row) for row in rows.drop(text_field).iter_rows(named=True)])
+            others = rows.drop(text_field)
+            # before polars 2 a frame without columns has no rows
+            fields = others.iter_rows(named=True) if others.width else repeat(dict[str, Any](), len(rows))
+            rows = rows.filter([where.keeps(row) for row in fields])
         text = None if rows is None else rows[text_field]
     except OSError as error:
         raise InputError(f"cannot read the corpus {file}: {error.strerror or error}") from error
