@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rtdyn.analyses.kernels.compiled import compiled
-from rtdyn.analyses.kernels.excess_sums import TYPES, dot, excess, number
+from rtdyn.analyses.kernels.excess_sums import TYPES, dot, excess, number, shift
 
 # Chebyshev interpolation of (tanh x − x)/x³ in x² on |x| ≤ 1/2, right to 4e-10 of itself
 c0, c1, c2 = number(-0.33333333320), number(0.13333329599), number(-0.05396649878)
@@ -53,14 +53,8 @@ def capped_sums(
         stop = min(p.shape[1], start + TYPES)
         z, bent = z_buffer[: stop - start], bent_buffer[: stop - start]
         for k in range(len(sums)):
-            n, i = row[k], neuron[k]
-            q_i, m_n, a_k, t_k, level_k = q[i, start:stop], m[0, n, start:stop], a[0, k], t[k], level[k]
-            for v in range(len(z)):
-                z[v] = a_k * m_n[v] + t_k * q_i[v]
-            for direction in range(1, len(m)):
-                m_n, a_k = m[direction, n, start:stop], a[direction, k]
-                for v in range(len(z)):
-                    z[v] += a_k * m_n[v]
+            n, level_k = row[k], level[k]
+            shift(z, m, q, a, t, n, neuron[k], k, start)
             for v in range(len(z)):
                 z[v] += level_k
             bend(z, bent, tangent[n, start:stop], slope[n, start:stop], cap)

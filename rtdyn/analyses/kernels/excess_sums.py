@@ -57,6 +57,19 @@ def dot(p: Any, h: Any) -> Any:
 
 
 @compiled()
+def shift(z: Any, m: Any, q: Any, a: Any, t: Any, n: int, i: int, k: int, start: int) -> None:
+    """Σ_j a_j·m_j + t·q in the place of z, at the types from `start` on, of pair k: of position n and neuron i."""
+    stop = start + len(z)
+    q_i, m_n, a_k, t_k = q[i, start:stop], m[0, n, start:stop], a[0, k], t[k]
+    for v in range(len(z)):
+        z[v] = a_k * m_n[v] + t_k * q_i[v]
+    for direction in range(1, len(m)):
+        m_n, a_k = m[direction, n, start:stop], a[direction, k]
+        for v in range(len(z)):
+            z[v] += a_k * m_n[v]
+
+
+@compiled()
 def excess_sums(p: Any, m: Any, q: Any, a: Any, t: Any, row: Any, neuron: Any, sums: Any) -> None:
     """Adds to sums (k,) those of the pairs (row, neuron), z = Σ_i a_i·m_i + t·q; arrays as for `fused`, contiguous."""
     buffer = np.empty(TYPES, np.float32)
@@ -64,13 +77,7 @@ def excess_sums(p: Any, m: Any, q: Any, a: Any, t: Any, row: Any, neuron: Any, s
         stop = min(p.shape[1], start + TYPES)
         z = buffer[: stop - start]
         for k in range(len(sums)):
-            n, i = row[k], neuron[k]
-            q_i, m_n, a_k, t_k = q[i, start:stop], m[0, n, start:stop], a[0, k], t[k]
-            for v in range(len(z)):
-                z[v] = a_k * m_n[v] + t_k * q_i[v]
-            for direction in range(1, len(m)):
-                m_n, a_k = m[direction, n, start:stop], a[direction, k]
-                for v in range(len(z)):
-                    z[v] += a_k * m_n[v]
+            n = row[k]
+            shift(z, m, q, a, t, n, neuron[k], k, start)
             excess(z)
             sums[k] += dot(p[n, start:stop], z)
