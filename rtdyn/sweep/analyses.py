@@ -11,6 +11,7 @@ from rtdyn.analyses.groups.input_weights import heavytail
 from rtdyn.analyses.groups.modularity import modularity
 from rtdyn.analyses.mediation.mediation import mediation
 from rtdyn.analyses.routing.routing import routing
+from rtdyn.analyses.threads import few_numpy_threads
 from rtdyn.tables.groups import dimensionality_rows, modularity_rows
 from rtdyn.tables.heavytail import heavytail_rows
 from rtdyn.tables.mediation import mediation_rows
@@ -25,3 +26,9 @@ GROUP_ANALYSES: tuple[tuple[str, Callable[[Context], Any], Callable[[Any, Contex
     ("mediation", mediation, mediation_rows),
 )
 """By name, as `rtdyn.names.ANALYSES` has it: the analysis, and what makes rows of its result."""
+
+
+def rows_of(analyse: Callable[[Context], Any], rows: Callable[[Any, Context], StepRows], context: Context) -> StepRows:
+    """The rows of an analysis of one layer's groups, which is done by as many threads as gain anything there."""
+    with few_numpy_threads(context.captured.activations.shape[1]):
+        return rows(analyse(context), context)

@@ -20,7 +20,7 @@ from rtdyn.capture.earlier_layers import capture_earlier
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.names import LAYER_CURVES, LAYER_GROUPED, LAYER_GROUPS
 from rtdyn.store.schema import Metric
-from rtdyn.sweep.analyses import GROUP_ANALYSES
+from rtdyn.sweep.analyses import GROUP_ANALYSES, rows_of
 from rtdyn.tables.earlier_layers import curve_metrics, final_metrics, layer_metrics
 from rtdyn.tables.layer_groups import choice_metrics, of_layers
 from rtdyn.tables.step_rows import StepRows
@@ -92,5 +92,5 @@ def _of_groups(
     for name, analyse, as_rows in GROUP_ANALYSES:
         if name in LAYER_GROUPED and name in options.analyses:
             for context in contexts:
-                rows += of_layers(as_rows(analyse(context), context).metrics)
+                rows += of_layers(rows_of(analyse, as_rows, context).metrics)
     return rows

@@ -21,7 +21,6 @@ from rtdyn.analyses.options import StepOptions
 from rtdyn.analyses.regimes.curve import Curve
 from rtdyn.analyses.regimes.pseudo_curve import pseudo_curve
 from rtdyn.analyses.regimes.regimes import regimes
-from rtdyn.analyses.threads import few_numpy_threads
 from rtdyn.audit.fingerprint import encode, fingerprint_of_files
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.capture.free_memory import available_bytes, left_of
@@ -33,7 +32,7 @@ from rtdyn.checkpoints.locate import checkpoint_shape
 from rtdyn.errors import InputError, OverflowedError
 from rtdyn.names import GROUPED
 from rtdyn.store.schema import StepTables, metric_frame
-from rtdyn.sweep.analyses import GROUP_ANALYSES
+from rtdyn.sweep.analyses import GROUP_ANALYSES, rows_of
 from rtdyn.sweep.domains import with_domains
 from rtdyn.sweep.earlier_layers import analyse_layers
 from rtdyn.sweep.same_suite import _check_same_suite
@@ -207,9 +206,8 @@ def _group_analyses(
     groups = split_groups(result, evaluation.clusters.index, cell, shared, options.seed, options.rank_by)
     context = Context(captured, result, evaluation, halves, groups, options)
     parts = [StepRows(matching_metrics(groups, context.layer))]
-    with few_numpy_threads(len(captured.anatomy.output_rows)):
-        for name, analyse, rows in GROUP_ANALYSES:
-            if name in options.analyses:
-                stage(name)
-                parts.append(rows(analyse(context), context))
+    for name, analyse, rows in GROUP_ANALYSES:
+        if name in options.analyses:
+            stage(name)
+            parts.append(rows_of(analyse, rows, context))
     return parts
