@@ -101,9 +101,10 @@ def _callable(name: str, function: Callable[..., Any]) -> Iterator[str]:
         else:
             yield _prose(part)
     if options:
-        these = ", ".join(f"`{option}`" for option in taken)
-        whole = "" if name == "rtdyn.track" else f": {these}"
-        yield f"`options` are by keyword, and [those of rtdyn.track](#options-of-rtdyntrack){whole}."
+        yield "`options` are by keyword, and [those of rtdyn.track](#options-of-rtdyntrack)."
+        if name != "rtdyn.track":
+            yield "Of these it takes:"
+            yield f"```text\n{textwrap.fill(', '.join(taken), WIDTH)}\n```"
 
 
 def _entries(paragraph: str) -> list[tuple[str, str]]:
