@@ -120,6 +120,22 @@ def test_sentences_of_the_help_and_of_the_reference_are_short() -> None:
     assert not [long for text in helps | cells if text for long in long_sentences(text)]
 
 
+def test_every_figure_of_performance_says_machine_command_date_and_code() -> None:
+    page = (ROOT / "docs/performance.md").read_text()
+    sections = re.split(r"^## ", page, flags=re.MULTILINE)[1:]
+    head = ["figure", "value", "machine", "command", "date", "code"]
+    for section in sections:
+        question, *lines = section.splitlines()
+        assert question.endswith("?")
+        rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
+        (first, _, *rest) = [[cell.strip() for cell in row] for row in rows]
+        assert first == head and rest, f"{question}: one table, of {head}"
+        for row in rest:
+            assert len(row) == len(head) and all(row), row
+            assert re.fullmatch(r"\d{4}-\d\d-\d\d", row[-2]), row
+            assert re.match(r"((stated in|before) )?[0-9a-f]{7}\b|own$", row[-1]), row
+
+
 @BY_PAGE
 def test_links_and_anchors_resolve(page: Path) -> None:
     for target in LINK.findall(FENCED.sub("", page.read_text())):
