@@ -4,8 +4,8 @@ Compiling takes seconds, which the first process of an installation pays; what i
 (`kernels/kept_code.py`). Each loop is compiled by a small call of what calls it, so that its types are those that are
 met later. An analysis that begins earlier waits for its loops.
 
-It waits here and not for numba: where Ctrl-C or a signal's handler interrupts a thread that has just taken numba's
-lock, nobody gives that back, and what compiles would wait for good.
+It waits here and not for numba. Where Ctrl-C or a signal's handler interrupts a thread that has just taken numba's
+lock, nobody gives that back. What compiles would then wait for good.
 """
 
 from __future__ import annotations

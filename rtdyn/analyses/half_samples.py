@@ -1,11 +1,11 @@
 """What a statistic would be on endless text, from halves of the text at hand.
 
-A statistic that selects, as a maximum or a ranked curve does, errs by about b/n on n independent pieces of text: noise
+A statistic that selects, as a maximum or a ranked curve does, errs by about b/n on n independent pieces of text. Noise
 lifts what happens to lie on top (the winner's curse). A half errs by twice that. So 2·θ − (mean of θ over halves) has
-no error of order 1/n (the jackknife of order two that Quenouille 1949 proposed, over random halves). The scatter of
-θ over halves is its standard error on the whole (half-samples, McCarthy 1969); halves of halves give the corrected
-value of each half, and their scatter is the standard error of the corrected value. Halves come in complementary pairs.
-The largest of several numbers that are truly equal errs by b/√n instead: 2 − √2 of that, 59 %, is left.
+no error of order 1/n. It is the jackknife of order two that Quenouille 1949 proposed, over random halves. The scatter
+of θ over halves is its standard error on the whole (half-samples, McCarthy 1969). Halves of halves give the corrected
+value of each half. Their scatter is the standard error of the corrected value. Halves come in complementary pairs. The
+largest of several numbers that are truly equal errs by b/√n instead: 2 − √2 of that, 59 %, is left.
 """
 
 from __future__ import annotations

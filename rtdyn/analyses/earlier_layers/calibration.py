@@ -130,7 +130,7 @@ def _error(first_order: np.ndarray, exact: np.ndarray) -> Sampled | Undefined:
 def _spearman(x: np.ndarray, y: np.ndarray, neurons: int) -> Sampled:
     """Of all neurons, from a sample of them, with an interval on Fisher's scale.
 
-    A sample's is too low by about 3(ρ − τ)/n: E ρ_n = ((n − 2)γ + 3τ)/(n + 1) for any n, with Kendall's τ (Kendall &
+    A sample's is too low by about 3(ρ − τ)/n, as E ρ_n = ((n − 2)γ + 3τ)/(n + 1) for any n. τ is Kendall's (Kendall &
     Gibbons 1990). The interval is the wider of a jackknife's and that of normal numbers (Bonett & Wright 2000), each
     too narrow somewhere near 1. Of few neurons all ranks may agree by chance where one is left out, and 1 lies
     infinitely far on that scale. So a correlation counts as half an exchange of two neighbours from 1 at most.

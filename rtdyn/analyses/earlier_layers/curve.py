@@ -2,7 +2,7 @@
 
 The line log A = α + β·log Δ¹ is fitted to all neurons that were measured, the top and the random ones. The first order
 chose the top, and a selection by what a line is drawn over does not bend it. So the rest of the curve joins the
-measured top without a step, and what is left of the first order's error is known from the random neurons.
+measured top without a step. What is left of the first order's error is known from the random neurons.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ERROR_SHARE = 0.9
 """Share of the random neurons whose calibrated influence errs by at most `LayerCurve.error`."""
 MOST_ERROR = 0.25
 """`LayerCurve.error` over which there is no fit. Values on a line scatter less than neurons do, so that their curve is
-too flat, and a top that was not measured is smeared; a top raised by a quarter counts as none (`judge/claims.py`)."""
+too flat, and a top that was not measured is smeared. A top raised by a quarter counts as none (`judge/claims.py`)."""
 
 
 @dataclass(frozen=True)

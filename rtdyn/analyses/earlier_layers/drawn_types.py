@@ -1,16 +1,16 @@
 """The change of loss where the last hidden state moves, from few of the vocabulary's V types.
 
-The final norm takes the state at a measured position to x, and a moved state to x + δ. With p the probabilities at x,
-ū = E_p u the mean row of the unembedding, z_v = ⟨u_v − ū, δ⟩, and y the target,
+The final norm takes the state at a measured position to x, and a moved state to x + δ. p are the probabilities at x,
+and ū = E_p u is the mean row of the unembedding. With z_v = ⟨u_v − ū, δ⟩ and y the target,
 
     Δ = log(1 + E_p f(z)) − z_y,   f(z) = e^z − 1 − z,
 
 because E_p z = 0. What all types add to first order is in ū, and f is of second order, so that few types tell E_p f.
-They are drawn each for itself, more of them where p is large, and weighted by 1/probability: unbiased, with an unbiased
-variance (Horvitz & Thompson 1952). Where that is too large, the loss is computed from all V logits.
+Each is drawn for itself, more of them where p is large, and weighted by 1/probability. So the sum is unbiased, and so
+is its variance (Horvitz & Thompson 1952). Where that is too large, the loss is computed from all V logits.
 
 That choice is no longer unbiased. A type of small p that moves far shows itself where it is drawn, and the sum is made
-exact there; where it is not drawn, both the sum and its variance lack it. As |z_v| ≤ ‖u_v − ū‖·‖δ‖, the sum lacks on
+exact there. Where it is not drawn, both the sum and its variance lack it. As |z_v| ≤ ‖u_v − ū‖·‖δ‖, the sum lacks on
 average at most p_v(1 − π_v)·f(‖u_v − ū‖·‖δ‖) of a type drawn with probability π_v. Where that exceeds LEFT_OUT for any
 type, all logits are computed too.
 """
@@ -29,11 +29,11 @@ from rtdyn.analyses.earlier_layers.continuation import CleanWindow, logits, loss
 from rtdyn.model.anatomy import Anatomy
 
 TOLERANCE = 4e-6
-"""Nats, the largest standard error that a pair of neuron and position may carry of the draw: float32's rounding makes
+"""Nats, the largest standard error that a pair of neuron and position may carry of the draw. Float32's rounding makes
 as much, and a mean over 40 positions or more errs by about 1e-6."""
 LEFT_OUT = 1e-4
-"""Nats, the most that a pair may lack on average of any one type that may be left out: a bound over all directions of
-the move, far from what it lacks in one. Of 12,288 pairs in SmolLM2 none lacked over 3e-5."""
+"""Nats, the most that a pair may lack on average of any one type that may be left out. It is a bound over all
+directions of the move, far from what it lacks in one. Of 12,288 pairs in SmolLM2 none lacked over 3e-5."""
 SHARE, LEAST, MOST_SHARE = 1 / 12, 512, 1 / 4
 """Share of the types that are drawn, and at least so many; all are summed where that is over the last share."""
 EVEN = 0.1

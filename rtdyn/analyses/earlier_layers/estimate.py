@@ -1,11 +1,12 @@
 """Class means of a layer's neurons: the first order, corrected by what was run again (METHODS §11).
 
-The estimate of a neuron's class mean is the mean of Δ¹ plus the sum of (Δ − Δ¹)/π over the windows that it was drawn
-on with probability π; where it was measured on all windows, the mean of Δ itself. Both have two errors. The standard
-error is that of independent pieces of text, the draws being part of what a piece shows. The sampling error is how far
-the estimate may lie from the mean of Δ on this very text. It is calibrated on neurons of the uniform sample, whose Δ is
-known: their errors, as if they had only been drawn, in units of a scale that every neuron has, have a 95 % quantile
-(split conformal prediction, Papadopoulos et al. 2002). So 95 % of the neurons lie within, whatever the distribution.
+The estimate of a neuron's class mean starts from the mean of Δ¹. The sum of (Δ − Δ¹)/π is added, over the windows that
+it was drawn on with probability π. Where it was measured on all windows, it is the mean of Δ itself. Both have two
+errors. The standard error is that of independent pieces of text, the draws being part of what a piece shows. The
+sampling error is how far the estimate may lie from the mean of Δ on this very text. It is calibrated on neurons of the
+uniform sample, whose Δ is known. Their errors are taken as if they had only been drawn, in units of a scale that every
+neuron has. The 95 % quantile of these is the error (split conformal prediction, Papadopoulos et al. 2002). So 95 % of
+the neurons lie within, whatever the distribution.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The change of loss to first order in an ablation, for every neuron of a layer (attribution patching, METHODS §11).
 
-Neuron i is ablated at every position p of the window: its activation a_pi becomes the mean ā_i, which moves the MLP's
+Neuron i is ablated at every position p of the window: its activation a_pi becomes the mean ā_i. That moves the MLP's
 output o_p by c_pi·w_i, c_pi = ā_i − a_pi. To first order the loss at position n moves by
 
     Δ¹_ni = Σ_p c_pi ⟨∂loss_n/∂o_p, w_i⟩,
@@ -82,8 +82,9 @@ def _along(change: Tensor, gradient: Tensor, rows: Tensor) -> Tensor:
 
 
 def _target_bytes(parts: Anatomy, first: int, length: int) -> int:
-    """What a target takes in a backward pass: about sixteen numbers of each width, six of each neuron, four of each
-    pair of positions in a head, of a block at a time; its gradients; and a product of each neuron with each width."""
+    """What a target takes in a backward pass. A block at a time takes about sixteen numbers of each width, six of each
+    neuron, four of each pair of positions in a head. Its gradients, and a product of each neuron with each width, come
+    on top."""
     neurons, width = parts.output_rows.shape
     heads = parts.blocks[-1].heads
     block = length * (16 * width + 6 * neurons + 4 * heads * length)

@@ -1,7 +1,7 @@
 """Groups of an earlier layer's neurons, chosen by the first order as the last layer's are by the exact influence.
 
 A group's nulls hold where its own rule picks their sets. The first order is known of every neuron, half of the windows
-and pseudo-class; the exact influence is known of the neurons that the first order on `rare` chose, and of random ones.
+and pseudo-class. The exact influence is known of the neurons that the first order on `rare` chose, and of random ones.
 So the first order chooses the group and the sets of the null `selected` alike, where it may rank neurons at all.
 """
 

@@ -1,9 +1,9 @@
 """Which pairs of neuron and window are run again, and which neurons on all windows (METHODS §11).
 
-Pairs enter the sample each for itself (Poisson sampling), so that what one piece of text adds to an estimate does not
-depend on what another adds, and standard errors of clusters hold. Of the expected number, half is spread evenly, half
-in proportion to the first-order influence. Weights of 1/probability make sums over the sample unbiased (Horvitz &
-Thompson 1952), whatever the first order is worth.
+Pairs enter the sample each for itself (Poisson sampling). So what one piece of text adds to an estimate does not depend
+on what another adds, and standard errors of clusters hold. Of the expected number, half is spread evenly, half in
+proportion to the first-order influence. Weights of 1/probability make sums over the sample unbiased (Horvitz & Thompson
+1952), whatever the first order is worth.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Groups of neurons chosen on one half of the windows and measured on the other (METHODS §4).
 
-Choosing neurons by influence alone changes their statistics even in an untrained model, so no group is measured on
-the windows it was chosen on; every number is the mean over both ways. Each group has its nulls (`nulls.py`).
+Choosing neurons by influence alone changes their statistics even in an untrained model. So no group is measured on the
+windows it was chosen on, and every number is the mean over both ways. Each group has its nulls (`nulls.py`).
 """
 
 from __future__ import annotations

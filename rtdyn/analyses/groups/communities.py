@@ -1,7 +1,7 @@
 """Do a group's neurons form modules? Louvain's partition of its own graph (METHODS §6).
 
 Newman's modularity Q (see `segregation`) is that of Louvain's partition (Blondel et al. 2008), resolution 1, best of
-several orders. Q falls with density whatever the structure, so groups are compared at equal numbers of edges, or by z
+several orders. Q falls with density whatever the structure. So groups are compared at equal numbers of edges, or by z
 against rewired graphs of the same degrees (Maslov & Sneppen 2002).
 Louvain is compiled here: networkx takes fifty times as long, and igraph is under the GPL.
 """

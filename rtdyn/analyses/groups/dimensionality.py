@@ -1,8 +1,10 @@
 """Effective dimensionality of a group's activations (METHODS §5; [DS] eq. 4).
 
-Activations are z-scored over positions, so that the covariance of n neurons over N positions is their correlation
-matrix C = ZᵀZ/N, with eigenvalues λ₁ ≥ … ≥ λ_n and trace n.
-  d_eff = least k with Σ_{j≤k} λ_j ≥ 0.95 Σ_j λ_j,   participation ratio = (Σλ)² / Σλ²
+Activations are z-scored over positions. So the covariance of n neurons over N positions is their correlation matrix
+C = ZᵀZ/N. Its eigenvalues are λ₁ ≥ … ≥ λ_n, its trace is n.
+
+    d_eff = least k with Σ_{j≤k} λ_j ≥ 0.95 Σ_j λ_j,   participation ratio = (Σλ)² / Σλ²
+
 Neurons that do not vary leave the group: n counts the others. Under 5n positions nothing is defined.
 The participation ratio falls with fewer positions; `squared_correlations` has the one that does not.
 Statistics take `sets` (s, n) of neuron indices, so that a group and its nulls go through the same code.

@@ -1,10 +1,13 @@
 """Heavy tails of a group's input weights (METHODS §8; [DS] eq. 10; [HT]).
 
-The group matrix W̃ holds its n neurons' input rows, each centred and scaled to unit variance over the d inputs;
+The group matrix W̃ holds its n neurons' input rows, each centred and scaled to unit variance over the d inputs.
 C = W̃W̃ᵀ/d has eigenvalues λ₁ ≥ … ≥ λ_n and trace n. Hill's estimate of the tail exponent, P(λ > x) ∝ x^−α, is
-  α = [(1/k) Σ_{j≤k} ln(λ_j/λ_{k+1})]^{−1},   95 % interval α·χ²_{2k; 0.025, 0.975}/(2k)
-exact for a Pareto tail at a k fixed beforehand. Rows that do not vary leave the group. weightwatcher stands beside
-it: its alpha is the exponent of the density of uncentred squared singular values, so that alpha − 1 compares with α.
+
+    α = [(1/k) Σ_{j≤k} ln(λ_j/λ_{k+1})]^{−1},   95 % interval α·χ²_{2k; 0.025, 0.975}/(2k).
+
+The interval is exact for a Pareto tail at a k fixed beforehand. Rows that do not vary leave the group. weightwatcher
+stands beside it. Its alpha is the exponent of the density of uncentred squared singular values, so that alpha − 1
+compares with α.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ class Hill:
     k: np.ndarray
     """int64 (s,): eigenvalues in the tail; 0 where no k is allowed."""
     low: np.ndarray
-    """float64 (s,): 95 % interval, exact for a Pareto tail; NaN with `least-ks`, which looks for its k among the same
+    """float64 (s,): 95 % interval, exact for a Pareto tail; NaN with `least-ks`. That looks for its k among the same
     eigenvalues (arXiv:1811.06433), and so is descriptive: it has none."""
     high: np.ndarray
 

@@ -1,6 +1,6 @@
 """Hill's α of input weights over the length k of the tail, to be looked at as a line (METHODS §11).
 
-An α that depends on k is none of a Pareto tail: where the line is not level over its band, no single k stands for it.
+An α that depends on k is none of a Pareto tail. Where the line is not level over its band, no single k stands for it.
 """
 
 from __future__ import annotations

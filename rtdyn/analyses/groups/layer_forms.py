@@ -1,9 +1,10 @@
 """What a set is in the whole layer, as quadratic forms in its indicator, whose moments are known (METHODS §6, §11).
 
-With r the correlations without their diagonal, ρ their row sums, W the weights of edges, k theirs and 2m the sum of k,
-over n neurons of F that all vary:
-  correlation_within = xᵀrx / n(n − 1)          correlation_across = xᵀ(diag ρ − r)x / n(F − n)
-  segregation_q = xᵀ(W − kkᵀ/2m)x / m
+r are the correlations without their diagonal, ρ their row sums. W are the weights of edges, k their row sums, 2m the
+sum of k. The set has n neurons of F, and all vary.
+
+    correlation_within = xᵀrx / n(n − 1)          correlation_across = xᵀ(diag ρ − r)x / n(F − n)
+    segregation_q = xᵀ(W − kkᵀ/2m)x / m
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """What a group's statistic is held against: sets of equal size, chosen otherwise (METHODS §4).
 
-A group is chosen twice, once on each half of the windows, and so is each set of a null: neurons change places by a
-random permutation, which takes both choices along, so that they overlap as the group's do. `random` permutes all
-neurons; `matched` only those of one cell of deciles of sd(a_i)·‖w̃_i‖ and of the firing rate; `selected` sets are
-what the group's own rule picks for pseudo-classes of common positions. Sets may hold members of the group: were they
-drawn from the other neurons alone, the group would differ from them even where its members are exchangeable with all.
-A set is a row of neuron indices, so that a statistic maps sets (s, n) to values (s,).
+A group is chosen twice, once on each half of the windows, and so is each set of a null. Neurons change places by a
+random permutation. It takes both choices along, so that they overlap as the group's do. `random` permutes all neurons.
+`matched` permutes those of one cell alone, by deciles of sd(a_i)·‖w̃_i‖ and of the firing rate. `selected` sets are
+what the group's own rule picks for pseudo-classes of common positions. Sets may hold members of the group. Were they
+drawn from the other neurons alone, the group would differ from them even where its members are exchangeable with all. A
+set is a row of neuron indices, so that a statistic maps sets (s, n) to values (s,).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Mean and deviation over random permutations of neurons, of quadratic forms in sets (METHODS §11).
 
-One permutation moves two sets, which keep their sizes and the number of neurons that they share. With x and y their
-indicators, the expectation of a product of entries depends only on which of its indices agree, so that those of xᵀMx
-and of xᵀMx · yᵀM'y are sums over the ways in which indices can agree, each with the chance of it.
+One permutation moves two sets, which keep their sizes and the number of neurons that they share. x and y are their
+indicators. The expectation of a product of entries depends only on which of its indices agree. So those of xᵀMx and of
+xᵀMx · yᵀM'y are sums over the ways in which indices can agree. Each way has its chance.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A null made for correlations: activations of each neuron permuted within windows (METHODS §11; arXiv:2311.09536).
 
-A rewired graph keeps degrees, but is no graph of correlations: where two neurons correlate with a third, they correlate
-with each other, so that any graph of correlations has more communities than rewired ones. Permuting each neuron's
-activations for itself, inside each window, keeps their distribution and what differs between windows; it takes away
+A rewired graph keeps degrees, but is no graph of correlations. Where two neurons correlate with a third, they correlate
+with each other. So any graph of correlations has more communities than rewired ones. Each neuron's activations are
+permuted for itself, inside each window. That keeps their distribution and what differs between windows. It takes away
 only that neurons are active at the same positions. Graphs are made of permuted activations as the group's own was, with
 as many edges, the strongest.
 """

@@ -1,7 +1,7 @@
 """Is a group a module of the whole layer? Its edges and correlations inside against those to the rest (METHODS §6).
 
-With k_i = Σ_j w_ij and 2m = Σ_i k_i, Newman's modularity of a partition is Q = Σ_c [in_c/2m − (Σ_{i∈c} k_i/2m)²], in_c
-being the sum of w_ij over ordered pairs inside c; here the partition of the layer's graph is {group, rest}.
+Newman's modularity of a partition is Q = Σ_c [in_c/2m − (Σ_{i∈c} k_i/2m)²], with k_i = Σ_j w_ij and 2m = Σ_i k_i. in_c
+is the sum of w_ij over ordered pairs inside c. Here the partition of the layer's graph is {group, rest}.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """p-values from as many draws of a null as they need (METHODS §11; Besag & Clifford 1991).
 
 FIRST draws are made for every null; the null's mean and deviation are theirs. Where at least ENOUGH of them lie as far
-out as the value, on either side, p is by its rank among them. Else draws go on until ENOUGH do, or there are no more:
-p is ENOUGH/L where the last of these comes at draw L, and by the +1 rule where it does not come. Under exchangeability
-P(p ≤ α) ≤ α on each side: for α < ENOUGH/(FIRST + 1), p ≤ α says that fewer than ENOUGH of some number of draws, fixed
-by α, lie as far out, and for larger α it is the rank among FIRST draws.
+out as the value, on either side, p is by its rank among them. Else draws go on until ENOUGH do, or there are no more. p
+is ENOUGH/L where the last of these comes at draw L, and by the +1 rule where it does not come. Under exchangeability
+P(p ≤ α) ≤ α on each side. For α < ENOUGH/(FIRST + 1), p ≤ α says that fewer than ENOUGH of some number of draws lie as
+far out. That number is fixed by α. For larger α it is the rank among FIRST draws.
 """
 
 from __future__ import annotations

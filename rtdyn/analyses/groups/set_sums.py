@@ -1,7 +1,7 @@
 """Sums over the edges and the pairs inside sets of neurons, and between them and the rest of the layer (METHODS §6).
 
-What all sets need of the layer is computed once. Sums inside are loops over pairs for small sets on the CPU, else
-products of the sets' indicators with blocks of the correlation matrix, on its device.
+What all sets need of the layer is computed once. Sums inside are loops over pairs for small sets on the CPU. Else they
+are products of the sets' indicators with blocks of the correlation matrix, on its device.
 """
 
 from __future__ import annotations

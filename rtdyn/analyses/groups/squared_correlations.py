@@ -1,10 +1,12 @@
 """Squared correlations, and the participation ratio, without what few positions add to them (METHODS §11).
 
-Noise adds (1 − ρ²)²/N to the square of a correlation ρ over N independent positions, so that a set of n neurons seems
-to have fewer dimensions the fewer positions there are (arXiv:2509.26560). Pairs of different positions have no such
+Noise adds (1 − ρ²)²/N to the square of a correlation ρ over N independent positions. So a set of n neurons seems to
+have fewer dimensions the fewer positions there are (arXiv:2509.26560). Pairs of different positions have no such
 part: the mean over them of z_pi·z_pj·z_qi·z_qj is ρ². Positions of one piece of text are not independent, so that p and
 q are of different pieces. With G = ZᵀZ and G_c the same over piece c of N_c positions, that mean is
-  (G_ij² − Σ_c G_c,ij²) / (N² − Σ_c N_c²).
+
+    (G_ij² − Σ_c G_c,ij²) / (N² − Σ_c N_c²).
+
 What the estimated means and variances of Z add is of the order of the squared inverse of the number of pieces.
 """
 
@@ -22,7 +24,7 @@ from rtdyn.analyses.statistics import as_numpy
 from rtdyn.undefined import Undefined
 
 PIECES = 16
-"""Into so many pieces clusters are merged, at most: each takes a pass over all pairs of neurons, and fewer would leave
+"""Into so many pieces clusters are merged, at most. Each takes a pass over all pairs of neurons, and fewer would leave
 out more pairs of positions."""
 BLOCK = 1024
 """Neurons whose products with all later ones are made at a time."""
@@ -63,8 +65,8 @@ def of_pieces(z: Tensor, cluster: np.ndarray) -> Pieces | Undefined:
 
 
 def squared_correlations(of: Pieces, *, block: int = BLOCK) -> Tensor:
-    """float32 (F, F), on z's device: unbiased squares of the correlations; 1 for a neuron with itself; 0 where one of
-    the two does not vary. They may lie under 0 and above 1.
+    """float32 (F, F), on z's device: unbiased squares of the correlations. A neuron with itself has 1; where one of the
+    two does not vary, it is 0. They may lie under 0 and above 1.
     """
     neurons = of.z[0].shape[1]
     squares = torch.empty(neurons, neurons, device=of.z[0].device)

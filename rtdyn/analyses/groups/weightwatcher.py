@@ -2,9 +2,9 @@
 
 It is given squared singular values, which the smaller Gram matrix has, and fits them: its own singular value
 decomposition would take minutes. Its fit goes through all beginnings of a tail, and for each through all values of it,
-which takes seconds for a thousand of them. So it is given the values from the beginning on that it will find (`tail`):
-it looks through the later ones, and comes to the same. It prints, sets up logging when it is imported, and changes
-its constants where torch sees a GPU, so that it runs in the quiet process.
+which takes seconds for a thousand of them. So it is given the values from the beginning on that it will find (`tail`).
+It looks through the later ones, and comes to the same. It prints, sets up logging when it is imported, and changes its
+constants where torch sees a GPU. So it runs in the quiet process.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Mean-ablation influence of every final-MLP neuron on the loss, by token class (METHODS §2).
 
-Replacing neuron i's activation a_ni by its mean ā_i changes the loss at position n by Δ_ni; `certified.py`
-computes every Δ_ni with a proven error, against the float32 forward pass. Here they become the two influences of each
-class C, A_i(C) = mean |Δ_ni| and Δ_i(C) = mean Δ_ni, with their standard errors and error bounds. The error of ā_i is
-part of the standard errors, to first order: a piece of text that shifts ā_i by x shifts mean Δ_ni by x·mean(Δ_ni/c_ni).
+Replacing neuron i's activation a_ni by its mean ā_i changes the loss at position n by Δ_ni. `certified.py` computes
+every Δ_ni with a proven error, against the float32 forward pass. Here they become the two influences of each class C.
+A_i(C) is mean |Δ_ni| and Δ_i(C) is mean Δ_ni, with their standard errors and error bounds. The error of ā_i is part of
+the standard errors, to first order. A piece of text that shifts ā_i by x shifts mean Δ_ni by x·mean(Δ_ni/c_ni).
 """
 
 from __future__ import annotations

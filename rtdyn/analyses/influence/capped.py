@@ -1,7 +1,7 @@
 """The change of loss under mean ablation where the logits are capped, each with a proven interval.
 
 A cap makes g(l) = c·tanh(l/c) of every logit l. So a shift z moves what the softmax is taken of by
-h_v = g(l_v + z_v) − g(l_v), and with p = softmax(g(l)) and y the target
+h_v = g(l_v + z_v) − g(l_v). With p = softmax(g(l)) and y the target
 
     Δ = K(1) − h_y,   K(θ) = log E_p exp h(θ),   h(θ) = g(l + θz) − g(l).
 
@@ -11,9 +11,10 @@ Second order. With T = tanh(l/c) and S = 1 − T², under p tilted by e^{h(θ)},
 
     K'(0) = E[S·z],   K''(0) = E[(S² − 2TS/c)·z²] − (E[S·z])²,   K''' = κ₃(h') + 3·Cov(h', h'') + E[h'''].
 
-Let |z| ≤ L, r = max z − min z and 1 − g' ≤ D = tanh²((max|l| + L)/c). Since h'(θ) = g'(l + θz)·z with 0 < g' ≤ 1, it
-varies from type to type by at most R, the less of max(r, L) and r + 2DL, and h(θ) by at most θR. So a mean under the
-tilted p of what is not negative is at most e^{θR} times that under p. With |g''| ≤ G₂ = 4/(3√3·c), |g'''| ≤ G₃ = 2/c²,
+Let |z| ≤ L, r = max z − min z and 1 − g' ≤ D = tanh²((max|l| + L)/c). As h'(θ) = g'(l + θz)·z with 0 < g' ≤ 1, it
+varies from type to type by at most R. R is the less of max(r, L) and r + 2DL, and h(θ) varies by at most θR. So a mean
+under the tilted p of what is not negative is at most e^{θR} times that under p. With |g''| ≤ G₂ = 4/(3√3·c) and
+|g'''| ≤ G₃ = 2/c²,
 
     sd(h'(θ)) ≤ e^{θR/2}·B,   B = √Var_p(S·z) + G₂L·√(E z²),   |h''| ≤ G₂z²,   |h'''| ≤ G₃|z|³,
     |K'''(θ)| ≤ e^{θR}·(R·B² + 3·G₂L·B·√(E z²) + G₃L·E z²),
@@ -23,15 +24,19 @@ Var_p(S·z) is at most K''(0) + G₂·E z², and at most E z². All of it takes 
 other weights, and one N×V by V×F product more. As c grows, the bounds become those of `certified.py` to leading order.
 
 Exactly. K(1) = log(1 + K'(0) + X + Y), X = E_p[e^h − 1 − h], Y = E_p[h − S·z], summed over the vocabulary. With x = z/c
-and τ = tanh x, h = cSτ/(1 + Tτ) and h − S·z = cS(τ − x − Txτ)/(1 + Tτ) lose no digits where |x| ≤ ½.
+and τ = tanh x,
 
-Round-off, in units of ε = 2⁻²³. z errs by at most 4L in float32, and e^h − 1 − S·z by |e^h − 1| + G₂|z| times that,
+    h = cSτ/(1 + Tτ),   h − S·z = cS(τ − x − Txτ)/(1 + Tτ),
+
+and neither loses digits where |x| ≤ ½.
+
+Round-off, in units of ε = 2⁻²³. z errs by at most 4L in float32. e^h − 1 − S·z errs by |e^h − 1| + G₂|z| times that,
 where E|e^h − 1| ≤ √(E z²) + X. h is right to 8 of itself, which moves e^h − 1 − h by 8L|e^h − 1|. τ − x − Txτ errs by
-at most 16 of |x|³/3 + |T|x². Where |x| ≤ ½, 1 + Tτ ≥ 0.53 and S(|x|/3 + |T|) ≤ 0.56, so that with the error of its sum
-Y errs by at most 48·E z²/c, and X by 24·X for its sum. Pairs with |z| beyond c/2 or `fused.LARGEST` are summed in
-float64 from logits made anew of the stream: there the error of z alone counts, twice, in K(1) and at the target.
+at most 16 of |x|³/3 + |T|x². Where |x| ≤ ½, 1 + Tτ ≥ 0.53 and S(|x|/3 + |T|) ≤ 0.56. So, with the error of its sum, Y
+errs by at most 48·E z²/c. X errs by 24·X for its sum. Pairs with |z| beyond c/2 or `fused.LARGEST` are summed in
+float64 from logits made anew of the stream. There the error of z alone counts, twice: in K(1) and at the target.
 
-With a projection (`Projection`) the loss is that of the logits after the cap: h is centred over the vocabulary, and its
+With a projection (`Projection`) the loss is that of the logits after the cap. h is centred over the vocabulary, and its
 part along the direction is taken back. That is not linear in z, so that every pair is summed in float64.
 """
 

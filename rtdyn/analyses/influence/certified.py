@@ -10,25 +10,25 @@ Ablation moves the logits by z (`logit_shift.py`: z_v = a·m_v + t·q_v), so tha
 at O(V) a pair instead of O(d·V). Constants in v cancel, so m is centred under p and q over v beforehand. `capped.py`
 has the same where the logits are capped.
 
-Second order. K is the cumulant function of z: K(0) = 0, K'(0) = μ = E_p z, K''(θ) is the variance of z under p
-tilted by e^{θz}, and K''' its third central moment, so |K'''| ≤ R·K'' with R = max z − min z. Then K''(θ) lies
-between s²e^{−Rθ} and s²e^{Rθ} (s² = Var_p z), and integrating twice
+Second order. K is the cumulant function of z: K(0) = 0, and K'(0) = μ = E_p z. K''(θ) is the variance of z under p
+tilted by e^{θz}, and K''' its third central moment. So |K'''| ≤ R·K'' with R = max z − min z. Then K''(θ) lies between
+s²e^{−Rθ} and s²e^{Rθ} (s² = Var_p z), and integrating twice
 
     μ + s²·g(−R) ≤ K(1) ≤ μ + s²·g(R),   g(R) = (e^R − 1 − R)/R².
 
-R ≤ Σ|a|·range(m_n) + |t|·range(q_i). μ and s² need E_p q and E_p[m q], which are products with the
-d-dimensional averages E_p u and E_p[m u], and E_p q², the one N×V by V×F product.
+R ≤ Σ|a|·range(m_n) + |t|·range(q_i). μ and s² need E_p q and E_p[m q], which are products with the d-dimensional
+averages E_p u and E_p[m u]. They also need E_p q², the one N×V by V×F product.
 
-Exactly. K(1) = log(1 + μ + S) with S = E_p[e^z − 1 − z], summed over the whole vocabulary for the widest pairs,
-until the errors left average at most the tolerance for every neuron in every class. mean |Δ| inherits the bound of
-mean Δ, since ||x| − |y|| ≤ |x − y|. Tolerances hold for each block of positions, and hence for all.
+Exactly. K(1) = log(1 + μ + S) with S = E_p[e^z − 1 − z], summed over the whole vocabulary for the widest pairs. That
+goes on until the errors left average at most the tolerance for every neuron in every class. mean |Δ| inherits the bound
+of mean Δ, since ||x| − |y|| ≤ |x − y|. Tolerances hold for each block of positions, and hence for all.
 
-Round-off. p, m and q are float32, each right to ε/2 of itself (ε = 2⁻²³); a, t, μ and z_y are float64. E_p[m u]
-is a float32 product, and E_p q² one of float32 or, where the processor has it, bfloat16; their errors, the first by
-E_p|m|‖u‖ ≤ √(E_p m²·E_p‖u‖²), enter s² before the bounds are taken. In S, the error of z is at most 2.5ε·max|z|, which
-moves e^z − 1 − z by |e^z − 1| times as much, and E_p|e^z − 1| ≤ √(E_p z²) + S; e^z − 1 − z ≥ 0 itself is right to a
-few ε, and so is its sum. An error of S moves K(1) by e^{−K(1)} as much: where that is large, or where types whose p
-is 0 in float32 may count, log E_p e^z is summed in float64 from logits that err by (ε/2)·max|m|.
+Round-off. p, m and q are float32, each right to ε/2 of itself (ε = 2⁻²³); a, t, μ and z_y are float64. E_p[m u] is a
+float32 product, and E_p q² one of float32 or, where the processor has it, bfloat16. Their errors enter s² before the
+bounds are taken. The first is by E_p|m|‖u‖ ≤ √(E_p m²·E_p‖u‖²). In S, the error of z is at most 2.5ε·max|z|. It moves
+e^z − 1 − z by |e^z − 1| times as much, and E_p|e^z − 1| ≤ √(E_p z²) + S. e^z − 1 − z ≥ 0 itself is right to a few ε,
+and so is its sum. An error of S moves K(1) by e^{−K(1)} as much. Where that is large, and where types whose p is 0 in
+float32 may count, log E_p e^z is summed in float64. Its logits err by (ε/2)·max|m|.
 """
 
 from __future__ import annotations

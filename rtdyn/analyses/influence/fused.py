@@ -30,8 +30,8 @@ def exponential_excess(p: Tensor, m: Tensor, q: Tensor, a: Tensor, t: Tensor, ro
     """Σ_v p_v·(e^z − 1 − z), z_v = Σ_i a_i·m_iv + t·q_v, of k pairs; float64 (k,).
 
     p (n, V), m (D, n, V) and q (f, V) are float32. a (D, k) and t (k,) are the pairs' coefficients, row and neuron
-    (k,) their places in p and q. |z| must not exceed LARGEST. On the CPU the terms are float32, right to about ε of
-    z and of themselves, and are summed in short lanes; elsewhere they are float64.
+    (k,) their places in p and q. |z| must not exceed LARGEST. On the CPU the terms are float32, right to about ε of z
+    and of themselves, and are summed in short lanes. Elsewhere they are float64.
     """
     if p.device.type == "cpu":
         return _fused(p, m, q, a, t, row, neuron)

@@ -1,15 +1,22 @@
 """How mean ablation of a neuron moves every logit: blocks of positions, blocks of neurons, a pair's coefficients.
 
-Replacing neuron i's activation a_ni by its mean ā_i moves the final residual stream r_n by c·w_i with
-c = ā_i − a_ni, and only the final norm and the unembedding follow. With x = r − mean(r), w̃ = w − mean(w),
-σ² = ‖x‖²/d + ε and δ = (2c⟨x,w̃⟩ + c²‖w̃‖²)/d, the ablated norm is σ' = √(σ² + δ), and every logit moves by
+Replacing neuron i's activation a_ni by its mean ā_i moves the final residual stream r_n by c·w_i with c = ā_i − a_ni.
+Only the final norm and the unembedding follow. With
+
+    x = r − mean(r),   w̃ = w − mean(w),   σ² = ‖x‖²/d + ε,   δ = (2c⟨x,w̃⟩ + c²‖w̃‖²)/d,
+
+the ablated norm is σ' = √(σ² + δ), and every logit moves by
 
     z_v = a·m_v + t·q_v,   a = −δ/(σ'(σ + σ')),   t = c/σ',   m_v = l_v − b_v,   q_v = ⟨γ∘w̃, u_v⟩
 
-where b_v = ⟨β, u_v⟩ + bias_v is the part of logit l_v that the norm does not scale (for RMSNorm x = r, w̃ = w).
-Where an RMSNorm of gain γ₂ and scale ρ stands between the MLP's output o and the stream, r moves instead by
-α·γ₂∘o + (c/ρ')·γ₂∘w, α = 1/ρ' − 1/ρ, and z has one direction more: h_v = ⟨γ∘γ₂∘o, u_v⟩, with coefficient α/σ'.
-Below, m stands for the D = 1 or 2 directions that a position has; the definitions are METHODS §2(a).
+where b_v = ⟨β, u_v⟩ + bias_v is the part of logit l_v that the norm does not scale. For RMSNorm x = r, w̃ = w.
+
+An RMSNorm of gain γ₂ and scale ρ may stand between the MLP's output o and the stream. Then r moves by
+
+    α·γ₂∘o + (c/ρ')·γ₂∘w,   α = 1/ρ' − 1/ρ.
+
+z has one direction more: h_v = ⟨γ∘γ₂∘o, u_v⟩, with coefficient α/σ'. Below, m stands for the D = 1 or 2 directions that
+a position has; the definitions are METHODS §2(a).
 
 A shift may be projected (`Projection`): its part along a fixed vector of the vocabulary taken back, the types left
 out unmoved. Both are linear in z, so m, q and u are replaced by their projections and p stays as it is.

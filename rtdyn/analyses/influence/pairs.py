@@ -14,8 +14,8 @@ from rtdyn.analyses.influence.position_block import PositionBlock
 
 EPSILON = torch.finfo(torch.float32).eps
 PRODUCT_ROUNDING = {torch.float32: 2.0**-13, torch.bfloat16: 2.0**-6}
-"""Relative error of an entry of a product over a lane of types, by the precision of its factors: 2048 sums of ε/2, or
-three roundings to bfloat16, of 2⁻⁸ each: both factors and the result."""
+"""Relative error of an entry of a product over a lane of types, by the precision of its factors. It is 2048 sums of
+ε/2, or three roundings to bfloat16, of 2⁻⁸ each: both factors and the result."""
 TF32_ROUNDING = 2.0**-9
 """The same where CUDA may round float32 factors to TF32, by 2⁻¹¹ each."""
 SUM_ROUNDING = 24.0

@@ -1,9 +1,9 @@
 """Whether a capture and the closed form agree with transformers' own model (METHODS §11).
 
-Two comparisons, at the measured positions of one window. The readout: the log-probability of every type, from the
-captured residual stream by the norm and unembedding that the closed form uses, and the capture's loss, against
-transformers' logits. The closed form: Δ of a few neurons against hooks on transformers' model. Log-probabilities are
-compared, so that a constant added to all logits counts for nothing.
+Two comparisons, at the measured positions of one window. The readout is held against transformers' logits: the
+log-probability of every type, and the capture's loss. The former comes from the captured residual stream by the norm
+and unembedding that the closed form uses. The closed form: Δ of a few neurons against hooks on transformers' model.
+Log-probabilities are compared, so that a constant added to all logits counts for nothing.
 """
 
 from __future__ import annotations

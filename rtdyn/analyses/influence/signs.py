@@ -1,8 +1,8 @@
 """Which neurons help and which hurt, few of them of the wrong sign (METHODS §2).
 
-A neuron's mean Δ, less what its error bound leaves open, over its standard error is Student's t of as many degrees of
-freedom as there are independent pieces of text, less one. Benjamini & Hochberg (1995) over all neurons keep the share
-of false discoveries, and with it that of wrong signs, under FALSE_DISCOVERY_RATE.
+A neuron's mean Δ, less what its error bound leaves open, is divided by its standard error. That is Student's t of one
+degree of freedom fewer than there are independent pieces of text. Benjamini & Hochberg (1995) over all neurons keep the
+share of false discoveries, and with it that of wrong signs, under FALSE_DISCOVERY_RATE.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Σ_v p_v·(e^h − 1 − h) and Σ_v p_v·(h − S·z) where a cap makes h of z, for pairs of a position and a neuron."""
+"""Σ_v p_v·(e^h − 1 − h) and Σ_v p_v·(h − S·z) of pairs of position and neuron, where a cap makes h of z."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ c3, c4, c5 = number(0.02183908027), number(-0.00862182106), number(0.00267974257
 def bend(z: Any, bent: Any, tangent: Any, slope: Any, cap: Any) -> None:
     """h in the place of z, and bent = h − S·z.
 
-    With x = z/c, τ = tanh x and T, S the tanh and sech² of l/c: h = cSτ/(1 + Tτ), h − S·z = cS(τ − x − Txτ)/(1 + Tτ).
+    x = z/c, τ = tanh x, and T, S are the tanh and sech² of l/c. Then h = cSτ/(1 + Tτ), h − S·z = cS(τ − x − Txτ)/(1 +
+    Tτ).
     """
     inverse = number(1) / cap
     for v in range(len(z)):

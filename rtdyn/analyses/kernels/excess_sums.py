@@ -36,7 +36,12 @@ def power_of_two(context: Any, rounded: Any) -> Any:
 
 @compiled("contract")
 def excess(z: Any) -> None:
-    """e^z − 1 − z in place: with z = n·ln 2 + x, 2^n·(e^x − 1 − x) + (2^n·x − z) + (2^n − 1); no loss at n = 0."""
+    """e^z − 1 − z in place, without loss at n = 0.
+
+    With z = n·ln 2 + x it is
+
+        2^n·(e^x − 1 − x) + (2^n·x − z) + (2^n − 1).
+    """
     for v in range(len(z)):
         rounded = z[v] * log2_e + magic
         n = rounded - magic

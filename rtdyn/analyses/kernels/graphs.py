@@ -165,7 +165,7 @@ def settled(between: Any, strength: Any, total: float, order: Any) -> Any:
 
     between: float64 (n, n), weights with 0 on the diagonal; strength (n,) has the sum `total`. Each node begins alone,
     and moves where Q gains most. A community of several is named by its first node, and every node's weight towards it
-    is kept; towards a node alone that is the weight between the two.
+    is kept. Towards a node alone that is the weight between the two.
     """
     n = len(strength)
     community, alone, singles = np.arange(n), strength.copy(), n

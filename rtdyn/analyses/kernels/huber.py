@@ -152,9 +152,9 @@ def robust(
 ) -> Any:
     """Place and Huber loss of the best pair; tops and rests go from least squares to Huber's fits where they count.
 
-    A later plateau's end leaves the rest fewer points, so that its loss is a floor of the rest's before it: pairs that
-    cannot be the best are not fitted. start: a pair that is likely to be near the best. Fills top (n,), plateaus' Huber
-    losses by their ends.
+    A later plateau's end leaves the rest fewer points, so that its loss is a floor of the rest's before it. So pairs
+    that cannot be the best are not fitted. start: a pair that is likely to be near the best. Fills top (n,), plateaus'
+    Huber losses by their ends.
     """
     n, floor = len(x), np.zeros(len(x))
     for pair in range(len(first)):

@@ -1,8 +1,9 @@
 """Compiled loops that are kept on the disk, so that a process loads what an earlier one compiled.
 
-numba's own cache may hand a loop the code of another signature or processor when several processes fill one folder at
-once, or when one is cut off while it writes (numba 0.68). Here no folder is filled by two processes. Each compiles into
-a folder of its own, and gives the others a finished loop by one rename. A kept folder is never written again.
+numba's own cache may hand a loop the code of another signature or processor (numba 0.68). It does so when several
+processes fill one folder at once, or when one is cut off while it writes. Here no folder is filled by two processes.
+Each compiles into a folder of its own, and gives the others a finished loop by one rename. A kept folder is never
+written again.
 
 The folder is `$XDG_CACHE_HOME/rtdyn/compiled` (or `~/.cache/…`). Below it lies one folder for each installation,
 processor and version of numba. Where it cannot be had, or others may write there, each process compiles anew. Code that

@@ -19,7 +19,10 @@ c4, c5, c6, c7 = number(1 / 720), number(1 / 5040), number(1 / 40320), number(1 
 
 @compiled("contract")
 def excess(x: Any, h: Any, halvings: int) -> None:
-    """h = e^z − 1 − z and x = z from x = z/2^halvings: e^2x − 1 − 2x = (e^x − 1)² + 2(e^x − 1 − x)."""
+    """h = e^z − 1 − z and x = z from x = z/2^halvings, by doubling:
+
+    e^2x − 1 − 2x = (e^x − 1)² + 2(e^x − 1 − x).
+    """
     for v in range(len(x)):
         y = x[v]
         h[v] = y * y * (c0 + y * (c1 + y * (c2 + y * (c3 + y * (c4 + y * (c5 + y * (c6 + y * c7)))))))

@@ -1,15 +1,17 @@
 """How ablation changes the model's confidence: entropy, and divergence from the unigram distribution (METHODS §2(c)).
 
-Ablation moves the logits by z (`logit_shift.py`), so that p' ∝ p·e^z. With Z = E_p e^z, ℓ = log p + H(p), whose mean
-under p is 0, and κ = log p − log f less its mean,
+Ablation moves the logits by z (`logit_shift.py`), so that p' ∝ p·e^z. Z is E_p e^z. ℓ = log p + H(p) has mean 0
+under p, and κ is log p − log f less its mean. Then
 
     H(p') − H(p) = log Z − (E_p[ℓe^z] + E_p[z e^z])/Z,
     KL(p'‖f) − KL(p‖f) = (E_p[κe^z] + E_p[z e^z])/Z − log Z,
 
 KL with p conditioned on the types that have counts (f is 0 elsewhere). First-order parts are float64 products with
-d-dimensional averages; with h = e^z − 1 − z what is left are the sums over the vocabulary of p·h, p·z(e^z − 1), p·ℓ·h
-and p·κ·h, float32 in short lanes. Round-off, L = max|z|, Q = E_p[z(e^z − 1)] and S = E_p h: E z² ≤ (1 + L)Q, so
-E|e^z − 1| ≤ √((1 + L)Q) + S, which times the error 2εL of z bounds that of S, and so on for the others.
+d-dimensional averages. With h = e^z − 1 − z what is left are sums over the vocabulary, float32 in short lanes. Their
+terms are p·h, p·z(e^z − 1), p·ℓ·h and p·κ·h.
+
+Round-off: L is max|z|, Q is E_p[z(e^z − 1)] and S is E_p h. As E z² ≤ (1 + L)Q, E|e^z − 1| ≤ √((1 + L)Q) + S.
+This times the error 2εL of z bounds that of S, and so on for the others.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How much of each neuron's influence goes through token frequency (METHODS §2(c); [CR]).
 
-Mean ablation moves the logits by z (`logit_shift.py`); the frozen loss takes back what lies along the unit vector û of
-log unigram frequency, centred over the types that have counts: z' = z − ⟨z, û⟩û, z centred over the vocabulary.
-mediation = 1 − mean|Δ_frozen| / mean|Δ|. `longtail` masks û to a band of types, makes it a unit vector again, and
+Mean ablation moves the logits by z (`logit_shift.py`), centred over the vocabulary. The frozen loss takes back what
+lies along the unit vector û of log unigram frequency: z' = z − ⟨z, û⟩û. û is centred over the types that have counts.
+mediation = 1 − mean|Δ_frozen| / mean|Δ|. `longtail` masks û to a band of types and makes it a unit vector again. It
 leaves the logits of all other types as they were before ablation.
 """
 

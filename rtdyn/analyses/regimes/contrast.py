@@ -67,7 +67,7 @@ def contrast(
 ) -> Comparison | Undefined:
     """The rare class's statistic among those of the pseudo-classes (draws,), NaN left out, or why it has no place.
 
-    shared: the pseudo-classes' `overlap`. The null's mean is that of the pseudo-classes, its deviation is widened;
+    shared: the pseudo-classes' `overlap`. The null's mean is that of the pseudo-classes, its deviation is widened.
     p = min(1, 2·(1 + the smaller tail)/(draws + 1)), or as `compared` has it. A value equal to the rare one stays equal
     to it.
     """

@@ -1,7 +1,7 @@
 """Evidence that a curve's three regimes are more than the shape any numbers have (METHODS §3(a), §3(c)).
 
-(a) Shape nulls: T = excess / IQR(log A), the excess after log A is divided by its interquartile range, so that
-lognormal and Pareto nulls have no parameter and the half-normal's scale cancels; p = (1 + #{T0 ≥ T}) / (draws + 1).
+(a) Shape nulls: T = excess / IQR(log A), the excess after log A is divided by its interquartile range. So lognormal and
+Pareto nulls have no parameter, and the half-normal's scale cancels. p = (1 + #{T0 ≥ T}) / (draws + 1).
 The first few of a Pareto sample scatter so widely that T must pass about 1.6 there, at any F
 (scripts/calibration/regime_power.py). T is of the curve as it is, its selection left in.
 (b) Resampling is in `resampled.py`. (c) Likelihood ratios of the distribution of A (Clauset et al. 2009; `powerlaw`).
@@ -98,7 +98,7 @@ def shape_p_values(
     influence: (F,) ≥ 0; uncertainty: (F,), as for `fit_regimes`. A null curve has F numbers and loses its smallest, so
     that as many are left as are uncensored in the data. Where uncensored neurons rank below censored ones, the null
     has no such gaps. as_needed: make no more than FIRST draws of a shape where ENOUGH of them reach T. P(p ≤ α) ≤ α
-    then too: a p under ENOUGH/(FIRST + 1) is the rank among all draws, any other bounds that among the first.
+    then too. A p under ENOUGH/(FIRST + 1) is the rank among all draws, any other bounds that among the first.
     """
     _, ranks, log_a = ranked(influence, uncertainty)
     fit = fit_ranks(ranks, log_a)
@@ -180,7 +180,7 @@ def likelihoods(influence: np.ndarray) -> Likelihoods | Undefined:
 def library_tail(values: np.ndarray) -> int:
     """How many of the largest values (m,) > 0 the library has to be given so that it finds what it finds in all.
 
-    It tries each value but the two largest as the beginning of the tail, by the distance alone, and takes exponents of
+    It tries each value but the two largest as the beginning of the tail, by the distance alone. It takes exponents of
     the density up to 3 where there are such. Values that repeat have other distances, so that all are given.
     """
     logs = np.log(np.sort(values)[::-1])

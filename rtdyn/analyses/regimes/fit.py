@@ -1,8 +1,8 @@
 """Three regimes of the rank–influence curve: plateau, power law, rapid decay (METHODS §3).
 
-Neurons are ranked by influence A; the curve is log A against log rank, natural logarithms throughout. The
-plateau has a line of its own and may jump; the power law log A = β − κ·log r and the rapid decay join at r2.
-Boundaries (i, j) minimise the Huber loss Σ_r w_r·ρ(log A_r − fit), w_r uniform in log rank, over a fixed grid.
+Neurons are ranked by influence A; the curve is log A against log rank, natural logarithms throughout. The plateau has a
+line of its own and may jump. The power law log A = β − κ·log r and the rapid decay join at r2. Boundaries (i, j)
+minimise the Huber loss Σ_r w_r·ρ(log A_r − fit), w_r uniform in log rank, over a fixed grid.
 A shape alone proves nothing: i.i.d. numbers show one too. The evidence is in `evidence` and `contrast`.
 """
 

@@ -45,7 +45,7 @@ def resampled(
 ) -> Resampled | Undefined:
     """Refits the curve to halves of the text and halves of those, or says why it cannot.
 
-    sums: (g, F), Σ|Δ| of each cluster that holds the class (with ΣΔ the curve is that of |mean Δ|); counts: (g,);
+    sums: (g, F), Σ|Δ| of each cluster that holds the class; with ΣΔ the curve is that of |mean Δ|. counts: (g,).
     uncertainty: (F,), the whole text's, censors each half too.
     """
     samples = half_samples(len(counts), rng)

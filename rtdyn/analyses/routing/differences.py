@@ -1,7 +1,10 @@
 """Differences of attention between the classes: Gini coefficients and attention to key 0 (METHODS §7).
 
-Gini of a query's attention x over the k keys it may see, G = 2·Σ_j j·x_(j) / (k·Σ x) − (k + 1)/k with x ascending: 0
-where uniform, (k − 1)/k where all on one key.
+Gini of a query's attention x over the k keys it may see is, with x ascending,
+
+    G = 2·Σ_j j·x_(j) / (k·Σ x) − (k + 1)/k.
+
+It is 0 where uniform, and (k − 1)/k where all is on one key.
 """
 
 from __future__ import annotations

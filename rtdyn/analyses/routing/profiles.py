@@ -2,9 +2,9 @@
 
 A class's mean attention to key 0 and to the keys o positions back is a profile; one r = Pearson(rare, common) a head.
 Noise of the means lowers r: at 200 targets it says more of the sample's size than of the heads. So the reported r is
-that of the profiles without noise (Spearman's correction for attenuation): from each of the three sums of products
-over offsets, Σ x·y, Σ x² and Σ y², is taken what the errors of x and y add to it, which the independent pieces of the
-text show. The plain r stands beside it.
+that of the profiles without noise (Spearman's correction for attenuation). It takes the three sums of products over
+offsets, Σ x·y, Σ x² and Σ y². From each is taken what the errors of x and y add to it, which the independent pieces of
+the text show. The plain r stands beside it.
 """
 
 from __future__ import annotations

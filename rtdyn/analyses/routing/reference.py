@@ -1,7 +1,7 @@
 """Sets of positions beside common positions at the same places in their windows (METHODS §7).
 
-Attention depends on the query's place, so a set of n positions is held against all common positions outside it, each
-stratum of places weighing as much as in the set. The null is that of METHODS §3(d): pseudo-classes of common positions
+Attention depends on the query's place. So a set of n positions is held against all common positions outside it, each
+stratum of places weighing as much as in the set. The null is that of METHODS §3(d). Pseudo-classes of common positions
 take the rare class's place, with its histogram of places and its repeats of types.
 """
 

@@ -2,9 +2,9 @@
 
 A head's output becomes zero, or its value at key 0 (`bos`: the pattern wholly there).
 at="query" is a forward pass that changes the output at one measured position alone, for each such position a pass of
-its own. No earlier position can notice, so in the next layer the position's own query, key and value are new, and all
+its own. No earlier position can notice. So in the next layer the position's own query, key and value are new. All
 keys and values before it are those of the clean pass. at="all" changes the output everywhere. Either way only the last
-two blocks run again; in the last block, and wherever the final MLP cannot see its own layer's attention, the two are
+two blocks run again. In the last block, and wherever the final MLP cannot see its own layer's attention, the two are
 the same number.
 """
 
