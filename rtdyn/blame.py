@@ -1,6 +1,6 @@
 """Whose fault an exception of a library is: that of its input, or of disk, memory or a signal.
 
-Libraries raise nearly any type for a damaged file, and the same types pass on what a full disk, a lack of memory or a
+Libraries raise nearly any type for a damaged file. The same types pass on what a full disk, a lack of memory or a
 signal's handler did. Only the first may become a sentence about the input.
 """
 

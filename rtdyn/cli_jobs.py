@@ -75,8 +75,8 @@ def _by_the_papers(
     """The job of the papers' design. paper: what it changes of the options.
 
     Its text is as long as the design says, whatever number of rare targets ours is to hold, and has no domains beside
-    it. Raises UsageError where no text is read, so that both designs are the same, and for conditions on the rows of a
-    text that is not of both.
+    it. Raises UsageError where no text is read, so that both designs are the same. Raises it too for conditions on
+    the rows of a text that is not of both.
     """
     if set(options.get("analyses", ANALYSES)) <= set(WEIGHTS_ONLY):
         raise UsageError("--preset paper is of a text, and these analyses read none; leave it out, or add ablation")

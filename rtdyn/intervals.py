@@ -30,10 +30,11 @@ def t_quantile(clusters: int, share: float = 0.95) -> float:
 def skewed_interval(value: float, se: float, skewness: float, clusters: int) -> tuple[float | None, float | None]:
     """The 95 % interval of a mean over clusters whose contributions have this skewness; (None, None) without one.
 
-    Hall's cubic transformation (1992) of t: with a = skewness/√clusters, t + a·(t²/3 + 1/6) + a²·t³/27 is Student's to
-    the next order, and each end of the interval solves it. Without skewness this is `t_interval`. The cubic is flat at
-    t = −3/a, so that near it an end leaps: of few clusters one may give such an a. So a goes no farther than to where
-    the farther end moves with the quantile four times as fast as t itself does, and lies 3/(2a) standard errors away.
+    Hall's cubic transformation (1992) of t is t + a·(t²/3 + 1/6) + a²·t³/27 with a = skewness/√clusters. It is
+    Student's to the next order, and each end of the interval solves it. Without skewness this is `t_interval`. The
+    cubic is flat at t = −3/a, so that near it an end leaps: of few clusters one may give such an a. So a goes no
+    farther than to where the farther end moves with the quantile four times as fast as t itself does. There that end
+    lies 3/(2a) standard errors away.
     """
     reach = t_quantile(clusters)
     if not math.isfinite(reach * se * skewness):

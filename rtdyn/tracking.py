@@ -63,8 +63,8 @@ def track(job: Job, console: Console, results: Console | None = None) -> Run:
     """Analyses every step of the job that its run directory lacks; returns the run.
 
     console: where progress is said. results: where what came out is said; the same by default. Raises InputError in one
-    sentence for anything in the sources that cannot be used, and IncompleteError once all else is done for steps that
-    could not be analysed.
+    sentence for anything in the sources that cannot be used. Raises IncompleteError, once all else is done, for steps
+    that could not be analysed.
     """
     say = partial(say_plain, console)
     suite, cluster = job.suite, job.cluster

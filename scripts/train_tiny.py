@@ -3,9 +3,9 @@
     apt-get install dict-gcide dict-foldoc dict-jargon anarchism
     python scripts/train_tiny.py                      # writes rtdyn/data/tiny
 
-The text is read from the Debian packages' files (`--root` names another root for them) and from
-the King James chapters that are not held out. Paragraphs of training text that share ten
-consecutive words with the held-out chapters are dropped, so a dictionary's quotations do not leak.
+The text is read from the Debian packages' files (`--root` names another root for them). The rest is the King James
+chapters that are not held out. Paragraphs of training text that share ten consecutive words with the held-out chapters
+are dropped, so a dictionary's quotations do not leak.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A few numbers that tell how far a checkpoint's weights lie from another's, without keeping the weights.
 
 Of each weight matrix, `SAMPLE` entries at random places get random signs and are summed into `NUMBERS` totals. Places
-and signs are the same at every step, so the difference of two fingerprints is that of the weights' difference: the
+and signs are the same at every step, so the difference of two fingerprints is that of the weights' difference. Its
 squared norm is kept, with a relative error of √(2 / NUMBERS) (Achlioptas 2003, J. Comput. Syst. Sci. 66:671), whatever
 the matrix's size.
 """

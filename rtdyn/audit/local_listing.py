@@ -28,9 +28,9 @@ def local_branches(suite: SuiteSpec) -> tuple[str, ...]:
 def local_listings(suite: SuiteSpec, folders: Mapping[int, str], *, every_digest: bool) -> dict[int, Listing | None]:
     """What each step's folder holds, None where there is none, with the SHA-256 of the weights.
 
-    Without `every_digest` a weight file is not read whole if its size and a sample of its bytes are unlike those of all
-    others of the suite. A digest of the sample stands for it. A file that cannot be read has none, so that its step
-    alone fails when it is loaded. Raises InputError with `every_digest` for a file that cannot be read.
+    Without `every_digest` some weight files are not read whole: those of a size and a sample of bytes unlike all others
+    of the suite. A digest of the sample stands for it. A file that cannot be read has none, so that its step alone
+    fails when it is loaded. Raises InputError with `every_digest` for a file that cannot be read.
     """
     top = suite_folder(suite)
     sizes = {step: _sizes(top / name) for step, name in folders.items()}

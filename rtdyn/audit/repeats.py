@@ -34,10 +34,10 @@ def repeated_fingerprints(
 def nearly_identical(fingerprints: Mapping[int, Fingerprint]) -> dict[int, str]:
     """Steps that differ from the one before them in under 1 % of every matrix's numbers, each with that said.
 
-    A sum of n entries is unchanged where none of them moved, or where moves cancel. If a share p moves by one unit
-    either way, so that they cancel most often, that has probability exp(-np) I_0(np): 0.125 at 1 % of 1,024 entries.
-    Where `UNCHANGED` of a matrix's sums are, p is smaller. Shares above 0.1 % may pass unnoticed. Equal fingerprints
-    are `repeated_fingerprints`' to tell.
+    A sum of n entries is unchanged where none of them moved, or where moves cancel. Moves cancel most often if a share
+    p moves by one unit either way. That has probability exp(-np) I_0(np): 0.125 at 1 % of 1,024 entries. Where
+    `UNCHANGED` of a matrix's sums are, p is smaller. Shares above 0.1 % may pass unnoticed. Equal fingerprints are
+    `repeated_fingerprints`' to tell.
     """
     said = {}
     for before, step in itertools.pairwise(sorted(fingerprints)):

@@ -2,9 +2,9 @@
 
 The distances between fingerprints are taken for one part of the model at a time: a layer, the embedding, the
 unembedding. A step is of two saves if one part is out of the order of training and another is in it. A part is out of
-order if moving it shortens the path through all steps (`weight_order` says why), or if it equals that of another step.
-A part that three steps in a row hold alike is taken for frozen weights. One from a save between the step's neighbours
-leaves the order as it is and cannot be told.
+order if moving it shortens the path through all steps (`weight_order` says why). So is one that equals that of another
+step. A part that three steps in a row hold alike is taken for frozen weights. One from a save between the step's
+neighbours leaves the order as it is and cannot be told.
 """
 
 from __future__ import annotations

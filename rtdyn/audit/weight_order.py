@@ -1,12 +1,12 @@
 """Steps whose weights are not where training would have brought them, by the distances between fingerprints.
 
 A distance is the chord between two directions, root mean square over matrices: 0 for equal weights, √2 for unrelated
-ones, whatever the norms, which training may let grow and decay. Training that goes on moves away from where it was, so
-of three steps the outer two are farthest apart; then every gap between neighbours is the narrowest between those before
-and those after it, and the steps' own order is the shortest path through all of them, whatever monotone function
-lengths are measured by (Robinson 1951, American Antiquity 16:293; the path is the minimum spanning tree). Lengths are
-logarithms here, so that tiny early moves count as much as large late ones. A step is out of order if moving it, or
-exchanging it with another, shortens the path by more than what the fingerprints leave open.
+ones. It leaves out the norms, which training may let grow and decay. Training that goes on moves away from where it
+was, so of three steps the outer two are farthest apart. Then every gap between neighbours is the narrowest between
+those before and those after it. The steps' own order is the shortest path through all of them, whatever monotone
+function lengths are measured by (Robinson 1951, American Antiquity 16:293). The path is the minimum spanning tree.
+Lengths are logarithms here, so that tiny early moves count as much as large late ones. A step is out of order if moving
+it, or exchanging it with another, shortens the path by more than what the fingerprints leave open.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A forward pass one layer at a time: all batches through a block, then its weights make room for the next block's.
 
-What is computed is transformers' own code. Its model runs on each batch as far as the first block, and what it passes
-there is what every block is passed, but for what the family passes of positions, which may differ from block to block.
-The mask does not: windows are no longer than any layer reaches.
+What is computed is transformers' own code. Its model runs on each batch as far as the first block. Every block is
+passed what it passes there, but for what the family passes of positions. That may differ from block to block. The mask
+does not: windows are no longer than any layer reaches.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def by_layers(model: LayeredModel, batches: Sequence[Tensor], stay: int) -> tupl
     """The anatomy, whose final `stay` blocks, norm and unembedding are in memory, and each batch's last hidden states.
 
     batches: int64 (batch, T) of token ids. All earlier blocks run before this returns; the final ones, batch after
-    batch, as the iterator is read. Memory: one block, or the embedding, or what stays; and the hidden states, which go
+    batch, as the iterator is read. Memory: one block, or the embedding, or what stays; and the hidden states. These go
     to a file where they are larger than the model's `memory_bytes`. Raises InputError for weights that cannot be used.
     """
     parts = anatomy(model.skeleton)

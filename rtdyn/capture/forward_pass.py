@@ -24,8 +24,8 @@ from rtdyn.text.windows import EvaluationSet, check_ids
 
 LOGIT_CHUNK_BYTES = 128 * 2**20
 CACHED_CHUNK_BYTES, CHUNK_ROWS = 8 * 2**20, 512
-"""On a CPU logits are made in chunks that its caches hold, as they are gone through several times, but of so many rows
-at least, as each chunk goes through the unembedding."""
+"""On a CPU logits are made in chunks that its caches hold, as they are gone through several times. A chunk has so many
+rows at least, as each goes through the unembedding."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Capture:
     """float32 (windows, T, d): the residual stream that enters the first of `anatomy.blocks`, at every position of
     every window, where attention was asked for."""
     heads: Tensor | None = None
-    """float32 (N, H·head size): the heads' outputs in that block at the measured positions, likewise, of a model with a
-    parallel residual alone, whose heads can be ablated by these."""
+    """float32 (N, H·head size): the heads' outputs in that block at the measured positions, likewise. It is there for
+    a model with a parallel residual alone, whose heads can be ablated by these."""
     first_heads: Tensor | None = None
     """float32 (windows, H·head size): the same at each window's first position, whose one key is key 0."""
 
@@ -78,9 +78,9 @@ def capture(
     model: transformers' own, or a LayeredModel, of which the last two layers stay in memory, without attention one.
     mean_over: `kept`, or `all` for the mean over every position of every window. attention: keep the last two
     layers' attention, and the stream that enters them. Memory beyond the model: one batch's hidden states and the
-    arrays that are returned, on its device: (N, d + F), with attention (N, 2·heads·T) and (windows·T, d), and with a
-    parallel residual (N + windows, d) too. Raises InputError for token ids the model has no row for, windows longer
-    than its attention reaches, and activations that overflow.
+    arrays that are returned, on its device. These are (N, d + F), with attention (N, 2·heads·T) and (windows·T, d), and
+    with a parallel residual (N + windows, d) too. Raises InputError for token ids the model has no row for, windows
+    longer than its attention reaches, and activations that overflow.
     """
     text = (evaluation, positions)
     return next(captures(model, [text], mean_over=mean_over, attention=attention, batch_tokens=batch_tokens))

@@ -1,8 +1,8 @@
 """One window through transformers' own forward pass, from its token ids to its logits: what a capture must agree with.
 
-Copies of the window go through it, together where they are no larger than a capture's batch: one unchanged, and one
-for each of a few neurons, whose activation a hook replaces at every position. Where the model runs by layers each
-module is filled as the pass comes to it, so that each block is passed what transformers passes to that block.
+Copies of the window go through it, together where they are no larger than a capture's batch. One is unchanged. A few
+are of one neuron each, whose activation a hook replaces at every position. Where the model runs by layers each module
+is filled as the pass comes to it. So each block is passed what transformers passes to that block.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class OwnPass:
     neurons: Tensor
     """int64 (k,): those of the final MLP that move the stream most."""
     replaced_by: Tensor
-    """float64 (k,): the activation put in place, far enough from the mean to show at a step that has learned nothing:
-    the stream moves about as much as all that the MLP writes."""
+    """float64 (k,): the activation put in place, far enough from the mean to show at a step that has learned nothing.
+    The stream moves about as much as all that the MLP writes."""
     delta: Tensor
     """float64 (n, k): what the loss gains by it, nats."""
 

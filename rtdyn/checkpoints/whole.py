@@ -18,7 +18,7 @@ def whole_state(folder: Path) -> State | None:
     """The state of a checkpoint's folder; None unless config.json and every weight file are there in full length.
 
     A safetensors file has the length that its header says, and a `.bin` file the end of its archive. Two equal states
-    some time apart say that nobody is writing any more: an optimiser's state is often written after the weights, and
+    some time apart say that nobody is writing any more. An optimiser's state is often written after the weights, and
     what a trainer notes of the step last.
     """
     try:

@@ -44,7 +44,7 @@ class Forecast:
     def _pace(self) -> float:
         """How many times as long as expected a step will take, by the stages that have ended.
 
-        They count beside a whole step as expected: a short stage that took long, as the first load of a process does,
+        They count beside a whole step as expected. A short stage that took long, as the first load of a process does,
         says little of the others.
         """
         known = [stage for stage in self.ended if stage in self.expected]

@@ -1,7 +1,7 @@
 """What the layers before the last take: first orders of all neurons, and windows that are run again (METHODS §11).
 
-With T tokens in windows of w, N measured positions, W windows, V logits, width d, F neurons, P numbers in the matrices
-of a block, and b blocks above a layer, b₀ above the first of them:
+T tokens lie in windows of w; N positions are measured in W windows. There are V logits, F neurons and the width d. A
+block's matrices have P numbers, and b blocks lie above a layer, b₀ above the first:
 
     once        2T blocks of the whole model, without logits
     first order a backward pass through b₀ − 1 blocks and the last one's keys and values for each of N positions, over
@@ -37,8 +37,8 @@ BACKWARD = 2.0
 but weights have none."""
 
 WHOLE_SHARE = 0.3
-"""Pairs of neuron and position whose losses are taken from all types: 52 % for neurons that write much and 7 % for
-random ones, in two layers of a model of 135 million parameters."""
+"""Pairs of neuron and position whose losses are taken from all types. It was 52 % for neurons that write much and 7 %
+for random ones, in two layers of a model of 135 million parameters."""
 
 KEYS = 0.25
 """Queries, keys and values, in units of a block's matrices and passes: 3d² of 12d²."""

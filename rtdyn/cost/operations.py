@@ -1,7 +1,7 @@
 """How much one step is to compute and to hold: closed forms in the sizes of the model and of what it is measured on.
 
-With T tokens in windows of w, N measured positions, V logits, width d, F neurons, D directions, P numbers in the
-blocks' matrices, a multiplication and an addition counted apart:
+T tokens lie in windows of w, of which N positions are measured. There are V logits, F neurons, D directions, the width
+d, and P numbers in the blocks' matrices. A multiplication and an addition are counted apart:
 
     capture    2PT + 4·L·w·d·T (scores and values of every pair of positions in a window) + 2·T·V·d      float32
     ablation   2(D+1)·N·V·d of the positions and 2·F·V·d of the neurons, once a block of positions        float64
@@ -14,9 +14,9 @@ blocks' matrices, a multiplication and an addition counted apart:
                where logits are capped the frozen influence and the changes of confidence take M·F·V and M·K·V terms
                of float64
 
-Beside the products, arrays of the vocabulary's length are gone through: PASSES times for a position, fewer for a
-neuron; where a network is small, that is what takes the time. The counts of passes were fitted to runs of the
-bundled suite.
+Beside the products, arrays of the vocabulary's length are gone through, PASSES times for a position and fewer for a
+neuron. Where a network is small, that is what takes the time. The counts of passes were fitted to runs of the bundled
+suite.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from rtdyn.model.sizes import ModelShape
 EXACT_SHARE = 0.06
 """Pairs summed over the whole vocabulary at the default tolerance: 4.8 % to 6.7 %, by bench_ablation.py."""
 POSITION_PASSES, NEURON_PASSES = 20, 6
-"""How often the ablation goes through an array of V numbers for a position, and for a neuron in a block of positions:
-logits, p, m and its averages; q, its range and its square."""
+"""How often the ablation goes through an array of V numbers for a position, and for a neuron in a block of positions.
+The former are logits, p, m and its averages; the latter q, its range and its square."""
 PAIR_PASSES = 250
 """What a pair of position and neuron takes beside its sums over the vocabulary: moments, bounds, and being sorted."""
 LOSS_PASSES, SCORE_PASSES, HIDDEN_PASSES = 3, 4, 16

@@ -44,15 +44,15 @@ from rtdyn.text.options import RARE_TARGETS, EvaluationOptions
 from rtdyn.text.parts import PILE_PARTS
 
 TOKENS_A_RARE_TARGET = 98.9
-"""Of the Pile in Pythia's tokens: the rare band has 1.027 % of them by its exact counts, and of a window of 256 tokens
+"""Of the Pile in Pythia's tokens. The rare band has 1.027 % of them by its exact counts, and of a window of 256 tokens
 252 are targets that count. It is 87 of the King James Bible."""
 SECONDS_AN_HOUR = 3600.0
 LAYER_GROUPS_SHARE = 0.5
-"""What the two groups of an earlier layer take, in units of the six of the last one: 0.2 to 0.7 was measured at 512 to
-4,096 neurons."""
+"""What the two groups of an earlier layer take, in units of the six of the last one. At 512 to 4,096 neurons 0.2 to 0.7
+was measured."""
 FURTHER = files("rtdyn") / "data" / "stage_seconds.json"
-"""Processor seconds of the analyses whose work no closed form gives, by neurons, from stage_seconds.py; and the share
-of each that several threads divide among them."""
+"""Processor seconds of the analyses whose work no closed form gives, by neurons, from stage_seconds.py. Beside them is
+the share of each that several threads divide among them."""
 
 
 @dataclass(frozen=True)

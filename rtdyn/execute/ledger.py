@@ -1,9 +1,9 @@
 """What driver and workers tell one another: small files in RUN/tasks, each written by one of them and whole.
 
 `given.json` is the driver's: which tasks a cluster has. A worker leaves a `try` for each step that it begins and takes
-it back once the step is stored, so that whatever kills it leaves the try behind; the driver that finds a step's third
-one gives it up. `seconds` are a stored step's stages, until the driver has them in the log. The folder is there from
-the first task until a command ends by itself.
+it back once the step is stored. So whatever kills it leaves the try behind; the driver that finds a step's third one
+gives it up. `seconds` are a stored step's stages, until the driver has them in the log. The folder is there from the
+first task until a command ends by itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tasks on a Ray cluster: the one at an address, the one that runs on this machine, or one of the command's own.
 
-Each task is a detached actor that works in its constructor, so that it outlives the command that gave it and needs
-nothing of it; its name is free again when it ends.
+Each task is a detached actor that works in its constructor. So it outlives the command that gave it and needs nothing
+of it. Its name is free again when it ends.
 """
 
 from __future__ import annotations

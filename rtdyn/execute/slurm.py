@@ -1,6 +1,6 @@
 """Tasks on a Slurm cluster: job arrays through submitit, watched by `squeue`, which needs no accounting database.
 
-A preempted task is requeued by Slurm or by submitit and goes on with the steps that it lacks; so is one whose time is
+A preempted task is requeued by Slurm or by submitit and goes on with the steps that it lacks. So is one whose time is
 over, as long as it stores a step each time.
 """
 

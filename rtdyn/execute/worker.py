@@ -41,7 +41,7 @@ class Worker:
 
         A step that cannot be used is noted, and the others go on. It is noted for good unless this machine's disk or
         network failed. Any other error is noted with the step in work and raised, since the process may be spoilt.
-        Raises InputError before the first step if this machine does not come to the run's configuration, and
+        Raises InputError before the first step if this machine does not come to the run's configuration. Raises
         ParityError at it if the model is not read as transformers runs it.
         """
         task = self.task

@@ -34,8 +34,8 @@ def follow(job: Job, arriving: Arriving, console: Console, results: Console | No
     """Analyses each step as it arrives, until the stream of them ends; returns the run.
 
     job: its `suite` and `steps` are passed over. results: where what came out is said; `console` by default. Steps
-    that the run directory has are not analysed again. Raises InputError in one sentence if no step came, for a source
-    that cannot be used, and at the end for steps that could not be analysed.
+    that the run directory has are not analysed again. Raises InputError in one sentence if no step came and for a
+    source that cannot be used. Raises it at the end for steps that could not be analysed.
     """
     say = partial(say_plain, console)
     check_tracker(job)

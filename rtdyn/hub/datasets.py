@@ -1,8 +1,8 @@
 """Data sets on the Hugging Face Hub: which files an address means, and ranges of their bytes.
 
 An address is `hf://datasets/OWNER/NAME[@REVISION][/PATH]`; PATH is a file, a folder, or a pattern with `*`, `?`,
-`[...]` and `**`. The commit that it stands for is asked once and then remembered, so that the same address goes on
-to mean the same bytes: a data set whose branch has moved is read anew only under another revision.
+`[...]` and `**`. The commit that it stands for is asked once and then remembered, so that the same address goes on to
+mean the same bytes. A data set whose branch has moved is read anew only under another revision.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def dataset_at(address: str) -> HubDataset:
     """The files and the commit that an address stands for, as they were when it was first asked.
 
     The answer is kept in `source.json`, in the folder that `HubDataset.folder` names; HF_TOKEN, HF_HOME, HF_ENDPOINT
-    and HF_HUB_OFFLINE are respected. Raises UsageError for an address that cannot be read, InputError for one that
-    the Hub does not hold or whose files are of no form, or of several.
+    and HF_HUB_OFFLINE are respected. Raises UsageError for an address that cannot be read. Raises InputError for one
+    that the Hub does not hold, or whose files are of no form, or of several.
     """
     from huggingface_hub import cached_assets_path
 

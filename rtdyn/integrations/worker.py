@@ -1,8 +1,8 @@
 """The process that analyses a training run's steps while it trains: `python -m rtdyn.integrations.worker`.
 
-It reads the job from stdin, a pickle of the process that started it, and then a line for each step whose links lie
-ready: its number, and the training tokens seen where the trainer counts them. On stdout it answers in lines of JSON:
-`said` for what a run prints, `finished` for a step that is done with, stored or not, and `failed` for what ended it.
+It reads the job from stdin, a pickle of the process that started it. Then it reads a line for each step whose links lie
+ready: its number, and the training tokens seen where the trainer counts them. On stdout it answers in lines of JSON.
+`said` is for what a run prints, `finished` for a step that is done with, stored or not, and `failed` for what ended it.
 It ends when stdin does.
 """
 

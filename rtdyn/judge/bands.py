@@ -1,7 +1,8 @@
 """How what a run says of rare tokens moves with the threshold that makes a token rare.
 
-A run that measured several bands in one pass has the same numbers for each: its curve, its plateau, the verdicts on
-both, and a ranking of the neurons. Bands share types and positions, so that they are no independent samples.
+A run that measured several bands in one pass has the same numbers for each. They are its curve, its plateau, the
+verdicts on both, and a ranking of the neurons. Bands share types and positions, so that they are no independent
+samples.
 """
 
 from __future__ import annotations

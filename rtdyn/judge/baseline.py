@@ -1,8 +1,8 @@
 """A baseline: a run's numbers in a file that is committed, with the rule that each of them is held to.
 
-A number is one column of one row of metrics/. Its rule is the first of the file's `tolerances` whose `metric` (a
-shell pattern over the row's name) and `columns` match; one of kind `interval` is passed over where the baseline has
-no interval. Rules are data, for a maintainer to edit: updating a baseline keeps them.
+A number is one column of one row of metrics/. Its rule is the first of the file's `tolerances` whose `metric` (a shell
+pattern over the row's name) and `columns` match. One of kind `interval` is passed over where the baseline has no
+interval. Rules are data, for a maintainer to edit: updating a baseline keeps them.
 """
 
 from __future__ import annotations

@@ -43,10 +43,10 @@ def change_points(steps: np.ndarray | Sequence[int], values: np.ndarray | Sequen
     """The segmentation of a series with least penalised squared error, or why there is none.
 
     steps (k,) ascending, values (k,), NaN where undefined and left out. Each segment is a line in ln(step + 1), free to
-    jump: uneven spacing is then just the regressor's, and a steady drift is not cut into a staircase. Noise, the
-    standard deviation of an observation, is the scaled median of second-order differences on the uneven x (Gasser et
-    al. 1986), to which a line contributes nothing and a jump two values. Penalty a change: PENALTY_SCALE·3·noise²·ln k,
-    for 3 free parameters. Gaussian noise around one line, its size to be estimated, shows a change in 7 % of series of
+    jump. So uneven spacing is just the regressor's, and a steady drift is not cut into a staircase. Noise, the standard
+    deviation of an observation, is the scaled median of second-order differences on the uneven x (Gasser et al. 1986),
+    to which a line contributes nothing and a jump two values. Penalty a change: PENALTY_SCALE·3·noise²·ln k, for 3 free
+    parameters. Gaussian noise is put around one line, its size to be estimated. It shows a change in 7 % of series of
     12 steps, 5 % of 18, 3 % of 24. Scale 1 would give 19, 20 and 18 % (Monte Carlo). Dynamic programming over every
     segmentation: `ruptures`' PELT prunes the best one when segments have a least length.
     """

@@ -1,8 +1,12 @@
 """The step at which an effect emerges in training (METHODS §9).
 
-p-values over steps are adjusted by Benjamini & Hochberg (1995), p̃_(i) = min_{j ≥ i} m·p_(j)/j; the emergence step is
-the first s_i with p̃_i … p̃_{i+2} ≤ α and p̃ ≤ α at 80 % or more of s_i … s_last. It is bracketed by the sound checkpoint
-before it. Identical checkpoints have been left out by `rtdyn.judge.trajectories` before.
+p-values over steps are adjusted by Benjamini & Hochberg (1995), p̃_(i) = min_{j ≥ i} m·p_(j)/j. The emergence step is
+the first s_i with
+
+    p̃_i … p̃_{i+2} ≤ α,   and p̃ ≤ α at 80 % or more of s_i … s_last.
+
+It is bracketed by the sound checkpoint before it. Identical checkpoints have been left out by
+`rtdyn.judge.trajectories` before.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ def is_recorded(run: Run, stored: Collection[int]) -> bool:
 def left_out(run: Run, stored: Mapping[int, CheckpointRecord]) -> dict[int, str]:
     """Steps that are no observations of their own, ascending, each with the reason.
 
-    By its audit or, where there was none, by the defects in its schedule, which the manifest has to hold; by equal
-    digests; and by the weights' fingerprints.
+    The audit gives it or, where there was none, the defects in the schedule, which the manifest has to hold. So do
+    equal digests, and the weights' fingerprints.
     """
     schedule, audit = run.manifest.schedule, run.manifest.audit
     assert schedule is not None

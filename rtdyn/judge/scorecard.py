@@ -1,14 +1,17 @@
 """The scorecard: each claim of the Distributed Specialization paper against what a run stored (METHODS §10).
 
-A claim is decided by criteria, each a region for a statistic at the last sound step. An effect (95 %): supported if
-the 95 % interval lies inside the region, contradicted if it lies outside, else undetermined. An absence, or a published
-figure with a margin (90 %): supported if the 90 % interval lies inside the equivalence margin, which is two one-sided
-tests at 5 %, contradicted if the 95 % interval lies outside. The store holds 95 % intervals, of as many independent
-pieces of text as it says; each side shrinks by the ratio of t quantiles about the value to give 90 %. A difference from
-a null has the interval ±1.96 null sd. Gates are criteria that have to be supported before a claim is (or before it is
-contradicted). A p-value above 0.05 decides nothing. Levels hold for each criterion by itself; they are not corrected
-for the number of claims.
-All thresholds, margins and texts are in the table CLAIMS.
+A claim is decided by criteria, each a region for a statistic at the last sound step.
+
+- An effect (95 %) is supported if the 95 % interval lies inside the region. It is contradicted if that lies outside,
+  else undetermined.
+- An absence, or a published figure with a margin (90 %), is supported if the 90 % interval lies inside the equivalence
+  margin. That is two one-sided tests at 5 %. It is contradicted if the 95 % interval lies outside.
+
+The store holds 95 % intervals, of as many independent pieces of text as it says. Each side shrinks by the ratio of t
+quantiles about the value to give 90 %. A difference from a null has the interval ±1.96 null sd. Gates are criteria that
+have to be supported before a claim is (or before it is contradicted). A p-value above 0.05 decides nothing. Levels hold
+for each criterion by itself; they are not corrected for the number of claims. All thresholds, margins and texts are in
+the table CLAIMS.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """How many rare targets would decide a criterion whose interval straddles a margin (METHODS §11).
 
-With n targets, a half-width h on the side of the margin and a distance g of the value from it, n·(h/g)² targets bring
-the interval to the margin if the value stays: half-widths go with 1/√n where targets come with text of their own.
+n targets give a half-width h on the side of the margin, which lies a distance g from the value. Then n·(h/g)² targets
+bring the interval to the margin if the value stays. For half-widths go with 1/√n where targets come with text of their
+own.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """The tolerances that a new baseline starts with, each with its reason.
 
 Measured on the bundled suite at steps 0, 512 and 4000, against one run: with one thread instead of two, no number
-differed. With another --memory-gib, with AVX2 or plain vector instructions in place of AVX-512, and with float32 in
-place of bfloat16 products, an influence moved by up to 6e-5 of itself, a fit by 1e-4, an interval's end by 1.2e-4, a
-likelihood ratio by 5e-4; counts, ranks and permutation p-values did not move. 3e-3 leaves six times the largest and
-stays below the 1 % that a check is for. It is wider than what --tolerance allows where influences are above 7e-3 nats.
+differed. Others were run with another --memory-gib, with AVX2 or plain vector instructions in place of AVX-512, and
+with float32 in place of bfloat16 products. An influence moved by up to 6e-5 of itself, a fit by 1e-4, an interval's end
+by 1.2e-4, a likelihood ratio by 5e-4. Counts, ranks and permutation p-values did not move. 3e-3 leaves six times the
+largest and stays below the 1 % that a check is for. It is wider than what --tolerance allows where influences are above
+7e-3 nats.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What a capture hooks and the analyses read of a model, whatever its family: modules and weights by what they are.
 
-Everything between the final MLP's neurons and the logits is declared here, so that the influence of a neuron
-can be computed without the model: logits = U·(γ ∘ x / σ + β) + bias, with x = r − mean(r) for LayerNorm and x = r
-for RMSNorm, σ² = ‖x‖²/d + ε. Where a norm stands between the MLP and the residual stream, and where the logits are
-capped, it is declared too.
+Everything between the final MLP's neurons and the logits is declared here. So the influence of a neuron can be computed
+without the model: logits = U·(γ ∘ x / σ + β) + bias. x is r − mean(r) for LayerNorm and r for RMSNorm, and
+σ² = ‖x‖²/d + ε. Where a norm stands between the MLP and the residual stream, and where the logits are capped, it is
+declared too.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Anatomy:
     final_norm: nn.Module
     """Its input is the last residual stream."""
     mlp_output: nn.Module
-    """The final MLP's output projection; its input is the neurons' post-activations, (…, F): of some families
+    """The final MLP's output projection. Its input is the neurons' post-activations, (…, F). Of some families it is
     (batch, positions, F), of others the positions of all windows one after the other."""
     output_rows: Tensor
     """(F, d): row i is what neuron i writes to the residual stream per unit of activation."""

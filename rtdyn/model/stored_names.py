@@ -26,7 +26,7 @@ _EMBEDDINGS = ("embed_tokens", "embed_in", "wte", "word_embeddings")
 def wrapping(names: Collection[str], base: str) -> str:
     """What a wrapper put before all of `names`: one of WRAPPINGS, several of them nested, or nothing.
 
-    base: the name of the family's base model, such as `gpt_neox` or `model`; a name that begins as the family's own
+    base: the name of the family's base model, such as `gpt_neox` or `model`. A name that begins as the family's own
     names do ends the prefix. It is empty unless every name has it.
     """
     own = re.compile(rf"({re.escape(base)}\.)?{_OF_THE_BASE}|{_HEADS}")

@@ -1,7 +1,7 @@
 """What a run directory says of itself: manifest.json as a record, and what each stored step was made from.
 
-A record keeps keys that it does not know and writes only what it was given, so that a file that is read and written
-again keeps its form.
+A record keeps keys that it does not know and writes only what it was given. So a file that is read and written again
+keeps its form.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class FrequenciesRecord(Record):
     median_relative_se: dict[str, SampledFrequency] = {}
     """By class, where the counts are from a sample."""
     rare_overlap: float | None = None
-    """Expected share in common, of all types in either, of the rare class by the sample and by the whole corpus; an
-    upper bound where the sample is small."""
+    """Expected share in common, of all types in either, of the rare class by the sample and by the whole corpus. It is
+    an upper bound where the sample is small."""
 
 
 class TargetKindsRecord(Record):

@@ -1,7 +1,7 @@
 """A run directory: the manifest and each step's Parquet files, whole or not at all.
 
-Every file is written aside, flushed to disk and renamed. A step counts as done only when all its files are
-there and carry the digest of the run's configuration, so a run killed at any moment resumes at that step.
+Every file is written aside, flushed to disk and renamed. A step counts as done only when all its files are there and
+carry the digest of the run's configuration. So a run killed at any moment resumes at that step.
 """
 
 from __future__ import annotations

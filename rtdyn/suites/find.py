@@ -77,11 +77,11 @@ def find_suites(
 ) -> tuple[tuple[SuiteSpec, ...], bool]:
     """The suites that `models` name, each once in the order given, and whether several were asked for.
 
-    Beside what `find_suite` takes, a pattern of `*`, `?` and `[...]` means every registered suite whose name or
-    repository it matches, or, matched against paths, every folder that holds folders of steps. What is there under the
-    very name is meant by it: a suite, a folder, and the folders that a pattern begins with. Several were asked for
-    where there are several, and by any pattern, whatever it matches today. Raises UsageError for a pattern that
-    matches nothing.
+    Beside what `find_suite` takes, there are patterns of `*`, `?` and `[...]`. One means every registered suite whose
+    name or repository it matches. Matched against paths, it means every folder that holds folders of steps. What is
+    there under the very name is meant by it: a suite, a folder, and the folders that a pattern begins with. Several
+    were asked for where there are several, and by any pattern, whatever it matches today. Raises UsageError for a
+    pattern that matches nothing.
     """
     chosen: dict[SuiteSpec, None] = {}
     globs = [

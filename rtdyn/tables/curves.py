@@ -1,16 +1,20 @@
 """The rows of curves/: numbers that are looked at as lines, each with the band of its null.
 
-kind `pseudo_influence`: x a rank, value, low and high the ranked influence of pseudo-classes of common positions there,
-their geometric mean and the band that holds 95 % of them, rank by rank; deviations from the mean, in logarithms, are
-widened by the positions that pseudo-classes share, as `pseudo_classes.contrast` does.
-`attention`: x the keys back from the query, 0 the query itself, value the class's mean attention there; low and high,
-for common targets, hold 95 % of pseudo-classes of as many. `attention_first`: the same for key 0, x = 0.
-`eigenvalue`, or `eigenvalue_<matrix>` for a gated MLP: x from 1, value the x-th largest eigenvalue of a group's input
-weights (`analyses.groups.group_spectra`), chosen on `half` of the windows; low and high hold 95 % of sets selected
-alike; fit, in the upper half, is the Pareto tail λ_{k+1}·((k + 1)/x)^{1/α} with Hill's α of the rule `half`.
-`hill_alpha`, or `hill_alpha_<matrix>`: x the length k of the tail, value Hill's α there of a group, or of the whole
-layer without one, low and high its 95 % interval. `selected_hill_alpha`: of sets selected alike, their mean and the
-band that holds 95 % of them.
+By kind:
+
+- `pseudo_influence`: x is a rank, of the ranked influence of pseudo-classes of common positions. value is their
+  geometric mean there, low and high the band that holds 95 % of them, rank by rank. Deviations from the mean, in
+  logarithms, are widened by the positions that pseudo-classes share, as `pseudo_classes.contrast` does.
+- `attention`: x are the keys back from the query, 0 the query itself. value is the class's mean attention there. low
+  and high, for common targets, hold 95 % of pseudo-classes of as many.
+- `attention_first`: the same for key 0, x = 0.
+- `eigenvalue`, or `eigenvalue_<matrix>` for a gated MLP: x counts from 1. value is the x-th largest eigenvalue of a
+  group's input weights (`analyses.groups.group_spectra`), chosen on `half` of the windows. low and high hold 95 % of
+  sets selected alike. fit, in the upper half, is the Pareto tail λ_{k+1}·((k + 1)/x)^{1/α} with Hill's α of the rule
+  `half`.
+- `hill_alpha`, or `hill_alpha_<matrix>`: x is the length k of the tail. value is Hill's α there of a group, or of the
+  whole layer without one. low and high are its 95 % interval.
+- `selected_hill_alpha`: of sets selected alike, their mean and the band that holds 95 % of them.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Positions of one document share their subject, so that windows of it are no independent draws. Standard errors and
 resampling take whole documents where there are enough of them. A text of few documents is cut into blocks of
-consecutive windows instead, at least as long as the windows' mean surprise hangs together: its integrated
+consecutive windows instead, at least as long as the windows' mean surprise hangs together. That is its integrated
 autocorrelation time τ = 1 + 2·Σ ρ_l, summed up to the first lag L ≥ 5τ (Sokal 1997).
 """
 

@@ -1,11 +1,11 @@
 """Which windows of a corpus are measured: random ones of the whole of it, from as many documents as may be.
 
-Documents are cut into stretches of a few windows' length, so that a document of any size costs no more than what is
-taken of it. Stretches come in random order by their length and are encoded as they come; each gives windows of its
-tokens one at a time, so that every window of the corpus has an equal chance (successive sampling; random times that
-are exponential with the length as rate put stretches into this order). Windows of one document are no independent
-draws, so that while few of the documents have given any, none gives a second one: of a large corpus, all windows are
-of documents of their own. What is too short for a window is joined, by EOS, with what else is.
+Documents are cut into stretches of a few windows' length. So a document of any size costs no more than what is taken of
+it. Stretches come in random order by their length and are encoded as they come. Each gives windows of its tokens one at
+a time, so that every window of the corpus has an equal chance (successive sampling). Random times that are exponential
+with the length as rate put stretches into this order. Windows of one document are no independent draws. So while few of
+the documents have given any, none gives a second one. Of a large corpus, all windows are of documents of their own.
+What is too short for a window is joined, by EOS, with what else is.
 """
 
 from __future__ import annotations

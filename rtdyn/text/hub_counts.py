@@ -1,13 +1,13 @@
 """Token counts of a Hub data set, from a random sample of its blocks, with their standard errors.
 
 Text is encoded with the model's own tokenizer, and a column of token ids is counted as it is. So are shards of token
-ids (`.bin`: the raw numbers of Megatron's indexed data sets, little-endian, without a header); a block is 2^19 tokens
+ids (`.bin`: the raw numbers of Megatron's indexed data sets, little-endian, without a header). A block is 2^19 tokens
 of one shard. The number type is what the `.idx` file beside them says, or uint16. Format: EleutherAI/pythia,
 utils/mmap_dataset.py.
 
-Blocks are clusters: with c_b occurrences of a type among the n_b tokens of block b, its frequency is p = Σc/Σn, a
-ratio whose standard error is sqrt(B/(B-1) Σ(c_b - p·n_b)²)/Σn over B blocks (Cochran, Sampling Techniques, §6.4).
-No correction is made for the share of the corpus that the sample covers, which can only widen it.
+Blocks are clusters. With c_b occurrences of a type among the n_b tokens of block b, its frequency is the ratio p =
+Σc/Σn. Its standard error is sqrt(B/(B-1) Σ(c_b - p·n_b)²)/Σn over B blocks (Cochran, Sampling Techniques, §6.4). No
+correction is made for the share of the corpus that the sample covers, which can only widen it.
 """
 
 from __future__ import annotations

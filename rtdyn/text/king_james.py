@@ -1,7 +1,7 @@
 """The King James Bible as documents, one per chapter: English text that ships with a dependency.
 
-Every fifth chapter is held out of the bundled suite's training text and is what `tiny` is
-evaluated on; other suites are evaluated on the whole book unless the user names a corpus.
+Every fifth chapter is held out of the bundled suite's training text and is what `tiny` is evaluated on. Other suites
+are evaluated on the whole book unless the user names a corpus.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The parts of one text, which a field of its rows tells apart: the text is read once for all of them.
 
-Parts are measured in turn. What is read for one and is of another waits for it, and the reading goes on where it
-stopped, until every part has what it asks for or there is no more.
+Parts are measured in turn. What is read for one and is of another waits for it. The reading goes on where it stopped,
+until every part has what it asks for or there is no more.
 """
 
 from __future__ import annotations

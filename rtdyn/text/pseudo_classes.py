@@ -1,13 +1,13 @@
 """The main test of rare against common: pseudo-classes of common positions (METHODS §3(d)).
 
 A pseudo-class has as many positions as the rare class, as many in each stratum of query positions, and repeats its
-types as often: for each rare type, some common type that has as many positions or more. A position's type is that of
+types as often. For each rare type it has some common type of as many positions or more. A position's type is that of
 the token which decides its class, its target or its query. For classes are sets of types, and influences averaged over
 few types single out other neurons than those over many, even in an untrained model. As far as this leaves a choice of
-positions, they cluster as the rare ones do: each window that holds rare positions has a random window that holds common
-ones in its place. Pseudo-classes come from a finite set of positions and so share some, a share o on average: they
+positions, they cluster as the rare ones do. Each window that holds rare positions has a random window that holds common
+ones in its place. Pseudo-classes come from a finite set of positions and so share some, a share o on average. So they
 scatter too little about their mean, and that mean itself is uncertain. For a statistic that is smooth in the class
-means the variances are (1 − o)·V and (1 + o)·V, so `contrast` widens their deviations by √((1 + o)/(1 − o)) before it
+means the variances are (1 − o)·V and (1 + o)·V. So `contrast` widens their deviations by √((1 + o)/(1 − o)) before it
 ranks the rare class's statistic among them.
 """
 

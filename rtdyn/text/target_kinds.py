@@ -1,7 +1,7 @@
 """What rare targets are as pieces of text: byte fragments, parts of words, or whole words.
 
 A piece is read as the tokenizer's decoder reads it. Of a byte-level BPE a piece is bytes: those that are no UTF-8 by
-themselves are a byte fragment. Of SentencePiece's tokenizers `<0x80>` to `<0xFF>` are such, and `▁` is a space; of
+themselves are a byte fragment. Of SentencePiece's tokenizers `<0x80>` to `<0xFF>` are such, and `▁` is a space. Of
 WordPiece `##` goes on with a word, and any other piece stands behind a space.
 """
 
@@ -46,10 +46,10 @@ def target_kinds(
 ) -> dict[str, TargetKinds]:
     """By class. class_by: `target` or `query`, whose token decides the class.
 
-    A token is a whole word if it is of letters, marks and digits alone, but for white space around them, and neither
-    the token before goes over into it nor it into the next: of two neighbours, the first's last and the second's first
-    character are not both letters, marks or digits. A byte fragment is no whole word, and counts as a letter beside
-    one. Letters, marks and digits are what Unicode calls so (categories L, M and N).
+    A token is a whole word if it is of letters, marks and digits alone, but for white space around them. Neither the
+    token before may go over into it nor it into the next. Two neighbours go over into each other if the first's last
+    and the second's first character are both letters, marks or digits. A byte fragment is no whole word, and counts as
+    a letter beside one. Letters, marks and digits are what Unicode calls so (categories L, M and N).
     """
     column = positions.query + (class_by == "target")
     ids = text.windows[positions.window, column]

@@ -84,10 +84,10 @@ def elbow(frequencies: np.ndarray) -> int | None:
 def classify(counts: TokenCounts, bands: Sequence[str], n_logits: int) -> TokenClasses:
     """The token classes of `bands` (the first is named `rare`) and `common`, over `n_logits` ids.
 
-    A band is `N%`, the least frequent N % of types that count, of which `paper-text` is the 15 %; or rank fractions
-    `LOW:HIGH`, where `elbow` as HIGH is the rank that they count up to, and `paper-code` is 0.15:elbow. `NAME=` before
-    it names it.
-    Raises InputError if the counts are longer than the logits, UsageError for a band that holds nothing.
+    A band is `N%`, the least frequent N % of types that count, of which `paper-text` is the 15 %. Or it is rank
+    fractions `LOW:HIGH`, where `elbow` as HIGH is the rank that they count up to. `paper-code` is 0.15:elbow. `NAME=`
+    before it names it. Raises InputError if the counts are longer than the logits, UsageError for a band that holds
+    nothing.
     """
     n = len(counts.counts)
     if n > n_logits:
@@ -131,10 +131,10 @@ def class_errors(sampled: SampledCounts, classes: TokenClasses) -> dict[str, flo
 def rare_overlap(counts: TokenCounts, classes: TokenClasses) -> float | None:
     """How right the rare class is expected to be that sampled counts give, or None where they have no standard errors.
 
-    The share of the types in both of two classes, among those in either: the one by these counts, and one by counts
-    drawn anew about them with their standard errors (a parametric bootstrap); the mean of REDRAWS. A type that was not
-    met stays so. Noise spreads sampled counts apart, so that the share is too high for a small sample: no more than a
-    bound where the class's median relative standard error exceeds SURE.
+    The share of the types in both of two classes, among those in either. One class is by these counts, and one by
+    counts drawn anew about them with their standard errors (a parametric bootstrap). It is the mean of REDRAWS. A type
+    that was not met stays so. Noise spreads sampled counts apart, so that the share is too high for a small sample. It
+    is no more than a bound where the class's median relative standard error exceeds SURE.
     """
     if counts.sampled is None or isinstance(counts.sampled.relative_se, Undefined):
         return None

@@ -6,13 +6,13 @@
     python scripts/benchmarks/bench_ablation.py --sizes
     python scripts/benchmarks/bench_ablation.py --cap 30
 
-All sides run on the same tokens in one process. Brute force adds each neuron's change to the residual stream and
-runs norm, unembedding and loss again, in batches; TransformerLens runs the whole model with a hook that replaces the
-neuron. Both do a few neurons and are scaled to all. The largest error is that of a neuron's mean over all positions,
-against float64 brute force for a random sample of neurons; every pair of theirs is held against its interval.
-`--scaling` times four sizes of N and of F; `--sizes` shows time and memory at Pythia's shapes with random weights.
-`--cap` shows processor time a pair and type with a cap on the logits and without, random weights, for influence, for
-that with a direction frozen, and for changes of confidence.
+All sides run on the same tokens in one process. Brute force adds each neuron's change to the residual stream and runs
+norm, unembedding and loss again, in batches. TransformerLens runs the whole model with a hook that replaces the neuron.
+Both do a few neurons and are scaled to all. The largest error is that of a neuron's mean over all positions, against
+float64 brute force for a random sample of neurons. Every pair of theirs is held against its interval. `--scaling` times
+four sizes of N and of F; `--sizes` shows time and memory at Pythia's shapes with random weights. `--cap` shows
+processor time a pair and type with a cap on the logits and without, random weights. It does so for influence, for that
+with a direction frozen, and for changes of confidence.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Two workers against one: wall time of the same steps on a Ray cluster of one and of two nodes, one thread each.
 
 Steps are bound by computing: every pair of position and neuron is summed over the vocabulary (`--tolerance 0`). Each
-worker has one task, of all or of half of the steps, and the time is from the moment that all workers are at a step to
-the last step stored: starts of command, cluster and workers are left out. Both are timed in turn, `--rounds` times, and
-the best of each counts. On two free cores the ratio should be near 2. How busy the machine's processors were meanwhile
-is printed beside it: with other work on them, or with neighbours on a shared host, the ratio says little.
+worker has one task, of all or of half of the steps. The time is from the moment that all workers are at a step to the
+last step stored. Starts of command, cluster and workers are left out. Both are timed in turn, `--rounds` times, and the
+best of each counts. On two free cores the ratio should be near 2. How busy the machine's processors were meanwhile is
+printed beside it. With other work on them, or with neighbours on a shared host, the ratio says little.
 """
 
 from __future__ import annotations

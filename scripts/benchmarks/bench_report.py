@@ -2,7 +2,7 @@
 
     python scripts/benchmarks/bench_report.py [--steps 154] [--neurons 8192] [--heads 16] [--out DIR]
 
-Writes a synthetic run (noise about smooth trends; rows of the kinds a real run stores), reports it, and opens the page
+Writes a synthetic run: noise about smooth trends, rows of the kinds a real run stores. Reports it, and opens the page
 in headless Chromium where there is one. Opening time runs from the navigation's start to the load event, and to the
 first chart after the page was scrolled to it.
 """

@@ -1,6 +1,6 @@
 """Wall time of a sweep over a slow link against the longer of its downloads and its analyses, and its peak on the disk.
 
-The bundled suite comes from a Hub on loopback whose link carries so many bytes a second over all connections, with a
+The bundled suite comes from a Hub on loopback. Its link carries so many bytes a second over all connections, with a
 latency for each request. An analysis loads the weights and multiplies matrices for the rest of its time. The downloads
 take as long as the analyses, 1.3 times as long, or 1/1.3.
 """

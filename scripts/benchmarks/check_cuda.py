@@ -1,7 +1,8 @@
 """Compares the analyses of the bundled suite between CPU and CUDA, then measures a step at 1.4b on the GPU; JSON.
 
-Exits with 1 and names the numbers where they differ by more than the tolerances of `device_checks.py`, and with 2 where
-there is no CUDA device. Needs no network, no tokenizer and no corpus: token ids are drawn from the suite's counts.
+Exits with 1 and names the numbers where they differ by more than the tolerances of `device_checks.py`. Exits with 2
+where there is no CUDA device. Needs no network, no tokenizer and no corpus: token ids are drawn from the suite's
+counts.
 
     python scripts/benchmarks/check_cuda.py
     python scripts/benchmarks/check_cuda.py --devices cpu,cpu --shape mini --tokens 9216    (a trial without a GPU)

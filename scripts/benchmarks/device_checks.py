@@ -1,7 +1,7 @@
 """The analyses of one bundled checkpoint on two devices, compared.
 
-The forward pass runs on both. After it both are given the same capture, and after the choice of groups the same
-groups, so that a neuron that changes sides at a threshold does not hide what differs; each choice is compared itself.
+The forward pass runs on both. After it both are given the same capture, and after the choice of groups the same groups.
+So a neuron that changes sides at a threshold does not hide what differs. Each choice is compared itself.
 """
 
 from __future__ import annotations

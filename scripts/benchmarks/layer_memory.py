@@ -1,9 +1,9 @@
 """Most memory that one step of a large model takes when it is run one layer at a time.
 
-Makes a checkpoint of Pythia's shape (float16, sharded, random weights: every block holds the same numbers), runs
-`rtdyn track --stream-layers always` on it in a process of its own, and prints what the operating system counted as that
-process's largest resident set. The bundled suite's tokenizer and counts stand in for Pythia's, whose further types
-are padding. `--folder` needs room for the weights: 24 GB for 12b, 3 GB for 1.4b.
+Makes a checkpoint of Pythia's shape (float16, sharded, random weights: every block holds the same numbers). Runs `rtdyn
+track --stream-layers always` on it in a process of its own. Prints what the operating system counted as that process's
+largest resident set. The bundled suite's tokenizer and counts stand in for Pythia's, whose further types are padding.
+`--folder` needs room for the weights: 24 GB for 12b, 3 GB for 1.4b.
 
     python scripts/benchmarks/layer_memory.py --shape 1.4b
     python scripts/benchmarks/layer_memory.py --shape 12b --tokens 4096 --positions-per-rare 100

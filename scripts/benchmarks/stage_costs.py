@@ -1,8 +1,8 @@
 """What each stage of a step costs: wall seconds, processor seconds, and peaks of memory on the host and the device.
 
-A stage's costs are taken as the next one begins. Processor seconds hold those of processes that this one runs, as the
-library that fits the likelihoods of regimes does, where the system tells them (Linux). Peaks are the process's since
-the stage began where the system can forget the peak before (Linux), else since it started.
+A stage's costs are taken as the next one begins. Processor seconds hold those of processes that this one runs, where
+the system tells them (Linux). The library that fits the likelihoods of regimes is such a process. Peaks are the
+process's since the stage began where the system can forget the peak before (Linux), else since it started.
 """
 
 from __future__ import annotations

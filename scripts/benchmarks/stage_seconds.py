@@ -3,9 +3,9 @@
 Those of `tiny` are in `rtdyn/data/stage_seconds.json`, beside those of `suite_cost.py` at 1.4b's shape.
 
 Runs `rtdyn track` with one thread over two steps of each suite and takes the second, which pays no compilation. Its
-clock is the processor's, not the wall's, so that other work on the machine counts little. The suites: `tiny` (steps 512
-and 4000), and untrained GPT-NeoX models of two layers, whose MLP is four times as wide as the stream, with `tiny`'s
-tokenizer and counts. Prints a JSON object a suite.
+clock is the processor's, not the wall's, so that other work on the machine counts little. The suites are `tiny` (steps
+512 and 4000), and untrained GPT-NeoX models of two layers with `tiny`'s tokenizer and counts. Their MLP is four times
+as wide as the stream. Prints a JSON object a suite.
 
     python scripts/benchmarks/stage_seconds.py --neurons 512 1024 2048 4096
 """

@@ -1,10 +1,10 @@
 """What one step costs at a true model's width, MLP and vocabulary, stage by stage, beside capture and ablation.
 
-The checkpoint is synthetic and structured (`synthetic_step.py` says how): correlation graphs are dense and groups are
-large, as trained models have them; the share of edges |r| ≥ 0.3 and the largest group are printed. The step is rtdyn's
-own, `analyse_step`, in a process of its own that has analysed a small step before, so that no compilation counts.
-A stage that takes longer than `--limit` is ended and said to be over; the analyses after it run in a new process,
-which repeats what they need. Needs no network, no tokenizer and no text.
+The checkpoint is synthetic and structured (`synthetic_step.py` says how). Correlation graphs are dense and groups are
+large, as trained models have them. The share of edges |r| ≥ 0.3 and the largest group are printed. The step is rtdyn's
+own, `analyse_step`, in a process of its own that has analysed a small step before, so that no compilation counts. A
+stage that takes longer than `--limit` is ended and said to be over. The analyses after it run in a new process, which
+repeats what they need. Needs no network, no tokenizer and no text.
 
     python scripts/benchmarks/suite_cost.py --shape 1.4b
     python scripts/benchmarks/suite_cost.py --shape 12b --device cuda --limit 120 --json

@@ -2,8 +2,8 @@
 
 A random network's neurons hardly correlate, so analyses of graphs and groups find nothing to do in it. Here:
 
-- Tokens have topics. The embedding of a type is a part along one direction that grows with its log frequency, a
-  heavy-tailed mixture (Student's t, 3 degrees) of TOPICS directions, and noise.
+- Tokens have topics. The embedding of a type has three parts. One lies along one direction that grows with its log
+  frequency. The others are a heavy-tailed mixture (Student's t, 3 degrees) of TOPICS directions, and noise.
 - The final MLP reads them. A neuron's input row is a heavy-tailed mixture of the same directions, with loadings that
   fall as 1/k, and Student noise of 4 degrees. Rows have log-normal lengths. So hidden units share a low-rank structure.
 - Neurons write along frequency. An output row is a part along the unembedding's direction of log frequency, a mixture

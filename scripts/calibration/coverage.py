@@ -2,11 +2,11 @@
 
     python scripts/calibration/coverage.py --step 4000 --targets 200 --replicates 400 [--json FILE]
 
-The bundled suite's step is measured once on a large text. A replicate is a part of it: windows drawn one by one
-(`own`), documents of 4 or 16 consecutive windows, or one run of consecutive windows (`one text`), as many as hold
-about so many rare targets. Prints, by design, the share of 95 % intervals that hold the large text's value, and the
-bias in standard deviations of the replicates. The whole table takes an hour on one core; `--designs own --replicates
-40` is the short form that the tests run.
+The bundled suite's step is measured once on a large text. A replicate is a part of it, of windows that hold about so
+many rare targets. They are windows drawn one by one (`own`), documents of 4 or 16 consecutive windows, or one run of
+consecutive windows (`one text`). Prints, by design, the share of 95 % intervals that hold the large text's value, and
+the bias in standard deviations of the replicates. The whole table takes an hour on one core; `--designs own
+--replicates 40` is the short form that the tests run.
 
     python scripts/calibration/coverage.py --step 4000 --curve-bias --replicates 1600 --designs own "4 windows"
 

@@ -2,11 +2,14 @@
 
     python scripts/calibration/regime_power.py [--neurons 2048] [--datasets 500] [--draws 999] [--seed 0]
 
-Prints four tables. Shape nulls: share of data sets of each shape with p ≤ 0.05 against each shape, and with the
-largest p ≤ 0.05 (at most 5 % is valid), and the Kolmogorov–Smirnov p of each shape's p-values under itself. Noise: the
-share of each shape with the largest p ≤ 0.01 and ≤ 0.05 where every number is known with a relative error. Power:
-the same for curves whose top 1 % is raised, by the bulk's spread and the height in log units. Pseudo-classes: share
-of p ≤ 0.05 where the rare class is itself a draw of common positions, with and without clustering and window effects.
+Prints four tables.
+
+- Shape nulls: share of data sets of each shape with p ≤ 0.05 against each shape. Then the share with the largest
+  p ≤ 0.05 (at most 5 % is valid). Then the Kolmogorov–Smirnov p of each shape's p-values under itself.
+- Noise: the share of each shape with the largest p ≤ 0.01 and ≤ 0.05 where every number is known with a relative error.
+- Power: the same for curves whose top 1 % is raised, by the bulk's spread and the height in log units.
+- Pseudo-classes: share of p ≤ 0.05 where the rare class is itself a draw of common positions, with and without
+  clustering and window effects.
 """
 
 from __future__ import annotations

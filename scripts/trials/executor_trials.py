@@ -1,8 +1,9 @@
 """Kills at random moments: driver, worker, slurmd or Ray node; the same command again must come to the serial tables.
 
-Each trial draws one or two kills and their moments, runs four steps of the bundled suite on a Slurm or a Ray cluster of
-two nodes on loopback, and starts the driver again whenever it was killed. Nothing may be lost or doubled: tables equal
-to those of a serial run, a line in the log for each step, no unfinished file. Needs the extras slurm and ray.
+Each trial draws one or two kills and their moments, and runs four steps of the bundled suite. The cluster is a Slurm or
+a Ray one of two nodes on loopback. The driver is started again whenever it was killed. Nothing may be lost or doubled:
+tables equal to those of a serial run, a line in the log for each step, no unfinished file. Needs the extras slurm and
+ray.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Random faults of Hub or folder: each run ends whole, or in one sentence with a store that the next run completes.
 
-Each schedule draws what goes wrong (refusals, cuts, stalls, wrong and missing bytes, a kill -9) and streams four steps
-of the bundled suite, one twice and one in shards, from a Hub on loopback. The tables must equal those of a run without
-faults. `--level stream` compares the bytes that reach an analysis instead of tables, which is much faster.
+Each schedule draws what goes wrong: refusals, cuts, stalls, wrong and missing bytes, a kill -9. Then it streams four
+steps of the bundled suite, one twice and one in shards, from a Hub on loopback. The tables must equal those of a run
+without faults. `--level stream` compares the bytes that reach an analysis instead of tables, which is much faster.
 `--level folder` damages steps of a folder instead (local_faults.py).
 """
 

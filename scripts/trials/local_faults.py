@@ -2,7 +2,7 @@
 
 Each schedule damages up to three of six steps, before a run or in the middle of it. The sound steps' tables must equal
 those of a run without faults, and every other step must be stored or named. Then the folder is mended, and the same
-command must come to whole tables; where a step was stored from what is no longer there, it must refuse instead.
+command must come to whole tables. Where a step was stored from what is no longer there, it must refuse instead.
 """
 
 from __future__ import annotations

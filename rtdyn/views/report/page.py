@@ -1,7 +1,7 @@
 """The page of a report: one HTML file with its charts' data, script and library in it, and nothing to load.
 
-plotly.js draws the charts: among the libraries that a Python package carries for offline use it has log axes, heat
-maps, touch and hover values, and takes new colours at any time, so that a page can follow the reader's light or dark
+plotly.js draws the charts. Among the libraries that a Python package carries for offline use it has log axes, heat
+maps, touch and hover values. It takes new colours at any time, so that a page can follow the reader's light or dark
 theme. Its 4.8 MB are most of the page.
 """
 

@@ -1,7 +1,7 @@
 """What the page's charts draw, as JSON: thinned and rounded, and described where it is (`THINNING`).
 
-Influence is kept at up to RANKS ranks, evenly spaced in log rank, its own value at each; the heat map's influences are
-levels of 1/254 of their range in log₁₀; everything else is as stored, to FIGURES significant figures.
+Influence is kept at up to RANKS ranks, evenly spaced in log rank, its own value at each. The heat map's influences are
+levels of 1/254 of their range in log₁₀. Everything else is as stored, to FIGURES significant figures.
 """
 
 from __future__ import annotations

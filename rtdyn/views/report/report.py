@@ -53,8 +53,8 @@ def report(
     """Writes the figures and the page of the runs at `paths`.
 
     out: the folder, by default `report` in the run, or COMPARED for several. at: steps as for `rtdyn track`, which
-    every run must have. Raises InputError if there is no run, no finished step, or no place to write; UsageError for
-    steps that are not stored, figures that there are not, and a page to open that is not asked for.
+    every run must have. Raises InputError if there is no run, no finished step, or no place to write. Raises UsageError
+    for steps that are not stored, figures that there are not, and a page to open that is not asked for.
     """
     if drawn.names and open_page:
         raise UsageError("--open opens the page, which --figures leaves out; give one of the two")

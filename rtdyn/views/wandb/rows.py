@@ -1,9 +1,9 @@
 """What a stored step and a run look like in Weights & Biases: keys, tables, grouping. Nothing here loads the client.
 
-The rule for keys: every number that all models of a family have is a line under its name (`metric_name`), the same in
-each of them; its interval and its nulls are lines under `band/`, which charts can show with it and which get no charts
-of their own. Heads differ between models and are many: they are rows of a table a step, with their nulls. So the
-number of keys depends on the analyses, classes and groups, not on the size of the model.
+The rule for keys: a number that all models of a family have is a line under its name (`metric_name`), the same in all.
+Its interval and its nulls are lines under `band/`. Charts can show these with it, and they get no charts of their own.
+Heads differ between models and are many: they are rows of a table a step, with their nulls. So the number of keys
+depends on the analyses, classes and groups, not on the size of the model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The figures' font: matplotlib's own, cut to the characters that figures use.
 
-A PDF embeds the glyphs that it draws, which are cut from the whole font anew for each file: most of the time that a
-small PDF takes. From this font it is little. A character that it lacks is drawn from the whole one.
+A PDF embeds the glyphs that it draws, which are cut from the whole font anew for each file. That takes most of the time
+of a small PDF. From this font it is little. A character that it lacks is drawn from the whole one.
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ def wrapped(
 ) -> tuple[Figure, list[Axes]]:
     """A figure and `count` axes in rows, for `width` and `height` inches each.
 
-    total: inches of the whole figure, whose rows hold as many axes as fit at two thirds of their width; by default
-    up to `most` stand in a row, at their own width. Places that are left over stay empty.
+    total: inches of the whole figure, whose rows hold as many axes as fit at two thirds of their width. By default up
+    to `most` stand in a row, at their own width. Places that are left over stay empty.
     """
     columns = min(count, most or count)
     if total is not None:
