@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 import shlex
@@ -62,6 +63,17 @@ def long_sentences(text: str, limit: int = LONGEST_SENTENCE) -> list[str]:
     return [sentence for sentence in sentences(text) if len(sentence.split()) > limit]
 
 
+def docstrings(source: str) -> Iterator[str]:
+    """Of modules, classes, functions and attributes, without what is displayed: indented formulas and commands."""
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else []:
+            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                paragraphs = re.split(r"\n\s*\n", "\n\n" + inspect.cleandoc(str(statement.value.value)))
+                shown = [p for p in paragraphs if not all(line.startswith("    ") for line in p.splitlines())]
+                yield "\n\n".join(shown)
+
+
 def slug(heading: str) -> str:
     """The anchor that GitHub and MkDocs give a heading."""
     text = re.sub(r"[`*]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)).strip().lower()
@@ -118,6 +130,25 @@ def test_sentences_of_the_help_and_of_the_reference_are_short() -> None:
     }
     assert len(helps) > 60 and len(cells) > 80
     assert not [long for text in helps | cells if text for long in long_sentences(text)]
+
+
+def test_sentences_of_docstrings_are_short() -> None:
+    files = [file for folder in ("rtdyn", "scripts") for file in sorted((ROOT / folder).rglob("*.py"))]
+    assert len(files) > 300
+    too_long = {
+        str(file.relative_to(ROOT)): long
+        for file in files
+        for text in docstrings(file.read_text())
+        if (long := long_sentences(text))
+    }
+    assert not too_long
+
+
+def test_docstrings_are_found_wherever_they_stand_and_formulas_are_no_sentences() -> None:
+    words = "word " * (LONGEST_SENTENCE + 1)
+    source = f'''"""{words}"""\nx = 1\n"""{words}"""\nclass A:\n    """Short.\n\n        {words}\n\n    {words}"""
+    async def f(self):\n        """{words}"""\n        return "{words}"\n'''
+    assert [len(long_sentences(text)) for text in docstrings(source)] == [1, 1, 1, 1]
 
 
 def test_every_figure_of_performance_says_machine_command_date_and_code() -> None:
