@@ -91,8 +91,8 @@ def _by_the_papers(
     }
     if given.text_where and "corpus" in sources:
         raise UsageError(
-            "--preset paper measures C4 too, whose rows have no such fields as --text-where names; give a --corpus for "
-            "both designs, or leave one of the two out"
+            "--preset paper measures C4 too, whose rows lack such fields as --text-where names; give a --corpus for "
+            "both designs, or leave one of them out"
         )
     main = () if given.corpus is None else (given.corpus,)
     written = {option_name(n): list(v) if isinstance(v, tuple) else v for n, v in {**sources, **paper}.items()}

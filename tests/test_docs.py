@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -63,15 +63,41 @@ def long_sentences(text: str, limit: int = LONGEST_SENTENCE) -> list[str]:
     return [sentence for sentence in sentences(text) if len(sentence.split()) > limit]
 
 
+def docstring(node: ast.AST) -> str | None:
+    """A statement that is a string alone: of a module, a class, a function or an attribute."""
+    is_string = (
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    )
+    return inspect.cleandoc(node.value.value) if is_string else None
+
+
 def docstrings(source: str) -> Iterator[str]:
-    """Of modules, classes, functions and attributes, without what is displayed: indented formulas and commands."""
-    for node in ast.walk(ast.parse(source)):
-        body = getattr(node, "body", None)
-        for statement in body if isinstance(body, list) else []:
-            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                paragraphs = re.split(r"\n\s*\n", "\n\n" + inspect.cleandoc(str(statement.value.value)))
-                shown = [p for p in paragraphs if not all(line.startswith("    ") for line in p.splitlines())]
-                yield "\n\n".join(shown)
+    """All of a file, without what is displayed: indented formulas and commands."""
+    for text in filter(None, map(docstring, ast.walk(ast.parse(source)))):
+        paragraphs = re.split(r"\n\s*\n", text)
+        yield "\n\n".join(p for p in paragraphs if not all(line.startswith("    ") for line in p.splitlines()))
+
+
+def spelled(node: ast.AST) -> str | None:
+    """A string in the code, with one word for each value that is put into it; None for other code."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(spelled(part) or "value" for part in node.values)
+    return None
+
+
+def messages(source: str) -> Iterator[str]:
+    """The strings of a file that are no docstrings, without paragraphs that click shows as they are typed."""
+    remaining: list[ast.AST] = [ast.parse(source)]
+    while remaining:
+        node = remaining.pop()
+        if docstring(node) is not None:
+            continue
+        if (text := spelled(node)) is None:
+            remaining += ast.iter_child_nodes(node)
+        else:
+            yield re.sub(r"^\x08\n(.+\n?)+", "", text, flags=re.MULTILINE)
 
 
 def slug(heading: str) -> str:
@@ -132,23 +158,24 @@ def test_sentences_of_the_help_and_of_the_reference_are_short() -> None:
     assert not [long for text in helps | cells if text for long in long_sentences(text)]
 
 
-def test_sentences_of_docstrings_are_short() -> None:
-    files = [file for folder in ("rtdyn", "scripts") for file in sorted((ROOT / folder).rglob("*.py"))]
-    assert len(files) > 300
+@pytest.mark.parametrize(("folder", "texts"), [("rtdyn", docstrings), ("scripts", docstrings), ("rtdyn", messages)])
+def test_sentences_in_the_code_are_short(folder: str, texts: Callable[[str], Iterator[str]]) -> None:
     too_long = {
         str(file.relative_to(ROOT)): long
-        for file in files
-        for text in docstrings(file.read_text())
+        for file in sorted((ROOT / folder).rglob("*.py"))
+        for text in texts(file.read_text())
         if (long := long_sentences(text))
     }
     assert not too_long
 
 
-def test_docstrings_are_found_wherever_they_stand_and_formulas_are_no_sentences() -> None:
+def test_sentences_in_the_code_are_found_wherever_they_stand() -> None:
     words = "word " * (LONGEST_SENTENCE + 1)
     source = f'''"""{words}"""\nx = 1\n"""{words}"""\nclass A:\n    """Short.\n\n        {words}\n\n    {words}"""
-    async def f(self):\n        """{words}"""\n        return "{words}"\n'''
+    async def f(self):\n        """{words}"""\n        raise Error(f"{{x}} {words}", ["{words}"])\n'''
     assert [len(long_sentences(text)) for text in docstrings(source)] == [1, 1, 1, 1]
+    assert sum(len(long_sentences(text)) for text in messages(source)) == 2
+    assert not long_sentences("".join(messages(f'x = "\\b\\n{words}\\n\\nAfter."')))
 
 
 def test_every_figure_of_performance_says_machine_command_date_and_code() -> None:

@@ -118,7 +118,7 @@ def open_scratch(repo: str, budget: int) -> Scratch:
     except OSError as error:
         raise InputError(
             f"cannot write to {root}, or lock files there ({error.strerror}); set HF_HOME to a folder where both can "
-            "be done, and HF_HUB_CACHE to that of files you have"
+            "be done, HF_HUB_CACHE to that of your files"
         ) from error
     return Scratch(folder, budget, lock)
 

@@ -19,7 +19,7 @@ _FORMS = (
     (
         r"(.*zero_pp_rank_\d+_)?mp_rank_\d+(_\d+)*_(model|optim)_states\.pt",
         "its weights are in the shards of DeepSpeed's ZeRO; run `python zero_to_fp32.py . OUT --tag NAME` in the "
-        "folder above, where NAME is this folder's, and put config.json into OUT; DeepSpeed up to 0.15.2 takes "
+        "folder above, where NAME is this folder's, and put config.json into OUT. DeepSpeed up to 0.15.2 takes "
         "OUT/pytorch_model.bin, in a folder that is there, for OUT",
     ),
     (

@@ -230,8 +230,8 @@ def _shape(suite: SuiteSpec, step: int, hub_reachable: bool) -> tuple[ModelShape
         if suite.repo is None or hub_reachable:
             raise
         raise InputError(
-            f"the shape of {suite.name} is not known: the Hub cannot be asked for its config.json; check the network "
-            "and HF_HUB_OFFLINE, or give the suite a `shape` in --suites FILE"
+            f"the Hub cannot be asked for the shape of {suite.name}; check the network and HF_HUB_OFFLINE, "
+            "or give the suite a `shape` in --suites FILE"
         ) from error
     source = f"{suite.location}, {suite.revision_of(step)}"
     return checkpoint_shape(folder, source), source

@@ -111,7 +111,7 @@ def check_config(config: Mapping[str, Any], where: str) -> str:
     if family not in FAMILIES and "auto_map" in config and why_not_dense(family) is None:
         raise InputError(
             f"{where} is of the family {family!r}, whose code its repository brings; rtdyn runs none of it, "
-            f"so use a copy in a form that transformers has (supported: {', '.join(sorted(FAMILIES))})"
+            f"so use a form that transformers has (supported: {', '.join(sorted(FAMILIES))})"
         )
     check_family(family, where)
     check_not_quantised(config, where)

@@ -175,7 +175,7 @@ METRICS: dict[str, tuple[Definition, ...]] = {
         Definition("decay_slope", NUMBER, "slope of its rapid decay, corrected", "3(b)", interval=True),
         Definition("plateau_fraction", SHARE, "neurons in its plateau, r1 / F, corrected", "3(b)", interval=True),
         Definition("shape_p_value", P, "largest p of its shape among random numbers", "3(a)", (SHAPE,)),
-        Definition("curve_error", SHARE, "part of itself that a neuron's influence in the curve errs by at most, where it was not measured, for 90 % of the random neurons", "11"),
+        Definition("curve_error", SHARE, "part of itself that an influence in the curve errs by at most where it was not measured, for 90 % of the random neurons", "11"),
         Definition("ranking_spearman", "Spearman ρ", "first order with the exact effect, over neurons, of the influence that ranks them", "11", interval=True),
         Definition("ranked_neurons", COUNT, "neurons that have a rank; none where the first order ranks too poorly", "11"),
         Definition("measured_neurons", COUNT, "neurons whose effect is exact on all windows", "11"),

@@ -146,7 +146,7 @@ def _matching(
     if folders and not holding:
         raise UsageError(
             f"none of the {len(folders)} folders that match {wanted!r} holds step*/ folders or the like; "
-            "a pattern names the folders of suites, not those of their steps"
+            "a pattern names folders of suites, not of steps"
         )
     if not holding:
         known = [*suites, *(s.repo for s in suites.values() if s.repo)]

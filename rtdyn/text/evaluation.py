@@ -280,8 +280,8 @@ def checked(drawn: Iterable[DrawnWindow], tokenizer: Tokenizer, n_logits: int) -
         if highest >= n_logits:
             token = tokenizer.backend.convert_ids_to_tokens(highest)
             raise InputError(
-                f"the evaluation text holds {token!r}, token id {highest:,}, and the model has {n_logits:,} logits; "
-                "leave it out of the text, or give the tokenizer that the model was trained with"
+                f"the evaluation text holds {token!r}, token id {highest:,}, beyond the model's {n_logits:,} logits; "
+                "leave it out of the text, or give the model's own tokenizer"
             )
         yield window
 

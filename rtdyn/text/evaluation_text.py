@@ -75,8 +75,8 @@ def open_text(
         if corpus is not None or where or not is_unreachable(error.__cause__):
             raise
         say(
-            f"the default text {suite.corpus} is not in the cache and the Hub cannot be reached, so that the King "
-            "James Bible is measured in its place; --corpus names another text"
+            f"the default text {suite.corpus} is not cached, the Hub not reached: "
+            "the King James Bible is measured in its place; --corpus names another text"
         )
         return _open(KING_JAMES, suite, text_field, seed, say, where, first)
 

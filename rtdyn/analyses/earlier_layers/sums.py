@@ -139,8 +139,8 @@ def _check(loss: Tensor, of_pass: Tensor) -> None:
     difference = float((loss.double().cpu() - of_pass.cpu()).abs().max())
     if not difference <= RERUN_TOLERANCE * max(1.0, float(of_pass.max())):
         raise InputError(
-            f"the last blocks, run again, give losses that differ by up to {difference:.2g} nats from the forward "
-            "pass; this model's earlier layers cannot be measured, leave out --layers"
+            f"the last blocks, run again, give losses {difference:.2g} nats off the forward pass; "
+            "earlier layers of this model cannot be measured, leave out --layers"
         )
 
 

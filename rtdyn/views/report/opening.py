@@ -16,8 +16,7 @@ from rtdyn.views.terminal.scorecard import place, targets_text
 SOURCES = {"[DS]": "https://arxiv.org/abs/2509.21163"}
 """Where the papers lie whose short names `docs/methods.md` defines."""
 QUESTION = (
-    "Do neurons of the final MLP specialise on rare tokens: which, how many of them, how do they act, and from which "
-    "step of training on?"
+    "Do neurons of the final MLP specialise on rare tokens: which, how many, how, and from which step of training on?"
 )
 QUESTION_OF_WEIGHTS = "How heavy are the tails of the final MLP's input weights, and how do they change in training?"
 

@@ -44,8 +44,8 @@ def rare_is_easier(metrics: pl.DataFrame) -> str:
     if RARE not in losses or COMMON not in losses or losses[RARE] >= losses[COMMON]:
         return ""
     return (
-        f"caution: the loss on {RARE} ({losses[RARE]:.3g}) is below that on {COMMON} ({losses[COMMON]:.3g}), so that "
-        "what is called rare is easy for this model; look at --frequencies and --corpus"
+        f"caution: the loss on {RARE} ({losses[RARE]:.3g}) is below that on {COMMON} ({losses[COMMON]:.3g}), "
+        "so this model finds rare targets easy; look at --frequencies and --corpus"
     )
 
 
@@ -53,8 +53,8 @@ def _few_clusters(clusters: TextClusters) -> str:
     """A warning for a text whose intervals may not cover; empty for another."""
     if clusters.unit != "documents":
         return (
-            f"caution: the text is of few documents, so that its {clusters.count} blocks stand for independent text; "
-            "intervals say how sure a number is for this text, and may be too narrow"
+            f"caution: the text is of few documents, so its {clusters.count} blocks stand for independent text; "
+            "intervals hold for this text and may be too narrow"
         )
     if clusters.count < FEW_CLUSTERS:
         return (

@@ -150,7 +150,7 @@ def _said(plans: Sequence[SuitePlan], assumptions: Assumptions) -> list[str]:
     else:
         said.append(
             "Compute hours: the operations of load, capture, ablation, domains, layers and mediation at this machine's "
-            "rates as calibrated now; further analyses by seconds measured on one core of another machine, shared "
+            "rates as calibrated now. Further analyses are by seconds measured on one core of another machine, shared "
             f"among {counted(assumptions.threads, 'thread')} as far as they were seen to share it."
         )
     if assumptions.gpu_tflops is not None:

@@ -25,7 +25,7 @@ DESIGN_NOTE = (
     "Each row is one statistic in both runs, so that the designs alone differ: text, number of positions, and what is "
     "called rare. `change` is rtdyn's design minus the papers', and has no interval; beside ≤ or ≥ there is none. A "
     "number without an interval has no known error. The interval of a difference from sets is the spread "
-    "of the sets; that of α is of the weights, and others are of the text. Groups are the 1 % most influential "
+    "of the sets. That of α is of the weights, and others are of the text. Groups are the 1 % most influential "
     "neurons, at least 32; the papers set theirs by hand to 30 to 50. What the papers published is of other models and "
     "steps."
 )
