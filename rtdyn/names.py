@@ -23,9 +23,9 @@ RARE, COMMON = "rare", "common"
 """Token classes. Neurons are ranked, and groups chosen, by their influence on `rare`."""
 
 
-def positions_by(class_by: object) -> str:
-    """What the positions of a class are called, by whose token decides it: targets, or queries."""
-    return "queries" if class_by == "query" else "targets"
+def position_by(class_by: object) -> str:
+    """What a position of a class is called, by whose token decides it: a target, or a query."""
+    return "query" if class_by == "query" else "target"
 
 
 SWEEP = ("paper-text", *(f"{RARE}_{percent}={percent}%" for percent in (5, 10, 20, 30, 50)))

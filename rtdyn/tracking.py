@@ -24,7 +24,7 @@ from rtdyn.execute.serial import PassedOver, run_serial
 from rtdyn.execute.task import Task, task_template
 from rtdyn.hub.datasets import is_hub
 from rtdyn.judge.observations import few_sound, left_out
-from rtdyn.names import KING_JAMES, positions_by
+from rtdyn.names import KING_JAMES, position_by
 from rtdyn.parquet import read_parquet
 from rtdyn.say_plain import say_plain
 from rtdyn.store.manifest import AuditRecord, CheckpointRecord
@@ -161,7 +161,7 @@ def _left(
     whole = done_with(run, analyses)
     left = [step for step in steps if step not in whole]
     if stored:
-        say(f"{len(steps) - len(left)} of {len(steps)} steps are stored already")
+        say(f"{len(steps) - len(left)} of {counted(len(steps), 'step')} are stored already")
     lacks = Counter(lacking(run, step, analyses) for step in left if step in stored)
     for names, count in lacks.items():
         who = "1 stored step lacks" if count == 1 else f"{count} stored steps lack"
@@ -173,7 +173,7 @@ def raise_given_up(given_up: Mapping[int, str], steps: int, run: Run) -> None:
     """Raises IncompleteError that names the steps, of so many, that could not be analysed, if any."""
     if given_up:
         faults = "; ".join(f"step {step}: {why.rstrip('.')}" for step, why in sorted(given_up.items()))
-        raise IncompleteError(f"{len(given_up)} of {steps} steps could not be analysed: {faults}", run.path)
+        raise IncompleteError(f"{len(given_up)} of {counted(steps, 'step')} could not be analysed: {faults}", run.path)
 
 
 def say_end(console: Console, run: Run) -> None:
@@ -222,11 +222,12 @@ def say_setup(console: Console, suite: SuiteSpec, evaluation: Evaluation | None,
                 f"the rare class is of sampled counts: {about} {overlap:.2f} of the types in it or in that of the "
                 "whole corpus are expected in both"
             )
-    sort_of = positions_by(run.manifest.config["class_by"])
+    position = position_by(run.manifest.config["class_by"])
     for token_class, positions in zip(classes.classes, evaluation.positions.classes, strict=True):
+        types = counted(int(token_class.types.sum()), "type")
         lines.append(
-            f"class {token_class.name}: {int(token_class.types.sum()):,} types (ranks {token_class.first + 1:,} to "
-            f"{token_class.last:,}), {positions.available:,} {sort_of}, {len(positions.measured):,} measured"
+            f"class {token_class.name}: {types} (ranks {token_class.first + 1:,} to "
+            f"{token_class.last:,}), {counted(positions.available, position)}, {len(positions.measured):,} measured"
         )
     lines += domain_lines(evaluation)
     lines.append(f"run directory: {run.path}")
@@ -303,7 +304,7 @@ def _run_elsewhere(
             reporter.end(summary, sum((seconds or {}).values()))
 
         def on_look(tasks: int, at_work: int) -> None:
-            reporter.stage(f"{at_work} of {tasks} tasks at work")
+            reporter.stage(f"{at_work} of {counted(tasks, 'task')} at work")
 
         driver = Driver(engine, run, units, task, steps_per_task, on_stored, on_look, reporter.say)
         return driver.drive()

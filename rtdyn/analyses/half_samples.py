@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rtdyn.analyses.statistics import Estimate
+from rtdyn.counted import counted
 from rtdyn.intervals import t_interval
 from rtdyn.undefined import Undefined
 
@@ -44,7 +45,7 @@ class HalfSamples:
 def half_samples(clusters: int, rng: np.random.Generator) -> HalfSamples | Undefined:
     """Draws the halves, or says that there are too few clusters."""
     if clusters < MIN_CLUSTERS:
-        return Undefined(f"the class lies in {clusters} independent pieces of text, under {MIN_CLUSTERS}")
+        return Undefined(f"the class lies in {counted(clusters, 'independent piece')} of text, under {MIN_CLUSTERS}")
     halves = np.concatenate([_split(np.ones(clusters, dtype=bool), rng) for _ in range(HALVES // 2)])
     quarters = [_split(half, rng) for half in halves for _ in range(QUARTERS // 2)]
     return HalfSamples(halves, np.concatenate(quarters))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rtdyn.counted import counted
 from rtdyn.intervals import skewed_interval, t_interval
 from rtdyn.undefined import Undefined
 
@@ -146,7 +147,7 @@ def compare(value: float, null: np.ndarray) -> Comparison | Undefined:
     """`value` against null values (s,), NaN among them left out; the reason if fewer than 19 are left."""
     null = null[np.isfinite(null)]
     if len(null) < 19:
-        return Undefined(f"only {len(null)} sets of the null have a value")
+        return Undefined(f"only {counted(len(null), 'set')} of the null with a value")
     at_most, at_least = int((null <= value).sum()), int((null >= value).sum())
     p = min(1.0, 2 * (1 + min(at_most, at_least)) / (len(null) + 1))
     return Comparison(float(null.mean()), float(null.std(ddof=1)), p)

@@ -108,8 +108,9 @@ class NeuronInfluence:
     def __repr__(self) -> str:
         largest = int(self.values.argmax())
         return (
-            f"<influence of {len(self.values)} neurons on {self.token_class}, {counted(self.positions, 'position')} in "
-            f"{counted(self.clusters, 'piece')} of text: largest {self.values[largest]:.3g} nats, neuron {largest}>"
+            f"<influence of {counted(len(self.values), 'neuron')} on {self.token_class}, "
+            f"{counted(self.positions, 'position')} in {counted(self.clusters, 'piece')} of text: "
+            f"largest {self.values[largest]:.3g} nats, neuron {largest}>"
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rtdyn.audit.shared_weights import steps_left_out
 from rtdyn.audit.survey import audit_steps, can_survey
 from rtdyn.audit.verdicts import SETTLED_BY_LOADING, Audit, StepVerdict
+from rtdyn.counted import counted
 from rtdyn.errors import InputError
 from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.suites.suite import SuiteSpec
@@ -48,7 +49,7 @@ def steps_to_run(
         missing = {v.step for v in verdicts if v.verdict == "missing"}
         record["steps"] = {str(v.step): _record(v) for v in audit.steps if v.step in {*steps, *beside}}
         record["findings"] = list(audit.findings)
-        say(f"audit: {len(steps) - len(unsound)} of {len(steps)} steps are sound by their metadata")
+        say(f"audit: {len(steps) - len(unsound)} of {counted(len(steps), 'step')} are sound by their metadata")
     else:
         distinct = {step: {"": str(step)} for step in steps}
         unsound = steps_left_out(distinct, suite.steps[-1], suite.defects, {})
@@ -57,7 +58,7 @@ def steps_to_run(
         say(f"audit: {record['findings'][0]}")
     if on_defect == "fail" and unsound:
         step, reason = min(unsound.items())
-        more = f" (and {len(unsound) - 1} more steps are not sound)" if len(unsound) > 1 else ""
+        more = f" (and {counted(len(unsound) - 1, 'more step')} not sound)" if len(unsound) > 1 else ""
         raise InputError(f"step {step}: {reason}{more}; leave it out of --steps, or use --on-defect mark or skip")
     passed_over = {step: why for step, why in unsound.items() if step in missing or on_defect == "skip"}
     record["passed_over"] = {str(step): why for step, why in sorted(passed_over.items())}

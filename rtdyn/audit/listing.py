@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rtdyn.checkpoints.other_weights import is_adapter, unmerged
+from rtdyn.counted import counted
 from rtdyn.hub.names import CONFIG, TOKENIZER_FILES
 from rtdyn.undefined import Undefined
 
@@ -117,4 +118,4 @@ def _shards(listing: Listing, suffix: str, index: str) -> Weights | Undefined:
         count, names = next(iter(numbered.items()), (0, []))
         return Undefined(f"it holds {len(names)} of {count or 'the'} {suffix} shards")
     names = whole[0] if whole else loose
-    return Weights(f"{suffix}, {len(names)} shards", {name: listing.files[name] for name in names}, index)
+    return Weights(f"{suffix}, {counted(len(names), 'shard')}", {name: listing.files[name] for name in names}, index)

@@ -14,6 +14,7 @@ from rtdyn.blame import disk_fault, reading
 from rtdyn.checkpoints.checkpoint import read_json, weight_files
 from rtdyn.checkpoints.safetensors_files import Header, read_header
 from rtdyn.checkpoints.shards import contradiction
+from rtdyn.counted import counted
 from rtdyn.errors import InputError
 from rtdyn.hub.names import CONFIG
 
@@ -84,7 +85,9 @@ def doubts(saves: Mapping[int, Save]) -> dict[int, dict[str, str]]:
     for step in _unlike({step: save.excess for step, save in saves.items()}, 0):
         more = "more" if saves[step].excess > 0 else "less"
         size = abs(saves[step].excess)
-        found[step]["shards"] = f"its index is another save's: it gives {size:,} bytes {more} than the shards hold"
+        found[step]["shards"] = (
+            f"its index is another save's: it gives {counted(size, 'byte')} {more} than the shards hold"
+        )
     around = _written_around_another({step: save.written for step, save in saves.items()})
     if around is not None:
         first, last = saves[around].written

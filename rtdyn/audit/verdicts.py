@@ -189,7 +189,7 @@ def odd_sizes(loaded: Mapping[int, Weights]) -> dict[int, str]:
             alike = sum(abs(other - size) <= SIZE_TOLERANCE * size for other in sizes.values())
             rare = len(sizes) >= MIN_SIZES and alike <= max(1, FEW * len(sizes))
             if size == 0 or (rare and abs(size - usual) > SIZE_TOLERANCE * usual):
-                odd[step] = f"its weights are of {size:,} bytes, where {usual:,.0f} are usual ({layout})"
+                odd[step] = f"its weights are of {counted(size, 'byte')}, where {usual:,.0f} are usual ({layout})"
     return odd
 
 
@@ -298,7 +298,8 @@ def _suite_findings(
         few = [s for s in loaded if loaded[s].layout == layout]
         where = f"step {', '.join(map(str, few[:5]))}{' and more' if count > 5 else ''}"
         findings.append(
-            f"{count} of {len(loaded)} steps are in another format, {layout} ({where}); digests compare within one only"
+            f"{count} of {counted(len(loaded), 'step')} are in another format, {layout} ({where}); "
+            "digests compare within one only"
         )
     unknown = [step for step, weights in loaded.items() if len(weights.digests) < len(weights.files)]
     if unknown:

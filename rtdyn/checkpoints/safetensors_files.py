@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rtdyn.blame import reading
+from rtdyn.counted import counted
 from rtdyn.errors import InputError
 from rtdyn.git_lfs import LONGEST, is_pointer, pointer_error
 
@@ -49,7 +50,7 @@ def safetensors_header(read: Callable[[int, int], bytes], size: int, what: str) 
     prefix = read(0, min(8, size))
     length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
     if 8 + length > size:
-        raise InputError(f"{what} is truncated or not a safetensors file ({size:,} bytes); download it again")
+        raise InputError(f"{what} is truncated or not a safetensors file ({counted(size, 'byte')}); download it again")
     try:
         header = json.loads(read(8, 8 + length))
         metadata = header.pop("__metadata__", None)
@@ -59,5 +60,5 @@ def safetensors_header(read: Callable[[int, int], bytes], size: int, what: str) 
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         raise InputError(f"{what} has a damaged safetensors header; download it again") from None
     if 8 + length + end != size:
-        raise InputError(f"{what} is truncated: {size:,} bytes of {8 + length + end:,}; download it again")
+        raise InputError(f"{what} is truncated: {counted(size, 'byte')} of {8 + length + end:,}; download it again")
     return header, 8 + length

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
+from rtdyn.counted import counted
 from rtdyn.errors import InputError, ParityError
 from rtdyn.execute.engine import Engine, SilentError
 from rtdyn.execute.ledger import (
@@ -191,7 +192,8 @@ class Driver:
             if (final or step not in in_work) and given_up(known[step]) and not self._is_stored(step):
                 sentence = (final or known[step])[-1].sentence or SILENT
                 self._give_up(
-                    step, sentence if final else f"{len(known[step])} workers failed, the last with: {sentence}"
+                    step,
+                    sentence if final else f"{counted(len(known[step]), 'worker')} failed, the last with: {sentence}",
                 )
         for step, count in sorted(cancellations(self.run.path).items()):
             if count >= CANCELLED and step in self.waiting - in_work and not self._is_stored(step):
@@ -274,6 +276,8 @@ class Driver:
         try:
             self.engine.withdraw(self.open_tasks)
         except SilentError as error:
-            self.say(f"{self.engine.place} does not answer ({error}): {len(self.open_tasks)} tasks may still run")
+            self.say(
+                f"{self.engine.place} does not answer ({error}): {counted(len(self.open_tasks), 'task')} may still run"
+            )
         else:
             self.open_tasks.clear()

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 from rtdyn.blame import Handler
+from rtdyn.counted import counted
 from rtdyn.errors import InputError, brief
 from rtdyn.execute.engine import LOGS, Engine, SilentError
 from rtdyn.execute.ledger import come_back
@@ -71,7 +72,7 @@ class SlurmTask:
             return DelayedSubmission(SlurmTask(self.task, self.minutes))
         over = time.monotonic() - self.began > self.minutes * 60 - seconds_to_leave(self.minutes) - EARLY
         wasted = over and not self.worker.stored
-        self.worker.leave(f"its time of {self.minutes} minutes was over (--slurm-time)" if wasted else None)
+        self.worker.leave(f"its time of {counted(self.minutes, 'minute')} was over (--slurm-time)" if wasted else None)
         return DelayedSubmission(SlurmTask(self.task, self.minutes))
 
 

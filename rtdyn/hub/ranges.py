@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.client import PARTIAL_CONTENT
 
+from rtdyn.counted import counted
 from rtdyn.errors import InputError
 from rtdyn.hub.errors import LEAVE_OUT, explained
 from rtdyn.hub.remote_file import RemoteFile
@@ -102,7 +103,8 @@ def _request(source: Source, file: RemoteFile, start: int, stop: int) -> Iterato
             return
         if not in_part and not source.takes_whole and stop - start < file.size:
             raise InputError(
-                f"{source.what}: {file.name}: asked for {stop - start:,} bytes from {start:,}, got the whole file; "
+                f"{source.what}: {file.name}: asked for {counted(stop - start, 'byte')} from {start:,}, "
+                "got the whole file; "
                 "run the command again, or set HF_ENDPOINT to a server that answers ranges"
             )
         skip, left = 0 if in_part else start, stop - start

@@ -9,6 +9,7 @@ from functools import cache
 
 import numpy as np
 
+from rtdyn.counted import counted
 from rtdyn.judge.emergence import ALPHA, ROUND_OFF
 from rtdyn.undefined import Undefined
 
@@ -57,7 +58,7 @@ def change_points(steps: np.ndarray | Sequence[int], values: np.ndarray | Sequen
         raise ValueError("steps ascend, with a value each")
     at, y = at[~np.isnan(y)], y[~np.isnan(y)]
     if len(y) < 2 * MIN_SEGMENT:
-        return Undefined(f"{len(y)} defined steps, under two segments of {MIN_SEGMENT}")
+        return Undefined(f"{counted(len(y), 'defined step')}, under two segments of {MIN_SEGMENT}")
     if np.ptp(y) == 0:
         return ChangePoints((), (), 0.0)
     # scaled, so that neither the metric's units nor a large mean costs digits
@@ -101,7 +102,7 @@ def trend(steps: np.ndarray | Sequence[int], values: np.ndarray | Sequence[float
     at, y = at[~np.isnan(y)], y[~np.isnan(y)]
     critical = _kendall_critical(len(y))
     if critical is None:
-        return Undefined(f"{len(y)} defined steps, too few to reject any slope")
+        return Undefined(f"{counted(len(y), 'defined step')}, too few to reject any slope")
     x = np.log1p(at)
     i, j = np.triu_indices(len(y), 1)
     slopes = np.sort((y[j] - y[i]) / (x[j] - x[i]))

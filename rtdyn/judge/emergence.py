@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rtdyn.counted import counted
 from rtdyn.intervals import NORMAL_90, NORMAL_95
 from rtdyn.judge.series import refuse_few
 
@@ -77,7 +78,7 @@ def _no_emergence(p: np.ndarray, significant: np.ndarray) -> str:
     runs = np.diff(np.flatnonzero(np.diff(np.concatenate([[0], significant.astype(int), [0]]))))[::2]
     longest = int(runs.max(initial=0))
     if longest < LEAST_RUN:
-        return f"at most {longest} significant steps in a row at alpha {ALPHA:g}, under {LEAST_RUN}"
+        return f"at most {counted(longest, 'significant step')} in a row at alpha {ALPHA:g}, under {LEAST_RUN}"
     return f"no run of significant steps lasts for {LASTING:.0%} of the remaining ones"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from rtdyn.counted import counted
 from rtdyn.errors import InputError
 from rtdyn.judge.trajectories import MIN_STEPS
 from rtdyn.store.schema import AT_EDGE
@@ -94,7 +95,7 @@ def one_step(metrics: pl.DataFrame, selection: Selection) -> dict[str, Any]:
 def refuse_few(steps: int) -> None:
     """Raises InputError for fewer distinct steps than a trajectory needs."""
     if steps < MIN_STEPS:
-        raise InputError(f"{steps} distinct steps, under {MIN_STEPS}; a trajectory needs more")
+        raise InputError(f"{counted(steps, 'distinct step')}, under {MIN_STEPS}; a trajectory needs more")
 
 
 def _matching(metrics: pl.DataFrame, selection: Selection) -> pl.DataFrame:

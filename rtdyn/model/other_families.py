@@ -37,8 +37,8 @@ def why_no_closed_form(family: str, config: Mapping[str, Any]) -> str | None:
         cap = config.get(name)
         if cap and not LAYOUTS[family].capped:
             return (
-                f"says in its config.json that its {of_what} are capped ({name} {cap}), which transformers' code "
-                "lacks; take it out if the model was trained without it"
+                f"says in config.json that its {of_what} are capped ({name} {cap}), which transformers' code lacks; "
+                "take the setting out if the model was trained without it"
             )
         if cap is not None and LAYOUTS[family].capped and not (isinstance(cap, int | float) and 0 < cap < math.inf):
             return f"has {name} {cap} in its config.json; give a number above 0, or null for no cap"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rtdyn.counted import counted
 from rtdyn.errors import InputError, UsageError, near_matches
 from rtdyn.suites.folder import folder_suite, found_in
 from rtdyn.suites.forms import KNOWN, RevisionPattern, revision_pattern
@@ -145,7 +146,7 @@ def _matching(
     holding = [folder_suite(folder, pattern) for folder in folders if found_in(folder, pattern)]
     if folders and not holding:
         raise UsageError(
-            f"none of the {len(folders)} folders that match {wanted!r} holds step*/ folders or the like; "
+            f"none of {counted(len(folders), 'folder')} matching {wanted!r} holds step*/ folders or the like; "
             "a pattern names folders of suites, not of steps"
         )
     if not holding:

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 
+from rtdyn.counted import counted
 from rtdyn.names import HUB_SCHEME
 
 PACKAGE = Path(__file__).parents[1]
@@ -164,7 +165,7 @@ class SuiteSpec:
         """What the steps' names share, and of steps that count tokens the unit, which finer names make smaller."""
         if not self.tokens or "{tokens}" not in self.revision or not self.steps[-1] or self.tokens[-1] is None:
             return self.revision
-        return f"{self.revision}, a step of {self.tokens[-1] // self.steps[-1]:,} tokens"
+        return f"{self.revision}, a step of {counted(self.tokens[-1] // self.steps[-1], 'token')}"
 
     def revision_of(self, step: int) -> str:
         """The branch, tag or folder that holds `step`."""

@@ -10,9 +10,10 @@ from dataclasses import replace
 from itertools import chain
 
 from rtdyn.checkpoints.locate import find_config, find_tokenizer
+from rtdyn.counted import counted
 from rtdyn.errors import UsageError
 from rtdyn.hub.names import CONFIG
-from rtdyn.names import positions_by
+from rtdyn.names import position_by
 from rtdyn.streams import stream
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.text.draw import draw_windows
@@ -107,11 +108,11 @@ def _domain(
     )
     rare, size = evaluation.positions.classes[0].available, packed.windows.size
     if options.tokens is not None and size < options.tokens:
-        say(f"{name} holds {size:,} tokens of the {options.tokens:,} asked for, all that was read of it")
+        say(f"{name} holds {counted(size, 'token')} of the {options.tokens:,} asked for, all that was read of it")
     if options.tokens is None and rare < options.wanted:
         searched = f"{LONGEST} times the main text's" if size >= most else "all that was read of it"
-        sort_of = positions_by(options.class_by)
-        say(f"{name} holds {rare:,} rare {sort_of} of the {options.wanted:,} asked for in {size:,} tokens, {searched}")
+        held = counted(rare, f"rare {position_by(options.class_by)}")
+        say(f"{name} holds {held} of the {options.wanted:,} asked for in {counted(size, 'token')}, {searched}")
     return _with_kinds(evaluation, tokenizer)
 
 

@@ -18,7 +18,7 @@ from rtdyn.errors import InputError
 from rtdyn.hub.datasets import dataset_at, is_hub
 from rtdyn.hub.names import CONFIG
 from rtdyn.model.layouts import WITHOUT_LIMIT
-from rtdyn.names import PILE, SWEEP, positions_by
+from rtdyn.names import PILE, SWEEP, position_by
 from rtdyn.streams import stream
 from rtdyn.suites.suite import KnownText, SuiteSpec
 from rtdyn.text.clusters import TextClusters, text_clusters
@@ -117,11 +117,11 @@ def prepare(
     evaluation = _evaluation(drawn, documents, provenance, model_config, digest, options, opened.known)
     rare = evaluation.positions.classes[0].available
     if options.tokens is None and rare < options.wanted:
-        sort_of = positions_by(options.class_by)
-        say(f"the text holds {rare:,} rare {sort_of} of the {options.wanted:,} asked for, and is measured whole")
+        held = counted(rare, f"rare {position_by(options.class_by)}")
+        say(f"the text holds {held} of the {options.wanted:,} asked for, and is measured whole")
     size = drawn.text.windows.size
     if options.tokens is not None and size < options.tokens:
-        say(f"the text holds {size:,} tokens of the {options.tokens:,} asked for, and is measured whole")
+        say(f"the text holds {counted(size, 'token')} of the {options.tokens:,} asked for, and is measured whole")
     return evaluation
 
 
@@ -158,7 +158,7 @@ def limits_of(tokenizer: Tokenizer, model_config: dict[str, Any], options: Evalu
     if model_config.get("model_type") not in WITHOUT_LIMIT:
         context = _whole_number(model_config, ("max_position_embeddings", "n_positions"), where)
         if options.window > context:
-            raise InputError(f"--window {options.window} exceeds the model's context of {context} tokens")
+            raise InputError(f"--window {options.window} exceeds the model's context of {counted(context, 'token')}")
     eos = tokenizer.eos if tokenizer.eos is not None else model_config.get("eos_token_id")
     if eos is not None and eos >= n_logits:
         raise InputError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rtdyn.blame import reading
+from rtdyn.counted import counted
 from rtdyn.errors import InputError
 from rtdyn.git_lfs import refuse_pointer
 from rtdyn.hub.datasets import dataset_at, is_hub
@@ -106,5 +107,5 @@ def _open(
             refuse_pointer(Path(corpus))
     documents = read_documents(corpus, text_field, where)
     if documents.passed_over:
-        say(f"{documents.passed_over:,} rows of {documents.name} hold no text and are passed over")
+        say(f"passed over {counted(documents.passed_over, 'row')} of {documents.name} without text")
     return EvaluationText(corpus, known, None, first_of(documents, first))

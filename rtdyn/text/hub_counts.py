@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from rtdyn.counted import counted
 from rtdyn.errors import InputError
 from rtdyn.files import replace_file
 from rtdyn.git_lfs import LONGEST
@@ -123,7 +124,7 @@ def count_dataset(
     file = dataset.folder / f"counts-{key}.parquet"
     tally = _read_tally(file, tokenizer.size)
     if not tally.finished:
-        say(f"counting {tokens:,} tokens of {dataset.what}; kept in {file}")
+        say(f"counting {counted(tokens, 'token')} of {dataset.what}; kept in {file}")
         if id_column is not None:
             blocks = _id_blocks(dataset, id_column, seed, tally.places)
         elif of_ids:
@@ -148,7 +149,7 @@ def count_dataset(
         "id_column": id_column,
     }
     column = "" if id_column is None else f", token ids of {id_column}"
-    source = f"{dataset.what}{column}, {tally.tokens:,} tokens: {provenance['drawn']}"
+    source = f"{dataset.what}{column}, {counted(tally.tokens, 'token')}: {provenance['drawn']}"
     return sampled_counts(tally.counts, source, SampledCounts(_standard_errors(tally, dataset), provenance))
 
 
@@ -174,7 +175,7 @@ def _fill(
         if tally.tokens >= next_save:
             save(tally)
             next_save = tally.tokens + share
-            say(f"  {tally.tokens:,} tokens counted")
+            say(f"  {counted(tally.tokens, 'token')} counted")
     else:
         tally.whole = True
     if tally.tokens == 0:
@@ -224,7 +225,9 @@ def _shard_blocks(dataset: HubDataset, tokens: int, seed: int, skip: int) -> Ite
         if file.size < LONGEST:
             read_range(dataset, file, 0, file.size)  # a Git LFS pointer is refused as what it is
         if file.size % dtype.itemsize:
-            raise InputError(f"{dataset.what}: {file.name} is no list of {dtype.name} token ids: {file.size:,} bytes")
+            raise InputError(
+                f"{dataset.what}: {file.name} is no list of {dtype.name} token ids: {counted(file.size, 'byte')}"
+            )
     spans = [(f, start) for f in dataset.files for start in range(0, f.size, length)]
     order = stream(seed, "stretches to count").permutation(len(spans))[skip:]
     for some in (order[i : i + _AT_ONCE] for i in range(0, len(order), _AT_ONCE)):

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from rtdyn.blame import passes
+from rtdyn.counted import counted
 from rtdyn.errors import InputError, brief
 from rtdyn.files import replace_file
 from rtdyn.hub.datasets import HubDataset, read_range, read_whole
@@ -276,7 +277,7 @@ class HubText:
             if len(self.used).bit_count() == 1:
                 self.keep()
             if read >= limit:
-                self.say(f"{read:,} bytes of text read from {self.dataset.what}")
+                self.say(f"{counted(read, 'byte')} of text read from {self.dataset.what}")
                 limit *= 2
             yield block.texts
 

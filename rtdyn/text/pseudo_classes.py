@@ -17,6 +17,7 @@ import math
 
 import numpy as np
 
+from rtdyn.counted import counted
 from rtdyn.streams import stream
 from rtdyn.text.positions import MeasuredPositions
 from rtdyn.undefined import Undefined
@@ -51,15 +52,17 @@ def pseudo_classes(
     needed, available = (np.bincount(strata[chosen], minlength=count) for chosen in (is_rare, pool))
     if (short := np.flatnonzero(needed > available)).size:
         s = int(short[0])
+        held = counted(int(available[s]), f"measured {common} position")
         return Undefined(
-            f"{available[s]} measured {common} positions at queries {s * stratum} to {(s + 1) * stratum - 1}, "
-            f"where the rare class has {needed[s]}"
+            f"{held} at queries {s * stratum} to {(s + 1) * stratum - 1}, where the rare class has {needed[s]}"
         )
     repeats = np.sort(np.unique(token[is_rare], return_counts=True)[1])[::-1]
     _, kind = np.unique(token[pool], return_inverse=True)
     most = np.sort(np.bincount(kind))[::-1]
     if len(most) < len(repeats) or (most[: len(repeats)] < repeats).any():
-        return Undefined(f"too few {common} types come as often as the rare ones, {repeats[0]} times and fewer")
+        return Undefined(
+            f"too few {common} types come as often as the rare ones, {counted(int(repeats[0]), 'time')} and fewer"
+        )
     windows, index = np.unique(positions.window[is_rare], return_inverse=True)
     wanted = np.zeros((len(windows), count), dtype=np.int64)
     np.add.at(wanted, (index, strata[is_rare]), 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from rtdyn.counted import counted
 from rtdyn.errors import InputError, UsageError, near_matches
 
 ROWS_WITHOUT_MATCH = 50_000
@@ -85,10 +86,10 @@ class RowFilter:
                 there = ", ".join(map(shortened, list(met_with)[:_VALUES_SHOWN]))
                 near = near_matches(wanted, (name for name in met_with if len(name) <= NAME_LENGTH))
                 raise InputError(
-                    f"{what}: none of {self.rows:,} rows has {field}={wanted} (there are {there}){near}; "
+                    f"{what}: none of {counted(self.rows, 'row')} has {field}={wanted} (there are {there}){near}; "
                     "correct --text-where"
                 )
-        raise InputError(f"{what}: none of {self.rows:,} rows has {self.text}; correct --text-where")
+        raise InputError(f"{what}: none of {counted(self.rows, 'row')} has {self.text}; correct --text-where")
 
 
 class RowLabels:

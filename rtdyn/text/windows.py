@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rtdyn.counted import counted
 from rtdyn.errors import InputError
 from rtdyn.text.draw import DrawnWindow
 
@@ -53,7 +54,7 @@ def pack(
             break
     if not taken:
         raise InputError(
-            f"the corpus is shorter than one window of {length} tokens; give more text or a smaller --window"
+            f"the corpus is shorter than one window of {counted(length, 'token')}; give more text or a smaller --window"
         )
     # in the order of the text, so that blocks of windows are neighbours in it
     taken.sort(key=lambda window: window[:2])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rtdyn.blame import passes
+from rtdyn.counted import counted
 from rtdyn.errors import InputError, brief
 from rtdyn.parquet import read_parquet
 from rtdyn.store.run import Run, done_steps, locked, read_run, table_file
@@ -57,7 +58,7 @@ class TrackioView:
         with redirect_stdout(StringIO()):
             self.backend.finish()
         if lacking := self.sent - steps_there(self.run):  # the client passes over what goes wrong
-            raise RuntimeError(f"its database lacks {len(lacking)} of {len(self.sent)} steps")
+            raise RuntimeError(f"its database lacks {len(lacking)} of {counted(len(self.sent), 'step')}")
 
     def _guard(self, call: Callable[[], None]) -> None:
         try:
@@ -137,5 +138,5 @@ def sync_trackio(path: Path, notice: Callable[[str], None]) -> None:
         view.finish()
     if view.failed:
         raise InputError(said[-1])
-    notice(f"{len(steps) - had} of {len(steps)} steps sent, {had} were there already")
+    notice(f"{len(steps) - had} of {counted(len(steps), 'step')} sent, {had} were there already")
     notice(view.lies())

@@ -90,7 +90,7 @@ def test_skip_passes_over_every_unsound_step(planted: Path, tmp_path: Path) -> N
 
 def test_fail_refuses_before_anything_starts(planted: Path, tmp_path: Path) -> None:
     arguments = track(planted, tmp_path / "run", "--on-defect", "fail")
-    refused(rtdyn(*arguments), 3, "step 1: it holds no weights", "1 more steps are not sound", "--on-defect mark")
+    refused(rtdyn(*arguments), 3, "step 1: it holds no weights", "1 more step not sound", "--on-defect mark")
     assert not (tmp_path / "run").exists()
     refused(rtdyn(*arguments, "--steps", "1,2", "--on-defect", "skip"), 3, "no step asked for of suite is sound")
 

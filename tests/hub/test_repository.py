@@ -316,7 +316,7 @@ def test_a_step_that_is_not_there_is_passed_over_and_said(refusals: Refusals) ->
     assert "step 8 was passed over: there is no revision step8" in ended.stdout
     assert set(read_run(refusals.place.folder / "apart" / "run").manifest.checkpoints) == {512}
     failing = refusals.ended["failing"]
-    assert_refused(failing, "step 2: it holds no weights (and 1 more steps are not sound)")
+    assert_refused(failing, "step 2: it holds no weights (and 1 more step not sound)")
     assert not (refusals.place.folder / "apart" / "failing").exists()
 
 

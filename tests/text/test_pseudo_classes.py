@@ -225,7 +225,7 @@ def test_the_contrast_finds_a_shift_and_counts_ties_in_both_tails() -> None:
         (np.nan, np.zeros(99), 0.0, "the rare class has no value"),
         (1.0, np.zeros(99), 0.4, "pseudo-classes share 40% of their positions, over 20%"),
         (1.0, np.full(99, np.nan), 0.0, "no pseudo-class has a value"),
-        (1.0, np.zeros(9), 0.0, "only 9 sets of the null have a value"),
+        (1.0, np.zeros(9), 0.0, "only 9 sets of the null with a value"),
     ],
 )
 def test_what_cannot_be_contrasted_says_why(rare: float, pseudo: np.ndarray, shared: float, reason: str) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from rtdyn.analyses.earlier_layers.sample import Sample
 from rtdyn.analyses.statistics import jackknife_se
 from rtdyn.analyses.top import top_size
+from rtdyn.counted import counted
 from rtdyn.intervals import NORMAL_95
 from rtdyn.undefined import Undefined
 
@@ -54,7 +55,7 @@ def calibrate(first_order: np.ndarray, exact: np.ndarray, neurons: int) -> Calib
     """first_order, exact: float64 (n,), class means of a uniform sample of so many neurons."""
     n = len(exact)
     if n < MIN_NEURONS:
-        few = Undefined(f"{n} neurons were measured, under {MIN_NEURONS}")
+        few = Undefined(f"{counted(n, 'measured neuron')}, under {MIN_NEURONS}")
         return Calibration(few, few, few, few)
     if np.ptp(first_order) == 0 or np.ptp(exact) == 0:
         same = Undefined("all neurons have the same effect")
@@ -73,7 +74,7 @@ def direct_share(direct: np.ndarray, total: np.ndarray, neurons: int) -> Sampled
     direct, total: float64 (n,), class means of a uniform sample of so many neurons.
     """
     if len(total) < MIN_NEURONS:
-        return Undefined(f"{len(total)} neurons were measured, under {MIN_NEURONS}")
+        return Undefined(f"{counted(len(total), 'measured neuron')}, under {MIN_NEURONS}")
     if not total.any():
         return Undefined("every neuron's effect is 0")
     return _linear(_projection, total, direct, neurons)
@@ -91,7 +92,7 @@ def missed_share(influence: np.ndarray, sample: Sample) -> Sampled | Undefined:
     if chosen == neurons:
         return Sampled(0.0, 0.0, 0.0, neurons)
     if len(outside) < MIN_NEURONS:
-        return Undefined(f"{len(outside)} neurons outside those that the first order chose were measured")
+        return Undefined(f"{counted(len(outside), 'measured neuron')} outside those that the first order chose")
     limit = np.sort(influence[sample.top])[-leading]
     above, n = int((influence[outside] > limit).sum()), len(outside)
 
@@ -122,7 +123,7 @@ def ranks(spearman: Sampled | Undefined, all_measured: bool) -> bool | Undefined
 def _error(first_order: np.ndarray, exact: np.ndarray) -> Sampled | Undefined:
     place = math.ceil(ERROR_SHARE * (len(exact) + 1))
     if place > len(exact):
-        return Undefined(f"{len(exact)} neurons were measured, too few for a quantile of {ERROR_SHARE:.0%}")
+        return Undefined(f"{counted(len(exact), 'measured neuron')}, too few for a quantile of {ERROR_SHARE:.0%}")
     value = float(np.sort(np.abs(first_order - exact))[place - 1])
     return Sampled(value, None, None, len(exact))
 

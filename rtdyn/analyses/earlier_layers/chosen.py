@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rtdyn.counted import counted
 from rtdyn.errors import InputError
 
 LAST, ALL = "last", "all"
@@ -34,5 +35,7 @@ def earlier_layers(layers: str, count: int) -> tuple[int, ...]:
         return tuple(range(count - 1))
     offsets = [int(part) for part in layers.split(",")]
     if -min(offsets) > count:
-        raise InputError(f"--layers {layers}: the model has {count} layers; give numbers from -1 to -{count}, or all")
+        raise InputError(
+            f"--layers {layers}: the model has {counted(count, 'layer')}; give numbers from -1 to -{count}, or all"
+        )
     return tuple(sorted(count + offset for offset in offsets if offset != -1))

@@ -20,6 +20,7 @@ from rtdyn.analyses.regimes.fit import fit_regimes
 from rtdyn.analyses.regimes.resampled import CORRECTED, resampled
 from rtdyn.analyses.regimes.summary import PLATEAU_FRACTION, FitValue, corrected_values
 from rtdyn.analyses.statistics import CLEAR_SE, as_numpy
+from rtdyn.counted import counted
 from rtdyn.streams import stream
 from rtdyn.undefined import Undefined
 
@@ -106,7 +107,7 @@ def line_scatter(mean: ClassMean, sample: Sample) -> float | Undefined:
     random = sample.uniform if sample.measured.all() else np.setdiff1d(sample.uniform, sample.top)
     place = math.ceil(ERROR_SHARE * (len(random) + 1))
     if place > len(random):
-        return Undefined(f"{len(random)} neurons outside the top were measured, too few for a quantile of 90 %")
+        return Undefined(f"{counted(len(random), 'measured neuron')} outside the top, too few for a quantile of 90 %")
     line, exact = _on_line(mean, sample)[random], np.abs(mean.value)[random]
     with np.errstate(divide="ignore", invalid="ignore"):
         off = np.where(exact == line, 0.0, np.abs(exact - line) / line)

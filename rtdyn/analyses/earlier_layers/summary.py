@@ -14,6 +14,7 @@ from rtdyn.analyses.earlier_layers.sample import Sample
 from rtdyn.analyses.half_samples import corrected, half_samples, means
 from rtdyn.analyses.statistics import Estimate, as_numpy, estimate, jackknife_se, mean_estimate
 from rtdyn.analyses.top import TOP_SHARE
+from rtdyn.counted import counted
 from rtdyn.streams import stream
 from rtdyn.undefined import Undefined
 
@@ -74,7 +75,7 @@ def _top_share(mean: ClassMean, text: TextPieces, sample: Sample, seed: int) -> 
     measured = sample.measured
     count = math.ceil(TOP_SHARE * len(measured))
     if count > int(measured.sum()):
-        return Undefined(f"{int(measured.sum())} neurons were measured, fewer than the top {TOP_SHARE:.0%}")
+        return Undefined(f"{counted(int(measured.sum()), 'measured neuron')}, fewer than the top {TOP_SHARE:.0%}")
     if not mean.value.any():
         return Undefined("every neuron's influence is 0")
     counts = text.by_piece(text.window_n)

@@ -20,6 +20,7 @@ from rtdyn.analyses.regimes.fit import Regimes, fit_regimes
 from rtdyn.analyses.regimes.resampled import stable_members
 from rtdyn.analyses.statistics import CLEAR_SE, as_numpy, clustered_se, indicator
 from rtdyn.analyses.top import top_size
+from rtdyn.counted import counted
 from rtdyn.names import BOOST, DECAY, MATCHED, PLATEAU, POWER_LAW, RANDOM, RARE, SELECTED, SUPPRESS, TOP
 from rtdyn.store.schema import STABLE
 from rtdyn.streams import stream
@@ -66,7 +67,7 @@ def half_influence(
     _, piece = torch.unique(c.window_cluster[in_half], return_inverse=True)
     held = int(piece.max()) + 1 if len(piece) else 0
     if held < 2:
-        return Undefined(f"half of the text holds {held} independent pieces with positions of the class")
+        return Undefined(f"half of the text holds {counted(held, 'independent piece')} with positions of the class")
     by_cluster = indicator(piece, held)
     counts = by_cluster @ c.window_n[in_half].double()
     n = counts.sum()

@@ -25,6 +25,7 @@ from rtdyn.analyses.groups.correlations import CHUNK_BYTES, eigenvalues, fits_gr
 from rtdyn.analyses.groups.measure import GroupValues, activations_by_half, measure_if_defined, rows_of_half
 from rtdyn.analyses.groups.sequential import FIRST
 from rtdyn.analyses.groups.squared_correlations import of_pieces, squared_correlations, unbiased_participation_ratio
+from rtdyn.counted import counted
 from rtdyn.undefined import Undefined
 
 VARIANCE_SHARE = 0.95
@@ -98,7 +99,9 @@ def undefined(n_live: int, positions: int) -> Undefined | None:
     if n_live < MIN_NEURONS:
         return Undefined(f"neurons that vary: {n_live}, under {MIN_NEURONS}")
     if positions < POSITIONS_PER_NEURON * n_live:
-        return Undefined(f"{positions:,} positions for {n_live:,} neurons, under {POSITIONS_PER_NEURON} each")
+        return Undefined(
+            f"{counted(positions, 'position')} for {counted(n_live, 'neuron')}, under {POSITIONS_PER_NEURON} each"
+        )
     return None
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from rtdyn.analyses.groups.correlations import submatrices
 from rtdyn.analyses.kernels import graphs
 from rtdyn.analyses.statistics import as_numpy
+from rtdyn.counted import counted
 from rtdyn.undefined import Undefined
 
 THRESHOLD = 0.3
@@ -62,11 +63,11 @@ def graph_of(r: Tensor, members: np.ndarray, threshold: float | None, edges: int
     available = int(np.count_nonzero(weight))
     if edges is not None and available < edges:
         return Undefined(
-            f"only {available} pairs of the group's neurons are correlated, fewer than the {edges} compared"
+            f"only {counted(available, 'correlated pair')} of the group's neurons, fewer than the {edges} compared"
         )
     kept = available if edges is None else edges
     if kept < MIN_EDGES:
-        return Undefined(f"only {kept} edges in the group's graph")
+        return Undefined(f"only {counted(kept, 'edge')} in the group's graph")
     cut = np.partition(weight, len(weight) - kept)[len(weight) - kept]
     return Graph(graphs.linked(source, places, weight, cut, kept - np.count_nonzero(weight > cut)))
 

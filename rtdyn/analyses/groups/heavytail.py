@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rtdyn.analyses.groups.correlations import eigenvalues, fits_gram, gram, standardised
 from rtdyn.analyses.kernels.least_ks import least_ks
+from rtdyn.counted import counted
 from rtdyn.undefined import Undefined
 
 TENTH, HALF, LEAST_KS = "tenth", "half", "least-ks"
@@ -137,10 +138,12 @@ def _reason(values: np.ndarray, live: int, k: int, rule: str, min_k: int) -> Und
     """Why a set with eigenvalues (n,) has no α."""
     positive = int((values > 0).sum())
     if rule != LEAST_KS and k < min_k:
-        return Undefined(f"a tail of {k} eigenvalues of {live} neurons, under {min_k}")
+        return Undefined(f"a tail of {counted(k, 'eigenvalue')} of {counted(live, 'neuron')}, under {min_k}")
     least = max(1, min_k) if rule == LEAST_KS else k
     if positive <= least:
-        return Undefined(f"{positive} eigenvalues above 0, under the {least + 1} that a tail of {least} needs")
+        return Undefined(
+            f"{counted(positive, 'eigenvalue')} above 0, under the {least + 1} that a tail of {least} needs"
+        )
     return Undefined("the largest eigenvalues are equal")
 
 

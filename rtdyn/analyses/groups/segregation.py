@@ -12,6 +12,7 @@ import numpy as np
 
 from rtdyn.analyses.groups.graph import MIN_EDGES, MIN_NODES, few_vary
 from rtdyn.analyses.groups.set_sums import SetSums
+from rtdyn.counted import counted
 from rtdyn.undefined import Undefined
 
 NO_REST = Undefined("no varying neuron lies outside the group")
@@ -73,7 +74,7 @@ def _segregation_limits(sums: SetSums) -> tuple[Undefined | None, np.ndarray]:
         return few_vary(int(nodes[first])), bad
     if no_rest[first]:
         return NO_REST, bad
-    return Undefined(f"only {touching[first]} edges have an end in the group"), bad
+    return Undefined(f"only {counted(int(touching[first]), 'edge')} with an end in the group"), bad
 
 
 def mean_correlation(sums: SetSums) -> MeanCorrelation:

@@ -23,6 +23,7 @@ from rtdyn.analyses.groups.weightwatcher_row import (
     weightwatcher_row,
 )
 from rtdyn.analyses.kernels.least_ks import NEAR, least_ks
+from rtdyn.counted import counted
 from rtdyn.quiet import begin, quietly
 from rtdyn.undefined import Undefined
 
@@ -47,7 +48,7 @@ def weightwatcher_metrics(matrix: Tensor) -> dict[str, float | Undefined]:
     """
     smallest = min(matrix.shape)
     if smallest < MIN_SINGULAR_VALUES:
-        return _none(f"{smallest} singular values, under {MIN_SINGULAR_VALUES}")
+        return _none(f"{counted(smallest, 'singular value')}, under {MIN_SINGULAR_VALUES}")
     values = matrix.detach().float().double()
     if not all_finite(values):
         return _none("the matrix holds values that are not finite")
@@ -96,7 +97,9 @@ def _defined(row: dict[str, Any]) -> dict[str, float | Undefined]:
     result: dict[str, float | Undefined] = {metric: float(row[metric]) for metric in WEIGHTWATCHER_METRICS}
     fitted = row["fitted"]
     if fitted < MIN_SINGULAR_VALUES:
-        reason = Undefined(f"{fitted} eigenvalues above {WEIGHTWATCHER_THRESHOLD:g}, under {MIN_SINGULAR_VALUES}")
+        reason = Undefined(
+            f"{counted(fitted, 'eigenvalue')} above {WEIGHTWATCHER_THRESHOLD:g}, under {MIN_SINGULAR_VALUES}"
+        )
         result |= {ALPHA: reason, ALPHA_WEIGHTED: reason}
     elif row["status"] != "success" or not 1 < row["alpha"] < np.inf:
         result |= dict.fromkeys((ALPHA, ALPHA_WEIGHTED), Undefined("the power law could not be fitted"))

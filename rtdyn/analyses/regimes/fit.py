@@ -17,6 +17,7 @@ import numpy as np
 
 from rtdyn.analyses.kernels import huber
 from rtdyn.analyses.threads import in_threads
+from rtdyn.counted import counted
 from rtdyn.names import CENSORED, DECAY, PLATEAU, POWER_LAW
 from rtdyn.undefined import Undefined
 
@@ -212,7 +213,7 @@ def _full_axis(points: int) -> Axis | Undefined:
 def axis_of(ranks: np.ndarray) -> Axis | Undefined:
     """Bins and boundaries for curves known at `ranks` (m,), ascending, or why they are too few."""
     if len(ranks) < 3 * MIN_POINTS:
-        return Undefined(f"{len(ranks)} uncensored neurons, under {3 * MIN_POINTS}")
+        return Undefined(f"{counted(len(ranks), 'uncensored neuron')}, under {3 * MIN_POINTS}")
     # each rank's share of the axis, so that weights are uniform in log rank
     share = np.log((ranks + 0.5) / (ranks - 0.5))
     log_rank = np.log(ranks)

@@ -21,6 +21,7 @@ from rtdyn.analyses.routing.last_layers import attention_layers, captured_attent
 from rtdyn.analyses.routing.reference import PseudoSets, Reference
 from rtdyn.analyses.statistics import Comparison, Estimate, estimate, jackknife_se
 from rtdyn.capture.forward_pass import Capture
+from rtdyn.counted import counted
 from rtdyn.intervals import QUANTILES_95
 from rtdyn.undefined import Undefined
 
@@ -126,10 +127,12 @@ def attention_profiles(
 def _too_few(beside: Reference, offsets: int) -> Undefined | None:
     if beside.n < MIN_QUERIES:
         return Undefined(
-            f"{beside.n} rare queries at position {offsets} or later with common ones, under {MIN_QUERIES}"
+            f"{counted(beside.n, 'rare query')} at position {offsets} or later with common ones, under {MIN_QUERIES}"
         )
     if beside.clusters < MIN_CLUSTERS:
-        return Undefined(f"the rare queries lie in {beside.clusters} independent pieces of text, under {MIN_CLUSTERS}")
+        return Undefined(
+            f"the rare queries lie in {counted(beside.clusters, 'independent piece')} of text, under {MIN_CLUSTERS}"
+        )
     return None
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from rtdyn.counted import counted
+from rtdyn.counted import counted, plural
 from rtdyn.judge.scorecard import ClaimRow
 from rtdyn.judge.verdict import CONTRADICTED, SUPPORTED, UNDETERMINED
-from rtdyn.names import COMMON, RARE, positions_by
+from rtdyn.names import COMMON, RARE, position_by
 from rtdyn.undefined import Undefined
 from rtdyn.views.report.run_tables import RunTables
 from rtdyn.views.terminal.scorecard import place, targets_text
@@ -26,7 +26,7 @@ def opening(shown: RunTables, claims: Sequence[ClaimRow] | Undefined) -> list[tu
     return [
         ("Question", QUESTION if shown.classes else QUESTION_OF_WEIGHTS),
         ("Model and text", f"{_model(shown)} {_text(shown)}"),
-        (_sort_of_positions(shown).capitalize(), _targets(shown)),
+        (plural(_position(shown)).capitalize(), _targets(shown)),
         ("What came out", f"No scorecard: {claims.reason}." if isinstance(claims, Undefined) else _verdicts(claims)),
         ("What would decide the rest", _deciding(claims)),
     ]
@@ -58,8 +58,8 @@ def _text(shown: RunTables) -> str:
     )
 
 
-def _sort_of_positions(shown: RunTables) -> str:
-    return positions_by(shown.run.manifest.config.get("class_by"))
+def _position(shown: RunTables) -> str:
+    return position_by(shown.run.manifest.config.get("class_by"))
 
 
 def _targets(shown: RunTables) -> str:
@@ -67,7 +67,7 @@ def _targets(shown: RunTables) -> str:
     if not classes:
         return "No token classes are recorded." if shown.classes else "None: weights alone were analysed."
     return " ".join(
-        f"{name.capitalize() if name in (RARE, COMMON) else name}: {c.measured:,} {_sort_of_positions(shown)} of "
+        f"{name.capitalize() if name in (RARE, COMMON) else name}: {counted(c.measured, _position(shown))} of "
         f"{counted(c.types, 'token type')}, "
         f"frequency ranks {c.ranks[0]:,} to {c.ranks[1]:,}."
         for name, c in classes.items()
@@ -78,7 +78,7 @@ def _verdicts(claims: Sequence[ClaimRow]) -> str:
     """How many verdicts there are of each kind, and which claims were supported or contradicted."""
     counts = {v: [row for row in claims if row.verdict == v] for v in (SUPPORTED, CONTRADICTED, UNDETERMINED)}
     said = ", ".join(f"{len(rows) or 'none'} {verdict}" for verdict, rows in counts.items())
-    lines = [f"Of {len(claims)} verdicts on claims at step {claims[0].step:,}: {said}."]
+    lines = [f"Of {counted(len(claims), 'verdict')} on claims at step {claims[0].step:,}: {said}."]
     for verdict in (SUPPORTED, CONTRADICTED):
         if counts[verdict]:
             lines.append(f"{verdict.capitalize()}: {'; '.join(_sentences(counts[verdict]))}.")
@@ -106,10 +106,8 @@ def _deciding(claims: Sequence[ClaimRow] | Undefined) -> str:
     decidable = [row for row in still_open if row.targets_to_decide is not None]
     lines = [f"{sentence(row)}: {targets_text(row)}, if the values stay." for row in decidable]
     if others := len(still_open) - len(decidable):
-        which = "other open claims" if decidable else "open claims"
-        lines.append(
-            f"For {others} {which} no number of rare positions is known to decide; the list below the claims says why."
-        )
+        which = counted(others, "other open claim" if decidable else "open claim")
+        lines.append(f"For {which} no number of rare positions is known to decide; the list below the claims says why.")
     return " ".join(lines)
 
 

@@ -13,10 +13,11 @@ from rtdyn.views.number import number
 from rtdyn.views.terminal.fitted import print_fitted
 
 BAND_HEADERS = (
-    "band", "types", "targets", "plateau, share of neurons", "κ", "excess", "shape p", "ranks as `rare`: Spearman",
+    "band", "types", "positions", "plateau, share of neurons", "κ", "excess", "shape p", "ranks as `rare`: Spearman",
     *BAND_CLAIMS,
 )  # fmt: skip
 BAND_NOTE = (
+    "Positions are the measured ones, whose class is that of their target, or of their query with --class-by query. "
     "Bands share types and positions, so that they are no independent samples. The plateau is the fitted one, be it "
     "raised or not; the interval of Spearman's correlation takes the neurons for the sample."
 )

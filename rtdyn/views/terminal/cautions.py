@@ -53,12 +53,12 @@ def _few_clusters(clusters: TextClusters) -> str:
     """A warning for a text whose intervals may not cover; empty for another."""
     if clusters.unit != "documents":
         return (
-            f"caution: the text is of few documents, so its {clusters.count} blocks stand for independent text; "
+            f"caution: the text is of few documents, taken as {counted(clusters.count, 'block')} of independent text; "
             "intervals hold for this text and may be too narrow"
         )
     if clusters.count < FEW_CLUSTERS:
         return (
-            f"caution: {clusters.count} documents are under {FEW_CLUSTERS}, so that intervals may be too narrow; "
-            "a corpus of more documents mends it"
+            f"caution: the text is of {counted(clusters.count, 'document')}, under {FEW_CLUSTERS}, so that intervals "
+            "may be too narrow; a corpus of more documents mends it"
         )
     return ""

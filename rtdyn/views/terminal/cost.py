@@ -142,7 +142,7 @@ def _said(plans: Sequence[SuitePlan], assumptions: Assumptions) -> list[str]:
     samples = {(p.sample.tokens, p.sample.positions, p.sample.assumed) for p in plans if p.sample is not None}
     for tokens, positions, assumed in sorted(samples, key=str):
         why = f"assumed, as {assumed}" if assumed else "counted"
-        said.append(f"A step is measured on {tokens:,} tokens and {positions:,} positions ({why}).")
+        said.append(f"A step is measured on {counted(tokens, 'token')} and {counted(positions, 'position')} ({why}).")
     if any(p.memory is not None for p in plans):
         said.append("Memory is at most so much beside the program itself, --memory-gib whole.")
     if all(p.compute_seconds is None for p in plans):

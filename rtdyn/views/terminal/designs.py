@@ -8,6 +8,7 @@ from functools import partial
 import polars as pl
 from rich.console import Console
 
+from rtdyn.counted import counted
 from rtdyn.errors import InputError
 from rtdyn.judge.bands import Estimate
 from rtdyn.judge.designs import DesignComparison, DesignRow, VerdictRow, compare_designs
@@ -70,7 +71,7 @@ def verdicts_in_words(comparison: DesignComparison) -> str:
     if isinstance(comparison.verdicts, Undefined):
         return f"No verdicts: {comparison.verdicts.reason}."
     turned = [row for row in comparison.verdicts if row.turns]
-    of = f"of {len(comparison.verdicts)} verdicts on the published claims"
+    of = f"of {counted(len(comparison.verdicts), 'verdict')} on the published claims"
     if not turned:
         return f"None {of} turns with the design."
     return f"{len(turned)} {of} turn{'s' if len(turned) == 1 else ''} with the design."

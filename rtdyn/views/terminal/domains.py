@@ -9,7 +9,7 @@ from rich.console import Console
 from rtdyn.counted import counted
 from rtdyn.judge.bands import BAND_CLAIMS, Estimate
 from rtdyn.judge.domains import DomainRow
-from rtdyn.names import positions_by
+from rtdyn.names import position_by
 from rtdyn.say_plain import say_plain
 from rtdyn.store.manifest import LeftOutDomainRecord
 from rtdyn.text.clusters import FEW_CLUSTERS
@@ -19,12 +19,13 @@ from rtdyn.views.number import number
 from rtdyn.views.terminal.fitted import print_fitted
 
 DOMAIN_HEADERS = (
-    "domain", "band", "targets", "types", "byte fragments", "no whole words", "loss", "plateau, share of neurons", "κ",
-    "excess", "shape p", "ranks as in the main text: Spearman", "between its halves", *BAND_CLAIMS,
+    "domain", "band", "positions", "types", "byte fragments", "no whole words", "loss", "plateau, share of neurons",
+    "κ", "excess", "shape p", "ranks as in the main text: Spearman", "between its halves", *BAND_CLAIMS,
 )  # fmt: skip
 DOMAIN_NOTE = (
-    "All texts are measured on the same token types. Types are distinct ones among the measured targets; byte "
-    "fragments and no whole words are shares of these targets. The plateau is the fitted one, be it raised or not. "
+    "All texts are measured on the same token types. Positions are the measured ones, whose class is that of their "
+    "target, or of their query with --class-by query. Types are the distinct ones of these tokens; byte fragments and "
+    "no whole words are shares of them. The plateau is the fitted one, be it raised or not. "
     "Noise lowers Spearman's correlations: that between halves of a domain's own text says how far. Their intervals "
     "take the neurons for the sample."
 )
@@ -38,10 +39,9 @@ def domain_lines(evaluation: Evaluation) -> Iterator[str]:
         held_out = "not checked" if domain.known_text is None else domain.known_text.held_out
         pieces, unit = domain.clusters.count, f"independent {domain.clusters.unit.removesuffix('s')}"
         few = f"; caution: under {FEW_CLUSTERS} pieces, intervals may be too narrow" if pieces < FEW_CLUSTERS else ""
-        yield (
-            f"domain {name}: {domain.corpus_name}, {domain.text.windows.size:,} tokens in {counted(pieces, unit)}, "
-            f"{rare.available:,} rare {positions_by(domain.class_by)}; held out from training: {held_out}{few}"
-        )
+        size = f"{counted(domain.text.windows.size, 'token')} in {counted(pieces, unit)}"
+        positions = counted(rare.available, f"rare {position_by(domain.class_by)}")
+        yield f"domain {name}: {domain.corpus_name}, {size}, {positions}; held out from training: {held_out}{few}"
     for name, fault in evaluation.left_out.items():
         yield left_out_line(name, LeftOutDomainRecord(rare_targets=fault.rare, reason=fault.reason))
 

@@ -94,7 +94,7 @@ def _settings(seen: Overview) -> Iterator[tuple[str, str]]:
     if seen.manifest.design:
         yield "design", seen.manifest.design
     if text is not None:
-        yield "text", f"{text.corpus} ({text.tokens:,} tokens)"
+        yield "text", f"{text.corpus} ({counted(text.tokens, 'token')})"
     if seen.manifest.domains:
         yield "domains", str(len(seen.manifest.domains))
     for name in ("rare", "class_by", "layers", "seed"):
@@ -128,7 +128,8 @@ def _lines(seen: Overview) -> Iterator[tuple[str, str]]:
         text = domain.evaluation
         yield (
             f"domain {name}",
-            f"{text.corpus} ({text.tokens:,} tokens), {counted(domain.classes[RARE].positions, 'rare position')}",
+            f"{text.corpus} ({counted(text.tokens, 'token')}), "
+            f"{counted(domain.classes[RARE].positions, 'rare position')}",
         )
     for name, left_out in manifest.domains_left_out.items():
         yield f"domain {name}", f"left out with {counted(left_out.rare_targets, 'rare position')}; {left_out.reason}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from rtdyn.counted import counted
 from rtdyn.many import Outcome
 from rtdyn.parquet import read_parquet
 from rtdyn.say_plain import say_plain
@@ -28,7 +29,7 @@ def print_side_by_side(outcomes: Sequence[Outcome], console: Console) -> None:
         stored = {"steps": str(len(steps)), "last step": str(steps[-1])}
         cells[outcome.label] = {**stored, **main_cells(metrics)}
     failed = sum(outcome.failure is not None for outcome in outcomes)
-    title = f"{len(outcomes)} suites, {failed} failed" if failed else f"{len(outcomes)} suites"
+    title = counted(len(outcomes), "suite") + (f", {failed} failed" if failed else "")
     columns = list(dict.fromkeys(name for row in cells.values() for name in row))
     rows = [{"suite": label, **{name: row.get(name, _ABSENT) for name in columns}} for label, row in cells.items()]
     print_fitted(title, rows, console)

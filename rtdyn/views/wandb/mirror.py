@@ -16,6 +16,7 @@ import polars as pl
 from rich.console import Console
 
 from rtdyn.blame import passes
+from rtdyn.counted import counted
 from rtdyn.errors import InputError
 from rtdyn.files import write_json
 from rtdyn.judge.observations import read_judged
@@ -94,7 +95,7 @@ class WandbView:
         self.sent[step] = time.monotonic()
         self._record(HELD)
         if self.sent[step] - began > SLOW:
-            raise TimeoutError(f"sending step {step} took {self.sent[step] - began:.0f} seconds")
+            raise TimeoutError(f"sending step {step} took {counted(round(self.sent[step] - began), 'second')}")
         if refused is not None:  # by a server that answers: one that is gone took its time
             self.takes_files = False
             what = fault(refused).rstrip(".")
@@ -307,7 +308,9 @@ def _steps_on_server(backend: Any) -> list[int]:
         rows = run.history(samples=ROWS_READ, keys=["step"], pandas=False)
         if max((row["_step"] for row in rows), default=-1) + 1 >= backend.starting_step:
             return sorted({int(row["step"]) for row in rows})
-    raise RuntimeError(f"the server counts {backend.starting_step} rows and shows {len(rows)}; try again in a minute")
+    raise RuntimeError(
+        f"the server counts {counted(backend.starting_step, 'row')} and shows {len(rows)}; try again in a minute"
+    )
 
 
 def sync(path: Path, notice: Callable[[str], None], report: bool = True) -> None:
@@ -328,4 +331,4 @@ def sync(path: Path, notice: Callable[[str], None], report: bool = True) -> None
         view.finish()
     if view.failed:
         raise InputError(said[-1])
-    notice(f"{len(view.sent) - had} of {len(steps)} steps sent, {had} were there already: {url}")
+    notice(f"{len(view.sent) - had} of {counted(len(steps), 'step')} sent, {had} were there already: {url}")

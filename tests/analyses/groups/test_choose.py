@@ -204,7 +204,7 @@ def test_each_choice_is_measured_on_the_other_half() -> None:
     assert isinstance(null, Comparison) and null.null_mean == pytest.approx(50 + 19.5)
     assert values["first"].nulls[MATCHED] == Undefined("none to be had")
     assert np.isnan(values["never"].value)
-    assert values["never"].nulls[RANDOM] == Undefined("only 0 sets of the null have a value")
+    assert values["never"].nulls[RANDOM] == Undefined("only 0 sets of the null with a value")
 
 
 def test_pseudo_classes_without_positions_in_a_half_give_a_reason(

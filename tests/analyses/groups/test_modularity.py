@@ -592,7 +592,7 @@ def test_undefined_values_have_reasons() -> None:
     assert modularity_reason(r, unlinked, threshold=None) is None
     assert modularity_reason(r, unlinked, edges=190) is None
     assert modularity_reason(r, unlinked, edges=191) == Undefined(
-        "only 190 pairs of the group's neurons are correlated, fewer than the 191 compared"
+        "only 190 correlated pairs of the group's neurons, fewer than the 191 compared"
     )
     assert modularity_reason(r, unlinked, edges=MIN_EDGES) is None
     assert modularity_reason(r, unlinked, edges=MIN_EDGES - 1) == Undefined("only 9 edges in the group's graph")
@@ -605,7 +605,7 @@ def test_undefined_values_have_reasons() -> None:
     no_rest = Undefined("no varying neuron lies outside the group")
     assert segregation_reason(r, few) == Undefined("only 9 of the group's neurons vary")
     few_ends = segregation_reason(r, unlinked)
-    assert isinstance(few_ends, Undefined) and few_ends.reason.endswith(" edges have an end in the group")
+    assert isinstance(few_ends, Undefined) and few_ends.reason.endswith(" edges with an end in the group")
     assert segregation_reason(r, np.arange(40), threshold=None) == no_rest
     assert segregation_reason(r, unlinked, threshold=None) is None
     undefined = segregation(r, np.stack([few, few + 1]))

@@ -44,7 +44,7 @@ def test_sets_are_those_of_a_sort_by_cell_and_random_number() -> None:
 def test_undefined_draws_are_left_out_and_too_few_say_so() -> None:
     null = np.append(np.full(500, np.nan), np.arange(20.0))
     assert isinstance(compare(3.0, null), Comparison)
-    assert compare(3.0, null[:-2]) == Undefined("only 18 sets of the null have a value")
+    assert compare(3.0, null[:-2]) == Undefined("only 18 sets of the null with a value")
 
 
 def test_p_is_uniform_when_the_value_is_one_of_its_null() -> None:
