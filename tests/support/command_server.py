@@ -52,6 +52,7 @@ def main() -> None:
     """Serves until the tests have ended; in a child, does what was asked of it."""
     for name in PRELOADED:
         importlib.import_module(name)
+    assert "huggingface_hub" not in sys.modules, "a command could not say any more which Hub it asks"
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "a process with threads cannot be forked safely"
     gc.freeze()  # else the first collection of each child would copy all of it
     become(serve(socket.socket(fileno=os.dup(0))))

@@ -19,8 +19,8 @@ from matplotlib import font_manager
 WHOLE, CUT = "DejaVu Sans", "DejaVu Sans, cut"
 RANGES = (range(0x20, 0x180), range(0x370, 0x3D0), range(0x2010, 0x2130), range(0x2190, 0x21A0), range(0x2200, 0x2270))
 """Latin, Greek, punctuation with raised and lowered digits, arrows, operators."""
-FAMILY, STYLE, FULL_NAME, POSTSCRIPT_NAME = 1, 2, 4, 6
-"""Entries of a font's table of names."""
+FAMILY, STYLE, FULL_NAME, POSTSCRIPT_NAME, TYPOGRAPHIC_FAMILY = 1, 2, 4, 6, 16
+"""Entries of a font's table of names; matplotlib before 3.11 finds a font by the last where there is one."""
 
 
 @cache
@@ -44,7 +44,8 @@ def _cut(whole: str, file: Path, weight: str) -> None:
     cutter.populate(unicodes=[code for codes in RANGES for code in codes])
     cutter.subset(font)
     style = "Regular" if weight == "normal" else "Bold"
-    names = {FAMILY: CUT, STYLE: style, FULL_NAME: f"{CUT} {style}", POSTSCRIPT_NAME: f"DejaVuSansCut-{style}"}
+    names = {family: CUT for family in (FAMILY, TYPOGRAPHIC_FAMILY)}
+    names |= {STYLE: style, FULL_NAME: f"{CUT} {style}", POSTSCRIPT_NAME: f"DejaVuSansCut-{style}"}
     for record in font["name"].names:
         record.string = names.get(record.nameID, record.string)
     font.save(file)
