@@ -98,11 +98,12 @@ def test_likely_types_narrow_most_intervals_of_a_checkpoint(
 
 def test_types_that_are_nearly_all_likely_are_not_summed_apart() -> None:
     p = torch.full((4, 64), 1 / 64)
-    p[:, 0] = 0.5
-    assert likely.likely_types(p, p[None]) == ()
-    p[:, 1:] = 2.0**-11
-    (few,) = likely.likely_types(p, p[None])
-    assert few.types.tolist() == [0] * 4 and few.starts.tolist() == [0, 1, 2, 3, 4]
+    (none,) = likely.likely_types(p, p[None])
+    assert len(none.types) == 0 and none.starts.tolist() == [0] * 5
+    p[:, 0], p[:, 1:] = 0.9, 2.0**-11
+    for few in likely.likely_types(p, p[None]):
+        assert few.types.tolist() == [0] * 4 and few.starts.tolist() == [0, 1, 2, 3, 4]
+        assert few.p.tolist() == few.m[0].tolist() == p[:, 0].tolist()
 
 
 def test_a_tail_that_holds_the_change_is_bounded_and_not_lost() -> None:
