@@ -22,6 +22,7 @@ from rtdyn.analyses.groups.heavytail import LEAST_KS, hill_of_spectra, spectra, 
 from rtdyn.analyses.groups.layer_forms import layer_forms
 from rtdyn.analyses.groups.set_sums import edge_counts, layer
 from rtdyn.analyses.influence.fused import capped_excess, exponential_excess, frozen
+from rtdyn.analyses.influence.likely import Likely, sums_of_likely
 from rtdyn.analyses.kernels.kept_code import keep
 from rtdyn.analyses.mediation.vocabulary_sums import vocabulary_sums
 from rtdyn.analyses.regimes.evidence import library_tail
@@ -83,6 +84,8 @@ def _excess() -> None:
     weights, index = torch.full((1, NEURONS), 1 / NEURONS), torch.zeros(1, dtype=torch.int64)
     of_pair = torch.ones(1, dtype=torch.float64)
     exponential_excess(weights, weights[None], weights, of_pair[None], of_pair, index, index)
+    first = Likely(index.int(), torch.tensor([0, 1]), weights[0, :1], weights[:, :1])
+    sums_of_likely(first, weights, of_pair[None], of_pair, index, index)
 
 
 def _capped_excess() -> None:

@@ -19,16 +19,22 @@ s²e^{−Rθ} and s²e^{Rθ} (s² = Var_p z), and integrating twice
 R ≤ Σ|a|·range(m_n) + |t|·range(q_i). μ and s² need E_p q and E_p[m q], which are products with the d-dimensional
 averages E_p u and E_p[m u]. They also need E_p q², the one N×V by V×F product.
 
-Exactly. K(1) = log(1 + μ + S) with S = E_p[e^z − 1 − z], summed over the whole vocabulary for the widest pairs. That
-goes on until the errors left average at most the tolerance for every neuron in every class. mean |Δ| inherits the bound
-of mean Δ, since ||x| − |y|| ≤ |x − y|. Tolerances hold for each block of positions, and hence for all.
+By likely types. K(1) = log(1 + μ + S) with S = E_p[e^z − 1 − z]. e^z − 1 − z = z²·g(z), and g grows with z. S and
+E z² = s² + μ² may be summed over some types alone. Then what the others add lies between M·g(−L) and M·g(L). M is what
+they add to E z², the whole less the part summed, and L = max|z|. The likely types (`likely.py`) are few and hold most
+of E z². So the widest pairs' intervals become many times narrower at a small part of the cost of S.
+
+Exactly. S is summed over the whole vocabulary for what then are the widest pairs. That goes on until the errors left
+average at most the tolerance for every neuron in every class. mean |Δ| inherits the bound of mean Δ, since
+||x| − |y|| ≤ |x − y|. Tolerances hold for each block of positions, and hence for all.
 
 Round-off. p, m and q are float32, each right to ε/2 of itself (ε = 2⁻²³); a, t, μ and z_y are float64. E_p[m u] is a
 float32 product, and E_p q² one of float32 or, where the processor has it, bfloat16. Their errors enter s² before the
 bounds are taken. The first is by E_p|m|‖u‖ ≤ √(E_p m²·E_p‖u‖²). In S, the error of z is at most 2.5ε·max|z|. It moves
 e^z − 1 − z by |e^z − 1| times as much, and E_p|e^z − 1| ≤ √(E_p z²) + S. e^z − 1 − z ≥ 0 itself is right to a few ε,
-and so is its sum. An error of S moves K(1) by e^{−K(1)} as much. Where that is large, and where types whose p is 0 in
-float32 may count, log E_p e^z is summed in float64. Its logits err by (ε/2)·max|m|.
+and so is its sum. The sum of p·z² errs by 2√(E_p z²) times the error of z, and by a few ε of itself. An error of S
+moves K(1) by e^{−K(1)} as much. Where that is large, and where types whose p is 0 in float32 may count, log E_p e^z is
+summed in float64. Its logits err by (ε/2)·max|m|.
 """
 
 from __future__ import annotations
@@ -42,6 +48,7 @@ from torch import Tensor
 
 from rtdyn.analyses.influence import capped, fused
 from rtdyn.analyses.influence.block_sizes import block_sizes, slices
+from rtdyn.analyses.influence.likely import Likely, sums_of_likely
 from rtdyn.analyses.influence.logit_shift import NeuronBlock, coefficients, neuron_blocks
 from rtdyn.analyses.influence.pairs import DOUBLE_ROUNDING, EPSILON, SUM_ROUNDING, Z_ROUNDING, Pairs, moments
 from rtdyn.analyses.influence.position_block import PositionBlock, position_blocks
@@ -53,6 +60,9 @@ PAIR_BYTES = 256
 """What a pair takes while its block is at work: about thirty float64 numbers."""
 CAPPED_PAIR_BYTES = 400
 """The same where the logits are capped: about fifty."""
+
+UNSUMMED_WIDTH = 0.25
+"""Half width, as a share of a class mean's tolerance, up to which a pair's likely types need not be summed."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ class DeltaBlock:
     rounding: Tensor
     """float64, same shape: what float32 arithmetic may have added."""
     refined: int
-    """Pairs that needed more than the second order."""
+    """Pairs that were summed over the whole vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,8 @@ def delta_block(
     (delta, half_width, rounding), exactly = _bounds(wanted, u, at, of, pairs, lane)
     limits = [(m[at.rows], limit) for m, limit in zip(wanted.members, _limits(wanted, of), strict=True)]
     limits = [(member, limit) for member, limit in limits if member.any()]
+    for likely in at.likely:
+        _narrow((delta, half_width, rounding), likely, of, pairs, *_wide(half_width, rounding, limits).T)
     refined = 0
     while True:
         widest = _widest(half_width, rounding, limits)
@@ -172,14 +184,52 @@ def _limits(wanted: Certified, of: NeuronBlock) -> list[Tensor]:
 def _second_order(mean: Tensor, variance: Tensor, error: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds of K(1): mean + variance·g(∓spread), the variance known up to `error`; infinite where g overflows."""
 
-    def g(r: Tensor) -> Tensor:
-        near_zero = 0.5 + r / 6 + r.square() / 24
-        return torch.where(r.abs() < 1e-3, near_zero, (torch.expm1(r) - r) / r.square())
-
     constant = spread == 0
-    low = ((variance - error).clamp(min=0) * g(-spread)).masked_fill(constant, 0.0)
-    high = ((variance + error) * g(spread)).nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill(constant, 0.0)
+    low = ((variance - error).clamp(min=0) * _g(-spread)).masked_fill(constant, 0.0)
+    high = ((variance + error) * _g(spread)).nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill(constant, 0.0)
     return mean + low, mean + high
+
+
+def _g(r: Tensor) -> Tensor:
+    """(e^r − 1 − r)/r²."""
+    near_zero = 0.5 + r / 6 + r.square() / 24
+    return torch.where(r.abs() < 1e-3, near_zero, (torch.expm1(r) - r) / r.square())
+
+
+def _narrow(
+    bounds: tuple[Tensor, Tensor, Tensor], likely: Likely, of: NeuronBlock, pairs: Pairs, row: Tensor, neuron: Tensor
+) -> None:
+    """Puts what the likely types of the pairs at row and neuron (k,) say into `_bounds`, where it says more."""
+    tame = pairs.largest[row, neuron] <= fused.LARGEST
+    row, neuron = row[tame], neuron[tame]
+    mean, largest, variance_error = (v[row, neuron] for v in (pairs.mean, pairs.largest, pairs.variance_error))
+    excess, square = sums_of_likely(likely, of.q, pairs.a[:, row, neuron], pairs.t[row, neuron], row, neuron)
+    known = pairs.variance[row, neuron] + mean.square()
+    size, of_shift = (known + variance_error).sqrt(), Z_ROUNDING * largest
+    error = variance_error + EPSILON * (2 * of_shift * size + SUM_ROUNDING * square)
+    others = known - square
+    low = mean + excess + (others - error).clamp(min=0) * _g(-largest)
+    high = mean + excess + (others + error).clamp(min=0) * _g(largest)
+    low_log, high_log = torch.log1p(low), torch.log1p(high)
+    half_width = (high_log - low_log) / 2
+    rounding = EPSILON * (of_shift * (size + excess) + SUM_ROUNDING * excess) / (1 + low)
+    rounding += DOUBLE_ROUNDING * largest
+    delta = (low_log + high_log) / 2 - pairs.z_target[row, neuron]
+    before = bounds[1][row, neuron] + bounds[2][row, neuron]
+    # not where the lower bound of E e^z is no number
+    better = (low > -1) & (half_width + rounding < before)
+    for of_all, new in zip(bounds, (delta, half_width, rounding), strict=True):
+        of_all[row[better], neuron[better]] = new[better]
+
+
+def _wide(half_width: Tensor, rounding: Tensor, limits: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """(k, 2) row and neuron of the pairs that matter where a class's mean error exceeds its limit (f,)."""
+    chosen = torch.zeros_like(half_width, dtype=torch.bool)
+    for member, limit in limits:
+        widths = half_width[member]
+        over = widths.sum(0) + rounding[member].sum(0) > limit * len(widths)
+        chosen[member] |= (widths > UNSUMMED_WIDTH * limit) & over
+    return chosen.nonzero()
 
 
 def _widest(half_width: Tensor, rounding: Tensor, limits: list[tuple[Tensor, Tensor]]) -> Tensor:

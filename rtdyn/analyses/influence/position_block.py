@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rtdyn.analyses.influence.bend import Bend, BendOf, along_types
 from rtdyn.analyses.influence.block_sizes import Sizes, slices
+from rtdyn.analyses.influence.likely import Likely, likely_types
 from rtdyn.analyses.influence.unembedding import Unembedding, centred
 from rtdyn.capture.forward_pass import Capture
 
@@ -62,6 +63,8 @@ class PositionBlock:
     """(D, n, 1): m at the target."""
     bend: Bend | None = field(default=None, kw_only=True)
     """Where the logits are capped."""
+    likely: tuple[Likely, ...] = field(default=(), kw_only=True)
+    """Where they are not."""
 
     def log_probabilities(self, u: Unembedding) -> Tensor:
         """log p, float64 (n, V), up to the round-off of m, without a projection."""
@@ -123,7 +126,11 @@ def position_blocks(
                 m_row_i += (p[:, lane] * m_i[:, lane]) @ types
         target_row = u.project(u.at(targets), targets)
         block = PositionBlock(rows, x, variance, mlp, factors, p, m, m_row, target_row, *averages)
-        blocks.append(block if bend is None else replace(block, bend=bend.result(p, m, targets, sizes.lane)))
+        blocks.append(
+            replace(block, likely=likely_types(p, m))
+            if bend is None
+            else replace(block, bend=bend.result(p, m, targets, sizes.lane))
+        )
     return blocks
 
 
