@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rtdyn.names import DOMAINS, LAYER_GROUPED, LAYERS, MATCHED, PSEUDO_CLASS, RANDOM, SELECTED
+from rtdyn.names import BELOW, DOMAINS, LAYER_GROUPED, LAYERS, MATCHED, PSEUDO_CLASS, RANDOM, SELECTED
 
 REWIRED, PERMUTED, SHAPE = "rewired", "permuted", "shape"
 SETS = (RANDOM, MATCHED, SELECTED)
@@ -39,6 +39,7 @@ class Definition:
 
 
 _AT_COMMON = ("", "_common")
+_BELOW_AT_COMMON = (BELOW, f"{BELOW}_common")
 _SIGNED_AND_ABS = ("", "_abs")
 _INPUTS = ("", "_gate", "_up")
 _MATRICES = ("_in", "_gate", "_up", "_out")
@@ -189,9 +190,19 @@ METRICS: dict[str, tuple[Definition, ...]] = {
 }
 """By analysis."""
 
-OF_LAYER_GROUPS = tuple(d for analysis in ("groups", *LAYER_GROUPED) for d in METRICS[analysis])
-"""What `layers` has of each layer's groups, too, by the names of the last layer's."""
-METRICS[LAYERS] += OF_LAYER_GROUPS
+_OF_BELOW = (
+    Definition("head_effect_max", SHARE, "the same of the layer below the neurons' own", "7", SETS, True, _BELOW_AT_COMMON),
+    Definition("layer_effect", SHARE, "the same of the layer below", "7", SETS, True, _BELOW_AT_COMMON),
+    Definition("head_effect_signed", SHARE, "the same of one head there", "7", endings=_BELOW_AT_COMMON),
+    Definition("head_effect_share", SHARE, "the same of one head there", "7", endings=_BELOW_AT_COMMON),
+    Definition("head_effect_total", "activation", "the same of one head there", "7", endings=_BELOW_AT_COMMON),
+)
+LAYER_METRICS: dict[str, tuple[Definition, ...]] = {
+    **{analysis: METRICS[analysis] for analysis in ("groups", *LAYER_GROUPED)},
+    "routing": (*(d for d in METRICS["routing"] if d.name != "matched_positions"), *_OF_BELOW),
+}
+"""What `layers` has of each layer's groups, too, by analysis: most by the names of the last layer's."""
+METRICS[LAYERS] += tuple(d for of in LAYER_METRICS.values() for d in of)
 
 _BY_CLASS = ("_<class>",)
 _RANKED = ("", "_<class>")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rtdyn.analyses.context import Context
@@ -12,15 +12,17 @@ from rtdyn.analyses.earlier_layers.groups import layer_groups
 from rtdyn.analyses.earlier_layers.layer import Layer, measure_layers
 from rtdyn.analyses.earlier_layers.localised import final_layer
 from rtdyn.analyses.earlier_layers.pseudo_classes import PseudoClasses
+from rtdyn.analyses.earlier_layers.reaching import captures_with_streams
 from rtdyn.analyses.earlier_layers.sample import budget_of
 from rtdyn.analyses.groups.choose import window_halves
 from rtdyn.analyses.influence.ablation import Influence
 from rtdyn.analyses.options import StepOptions
+from rtdyn.capture.earlier_layers import EarlierLayers as Captured
 from rtdyn.capture.earlier_layers import capture_earlier
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.names import LAYER_CURVES, LAYER_GROUPED, LAYER_GROUPS
 from rtdyn.store.schema import Metric
-from rtdyn.sweep.analyses import GROUP_ANALYSES, rows_of
+from rtdyn.sweep.analyses import GROUP_ANALYSES, LAYER_ROWS, rows_of
 from rtdyn.tables.earlier_layers import curve_metrics, final_metrics, layer_metrics
 from rtdyn.tables.layer_groups import choice_metrics, of_layers
 from rtdyn.tables.step_rows import StepRows
@@ -52,7 +54,8 @@ def analyse_layers(
     if not asked:
         return EarlierLayers({}, StepRows([]))
     stage("layers")
-    earlier = capture_earlier(model, evaluation.text, captured, asked, mean_over=options.mean_over)
+    routing = "routing" in options.analyses
+    earlier = capture_earlier(model, evaluation.text, captured, asked, mean_over=options.mean_over, attention=routing)
     cluster = evaluation.clusters.index
     wanted = [name for name in options.analyses if name in LAYER_GROUPED]
     members = evaluation.pseudo_classes if wanted else Undefined("no analysis asks for them")
@@ -75,22 +78,31 @@ def analyse_layers(
     if wanted:
         stage(LAYER_GROUPS)
         shared = 0.0 if isinstance(members, Undefined) else overlap(members)
-        rows += _of_groups(layers, shared, evaluation, options)
+        rows += _of_groups(earlier, layers, shared, evaluation, options)
     return EarlierLayers(layers, StepRows(rows))
 
 
 def _of_groups(
-    layers: Mapping[int, Layer], shared: float, evaluation: Evaluation, options: StepOptions
+    earlier: Captured, layers: Mapping[int, Layer], shared: float, evaluation: Evaluation, options: StepOptions
 ) -> list[Metric]:
     """The layers' groups, then what each analysis finds of them. shared: `pseudo_classes.overlap`."""
     cluster = evaluation.clusters.index
-    halves, rows, contexts = window_halves(cluster), [], []
+    halves, rows, contexts = window_halves(cluster), [], {}
     for number, layer in layers.items():
         chosen = layer_groups(layer, cluster, shared, options.seed, options.rank_by)
         rows += choice_metrics(chosen, number)
-        contexts.append(Context(layer.captured, chosen.influence, evaluation, halves, chosen.groups, options))
+        contexts[number] = Context(layer.captured, chosen.influence, evaluation, halves, chosen.groups, options)
     for name, analyse, as_rows in GROUP_ANALYSES:
         if name in LAYER_GROUPED and name in options.analyses:
-            for context in contexts:
-                rows += of_layers(rows_of(analyse, as_rows, context).metrics)
+            for context in _contexts(name, contexts, earlier):
+                rows += of_layers(rows_of(analyse, LAYER_ROWS.get(name, as_rows), context).metrics)
     return rows
+
+
+def _contexts(name: str, contexts: Mapping[int, Context], earlier: Captured) -> Iterator[Context]:
+    """What an analysis is given of each layer, ascending."""
+    if name == "routing":
+        for number, captured in captures_with_streams(earlier):
+            yield replace(contexts[number], captured=captured)
+    else:
+        yield from contexts.values()
