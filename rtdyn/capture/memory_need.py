@@ -87,11 +87,12 @@ def memory(
 
 
 def _attention_of(model: ModelShape, sample: Sample, layers: Sequence[int]) -> int:
-    """Numbers that routing keeps of earlier layers: attention, the stream below them twice, and the heads' outputs."""
+    """Numbers that routing keeps of earlier layers: attention, streams of the layers below, and the heads' outputs."""
     n, final = sample.positions, model.layers - 1
     of_layers = len({reaching for layer in layers for reaching in (layer - 1, layer) if 0 <= reaching < final - 1})
     heads = len(layers) * (n + sample.tokens // sample.window) * model.width if model.parallel_residual else 0
-    return of_layers * n * model.heads * sample.window + 2 * sample.tokens * model.width + heads
+    streams = 1 if min(layers) == 0 else 2  # what enters the layer below the first, unless there is none, and a copy
+    return of_layers * n * model.heads * sample.window + streams * sample.tokens * model.width + heads
 
 
 def runs_by_layers(

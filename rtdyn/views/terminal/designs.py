@@ -49,12 +49,8 @@ def row_cells(row: DesignRow) -> dict[str, str]:
 
 def verdict_cells(row: VerdictRow) -> dict[str, str]:
     """The row as it is shown, by VERDICT_HEADERS."""
-    cells = (
-        f"{row.claim}{_place(row.layer, row.matrix or row.heads)}",
-        row.paper,
-        row.own,
-        "turns" if row.turns else "",
-    )
+    claim = f"{row.claim}{_place(row.layer, row.matrix or row.heads)}"
+    cells = (claim, row.paper, row.own, "turns" if row.turns else "")
     return dict(zip(VERDICT_HEADERS, cells, strict=True))
 
 

@@ -14,7 +14,7 @@ EXTREMES = (("capture", "loss"), *(("ablation", f"influence_{what}") for what in
 
 
 def claim_summary(claims: Sequence[ClaimRow]) -> dict[str, str | int]:
-    """Verdicts, and the steps from which supported claims hold, by `claims/`, the claim, and its layer, matrix or heads.
+    """Verdicts, and the steps from which supported claims hold, by `claims/`, the claim, and its layer or part.
 
     claims: one run's. Layers are counted from the end, as models of several sizes share them: L-1 is the last.
     """

@@ -71,7 +71,7 @@ def sequential() -> Any:
 
 def test_a_model_of_the_layers_up_to_one_measures_it_alike() -> None:
     """Layer 2 of four is the last of three: what the last layer's own routing finds there is found here."""
-    model, captures, windows = reached(sequential())
+    model, captures, _ = reached(sequential())
     shorter = deepcopy(model)
     shorter.model.layers = shorter.model.layers[:3]
     shorter.config.num_hidden_layers = 3
