@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rtdyn.analyses.context import Context
@@ -26,7 +26,10 @@ GROUP_ANALYSES: tuple[tuple[str, Callable[[Context], Any], Callable[[Any, Contex
     ("mediation", mediation, mediation_rows),
 )
 """By name, as `rtdyn.names.ANALYSES` has it: the analysis, and what makes rows of its result."""
-LAYER_ROWS = {"routing": layer_routing_rows, "mediation": layer_mediation_rows}
+LAYER_ROWS: Mapping[str, Callable[[Any, Context], StepRows]] = {
+    "routing": layer_routing_rows,
+    "mediation": layer_mediation_rows,
+}
 """What makes rows of a layer before the last, where it is not the same."""
 
 

@@ -27,7 +27,8 @@ column that a run stores. [Methods](methods.md) has the definitions in full, and
 - The column 'interval' says whether rows may have a 95 % interval.
 """
 LAYER_GROUPS = """The names of `groups`, `dimensionality`, `modularity`, `routing` and `heavytail` stand among `layers`
-too, but for `matched_positions`. So does `null_space_share`. They are of the [groups of a layer](layers.md#groups-of-a-layer).
+too, but for `matched_positions`. So does `null_space_share`. They are of the
+[groups of a layer](layers.md#groups-of-a-layer).
 """
 TABLES = {
     "metrics": "`metrics/step=*.parquet` has a row for each number and null.",
