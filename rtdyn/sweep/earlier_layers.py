@@ -30,6 +30,7 @@ from rtdyn.store.schema import Metric
 from rtdyn.sweep.analyses import GROUP_ANALYSES, LAYER_ROWS, rows_of
 from rtdyn.tables.earlier_layers import curve_metrics, final_metrics, layer_metrics
 from rtdyn.tables.layer_groups import choice_metrics, of_layers
+from rtdyn.tables.step_rows import StepRows
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.pseudo_classes import overlap
 from rtdyn.undefined import Undefined
@@ -87,15 +88,9 @@ def analyse_layers(
         shared = 0.0 if isinstance(members, Undefined) else overlap(members)
         chosen, contexts = _groups(layers, shared, evaluation, options)
         rows += chosen
-        for name, analyse, as_rows in GROUP_ANALYSES:
-            if name in wanted:
-                if name == "mediation":
-                    stage(LAYER_MEDIATION)
-                    analyse = partial(mediation, lowest=lowest_directions(earlier.anatomy.readout))
-                for context in _contexts(name, contexts, layers, earlier):
-                    found = rows_of(analyse, LAYER_ROWS.get(name, as_rows), context)
-                    rows += of_layers(found.metrics)
-                    columns[context.layer] |= found.columns
+        for number, found in _analysed(contexts, layers, earlier, wanted, stage):
+            rows += of_layers(found.metrics)
+            columns[number] |= found.columns
     return EarlierLayers(layers, rows, columns)
 
 
@@ -110,6 +105,24 @@ def _groups(
         rows += choice_metrics(chosen, number)
         contexts[number] = Context(layer.captured, chosen.influence, evaluation, halves, chosen.groups, options)
     return rows, contexts
+
+
+def _analysed(
+    contexts: Mapping[int, Context],
+    layers: Mapping[int, Layer],
+    earlier: Captured,
+    wanted: Sequence[str],
+    stage: Callable[[str], None],
+) -> Iterator[tuple[int, StepRows]]:
+    """What each wanted analysis finds of each layer's groups."""
+    for name, analyse, as_rows in GROUP_ANALYSES:
+        if name not in wanted:
+            continue
+        if name == "mediation":
+            stage(LAYER_MEDIATION)
+            analyse = partial(mediation, lowest=lowest_directions(earlier.anatomy.readout))
+        for context in _contexts(name, contexts, layers, earlier):
+            yield context.layer, rows_of(analyse, LAYER_ROWS.get(name, as_rows), context)
 
 
 def _contexts(

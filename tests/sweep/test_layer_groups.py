@@ -73,7 +73,7 @@ Both = Callable[[Callable[[int, np.ndarray], float]], float]
 
 @pytest.fixture(scope="module")
 def both_ways(short: Evaluation, in_double: tuple[Any, np.ndarray, np.ndarray]) -> Both:
-    """The mean over both ways of what is found on one half for the top that |Δ¹| of rare targets chooses on the other."""
+    """The mean over both ways of what is found on a half for the top that |Δ¹| on rare targets chooses on the other."""
     half, rare = window_halves(short.clusters.index)[short.positions.window], short.positions.members("rare")
     chosen = [np.argsort(-np.abs(in_double[2][rare & (half == h)]).mean(0))[:TOP] for h in (0, 1)]
 
