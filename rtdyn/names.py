@@ -6,8 +6,10 @@ ANALYSES = ("ablation", "regimes", "dimensionality", "modularity", "routing", "h
 """In the order they run."""
 GROUPED = ANALYSES[2:]
 """Those that measure groups of neurons."""
-LAYER_GROUPED = ("dimensionality", "modularity", "heavytail")
+LAYER_GROUPED = ("dimensionality", "modularity", "routing", "heavytail", "mediation")
 """Those of them that measure groups of layers before the last too."""
+BELOW = "_below"
+"""What the names of metrics end with that are of heads in the layer below the neurons' own, where both are earlier."""
 WEIGHTS_ONLY = ("heavytail",)
 """Those that give something from weights alone, with no text and no influence."""
 LAYERS = "layers"
@@ -18,6 +20,8 @@ LAYER_CURVES = "layer curves"
 """The stage of a step that fits these layers' curves."""
 LAYER_GROUPS = "layer groups"
 """The stage of a step that measures these layers' groups."""
+LAYER_MEDIATION = "layer mediation"
+"""The stage of a step that measures what of these layers' direct effects goes through token frequency."""
 
 RARE, COMMON = "rare", "common"
 """Token classes. Neurons are ranked, and groups chosen, by their influence on `rare`."""

@@ -1,9 +1,9 @@
-"""What is kept of layers before the last: the stream that enters the first of them, and each one's activations."""
+"""What is kept of layers before the last: the stream that enters the first of them, activations, and attention."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,6 +35,9 @@ class EarlierLayers:
     layers: Mapping[int, Capture]
     """By layer, ascending: the capture with that layer's MLP in the final one's place. The residual stream stays the
     last, so that what is computed of it is what the layer's neurons do directly, along the residual stream alone."""
+    below: Tensor | None = None
+    """float32 (windows, T, d): the residual stream that enters the block below the first layer, where attention was
+    asked for; below the first block of all there is none, and it is `stream`."""
 
 
 def capture_earlier(
@@ -44,13 +47,17 @@ def capture_earlier(
     layers: Sequence[int],
     *,
     mean_over: str = "kept",
+    attention: bool = False,
     batch_tokens: int = 4096,
 ) -> EarlierLayers:
     """Runs the model once more over the windows, without logits.
 
     captured: of the same model and windows. layers: indices, ascending, each below the last. model, mean_over: as
-    `capture` has them; of a LayeredModel the layers from the first on stay in memory. Memory beyond the model:
-    (windows·T, d), and (N, F) for each layer. Raises InputError for activations that overflow.
+    `capture` has them; of a LayeredModel the layers from the first on stay in memory, and with attention the one below.
+    attention: keep that of the layers and the ones below, but for the model's last two, which `capture` keeps. Memory
+    beyond the model: (windows·T, d), and (N, F) for each layer; with attention (windows·T, d) more, (N, heads·T) for
+    each layer of it, and with a parallel residual (N + windows, d) for each layer. Raises InputError for activations
+    that overflow.
     """
     n_windows, length = evaluation.windows.shape
     windows = torch.from_numpy(evaluation.windows.astype(np.int64))
@@ -60,23 +67,46 @@ def capture_earlier(
     counted = torch.ones_like(measured) if mean_over == "all" else torch.from_numpy(evaluation.kept)
     batches = torch.arange(n_windows).split(max(1, batch_tokens // length))
     run = by_layers if isinstance(model, LayeredModel) else in_memory
-    parts, hidden = run(model, [windows[rows] for rows in batches], captured.anatomy.layer + 1 - layers[0])
-    device = captured.residual.device
-    stream = Rows((n_windows, length, captured.residual.shape[1]), device)
-    collected = {layer: _Layer(len(parts.mlp_outputs[layer].rows), int(measured.sum()), device) for layer in layers}
-    with torch.no_grad(), fast_products(), _recorded(parts, layers) as seen:
+    lowest = max(layers[0] - 1, 0) if attention else layers[0]
+    parts, hidden = run(model, [windows[rows] for rows in batches], captured.anatomy.layer + 1 - lowest)
+    device, n = captured.residual.device, int(measured.sum())
+    entering = {block: Rows((n_windows, length, captured.residual.shape[1]), device) for block in {lowest, layers[0]}}
+    collected = {layer: _Layer(len(parts.mlp_outputs[layer].rows), n, device) for layer in layers}
+    of_heads = {
+        layer: _Heads(parts, layer, own, (n, n_windows, length), device)
+        for layer, own in attention_by_layer(layers, captured.anatomy.layer).items()
+        if attention
+    }
+    with torch.no_grad(), fast_products(), _recorded(parts, layers, entering, of_heads.values()) as seen:
         for rows, _ in zip(batches, hidden, strict=True):
-            stream.add(seen["stream"])
+            here = measured[rows].to(device)
+            for block, stream in entering.items():
+                stream.add(seen["stream", block])
             for layer, of_layer in collected.items():
-                here = measured[rows].to(device)
-                of_layer.add(seen[layer].view(*here.shape, -1), here, counted[rows].to(device))
+                of_layer.add(seen["activations", layer].view(*here.shape, -1), here, counted[rows].to(device))
+            for heads in of_heads.values():
+                heads.add(seen, here)
             seen.clear()
+    captures = {layer: of_layer.result(captured, parts, layer) for layer, of_layer in collected.items()}
     return EarlierLayers(
-        stream.array,
+        entering[layers[0]].array,
         layers[0],
         parts,
-        {layer: of_layer.result(captured, parts, layer) for layer, of_layer in collected.items()},
+        {layer: of_heads[layer].joined(of_layer) if attention else of_layer for layer, of_layer in captures.items()},
+        entering[lowest].array if attention else None,
     )
+
+
+def attention_by_layer(layers: Sequence[int], final: int) -> dict[int, tuple[int, ...]]:
+    """By layer, those of the two that reach it whose attention neither the last layer's capture nor an earlier one has.
+
+    layers: ascending. final: the last layer, whose capture has its own and the one below.
+    """
+    known, result = {final - 1, final}, {}
+    for layer in layers:
+        result[layer] = tuple(reaching for reaching in (layer - 1, layer) if reaching >= 0 and reaching not in known)
+        known.update(result[layer])
+    return result
 
 
 class _Layer:
@@ -110,24 +140,78 @@ class _Layer:
             stream=None,
             heads=None,
             first_heads=None,
+            attention_layers=(),
+        )
+
+
+class _Heads:
+    """What reaches one layer's neurons by attention, batch after batch."""
+
+    def __init__(
+        self, parts: Anatomy, layer: int, own: tuple[int, ...], size: tuple[int, int, int], device: torch.device
+    ) -> None:
+        """own: layers whose attention is kept. size: measured positions, windows, and positions of each."""
+        n, n_windows, length = size
+        self.own, self.ablated = own, max(layer - 1, 0)
+        block = parts.every_block[self.ablated]
+        self.attention = Rows((n, len(own), block.heads, length), device)
+        width = block.heads * block.head_size
+        self.heads = Rows((n, width), device) if parts.parallel_residual else None
+        self.first_heads = Rows((n_windows, width), device) if parts.parallel_residual else None
+
+    def add(self, seen: Mapping[tuple[str, int], Tensor], measured: Tensor) -> None:
+        """measured: bool (batch, T)."""
+        if self.own:
+            of_layers = [seen["attention", layer].transpose(1, 2)[measured] for layer in self.own]
+            self.attention.add(torch.stack(of_layers, dim=1))
+        if self.heads is not None and self.first_heads is not None:
+            outputs = seen["heads", self.ablated]
+            self.heads.add(outputs[measured])
+            self.first_heads.add(outputs[:, 0])
+
+    def joined(self, captured: Capture) -> Capture:
+        """The layer's capture, with its attention."""
+        return replace(
+            captured,
+            attention=self.attention.array,
+            attention_layers=self.own,
+            heads=None if self.heads is None else self.heads.array,
+            first_heads=None if self.first_heads is None else self.first_heads.array,
         )
 
 
 @contextmanager
-def _recorded(parts: Anatomy, layers: Sequence[int]) -> Iterator[dict[int | str, Tensor]]:
-    """Hooks that leave each forward pass's stream and activations in a dictionary."""
-    seen: dict[int | str, Tensor] = {}
+def _recorded(
+    parts: Anatomy, layers: Sequence[int], entered: Iterable[int], attention: Iterable[_Heads]
+) -> Iterator[dict[tuple[str, int], Tensor]]:
+    """Hooks that leave each forward pass's streams, activations, attention and heads in a dictionary, by layer.
 
-    def keep(name: int | str) -> Any:
+    entered: the blocks whose streams are kept.
+    """
+    seen: dict[tuple[str, int], Tensor] = {}
+
+    def keep(name: str, layer: int) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen[name] = inputs[0]
+            seen[name, layer] = inputs[0]
+
+        return hook
+
+    def keep_weights(layer: int) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: tuple[Tensor, ...]) -> None:
+            seen["attention", layer] = output[1]
 
         return hook
 
     handles = [
-        parts.stack[layers[0]].register_forward_pre_hook(keep("stream")),
-        *(parts.mlp_outputs[layer].module.register_forward_pre_hook(keep(layer)) for layer in layers),
+        *(parts.stack[block].register_forward_pre_hook(keep("stream", block)) for block in entered),
+        *(parts.mlp_outputs[layer].module.register_forward_pre_hook(keep("activations", layer)) for layer in layers),
     ]
+    for of_heads in attention:
+        blocks = parts.every_block
+        handles += [blocks[own].attention.register_forward_hook(keep_weights(own)) for own in of_heads.own]
+        if of_heads.heads is not None:
+            output = blocks[of_heads.ablated].attention_output
+            handles.append(output.register_forward_pre_hook(keep("heads", of_heads.ablated)))
     try:
         yield seen
     finally:

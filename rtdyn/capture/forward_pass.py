@@ -43,8 +43,8 @@ class Capture:
     kept_flat: np.ndarray
     """int64 (kept,): indices of the kept positions into the flattened windows."""
     attention: Tensor | None
-    """float32 (N, layers, heads, T): attention of each measured query to every key in the last two layers
-    (L-2 first), where it was asked for."""
+    """float32 (N, layers, heads, T): attention of each measured query to every key in `attention_layers`, where it was
+    asked for."""
     anatomy: Anatomy
     mean_parts: Tensor | None = None
     """float64 (windows, F): Σ(a − ā)/n over each window's positions that ā is the mean of; over windows they sum to 0.
@@ -57,6 +57,8 @@ class Capture:
     a model with a parallel residual alone, whose heads can be ablated by these."""
     first_heads: Tensor | None = None
     """float32 (windows, H·head size): the same at each window's first position, whose one key is key 0."""
+    attention_layers: tuple[int, ...] = ()
+    """Ascending: the last two layers, or of an earlier layer those that reach it and are of no capture before it."""
 
     @property
     def measured_loss(self) -> Tensor:
@@ -135,7 +137,7 @@ def _collected(
     residuals, activations = Rows((n, width), device), Rows((n, neurons), device)
     patterns = streams = heads = first_heads = None
     if attention:
-        patterns = Rows((n, len(parts.attentions), parts.blocks[-1].heads, length), device)
+        patterns = Rows((n, len(parts.blocks), parts.blocks[-1].heads, length), device)
         streams = Rows((n_windows, length, width), device)
     if attention and parts.parallel_residual:
         of_heads = parts.blocks[0].heads * parts.blocks[0].head_size
@@ -173,6 +175,7 @@ def _collected(
         stream=None if streams is None else streams.array,
         heads=None if heads is None else heads.array,
         first_heads=None if first_heads is None else first_heads.array,
+        attention_layers=tuple(range(parts.layer + 1))[-len(parts.blocks) :] if attention else (),
     )
     for name, values in (
         ("residual stream", captured.residual),
@@ -209,7 +212,7 @@ def _recorded(parts: Anatomy, attention: bool) -> Iterator[dict[str, Any]]:
     handles = [
         parts.final_norm.register_forward_pre_hook(keep_input("residual")),
         parts.mlp_output.register_forward_pre_hook(keep_input("activations")),
-        *(m.register_forward_hook(keep_weights) for m in (parts.attentions if attention else ())),
+        *(b.attention.register_forward_hook(keep_weights) for b in (parts.blocks if attention else ())),
         *(b.module.register_forward_pre_hook(keep_input("stream")) for b in (parts.blocks[:1] if attention else ())),
         *(
             b.attention_output.register_forward_pre_hook(keep_input("heads"))

@@ -73,14 +73,26 @@ def memory(
         # in float32 numbers
         sums = 2 * model.neurons * (FLOAT64_OF_A_PAIR * sample.tokens // w + FLOAT64_OF_A_NEURON)
         kept += sample.tokens * d + len(earlier_layers) * (n * model.neurons + sums)
+    if earlier_layers and routing:
+        kept += _attention_of(model, sample, earlier_layers)
     tokens = min(sample.tokens, max(BATCH_TOKENS, w))
     # scores of a layer before and after their softmax, and with routing those kept of the layer before
     scores = (3 if routing else 2) * model.heads * w
     batch = tokens * (4 * d + 2 * model.neurons + scores)
-    blocks = max(2 if routing else 1, model.layers - min(earlier_layers, default=model.layers))
+    first = min(earlier_layers, default=model.layers)
+    blocks = max(2 if routing else 1, model.layers - (max(first - 1, 0) if routing and earlier_layers else first))
     stay = blocks * model.block + model.logits * d
     weights = max(model.embedding, model.block, stay) if layered else model.parameters
     return Memory(4 * weights, 4 * kept, 4 * batch + 2 * LOGIT_CHUNK_BYTES, memory_bytes)
+
+
+def _attention_of(model: ModelShape, sample: Sample, layers: Sequence[int]) -> int:
+    """Numbers that routing keeps of earlier layers: attention, streams of the layers below, and the heads' outputs."""
+    n, final = sample.positions, model.layers - 1
+    of_layers = len({reaching for layer in layers for reaching in (layer - 1, layer) if 0 <= reaching < final - 1})
+    heads = len(layers) * (n + sample.tokens // sample.window) * model.width if model.parallel_residual else 0
+    streams = 1 if min(layers) == 0 else 2  # what enters the layer below the first, unless there is none, and a copy
+    return of_layers * n * model.heads * sample.window + streams * sample.tokens * model.width + heads
 
 
 def runs_by_layers(

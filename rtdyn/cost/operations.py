@@ -139,8 +139,11 @@ def ablation_operations(model: ModelShape, sample: Sample, memory_bytes: int) ->
     return total_operations([linear, capped]) if model.capped else linear
 
 
-def mediation_operations(model: ModelShape, sample: Sample, memory_bytes: int) -> Operations:
-    """The influence with and without the unigram direction frozen, changes of confidence, and the null space."""
+def mediation_operations(model: ModelShape, sample: Sample, memory_bytes: int, layers: int = 1) -> Operations:
+    """The influence with and without the unigram direction frozen, changes of confidence, and the null space.
+
+    layers: how many it is of; the unembedding's singular directions are theirs together.
+    """
     v, d, directions = model.logits, model.width, model.directions
     neurons = min(model.neurons, CONFIDENCE_GROUPS * max(MIN_TOP, int(TOP_SHARE * model.neurons)))
     equal = max(1, round(EQUAL_POSITIONS * sample.positions))
@@ -157,7 +160,7 @@ def mediation_operations(model: ModelShape, sample: Sample, memory_bytes: int) -
         passed=float(POSITION_PASSES * equal * v),
     )
     singular = Operations(float64=2.0 * v * d**2 + 9.0 * d**3)
-    return total_operations([frozen, whole, confidence, singular])
+    return total_operations([*[frozen, whole, confidence] * layers, singular])
 
 
 def run_bytes(

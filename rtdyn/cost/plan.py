@@ -35,7 +35,7 @@ from rtdyn.hub.datasets import is_hub
 from rtdyn.hub.repository import hub_is_offline
 from rtdyn.hub.retry import may_pass
 from rtdyn.model.sizes import ModelShape, model_shape
-from rtdyn.names import LAYER_CURVES, LAYER_GROUPED, LAYER_GROUPS, PILE, WEIGHTS_ONLY
+from rtdyn.names import LAYER_CURVES, LAYER_GROUPED, LAYER_GROUPS, LAYER_MEDIATION, PILE, WEIGHTS_ONLY
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
 from rtdyn.text.domains import prepare_with_domains
@@ -303,6 +303,8 @@ def stage_operations(
         stages["layers"] = layer_operations(model, sample, layers, options.memory_bytes, budget)
     if "mediation" in options.analyses:
         stages["mediation"] = mediation_operations(model, sample, options.memory_bytes)
+        if layers:
+            stages[LAYER_MEDIATION] = mediation_operations(model, sample, options.memory_bytes, len(layers))
     return stages
 
 

@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rtdyn.names import COMMON, LAYERS, MATCHED, PLATEAU, PSEUDO_CLASS, RARE, SELECTED
+from rtdyn.names import BELOW, COMMON, LAYERS, MATCHED, PLATEAU, PSEUDO_CLASS, RARE, SELECTED
 
 FINAL, PENULTIMATE = -1, -2
+HEADS = {"heads below": BELOW, "own heads": ""}
+"""Whose heads are ablated where an earlier layer's neurons are judged, and what the metrics' names end with then."""
 Kind = Literal["interval", "difference", "null", "p", "point", "trend", "relative trend"]
 """How a criterion is read. `interval`: the metric's own interval. `difference`: value minus null mean, ±1.96 null sd.
 `null`: the value's rank in its null, on the side of the region. `p`: a p-value that is stored as the value. `point`:
@@ -57,6 +59,8 @@ class Claim:
     """Whether layers before the last are judged, each for itself, where the run has measured the statistic of them."""
     matrices: tuple[str, ...] = ()
     """Input matrices whose metrics carry their name, judged each for itself where the store has them: a gated MLP's."""
+    of_heads: bool = False
+    """Whether an earlier layer is judged for each of HEADS, where the store has them."""
 
 
 # fmt: off
@@ -129,6 +133,7 @@ CLAIMS: tuple[Claim, ...] = (
                       null=PSEUDO_CLASS, role="beside"),
         ),
         layers=(PENULTIMATE, FINAL),
+        earlier_layers=True,
     ),
     Claim(
         "no-gini-difference", "Attention is as concentrated for rare targets as for common ones",
@@ -136,6 +141,7 @@ CLAIMS: tuple[Claim, ...] = (
         (Criterion("difference of Gini coefficients", "routing", "gini_difference", low=-0.02, high=0.02, absence=True,
                    null=PSEUDO_CLASS),),
         layers=(PENULTIMATE, FINAL),
+        earlier_layers=True,
     ),
     Claim(
         # a fifth of the effect claimed for the whole layer; 0.28–0.34 are sums |Δa|, in units of their own
@@ -144,6 +150,8 @@ CLAIMS: tuple[Claim, ...] = (
         (Criterion("size of the largest effect of a head", "routing", "head_effect_max", low=-0.1, high=0.1,
                    absence=True, group=PLATEAU, null=SELECTED),),
         layers=(PENULTIMATE, FINAL),
+        earlier_layers=True,
+        of_heads=True,
     ),
     Claim(
         # the published range, and 5 points on either side
@@ -152,6 +160,8 @@ CLAIMS: tuple[Claim, ...] = (
         (Criterion("effect of the layer's heads", "routing", "layer_effect", low=-0.55, high=-0.40, absence=True,
                    group=PLATEAU, null=SELECTED),),
         layers=(PENULTIMATE, FINAL),
+        earlier_layers=True,
+        of_heads=True,
     ),
     Claim(
         # α moves with n/d, so being under 2 says nothing where sets of the same n, selected alike, are as low

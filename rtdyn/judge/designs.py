@@ -120,6 +120,7 @@ class VerdictRow:
     text: str
     layer: int | None
     matrix: str | None
+    heads: str | None
     paper: str
     own: str
 
@@ -212,11 +213,11 @@ def _verdicts(own: Run, paper: Run) -> tuple[VerdictRow, ...] | Undefined:
         return Undefined(str(error))
     if (step := ours[0].step) != (other := others[0].step):
         return Undefined(f"the runs end at different steps, {step} and {other}; track the same steps in both")
-    theirs = {(row.claim, row.layer, row.matrix): row.verdict for row in others}
+    theirs = {(row.claim, row.layer, row.matrix, row.heads): row.verdict for row in others}
 
     def rows() -> Iterator[VerdictRow]:
         for row in ours:
-            key = row.claim, row.layer, row.matrix
-            yield VerdictRow(row.claim, row.text, row.layer, row.matrix, theirs.get(key, "not judged"), row.verdict)
+            place = row.layer, row.matrix, row.heads
+            yield VerdictRow(row.claim, row.text, *place, theirs.get((row.claim, *place), "not judged"), row.verdict)
 
     return tuple(rows())

@@ -27,7 +27,7 @@ import polars as pl
 from rtdyn.errors import InputError
 from rtdyn.intervals import NORMAL_95
 from rtdyn.judge.change_points import trend
-from rtdyn.judge.claims import CLAIMS, Claim, Criterion
+from rtdyn.judge.claims import CLAIMS, HEADS, Claim, Criterion
 from rtdyn.judge.emergence import ALPHA, Emergence, beyond_p, emergence, interval_90
 from rtdyn.judge.series import Selection, Series, series
 from rtdyn.judge.targets import DecidingTargets, deciding_targets
@@ -52,6 +52,8 @@ class ClaimRow:
     layer: int | None
     matrix: str | None
     """Input matrix, where the MLP has several."""
+    heads: str | None
+    """Whose heads are ablated, where an earlier layer's neurons are judged: `own heads`, or `heads below`."""
     group: str | None
     """The group that is shown; `top` is a stand-in where the plateau has no value."""
     verdict: str
@@ -78,7 +80,7 @@ class ClaimRow:
 
 
 def scorecard(run: Run, claims: tuple[Claim, ...] = CLAIMS) -> list[ClaimRow]:
-    """A row a claim, and layer or input matrix where it has several, in the order of the table.
+    """A row a claim, and layer, input matrix or heads where it has several, in the order of the table.
 
     Earlier layers are judged where the run has measured them.
 
@@ -100,23 +102,29 @@ def judged(metrics: pl.DataFrame, classes: Mapping[str, TokenClassRecord], claim
             continue  # a question of its own, which was not asked
         for offset in claim.layers or (None,):
             layer = None if offset is None or not isinstance(final, int) else final + 1 + offset
-            rows += [_claim_row(claim, metrics, layer, matrix, targets) for matrix in _matrices(claim, metrics)]
+            rows += [_claim_row(claim, metrics, layer, matrix, None, targets) for matrix in _matrices(claim, metrics)]
         if claim.earlier_layers:
             of_layers = _of_earlier_layers(claim)
             rows += [
-                _claim_row(of_layers, metrics, n, matrix, targets)
+                _claim_row(of_layers, metrics, n, matrix, heads, targets)
                 for matrix in _matrices(of_layers, metrics)
-                for n in _judged_layers(of_layers, matrix, metrics)
+                for heads in (HEADS if claim.of_heads else (None,))
+                for n in _judged_layers(of_layers, matrix, heads, metrics)
             ]
     return rows
 
 
-def _judged_layers(claim: Claim, matrix: str | None, metrics: pl.DataFrame) -> list[int]:
+def _judged_layers(claim: Claim, matrix: str | None, heads: str | None, metrics: pl.DataFrame) -> list[int]:
     """The layers before the last that the run has the claim's statistic of, ascending."""
     shown = claim.criteria[0]
-    metric = shown.metric if matrix is None else f"{shown.metric}_{matrix}"
+    metric = shown.metric + _ending(matrix, heads)
     rows = metrics.filter(pl.col("group").eq_missing(pl.lit(shown.group)), analysis=LAYERS, metric=metric)
     return rows["layer"].unique().sort().to_list()
+
+
+def _ending(matrix: str | None, heads: str | None) -> str:
+    """Of the metrics' names, where a claim is judged for each matrix or for the heads of each layer."""
+    return (f"_{matrix}" if matrix else "") + (HEADS[heads] if heads else "")
 
 
 def _of_earlier_layers(claim: Claim) -> Claim:
@@ -130,16 +138,22 @@ def _matrices(claim: Claim, metrics: pl.DataFrame) -> list[str | None]:
 
 
 def _claim_row(
-    claim: Claim, metrics: pl.DataFrame, layer: int | None, matrix: str | None, rare_targets: int | None
+    claim: Claim,
+    metrics: pl.DataFrame,
+    layer: int | None,
+    matrix: str | None,
+    heads: str | None,
+    rare_targets: int | None,
 ) -> ClaimRow:
     step = int(metrics["step"].to_numpy().max())
     criteria = claim.criteria
-    if matrix is not None:
+    if of_what := matrix or heads:
         criteria = tuple(
-            replace(c, metric=f"{c.metric}_{matrix}", statistic=f"{c.statistic}, {matrix}") for c in criteria
+            replace(c, metric=c.metric + _ending(matrix, heads), statistic=f"{c.statistic}, {of_what}")
+            for c in criteria
         )
     group = criteria[0].group
-    row = partial(ClaimRow, claim.name, claim.text, claim.source, step, layer, matrix)
+    row = partial(ClaimRow, claim.name, claim.text, claim.source, step, layer, matrix, heads)
     checks, p = _evaluate(criteria, metrics, layer)
     verdict, reason = _combined(checks)
     if group == PLATEAU and checks[0].value is None:

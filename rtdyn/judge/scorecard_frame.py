@@ -22,6 +22,7 @@ CLAIM_SCHEMA: dict[str, Any] = {
     "step": pl.Int64,
     "layer": pl.Int64,
     "matrix": pl.String,
+    "heads": pl.String,
     "group": pl.String,
     "verdict": pl.String,
     "reason": pl.String,

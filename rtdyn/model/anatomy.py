@@ -60,6 +60,8 @@ class Block:
 
     module: nn.Module
     """Called with hidden states (batch, positions, d)."""
+    attention: nn.Module
+    """Gives the weights of its attention beside its output."""
     attention_output: nn.Module
     """The attention's output projection; its input is the heads' outputs side by side, (…, heads·head size)."""
     heads: int
@@ -81,6 +83,8 @@ class MlpOutput:
     """Between the projection's output and the stream."""
     input_rows: Mapping[str, Tensor]
     """By name, (F, d): row i is what neuron i reads from the MLP's input. `in`, or `gate` and `up`."""
+    parallel: nn.Module | None = None
+    """The MLP after its norm, called with what enters its block; None without a parallel residual."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,6 @@ class Anatomy:
     (batch, positions, F), of others the positions of all windows one after the other."""
     output_rows: Tensor
     """(F, d): row i is what neuron i writes to the residual stream per unit of activation."""
-    attentions: tuple[nn.Module, ...]
-    """Attention modules of the last two layers, L-2 then L-1."""
     parallel_residual: bool
     """Whether the final MLP cannot see the final attention."""
     post_norm: PostNorm | None
@@ -114,14 +116,19 @@ class Anatomy:
     """Every block of the model, first to last."""
     mlp_outputs: tuple[MlpOutput, ...] = ()
     """Of every block, first to last."""
+    every_block: tuple[Block, ...] = ()
+    """All of them as `blocks` has the last two, first to last."""
     fuses: bool = False
     """Whether transformers runs the family by torch's fused attention too."""
     parallel_mlp: nn.Module | None = None
-    """The final MLP after its norm, called with what enters the final block; None without a parallel residual."""
+    """Of the final MLP, as `MlpOutput` has it."""
 
 
 def with_mlp_of(parts: Anatomy, layer: int) -> Anatomy:
-    """The anatomy with a layer's MLP in the final one's place: what it writes, as if the final norm came next."""
+    """The anatomy with a layer's MLP in the final one's place: what it writes, as if the final norm came next.
+
+    `blocks` are the layer's and the one below it, whose heads reach that MLP.
+    """
     mlp = parts.mlp_outputs[layer]
     return replace(
         parts,
@@ -130,4 +137,6 @@ def with_mlp_of(parts: Anatomy, layer: int) -> Anatomy:
         post_norm=mlp.post_norm,
         input_rows=mlp.input_rows,
         layer=layer,
+        blocks=parts.every_block[max(layer - 1, 0) : layer + 1],
+        parallel_mlp=mlp.parallel,
     )

@@ -25,35 +25,30 @@ OLD_BUFFERS = re.compile(r"(^|\.)(attn|attention|crossattention)\.(masked_)?bias
 
 def _anatomy(layout: Layout, model: Any) -> Anatomy:
     """The anatomy of transformers' own model of a family with this layout."""
-    from torch.nn import Sequential
-
     backbone, stack = model.get_submodule(layout.backbone), tuple(model.get_submodule(layout.blocks))
-    final, final_norm = stack[-1], backbone.get_submodule(layout.final_norm)
-    outputs = tuple(_mlp_output(layout, block) for block in stack)
-    attentions = tuple(block.get_submodule(layout.attention) for block in stack[-2:])
+    final_norm = backbone.get_submodule(layout.final_norm)
     parallel = layout.parallel_norm is not None and getattr(model.config, "use_parallel_residual", True)
+    outputs = tuple(_mlp_output(layout, block, parallel) for block in stack)
+    blocks = tuple(_block(layout, block, model.config.num_attention_heads) for block in stack)
     return Anatomy(
         backbone=backbone,
         final_norm=final_norm,
         mlp_output=outputs[-1].module,
         output_rows=outputs[-1].rows,
-        attentions=attentions,
         parallel_residual=parallel,
         post_norm=outputs[-1].post_norm,
         readout=_readout(layout, final_norm, model),
         layer=len(stack) - 1,
-        blocks=tuple(
-            _block(layout, block, attention, model.config.num_attention_heads)
-            for block, attention in zip(stack[-2:], attentions, strict=True)
-        ),
+        blocks=blocks[-2:],
         positions=partial(layout.positions, backbone),
         input_rows=outputs[-1].input_rows,
         stack=stack,
         mlp_outputs=outputs,
+        every_block=blocks,
         # the fused kernel knows no cap on the scores
         fuses=bool(getattr(model, "_supports_sdpa", False))
         and getattr(model.config, "attn_logit_softcapping", None) is None,
-        parallel_mlp=Sequential(final.get_submodule(layout.parallel_norm), final.mlp) if parallel else None,
+        parallel_mlp=outputs[-1].parallel,
     )
 
 
@@ -62,12 +57,15 @@ def _given(layout: Layout, projection: Any) -> Tensor:
     return projection.weight.T if layout.stored_by_input else projection.weight
 
 
-def _block(layout: Layout, block: Any, attention: Any, heads: int) -> Block:
+def _block(layout: Layout, block: Any, heads: int) -> Block:
+    attention = block.get_submodule(layout.attention)
     output = attention.get_submodule(layout.heads)
-    return Block(block, output, heads, _given(layout, output).shape[1] // heads, layout.cache)
+    return Block(block, attention, output, heads, _given(layout, output).shape[1] // heads, layout.cache)
 
 
-def _mlp_output(layout: Layout, block: Any) -> MlpOutput:
+def _mlp_output(layout: Layout, block: Any, parallel: bool) -> MlpOutput:
+    from torch.nn import Sequential
+
     projection, norm = block.get_submodule(layout.output), None
     if layout.post_norm is not None:
         module = block.get_submodule(layout.post_norm)
@@ -76,7 +74,8 @@ def _mlp_output(layout: Layout, block: Any) -> MlpOutput:
         name: _given(layout, block.get_submodule(place.module)).tensor_split(place.of)[place.part]
         for name, place in layout.inputs.items()
     }
-    return MlpOutput(projection, _given(layout, projection).T, norm, inputs)
+    after_norm = Sequential(block.get_submodule(layout.parallel_norm), block.mlp) if parallel else None
+    return MlpOutput(projection, _given(layout, projection).T, norm, inputs, after_norm)
 
 
 def _readout(layout: Layout, module: Any, model: Any) -> Readout:

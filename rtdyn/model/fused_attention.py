@@ -19,7 +19,7 @@ def fused_attention(parts: Anatomy) -> Iterator[bool]:
     if not parts.fuses:
         yield False
         return
-    configs: list[Any] = list({id(attention.config): attention.config for attention in parts.attentions}.values())
+    configs: list[Any] = list({id(block.attention.config): block.attention.config for block in parts.blocks}.values())
     before = [config._attn_implementation for config in configs]
     for config in configs:
         config._attn_implementation = "sdpa"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rtdyn.names import DOMAINS, LAYER_GROUPED, LAYERS, MATCHED, PSEUDO_CLASS, RANDOM, SELECTED
+from rtdyn.names import BELOW, DOMAINS, LAYER_GROUPED, LAYERS, MATCHED, PSEUDO_CLASS, RANDOM, SELECTED
 
 REWIRED, PERMUTED, SHAPE = "rewired", "permuted", "shape"
 SETS = (RANDOM, MATCHED, SELECTED)
@@ -39,6 +39,7 @@ class Definition:
 
 
 _AT_COMMON = ("", "_common")
+_BELOW_AT_COMMON = (BELOW, f"{BELOW}_common")
 _SIGNED_AND_ABS = ("", "_abs")
 _INPUTS = ("", "_gate", "_up")
 _MATRICES = ("_in", "_gate", "_up", "_out")
@@ -189,9 +190,25 @@ METRICS: dict[str, tuple[Definition, ...]] = {
 }
 """By analysis."""
 
-OF_LAYER_GROUPS = tuple(d for analysis in ("groups", *LAYER_GROUPED) for d in METRICS[analysis])
-"""What `layers` has of each layer's groups, too, by the names of the last layer's."""
-METRICS[LAYERS] += OF_LAYER_GROUPS
+_OF_BELOW = (
+    Definition("head_effect_max", SHARE, "size of the strongest signed effect of a head in the layer below the neurons' own", "7", SETS, True, _BELOW_AT_COMMON),
+    Definition("layer_effect", SHARE, "signed effect of all heads of that layer at once", "7", SETS, True, _BELOW_AT_COMMON),
+    Definition("head_effect_signed", SHARE, "(Σ|a'| − Σ|a|) / Σ|a| of one ablated head there", "7", endings=_BELOW_AT_COMMON),
+    Definition("head_effect_share", SHARE, "Σ|Δa| / Σ|a| of one ablated head there", "7", endings=_BELOW_AT_COMMON),
+    Definition("head_effect_total", "activation", "Σ|Δa| of one ablated head there", "7", endings=_BELOW_AT_COMMON),
+)
+_DIRECT = (
+    Definition("direct_mediation", SHARE, "direct influence that vanishes when the unigram direction is held fixed", "2(c)", SETS),
+    Definition("direct_entropy_change", NATS, "mean change of entropy by the direct effect", "2(c)", SETS),
+    Definition("direct_kl_change", NATS, "mean change of the divergence from the unigram distribution by the direct effect", "2(c)", SETS),
+)
+LAYER_METRICS: dict[str, tuple[Definition, ...]] = {
+    **{analysis: METRICS[analysis] for analysis in ("groups", *LAYER_GROUPED)},
+    "routing": (*(d for d in METRICS["routing"] if d.name != "matched_positions"), *_OF_BELOW),
+    "mediation": (*(d for d in METRICS["mediation"] if d.name == "null_space_share"), *_DIRECT),
+}
+"""What `layers` has of each layer's groups, too, by analysis: most by the names of the last layer's."""
+METRICS[LAYERS] += tuple(d for of in LAYER_METRICS.values() for d in of)
 
 _BY_CLASS = ("_<class>",)
 _RANKED = ("", "_<class>")
@@ -253,6 +270,12 @@ COLUMNS: dict[str, tuple[Definition, ...]] = {
         Definition("null_space_share", SHARE, "squared norm of the output row in the unembedding's null space", "2(c)"),
         Definition("entropy_change", NATS, "mean change of entropy where the neuron is ablated", "2(c)", endings=_BY_CLASS),
         Definition("kl_change", NATS, "mean change of the KL divergence from the unigram distribution", "2(c)", endings=_BY_CLASS),
+        Definition("direct_mean_abs_frozen", NATS, "earlier layers: direct mean |Δ| with the unigram direction held fixed", "2(c)", endings=_BY_CLASS),
+        Definition("direct_mediation", SHARE, "direct influence that vanishes then", "2(c)", endings=_BY_CLASS),
+        Definition("direct_se_mediation", SHARE, "its standard error", "2(c)", endings=_BY_CLASS),
+        Definition("direct_error_bound_mediation", SHARE, "its error bound", "2(c)", endings=_BY_CLASS),
+        Definition("direct_entropy_change", NATS, "earlier layers: mean change of entropy by the direct effect", "2(c)", endings=_BY_CLASS),
+        Definition("direct_kl_change", NATS, "the same of the KL divergence from the unigram distribution", "2(c)", endings=_BY_CLASS),
     ),
     "windows": (
         Definition("step", COUNT, "as above", "9"),

@@ -11,7 +11,7 @@ from rtdyn.analyses.earlier_layers.chosen import LAST
 from rtdyn.checkpoints.checkpoint import Checkpoint
 from rtdyn.errors import InputError
 from rtdyn.names import ANALYSES, LAYER_GROUPED, LAYERS
-from rtdyn.store.definitions import METRICS
+from rtdyn.store.definitions import LAYER_METRICS
 from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.store.run import Run, lacking, read_step, step_record
 from rtdyn.store.schema import StepTables
@@ -22,8 +22,8 @@ _ORDER = ("capture", "ablation", "regimes", "groups", *ANALYSES[2:], LAYERS)
 """Of the rows of metrics/, as a step that ran at once has them."""
 _GROUPS_ORDER = {
     name: i
-    for i, analysis in enumerate(("groups", *LAYER_GROUPED), start=1)
-    for definition in METRICS[analysis]
+    for i, definitions in enumerate(LAYER_METRICS.values(), start=1)
+    for definition in definitions
     for name in definition.names
 } | {EXACT_OVERLAP: 1}
 """The same of the metrics of earlier layers' groups, which come after all else of these layers."""

@@ -152,12 +152,12 @@ def analyse_model(
     if set(GROUPED) & set(options.analyses):
         parts += _group_analyses(captured, result, shared, evaluation, halves, options, stage)
     earlier = analyse_layers(model, captured, result, evaluation, options, stage)
-    parts.append(earlier.rows)
+    parts.append(StepRows(earlier.rows))
     stage("tables")
     neurons = neuron_table(step, captured, result, curves, _columns(parts))
     return StepTables(
         metrics=metric_frame([row for part in parts for row in part.metrics], step, tokens_seen),
-        neurons=with_earlier_layers(neurons, earlier.layers, step, options.rank_by),
+        neurons=with_earlier_layers(neurons, earlier.layers, earlier.columns, step, options.rank_by),
         windows=window_table(step, layer, result, curves),
         curves=curve_table(step, [line for part in parts for line in part.lines]),
     )

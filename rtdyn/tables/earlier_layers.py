@@ -133,17 +133,28 @@ def _of_neurons(row: partial[Metric], number: Sampled | Undefined) -> Metric:
     return row(value=number.value, ci_low=number.low, ci_high=number.high, n=number.n)
 
 
-def with_earlier_layers(final: pl.DataFrame, layers: Mapping[int, Layer], step: int, rank_by: str) -> pl.DataFrame:
-    """The rows of neurons/ of earlier layers, then those of the final one; no change where there are none."""
+def with_earlier_layers(
+    final: pl.DataFrame,
+    layers: Mapping[int, Layer],
+    further: Mapping[int, Mapping[str, np.ndarray]],
+    step: int,
+    rank_by: str,
+) -> pl.DataFrame:
+    """The rows of neurons/ of earlier layers, then those of the final one; no change where there are none.
+
+    further: by layer, other columns (F,).
+    """
     if not layers:
         return final
-    earlier = [_neuron_table(result, step, layer, rank_by) for layer, result in layers.items()]
+    earlier = [_neuron_table(result, further[layer], step, layer, rank_by) for layer, result in layers.items()]
     exact = final.with_columns(pl.lit(ALL_WINDOWS).alias("measured"))
     joined = pl.concat([exact, *earlier], how="diagonal_relaxed")
     return joined.sort("layer", maintain_order=True)
 
 
-def _neuron_table(result: Layer, step: int, layer: int, rank_by: str) -> pl.DataFrame:
+def _neuron_table(
+    result: Layer, further: Mapping[str, np.ndarray], step: int, layer: int, rank_by: str
+) -> pl.DataFrame:
     captured, measured = result.captured, result.sample.measured
     neurons = len(measured)
     columns: dict[str, np.ndarray | pl.Series] = {
@@ -162,7 +173,7 @@ def _neuron_table(result: Layer, step: int, layer: int, rank_by: str) -> pl.Data
     columns["sd_activation"] = as_numpy(moments.variance.sqrt())
     columns["positive_share"] = as_numpy(moments.positive)
     columns["norm"] = as_numpy(captured.anatomy.output_rows.double().norm(dim=1))
-    return pl.DataFrame(columns).with_columns(pl.col(pl.Float64).fill_nan(None))
+    return pl.DataFrame({**columns, **further}).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
 def _class_columns(c: LayerClass, name: str) -> dict[str, np.ndarray | pl.Series]:

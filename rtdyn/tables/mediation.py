@@ -24,6 +24,9 @@ from rtdyn.tables.groups import with_nulls
 from rtdyn.tables.step_rows import StepRows
 from rtdyn.undefined import Undefined
 
+DIRECT = "direct_"
+"""What names of an earlier layer begin with that are of the direct effect."""
+
 
 def mediation_rows(result: Mediation, context: Context) -> StepRows:
     """Rows for the groups and columns (F,) for every neuron."""
@@ -42,14 +45,27 @@ def mediation_rows(result: Mediation, context: Context) -> StepRows:
     return StepRows(rows, columns)
 
 
-def _group_rows(result: Mediation, metric: str, layer: int) -> list[Metric]:
+def layer_mediation_rows(result: Mediation, context: Context) -> StepRows:
+    """The same of an earlier layer, where all but the share of the null space is of the direct effect and says so.
+
+    What no ablation changes is left to the last layer's rows.
+    """
+    rows = _group_rows(result, NULL_SPACE_SHARE, context.layer)
+    for metric in (MEDIATION, ENTROPY_CHANGE, KL_CHANGE):
+        rows += _group_rows(result, metric, context.layer, DIRECT)
+    columns = mediation_rows(result, context).columns
+    return StepRows(rows, {name if name == NULL_SPACE_SHARE else DIRECT + name: of for name, of in columns.items()})
+
+
+def _group_rows(result: Mediation, metric: str, layer: int, beginning: str = "") -> list[Metric]:
+    """beginning: of the stored name."""
     rows = []
     for name, value in result.groups[metric].items():
         if isinstance(value, Undefined):
-            row = partial(Metric, "mediation", metric, None, token_class=RARE, group=name, layer=layer)
+            row = partial(Metric, "mediation", beginning + metric, None, token_class=RARE, group=name, layer=layer)
             rows.append(row(reason=value.reason))
         else:
-            rows += with_nulls("mediation", metric, name, value, (None, None), layer)
+            rows += with_nulls("mediation", beginning + metric, name, value, (None, None), layer)
     return rows
 
 

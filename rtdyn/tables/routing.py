@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from rtdyn.analyses.context import Context
@@ -12,7 +12,7 @@ from rtdyn.analyses.routing.head_effects import SplitEffects
 from rtdyn.analyses.routing.profiles import Correlation, Profiles
 from rtdyn.analyses.routing.routing import Routing
 from rtdyn.analyses.statistics import Comparison, Estimate
-from rtdyn.names import PSEUDO_CLASS, RARE
+from rtdyn.names import BELOW, PSEUDO_CLASS, RARE
 from rtdyn.store.schema import PLAIN, Metric
 from rtdyn.tables.curves import attention_curves
 from rtdyn.tables.groups import with_nulls
@@ -23,12 +23,29 @@ from rtdyn.undefined import Undefined
 def routing_rows(result: Routing, _: Context) -> StepRows:
     """Profiles, Gini and attention to key 0 of rare against common, and what heads do to the groups' activations."""
     rows = [Metric("routing", "matched_positions", float(len(result.matched.rare)), token_class=RARE)]
-    rows += attention_rows(result.profiles, (result.gini, result.bos), result.layers)
+    rows += attention_rows(result.profiles, (result.gini, result.bos), result.attention_layers)
     for layer, by_class in zip(result.layers, result.effects, strict=True):
-        for token_class, by_group in by_class.items():
-            for group, effects in by_group.items():
-                rows += _effect_rows(effects, token_class, group, layer)
+        rows += _rows_by_class(by_class, layer)
     return StepRows(rows, lines=attention_curves(result))
+
+
+def layer_routing_rows(result: Routing, context: Context) -> StepRows:
+    """The same of an earlier layer: rows of attention have the attention's layer, and all others that of the neurons.
+
+    What heads of the layer below do ends in BELOW.
+    """
+    rows = attention_rows(result.profiles, (result.gini, result.bos), result.attention_layers)
+    for layer, by_class in zip(result.layers, result.effects, strict=True):
+        rows += _rows_by_class(by_class, context.layer, "" if layer == context.layer else BELOW)
+    return StepRows(rows)
+
+
+def _rows_by_class(
+    by_class: Mapping[str, Mapping[str, SplitEffects | Undefined]], layer: int, ending: str = ""
+) -> Iterator[Metric]:
+    for token_class, by_group in by_class.items():
+        for group, effects in by_group.items():
+            yield from _effect_rows(effects, token_class, group, layer, ending)
 
 
 def attention_rows(
@@ -92,9 +109,11 @@ def _difference_rows(metric: str, d: Difference, layer: int) -> list[Metric]:
     return rows
 
 
-def _effect_rows(effects: SplitEffects | Undefined, token_class: str, group: str, layer: int) -> list[Metric]:
-    """Effects of each head and of all heads on one group at one class's positions."""
-    suffix = "" if token_class == RARE else f"_{token_class}"
+def _effect_rows(
+    effects: SplitEffects | Undefined, token_class: str, group: str, layer: int, ending: str
+) -> list[Metric]:
+    """Effects of each head and of all heads on one group at one class's positions. ending: of the metrics' names."""
+    suffix = ending + ("" if token_class == RARE else f"_{token_class}")
     metrics = (f"head_effect_max{suffix}", f"layer_effect{suffix}")
     row = partial(Metric, "routing", token_class=RARE, group=group, layer=layer)
     if isinstance(effects, Undefined):

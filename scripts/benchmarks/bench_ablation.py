@@ -115,7 +115,7 @@ def synthetic(n: int, d: int, v: int, f: int) -> Capture:
         (activations > 0).double().mean(0),
     )  # fmt: skip
     flat = np.arange(n)
-    anatomy = Anatomy(nothing, nothing, nothing, rows, (), True, None, readout, 0)
+    anatomy = Anatomy(nothing, nothing, nothing, rows, True, None, readout, 0)
     positions = one_class(flat, np.random.default_rng(0).integers(0, v, n))
     return Capture(positions, torch.randn(n, d, generator=g), activations, moments, torch.zeros(n), flat, None, anatomy)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rtdyn.names import ANALYSES, DOMAINS, LAYERS
-from rtdyn.store.definitions import COLUMNS, METRICS, OF_LAYER_GROUPS, Definition
+from rtdyn.store.definitions import COLUMNS, METRICS, Definition
 
 PAGE = Path(__file__).parents[2] / "docs/metrics.md"
 METHODS = PAGE.with_name("methods.md")
@@ -26,8 +26,9 @@ column that a run stores. [Methods](methods.md) has the definitions in full, and
 - `_gate` and `_up` end the names where an MLP has two input matrices. `_common` numbers are those at common targets.
 - The column 'interval' says whether rows may have a 95 % interval.
 """
-LAYER_GROUPS = """The names of `groups`, `dimensionality`, `modularity` and `heavytail` stand among `layers` too.
-They are of the [groups of a layer](layers.md#groups-of-a-layer).
+LAYER_GROUPS = """The names of `groups`, `dimensionality`, `modularity`, `routing` and `heavytail` stand among `layers`
+too, but for `matched_positions`. So does `null_space_share`. They are of the
+[groups of a layer](layers.md#groups-of-a-layer).
 """
 TABLES = {
     "metrics": "`metrics/step=*.parquet` has a row for each number and null.",
@@ -64,8 +65,9 @@ def lines_of(definitions: Sequence[Definition], metrics: bool, links: dict[str, 
 def page() -> str:
     """The whole page."""
     links, parts = anchors(), [HEAD, "## Metrics by analysis\n"]
+    of_last = {d for analysis, definitions in METRICS.items() if analysis != LAYERS for d in definitions}
     for analysis in ("capture", *ANALYSES[:2], "groups", *ANALYSES[2:], LAYERS, DOMAINS):
-        own = [d for d in METRICS[analysis] if analysis != LAYERS or d not in OF_LAYER_GROUPS]
+        own = [d for d in METRICS[analysis] if analysis != LAYERS or d not in of_last]
         parts += [f"### {analysis}\n", "\n".join(lines_of(own, True, links)) + "\n"]
         if analysis == LAYERS:
             parts.append(LAYER_GROUPS)

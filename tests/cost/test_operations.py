@@ -7,9 +7,14 @@ from dataclasses import replace
 
 import pytest
 
+from rtdyn.analyses.earlier_layers.reaching import captures_with_streams
 from rtdyn.analyses.influence.block_sizes import CAP_ARRAYS, block_sizes, sizes_of
 from rtdyn.analyses.influence.certified import PAIR_BYTES
-from rtdyn.capture.memory_need import Sample, memory
+from rtdyn.capture.earlier_layers import capture_earlier
+from rtdyn.capture.forward_pass import capture
+from rtdyn.capture.memory_need import Sample, memory, sample_of
+from rtdyn.checkpoints.checkpoint import load_model, read_config
+from rtdyn.checkpoints.local import fetch_local
 from rtdyn.cost.operations import (
     CAPPED_TERMS,
     EXACT_SHARE,
@@ -22,6 +27,8 @@ from rtdyn.cost.operations import (
 )
 from rtdyn.model.sizes import ModelShape, model_shape
 from rtdyn.suites.find import load_suites
+from rtdyn.suites.suite import SuiteSpec
+from rtdyn.text.evaluation import Evaluation
 
 GIB = 2**30
 SAMPLE = Sample(tokens=4096, window=256, positions=512, assumed=None)
@@ -98,6 +105,25 @@ def test_memory_counts_the_arrays_of_a_capture(captured, tiny_folder) -> None:
     attention = memory(shape, sample, GIB, routing=True, layered=False).capture - held.capture
     n, windows = len(found.residual), 52
     assert attention == 4 * (n * 2 * shape.heads * 256 + (13312 + n + windows) * shape.width)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layers", [(0, 1), (1,)])
+def test_memory_counts_what_routing_keeps_of_earlier_layers(
+    layers: tuple[int, ...], tiny: SuiteSpec, evaluation: Evaluation
+) -> None:
+    checkpoint = fetch_local(tiny, 4000)
+    model, shape = load_model(checkpoint, "cpu"), model_shape(read_config(checkpoint.folder), "tiny")
+    last = capture(model, evaluation.text, evaluation.positions)
+    needed = [
+        memory(shape, sample_of(evaluation), GIB, routing=routing, layered=False, earlier_layers=earlier).capture
+        for routing, earlier in ((True, layers), (False, layers), (True, ()), (False, ()))
+    ]
+    kept = capture_earlier(model, evaluation.text, last, layers, attention=True)
+    arrays = [a for c in kept.layers.values() for a in (c.attention, c.heads, c.first_heads) if a is not None]
+    arrays += [] if kept.below is None or kept.below is kept.stream else [kept.below]
+    arrays += [captured.stream for _, captured in captures_with_streams(kept)][-1:]
+    assert needed[0] - needed[1] - needed[2] + needed[3] == sum(a.nbytes for a in arrays)
 
 
 def test_layer_by_layer_one_block_or_the_vocabulary_is_held() -> None:

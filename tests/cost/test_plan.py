@@ -198,11 +198,13 @@ def test_further_analyses_are_read_off_where_they_were_measured() -> None:
     one, three = (
         further_seconds(512, ("ablation", "regimes", "routing"), False, layers, threads=1)[0] for layers in (0, 2)
     )
-    assert three == {**one, "layer curves": 2 * one["regimes"]}, "each measured layer has curves"
+    of_groups = {"layer groups": pytest.approx(one["groups"] + one["routing"])}
+    assert three == {**one, "layer curves": 2 * one["regimes"], **of_groups}, "each measured layer has curves"
     groups, more = (
         further_seconds(512, ("ablation", "routing", "heavytail"), False, layers, threads=1)[0] for layers in (0, 2)
     )
-    assert more == {**groups, "layer groups": pytest.approx(groups["groups"] + groups["heavytail"])}, "half, for two"
+    half_for_two = groups["groups"] + groups["routing"] + groups["heavytail"]
+    assert more == {**groups, "layer groups": pytest.approx(half_for_two)}
 
 
 def test_the_assumed_sample_keeps_to_its_text(options: EvaluationOptions) -> None:

@@ -96,7 +96,7 @@ def test_a_head_gives_what_it_gives_in_transformers_with_all_attention_on_the_fi
     windows = torch.from_numpy(made.context.evaluation.text.windows.astype(np.int64))
     parts = anatomy(model)
     own = slice(HEAD * block.head_size, (HEAD + 1) * block.head_size)
-    first = head_outputs(model, windows, parts.blocks[0], parts.attentions[0])
+    first = head_outputs(model, windows, parts.blocks[0], parts.blocks[0].attention)
 
     def to_first(z: Tensor) -> Tensor:
         z[..., own] = first[..., own]

@@ -165,6 +165,36 @@ def test_earlier_layers_are_judged_each_by_its_own_groups_where_the_run_has_them
         assert (row.group, row.verdict, row.is_stand_in) == ("top", UNDETERMINED, True)
 
 
+def test_routing_of_earlier_layers_is_judged_for_the_heads_of_each_layer_that_reaches_them(tmp_path: Path) -> None:
+    """Heads below drive the neurons of one layer, and its attention is of another concentration for rare targets."""
+    early = FINAL - 2
+    run = open_run(tmp_path / "run", manifest())
+    for step in STEPS:
+        rows = measured(step)
+        of_last = [r for r in rows if r.analysis == "routing" and r.layer == FINAL]
+        there = [replace(r, analysis="layers", layer=early) for r in of_last]
+        strong = {"value": 0.6, "ci_low": 0.5, "ci_high": 0.7}
+        below = [
+            replace(r, metric=f"{r.metric}_below", **(strong if r.metric == "head_effect_max" else {}))
+            for r in there
+            if r.group is not None
+        ]
+        wide = edit("gini_difference", value=0.2, ci_low=0.15, ci_high=0.25)
+        store(run, step, [*rows, *(wide(r, step) or r for r in there), *below])
+    rows = scorecard(run)
+    found = {(r.claim, r.layer, r.heads): r.verdict for r in rows}
+    assert len(found) == len({(r.claim, r.layer, r.heads, r.matrix) for r in rows})
+    assert found["single-head-small", early, "heads below"] == found["no-gini-difference", early, None] == CONTRADICTED
+    for claim in ("single-head-small", "layer-effect"):
+        places = ((early, "own heads"), (FINAL, None), (FINAL - 1, None))
+        assert {found[claim, *place] for place in places} == {SUPPORTED}
+    assert found["layer-effect", early, "heads below"] == found["attention-alike", early, None] == SUPPORTED
+    assert found["no-gini-difference", FINAL, None] == SUPPORTED
+    shown = next(claim_cells(r) for r in rows if r.heads == "heads below")
+    assert shown["claim"] == f"single-head-small, layer {early}, heads below"
+    assert shown["statistic"].endswith("heads below (plateau)")
+
+
 def test_where_the_last_layer_alone_is_measured_nothing_is_said_of_others(tmp_path: Path) -> None:
     run = planted(tmp_path / "run", lambda row, step: None if row.analysis == "layers" else row)
     assert {c.name for c in CLAIMS} - {r.claim for r in scorecard(run)} == {"localised-final"}

@@ -181,9 +181,9 @@ def test_input_rows_give_the_activations_and_blocks_are_the_last_two(config: Any
     assert all(rows.shape == parts.output_rows.shape for rows in parts.input_rows.values())
     assert parts.output_rows.shape == (96 if config.model_type == "bloom" else 40, 24)
     torch.testing.assert_close(seen["a"], expected)
-    assert len(parts.blocks) == len(parts.attentions) == 2
-    for k, (block, attention) in enumerate(zip(parts.blocks, parts.attentions, strict=True)):
-        assert attention in block.module.modules() and block.attention_output in attention.modules()
+    assert len(parts.blocks) == 2 and parts.every_block[-2:] == parts.blocks
+    for k, block in enumerate(parts.blocks):
+        assert block.attention in block.module.modules() and block.attention_output in block.attention.modules()
         size = 10 if "gemma" in config.model_type else 6
         assert (block.heads, block.head_size) == (4, size) and seen[f"z{k}"].shape[-1] == 4 * size
     assert parts.mlp_output in parts.blocks[-1].module.modules()

@@ -17,7 +17,7 @@ import rtdyn
 from rtdyn.analyses.earlier_layers.sample import Budget
 from rtdyn.errors import InputError, UsageError
 from rtdyn.names import LAYERS
-from rtdyn.store.definitions import COLUMNS, METRICS, OF_LAYER_GROUPS, define
+from rtdyn.store.definitions import COLUMNS, LAYER_METRICS, METRICS, define
 from rtdyn.store.metric_names import metric_name
 from rtdyn.store.schema import metric_frame
 from rtdyn.tables.earlier_layers import (
@@ -68,7 +68,8 @@ def test_the_last_layers_rows_are_those_of_a_run_without_the_others(analyse: Cal
 def test_every_row_and_column_is_defined_and_each_layer_has_them_all(of_all: Any) -> None:
     rows = of_all.metrics.filter(analysis=LAYERS)
     assert set(rows["layer"]) == {0, 1, 2} and set(of_all.neurons["layer"]) == {0, 1, 2}
-    names = {name for d in METRICS[LAYERS] if d not in OF_LAYER_GROUPS for name in d.names} - {EXACT_OVERLAP}
+    of_groups = {d for definitions in LAYER_METRICS.values() for d in definitions}
+    names = {name for d in METRICS[LAYERS] if d not in of_groups for name in d.names} - {EXACT_OVERLAP}
     of_curve = {*CURVE_METRICS}  # neither regimes nor groups were asked for
     for layer in (0, 1):
         assert set(rows.filter(layer=layer)["metric"]) == names - {"final_layer_share"} - of_curve

@@ -105,7 +105,7 @@ def planted_result(captured: Capture) -> tuple[Routing, Context]:
     profiles = attention_profiles(captured, reference(captured.positions, windows, pseudo, 8), pseudo, offsets=8)
     gini, bos = class_differences(captured, reference(captured.positions, windows, pseudo), pseudo)
     matched = matched_positions(captured.positions, np.random.default_rng(0))
-    return Routing((0, 1), matched, profiles, gini, bos, (), ({}, {})), context(captured, {})
+    return Routing((0, 1), (0, 1), matched, profiles, gini, bos, (), ({}, {})), context(captured, {})
 
 
 def test_profiles_and_differences_stand_beside_their_nulls() -> None:

@@ -19,7 +19,7 @@ from rtdyn.analyses.mediation.frozen import (
     mediated_share,
     unigram_direction,
 )
-from rtdyn.analyses.mediation.null_space import NullSpace, null_space
+from rtdyn.analyses.mediation.null_space import LowestDirections, NullSpace, null_space
 from rtdyn.analyses.mediation.pool import pooled
 from rtdyn.analyses.statistics import as_numpy
 from rtdyn.names import PLATEAU, RARE, TOP
@@ -52,10 +52,14 @@ class Mediation:
     """By metric and group, measured on `rare`."""
 
 
-def mediation(context: Context) -> Mediation:
-    """All of it for one checkpoint, at equal numbers of positions of every class where it costs O(V) a pair."""
+def mediation(context: Context, lowest: LowestDirections | None = None) -> Mediation:
+    """All of it for one layer, at equal numbers of positions of every class where it costs O(V) a pair.
+
+    Of an earlier layer all is of the direct effect, which the context's influence has to be. lowest: the model's, where
+    they are known.
+    """
     frequency = _through_frequency(context)
-    null = null_space(context.captured)
+    null = null_space(context.captured, lowest)
     pools = _pools(context)
     changes = _changes(context, pools)
     share = as_numpy(null.squared_share)

@@ -11,11 +11,22 @@ from rtdyn.analyses.groups.correlations import inner_products
 from rtdyn.analyses.influence.block_sizes import slices
 from rtdyn.analyses.influence.logit_shift import written_rows
 from rtdyn.capture.forward_pass import Capture
+from rtdyn.model.anatomy import Readout
 
 LOWEST_SHARE = 0.05
 """Share of the unembedding's singular directions that count as its null space."""
 DISTINCT = 1e-10
 """Smallest gap between squared singular values that tells two directions apart, relative to the largest."""
+
+
+@dataclass(frozen=True)
+class LowestDirections:
+    """The lowest right singular directions of a model's centred unembedding, the same for every layer."""
+
+    directions: Tensor
+    """float64 (d, k)."""
+    distinct: bool
+    """Whether they differ from the next."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +40,15 @@ class NullSpace:
     reason: tuple[str | None, ...]
 
 
-def null_space(captured: Capture, k: int | None = None) -> NullSpace:
-    """Each neuron's squared share in the k lowest singular directions, by default LOWEST_SHARE of all, at least one.
+def lowest_directions(readout: Readout, k: int | None = None) -> LowestDirections:
+    """The k lowest singular directions, by default LOWEST_SHARE of all, at least one.
 
-    w̃ is taken in the singular directions of U·diag(γ), as with the norm folded into the unembedding [CR]. Where the
-    norm centres, only directions orthogonal to the constant one count, which rows cannot have. Rows of U are centred
-    over the vocabulary, but where the logits are capped: there a constant added to all logits moves probabilities. A
-    random direction's share is k over the number of directions, on average. Takes O(d²) memory. Raises ValueError
-    unless k lies between 1 and that number less one.
+    They are those of U·diag(γ), as with the norm folded into the unembedding [CR]. Where the norm centres, only
+    directions orthogonal to the constant one count, which rows cannot have. Rows of U are centred over the vocabulary,
+    but where the logits are capped: there a constant added to all logits moves probabilities. Takes O(d²) memory.
+    Raises ValueError unless k lies between 1 and the number of directions less one.
     """
-    readout = captured.anatomy.readout
     rows = readout.unembedding
-    written = written_rows(captured, slice(None))
     scale = readout.gain.double()
     d = rows.shape[1]
     mean = rows.mean(0, dtype=torch.float64) if readout.cap is None else 0.0
@@ -60,14 +68,23 @@ def null_space(captured: Capture, k: int | None = None) -> NullSpace:
         raise ValueError(f"k must lie between 1 and {dimensions - 1}, not {k}")
     squares, directions = torch.linalg.eigh((gram + gram.T) / 2)
     squares = squares[:dimensions]
+    return LowestDirections(directions[:, :k], bool(squares[k] - squares[k - 1] > DISTINCT * squares[-1]))
+
+
+def null_space(captured: Capture, lowest: LowestDirections | None = None) -> NullSpace:
+    """Each neuron's squared share in the lowest singular directions, by default `lowest_directions` of the capture's.
+
+    A random direction's share is k over the number of directions, on average.
+    """
+    lowest = lowest_directions(captured.anatomy.readout) if lowest is None else lowest
+    written = written_rows(captured, slice(None))
     length = written.square().sum(1)
-    distinct = bool(squares[k] - squares[k - 1] > DISTINCT * squares[-1])
-    value = (written @ directions[:, :k]).square().sum(1) / length
-    undefined = (length == 0) | (not distinct)
+    value = (written @ lowest.directions).square().sum(1) / length
+    undefined = (length == 0) | (not lowest.distinct)
     value = value.masked_fill(undefined, torch.nan)
     tied = "the lowest singular directions do not differ from the next"
     return NullSpace(
-        k=k,
+        k=lowest.directions.shape[1],
         squared_share=value,
         reason=tuple(
             None if not bad else ("the neuron writes nothing" if none else tied)

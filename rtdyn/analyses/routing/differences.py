@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rtdyn.analyses.regimes.contrast import contrast
-from rtdyn.analyses.routing.last_layers import MEMORY_BYTES, captured_attention
+from rtdyn.analyses.routing.attention import MEMORY_BYTES, captured_attention
 from rtdyn.analyses.routing.reference import PseudoSets, Reference
 from rtdyn.analyses.statistics import Comparison
 from rtdyn.capture.forward_pass import Capture

@@ -1,4 +1,4 @@
-"""What ablating attention heads does to the final MLP's activations a, which become a' (METHODS §7)."""
+"""What ablating attention heads does to a layer's MLP activations a, which become a' (METHODS §7)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rtdyn.analyses.options import HEADS_AT, HEADS_TO
-from rtdyn.analyses.routing.last_layers import MEMORY_BYTES, attention_layers
+from rtdyn.analyses.routing.attention import MEMORY_BYTES, reaching_layers
 from rtdyn.analyses.routing.rerun import CleanQueries, CleanWindow, ablated_activations, clean_pass, clean_queries
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.errors import InputError
@@ -18,7 +18,7 @@ from rtdyn.undefined import Undefined
 
 RERUN_TOLERANCE = 1e-3
 """Largest error of the blocks' second run, relative to the largest activation."""
-STRUCTURAL = Undefined("structural: with a parallel residual the final attention cannot reach the final MLP")
+STRUCTURAL = Undefined("structural: with a parallel residual a layer's attention cannot reach its own MLP")
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ def ablate_heads(
     part: np.ndarray | None = None,
     memory_bytes: int = MEMORY_BYTES,
 ) -> tuple[HeadAblation, ...]:
-    """What ablating each head of the last two layers, and all of a layer, does to the final MLP's activations.
+    """What ablating each head of `reaching_layers`, and all of a layer, does to the activations of the capture's MLP.
 
-    chosen: by class, indices (n,) into the measured positions. groups: neurons (n,) of the final MLP by name. part:
+    chosen: by class, indices (n,) into the measured positions. groups: neurons (n,) of that MLP by name. part:
     int64 (windows,), labels from 0 of the parts of the windows whose sums are kept apart. to, at: as `StepOptions` has
     `heads_to` and `heads_at`. memory_bytes: what a batch may take; a position with all its ablations always goes in one
     batch. The output projection's bias stays. Raises ValueError for a capture without attention or another `to` or
@@ -108,7 +108,7 @@ def ablate_heads(
     largest = float(captured.activations.abs().max()) if captured.activations.numel() else 0.0
     if max(errors, default=0.0) > RERUN_TOLERANCE * largest:
         raise InputError(
-            f"the last blocks, run again, give activations that differ by up to {max(errors):.2g} from the forward "
+            f"the blocks, run again, give activations that differ by up to {max(errors):.2g} from the forward "
             "pass; this model's attention heads cannot be ablated"
         )
     structural = [
@@ -116,7 +116,7 @@ def ablate_heads(
     ]
     return tuple(
         HeadAblation(layer, {name: total.result() for name, total in by_class.items()}, reason, error)
-        for layer, by_class, reason, error in zip(attention_layers(captured), sums, structural, errors, strict=True)
+        for layer, by_class, reason, error in zip(reaching_layers(captured), sums, structural, errors, strict=True)
     )
 
 

@@ -1,4 +1,4 @@
-"""Attention profiles: do the heads of the last two layers look elsewhere from rare targets (METHODS §7).
+"""Attention profiles: do a layer's heads look elsewhere from rare targets (METHODS §7).
 
 A class's mean attention to key 0 and to the keys o positions back is a profile; one r = Pearson(rare, common) a head.
 Noise of the means lowers r: at 200 targets it says more of the sample's size than of the heads. So the reported r is
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rtdyn.analyses.regimes.contrast import contrast
-from rtdyn.analyses.routing.last_layers import attention_layers, captured_attention
+from rtdyn.analyses.routing.attention import captured_attention
 from rtdyn.analyses.routing.reference import PseudoSets, Reference
 from rtdyn.analyses.statistics import Comparison, Estimate, estimate, jackknife_se
 from rtdyn.capture.forward_pass import Capture
@@ -87,7 +87,7 @@ def attention_profiles(
     beside: of queries with at least `offsets` keys before them, with a row for each of the pseudo-classes. Raises
     ValueError for a capture without attention.
     """
-    attention, layers = captured_attention(captured), attention_layers(captured)
+    attention, layers = captured_attention(captured), captured.attention_layers
     too_few = _too_few(beside, offsets)
     if too_few is not None:
         return tuple(Profiles(layer, beside.n, too_few, too_few, too_few) for layer in layers)

@@ -1,11 +1,11 @@
-"""The model's last layers run again, on its own code, with the outputs of attention heads replaced (METHODS §7).
+"""A layer and the one below run again, on the model's own code, with the outputs of heads replaced (METHODS §7).
 
 A head's output becomes zero, or its value at key 0 (`bos`: the pattern wholly there).
 at="query" is a forward pass that changes the output at one measured position alone, for each such position a pass of
 its own. No earlier position can notice. So in the next layer the position's own query, key and value are new. All
-keys and values before it are those of the clean pass. at="all" changes the output everywhere. Either way only the last
-two blocks run again. In the last block, and wherever the final MLP cannot see its own layer's attention, the two are
-the same number.
+keys and values before it are those of the clean pass. at="all" changes the output everywhere. Either way only two
+blocks run again. The later of them is called final here, as it is of the model where the last layer is measured. In
+it, and wherever its MLP cannot see its own layer's attention, the two are the same number.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class _Reached(Exception):
 
 
 def clean_pass(parts: Anatomy, stream: Tensor) -> CleanWindow:
-    """One window's stream (1, T, d) through the last blocks."""
+    """One window's stream (1, T, d) through both blocks."""
     ids, mask = causal(stream)
     streams, all_heads, cache = [], [], _Cache()
     for block in parts.blocks:
@@ -148,7 +148,7 @@ def clean_pass(parts: Anatomy, stream: Tensor) -> CleanWindow:
 def clean_queries(parts: Anatomy, stream: Tensor, query: np.ndarray, heads: Tensor, first: Tensor) -> CleanQueries:
     """What is needed of one window with a parallel residual.
 
-    stream: (T, d), what enters the first of the last blocks. query: int64 (positions,). heads: (positions, H·head
+    stream: (T, d), what enters the first of the blocks. query: int64 (positions,). heads: (positions, H·head
     size), the heads' outputs there at these positions; first: (H·head size,) at key 0.
     """
     block, at_query = parts.blocks[0], torch.from_numpy(query).to(stream.device)

@@ -1,4 +1,4 @@
-"""Attention routing of one checkpoint: do the heads of the last two layers treat rare tokens in a way of their own.
+"""Attention routing of one checkpoint: do heads that reach a layer's neurons treat rare tokens in a way of their own.
 
 METHODS §7: profiles, differences and head ablation, rare targets against common ones.
 """
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from rtdyn.analyses.context import Context
+from rtdyn.analyses.routing.attention import reaching_layers
 from rtdyn.analyses.routing.differences import Difference, class_differences
 from rtdyn.analyses.routing.head_ablation import HeadAblation, ablate_heads
 from rtdyn.analyses.routing.head_effects import SplitEffects, effects_by_class, halved_groups
-from rtdyn.analyses.routing.last_layers import attention_layers
 from rtdyn.analyses.routing.matching import MatchedPositions, matched_positions
 from rtdyn.analyses.routing.profiles import PROFILE_OFFSETS, Profiles, attention_profiles
 from rtdyn.analyses.routing.reference import PseudoSets, reference
@@ -25,9 +25,12 @@ from rtdyn.undefined import Undefined
 
 @dataclass(frozen=True)
 class Routing:
-    """Section 7 for one checkpoint; tuples are by layer, L-2 then L-1."""
+    """Section 7 for one layer's neurons."""
 
     layers: tuple[int, ...]
+    """Whose heads are ablated, ascending: the layer below the neurons' own, and that."""
+    attention_layers: tuple[int, ...]
+    """Of `profiles`, `gini` and `bos`, ascending."""
     matched: MatchedPositions
     profiles: tuple[Profiles, ...]
     gini: tuple[Difference, ...]
@@ -37,21 +40,18 @@ class Routing:
     ablations: tuple[HeadAblation, ...]
     """Heads ablated by `heads_to` and `heads_at`, of `halved_groups`; the parts of the windows are the halves."""
     effects: tuple[Mapping[str, Mapping[str, SplitEffects | Undefined]], ...]
-    """By class and group."""
+    """By layer of `layers`, class and group."""
 
 
 def routing(context: Context) -> Routing:
-    """Profiles, Gini, attention to key 0 and head ablations of the last two layers, rare against common.
+    """Profiles, Gini, attention to key 0 and head ablations of the layers that reach the neurons, rare against common.
 
-    Raises ValueError for a capture without attention, InputError if the blocks' second run does not give the
-    capture's activations.
+    Where the capture holds no layer's attention there are no profiles. Raises ValueError for a capture without
+    attention, InputError if the blocks' second run does not give the capture's activations.
     """
     captured, rng = context.captured, stream(context.seed, "attention")
     matched = matched_positions(captured.positions, rng)
-    pseudo = _pseudo_sets(context)
-    beside = partial(reference, captured.positions, context.clusters, None if isinstance(pseudo, Undefined) else pseudo)
-    profiles = attention_profiles(captured, beside(least_query=PROFILE_OFFSETS), pseudo)
-    gini, bos = class_differences(captured, beside(), pseudo, context.memory_bytes)
+    profiles, gini, bos = _attention(context)
     ablations = ablate_heads(
         captured,
         {RARE: matched.rare, COMMON: matched.common},
@@ -64,7 +64,19 @@ def routing(context: Context) -> Routing:
     effects = tuple(
         effects_by_class(ablation, context.groups, context.halves, context.clusters) for ablation in ablations
     )
-    return Routing(attention_layers(captured), matched, profiles, gini, bos, ablations, effects)
+    return Routing(
+        reaching_layers(captured), captured.attention_layers, matched, profiles, gini, bos, ablations, effects
+    )
+
+
+def _attention(context: Context) -> tuple[tuple[Profiles, ...], tuple[Difference, ...], tuple[Difference, ...]]:
+    """Profiles, and differences of Gini and of attention to key 0, by layer."""
+    captured, pseudo = context.captured, _pseudo_sets(context)
+    if captured.attention is not None and not captured.attention_layers:
+        return (), (), ()
+    beside = partial(reference, captured.positions, context.clusters, None if isinstance(pseudo, Undefined) else pseudo)
+    profiles = attention_profiles(captured, beside(least_query=PROFILE_OFFSETS), pseudo)
+    return profiles, *class_differences(captured, beside(), pseudo, context.memory_bytes)
 
 
 def _pseudo_sets(context: Context) -> PseudoSets | Undefined:

@@ -40,7 +40,9 @@ TWO_SIGNS = ("#7f3b08", "#b35806", "#e08214", "#fdb863", "#fee0b6", "#f7f7f7", "
 
 def measured_layers(shown: RunTables) -> list[int]:
     """The layers of a run that measured some before the last, the last first; none of other runs."""
-    layers = shown.metrics.filter(analysis=LAYERS)["layer"].drop_nulls().unique().sort(descending=True)
+    # layers whose attention alone was measured have neither of these
+    of_neurons = pl.col("metric").is_in([quantity.earlier[1] for quantity in QUANTITIES])
+    layers = shown.metrics.filter(of_neurons, analysis=LAYERS)["layer"].drop_nulls().unique().sort(descending=True)
     return layers.to_list()
 
 

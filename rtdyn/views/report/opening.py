@@ -116,16 +116,16 @@ def verdicts_by_run(claims: Sequence[Sequence[ClaimRow] | Undefined]) -> list[tu
 
     A claim that is judged for two layers has them counted from the end, as models of several sizes share them.
     """
-    places: dict[tuple[str, str | None, int], tuple[str, dict[int, str]]] = {}
+    places: dict[tuple[str, str | None, str | None, int], tuple[str, dict[int, str]]] = {}
     for run, rows in enumerate([] if isinstance(of_run, Undefined) else of_run for of_run in claims):
         final = max((row.layer for row in rows if row.layer is not None), default=0)
         for row in rows:
             before = 0 if row.layer is None else final - row.layer
             from_end = {0: "last layer", 1: "layer before"}
             layer = "" if row.layer is None else from_end.get(before, f"{before} layers before the last")
-            named = ", ".join(filter(None, (layer, row.matrix)))
+            named = ", ".join(filter(None, (layer, row.matrix, row.heads)))
             said = row.text + (f" ({named})" if named else "")
-            places.setdefault((row.claim, row.matrix, before), (said, {}))[1][run] = row.verdict
+            places.setdefault((row.claim, row.matrix, row.heads, before), (said, {}))[1][run] = row.verdict
     return [(said, [verdicts.get(run, "—") for run in range(len(claims))]) for said, verdicts in places.values()]
 
 

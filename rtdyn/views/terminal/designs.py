@@ -50,7 +50,8 @@ def row_cells(row: DesignRow) -> dict[str, str]:
 
 def verdict_cells(row: VerdictRow) -> dict[str, str]:
     """The row as it is shown, by VERDICT_HEADERS."""
-    cells = (f"{row.claim}{_place(row.layer, row.matrix)}", row.paper, row.own, "turns" if row.turns else "")
+    claim = f"{row.claim}{_place(row.layer, row.matrix or row.heads)}"
+    cells = (claim, row.paper, row.own, "turns" if row.turns else "")
     return dict(zip(VERDICT_HEADERS, cells, strict=True))
 
 
@@ -147,5 +148,6 @@ def _shown(estimate: Estimate | Undefined) -> str:
     return number(estimate.value, estimate.low, estimate.high, at_edge=estimate.at_edge)
 
 
-def _place(layer: int | None, matrix: str | None) -> str:
-    return "".join(f", {part}" for part in ("" if layer is None else f"layer {layer}", matrix or "") if part)
+def _place(layer: int | None, part: str | None) -> str:
+    """part: the input matrix, or whose heads."""
+    return "".join(f", {of}" for of in ("" if layer is None else f"layer {layer}", part or "") if of)

@@ -122,8 +122,8 @@ def _rounded_up(count: int) -> int:
 
 
 def place(row: ClaimRow) -> str:
-    """The layer and input matrix of a claim that is judged for each; empty for others."""
-    return ", ".join(filter(None, ("" if row.layer is None else f"layer {row.layer}", row.matrix)))
+    """The layer, and the input matrix or heads, of a claim that is judged for each; empty for others."""
+    return ", ".join(filter(None, ("" if row.layer is None else f"layer {row.layer}", row.matrix, row.heads)))
 
 
 def _label(row: ClaimRow) -> str:

@@ -14,7 +14,7 @@ EXTREMES = (("capture", "loss"), *(("ablation", f"influence_{what}") for what in
 
 
 def claim_summary(claims: Sequence[ClaimRow]) -> dict[str, str | int]:
-    """Verdicts, and the steps from which supported claims hold, by `claims/`, the claim, and its layer or matrix.
+    """Verdicts, and the steps from which supported claims hold, by `claims/`, the claim, and its layer or part.
 
     claims: one run's. Layers are counted from the end, as models of several sizes share them: L-1 is the last.
     """
@@ -22,7 +22,7 @@ def claim_summary(claims: Sequence[ClaimRow]) -> dict[str, str | int]:
     final = max((row.layer for row in claims if row.layer is not None), default=0)
     for row in claims:
         layer = None if row.layer is None else f"L-{final + 1 - row.layer}"
-        name = "/".join(filter(None, ("claims", row.claim, layer, row.matrix)))
+        name = "/".join(filter(None, ("claims", row.claim, layer, row.matrix, row.heads)))
         summary[f"{name}/verdict"] = row.verdict
         if row.emerged is not None:
             summary[f"{name}/emerged"] = row.emerged

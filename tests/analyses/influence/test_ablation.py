@@ -71,7 +71,7 @@ def synthetic(seed: int, n: int = 12, d: int = 8, f: int = 10, v: int = 30, scal
         bias=torch.randn(v, generator=g),
     )
     nothing = torch.nn.Identity()
-    anatomy = Anatomy(nothing, nothing, nothing, scale * torch.randn(f, d, generator=g), (), True, None, readout, 0)
+    anatomy = Anatomy(nothing, nothing, nothing, scale * torch.randn(f, d, generator=g), True, None, readout, 0)
     moments = NeuronMoments(
         n,
         activations.double().mean(0),

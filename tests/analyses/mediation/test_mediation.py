@@ -22,7 +22,7 @@ from rtdyn.analyses.influence.unembedding import Projection
 from rtdyn.analyses.mediation.confidence import Confidence, confidence
 from rtdyn.analyses.mediation.equal_numbers import equal_numbers
 from rtdyn.analyses.mediation.frozen import frozen_influence, mediated_share, unigram_direction
-from rtdyn.analyses.mediation.null_space import null_space
+from rtdyn.analyses.mediation.null_space import NullSpace, lowest_directions, null_space
 from rtdyn.analyses.mediation.vocabulary_sums import vocabulary_sums
 from rtdyn.analyses.statistics import jackknife_se
 from rtdyn.capture.forward_pass import Capture
@@ -445,6 +445,10 @@ def rows_of(one: Capture, rows: Tensor) -> Capture:
     return replace(one, anatomy=replace(one.anatomy, output_rows=rows))
 
 
+def share_in(captured: Capture, k: int) -> NullSpace:
+    return null_space(captured, lowest_directions(captured.anatomy.readout, k))
+
+
 def test_null_space_of_a_diagonal_unembedding_is_read_off() -> None:
     one = family(0, "RMS norm")
     d, v = 8, 60
@@ -453,7 +457,7 @@ def test_null_space_of_a_diagonal_unembedding_is_read_off() -> None:
     one = with_readout(one, gain=torch.ones(d), unembedding=(centred * torch.arange(1, d + 1)).float() + 5.0)
     rows = torch.eye(d)[[0, 1, 2, 7]].clone()
     rows = torch.cat([rows, torch.tensor([[3.0, 4.0] + [0.0] * 6, [0.0] * 8])])
-    got = null_space(rows_of(one, rows), 1)
+    got = share_in(rows_of(one, rows), 1)
     torch.testing.assert_close(got.squared_share[:5], torch.tensor([1, 0, 0, 0, 9 / 25]).double(), atol=1e-5, rtol=0)
     assert got.reason == (*[None] * 5, "the neuron writes nothing") and torch.isnan(got.squared_share[5])
 
@@ -463,7 +467,7 @@ def test_null_space_of_a_diagonal_unembedding_is_read_off() -> None:
 def test_null_space_share_matches_an_svd_and_rotations_change_nothing(seed: int, k: int, kind: str) -> None:
     one = family(seed, kind)
     readout = one.anatomy.readout
-    got = null_space(one, k)
+    got = share_in(one, k)
     u = readout.unembedding.double()
     w = one.anatomy.output_rows.double()
     folded = (u - u.mean(0)) * readout.gain.double()
@@ -479,7 +483,7 @@ def test_null_space_share_matches_an_svd_and_rotations_change_nothing(seed: int,
             with_readout(plain, unembedding=readout.unembedding @ rotation), one.anatomy.output_rows @ rotation
         )
         torch.testing.assert_close(
-            null_space(plain, k).squared_share, null_space(turned, k).squared_share, atol=1e-4, rtol=0
+            share_in(plain, k).squared_share, share_in(turned, k).squared_share, atol=1e-4, rtol=0
         )
 
 
@@ -487,7 +491,7 @@ def test_null_space_share_matches_an_svd_and_rotations_change_nothing(seed: int,
 def test_random_rows_have_the_share_of_a_beta_distribution(kind: str) -> None:
     one = family(9, kind)
     one = rows_of(one, torch.randn(4000, 8, generator=torch.Generator().manual_seed(0)))
-    got = null_space(one, 2)
+    got = share_in(one, 2)
     dimensions = 7 if kind == "layer norm" else 8
     expected = stats.beta(1, (dimensions - 2) / 2)
     assert float(got.squared_share.mean()) == pytest.approx(2 / dimensions, abs=4 * expected.std() / 4000**0.5)
@@ -496,13 +500,13 @@ def test_random_rows_have_the_share_of_a_beta_distribution(kind: str) -> None:
 
 def test_directions_that_cannot_be_told_apart_leave_the_share_undefined() -> None:
     one = family(0, "RMS norm")
-    got = null_space(
+    got = share_in(
         with_readout(one, unembedding=one.anatomy.readout.unembedding * torch.tensor([1.0] * 4 + [0.0] * 4)), 2
     )
     assert set(got.reason) == {"the lowest singular directions do not differ from the next"}
     assert torch.isnan(got.squared_share).all()
     with pytest.raises(ValueError, match="between 1 and 7"):
-        null_space(one, 8)
+        share_in(one, 8)
 
 
 def test_null_space_of_real_checkpoints_grows_from_chance(captured: Callable[[int], Capture]) -> None:

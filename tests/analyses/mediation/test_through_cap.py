@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from rtdyn.analyses.influence import capped as capped_sums
 from rtdyn.analyses.mediation.confidence import confidence
 from rtdyn.analyses.mediation.frozen import frozen_influence, mediated_share
-from rtdyn.analyses.mediation.null_space import null_space
+from rtdyn.analyses.mediation.null_space import lowest_directions, null_space
 from rtdyn.capture.forward_pass import Capture
 
 KINDS = ["layer norm", "RMS norm", "post-norm"]
@@ -104,5 +104,5 @@ def test_a_constant_added_to_all_logits_is_in_the_null_space_without_a_cap_alone
     rows[0, 0] = rows[1, 1] = 1.0
     one = with_readout(one, unembedding=unembedding, gain=torch.ones(d), cap=cap)
     one = replace(one, anatomy=replace(one.anatomy, output_rows=rows))
-    share = null_space(one, k=1).squared_share
+    share = null_space(one, lowest_directions(one.anatomy.readout, 1)).squared_share
     assert float(share[0]) == pytest.approx(1.0 if cap is None else 0.0, abs=1e-3)

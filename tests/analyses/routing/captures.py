@@ -37,13 +37,13 @@ def two_classes(positions: MeasuredPositions) -> MeasuredPositions:
     return replace(positions, classes=classes)
 
 
-def case(config: Any) -> tuple[Any, Capture, np.ndarray]:
-    """A random model of three blocks, its capture, and the windows."""
+def case(config: Any, layers: int = LAYERS) -> tuple[Any, Capture, np.ndarray]:
+    """A random model of so many blocks, its capture, and the windows."""
     config = deepcopy(config)
-    config.num_hidden_layers = LAYERS
+    config.num_hidden_layers = layers
     for each_layers in ("layer_types", "no_rope_layers"):  # a list of the configuration, an entry a layer
         if getattr(config, each_layers, None):
-            setattr(config, each_layers, (getattr(config, each_layers) * LAYERS)[:LAYERS])
+            setattr(config, each_layers, (getattr(config, each_layers) * layers)[:layers])
     model = random_model(config)
     evaluation, positions = text()
     return model, capture(model, evaluation, two_classes(positions), attention=True), evaluation.windows
@@ -94,12 +94,11 @@ def attention_capture(attention: np.ndarray, query: np.ndarray, rare: np.ndarray
     window = np.arange(len(query)) // per_window
     order = np.argsort(window * attention.shape[-1] + query)
     base = synthetic(0, n=len(query))
-    layers = tuple(torch.nn.Identity() for _ in range(attention.shape[1]))
     return replace(
         base,
         positions=measured_positions(query, rare, window, attention.shape[-1]),
         attention=torch.from_numpy(attention[order].astype(np.float32)),
-        anatomy=replace(base.anatomy, attentions=layers, layer=len(layers) - 1),
+        attention_layers=tuple(range(attention.shape[1])),
     )
 
 
@@ -114,10 +113,13 @@ def random_attention(
     return weights / weights.sum(-1, keepdims=True), query, rng.random(n) < share
 
 
-def hooked_activations(model: Any, windows: Tensor, block: Block, change: Callable[[Tensor], Tensor] | None) -> Tensor:
-    """(windows, T, F): the final MLP's activations of a whole forward pass, head outputs passed through `change`."""
+def hooked_activations(
+    model: Any, windows: Tensor, block: Block, change: Callable[[Tensor], Tensor] | None, layer: int = -1
+) -> Tensor:
+    """(windows, T, F): a layer's MLP activations in a whole forward pass, head outputs passed through `change`."""
     seen: dict[str, Tensor] = {}
-    handles = [anatomy(model).mlp_output.register_forward_pre_hook(lambda m, inputs: seen.update(a=inputs[0]))]
+    mlp = anatomy(model).mlp_outputs[layer].module
+    handles = [mlp.register_forward_pre_hook(lambda m, inputs: seen.update(a=inputs[0]))]
     if change is not None:
         handles.append(block.attention_output.register_forward_pre_hook(lambda m, i: (change(i[0].clone()),)))
     with torch.no_grad():

@@ -25,6 +25,7 @@ from rtdyn.analyses.routing.routing import routing
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.errors import InputError
 from rtdyn.model.anatomy import Block
+from rtdyn.model.families import anatomy
 from rtdyn.undefined import Undefined
 
 ABLATIONS = (("zero", "query"), ("bos", "query"), ("zero", "all"), ("bos", "all"))
@@ -35,7 +36,7 @@ def head_outputs(model: Any, windows: Tensor, block: Block, attention: Any = Non
     seen: dict[str, Tensor] = {}
 
     def first_key(module: Any, args: Any, kwargs: Any) -> Any:
-        mask = torch.full((1, 1, windows.shape[1], windows.shape[1]), torch.finfo(torch.float32).min)
+        mask = torch.full((1, 1, windows.shape[1], windows.shape[1]), torch.finfo(model.dtype).min, dtype=model.dtype)
         mask[..., 0] = 0.0
         return args, {**kwargs, "attention_mask": mask}
 
@@ -49,15 +50,22 @@ def head_outputs(model: Any, windows: Tensor, block: Block, attention: Any = Non
     return seen["z"]
 
 
-def brute_force(model: Any, captured: Capture, windows: np.ndarray, which: int, to: str, at: str) -> Tensor:
-    """(1 + H + 1, N, F): activations at the measured positions, a whole forward pass for each position and head."""
-    block, positions = captured.anatomy.blocks[which], captured.positions
+def brute_force(
+    model: Any, captured: Capture, windows: np.ndarray, which: int, to: str, at: str, layer: int = -1
+) -> Tensor:
+    """(1 + H + 1, N, F): activations at the measured positions, a whole forward pass for each position and head.
+
+    which: of the two blocks that reach the layer.
+    """
+    every = anatomy(model).every_block
+    own = range(len(every))[layer]
+    block, positions = every[max(own - 1, 0) : own + 1][which], captured.positions
     everything = torch.from_numpy(windows.astype(np.int64))
     batch, index = everything[positions.window], torch.arange(len(positions.flat))
     query = torch.from_numpy(positions.query)
-    stand_in = torch.zeros(len(batch), block.heads * block.head_size)
+    stand_in = torch.zeros(len(batch), block.heads * block.head_size, dtype=model.dtype)
     if to == "bos":
-        stand_in = head_outputs(model, everything, block, captured.anatomy.attentions[which])[positions.window, -1]
+        stand_in = head_outputs(model, everything, block, block.attention)[positions.window, -1]
 
     def change(z: Tensor, own: slice) -> Tensor:
         if at == "all":
@@ -69,7 +77,7 @@ def brute_force(model: Any, captured: Capture, windows: np.ndarray, which: int, 
     size = block.head_size
     slices = [slice(0, 0), *(slice(h * size, (h + 1) * size) for h in range(block.heads)), slice(0, None)]
     return torch.stack(
-        [hooked_activations(model, batch, block, partial(change, own=own))[index, query] for own in slices]
+        [hooked_activations(model, batch, block, partial(change, own=own), layer)[index, query] for own in slices]
     )
 
 
