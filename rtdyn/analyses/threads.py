@@ -33,6 +33,21 @@ def in_threads(function: Callable[[T], R], parts: Iterable[T]) -> list[R]:
             return list(pool.map(function, parts))
 
 
+def in_whole_threads(function: Callable[[T], R], parts: Iterable[T]) -> list[R]:
+    """The function of each part, in their order, where it is made of torch's own operations: a part keeps to a thread.
+
+    Torch's threads would wait for each other at every small operation. Grad and inference modes are each thread's own.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return [function(part) for part in parts]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(function, parts))
+    finally:
+        torch.set_num_threads(threads)
+
+
 def few_numpy_threads(neurons: int) -> AbstractContextManager[object]:
     """One thread for each of NumPy's own products while it is open, where a layer has no more than SMALL neurons."""
     if neurons > SMALL:

@@ -10,6 +10,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def fast_linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear` of float32 without a gradient, by oneDNN where torch has it; in any thread."""
+    import torch
+
+    one_dnn = _one_dnn()
+    if one_dnn is None or not _plain(rows, weight, bias):
+        return torch.nn.functional.linear(rows, weight, bias)
+    return one_dnn(rows, weight, bias, "none", [], "")
+
+
 @contextmanager
 def fast_products() -> Iterator[None]:
     """While held, a float32 product of `torch.nn.functional.linear` that no gradient is asked of is oneDNN's.
@@ -19,7 +29,7 @@ def fast_products() -> Iterator[None]:
     import torch
     from torch.overrides import TorchFunctionMode
 
-    one_dnn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    one_dnn = _one_dnn()
 
     class OneDnn(TorchFunctionMode):
         def __torch_function__(
@@ -30,9 +40,15 @@ def fast_products() -> Iterator[None]:
                 return one_dnn(args[0], args[1], bias, "none", [], "")
             return func(*args, **(kwargs or {}))
 
-    usable = one_dnn is not None and torch.backends.mkldnn.is_available()
-    with OneDnn() if usable else nullcontext():
+    with nullcontext() if one_dnn is None else OneDnn():
         yield
+
+
+def _one_dnn() -> Any:
+    """oneDNN's product, None where torch was built without it."""
+    import torch
+
+    return getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
 def _plain(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:

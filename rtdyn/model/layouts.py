@@ -43,6 +43,17 @@ class MatrixPlace:
 
 
 @dataclass(frozen=True)
+class PlainPlaces:
+    """Where a block keeps what `plain_block.PlainBlock` has beside the layout's own names."""
+
+    attention_norm: str
+    attention_in: str
+    """Queries, keys and values of one matrix, side by side by head."""
+    mlp_norm: str
+    activation: str
+
+
+@dataclass(frozen=True)
 class Layout:
     """The module names of a family."""
 
@@ -70,6 +81,8 @@ class Layout:
     """What the MLP reads by where it reads what enters the block; a setting of the model may say that it does not."""
     capped: bool = False
     """Whether the family's code caps logits and attention's scores, where the config.json sets a cap."""
+    plain: PlainPlaces | None = None
+    """Where the blocks are such as `plain_block.py` describes, and rotate halves of a head's first numbers."""
 
     @property
     def backbone(self) -> str:
@@ -91,6 +104,7 @@ _GPT_NEOX = Layout(
     output="mlp.dense_4h_to_h",
     cache="layer_past",
     parallel_norm="post_attention_layernorm",
+    plain=PlainPlaces("input_layernorm", "attention.query_key_value", "post_attention_layernorm", "mlp.act"),
 )
 _GPT2 = Layout(
     blocks="transformer.h",

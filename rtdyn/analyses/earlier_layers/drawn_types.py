@@ -34,7 +34,7 @@ as much, and a mean over 40 positions or more errs by about 1e-6."""
 LEFT_OUT = 1e-4
 """Nats, the most that a pair may lack on average of any one type that may be left out. It is a bound over all
 directions of the move, far from what it lacks in one. Of 12,288 pairs in SmolLM2 none lacked over 3e-5."""
-SHARE, LEAST, MOST_SHARE = 1 / 12, 512, 1 / 4
+SHARE, LEAST, MOST_SHARE = 1 / 12, 512, 1 / 8
 """Share of the types that are drawn, and at least so many; all are summed where that is over the last share."""
 EVEN = 0.1
 """Share of the draw that is spread evenly over types, should one of small p move far."""
@@ -42,6 +42,8 @@ ROUNDS = 6
 """Of scaling probabilities to their sum, which then is right to some percent."""
 CLOSER = 3
 """Steps towards the z whose f is given, each from below: f(z) = w is z = log(1 + w + z)."""
+WHOLE_NUMBERS, LEAST_ROWS = 2**19, 128
+"""Logits that are summed whole together, so that they stay in a processor's caches, and rows of them at least."""
 POSITION_NUMBERS = 8
 """Numbers that a position takes of each type while its types are drawn."""
 
@@ -103,7 +105,8 @@ class DrawnTypes:
             error[:, n] = torch.where(within, variance.sqrt() / (1 + excess), torch.inf)
         wide = ~(error <= TOLERANCE)
         positions = torch.arange(hidden.shape[1], device=hidden.device).expand(wide.shape)[wide]
-        together = max(1, memory_bytes // (12 * len(unembedding)))
+        fit = max(LEAST_ROWS, WHOLE_NUMBERS // len(unembedding))
+        together = max(1, min(fit, memory_bytes // (12 * len(unembedding))))
         whole = [
             losses(self.parts, some[None], self.target[at])[0].double() - self.loss[at].double()
             for some, at in zip(hidden[wide].split(together), positions.split(together), strict=True)

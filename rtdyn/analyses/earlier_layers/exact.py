@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from rtdyn.analyses.earlier_layers.continuation import LayerState, continued, written
 from rtdyn.analyses.earlier_layers.drawn_types import DrawnTypes
-from rtdyn.model.anatomy import Anatomy
+from rtdyn.analyses.earlier_layers.plain_continuation import Moves, plain_continued
+from rtdyn.model.anatomy import Anatomy, MlpOutput
+from rtdyn.model.plain_block import PlainBlock
 
 BATCH_TOKENS = 4096
 """Tokens a batch of windows that are run again: more make a processor no faster."""
@@ -25,35 +29,54 @@ def exact_deltas(
     neurons: Tensor,
     query: Tensor,
     memory_bytes: int,
+    plain: Sequence[PlainBlock] = (),
 ) -> tuple[Tensor, Tensor]:
     """Δ (k, n), float64 nats: what the losses gain where each of k > 0 neurons is ablated at all T positions.
 
     And what they gain, (n,), where the window is run again as it is; Δ is against that. state, types: of the window as
     it is. mean: float64 (F,), the ā put in place. neurons: int64 (k,). query: int64 (n,). Nothing up to the layer is
-    run again. memory_bytes: what the windows of one batch may take.
+    run again. memory_bytes: what the windows of one batch may take. plain: the model's blocks, where they may be run
+    from weights alone.
     """
     mlp = parts.mlp_outputs[layer]
-    length = int(query.max()) + 1  # what follows the last measured position changes nothing before it
-    stream, output = state.stream[:length], state.output[:length]
-    changes = (mean[neurons] - state.activations[:length, neurons].double()).T.to(stream.dtype)
+    moved = moves_of(mlp, state, mean, neurons, query)
+    length, width = moved.stream.shape
     together = max(1, min(BATCH_TOKENS // length, memory_bytes // _window_bytes(parts, length)))
-    read_out = max(1, min(READ_OUT, memory_bytes // (16 * len(query) * stream.shape[1])))
-    base = stream - written(mlp, output) if mlp.post_norm is not None else stream
-    deltas, again = [], stream.new_zeros(len(query))
-    for some, of_some in zip(changes.split(read_out), mlp.rows[neurons].split(read_out), strict=True):
-        hidden = []
+    read_out = max(1, min(READ_OUT, memory_bytes // (16 * len(query) * width)))
+    deltas, again = [], moved.stream.new_zeros(len(query))
+    for change, rows in zip(moved.change.split(read_out), moved.rows.split(read_out), strict=True):
         # the first row is the window as it is
-        changed, rows = pad(some, (0, 0, 1, 0)), pad(of_some, (0, 0, 1, 0))
-        for change, row in zip(changed[:, :, None].split(together), rows[:, None].split(together), strict=True):
-            if mlp.post_norm is None:
-                streams = torch.addcmul(base, change, row)
-            else:
-                streams = base + written(mlp, torch.addcmul(output, change, row))
-            hidden.append(continued(parts, layer, streams, query))
-        moved = types.changes(torch.cat(hidden), memory_bytes)
-        again = moved[0]
-        deltas.append(moved[1:] - again)
+        moves = Moves(moved.stream, pad(change, (0, 0, 1, 0)), pad(rows, (0, 0, 1, 0)))
+        if plain:
+            hidden = plain_continued(parts, plain, layer, moves, query, memory_bytes)
+        else:
+            streams = _streams(mlp, state.output[:length], moves, together)
+            hidden = torch.cat([continued(parts, layer, of_batch, query) for of_batch in streams])
+        lost = types.changes(hidden, memory_bytes)
+        again = lost[0]
+        deltas.append(lost[1:] - again)
     return torch.cat(deltas), again
+
+
+def moves_of(mlp: MlpOutput, state: LayerState, mean: Tensor, neurons: Tensor, query: Tensor) -> Moves:
+    """What ablated neurons do to the stream, up to the last measured position: what follows changes nothing before it.
+
+    Arguments as `exact_deltas` has them. With a norm behind the MLP, its rows stand for what enters that norm.
+    """
+    length = int(query.max()) + 1
+    stream = state.stream[:length]
+    change = (mean[neurons] - state.activations[:length, neurons].double()).T.to(stream.dtype)
+    return Moves(stream, change, mlp.rows[neurons])
+
+
+def _streams(mlp: MlpOutput, output: Tensor, moves: Moves, together: int) -> Iterator[Tensor]:
+    """The moved streams (·, T, d), so many at a time, where the MLP's projection gives `output` (T, d) unmoved."""
+    batches = zip(moves.change.split(together), moves.rows.split(together), strict=True)
+    if mlp.post_norm is None:
+        yield from (Moves(moves.stream, change, rows).streams() for change, rows in batches)
+        return
+    base = moves.stream - written(mlp, output)
+    yield from (base + written(mlp, Moves(output, change, rows).streams()) for change, rows in batches)
 
 
 def _window_bytes(parts: Anatomy, length: int) -> int:

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from rtdyn.analyses.earlier_layers.continuation import clean_window
 from rtdyn.analyses.earlier_layers.drawn_types import draw_types
-from rtdyn.analyses.earlier_layers.exact import exact_deltas
+from rtdyn.analyses.earlier_layers.exact import exact_deltas, moves_of
 from rtdyn.analyses.earlier_layers.first_order import first_order
+from rtdyn.analyses.earlier_layers.plain_continuation import agrees
 from rtdyn.capture.earlier_layers import EarlierLayers
 from rtdyn.errors import InputError
 from rtdyn.model.fast_products import fast_products
+from rtdyn.model.plain_block import PlainBlock, plain_blocks
 from rtdyn.streams import stream
 from rtdyn.text.positions import MeasuredPositions
 
@@ -105,9 +107,10 @@ def exact_sums(
     sums = {
         layer: {name: ClassSums(values.copy(), values.copy()) for name in classes} for layer, values in empty.items()
     }
+    plain = _plain(earlier, windows[0], list(run_again))
     for number, window in enumerate(windows):
         asked = {layer: np.flatnonzero(flags[number]) for layer, flags in run_again.items() if flags[number].any()}
-        for layer, (delta, loss) in _deltas(earlier, window, asked, memory_bytes, seed).items():
+        for layer, (delta, loss) in _deltas(earlier, window, asked, memory_bytes, seed, plain).items():
             _check(loss, measured_loss[torch.from_numpy(window.rows)])
             for name, member in window.members.items():
                 sums[layer][name].sum[number, asked[layer]] = delta[:, member].sum(1)
@@ -117,7 +120,12 @@ def exact_sums(
 
 @torch.inference_mode()
 def _deltas(
-    earlier: EarlierLayers, window: Window, asked: Mapping[int, np.ndarray], memory_bytes: int, seed: int
+    earlier: EarlierLayers,
+    window: Window,
+    asked: Mapping[int, np.ndarray],
+    memory_bytes: int,
+    seed: int,
+    plain: Mapping[int, Sequence[PlainBlock]],
 ) -> dict[int, tuple[np.ndarray, Tensor]]:
     """By layer: Δ (k, n) of the neurons asked for, and the losses (n,) where the window is run again as it is."""
     parts, stream_in = earlier.anatomy, earlier.stream[window.index]
@@ -129,9 +137,27 @@ def _deltas(
         types = draw_types(parts, clean, target, rng, memory_bytes)
         for layer, neurons in asked.items():
             mean, some = earlier.layers[layer].moments.mean, torch.from_numpy(neurons).to(stream_in.device)
-            delta, again = exact_deltas(parts, layer, clean.layers[layer], types, mean, some, query, memory_bytes)
+            delta, again = exact_deltas(
+                parts, layer, clean.layers[layer], types, mean, some, query, memory_bytes, plain[layer]
+            )
             found[layer] = delta.cpu().numpy(), clean.loss.double() + again
     return found
+
+
+@torch.inference_mode()
+def _plain(earlier: EarlierLayers, window: Window, layers: Sequence[int]) -> dict[int, Sequence[PlainBlock]]:
+    """By layer the model's blocks, where weights alone give on this window what the model's modules give; else none."""
+    parts, blocks = earlier.anatomy, plain_blocks(earlier.anatomy)
+    if not blocks:
+        return dict.fromkeys(layers, ())
+    query, target = torch.from_numpy(window.query), torch.from_numpy(window.target)
+    clean = clean_window(parts, earlier.first, layers, earlier.stream[window.index], query, target)
+    trusted: dict[int, Sequence[PlainBlock]] = {}
+    for layer in layers:
+        mean = earlier.layers[layer].moments.mean
+        moves = moves_of(parts.mlp_outputs[layer], clean.layers[layer], mean, torch.arange(len(mean)), query)
+        trusted[layer] = blocks if agrees(parts, blocks, layer, moves, query) else ()
+    return trusted
 
 
 def _check(loss: Tensor, of_pass: Tensor) -> None:

@@ -1,0 +1,239 @@
+"""Windows through the last blocks where an ablation moves the stream along one direction, from weights alone.
+
+Neuron i of a layer moves the stream x_p by c_p·w at position p. With x̂ and ŵ these less their means over the width,
+the LayerNorm of the next block gives γ ∘ (x̂_p + c_p·ŵ)/σ′_p + β, where
+
+    σ′_p² = σ_p² + 2c_p⟨x̂_p, ŵ⟩/d + c_p²‖ŵ‖²/d.
+
+So its product with any matrix W is W(γ ∘ x̂_p)/σ′_p + c_p·W(γ ∘ ŵ)/σ′_p + Wβ: the first factor is the window's, the
+second the neuron's, and each pair of them takes no product. Blocks beyond that one are run as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm, scaled_dot_product_attention
+
+from rtdyn.analyses.earlier_layers.continuation import continued
+from rtdyn.analyses.kernels.moved_products import moved_products
+from rtdyn.analyses.kernels.rotation import rotate
+from rtdyn.analyses.threads import in_whole_threads
+from rtdyn.model.anatomy import Anatomy
+from rtdyn.model.fast_products import fast_linear
+from rtdyn.model.plain_block import LayerNorm, Linear, PlainBlock
+from rtdyn.model.run_block import additive_mask
+
+TOKENS = 4096
+"""Tokens that are run together: fewer cost more calls."""
+NUMBERS = 12
+"""Arrays of the stream's width that a window takes while it runs."""
+CHECKED = 4
+"""Neurons whose windows are run by the model's own modules too, before any is trusted to weights alone."""
+AGREES = 1e-5
+"""What the two may differ by, in units of the largest number."""
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosines and sines (positions, r)."""
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What k neurons do to the stream x (T, d) that leaves their layer."""
+
+    stream: Tensor
+    """(T, d): x."""
+    change: Tensor
+    """(k, T): c."""
+    rows: Tensor
+    """(k, d): w."""
+
+    def some(self, which: slice) -> Moves:
+        """Of those neurons."""
+        return Moves(self.stream, self.change[which], self.rows[which])
+
+    def at(self, query: Tensor) -> Moves:
+        """At those positions."""
+        return Moves(self.stream[query], self.change[:, query], self.rows)
+
+    def streams(self) -> Tensor:
+        """(k, T, d)."""
+        return torch.addcmul(self.stream, self.change[:, :, None], self.rows[:, None])
+
+
+def plain_continued(
+    parts: Anatomy, blocks: Sequence[PlainBlock], layer: int, moves: Moves, query: Tensor, memory_bytes: int
+) -> Tensor:
+    """What leaves the last block (k, n, d) at positions `query` (n,), where the moved streams leave the layer's block.
+
+    blocks: every block of the model. memory_bytes: what the windows that are run together may take, in all threads.
+    """
+    length, width = moves.stream.shape
+    block, *further = blocks[layer + 1 :]
+    window_bytes = 4 * length * (NUMBERS * width + 2 * len(block.mlp_in.weight))
+    together = max(1, min(TOKENS // length, memory_bytes // (torch.get_num_threads() * window_bytes)))
+    rotation = _rotation(parts, moves.stream)
+    everywhere = _Attention(block.heads, rotation, rotation, None)
+    mask = additive_mask(torch.arange(length) <= query[:, None], moves.stream.dtype)
+    measured = _Attention(block.heads, (rotation[0][query], rotation[1][query]), rotation, mask)
+    last, middle = blocks[-1], [(block, _split(block)) for block in further[:-1]]
+    queries, others = _split(last)
+    entrance = _Entrance.of(block, moves if further else moves.at(query), moves)
+
+    @torch.inference_mode()
+    def run(start: int) -> Tensor:
+        some = slice(start, start + together)
+        enters = entrance.some(some)
+        if not further:
+            return _added(last, moves.at(query).some(some).streams(), enters.heads(measured), enters.hidden())
+        streams = _added(block, moves.some(some).streams(), enters.heads(everywhere), enters.hidden())
+        for between, linears in middle:
+            read = [_read(streams, between.attention_norm, linear) for linear in linears]
+            streams = _added(between, streams, everywhere.heads(*read), None)
+        at = streams[:, query]
+        read = [_read(v, last.attention_norm, linear) for v, linear in ((at, queries), (streams, others))]
+        return _added(last, at, measured.heads(*read), None)
+
+    return torch.cat(in_whole_threads(run, range(0, len(moves.rows), together)))
+
+
+def agrees(parts: Anatomy, blocks: Sequence[PlainBlock], layer: int, moves: Moves, query: Tensor) -> bool:
+    """Whether the weights alone give what the model's modules give, for the neurons that move the stream most."""
+    size = moves.change.norm(dim=1) * moves.rows.norm(dim=1)
+    most = size.argsort(descending=True)[:CHECKED]
+    some = Moves(moves.stream, moves.change[most], moves.rows[most])
+    theirs = continued(parts, layer, some.streams(), query)
+    ours = plain_continued(parts, blocks, layer, some, query, 0)
+    return bool((ours - theirs).abs().max() <= AGREES * theirs.abs().max())
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """Wn + b of k windows, with n what a norm gives where its input moves: scale·before + step·along + bias."""
+
+    scale: Tensor
+    """(k, T): 1/σ′."""
+    step: Tensor
+    """(k, T): c/σ′."""
+    before: Tensor
+    """(T, m): of the window alone."""
+    along: Tensor
+    """(k, m): of each neuron alone."""
+    bias: Tensor
+    """(m,)."""
+
+    @staticmethod
+    def of(moves: Moves, norm: LayerNorm, linear: Linear) -> _Moved:
+        stream, rows = (v - v.mean(1, keepdim=True) for v in (moves.stream, moves.rows))
+        exact_stream, exact_rows, change = stream.double(), rows.double(), moves.change.double()
+        square = exact_stream.square().sum(1) + change * (
+            2 * exact_rows @ exact_stream.T + change * exact_rows.square().sum(1, keepdim=True)
+        )
+        scale = (square / rows.shape[1] + norm.epsilon).rsqrt()
+        before, along = (fast_linear(v * norm.gain, linear.weight) for v in (stream, rows))
+        bias = fast_linear(norm.shift[None], linear.weight, linear.bias)[0]
+        return _Moved(scale.float(), (change * scale).float(), before, along, bias)
+
+    def some(self, which: slice) -> _Moved:
+        return replace(self, scale=self.scale[which], step=self.step[which], along=self.along[which])
+
+    def value(self) -> Tensor:
+        """(k, T, m)."""
+        out = self.scale.new_empty(*self.scale.shape, len(self.bias))
+        moved_products(*(v.numpy() for v in (self.scale, self.step, self.before, self.along, self.bias, out)))
+        return out
+
+
+@dataclass(frozen=True)
+class _Entrance:
+    """What the first block above reads of k moved streams."""
+
+    queries: _Moved
+    """m = H·D, at the positions that attend."""
+    others: _Moved
+    """m = H·2·D, of each head its key and value, at all positions."""
+    mlp: _Moved | None
+    """m = F, at the positions that attend; None where the MLP reads what attention has added to."""
+
+    @staticmethod
+    def of(block: PlainBlock, attending: Moves, attended: Moves) -> _Entrance:
+        queries, others = _split(block)
+        return _Entrance(
+            _Moved.of(attending, block.attention_norm, queries),
+            _Moved.of(attended, block.attention_norm, others),
+            _Moved.of(attending, block.mlp_norm, block.mlp_in) if block.parallel else None,
+        )
+
+    def some(self, which: slice) -> _Entrance:
+        mlp = None if self.mlp is None else self.mlp.some(which)
+        return _Entrance(self.queries.some(which), self.others.some(which), mlp)
+
+    def heads(self, attention: _Attention) -> Tensor:
+        """(k, n, H·D): what the heads give."""
+        return attention.heads(self.queries.value(), self.others.value())
+
+    def hidden(self) -> Tensor | None:
+        """(k, n, F): what the MLP's neurons read."""
+        return None if self.mlp is None else self.mlp.value()
+
+
+@dataclass(frozen=True)
+class _Attention:
+    """Which n positions attend to which T."""
+
+    count: int
+    """H."""
+    turn_queries: Rotation
+    """(n, r)."""
+    turn_keys: Rotation
+    """(T, r)."""
+    mask: Tensor | None
+    """(1, 1, n, T), added to the scores; None where each of T positions looks back."""
+
+    def heads(self, queries: Tensor, others: Tensor) -> Tensor:
+        """(k, n, H·D): of queries (k, n, H·D), and each head's keys and values (k, T, H·2·D). Both turn in place."""
+        query = queries.view(*queries.shape[:2], self.count, -1)
+        key, value = others.view(*others.shape[:2], self.count, 2, -1).unbind(3)
+        for turned, by in ((query, self.turn_queries), (key, self.turn_keys)):
+            rotate(turned.numpy(), *(v.numpy() for v in by))
+        by_head = (v.transpose(1, 2) for v in (query, key, value))
+        given = scaled_dot_product_attention(*by_head, attn_mask=self.mask, is_causal=self.mask is None)
+        return given.transpose(1, 2).flatten(2)
+
+
+def _added(block: PlainBlock, streams: Tensor, heads: Tensor, hidden: Tensor | None) -> Tensor:
+    """Streams (k, n, d) with what the block adds, by what its heads give (k, n, H·D).
+
+    hidden: (k, n, F), what the MLP's neurons read, where it is known.
+    """
+    left = fast_linear(heads, block.attention_out.weight, block.attention_out.bias).add_(streams)
+    if hidden is None:
+        hidden = _read(streams if block.parallel else left, block.mlp_norm, block.mlp_in)
+    return left.add_(fast_linear(block.activation(hidden), block.mlp_out.weight, block.mlp_out.bias))
+
+
+def _read(streams: Tensor, norm: LayerNorm, linear: Linear) -> Tensor:
+    """(…, m): of streams (…, d)."""
+    normed = layer_norm(streams, (streams.shape[-1],), norm.gain, norm.shift, norm.epsilon)
+    return fast_linear(normed, linear.weight, linear.bias)
+
+
+def _split(block: PlainBlock) -> tuple[Linear, Linear]:
+    """What gives queries (H·D), and each head's keys and values (H·2·D)."""
+    weight, bias = block.attention_in.weight, block.attention_in.bias
+    by_head = weight.view(block.heads, 3, -1, weight.shape[1])
+    biases = None if bias is None else bias.view(block.heads, 3, -1)
+    query, others = (
+        Linear(by_head[:, part].flatten(0, -2), None if biases is None else biases[:, part].flatten())
+        for part in (slice(0, 1), slice(1, 3))
+    )
+    return query, others
+
+
+def _rotation(parts: Anatomy, stream: Tensor) -> Rotation:
+    ids = torch.arange(len(stream))
+    cos, sin = parts.positions(parts.stack[-1], stream[None], ids[None], ids)["position_embeddings"]
+    return cos[0], sin[0]
