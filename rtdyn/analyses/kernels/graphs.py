@@ -103,14 +103,18 @@ def linked(r: Any, members: Any, weight: Any, cut: float, ties: int) -> Any:
         strength[a] += own
         pair += n - a - 1
     pair, found = 0, 0
-    for a in range(n):
+    for a in range(n if ties > 0 else 0):
         for b in range(a + 1, n):
-            if weight[pair] == cut and found < ties:
+            if weight[pair] == cut:
                 tied[found, 0], tied[found, 1] = a, b
                 strength[a] += cut
                 strength[b] += cut
                 found += 1
+                if found == ties:
+                    break
             pair += 1
+        if found == ties:
+            break
     order = np.arange(n)
     for i in range(n):  # numba's own sort takes seconds to compile
         u, j = order[i], i
@@ -160,37 +164,56 @@ def largest_gain(row: Any, alone: Any, share: float, least: float) -> float:
 
 
 @compiled()
+def add(row: Any, to: Any) -> None:
+    """Adds row (n,) to another in place: rows by themselves are added several numbers at a time."""
+    for v in range(len(row)):
+        to[v] += row[v]
+
+
+@compiled()
 def settled(between: Any, strength: Any, total: float, order: Any) -> Any:
-    """int64 (n,): communities after moving nodes one by one, in `order` (n,), until Q gains by no move.
+    """Communities after moving nodes one by one, in `order` (n,), until Q gains by no move.
 
     between: float64 (n, n), weights with 0 on the diagonal; strength (n,) has the sum `total`. Each node begins alone,
     and moves where Q gains most. A community of several is named by its first node, and every node's weight towards it
     is kept. Towards a node alone that is the weight between the two.
+
+    Returns each node's community, int64 (n,), and every node's weight towards those of several, float64 (n, n), a row
+    each. The row of a name is int64 (n,), −1 for a node alone.
     """
     n = len(strength)
     community, alone, singles = np.arange(n), strength.copy(), n
     towards, held, size = np.empty((n, n)), np.empty(n), np.empty(n, np.int64)
-    name, place = np.empty(n, np.int64), np.empty(n, np.int64)
+    name, place = np.empty(n, np.int64), np.full(n, -1)
     count, moved = 0, True
     while moved:
         moved = False
         for u in order:
             row, share, home = between[u], strength[u] / total, community[u]
             here = -1 if alone[u] < np.inf else place[home]
-            best, most = home, 0.0 if here < 0 else towards[here, u] - (held[here] - strength[u]) * share
+            there, most = here, 0.0 if here < 0 else towards[here, u] - (held[here] - strength[u]) * share
             for k in range(count):
                 gain = towards[k, u] - held[k] * share
                 # a gain within round-off could go to and fro for ever
                 if k != here and gain > most + 1e-13 * total:
-                    best, most = name[k], gain
+                    there, most = k, gain
             more = largest_gain(row, alone, share, most) if singles > 0 else 0.0
             if more > 1e-13 * total:
                 best = 0
                 while row[best] - alone[best] * share - most != more:
                     best += 1
-            if best == home:
+                there = count
+                name[there], held[there], size[there], place[best] = best, strength[best], 1, there
+                towards[there] = between[best]
+                alone[best] = np.inf
+                singles -= 1
+                count += 1
+            if there == here:
                 continue
-            moved, community[u] = True, best
+            moved, community[u] = True, name[there]
+            held[there] += strength[u]
+            size[there] += 1
+            add(row, towards[there])
             if here < 0:
                 alone[u] = np.inf
                 singles -= 1
@@ -204,31 +227,24 @@ def settled(between: Any, strength: Any, total: float, order: Any) -> Any:
                 name[here], held[here], size[here] = name[count], held[count], size[count]
                 towards[here] = towards[count]
                 place[name[here]] = here
-            if alone[best] < np.inf:
-                name[count], held[count], size[count], place[best] = best, strength[best], 1, count
-                towards[count] = between[best]
-                alone[best] = np.inf
-                singles -= 1
-                count += 1
-            there = place[best]
-            held[there] += strength[u]
-            size[there] += 1
-            for v in range(n):
-                towards[there, v] += row[v]
-    return community
+    return community, towards, place
 
 
 @compiled()
-def merged(between: Any, community: Any, count: int) -> Any:
-    """Weights between communities (n,), `count` of them, float64 (count, count), without those inside them."""
-    towards, out = np.zeros((count, len(community))), np.zeros((count, count))
-    for u in range(len(community)):
-        for v in range(len(community)):
-            towards[community[u], v] += between[u, v]
-    for c in range(count):
-        for v in range(len(community)):
-            out[c, community[v]] += towards[c, v]
-        out[c, c] = 0
+def merged(between: Any, settled: Any, level: Any, count: int) -> Any:
+    """Weights between communities, float64 (count, count), without those inside them.
+
+    settled: what that returned for `between`; level: its communities (n,), `count` of them, of `renamed`.
+    """
+    community, towards, place = settled
+    out, done = np.zeros((count, count)), 0
+    for u in range(len(level)):
+        if level[u] == done:  # names go by the first nodes
+            row = between[u] if place[community[u]] < 0 else towards[place[community[u]]]
+            for v in range(len(level)):
+                out[done, level[v]] += row[v]
+            out[done, done] = 0
+            done += 1
     return out
 
 
@@ -254,7 +270,8 @@ def best(first: Any, restarts: int, rng: Any) -> Any:
         community = np.arange(nodes)
         between, strength = first, first_strength
         while True:
-            level, count = renamed(settled(between, strength, total, shuffled(len(strength), rng)))
+            found = settled(between, strength, total, shuffled(len(strength), rng))
+            level, count = renamed(found[0])
             if count == len(strength):
                 break
             for u in range(nodes):
@@ -262,7 +279,7 @@ def best(first: Any, restarts: int, rng: Any) -> Any:
             held = np.zeros(count)
             for u in range(len(strength)):
                 held[level[u]] += strength[u]
-            between, strength = merged(between, level, count), held
+            between, strength = merged(between, found, level, count), held
         value = 1 - between.sum() / total - np.square(strength / total).sum()
         if value > best_value:
             best_value, best_community = value, community

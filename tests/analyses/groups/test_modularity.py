@@ -229,7 +229,7 @@ def test_moving_ends_where_no_move_gains(density: float) -> None:
         w = built(random_graph(rng, 90, density)).between
         np.testing.assert_array_equal(w, w.T)
         k, total = w.sum(1), w.sum()
-        found = graphs.settled(w, k, total, rng.permutation(len(w)))
+        found, _, _ = graphs.settled(w, k, total, rng.permutation(len(w)))
         member = found[:, None] == np.unique(found)
         towards, held = w @ member, k @ member
         # Q's gain, times half the total, of a node that joins a community it is not in
