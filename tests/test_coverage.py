@@ -59,6 +59,13 @@ def test_a_part_that_is_the_whole_text_is_measured_as_it_is(script: Any, whole: 
     assert np.array_equal(taken.kept_flat[at], taken.positions.flat)
 
 
+def test_what_lies_in_chosen_windows_comes_in_their_order_and_as_often(script: Any) -> None:
+    window = np.array([0, 0, 2, 2, 2, 5])
+    rows, place = script.in_windows(window, np.array([2, 5, 1, 2, 0]))
+    assert rows.tolist() == [2, 3, 4, 5, 2, 3, 4, 0, 1]
+    assert place.tolist() == [0, 0, 0, 1, 3, 3, 3, 4, 4]
+
+
 def test_parts_are_independent_draws_of_the_large_text(script: Any) -> None:
     # half as many windows as the text has, whose mean would scatter by a half less if none came twice
     rng, windows, rare = np.random.default_rng(0), 240, np.ones(480, dtype=bool)
