@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,13 +45,41 @@ def test_a_part_that_is_the_whole_text_is_measured_as_it_is(script: Any, whole: 
     assert np.array_equal(taken.positions.flat, positions.flat) and np.array_equal(rows, np.arange(len(positions.flat)))
     assert np.array_equal(cluster, every)
     assert (taken.loss == whole.captured.loss).all()
-    few, documents = np.array([7, 8, 3]), np.array([0, 0, 1])
+    few, documents = np.array([7, 8, 3, 8]), np.array([0, 0, 1, 2])
     taken, rows, _ = script.part(whole, few, documents)
     assert set(positions.window[rows]) <= {3, 7, 8}
+    of_loss = taken.kept_flat // 256
     for new, old in enumerate(few.tolist()):
-        assert np.array_equal(
-            taken.positions.target[taken.positions.window == new], positions.target[positions.window == old]
-        )
+        mine, its = taken.positions.window == new, positions.window == old
+        assert np.array_equal(taken.positions.target[mine], positions.target[its])
+        assert np.array_equal(taken.positions.query[mine], positions.query[its])
+        assert np.array_equal(taken.positions.members("rare")[mine], positions.members("rare")[its])
+        assert (taken.loss[of_loss == new] == whole.captured.loss[whole.captured.kept_flat // 256 == old]).all()
+    at = np.searchsorted(taken.kept_flat, taken.positions.flat)
+    assert np.array_equal(taken.kept_flat[at], taken.positions.flat)
+
+
+def test_what_lies_in_chosen_windows_comes_in_their_order_and_as_often(script: Any) -> None:
+    window = np.array([0, 0, 2, 2, 2, 5])
+    rows, place = script.in_windows(window, np.array([2, 5, 1, 2, 0]))
+    assert rows.tolist() == [2, 3, 4, 5, 2, 3, 4, 0, 1]
+    assert place.tolist() == [0, 0, 0, 1, 3, 3, 3, 4, 4]
+
+
+def test_parts_are_independent_draws_of_the_large_text(script: Any) -> None:
+    # half as many windows as the text has, whose mean would scatter by a half less if none came twice
+    rng, windows, rare = np.random.default_rng(0), 240, np.ones(480, dtype=bool)
+    positions = SimpleNamespace(members=lambda name: rare)
+    text = SimpleNamespace(windows=np.zeros((windows, 8)))
+    whole = SimpleNamespace(text=text, captured=SimpleNamespace(positions=positions))
+    values = rng.exponential(size=windows)
+    for design, size in (("own", 1), ("4 windows", 4)):
+        parts = list(script.replicates(whole, design, 240, 600))
+        means = np.array([values[chosen].mean() for chosen, _ in parts])
+        expected = values.reshape(-1, size).mean(1).std() / np.sqrt(120 // size)
+        assert all(len(chosen) == 120 and len(np.unique(d)) == 120 // size for chosen, d in parts)
+        assert abs(means.mean() - values.mean()) < 4 * expected / np.sqrt(600)
+        assert means.std() == pytest.approx(expected, rel=4 / np.sqrt(2 * 600))
 
 
 @pytest.mark.slow

@@ -1,12 +1,15 @@
 """Do the printed intervals cover? Replicates of a text, each measured as a run would be, against the text's own value.
 
     python scripts/calibration/coverage.py --step 4000 --targets 200 --replicates 400 [--json FILE]
+    python scripts/calibration/coverage.py --model FOLDER --text FILE --tokens 120000 --replicates 50 [--json FILE]
 
-The bundled suite's step is measured once on a large text. A replicate is a part of it, of windows that hold about so
-many rare targets. They are windows drawn one by one (`own`), documents of 4 or 16 consecutive windows, or one run of
-consecutive windows (`one text`). Prints, by design, the share of 95 % intervals that hold the large text's value, and
-the bias in standard deviations of the replicates. The whole table takes an hour on one core; `--designs own
---replicates 40` is the short form that the tests run.
+A step of a suite, the bundled one or any folder of checkpoints, is measured once on a large text. A replicate is a
+part of it, of windows that hold about so many rare targets. They are windows drawn one by one (`own`), documents of 4
+or 16 consecutive windows, or one run of consecutive windows (`one text`). Windows and documents are drawn with
+replacement. So they are independent draws of the large text, and its value is the true one whatever its length. Prints,
+by design, the share of 95 % intervals that hold the large text's value, and the bias in standard deviations of the
+replicates. The whole table takes an hour on one core; `--designs own --replicates 40` is the short form that the tests
+run.
 
     python scripts/calibration/coverage.py --step 4000 --curve-bias --replicates 1600 --designs own "4 windows"
 
@@ -40,6 +43,7 @@ from rtdyn.analyses.routing.differences import class_difference, gini
 from rtdyn.analyses.routing.profiles import PROFILE_OFFSETS, Correlation, attention_profiles
 from rtdyn.analyses.routing.reference import reference
 from rtdyn.analyses.statistics import CLEAR_SE, Estimate, as_numpy, clustered_se, mean_interval
+from rtdyn.analyses.top import TOP_SHARE
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.checkpoints.local import fetch_local
@@ -76,53 +80,58 @@ class Population:
     """float64 (windows,)."""
 
 
-def population(step: int, corpus: str, tokens: int, attention: bool = True) -> Population:
-    """The bundled suite's step on the first `tokens` tokens of a text."""
-    suite = find_suite("tiny", load_suites())
+def population(step: int, text: str, tokens: int, attention: bool = True, model: str = "tiny") -> Population:
+    """A suite's step on the first `tokens` tokens of a text; its classes are those of a run on that text."""
+    suite = find_suite(model, load_suites())
     options = EvaluationOptions(
-        None, "text", None, 1, ("paper-text",), None, 256, "prepend", "target", 50, POSITIONS_PER_RARE, 0
+        text, "text", None, 1, ("paper-text",), None, 256, "prepend", "target", 50, POSITIONS_PER_RARE, 0
     )
-    own: Evaluation = prepare(suite, suite.steps[-1], options)
-    tokenizer = load_tokenizer(find_tokenizer(suite, suite.steps[-1]), print)
-    documents = read_documents(corpus)
-    joined = np.concatenate(tokenizer.encode([text[:] for text in documents.texts]))
+    own: Evaluation = prepare(suite, step, options)
+    tokenizer = load_tokenizer(find_tokenizer(suite, step), print)
+    documents = read_documents(text)
+    joined = np.concatenate(tokenizer.encode([document[:] for document in documents.texts]))
     pieces = (DrawnWindow(0, i, joined[i : i + 255]) for i in range(0, len(joined) - 254, 255))
-    text = pack(pieces, 256, tokenizer.bos, tokenizer.eos, lambda so_far, window, kept: so_far >= tokens)
-    positions = measure(text, own.classes, "target", POSITIONS_PER_RARE, 50, 0)
-    captured = capture(load_model(fetch_local(suite, step), "cpu"), text, positions, attention=attention)
+    large = pack(pieces, 256, tokenizer.bos, tokenizer.eos, lambda so_far, window, kept: so_far >= tokens)
+    positions = measure(large, own.classes, "target", POSITIONS_PER_RARE, 50, 0)
+    captured = capture(load_model(fetch_local(suite, step), "cpu"), large, positions, attention=attention)
     delta = all_deltas(captured)
     frequency = np.maximum(own.counts.counts, 1).astype(np.float64)
-    surprise = -np.log(np.append(frequency, np.ones(own.n_logits - len(frequency))))[text.targets]
-    return Population(captured, text, delta, (surprise * text.kept).sum(1) / text.kept.sum(1))
+    surprise = -np.log(np.append(frequency, np.ones(own.n_logits - len(frequency))))[large.targets]
+    return Population(captured, large, delta, (surprise * large.kept).sum(1) / large.kept.sum(1))
+
+
+def in_windows(window: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What lies in the chosen windows (w,), in their order and as often as they are chosen; int (n,) twice.
+
+    window: int (N,), ascending, the window of each. Gives indices into these, and places among the chosen.
+    """
+    first, last = np.searchsorted(window, chosen), np.searchsorted(window, chosen, side="right")
+    place = np.repeat(np.arange(len(chosen)), last - first)
+    before = np.cumsum(last - first) - (last - first)
+    return np.arange(len(place)) + (first - before)[place], place
 
 
 def part(whole: Population, windows: np.ndarray, documents: np.ndarray) -> tuple[Capture, np.ndarray, np.ndarray]:
     """The capture of some windows (w,) as if they were the text, the rows (n,) of its positions, and its clusters.
 
-    documents: int (w,), the document that each of them is of.
+    windows: one may be there twice. documents: int (w,), the document that each of them is of.
     """
     captured, length = whole.captured, whole.text.windows.shape[1]
-    place = np.full(len(whole.text.windows), -1)
-    place[windows] = np.arange(len(windows))
     positions = captured.positions
-    rows = np.flatnonzero(place[positions.window] >= 0)
-    rows = rows[np.lexsort((positions.query[rows], place[positions.window[rows]]))]
-    flat = place[positions.window[rows]] * length + positions.query[rows]
-    of_old = dict(zip(positions.flat[rows].tolist(), flat.tolist(), strict=True))
+    rows, place = in_windows(positions.window, windows)
+    flat = place * length + positions.query[rows]
     classes = tuple(
-        ClassPositions(c.name, len(m), np.sort(np.array([of_old[i] for i in m.tolist()], dtype=np.int64)))
+        ClassPositions(c.name, int(held.sum()), flat[held])
         for c in positions.classes
-        for m in (c.measured[place[c.measured // length] >= 0],)
+        for held in [positions.members(c.name)[rows]]
     )
-    mine = MeasuredPositions(flat, flat // length, flat % length, positions.target[rows], classes)
-    kept = np.flatnonzero(place[captured.kept_flat // length] >= 0)
-    order = np.argsort(place[captured.kept_flat[kept] // length] * length + captured.kept_flat[kept] % length)
-    kept = kept[order]
-    kept_flat = place[captured.kept_flat[kept] // length] * length + captured.kept_flat[kept] % length
+    mine = MeasuredPositions(flat, place, positions.query[rows], positions.target[rows], classes)
+    kept, kept_place = in_windows(captured.kept_flat // length, windows)
     assert captured.attention is not None
     index = torch.from_numpy(rows)
     taken = replace(
-        captured, positions=mine, loss=captured.loss[torch.from_numpy(kept)], kept_flat=kept_flat,
+        captured, positions=mine, loss=captured.loss[torch.from_numpy(kept)],
+        kept_flat=kept_place * length + captured.kept_flat[kept] % length,
         attention=captured.attention[index], residual=captured.residual[index],
         activations=captured.activations[:0],
     )  # fmt: skip
@@ -136,7 +145,7 @@ Numbers = dict[str, tuple[float, float | None, float | None]]
 def numbers(taken: Capture, delta: np.ndarray, cluster: np.ndarray, seed: int, *, whole: bool) -> tuple[
     Numbers, dict[str, ClassInfluence]
 ]:  # fmt: skip
-    """What a run would print of a text; of the whole large text the plain values, as there its noise is small."""
+    """What a run would print of a text; of the whole large text the plain values, which parts are draws of."""
     found: Numbers = {}
 
     def add(name: str, e: Estimate | FitValue | Undefined) -> None:
@@ -151,8 +160,10 @@ def numbers(taken: Capture, delta: np.ndarray, cluster: np.ndarray, seed: int, *
     for name, c in classes.items():
         summary = summarise_class(c, seed)
         add(f"mean influence, {name}", summary.mean)
-        add(f"largest influence, {name}", summary.largest)
-        add(f"share of the top, {name}", summary.top_share)
+        top = c.mean_abs.sort(descending=True).values[: math.ceil(TOP_SHARE * len(c.mean_abs))]
+        share = float(top.sum() / c.mean_abs.sum())
+        add(f"largest influence, {name}", Estimate(float(top[0]), None, None, 0) if whole else summary.largest)
+        add(f"share of the top, {name}", Estimate(share, None, None, 0) if whole else summary.top_share)
         ranking = c.ranking("mean_abs")
         regimes = fit_regimes(as_numpy(ranking.values), as_numpy(2 * ranking.se))
         if whole:
@@ -165,11 +176,11 @@ def numbers(taken: Capture, delta: np.ndarray, cluster: np.ndarray, seed: int, *
         for metric, value in corrected_values(regimes, halves).items():
             if metric in CURVE:
                 add(f"{metric}, {name}", value)
-    found |= _attention(taken, cluster)
+    found |= _attention(taken, cluster, whole=whole)
     return found, classes
 
 
-def _attention(taken: Capture, cluster: np.ndarray) -> Numbers:
+def _attention(taken: Capture, cluster: np.ndarray, *, whole: bool) -> Numbers:
     found: Numbers = {}
     beside = reference(taken.positions, cluster, None)
     assert taken.attention is not None
@@ -183,13 +194,13 @@ def _attention(taken: Capture, cluster: np.ndarray) -> Numbers:
     for profile, layer in zip(attention_profiles(taken, far, NO_ANALYSIS), ("layer before", "last layer"), strict=True):
         r = profile.with_bos
         if isinstance(r, Correlation) and isinstance(r.mean, Estimate):
-            found[f"profile r, {layer}"] = r.mean.value, r.mean.low, r.mean.high
+            found[f"profile r, {layer}"] = r.plain_mean if whole else r.mean.value, r.mean.low, r.mean.high
             found[f"plain profile r, {layer}"] = r.plain_mean, None, None
     return found
 
 
 def replicates(whole: Population, design: str, targets: int, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Windows of each replicate and the document of each."""
+    """Windows of each replicate and the document of each; a document that is drawn twice is two."""
     rng, windows = np.random.default_rng(1), len(whole.text.windows)
     rare = int(whole.captured.positions.members(RARE).sum())
     wanted = round(targets / rare * windows)
@@ -199,7 +210,7 @@ def replicates(whole: Population, design: str, targets: int, count: int) -> Iter
             first = int(rng.integers(windows - wanted + 1))
             yield np.arange(first, first + wanted), np.zeros(wanted, dtype=np.int64)
         else:
-            documents = rng.choice(windows // size, max(1, wanted // size), replace=False)
+            documents = rng.choice(windows // size, max(1, wanted // size))
             chosen = (documents[:, None] * size + np.arange(size)).ravel()
             yield chosen, np.repeat(np.arange(len(documents)), size)
 
@@ -315,8 +326,9 @@ def print_bias(whole: Population, designs: list[str], targets: int, count: int) 
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--step", type=int, default=4000)
-    parser.add_argument("--corpus", default="king-james")
+    parser.add_argument("--model", default="tiny", help="a suite's name, or a folder of checkpoints")
+    parser.add_argument("--step", type=int, help="by default the last")
+    parser.add_argument("--text", default="king-james", help="a built-in text's name or a file")
     parser.add_argument("--tokens", type=int, default=1_300_000, help="of the large text")
     parser.add_argument("--targets", type=int, default=200, help="rare targets of a replicate")
     parser.add_argument("--replicates", type=int, default=400)
@@ -324,14 +336,17 @@ def main() -> None:
     parser.add_argument("--curve-bias", action="store_true", help="the bias of κ and excess alone, closely")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    whole = population(args.step, args.corpus, args.tokens, attention=not args.curve_bias)
+    step = find_suite(args.model, load_suites()).steps[-1] if args.step is None else args.step
+    whole = population(step, args.text, args.tokens, not args.curve_bias, args.model)
+    rare = int(whole.captured.positions.members(RARE).sum())
+    print(f"{args.model}, step {step}: {whole.text.windows.size:,} tokens, {rare:,} rare targets", flush=True)
     if args.curve_bias:
-        print(f"step {args.step}, {args.targets} rare targets, {args.replicates} replicates: bias ± its standard error")
+        print(f"{args.targets} rare targets, {args.replicates} replicates: bias ± its standard error")
         print_bias(whole, args.designs, args.targets, args.replicates)
         return
     found = {design: coverage(whole, design, args.targets, args.replicates) for design in args.designs}
     names = list(dict.fromkeys(name for table in found.values() for name in table))
-    print(f"step {args.step}, {args.targets} rare targets, {args.replicates} replicates: coverage (bias in sd)")
+    print(f"{args.targets} rare targets, {args.replicates} replicates: coverage (bias in sd)")
     print(f"{'':36}" + "".join(f"{design:>18}" for design in found))
     for name in names:
         cells = [table.get(name) for table in found.values()]
