@@ -1,7 +1,7 @@
 """Are p-values uniform where nothing is there to find?
 
     python scripts/calibration/null_uniformity.py --models 20
-    python scripts/calibration/null_uniformity.py --step 2000 --classes 500 [--json FILE]
+    python scripts/calibration/null_uniformity.py --step 2000 --classes 500 [--seed 2] [--kinds routing] [--json FILE]
 
 The first asks models that have learned nothing: the bundled architecture, newly initialised many times. The second
 asks a trained one: pseudo-classes of common positions take the rare class's place, so that nothing sets the class
@@ -51,6 +51,7 @@ from rtdyn.text.pseudo_classes import overlap, pseudo_classes
 from rtdyn.undefined import Undefined
 
 GROUPED = ("dimensionality", "modularity", "heavytail")
+KINDS = ("routing", "contrast", "groups")
 WRITTEN_EVERY = 20
 """Models or classes after which the file is written anew, so that a run that is cut off is worth what it took."""
 OPTIONS = StepOptions(GROUPED, "kept", "mean_abs", TOLERANCE, 1.0, "never", "cpu", 0)
@@ -76,45 +77,54 @@ def untrained(
 
 
 def swapped(
-    suite: SuiteSpec, evaluation: Evaluation, step: int, classes: int
+    suite: SuiteSpec, evaluation: Evaluation, step: int, classes: int, seed: int
 ) -> Iterator[tuple[Capture, np.ndarray, Evaluation]]:
     """One trained model, a pseudo-class in the rare class's place each time."""
     captured = capture(
         load_model(fetch_local(suite, step), "cpu"), evaluation.text, evaluation.positions, attention=True
     )
     delta, positions = all_deltas(captured), evaluation.positions
-    members = pseudo_classes(positions, draws=classes, seed=1)
+    members = pseudo_classes(positions, draws=classes, seed=seed)
     if isinstance(members, Undefined):
         raise SystemExit(members.reason)
     common = positions.members(COMMON) & ~positions.members(RARE)
-    for seed, mine in enumerate(members):
+    for number, mine in enumerate(members, classes * (seed - 1)):
         named = tuple(
             ClassPositions(name, int(flags.sum()), positions.flat[flags])
             for name, flags in ((RARE, mine), (COMMON, common & ~mine))
         )
         placed = replace(positions, classes=named)
-        yield replace(captured, positions=placed), delta, replace(evaluation, positions=placed, seed=seed)
+        yield replace(captured, positions=placed), delta, replace(evaluation, positions=placed, seed=number)
 
 
-def rows_of(captured: Capture, delta: np.ndarray, evaluation: Evaluation) -> Iterator[Metric]:
+def rows_of(
+    captured: Capture, delta: np.ndarray, evaluation: Evaluation, kinds: tuple[str, ...] = KINDS
+) -> Iterator[Metric]:
     """The rows of the group `top`, of the contrast and of attention, as a run stores them."""
     members, cluster = evaluation.pseudo_classes, evaluation.clusters.index
     if isinstance(members, Undefined):
         return
-    halves, shared = window_halves(cluster), overlap(members)
+    shared = overlap(members)
+    if "routing" in kinds:
+        sets = PseudoSets(members, shared)
+        profiles = attention_profiles(captured, reference(captured.positions, cluster, sets, PROFILE_OFFSETS), sets)
+        differences = class_differences(captured, reference(captured.positions, cluster, sets), sets)
+        yield from attention_rows(profiles, differences, tuple(p.layer for p in profiles))
+    if not {"groups", "contrast"} & set(kinds):
+        return
+    halves = window_halves(cluster)
     classes = {name: influence_on(delta, captured.positions, name, cluster) for name in (RARE, COMMON)}
     pseudo = pseudo_influence_on(delta, members, halves[captured.positions.window])
     result = Influence(classes, pseudo, 0.0)
+    if "contrast" in kinds:
+        yield from contrast_rows(contrast_with_pseudo_classes(result, shared, "mean_abs"), captured.anatomy.layer)
+    if "groups" not in kinds:
+        return
     groups = split_groups(result, cluster, matching_cells(captured), shared, evaluation.seed)
     context = Context(captured, result, evaluation, halves, {**groups, **_only(TOP, groups)}, OPTIONS)
     for name, analyse, rows in GROUP_ANALYSES:
         if name in GROUPED:
             yield from rows(analyse(context), context).metrics
-    yield from contrast_rows(contrast_with_pseudo_classes(result, shared, "mean_abs"), context.layer)
-    sets = PseudoSets(members, shared)
-    profiles = attention_profiles(captured, reference(captured.positions, cluster, sets, PROFILE_OFFSETS), sets)
-    differences = class_differences(captured, reference(captured.positions, cluster, sets), sets)
-    yield from attention_rows(profiles, differences, tuple(p.layer for p in profiles))
 
 
 def _only(kept: str, groups: Any) -> dict[str, Any]:
@@ -128,7 +138,9 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=20, help="untrained ones")
     parser.add_argument("--step", type=int, help="of the bundled suite, in their place")
     parser.add_argument("--classes", type=int, default=250, help="pseudo-classes in the rare class's place")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--seed", type=int, default=1, help="of the pseudo-classes, from 1: another one draws others")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of numbers: `groups` take longest")
+    parser.add_argument("--json", type=Path, help="with every p, so that files of several seeds can be joined")
     args = parser.parse_args()
     suite = find_suite("tiny", load_suites())
     options = EvaluationOptions(None, "text", None, 1, ("paper-text",), None, 256, "prepend", "target", 50, 10.0, 0)
@@ -136,22 +148,28 @@ def main() -> None:
     measured = (
         untrained(suite, evaluation, args.models)
         if args.step is None
-        else swapped(suite, evaluation, args.step, args.classes)
+        else swapped(suite, evaluation, args.step, args.classes, args.seed)
     )
     p_values: dict[tuple[str, str], list[float]] = defaultdict(list)
     for number, (captured, delta, of_class) in enumerate(measured, 1):
-        for row in rows_of(captured, delta, of_class):
+        for row in rows_of(captured, delta, of_class, tuple(args.kinds)):
             if row.null is not None and row.p_value is not None:
                 head = "" if row.head is None else " of heads"
                 layer = f", layer {row.layer}" if row.null == PSEUDO_CLASS and row.analysis == "routing" else ""
                 p_values[row.metric + head + layer, row.null].append(row.p_value)
         if args.json is not None and number % WRITTEN_EVERY == 0:
-            args.json.write_text(json.dumps(shares(p_values), indent=1))
+            write(args.json, p_values)
     for name, found in shares(p_values).items():
         print(f"{name:50} n {found['n']:4.0f}  p ≤ 0.01: {found['0.01']:5.3f}  p ≤ 0.05: {found['0.05']:5.3f}  "
               f"KS p {found['KS']:.3f}")  # fmt: skip
     if args.json is not None:
-        args.json.write_text(json.dumps(shares(p_values), indent=1))
+        write(args.json, p_values)
+
+
+def write(path: Path, p_values: Mapping[tuple[str, str], list[float]]) -> None:
+    """The shares, and under `p` every p."""
+    found = {f"{metric}/{null}": [round(p, 6) for p in values] for (metric, null), values in p_values.items()}
+    path.write_text(json.dumps({name: {**row, "p": found[name]} for name, row in shares(p_values).items()}))
 
 
 def shares(p_values: Mapping[tuple[str, str], list[float]]) -> dict[str, dict[str, float]]:
