@@ -6,8 +6,8 @@
 Peaks are measured first: products of 2048 × 2048 matrices, and a copy of an array beyond all caches. Then each
 operation of torch and each compiled loop is timed by the processor's clock while influence and forward pass run. A row
 is one operation of one function of rtdyn or of the model. At peak it would take its floating-point operations over the
-rate of its type, or its bytes over the copy's rate, whichever is longer. A compiled loop's operations are
-LOOP_OPERATIONS for each pair and type, counted from its source. All seconds are of one processor, summed over threads.
+rate of its type, or its bytes over the copy's rate, whichever is longer. A compiled loop makes LOOP_OPERATIONS for each
+pair and type, or LIKELY_OPERATIONS, counted from its source. All seconds are of one processor, summed over threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from types import FrameType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from bench_ablation import best_seconds, forward, load, measured, stage
@@ -27,13 +30,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rtdyn.analyses.influence import fused
+from rtdyn.analyses.influence import certified, fused
+from rtdyn.analyses.influence.likely import Likely, sums_of_likely
 from rtdyn.capture.forward_pass import capture
 
 SIDE, COPIED = 2048, 2**26
-LOOP_OPERATIONS = 29
-"""Floating-point operations of `excess_sums` for a pair and type with one direction, a multiplication and an addition
-as two: 3 of the shift, 24 of e^z − 1 − z, 2 of the sum."""
+LOOP_OPERATIONS, LIKELY_OPERATIONS = 29, 32
+"""Floating-point operations of `excess_sums` and `likely_sums` for a pair and type with one direction, a multiplication
+and an addition as two: 3 of the shift, 24 of e^z − 1 − z, 2 of its sum, and 3 of that of squares."""
 PRODUCTS = ("mm", "addmm", "bmm", "matmul", "linear", "_int_mm")
 
 
@@ -68,7 +72,7 @@ def peaks(repeats: int) -> Peaks:
     for dtype in (torch.float32, torch.float64, torch.int8):
         one, other = (torch.randint(0, 100, (SIDE, SIDE)).to(dtype) for _ in range(2))
         product = torch._int_mm if dtype == torch.int8 else torch.mm
-        rates[dtype] = 2 * SIDE**3 / best_seconds(lambda p=product, a=one, b=other: p(a, b), repeats, time.process_time)
+        rates[dtype] = 2 * SIDE**3 / best_seconds(partial(product, one, other), repeats, time.process_time)
     source, to = torch.ones(COPIED), torch.zeros(COPIED)
     seconds = best_seconds(lambda: to.copy_(source), repeats, time.process_time)
     return Peaks(rates, 2 * source.nbytes / seconds)
@@ -103,41 +107,50 @@ class Operations(TorchDispatchMode):
 
 def caller() -> str:
     """The function of rtdyn, or the class of the model, that asked for the operation now at work."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module.startswith("rtdyn."):
             return f"{module.rpartition('.')[2]}.{frame.f_code.co_name}"
         if module.startswith("transformers."):
             return "forward pass"
-        frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
+        frame = frame.f_back
     return "script"
 
 
 @contextmanager
 def loops_timed(costs: dict[tuple[str, str, torch.dtype], Cost]) -> Iterator[None]:
-    """While held, the sums of pairs over all types are counted as well."""
-    plain = fused.exponential_excess
+    """While held, the sums of pairs over all types and over the likely ones are counted as well."""
 
-    def timed(p: Tensor, m: Tensor, q: Tensor, *pairs: Tensor) -> Tensor:
-        started = time.process_time()
-        result = plain(p, m, q, *pairs)
-        cost = costs["fused.exponential_excess", "loop", torch.float32]
-        cost.calls += 1
-        cost.seconds += time.process_time() - started
-        cost.operations += LOOP_OPERATIONS * len(result) * q.shape[1]
-        cost.bytes += p.nbytes + m.nbytes + q.nbytes
-        return result
+    def timed(loop: Callable[..., Tensor], operations: Callable[..., float]) -> Callable[..., Tensor]:
+        def call(*arguments: Any) -> Tensor:
+            started = time.process_time()
+            result = loop(*arguments)
+            cost = costs[loop.__name__, "loop", torch.float32]
+            cost.calls += 1
+            cost.seconds += time.process_time() - started
+            cost.operations += operations(*arguments)
+            arrays = [v for v in arguments if isinstance(v, Tensor)]
+            cost.bytes += sum(v.nbytes for v in arrays)
+            return result
 
-    fused.exponential_excess = timed
-    try:
+        return call
+
+    def of_all(p: Tensor, m: Tensor, q: Tensor, a: Tensor, t: Tensor, row: Tensor, neuron: Tensor) -> float:
+        return float(LOOP_OPERATIONS * len(t) * q.shape[1])
+
+    def of_likely(likely: Likely, q: Tensor, a: Tensor, t: Tensor, row: Tensor, neuron: Tensor) -> float:
+        return float(LIKELY_OPERATIONS * likely.starts.diff()[row].sum())
+
+    with (
+        patch.object(fused, "exponential_excess", timed(fused.exponential_excess, of_all)),
+        patch.object(certified, "sums_of_likely", timed(sums_of_likely, of_likely)),
+    ):
         yield
-    finally:
-        fused.exponential_excess = plain
 
 
 def show(title: str, call: Callable[[], Any], peak: Peaks, least: float) -> float:
-    """Prints what takes at least a share `least` of the call; returns its seconds."""
+    """Prints what takes at least a share `least` of the second call; returns its seconds."""
     call()
     operations = Operations()
     started = time.process_time()

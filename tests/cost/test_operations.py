@@ -16,6 +16,7 @@ from rtdyn.capture.memory_need import Sample, memory, sample_of
 from rtdyn.checkpoints.checkpoint import load_model, read_config
 from rtdyn.checkpoints.local import fetch_local
 from rtdyn.cost.operations import (
+    CAPPED_EXACT_SHARE,
     CAPPED_TERMS,
     EXACT_SHARE,
     Operations,
@@ -72,7 +73,8 @@ def test_a_cap_on_the_logits_is_counted(captured, shape: ModelShape) -> None:
     n, f, v = 512, 4096, 50304
     capped = replace(shape, capped=True)
     work, plain = (ablation_operations(one, SAMPLE, 8 * GIB) for one in (capped, shape))
-    assert work.narrow == 2 * plain.narrow and work.exact == CAPPED_TERMS * EXACT_SHARE * n * f * v
+    assert work.narrow == 2 * plain.narrow
+    assert work.exact == pytest.approx(CAPPED_TERMS * CAPPED_EXACT_SHARE * n * f * v)
     work, plain = (mediation_operations(one, SAMPLE, 8 * GIB) for one in (capped, shape))
     assert work.exact > 10 * plain.exact
     found = captured(4000)
