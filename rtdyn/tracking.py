@@ -161,7 +161,7 @@ def _left(
     whole = done_with(run, analyses)
     left = [step for step in steps if step not in whole]
     if stored:
-        say(f"{len(steps) - len(left)} of {counted(len(steps), 'step')} are stored already")
+        say(f"{len(steps) - len(left)} of {len(steps)} steps are stored already")
     lacks = Counter(lacking(run, step, analyses) for step in left if step in stored)
     for names, count in lacks.items():
         who = "1 stored step lacks" if count == 1 else f"{count} stored steps lack"

@@ -49,7 +49,7 @@ def steps_to_run(
         missing = {v.step for v in verdicts if v.verdict == "missing"}
         record["steps"] = {str(v.step): _record(v) for v in audit.steps if v.step in {*steps, *beside}}
         record["findings"] = list(audit.findings)
-        say(f"audit: {len(steps) - len(unsound)} of {counted(len(steps), 'step')} are sound by their metadata")
+        say(f"audit: {len(steps) - len(unsound)} of {len(steps)} steps are sound by their metadata")
     else:
         distinct = {step: {"": str(step)} for step in steps}
         unsound = steps_left_out(distinct, suite.steps[-1], suite.defects, {})

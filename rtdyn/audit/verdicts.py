@@ -298,8 +298,7 @@ def _suite_findings(
         few = [s for s in loaded if loaded[s].layout == layout]
         where = f"step {', '.join(map(str, few[:5]))}{' and more' if count > 5 else ''}"
         findings.append(
-            f"{count} of {counted(len(loaded), 'step')} are in another format, {layout} ({where}); "
-            "digests compare within one only"
+            f"{count} of {len(loaded)} steps are in another format, {layout} ({where}); digests compare within one only"
         )
     unknown = [step for step, weights in loaded.items() if len(weights.digests) < len(weights.files)]
     if unknown:

@@ -8,12 +8,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
 from rtdyn.analyses.domains import compare_ranks
-from rtdyn.analyses.influence.ablation import Influence, influence
-from rtdyn.analyses.influence.losses import mean_losses
-from rtdyn.analyses.influence.summary import summarise
+from rtdyn.analyses.influence.ablation import Influence
 from rtdyn.analyses.options import StepOptions
 from rtdyn.analyses.regimes.curve import curve
 from rtdyn.capture.by_layers import forget
@@ -22,11 +19,10 @@ from rtdyn.capture.layered_model import LayeredModel
 from rtdyn.errors import OverflowedError
 from rtdyn.names import COMMON
 from rtdyn.store.schema import Metric, StepTables
+from rtdyn.sweep.influences import influences
 from rtdyn.tables.domains import domain_frame, domain_neuron_table, rank_metrics
-from rtdyn.tables.influence import ablation_metrics, loss_metrics
 from rtdyn.tables.regimes import curve_metrics
 from rtdyn.text.evaluation import Evaluation
-from rtdyn.text.token_classes import DECILES
 
 
 def with_domains(
@@ -77,16 +73,7 @@ def _measured(
 ) -> tuple[list[Metric], Influence, int]:
     """One domain's rows, its influences, and the layer they are of."""
     layer, cluster = captured.anatomy.layer, domain.clusters.index
-    result = influence(
-        captured,
-        torch.from_numpy(domain.classes.deciles),
-        DECILES,
-        tolerance=options.tolerance,
-        memory_bytes=options.memory_bytes,
-        cluster=cluster,
-    )
-    losses = mean_losses(captured, domain.text.windows.shape[1], cluster)
-    rows = [*loss_metrics(losses), *ablation_metrics(summarise(result, options.seed), result.refined_share, layer)]
+    result, rows = influences(captured, domain, options)
     if "regimes" in options.analyses:
         rare = {name: c for name, c in result.classes.items() if name != COMMON}
         curves = {name: curve(c, options.rank_by, options.seed, briefly=True) for name, c in rare.items()}

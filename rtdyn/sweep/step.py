@@ -13,10 +13,8 @@ from rtdyn.analyses.context import Context
 from rtdyn.analyses.earlier_layers.chosen import earlier_layers
 from rtdyn.analyses.groups.choose import split_groups, window_halves
 from rtdyn.analyses.groups.nulls import matching_cells
-from rtdyn.analyses.influence.ablation import Influence, influence
-from rtdyn.analyses.influence.losses import mean_losses
+from rtdyn.analyses.influence.ablation import Influence
 from rtdyn.analyses.influence.parity import check_parity
-from rtdyn.analyses.influence.summary import summarise
 from rtdyn.analyses.options import StepOptions
 from rtdyn.analyses.regimes.curve import Curve
 from rtdyn.analyses.regimes.pseudo_curve import pseudo_curve
@@ -35,16 +33,16 @@ from rtdyn.store.schema import StepTables, metric_frame
 from rtdyn.sweep.analyses import GROUP_ANALYSES, rows_of
 from rtdyn.sweep.domains import with_domains
 from rtdyn.sweep.earlier_layers import analyse_layers
+from rtdyn.sweep.influences import influences
 from rtdyn.sweep.same_suite import _check_same_suite
 from rtdyn.tables.curves import curve_table, pseudo_influence_curve
 from rtdyn.tables.earlier_layers import with_earlier_layers
 from rtdyn.tables.groups import matching_metrics
-from rtdyn.tables.influence import ablation_metrics, loss_metrics, neuron_table, window_table
+from rtdyn.tables.influence import neuron_table, window_table
 from rtdyn.tables.regimes import regime_metrics
 from rtdyn.tables.step_rows import StepRows
 from rtdyn.text.evaluation import Evaluation
 from rtdyn.text.pseudo_classes import overlap
-from rtdyn.text.token_classes import DECILES
 from rtdyn.undefined import Undefined
 
 
@@ -123,22 +121,17 @@ def analyse_model(
         check_parity(own, captured, options.memory_bytes)
     stage("ablation")
     layer = captured.anatomy.layer
-    cluster = evaluation.clusters.index
-    halves = window_halves(cluster)
+    halves = window_halves(evaluation.clusters.index)
     further = set(options.analyses) - {"ablation"}
     members = evaluation.pseudo_classes if further else Undefined("no analysis asks for them")
-    result = influence(
+    result, rows = influences(
         captured,
-        torch.from_numpy(evaluation.classes.deciles),
-        DECILES,
-        tolerance=options.tolerance,
-        memory_bytes=options.memory_bytes,
+        evaluation,
+        options,
         pseudo_classes=None if isinstance(members, Undefined) else torch.from_numpy(members),
         half=torch.from_numpy(halves[evaluation.positions.window]),
-        cluster=cluster,
     )
-    losses = loss_metrics(mean_losses(captured, evaluation.text.windows.shape[1], cluster))
-    parts = [StepRows([*losses, *ablation_metrics(summarise(result, options.seed), result.refined_share, layer)])]
+    parts = [StepRows(rows)]
     curves: Mapping[str, Curve] = {}
     if "regimes" in options.analyses:
         stage("regimes")

@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from end_to_end.test_track import refused, rtdyn
 from loopback.hub import LoopbackHub
 from loopback.place import copy_step, workplace
 from safetensors.torch import load_file, save_file
+from support.tracking import refused, rtdyn
 
 import rtdyn as package
 from rtdyn.audit.before_a_run import joined

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from end_to_end.test_track import rtdyn
 from loopback.place import TINY, copy_step
 from safetensors.torch import load_file, save_file
+from support.tracking import rtdyn
 
 from rtdyn.audit.fingerprint import Fingerprint, fingerprint_of_files
 from rtdyn.audit.two_saves import misplaced_steps, steps_of_two_saves

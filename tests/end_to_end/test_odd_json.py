@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from end_to_end.test_track import refused, rtdyn
 from loopback.place import TINY, copy_step
+from support.tracking import refused, rtdyn
 
 from rtdyn.text.documents import read_documents
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from end_to_end.test_track import refused, rtdyn
 from loopback.hub import LoopbackHub
 from loopback.place import TINY, copy_step, workplace
+from support.tracking import refused, rtdyn
 
 from rtdyn.errors import InputError
 from rtdyn.git_lfs import is_pointer

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,12 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from polars.testing import assert_frame_equal
-from safetensors.torch import load_file, save_file
 from support.hang import HANG
 from support.processes import Process, run_python
-from support.refusal import refusal
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, GPTNeoXForCausalLM
+from support.tracking import CHEAP, PLAIN, SMALL, broken_suite, folder_suite, refused, rtdyn, same_tables, truncate
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config
 
-from rtdyn.cli import main
 from rtdyn.model import families
 from rtdyn.names import ANALYSES
 from rtdyn.store.definitions import COLUMNS, METRICS, define
@@ -35,33 +31,9 @@ from rtdyn.store.schema import TABLES
 from rtdyn.sweep import step as stepping
 from rtdyn.text.king_james import held_out_chapters
 
-SMALL = ("--rare", "0.65:0.95", "--tokens", "8192", "--positions-per-rare", "1", "--wandb", "disabled")
-CHEAP = (*SMALL, "--analyses", "ablation,regimes")
-PLAIN = (*SMALL, "--analyses", "ablation")
 BASELINE = Path(__file__).parents[1] / "baselines" / "tiny.json"
 OF_BASELINE = ("--tokens", "20000", "--min-targets", "40", "--wandb", "disabled")
 """The options that BASELINE was made with: all analyses, on text enough for nearly all of their numbers."""
-
-
-def rtdyn(*args: str | Path) -> Result:
-    """The command in this process, so that its imports are paid once; an escaped exception fails the test."""
-    result = CliRunner().invoke(main, [str(a) for a in args])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
-    return result
-
-
-def refused(result: Result, code: int, *words: str) -> None:
-    """Ended with `code` and one sentence that holds `words`."""
-    assert result.exit_code == code, result.stderr
-    sentence = refusal(result.stderr)
-    for word in words:
-        assert word in sentence
-
-
-def same_tables(one: Path, other: Path, steps: Sequence[int] = (0, 64, 1000, 4000)) -> None:
-    for table in TABLES:
-        left = read_table(read_run(one), table).filter(pl.col("step").is_in(steps))
-        assert left.equals(read_table(read_run(other), table)), table
 
 
 @pytest.fixture(scope="module")
@@ -431,166 +403,6 @@ def test_a_model_run_by_layers_gives_the_same_tables(tmp_path: Path) -> None:
         layered, whole = (read_table(runs[how], table) for how in ("always", "never"))
         assert_frame_equal(layered, whole, check_exact=False, rel_tol=1e-5, abs_tol=1e-7)
     assert runs["always"].manifest.config == runs["never"].manifest.config
-
-
-def broken_suite(tiny_folder: Path, tmp_path: Path) -> Path:
-    suite = tmp_path / "suite"
-    for name in ("step0", "step4000"):
-        shutil.copytree(tiny_folder / name, suite / name)
-    for name in ("tokenizer.json", "tokenizer_config.json", "token_counts.npy"):
-        shutil.copy(tiny_folder / name, suite)
-    return suite
-
-
-def truncate(step: Path) -> None:
-    file = step / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-1000])
-
-
-def cut_header(step: Path) -> None:
-    (step / "model.safetensors").write_bytes(b"\x00\x01\x02")
-
-
-def poison(step: Path) -> None:
-    file = step / "model.safetensors"
-    weights = load_file(file)
-    weights["gpt_neox.layers.1.mlp.dense_h_to_4h.weight"][3, 5] = float("nan")
-    save_file(weights, file, metadata={"format": "pt"})
-
-
-def drop_config(step: Path) -> None:
-    (step / "config.json").unlink()
-
-
-def other_family(step: Path) -> None:
-    config = json.loads((step / "config.json").read_text())
-    (step / "config.json").write_text(json.dumps({**config, "model_type": "falcon"}))
-
-
-def drop_weights(step: Path) -> None:
-    (step / "model.safetensors").unlink()
-
-
-def drop_tensor(step: Path) -> None:
-    file = step / "model.safetensors"
-    weights = load_file(file)
-    del weights["embed_out.weight"]
-    save_file(weights, file, metadata={"format": "pt"})
-
-
-def other_shape(step: Path) -> None:
-    config = json.loads((step / "config.json").read_text())
-    (step / "config.json").write_text(json.dumps({**config, "hidden_size": 192}))
-
-
-def narrower(step: Path) -> None:
-    config = GPTNeoXConfig(
-        vocab_size=2560, hidden_size=48, num_hidden_layers=1, num_attention_heads=2, intermediate_size=300,
-        max_position_embeddings=256, tie_word_embeddings=False,
-    )  # fmt: skip
-    GPTNeoXForCausalLM(config).save_pretrained(step)
-
-
-def swap_tokens(step: Path) -> None:
-    tokenizer = json.loads((step.parent / "tokenizer.json").read_text())
-    vocabulary = tokenizer["model"]["vocab"]
-    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
-    (step / "tokenizer.json").write_text(json.dumps(tokenizer))
-
-
-def overflow(step: Path) -> None:
-    file = step / "model.safetensors"
-    weights = {k: v.float() for k, v in load_file(file).items()}
-    weights["gpt_neox.layers.2.mlp.dense_h_to_4h.bias"][:] = 3e38
-    weights["gpt_neox.layers.2.mlp.dense_4h_to_h.weight"][:] = 1e38
-    save_file(weights, file, metadata={"format": "pt"})
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (truncate, ("truncated", "download it again")),
-        (cut_header, ("truncated or not a safetensors file",)),
-        (poison, ("NaN or infinite", "dense_h_to_4h")),
-        (other_family, ("'falcon'", "not supported", "gpt_neox")),
-        (drop_tensor, ("do not fit their config.json",)),
-        (other_shape, ("another shape", "hidden_size 192 instead of 96")),
-        (narrower, ("another shape", "intermediate_size 300 instead of 512")),
-        (swap_tokens, ("another tokenizer",)),
-        (overflow, ("step 0 in ", "step0: ", "overflow", "leave it out of --steps")),
-    ],
-    ids=lambda value: value.__name__ if callable(value) else "",
-)
-def test_a_damaged_checkpoint_is_passed_over_and_named(
-    damage, words: tuple[str, ...], tiny_folder: Path, tmp_path: Path
-) -> None:
-    suite = broken_suite(tiny_folder, tmp_path)
-    damage(suite / "step0")
-    out = tmp_path / "run"
-    result = rtdyn("track", "--model", suite, "--out", out, *CHEAP)
-    refused(result, 3, "1 of 2 steps could not be analysed: step 0: ", *words)
-    assert "step 0 is passed over: " in result.stderr
-    assert list(done_steps(read_run(out))) == [4000] and not list(out.rglob("*.aside"))
-
-
-def folder_suite(tiny_folder: Path, suite: Path) -> tuple[str | Path, ...]:
-    """Four steps in a folder, and the command that tracks them but for --out."""
-    names = ("step0", "step64", "step1000", "step4000", "tokenizer.json", "tokenizer_config.json", "token_counts.npy")
-    for name in names:
-        (shutil.copytree if name.startswith("step") else shutil.copy)(tiny_folder / name, suite / name)
-    return ("track", "--model", suite, "--corpus", "king-james-held-out", *CHEAP)
-
-
-@pytest.fixture(scope="module")
-def sound(takes_long: None, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An unbroken run of a suite in a folder."""
-    folder = tmp_path_factory.mktemp("sound")
-    (folder / "suite").mkdir()
-    result = rtdyn(*folder_suite(tiny_folder, folder / "suite"), "--out", folder / "run")
-    assert result.exit_code == 0, result.stderr
-    return folder / "run"
-
-
-# what the audit sees, a cut file and a config that is none, is passed over before the run with `skip`
-@pytest.mark.parametrize(
-    ("mode", "said"),
-    [
-        ("mark", ("3 of 4 steps could not be analysed: step 0: ", "; step 1000: ", "; step 4000: ")),
-        ("skip", ("1 of 2 steps could not be analysed: step 1000: ",)),
-    ],
-)
-def test_steps_beside_bad_ones_are_those_of_a_sound_suite_and_mended_ones_are_done_later(
-    mode: str, said: tuple[str, ...], tiny_folder: Path, tmp_path: Path, sound: Path
-) -> None:
-    suite = tmp_path / "suite"
-    suite.mkdir()
-    arguments = (*folder_suite(tiny_folder, suite), "--out", tmp_path / "run", "--on-defect", mode)
-    truncate(suite / "step0")
-    poison(suite / "step1000")
-    (suite / "step4000" / "config.json").write_text("{")  # of the step that text and settings are read by
-    result = rtdyn(*arguments)
-    refused(result, 3, *said)
-    refused(rtdyn(*arguments[:-1], "fail", "--out", tmp_path / "none"), 3, "step 0: ", "is truncated")
-    assert "1 step stored" in result.stdout and not (tmp_path / "none").exists()
-    same_tables(sound, tmp_path / "run", (64,))
-    for name in ("step0", "step1000", "step4000"):
-        shutil.copytree(tiny_folder / name, suite / name, dirs_exist_ok=True)
-    result = rtdyn(*arguments)
-    assert result.exit_code == 0 and "1 of 4 steps are stored already" in result.stderr, result.stderr
-    same_tables(sound, tmp_path / "run")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("damage", "words"), [(drop_config, "no config.json"), (drop_weights, "no weights")])
-def test_a_checkpoint_that_lacks_files_is_passed_over(damage, words: str, tiny_folder: Path, tmp_path: Path) -> None:
-    suite = broken_suite(tiny_folder, tmp_path)
-    for step in ("step0", "step4000"):
-        damage(suite / step)
-    arguments = ("track", "--model", suite, "--out", tmp_path / "run", *CHEAP)
-    refused(rtdyn(*arguments), 3, "no step asked for of suite is sound")
-    refused(rtdyn(*arguments, "--on-defect", "fail"), 3, f"step 0: it holds {words}")
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from judge.test_scorecard import STEPS, measured
 from rich.console import Console
 from scipy import stats
 from store.test_run import manifest, record
+from support.planted_scorecard import STEPS, measured
 
 from rtdyn.errors import InputError
 from rtdyn.judge.bands import BAND_CLAIMS, Estimate, band_rows

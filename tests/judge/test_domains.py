@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 import pytest
 from judge.test_bands import CLASSES, NEURONS, RANKS
-from judge.test_scorecard import STEPS, measured
 from matplotlib.text import Text
 from rich.console import Console
 from store.test_run import manifest, record
+from support.planted_scorecard import STEPS, measured
 
 from rtdyn.errors import InputError
 from rtdyn.judge.bands import BAND_CLAIMS, Estimate

@@ -2,110 +2,40 @@
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 from scipy import stats
-from store.test_run import manifest, record
+from store.test_run import manifest
+from support.planted_scorecard import (
+    BY_LAYER,
+    FINAL,
+    PLATEAU_CLAIMS,
+    STEPS,
+    Change,
+    edit,
+    measured,
+    no_plateau,
+    planted,
+    rows_of,
+    store,
+    verdict,
+)
 
 from rtdyn.analyses.influence.losses import mean_losses
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.errors import InputError
 from rtdyn.judge.claims import CLAIMS
-from rtdyn.judge.scorecard import CONTRADICTED, SUPPORTED, UNDETERMINED, ClaimRow, scorecard
-from rtdyn.judge.scorecard_frame import CLAIM_SCHEMA, as_json, claim_frame, claims_table
-from rtdyn.store.run import Run, open_run, write_step
-from rtdyn.store.schema import Metric, StepTables, metric_frame
+from rtdyn.judge.scorecard import CONTRADICTED, SUPPORTED, UNDETERMINED, scorecard
+from rtdyn.store.run import open_run
+from rtdyn.store.schema import Metric
 from rtdyn.tables.influence import loss_metrics
-from rtdyn.views.terminal.scorecard import claim_cells, claims, print_claims
-
-STEPS = (0, 1, 2, 4, 8, 16, 32, 64)
-FINAL = 5
-BY_LAYER = {c.name for c in CLAIMS if c.layers}
-Change = Callable[[Metric, int], Metric | None]
-
-
-def measured(step: int) -> list[Metric]:
-    """A step on which every claim holds, from step 4 on; before it nothing is shown."""
-    late = step >= 4
-    p = 0.001 if late else 0.5
-    regime = [("rare", "r1", 20.0, 15.0, 25.0), ("rare", "excess", 0.8 * late, 0.5 * late - 0.1, 1.0 * late + 0.1),
-              ("rare", "kappa", 0.5, 0.4, 0.6), ("common", "excess", 0.0, -0.1, 0.1)]  # fmt: skip
-    rows = [Metric("regimes", m, v, token_class=c, layer=FINAL, ci_low=a, ci_high=b) for c, m, v, a, b in regime]
-    rows += [Metric("regimes", "plateau_fraction", 0.01, token_class="rare", layer=FINAL, ci_low=0.0075, ci_high=0.0125,
-                    clusters=40),
-             Metric("regimes", "decay_slope", -3.0, token_class="rare", layer=FINAL),
-             Metric("regimes", "shape_p_value", p, token_class="rare", layer=FINAL, null="shape", p_value=p),
-             Metric("regimes", "shape_p_value", 0.4, token_class="common", layer=FINAL, null="shape", p_value=0.4),
-             Metric("regimes", "contrast_excess", 0.8, token_class="rare", layer=FINAL, null="pseudo-class",
-                    null_mean=0.1, null_sd=0.1, p_value=p)]  # fmt: skip
-    alpha = 3.0 * (step + 1) ** -0.2
-    for group in ("plateau", "top"):
-        for null in ("random", "matched", "selected"):
-            against = {"group": group, "token_class": "rare", "layer": FINAL, "null": null, "p_value": p}
-            rows += [Metric("dimensionality", "d_eff", 20.0, null_mean=26.0, null_sd=1.0, **against),
-                     Metric("modularity", "q_excess", 0.21, null_mean=0.2, null_sd=0.03, **against),
-                     Metric("modularity", "inside_share", 0.1, null_mean=0.1, null_sd=0.02, **against)]  # fmt: skip
-            rows.append(Metric("heavytail", "hill_alpha_half", alpha, null_mean=3.0, null_sd=0.3,
-                               ci_low=0.8 * alpha, ci_high=1.2 * alpha, **against))  # fmt: skip
-            for layer in (FINAL - 1, FINAL):
-                at = {**against, "layer": layer, "null_mean": 0.0, "null_sd": 0.1, "clusters": 40}
-                rows += [Metric("routing", "head_effect_max", -0.02, ci_low=-0.04, ci_high=0.0, **at),
-                         Metric("routing", "layer_effect", -0.47, ci_low=-0.5, ci_high=-0.44, **at)]  # fmt: skip
-    for layer in (FINAL - 1, FINAL):
-        rows += [Metric("routing", "profile_r", 0.95, layer=layer, ci_low=0.9, ci_high=1.0, clusters=40),
-                 Metric("routing", "profile_r_plain", 0.89, layer=layer, null="pseudo-class", null_mean=0.94,
-                        null_sd=0.02, p_value=0.01),
-                 Metric("routing", "gini_difference", 0.002, layer=layer, ci_low=-0.01, ci_high=0.014,
-                        null="pseudo-class", null_mean=0.0, null_sd=0.005, p_value=0.7)]  # fmt: skip
-    rows.append(Metric("layers", "final_layer_share", 0.7, token_class="rare", layer=FINAL, ci_low=0.6, ci_high=0.8,
-                       clusters=40))  # fmt: skip
-    return rows
-
-
-def planted(path: Path, change: Change = lambda row, step: row, steps: tuple[int, ...] = STEPS, **more: Any) -> Run:
-    """A run of `measured` steps, each row changed or, where the change gives None, left out."""
-    run = open_run(path, manifest().replace(**more))
-    for step in steps:
-        store(run, step, [new for row in measured(step) if (new := change(row, step)) is not None])
-    return run
-
-
-def store(run: Run, step: int, rows: list[Metric]) -> None:
-    empty = pl.DataFrame({"step": [step]})
-    write_step(run, step, record(step, m=str(step)), StepTables(metric_frame(rows, step, step * 10), empty, empty))
-
-
-def edit(metric: str, token_class: str | None = None, where: Mapping[str, Any] | None = None, **fields: Any) -> Change:
-    """A change of one metric's fields at every step."""
-
-    def change(row: Metric, step: int) -> Metric:
-        wanted = row.metric == metric and token_class in (None, row.token_class)
-        wanted = wanted and all(getattr(row, k) == v for k, v in (where or {}).items())
-        return replace(row, **fields) if wanted else row
-
-    return change
-
-
-def rows_of(run: Run, claim: str) -> list[ClaimRow]:
-    return [row for row in scorecard(run) if row.claim == claim]
-
-
-def verdict(path: Path, claim: str, change: Change) -> tuple[str, str]:
-    rows = rows_of(planted(path, change), claim)
-    return rows[-1].verdict, rows[-1].reason
 
 
 def test_every_claim_is_supported_where_all_hold(tmp_path: Path) -> None:
@@ -319,18 +249,6 @@ def test_the_fall_of_alpha_is_not_the_fall_of_every_sets(tmp_path: Path) -> None
     assert few.verdict == UNDETERMINED and "4 defined steps, too few" in few.reason
 
 
-PLATEAU_CLAIMS = ("lower-dimensionality", "no-modular-cluster", "single-head-small", "layer-effect", "heavy-tailed",
-                  "tail-grows")  # fmt: skip
-
-
-def no_plateau(row: Metric, step: int) -> Metric:
-    if row.group != "plateau":
-        return row
-    return replace(row, value=None, null=None, null_mean=None, null_sd=None, p_value=None, ci_low=None, ci_high=None,
-                   clusters=None,
-                   reason="no neuron is a member in more than half of the draws")  # fmt: skip
-
-
 def test_without_a_plateau_its_claims_stay_open_beside_the_top(tmp_path: Path) -> None:
     rows = scorecard(planted(tmp_path / "run", no_plateau))
     full = scorecard(planted(tmp_path / "full"))
@@ -446,105 +364,6 @@ def test_a_wider_interval_never_decides_more(
         assert abs(value) < 0.02
     if narrow == CONTRADICTED:
         assert abs(value) > 0.02
-
-
-def test_the_command_prints_and_stores_the_scorecard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = planted(tmp_path / "run", no_plateau)
-    text = io.StringIO()
-    rows = claims(run.path, False, Console(file=text, width=200))
-    shown = text.getvalue()
-    assert rows == scorecard(run)
-    assert "Claims at step 64" in shown and "layer-effect, layer 4" in shown and "supported" in shown
-    assert "0.95 (0.9 to 1)" in shown and "null: pseudo-class 0 (sd 0.005) p 0.7" in shown
-    assert "null: selected 3 (sd 0.3) p 0.001" in shown and "pieces of text" not in shown and "±" not in shown
-    # what stands beside is another statistic, whose null is not that of the one shown
-    alike = claim_cells(next(r for r in rows if r.claim == "attention-alike"))
-    assert (alike["value"], alike["null"]) == ("0.95 (0.9 to 1)", "")
-    assert "since 4" in shown and "(after 2)" in shown
-    assert "which would be supported" in shown and "shape p 0.001" in shown
-    stored = pl.read_parquet(run.path / "claims.parquet")
-    assert dict(stored.schema) == CLAIM_SCHEMA and stored.height == sum(len(r.checks) for r in rows)
-    assert pl.read_parquet_metadata(run.path / "claims.parquet")["config_digest"] == run.digest
-    first = stored.filter(pl.col("check") == 0)
-    assert first["verdict"].to_list() == [r.verdict for r in rows]
-    claims(run.path, True, Console(file=io.StringIO()))
-    listed = json.loads(capsys.readouterr().out)
-    assert listed == json.loads(json.dumps(as_json(rows))) and isinstance(listed, list)
-    assert listed[0]["claim"] == "three-regimes-rare" and listed[0]["checks"][0]["margin_low"] == 0.0
-    assert not list(run.path.glob(".*aside"))
-
-
-def test_cells_hold_value_and_null_in_the_same_units_and_name_what_stands_in(tmp_path: Path) -> None:
-    def unlike(row: Metric, step: int) -> Metric | None:
-        p = 0.9991 if row.metric == "shape_p_value" and row.token_class == "rare" else row.p_value
-        return no_plateau(replace(row, p_value=p, value=p if row.metric == "shape_p_value" else row.value), step)
-
-    rows = scorecard(planted(tmp_path / "run", unlike))
-    cells = {row.claim: claim_cells(row) for row in rows}
-    modular, tail = cells["no-modular-cluster"], cells["tail-grows"]
-    assert modular["value"] == "0.01 (-0.0488 to 0.0688)" and modular["null"].startswith("selected 0 (sd 0.03) p ")
-    assert modular["statistic"].endswith("(top, standing in for the plateau)")
-    assert not re.search(r"[0-9] \(sd", tail["null"])  # the null of α is none of its slope
-    assert cells["three-regimes-rare"]["null"] == "shape p > 0.99"
-    assert cells["three-regimes-rare"]["region"].startswith("> 0, lacking: largest shape p")
-    table = claims_table(rows)
-    assert table.height == len(rows) and table["claim"].to_list() == [row.claim for row in rows]
-    stood = table.filter(claim="no-modular-cluster").row(0, named=True)
-    assert (stood["stand_in"], stood["null_mean"]) == (True, 0.0) and abs(stood["value"] - 0.01) < 1e-12
-    assert not table.filter(claim="three-regimes-rare")["stand_in"].item()
-
-
-@pytest.mark.parametrize(
-    ("fields", "value"),
-    [
-        ({"clusters": 12}, "0.01 (0.0075 to 0.0125), only 12 pieces of text"),
-        ({"clusters": 20}, "0.01 (0.0075 to 0.0125)"),
-        ({"ci_low": None, "at_edge": True}, "≤ 0.01"),
-        ({"ci_high": None, "at_edge": True}, "≥ 0.01"),
-        ({"ci_low": None, "ci_high": None}, "0.01"),
-    ],
-)
-def test_a_value_is_shown_with_its_interval_its_edge_and_few_pieces_of_text(
-    tmp_path: Path, fields: dict[str, Any], value: str
-) -> None:
-    run = planted(tmp_path / "run", edit("plateau_fraction", **fields), steps=(0, 1, 2))
-    row = rows_of(run, "plateau-size")[0]
-    assert claim_cells(row)["value"] == value
-    first = row.checks[0]
-    assert (first.clusters, first.at_edge) == (fields.get("clusters", 40), fields.get("at_edge", False))
-    stored = claim_frame([row]).filter(check=0)
-    assert (stored["check_clusters"][0], stored["check_at_edge"][0]) == (first.clusters, first.at_edge)
-    if first.at_edge:
-        assert row.verdict == UNDETERMINED and first.reason.startswith("the boundary lies at the edge")
-
-
-def test_what_stands_beside_is_stored_and_decides_nothing(tmp_path: Path) -> None:
-    opposite = edit("d_eff", where={"null": "matched"}, null_mean=12.0)
-    row = rows_of(planted(tmp_path / "run", opposite), "lower-dimensionality")[0]
-    decides, beside = row.checks
-    assert (decides.null, decides.role, decides.verdict) == ("selected", "decides", SUPPORTED)
-    assert (beside.null, beside.role, beside.verdict) == ("matched", "beside", CONTRADICTED)
-    assert (row.verdict, row.reason, row.emerged) == (SUPPORTED, "", 4)
-    never = edit("d_eff", where={"null": "matched"}, p_value=0.9)
-    assert rows_of(planted(tmp_path / "never", never), "lower-dimensionality")[0].emerged == 4
-
-
-def test_a_scorecard_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = planted(tmp_path / "run")
-    claims(run.path, False, Console(file=io.StringIO()))
-    before = (run.path / "claims.parquet").read_bytes()
-
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
-    with pytest.raises(InputError, match="No space left"):
-        claims(run.path, False, Console(file=io.StringIO()))
-    assert (run.path / "claims.parquet").read_bytes() == before
-    with pytest.raises(InputError, match="not an rtdyn run"):
-        claims(tmp_path, False, Console(file=io.StringIO()))
-    assert claim_frame([]).schema == pl.Schema(CLAIM_SCHEMA)
-    print_claims([], Console(file=io.StringIO()))
 
 
 def test_the_bundled_checkpoints_give_an_open_scorecard_without_the_analyses(

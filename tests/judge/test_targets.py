@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judge.test_scorecard import Change, edit, no_plateau, planted, rows_of
 from rich.console import Console
+from support.planted_scorecard import Change, edit, no_plateau, planted, rows_of
 
 from rtdyn.judge.scorecard import CONTRADICTED, SUPPORTED, UNDETERMINED, ClaimRow
 from rtdyn.store.manifest import TokenClassRecord

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from end_to_end.test_track import refused, rtdyn
 from loopback.place import TINY, copy_step
 from safetensors.torch import load_file, save_file
+from support.tracking import refused, rtdyn
 
 from rtdyn.capture.forward_pass import capture
 from rtdyn.capture.layered_model import open_model

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Self, TypedDict, Unpack
 
 from support import command_server
 
@@ -45,34 +45,39 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THRE
 """Sums of floats depend on the number of threads, and the tests' own processes share the cores."""
 
 
+class Settings(TypedDict, total=False):
+    """How a process of Python is started, beside its arguments: `-m` MODULE, `-c` CODE or a file, and what follows."""
+
+    cwd: Path | None
+    env: Mapping[str, str] | None
+    """This process's own where none is given."""
+    merged: bool
+    """Whether stderr goes where stdout goes."""
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    env = settings.get("env")
+    return dict(os.environ if env is None else env)
+
+
 class Forked:
     """A process of Python whose streams are pipes of text; like subprocess.Popen as far as tests use it."""
 
-    def __init__(
-        self,
-        arguments: Sequence[str | Path],
-        *,
-        cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
-        merged: bool = False,
-    ) -> None:
-        """Args: arguments: of Python: `-m` MODULE, `-c` CODE or a file, and what follows.
-        merged: whether stderr goes where stdout goes.
-
-        Raises ValueError if `env` differs from this process's environment in what the server has read.
-        """
+    def __init__(self, arguments: Sequence[str | Path], **settings: Unpack[Settings]) -> None:
+        """Raises ValueError if `env` differs from this process's environment in what the server has read."""
         self.args = [str(argument) for argument in arguments]
         self.returncode: int | None = None
-        environment, server = dict(os.environ if env is None else env), _server()
+        environment, server = _environment(settings), _server()
         _refuse_fixed(environment, server.environment)
         environment |= ONE_THREAD
-        request = {"arguments": self.args, "folder": str(cwd or Path.cwd()), "environment": environment}
+        folder = settings.get("cwd") or Path.cwd()
+        request = {"arguments": self.args, "folder": str(folder), "environment": environment}
         with ExitStack() as theirs:
             stdin, self.stdin = _pipe(theirs, write=True)
             stdout, self.stdout = _pipe(theirs)
             self.stderr: IO[str] | None = None
             stderr = stdout
-            if not merged:
+            if not settings.get("merged"):
                 stderr, self.stderr = _pipe(theirs)
             self._connection, other = socket.socketpair()
             with other:
@@ -158,22 +163,14 @@ class Forked:
 class Fresh(subprocess.Popen[str]):
     """The same, executed."""
 
-    def __init__(
-        self,
-        arguments: Sequence[str | Path],
-        *,
-        cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
-        merged: bool = False,
-    ) -> None:
-        """Args: as for `Forked`."""
+    def __init__(self, arguments: Sequence[str | Path], **settings: Unpack[Settings]) -> None:
         super().__init__(
             [sys.executable, *map(str, arguments)],
-            cwd=cwd,
-            env={**(os.environ if env is None else env), **ONE_THREAD},
+            cwd=settings.get("cwd"),
+            env=_environment(settings) | ONE_THREAD,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if merged else subprocess.PIPE,
+            stderr=subprocess.STDOUT if settings.get("merged") else subprocess.PIPE,
             encoding="utf-8",
             errors="backslashreplace",
         )
@@ -199,13 +196,11 @@ def run_python(
     arguments: Sequence[str | Path],
     *,
     input: str | None = None,
-    cwd: Path | None = None,
-    env: Mapping[str, str] | None = None,
-    merged: bool = False,
     timeout: float | None = None,
+    **settings: Unpack[Settings],
 ) -> subprocess.CompletedProcess[str]:
     """A process from its begin to its end, like subprocess.run; arguments as in `Process`."""
-    process = Process(arguments, cwd=cwd, env=env, merged=merged)
+    process = Process(arguments, **settings)
     out, err = process.communicate(input, timeout)
     assert process.returncode is not None
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)

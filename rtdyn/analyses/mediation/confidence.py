@@ -76,6 +76,22 @@ class Confidence:
     """Share of the pairs whose float32 sums could err by more than the tolerance."""
 
 
+@dataclass(frozen=True)
+class _Shifts:
+    """How ablating each of f neurons moves the logits at each of n positions, and what is compared."""
+
+    at: PositionBlock
+    of: NeuronBlock
+    u: Unembedding
+    a: Tensor
+    """float64 (D, n, f), of `coefficients`."""
+    t: Tensor
+    """float64 (n, f)."""
+    surprised: Surprise
+    log_f: Tensor
+    """float64 (S,): log unigram frequency of the types that have counts."""
+
+
 def confidence(
     captured: Capture,
     counts: np.ndarray,
@@ -116,8 +132,10 @@ def confidence(
         for some in slices(len(neurons), sizes.neurons):
             of = neuron_block(captured, u, index[some])
             a, t = coefficients(captured, at, of)
-            change = _changes if u.cap is None else _changes_through_cap
-            changes[:, rows, some], again = change(at, of, u, surprised, a, t, log_f, tolerance)
+            shifts = _Shifts(at, of, u, a, t, surprised, log_f)
+            changes[:, rows, some], again = (
+                _changes(shifts, tolerance) if u.cap is None else _changes_through_cap(shifts)
+            )
             doubled += again
     classes = {c.name: _class(captured, c.name, before, changes, cluster) for c in captured.positions.classes}
     return Confidence(neurons, classes, doubled / max(1, n * len(neurons)))
@@ -148,20 +166,9 @@ def _class(captured: Capture, name: str, before: Tensor, changes: Tensor, cluste
     )
 
 
-def _changes(
-    at: PositionBlock,
-    of: NeuronBlock,
-    u: Unembedding,
-    surprised: Surprise,
-    a: Tensor,
-    t: Tensor,
-    log_f: Tensor,
-    tolerance: float,
-) -> tuple[Tensor, int]:
-    """Changes of entropy and KL and their round-off, (3, n, f), and how many pairs took float64.
-
-    a (D, n, f) and t (n, f): of `coefficients`; log_f: (S,), log unigram frequency of the types that have counts.
-    """
+def _changes(shifts: _Shifts, tolerance: float) -> tuple[Tensor, int]:
+    """Changes of entropy and KL and their round-off, (3, n, f), and how many pairs took float64."""
+    at, of, a, t, surprised = shifts.at, shifts.of, shifts.a, shifts.t, shifts.surprised
 
     def mean_shift(row: Tensor) -> Tensor:
         """E[g·z] (n, f) of a g with E g = 0, row (n, d) being E[g·u]."""
@@ -189,30 +196,20 @@ def _changes(
     again = (~(result[2] <= tolerance) | (largest > fused.LARGEST)).nonzero()
     if len(again):
         row, neuron = again.T
-        result[:, row, neuron] = _directly(
-            at, of, u, surprised, a[:, row, neuron], t[row, neuron], largest[row, neuron], row, neuron, log_f
-        )
+        result[:, row, neuron] = _directly(shifts, largest[row, neuron], row, neuron)
     return result, len(again)
 
 
-def _changes_through_cap(
-    at: PositionBlock,
-    of: NeuronBlock,
-    u: Unembedding,
-    surprised: Surprise,
-    a: Tensor,
-    t: Tensor,
-    log_f: Tensor,
-    tolerance: float,
-) -> tuple[Tensor, int]:
+def _changes_through_cap(shifts: _Shifts) -> tuple[Tensor, int]:
     """`_changes` where the logits are capped: every pair takes float64."""
+    at, of, a, t = shifts.at, shifts.of, shifts.a, shifts.t
     level, largest = shift_level(at, of, a, t), largest_shift(at, of, a, t)
     result = torch.zeros(3, *t.shape, dtype=torch.float64, device=t.device)
     row, neuron = (largest + level.abs() > 0).nonzero().T
     of_pairs = a[:, row, neuron], t[row, neuron], level[row, neuron]
     largest = largest[row, neuron]
-    for some, _, logits in capped_logits(at, of, u, *of_pairs, row, neuron):
-        result[:, row[some], neuron[some]] = _of_distributions(logits, surprised, row[some], largest[some], log_f)
+    for some, _, logits in capped_logits(at, of, shifts.u, *of_pairs, row, neuron):
+        result[:, row[some], neuron[some]] = _of_distributions(logits, shifts, row[some], largest[some])
     return result, len(row)
 
 
@@ -238,37 +235,27 @@ def _tilted(
     return value, error + DOUBLE_ROUNDING * (1 + g.largest) * largest
 
 
-def _directly(
-    at: PositionBlock,
-    of: NeuronBlock,
-    u: Unembedding,
-    surprised: Surprise,
-    a: Tensor,
-    t: Tensor,
-    largest: Tensor,
-    row: Tensor,
-    neuron: Tensor,
-    log_f: Tensor,
-) -> Tensor:
+def _directly(shifts: _Shifts, largest: Tensor, row: Tensor, neuron: Tensor) -> Tensor:
     """Changes of entropy and KL and their round-off of k pairs, (3, k), from both distributions in float64.
 
-    a (D, k), t (k,) and `largest` (k,), a bound of |z|: of the pairs at row and neuron (k,); log_f: (S,).
+    row and neuron (k,): where the pairs are; `largest` (k,): a bound of their |z|.
     """
+    at, a, t = shifts.at, shifts.a[:, row, neuron], shifts.t[row, neuron]
     result = torch.empty(3, len(t), dtype=torch.float64, device=t.device)
-    for some, z in fused.shifts(at.m, of.q, a, t, row, neuron):
+    for some, z in fused.shifts(at.m, shifts.of.q, a, t, row, neuron):
         positions, place = row[some].unique(return_inverse=True)
-        logits = u.logits(at.factors[0, positions])[place].add_(z)
-        result[:, some] = _of_distributions(logits, surprised, row[some], largest[some], log_f)
+        logits = shifts.u.logits(at.factors[0, positions])[place].add_(z)
+        result[:, some] = _of_distributions(logits, shifts, row[some], largest[some])
     return result
 
 
-def _of_distributions(logits: Tensor, surprised: Surprise, row: Tensor, largest: Tensor, log_f: Tensor) -> Tensor:
+def _of_distributions(logits: Tensor, shifts: _Shifts, row: Tensor, largest: Tensor) -> Tensor:
     """Changes of entropy and KL and their round-off (3, k), of k pairs by their logits after ablation (k, V).
 
-    row (k,): their positions; `largest` (k,): a bound of the |z| that is float32; log_f: (S,).
+    row (k,): their positions; `largest` (k,): a bound of the |z| that is float32.
     """
-    values = []
-    for logits_of, reference in ((logits, 0.0), (logits[:, : surprised.known], log_f)):
+    surprised, values = shifts.surprised, []
+    for logits_of, reference in ((logits, 0.0), (logits[:, : surprised.known], shifts.log_f)):
         log_p = torch.log_softmax(logits_of, dim=1)
         p, g = log_p.exp(), log_p - reference
         mean = (p * g).sum(1)

@@ -98,9 +98,7 @@ def open_claims(rows: list[ClaimRow], design: str = "") -> list[str]:
         return []
     decidable = [row for row in still_open if row.targets_to_decide is not None]
     others = [_label(row) for row in still_open if row.targets_to_decide is None]
-    lines = [
-        f"{len(still_open)} of {counted(len(rows), 'verdict')} on claims are {UNDETERMINED} at step {rows[0].step}."
-    ]
+    lines = [f"{len(still_open)} of {len(rows)} verdicts on claims are {UNDETERMINED} at step {rows[0].step}."]
     lines += [f"{_label(row)}: {_targets(row)}" for row in decidable]
     if others:
         lines.append(f"No number of rare positions is known to decide {'; '.join(others)} (`rtdyn claims` says why).")

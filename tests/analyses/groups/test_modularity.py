@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import combinations
-from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -13,140 +11,34 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from support.graphs import (
+    as_networkx,
+    built,
+    compared,
+    correlation,
+    edge_counts,
+    everyone,
+    factors,
+    from_weights,
+    graph_of,
+    group_modularity,
+    mean_correlation,
+    mean_correlation_reasons,
+    modularity_reason,
+    random_graph,
+    rewired_z,
+    segregation,
+    segregation_reason,
+)
 from support.random_sets import random_sets
 
-from rtdyn.analyses.groups import communities, correlations, graph, set_sums
-from rtdyn.analyses.groups import segregation as segregations
-from rtdyn.analyses.groups.communities import SWAPS_PER_EDGE, equal_edges, louvain, rewired_graph, swap_attempts
-from rtdyn.analyses.groups.graph import MIN_EDGES, Graph, joined, least_weight
-from rtdyn.analyses.groups.set_sums import SetSums, inside_by_product, layer
+from rtdyn.analyses.groups.communities import equal_edges, louvain
+from rtdyn.analyses.groups.graph import MIN_EDGES, Graph
 from rtdyn.analyses.kernels import graphs
-from rtdyn.analyses.statistics import Comparison, compare
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.undefined import Undefined
 
 STEPS = (1, 512, 4000)
-
-
-def of_array(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function of correlations, given as an array."""
-    return lambda r, *arguments, **options: function(torch.from_numpy(r), *arguments, **options)
-
-
-group_modularity, rewired_z, modularity_reason = map(
-    of_array, (communities.group_modularity, communities.rewired_z, communities.modularity_reason)
-)
-graph_of, edge_counts = of_array(graph.graph_of), of_array(set_sums.edge_counts)
-
-
-def correlation(columns: torch.Tensor, **options: int) -> np.ndarray:
-    return correlations.correlation(columns, **options).numpy()
-
-
-def sums_of(r: np.ndarray, sets: np.ndarray, threshold: float | None = 0.3) -> SetSums:
-    return set_sums.set_sums(layer(torch.from_numpy(r), threshold), np.atleast_2d(sets))
-
-
-def of_sums(function: Callable[[SetSums], Any]) -> Callable[..., Any]:
-    """The function of sums over sets, given correlations, sets and perhaps a threshold."""
-    return lambda r, sets, **options: function(sums_of(r, sets, **options))
-
-
-segregation, segregation_reason, mean_correlation, mean_correlation_reasons = map(
-    of_sums,
-    (
-        segregations.segregation,
-        segregations.segregation_reason,
-        segregations.mean_correlation,
-        segregations.mean_correlation_reasons,
-    ),
-)
-
-
-def from_weights(weights: np.ndarray) -> np.ndarray:
-    """A matrix shaped like correlations, from the upper triangle of `weights`."""
-    r = np.triu(weights, 1).astype(np.float32)
-    r += r.T
-    np.fill_diagonal(r, 1.0)
-    return r
-
-
-def random_graph(rng: np.random.Generator, nodes: int, density: float) -> np.ndarray:
-    weights = rng.uniform(0.3, 1, (nodes, nodes)) * rng.choice([-1, 1], (nodes, nodes))
-    return from_weights(weights * (rng.random((nodes, nodes)) < density))
-
-
-def factors(rng: np.random.Generator, neurons: int, modules: int, noise: float = 1.0, n: int = 1500) -> np.ndarray:
-    """Correlations of neurons that each follow one of `modules` latent signals."""
-    latent = rng.standard_normal((n, modules))
-    own = rng.integers(modules, size=neurons)
-    return correlation(torch.from_numpy(latent[:, own] + noise * rng.standard_normal((n, neurons))))
-
-
-def as_networkx(r: np.ndarray, members: np.ndarray, threshold: float) -> nx.Graph:
-    graph = nx.Graph()
-    graph.add_nodes_from(members.tolist())
-    for i, j in combinations(members.tolist(), 2):
-        weight = abs(float(r[i, j]))
-        if weight >= threshold and weight > 0:
-            graph.add_edge(i, j, weight=weight)
-    return graph
-
-
-def everyone(r: np.ndarray) -> np.ndarray:
-    return np.arange(len(r))[None]
-
-
-def built(r: np.ndarray, threshold: float | None = 0.3) -> Graph:
-    graph = graph_of(r, np.arange(len(r)), threshold, None)
-    assert isinstance(graph, Graph)
-    return graph
-
-
-def compared(value: float, null: np.ndarray) -> Comparison:
-    result = compare(value, null)
-    assert isinstance(result, Comparison)
-    return result
-
-
-def degrees(graph: Graph) -> np.ndarray:
-    return (graph.between > 0).sum(1)
-
-
-def test_correlation_equals_numpys_in_any_blocks() -> None:
-    rng = np.random.default_rng(0)
-    z = rng.standard_normal((200, 5)) @ rng.standard_normal((5, 37)) + rng.standard_normal((200, 37))
-    z = z * 10.0 ** rng.integers(-8, 8, 37) + 3
-    for block in (1, 7, 37, 1024):
-        r = correlation(torch.from_numpy(z), block=block)
-        np.testing.assert_allclose(r, np.corrcoef(z.T), atol=1e-6)
-        assert (r == r.T).all()
-        assert (r.diagonal() == 1).all()
-        assert (np.abs(r) <= 1).all()
-
-
-def test_correlation_of_constant_or_broken_columns_is_undefined() -> None:
-    z = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
-    expected = np.corrcoef(z.numpy()[:, [0, 2, 5]].T)
-    z[:, 1] = 0.1
-    z[3, 3] = torch.nan
-    z[4, 4] = torch.inf
-    r = correlation(z, block=2)
-    undefined = np.isin(np.arange(6), [1, 3, 4])
-    assert np.isnan(r[undefined]).all()
-    assert np.isnan(r[:, undefined]).all()
-    np.testing.assert_allclose(r[np.ix_(~undefined, ~undefined)], expected, atol=1e-6)
-
-
-@given(st.integers(0, 2**31), st.floats(-50, 50).filter(lambda v: abs(v) > 1e-3), st.floats(-50, 50))
-@settings(max_examples=25, deadline=None)
-def test_correlation_knows_neither_unit_nor_origin(seed: int, scale: float, shift: float) -> None:
-    z = np.random.default_rng(seed).standard_normal((40, 6))
-    moved = z.copy()
-    moved[:, 2] = scale * z[:, 2] + shift
-    signs = np.where(np.arange(6) == 2, np.sign(scale), 1)
-    expected = correlation(torch.from_numpy(z)) * np.outer(signs, signs)
-    np.testing.assert_allclose(correlation(torch.from_numpy(moved)), expected, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -403,180 +295,6 @@ def test_ranks_among_like_sets_are_uniform() -> None:
         ranks.append(int((q[1:] < q[0]).sum()))
     # chi-square with 9 degrees of freedom: 27.9 at 0.001
     assert stats.chisquare(np.bincount(ranks, minlength=10)).statistic < 27.9
-
-
-@given(st.integers(0, 2**31), st.floats(0.15, 0.95))
-@settings(max_examples=25, deadline=None)
-def test_rewiring_keeps_degrees_and_weights(seed: int, density: float) -> None:
-    rng = np.random.default_rng(seed)
-    graph = built(random_graph(rng, 24, density))
-    rewired, made = rewired_graph(graph, 3000, rng)
-    np.testing.assert_array_equal(degrees(rewired), degrees(graph))
-    np.testing.assert_array_equal(np.sort(rewired.weights), np.sort(graph.weights))
-    ends = np.sort(rewired.ends, axis=1)
-    assert (ends[:, 0] < ends[:, 1]).all()
-    assert len(np.unique(ends, axis=0)) == len(graph.ends)
-    assert made > 0
-
-
-@pytest.mark.parametrize("dense", [False, True])
-def test_rewiring_draws_every_graph_of_the_degrees_alike(dense: bool) -> None:
-    pairs = np.array(list(combinations(range(6), 2)))
-    start = np.array([(0, 1), (0, 2), (0, 3), (1, 2), (1, 4), (3, 5)])
-    if dense:
-        start = np.array([p for p in pairs.tolist() if p not in start.tolist()])
-    graph = joined(6, start, np.ones(len(start)))
-    subsets = [pairs[list(chosen)] for chosen in combinations(range(15), len(start))]
-    every = [s.tolist() for s in subsets if (degrees(joined(6, s, np.ones(len(s)))) == degrees(graph)).all()]
-    assert len(every) > 10
-    rng = np.random.default_rng(10)
-    counts = np.zeros(len(every))
-    for _ in range(3000):
-        counts[every.index(sorted(np.sort(rewired_graph(graph, 120, rng)[0].ends, axis=1).tolist()))] += 1
-    assert stats.chisquare(counts).pvalue > 0.001
-
-
-@pytest.mark.parametrize("density", [0.1, 0.45, 0.8])
-def test_as_many_swaps_are_made_as_asked(density: float) -> None:
-    rng = np.random.default_rng(11)
-    graph = built(random_graph(rng, 60, density))
-    attempts = swap_attempts(graph, SWAPS_PER_EDGE, 100.0, rng)
-    made = [rewired_graph(graph, attempts, rng)[1] for _ in range(10)]
-    assert min(made) >= SWAPS_PER_EDGE * graph.edges
-    assert max(made) <= 1.4 * SWAPS_PER_EDGE * graph.edges
-    result = rewired_z(random_graph(rng, 60, density), np.arange(60)[None], draws=4, swaps_per_edge=25)
-    assert result.swaps_per_edge[0] == pytest.approx(27.5, rel=0.15)
-
-
-@pytest.mark.slow
-def test_random_graphs_rank_uniformly_among_their_rewired_ones() -> None:
-    rng = np.random.default_rng(12)
-    p, z = [], []
-    for k in range(150):
-        r = random_graph(rng, 20, rng.uniform(0.2, 0.8))
-        result = rewired_z(r, everyone(r), draws=39, restarts=3, seed=k)
-        p.append(result.p_value[0])
-        z.append(result.z[0])
-    # two-sided p of 40 ranks takes twenty values alike; the mean of 150 z has a standard error of 0.08
-    assert stats.chisquare(np.bincount(np.ceil(np.array(p) * 10).astype(int) - 1, minlength=10)).pvalue > 0.001
-    assert abs(np.mean(z)) < 0.3
-    assert 0.8 < np.std(z) < 1.3
-
-
-def test_planted_modules_stand_out_from_rewired_graphs() -> None:
-    rng = np.random.default_rng(13)
-    r = factors(rng, 48, 4)
-    result = rewired_z(r, everyone(r), draws=50)
-    assert result.modularity[0] == group_modularity(r, everyone(r))[0]
-    assert result.z[0] > 10
-    assert result.p_value[0] == pytest.approx(2 / 51)
-    assert result.z[0] == pytest.approx((result.modularity[0] - result.null_mean[0]) / result.null_sd[0])
-    with pytest.raises(ValueError, match="standard deviation"):
-        rewired_z(r, everyone(r), draws=1)
-
-
-def test_degrees_that_allow_one_graph_have_no_z() -> None:
-    star = np.zeros((12, 12))
-    star[0, 1:] = 0.5
-    r = from_weights(star)
-    result = rewired_z(r, everyone(r), draws=5)
-    assert result.swaps_per_edge[0] == 0
-    assert result.modularity[0] == result.null_mean[0] == pytest.approx(0, abs=1e-12)
-    assert np.isnan(result.z[0])
-    complete = from_weights(np.random.default_rng(14).uniform(0.3, 1, (12, 12)))
-    moved = rewired_z(complete, everyone(complete), draws=20)
-    assert moved.swaps_per_edge[0] == 0
-    assert moved.null_sd[0] > 0
-
-
-@given(st.integers(0, 2**31), st.sampled_from([0.1, 0.3, None]))
-@settings(max_examples=10, deadline=None)
-def test_segregation_equals_networkxs(seed: int, threshold: float | None) -> None:
-    rng = np.random.default_rng(seed)
-    r = factors(rng, 45, 4, 1.2, n=60)
-    sets = np.stack([rng.permutation(45)[:15] for _ in range(3)])
-    result = segregation(r, sets, threshold=threshold)
-    graph = as_networkx(r, np.arange(45), threshold or 0.0)
-    for k, members in enumerate(sets):
-        inside = set(members.tolist())
-        expected = nx.community.modularity(graph, [inside, set(range(45)) - inside])
-        assert result.modularity[k] == pytest.approx(expected, abs=1e-9)
-        touching = [(w["weight"], a in inside and b in inside) for a, b, w in graph.edges(inside, data=True)]
-        assert result.inside_share[k] == pytest.approx(np.mean([own for _, own in touching]))
-        weights = np.array([w for w, _ in touching])
-        own = np.array([w for w, both in touching if both])
-        assert result.inside_weight_share[k] == pytest.approx(own.sum() / weights.sum())
-        others = np.array(sorted(set(range(45)) - inside))[None]
-        assert segregation(r, others, threshold=threshold).modularity[0] == pytest.approx(expected, abs=1e-9)
-
-
-def test_segregation_of_blocks_has_its_closed_form() -> None:
-    blocks = from_weights(np.kron(np.eye(2), np.full((20, 20), 0.5)))
-    result = segregation(blocks, np.stack([np.arange(20), np.arange(10, 30)]))
-    assert result.modularity[0] == pytest.approx(0.5)
-    assert result.inside_share[0] == result.inside_weight_share[0] == 1
-    # half of each clique: 90 of the 290 edges that touch the set stay inside
-    assert result.modularity[1] == pytest.approx(2 * (0.25 - 200 / 760))
-    assert result.inside_share[1] == pytest.approx(90 / 290)
-
-
-def test_a_segregated_group_stands_out_and_a_random_one_does_not() -> None:
-    rng = np.random.default_rng(15)
-    ranks = []
-    for _ in range(120):
-        r = factors(rng, 80, 5, 1.3, n=60)
-        sets = np.stack([rng.permutation(80)[:16] for _ in range(10)])
-        q = segregation(r, sets).modularity
-        ranks.append(int((q[1:] < q[0]).sum()))
-    assert stats.chisquare(np.bincount(ranks, minlength=10)).statistic < 27.9
-    r = factors(rng, 200, 8, 1.3)
-    group = np.argsort(-r[0], kind="stable")[:20]
-    sets = random_sets(group, 200, 199, rng)
-    null = segregation(r, sets)
-    own = segregation(r, group[None])
-    assert compared(own.modularity[0], null.modularity).p_value == pytest.approx(0.01)
-    assert own.inside_share[0] > null.inside_share.max()
-
-
-def test_mean_correlation_equals_brute_force_and_keeps_the_sign() -> None:
-    rng = np.random.default_rng(16)
-    z = torch.from_numpy(rng.standard_normal((70, 4)) @ rng.standard_normal((4, 30)))
-    z[:, 5] = 2.0
-    r = correlation(z)
-    sets = np.stack([rng.permutation(30)[:12] for _ in range(5)])
-    result = mean_correlation(r, sets)
-    for k, members in enumerate(sets):
-        inside = [i for i in members if i != 5]
-        outside = [i for i in range(30) if i not in members and i != 5]
-        assert result.within[k] == pytest.approx(np.mean([r[i, j] for i, j in combinations(inside, 2)]), abs=1e-7)
-        assert result.across[k] == pytest.approx(np.mean([r[i, j] for i in inside for j in outside]), abs=1e-7)
-    opposed = factors(rng, 20, 1) * np.outer(np.repeat([1, -1], 10), np.repeat([1, -1], 10)).astype(np.float32)
-    halves = mean_correlation(opposed, np.arange(10)[None])
-    assert halves.within[0] > 0.3
-    assert halves.across[0] < -0.3
-
-
-@pytest.mark.parametrize("threshold", [None, 0.0, 0.3])
-@pytest.mark.parametrize("block", [7, 1024])
-def test_sums_by_products_are_those_of_the_loops(
-    threshold: float | None, block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(set_sums, "BLOCK", block)
-    rng = np.random.default_rng(20)
-    z = torch.from_numpy(rng.standard_normal((60, 5)) @ rng.standard_normal((5, 50)) + rng.standard_normal((60, 50)))
-    z[:, [3, 40]] = 1.0
-    r = correlation(z)
-    r[5, 6] = r[6, 5] = 0
-    for n in (1, 12, 45, 50):
-        sets = np.sort(np.stack([rng.permutation(50)[:n] for _ in range(9)]), axis=1)
-        loops = sums_of(r, sets, threshold).inside
-        products = inside_by_product(torch.from_numpy(r), sets, least_weight(threshold))
-        assert np.array_equal(products[1], loops[1])
-        np.testing.assert_allclose(products, loops, rtol=1e-6, atol=1e-5)
-        with monkeypatch.context() as patched:
-            for constant in ("LOOP_NEURONS", "BLOCKS_COST", "SET_COST"):
-                patched.setattr(set_sums, constant, 0)
-            assert np.array_equal(sums_of(r, sets, threshold).inside, products)
 
 
 def test_undefined_values_have_reasons() -> None:

@@ -238,7 +238,7 @@ def test_degenerate_matrices_have_reasons() -> None:
     broken[3, 4] = torch.nan
     assert weightwatcher_metrics(broken)[ALPHA] == Undefined("the matrix holds values that are not finite")
     rank_one = weightwatcher_metrics(torch.outer(torch.arange(1.0, 21), torch.arange(1.0, 21)))
-    assert rank_one[ALPHA] == rank_one[ALPHA_WEIGHTED] == Undefined("1 eigenvalues above 1e-05, under 8")
+    assert rank_one[ALPHA] == rank_one[ALPHA_WEIGHTED] == Undefined("1 eigenvalue above 1e-05, under 8")
     assert rank_one[STABLE_RANK] == pytest.approx(1)
     assert weightwatcher_metrics(torch.eye(20))[ALPHA] == Undefined("the power law could not be fitted")
     rotation = torch.linalg.qr(gaussian(30, 30))[0]

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from analyses.influence.test_ablation import all_deltas, synthetic, with_readout, within
-from analyses.mediation.test_mediation import family, logits_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.frozen import family, logits_of
 from torch import Tensor
 
 from rtdyn.analyses.influence import fused, pairs

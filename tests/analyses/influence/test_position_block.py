@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from analyses.mediation.test_mediation import family, projection
+from support.frozen import family, projection
 
 from rtdyn.analyses.influence.block_sizes import Sizes
 from rtdyn.analyses.influence.position_block import position_block, position_blocks

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from analyses.mediation.test_mediation import family
+from support.frozen import family
 
 from rtdyn.analyses.influence.block_sizes import Sizes
 from rtdyn.analyses.influence.unembedding import unembedding

@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
-from analyses.mediation.test_mediation import COUNTS, exact_confidence, family, influences
+from support.frozen import COUNTS, exact_confidence, family, influences
 
 from rtdyn.analyses.context import Context
 from rtdyn.analyses.group import Group

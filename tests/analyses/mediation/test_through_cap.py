@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from analyses.influence.test_ablation import with_readout
-from analyses.mediation.test_mediation import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.frozen import (
     COUNTS,
     check_confidence,
     family,
@@ -17,8 +19,6 @@ from analyses.mediation.test_mediation import (
     influences,
     projection,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rtdyn.analyses.influence import capped as capped_sums
 from rtdyn.analyses.mediation.confidence import confidence

@@ -7,9 +7,9 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from judge.test_scorecard import planted
 from rich.console import Console
 from rich.table import Table
+from support.planted_scorecard import planted
 
 from rtdyn.cli import main
 from rtdyn.cli_jobs import jobs_of

@@ -292,7 +292,7 @@ def test_sync_sends_an_offline_run_and_no_step_twice(online: Server, store: Run)
 def test_sync_finds_what_another_machine_sent(online: Server, store: Run, tmp_path: Path) -> None:
     shutil.copytree(store.path, tmp_path / "elsewhere")
     table_file(store, "windows", 0).rename(tmp_path / "later")
-    assert synced(store).startswith("1 of 1 steps sent")
+    assert synced(store).startswith("1 of 1 step sent")
     assert synced(read_run(tmp_path / "elsewhere")).startswith("1 of 2 steps sent, 1 were there already")
     assert [row["step"] for row in online.rows.values()] == [4000, 0]
     whole_history(online, read_run(tmp_path / "elsewhere"))
