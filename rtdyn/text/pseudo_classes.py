@@ -120,7 +120,8 @@ def _imitation(
     def take(candidates: np.ndarray) -> int:
         """Takes the position of these that the strata and the hosts need most; its place among them."""
         hosts, strata = host[candidates], stratum[candidates]
-        best = int(np.lexsort((left[strata], quota[hosts, strata] > 0, left[strata] > 0))[-1])
+        keys = left[strata], quota[hosts, strata] > 0, left[strata] > 0
+        best = int(np.lexsort(keys)[-1]) if len(candidates) > 1 else 0
         quota[hosts[best], strata[best]] -= 1
         left[strata[best]] -= 1
         taken.append(int(candidates[best]))
@@ -129,10 +130,13 @@ def _imitation(
     # those that leave the least choice come first, and last the single ones, whose types fill what strata lack
     for candidates, repeat in sorted(chosen, key=lambda c: len(c[0]) - c[1]):
         for _ in range(repeat):
-            candidates = np.delete(candidates, take(candidates))
+            place = take(candidates)
+            candidates = np.concatenate([candidates[:place], candidates[place + 1 :]])
     for _ in range(int((repeats == 1).sum())):
-        lacking = np.unique(kind[(left[stratum] > 0) & free[kind]])
-        of_type = int(rng.choice(lacking if len(lacking) else np.flatnonzero(free)))
+        lacking = np.zeros_like(free)
+        lacking[kind[left[stratum] > 0]] = True
+        lacking &= free
+        of_type = int(rng.choice(np.flatnonzero(lacking if lacking.any() else free)))
         free[of_type] = False
         take(places[of_type])
     return np.array(taken)

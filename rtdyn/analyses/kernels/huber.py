@@ -200,3 +200,66 @@ def fewer(x: Any, y: Any, w: Any, inside: Any, sums: Any, limit: Any, top: Any, 
                 top[cut] = huber(x, y, w, 0, cut, cut, 0.0, c, limit)
             two = min(two, top[cut] + floor)
     return one, two
+
+
+@compiled()
+def prefix_sums(x: Any, y: Any, w: Any) -> Any:
+    """float64 (n + 1, 6): sums of w, wx, wx², wy, wxy and wy² over the points before each."""
+    sums = np.zeros((len(x) + 1, 6))
+    for v in range(len(x)):
+        sums[v + 1, 0] = sums[v, 0] + w[v]
+        sums[v + 1, 1] = sums[v, 1] + w[v] * x[v]
+        sums[v + 1, 2] = sums[v, 2] + w[v] * (x[v] * x[v])
+        sums[v + 1, 3] = sums[v, 3] + w[v] * y[v]
+        sums[v + 1, 4] = sums[v, 4] + w[v] * (x[v] * y[v])
+        sums[v + 1, 5] = sums[v, 5] + w[v] * (y[v] * y[v])
+    return sums
+
+
+@compiled()
+def weighted_median(size: Any, w: Any) -> Any:
+    """The least of `size` (n,) up to which half of the weights w lie, which sum to 1."""
+    order = np.arange(len(size))
+    for v in range(len(size)):  # numba's own sort takes seconds to compile
+        u = v
+        while u > 0 and size[order[u - 1]] > size[v]:
+            order[u] = order[u - 1]
+            u -= 1
+        order[u] = v
+    total, last = 0.0, size[order[0]]
+    for v in order:
+        total, last = total + w[v], size[v]
+        if total >= 0.5:
+            break
+    return last
+
+
+@compiled()
+def residuals(x: Any, y: Any, i: Any, j: Any, top: Any, rest: Any) -> Any:
+    """Of points (n,) from the line `top` (3,) up to place i, then from `rest` (3,), which bends after place j − 1."""
+    out, r2 = np.empty(len(x)), x[j - 1]
+    for v in range(len(x)):
+        d = x[v] - r2
+        out[v] = y[v] - (top[0] + top[1] * x[v] if v < i else rest[0] + rest[1] * d + rest[2] * max(d, 0.0))
+    return out
+
+
+@compiled()
+def segments(
+    x: Any, y: Any, w: Any, first: Any, second: Any, inside: Any, deviations: float, least_scale: float
+) -> Any:
+    """Three segments of points (n,) whose weights sum to 1, by least squares and then by Huber's loss.
+
+    first, second: (pairs,), candidates for their boundaries; inside: for that of two. Huber's threshold is `deviations`
+    times one scale for all candidates: 1.4826 × weighted median |residual| of the best by least squares, at least
+    `least_scale`. Returns the best pair's place, its loss, those of one line and of the best two, and coefficients by
+    the plateau's end (n, 3) and by pair (pairs, 3).
+    """
+    sums = prefix_sums(x, y, w)
+    tops, rests, top = np.zeros((len(x), 3)), np.zeros((len(first), 3)), np.full(len(x), -1.0)
+    start = squares(x, first, second, sums, tops, rests)
+    apart = np.abs(residuals(x, y, first[start], second[start], tops[first[start]], rests[start]))
+    limit = deviations * max(1.4826 * weighted_median(apart, w), least_scale)
+    best, loss = robust(x, y, w, first, second, tops, rests, limit, start, top)
+    one, two = fewer(x, y, w, inside, sums, limit, top, first[best])
+    return best, loss, one, two, tops, rests

@@ -81,9 +81,21 @@ COMPARISONS = {
 
 
 def shape_statistic(log_a: np.ndarray, fit: ThreeSegments) -> float:
-    """T: the fit's excess in interquartile ranges of log_a (m,), the curve's uncensored log A; NaN if those are 0."""
-    upper, lower = np.percentile(log_a, (75, 25))
-    return fit.excess / float(upper - lower) if upper - lower > ROUND_OFF else math.nan
+    """T: the fit's excess in interquartile ranges of log_a (m,), the curve's uncensored log A; NaN if those are 0.
+
+    log_a: descending.
+    """
+    spread = _quantile(log_a, 0.75) - _quantile(log_a, 0.25)
+    return fit.excess / spread if spread > ROUND_OFF else math.nan
+
+
+def _quantile(descending: np.ndarray, share: float) -> float:
+    """np.quantile of descending numbers (m,), which needs no sort and a tenth of its time."""
+    last = len(descending) - 1
+    below = math.floor(share * last)
+    part = share * last - below
+    low, high = float(descending[last - below]), float(descending[max(last - below - 1, 0)])
+    return low + (high - low) * part if part < 0.5 else high - (high - low) * (1 - part)
 
 
 def shape_p_values(

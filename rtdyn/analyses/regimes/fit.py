@@ -141,7 +141,7 @@ def ranked(influence: np.ndarray, uncertainty: np.ndarray) -> tuple[np.ndarray, 
 
 def fit_ranks(ranks: np.ndarray, log_a: np.ndarray) -> ThreeSegments | Undefined:
     """The three segments of log_a (m,) at ascending ranks (m,), or why there are none."""
-    axis = axis_of(ranks)
+    axis = _full_axis(len(ranks)) if len(ranks) and ranks[-1] == len(ranks) else axis_of(ranks)
     return axis if isinstance(axis, Undefined) else _segments(axis, log_a)
 
 
@@ -181,6 +181,8 @@ class Axis:
     """First rank's place in each bin."""
     share: np.ndarray
     """Width of each rank on the axis."""
+    width: np.ndarray
+    """Of each bin, the sum of its ranks'."""
     x: np.ndarray
     """Mean log rank."""
     weight: np.ndarray
@@ -202,7 +204,7 @@ class Axis:
 
     def binned(self, log_a: np.ndarray) -> np.ndarray:
         """Mean log A of each bin, (bins,), from that of each rank (m,); ranks weigh by their width."""
-        return np.add.reduceat(self.share * log_a, self.start) / np.add.reduceat(self.share, self.start)
+        return np.add.reduceat(self.share * log_a, self.start) / self.width
 
 
 @lru_cache(maxsize=8)
@@ -218,8 +220,8 @@ def axis_of(ranks: np.ndarray) -> Axis | Undefined:
     share = np.log((ranks + 0.5) / (ranks - 0.5))
     log_rank = np.log(ranks)
     _, start = np.unique((log_rank * BINS_PER_GRID_STEP / GRID_STEP + 1e-9).astype(int), return_index=True)
-    weight = np.add.reduceat(share, start)
-    x = np.add.reduceat(share * log_rank, start) / weight
+    width = np.add.reduceat(share, start)
+    x = np.add.reduceat(share * log_rank, start) / width
     last = ranks[np.append(start[1:], len(ranks)) - 1]
     n, end = len(x), np.log(last)
     grid = np.arange(0.0, end[-1], GRID_STEP)
@@ -234,25 +236,16 @@ def axis_of(ranks: np.ndarray) -> Axis | Undefined:
         span = f"{log_rank[-1] - log_rank[0]:.2f} log units"
         return Undefined(f"the uncensored ranks span {span}, too few for three segments")
     return Axis(
-        start, share, x, weight / weight.sum(), last, cuts[first], cuts[second], cuts[after_first & before_last]
+        start, share, width, x, width / width.sum(), last, cuts[first], cuts[second], cuts[after_first & before_last]
     )
 
 
 def _segments(axis: Axis, log_a: np.ndarray) -> ThreeSegments:
     x, weight, y = axis.x, axis.weight, axis.binned(log_a)
     centre = float(weight @ y)
-    centred = y - centre
-    terms = weight * np.stack([np.ones_like(x), x, x * x, centred, x * centred, centred * centred])
-    sums = np.zeros((len(x) + 1, 6))
-    np.cumsum(terms, axis=1, out=sums[1:].T)
-    tops, rests = np.zeros((len(x), 3)), np.zeros((len(axis.first), 3))
-    best = huber.squares(x, axis.first, axis.second, sums, tops, rests)
-    i, j = int(axis.first[best]), int(axis.second[best])
-    scale = _robust_scale(np.abs(centred - _curve(x, i, j, tops[i], rests[best])), weight)
-    threshold = HUBER * scale
-    top = np.full(len(x), -1.0)
-    best, loss = huber.robust(x, centred, weight, axis.first, axis.second, tops, rests, threshold, best, top)
-    one, two = huber.fewer(x, centred, weight, axis.inside, sums, threshold, top, axis.first[best])
+    best, loss, one, two, tops, rests = huber.segments(
+        x, y - centre, weight, axis.first, axis.second, axis.inside, HUBER, LEAST_SCALE
+    )
     i, j = int(axis.first[best]), int(axis.second[best])
     plateau_slope = tops[i, 1]
     level, slope, bend = rests[best]
@@ -272,20 +265,6 @@ def _segments(axis: Axis, log_a: np.ndarray) -> ThreeSegments:
         gain_over_one=_gain(loss, one),
         gain_over_two=_gain(loss, two),
     )
-
-
-def _curve(x: np.ndarray, i: int, j: int, top: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    """The three segments (n,) with the coefficients that the kernels fill in."""
-    from_r2 = x - x[j - 1]
-    joined = rest[0] + rest[1] * from_r2 + rest[2] * np.maximum(from_r2, 0)
-    return np.where(np.arange(len(x)) < i, top[0] + top[1] * x, joined)
-
-
-def _robust_scale(size: np.ndarray, weight: np.ndarray) -> float:
-    """1.4826 × weighted median |residual| of the best least-squares fit: one scale for all candidates."""
-    order = np.argsort(size)
-    median = size[order][np.searchsorted(np.cumsum(weight[order]), 0.5)]
-    return max(1.4826 * float(median), LEAST_SCALE)
 
 
 def _gain(loss: float, reference: float) -> float:

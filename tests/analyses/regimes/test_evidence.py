@@ -24,8 +24,9 @@ from rtdyn.analyses.regimes.evidence import (
     log_of_shape,
     null_statistics,
     shape_p_values,
+    shape_statistic,
 )
-from rtdyn.analyses.regimes.fit import ThreeSegments, fit_regimes
+from rtdyn.analyses.regimes.fit import ThreeSegments, fit_ranks, fit_regimes
 from rtdyn.analyses.regimes.powerlaw_fit import powerlaw_fit
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.streams import stream
@@ -220,3 +221,12 @@ def test_real_checkpoints(step: int, captured: Callable[[int], Capture]) -> None
     # whatever the step, the curve of a model this small is within what a Pareto sample shows
     assert shapes.p_value > 0.05 and min(shapes.p_values.values()) >= 1 / 200
     assert isinstance(likelihoods(values), Likelihoods)
+
+
+@pytest.mark.parametrize("count", [62, 63, 244, 246])
+def test_the_spread_is_numpys(count: int) -> None:
+    log_a = -np.sort(-np.random.default_rng(count).standard_normal(count))
+    fit = fit_ranks(np.arange(1, count + 1), log_a)
+    assert isinstance(fit, ThreeSegments)
+    upper, lower = np.percentile(log_a, (75, 25))
+    assert shape_statistic(log_a, fit) == fit.excess / (upper - lower)
