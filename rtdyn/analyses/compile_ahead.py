@@ -17,6 +17,7 @@ from functools import cache
 import numpy as np
 import torch
 
+from rtdyn.analyses.earlier_layers.chosen import LAST
 from rtdyn.analyses.groups.communities import group_modularity, rewired_z
 from rtdyn.analyses.groups.heavytail import LEAST_KS, hill_of_spectra, spectra, standard_rows
 from rtdyn.analyses.groups.layer_forms import layer_forms
@@ -24,11 +25,16 @@ from rtdyn.analyses.groups.set_sums import edge_counts, layer
 from rtdyn.analyses.influence.fused import capped_excess, exponential_excess, frozen
 from rtdyn.analyses.influence.likely import Likely, sums_of_likely
 from rtdyn.analyses.kernels.kept_code import keep
+from rtdyn.analyses.kernels.moved_products import moved_products
+from rtdyn.analyses.kernels.rotation import rotate
 from rtdyn.analyses.mediation.vocabulary_sums import vocabulary_sums
+from rtdyn.analyses.options import StepOptions
 from rtdyn.analyses.regimes.evidence import library_tail
 from rtdyn.analyses.regimes.fit import fit_curves
 
 NEURONS = 64
+LAYERS = "layers"
+"""The stage of layers before the last, among the analyses."""
 CAPPED = "capped "
 """Before an analysis, its loops for a model whose logits are capped."""
 
@@ -37,9 +43,14 @@ _compiling: dict[str, threading.Lock] = {}
 """By analysis: taken until its loops are compiled."""
 
 
+def with_layers(options: StepOptions) -> tuple[str, ...]:
+    """What of a step may have loops, in its order."""
+    return options.analyses if options.layers == LAST else (*options.analyses, LAYERS)
+
+
 @cache
 def compile_ahead(analyses: Collection[str], device: str, capped: bool = False) -> None:
-    """Begins to compile the loops of these analyses, in their order, once in a process.
+    """Begins to compile the loops of these analyses, in their order, once in a process. LAYERS stands among them.
 
     device: `cpu` or `cuda`. capped: whether the model's logits may be capped, which takes a loop of its own.
     """
@@ -128,6 +139,14 @@ def _vocabulary() -> None:
     vocabulary_sums(weights, weights, weights, weights[None], weights, of_pair[None], of_pair, of_pair, NEURONS)
 
 
+def _windows() -> None:
+    of_window, angles, numbers = np.ones((1, 2), np.float32), np.ones((2, 2), np.float32), np.ones((2, 4), np.float32)
+    moved_products(of_window, of_window, numbers, numbers[:1], numbers[0], np.empty((1, 2, 4), np.float32))
+    keys = np.ones((1, 2, 2, 2, 4), np.float32)[:, :, :, 0]
+    for heads in (keys.copy(), keys):  # queries stand alone, keys beside values
+        rotate(heads, angles, angles)
+
+
 CALLS: Mapping[str, Callable[[], None]] = {
     "ablation": _excess,
     CAPPED + "ablation": _capped_excess,
@@ -136,6 +155,7 @@ CALLS: Mapping[str, Callable[[], None]] = {
     "heavytail": _tails,
     "mediation": _vocabulary,
     CAPPED + "mediation": _frozen,
+    LAYERS: _windows,
 }
-ON_CPU_ONLY = ("ablation", CAPPED + "ablation", "mediation", CAPPED + "mediation")
+ON_CPU_ONLY = (LAYERS, "ablation", CAPPED + "ablation", "mediation", CAPPED + "mediation")
 """Analyses that have no loops of ours where the capture is on a GPU."""

@@ -6,7 +6,7 @@ What runs a block so skips its modules. It holds for families whose layout says 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -72,11 +72,11 @@ def plain_blocks(parts: Anatomy) -> tuple[PlainBlock, ...]:
     plain = layout.plain
 
     def norm(block: nn.Module, name: str) -> LayerNorm:
-        module = block.get_submodule(name)
+        module: Any = block.get_submodule(name)
         return LayerNorm(_of(module, "weight"), _of(module, "bias"), float(module.eps))
 
     def linear(block: nn.Module, name: str) -> Linear:
-        module = block.get_submodule(name)
+        module: Any = block.get_submodule(name)
         return Linear(_of(module, "weight"), None if module.bias is None else _of(module, "bias"))
 
     return tuple(
@@ -95,5 +95,5 @@ def plain_blocks(parts: Anatomy) -> tuple[PlainBlock, ...]:
     )
 
 
-def _of(module: nn.Module, name: str) -> Tensor:
+def _of(module: Any, name: str) -> Tensor:
     return getattr(module, name).detach()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rtdyn.analyses.compile_ahead import compile_ahead, when_compiled
+from rtdyn.analyses.compile_ahead import compile_ahead, when_compiled, with_layers
 from rtdyn.analyses.groups.weightwatcher import begin_weightwatcher
 from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.model_copy import model_copy
@@ -42,7 +42,7 @@ def analyse_in_memory(
     evaluation = prepare_in_memory(tokenizer_of(tokenizer, "the tokenizer"), config, documents, counts, measured_on)
     if "heavytail" in options.analyses:
         begin_weightwatcher()
-    compile_ahead(options.analyses, options.device, may_be_capped(config))
+    compile_ahead(with_layers(options), options.device, may_be_capped(config))
     try:
         stage = when_compiled(lambda stage: None)
         return analyse_model(copied, step, tokens_seen, evaluation, options, stage, parity=True)

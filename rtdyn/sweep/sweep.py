@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rtdyn.analyses.compile_ahead import compile_ahead, when_compiled
+from rtdyn.analyses.compile_ahead import compile_ahead, when_compiled, with_layers
 from rtdyn.analyses.earlier_layers.chosen import LAST, earlier_layers
 from rtdyn.analyses.groups.weightwatcher import begin_weightwatcher
 from rtdyn.analyses.options import StepOptions
@@ -56,7 +56,7 @@ class Sweep:
         """
         if "heavytail" in self.options.analyses:
             begin_weightwatcher()
-        compile_ahead(self.options.analyses, self.options.device, may_be_capped(self.model_config))
+        compile_ahead(with_layers(self.options), self.options.device, may_be_capped(self.model_config))
         stage = when_compiled(stage)
         seen = (self.tokens_seen or self.suite.tokens_seen)(checkpoint.step)
         if self.evaluation is None:

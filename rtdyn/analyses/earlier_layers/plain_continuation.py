@@ -199,8 +199,8 @@ class _Attention:
         key, value = others.view(*others.shape[:2], self.count, 2, -1).unbind(3)
         for turned, by in ((query, self.turn_queries), (key, self.turn_keys)):
             rotate(turned.numpy(), *(v.numpy() for v in by))
-        by_head = (v.transpose(1, 2) for v in (query, key, value))
-        given = scaled_dot_product_attention(*by_head, attn_mask=self.mask, is_causal=self.mask is None)
+        query, key, value = (v.transpose(1, 2) for v in (query, key, value))
+        given = scaled_dot_product_attention(query, key, value, attn_mask=self.mask, is_causal=self.mask is None)
         return given.transpose(1, 2).flatten(2)
 
 

@@ -149,7 +149,7 @@ def _plain(earlier: EarlierLayers, window: Window, layers: Sequence[int]) -> dic
     """By layer the model's blocks, where weights alone give on this window what the model's modules give; else none."""
     parts, blocks = earlier.anatomy, plain_blocks(earlier.anatomy)
     if not blocks:
-        return dict.fromkeys(layers, ())
+        return {layer: () for layer in layers}
     query, target = torch.from_numpy(window.query), torch.from_numpy(window.target)
     clean = clean_window(parts, earlier.first, layers, earlier.stream[window.index], query, target)
     trusted: dict[int, Sequence[PlainBlock]] = {}
