@@ -96,7 +96,7 @@ def test_layers_are_counted_from_the_end_and_wrong_ones_refused(analyse: Callabl
 
 def test_a_sampled_layer_says_of_each_neuron_how_it_is_known() -> None:
     layers = measured(captured_layers(random_model(CONFIGS["llama"])), Budget(top=4, uniform=24, reruns=1.0))
-    table = with_earlier_layers(pl.DataFrame({"layer": [2]}), layers, dict.fromkeys(layers, {}), 5, "mean_abs")
+    table = with_earlier_layers(pl.DataFrame({"layer": [2]}), layers, {layer: {} for layer in layers}, 5, "mean_abs")
     for layer, result in layers.items():
         mine = table.filter(layer=layer)
         exact = mine.filter(measured=ALL_WINDOWS)
