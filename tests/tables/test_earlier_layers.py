@@ -96,7 +96,7 @@ def test_layers_are_counted_from_the_end_and_wrong_ones_refused(analyse: Callabl
 
 def test_a_sampled_layer_says_of_each_neuron_how_it_is_known() -> None:
     layers = measured(captured_layers(random_model(CONFIGS["llama"])), Budget(top=4, uniform=24, reruns=1.0))
-    table = with_earlier_layers(pl.DataFrame({"layer": [2]}), layers, 5, "mean_abs")
+    table = with_earlier_layers(pl.DataFrame({"layer": [2]}), layers, {layer: {} for layer in layers}, 5, "mean_abs")
     for layer, result in layers.items():
         mine = table.filter(layer=layer)
         exact = mine.filter(measured=ALL_WINDOWS)
@@ -120,7 +120,7 @@ def test_where_the_first_order_is_poor_no_neuron_is_ranked() -> None:
     withheld = [layer for layer, row in spearman.items() if row["ci_low"] < 0.8]
     assert 0 in withheld, "of all neurons the correlation is 0.66 there"
     for layer in layers:
-        table = with_earlier_layers(pl.DataFrame({"layer": [2]}), {layer: layers[layer]}, 5, "mean_abs")
+        table = with_earlier_layers(pl.DataFrame({"layer": [2]}), {layer: layers[layer]}, {layer: {}}, 5, "mean_abs")
         rank = table.filter(layer=layer)["rank"].drop_nulls().sort().to_list()
         assert rank == ([] if layer in withheld else list(range(1, 41)))
         assert (layer in withheld) == (ranked[layer]["value"] is None)
