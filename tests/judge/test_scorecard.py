@@ -36,6 +36,7 @@ from rtdyn.judge.scorecard import CONTRADICTED, SUPPORTED, UNDETERMINED, scoreca
 from rtdyn.store.run import open_run
 from rtdyn.store.schema import Metric
 from rtdyn.tables.influence import loss_metrics
+from rtdyn.views.terminal.scorecard import claim_cells
 
 
 def test_every_claim_is_supported_where_all_hold(tmp_path: Path) -> None:

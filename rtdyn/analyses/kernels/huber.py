@@ -227,8 +227,8 @@ def weighted_median(size: Any, w: Any) -> Any:
             u -= 1
         order[u] = v
     total, last = 0.0, size[order[0]]
-    for v in order:
-        total, last = total + w[v], size[v]
+    for place in order:
+        total, last = total + w[place], size[place]
         if total >= 0.5:
             break
     return last
