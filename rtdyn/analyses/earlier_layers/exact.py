@@ -61,7 +61,8 @@ def exact_deltas(
 def moves_of(mlp: MlpOutput, state: LayerState, mean: Tensor, neurons: Tensor, query: Tensor) -> Moves:
     """What ablated neurons do to the stream, up to the last measured position: what follows changes nothing before it.
 
-    Arguments as `exact_deltas` has them. With a norm behind the MLP, its rows stand for what enters that norm.
+    mean (F,), neurons (k,) and query (n,) as `exact_deltas` has them. With a norm behind the MLP, its rows stand for
+    what enters that norm.
     """
     length = int(query.max()) + 1
     stream = state.stream[:length]

@@ -56,7 +56,7 @@ class Moves:
         return Moves(self.stream, self.change[which], self.rows[which])
 
     def at(self, query: Tensor) -> Moves:
-        """At those positions."""
+        """At those positions (n,)."""
         return Moves(self.stream[query], self.change[:, query], self.rows)
 
     def streams(self) -> Tensor:
@@ -101,7 +101,7 @@ def plain_continued(
 
 
 def agrees(parts: Anatomy, blocks: Sequence[PlainBlock], layer: int, moves: Moves, query: Tensor) -> bool:
-    """Whether the weights alone give what the model's modules give, for the neurons that move the stream most."""
+    """Whether weights alone give what the modules give at query (n,), for the neurons that move the stream most."""
     size = moves.change.norm(dim=1) * moves.rows.norm(dim=1)
     most = size.argsort(descending=True)[:CHECKED]
     some = Moves(moves.stream, moves.change[most], moves.rows[most])
