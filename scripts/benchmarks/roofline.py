@@ -36,8 +36,9 @@ from rtdyn.capture.forward_pass import capture
 
 SIDE, COPIED = 2048, 2**26
 LOOP_OPERATIONS, LIKELY_OPERATIONS = 29, 32
-"""Floating-point operations of `excess_sums` and `likely_sums` for a pair and type with one direction, a multiplication
-and an addition as two: 3 of the shift, 24 of e^z − 1 − z, 2 of its sum, and 3 of that of squares."""
+"""Floating-point operations of `excess_sums` and `likely_sums` for a pair and type, with one direction.
+
+A multiplication and an addition count as two. The shift has 3, e^z − 1 − z 24, its sum 2, and that of squares 3."""
 PRODUCTS = ("mm", "addmm", "bmm", "matmul", "linear", "_int_mm")
 
 
