@@ -170,6 +170,25 @@ def _pearson(
         return np.where(varies, left[0] / np.sqrt(left[1] * left[2]), np.nan)
 
 
+def _ratio_bias(x: np.ndarray, y: np.ndarray, errors: tuple[np.ndarray, np.ndarray], clusters: int) -> np.ndarray:
+    """What r without noise (H,) errs by on average, to second order in the noise, as a ratio of sums that err together.
+
+    Noise that makes a profile larger as a whole leaves r as it is, and its square is taken from Σ x² all the same. The
+    sums over offsets of xy, x² and y² without noise err by nothing on average, but their ratio does by their
+    covariances. These are relative to the sums with noise, as they are too large where noise is much of a profile.
+
+    x, y: (H, o). errors: what each cluster adds to those of x and of y, (g, H, o) each.
+    """
+    of_x, of_y = errors
+    xy, xx, yy = _products(x, y), _products(x, x), _products(y, y)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scale = np.sqrt(xx * yy)
+        of_xy = (_products(of_x, y) + _products(x, of_y)) / scale
+        moved = np.stack([of_xy, 2 * _products(of_x, x) / xx, 2 * _products(of_y, y) / yy])
+        (_, ab, ac), (_, bb, bc), (_, _, cc) = np.einsum("igh,jgh->ijh", moved, moved) * clusters / (clusters - 1)
+        return xy / scale * (3 * (bb + cc) / 8 + bc / 4) - (ab + ac) / 2
+
+
 def _within_one(r: Estimate) -> Estimate:
     """A correlation and its interval, which lie between −1 and 1 whatever the noise taken out makes of them."""
     low, high = (None if end is None else min(max(end, -1.0), 1.0) for end in (r.low, r.high))
@@ -196,7 +215,9 @@ def _correlation(
     count = beside.clusters
     x, y = errors
     noise = np.stack([_products(a, b).sum(0) for a, b in ((x, y), (x, x), (y, y))]) * count / (count - 1)
-    by_head = _pearson(means["own"][0], means["common"][0], noise, LEAST_RELIABILITY)
+    own, common = means["own"][0], means["common"][0]
+    by_head = _pearson(own, common, noise, LEAST_RELIABILITY)
+    by_head = by_head - _ratio_bias(own, common, errors, count)
     known = np.isfinite(by_head)
     mean: Estimate | Undefined = Undefined("noise hides every head's profile; more rare positions would show it")
     if known.any():
