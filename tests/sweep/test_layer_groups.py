@@ -218,7 +218,7 @@ def test_a_layers_mediation_is_of_its_direct_effect_as_float64_finds_it(
 
     @torch.no_grad()
     def logits(r: torch.Tensor) -> torch.Tensor:
-        return exact.embed_out(exact.gpt_neox.final_layer_norm(r))
+        return exact.get_output_embeddings()(exact.gpt_neox.final_layer_norm(r))
 
     def loss(of: torch.Tensor) -> np.ndarray:
         return torch.nn.functional.cross_entropy(of, target, reduction="none").numpy()
