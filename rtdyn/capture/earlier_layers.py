@@ -37,7 +37,7 @@ class EarlierLayers:
     last, so that what is computed of it is what the layer's neurons do directly, along the residual stream alone."""
     below: Tensor | None = None
     """float32 (windows, T, d): the residual stream that enters the block below the first layer, where attention was
-    asked for; below the first block of all there is none, and it is `stream`."""
+    asked for. Below the first block of all there is none, and it is `stream`."""
 
 
 def capture_earlier(
@@ -55,8 +55,8 @@ def capture_earlier(
     captured: of the same model and windows. layers: indices, ascending, each below the last. model, mean_over: as
     `capture` has them; of a LayeredModel the layers from the first on stay in memory, and with attention the one below.
     attention: keep that of the layers and the ones below, but for the model's last two, which `capture` keeps. Memory
-    beyond the model: (windows·T, d), and (N, F) for each layer; with attention (windows·T, d) more, (N, heads·T) for
-    each layer of it, and with a parallel residual (N + windows, d) for each layer. Raises InputError for activations
+    beyond the model: (windows·T, d), and (N, F) for each layer. Attention takes (windows·T, d) more, and (N, heads·T)
+    for each layer of it. With a parallel residual it takes (N + windows, d) for each layer. Raises InputError for activations
     that overflow.
     """
     n_windows, length = evaluation.windows.shape

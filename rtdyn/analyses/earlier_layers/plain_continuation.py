@@ -1,12 +1,16 @@
 """Windows through the last blocks where an ablation moves the stream along one direction, from weights alone.
 
-Neuron i of a layer moves the stream x_p by c_p·w at position p. With x̂ and ŵ these less their means over the width,
-the LayerNorm of the next block gives γ ∘ (x̂_p + c_p·ŵ)/σ′_p + β, where
+Neuron i of a layer moves the stream x_p by c_p·w at position p. x̂ and ŵ are x and w less their means over the width.
+The LayerNorm of the next block gives γ ∘ (x̂_p + c_p·ŵ)/σ′_p + β, where
 
     σ′_p² = σ_p² + 2c_p⟨x̂_p, ŵ⟩/d + c_p²‖ŵ‖²/d.
 
-So its product with any matrix W is W(γ ∘ x̂_p)/σ′_p + c_p·W(γ ∘ ŵ)/σ′_p + Wβ: the first factor is the window's, the
-second the neuron's, and each pair of them takes no product. Blocks beyond that one are run as they are.
+So its product with any matrix W is
+
+    W(γ ∘ x̂_p)/σ′_p + c_p·W(γ ∘ ŵ)/σ′_p + Wβ.
+
+W(γ ∘ x̂_p) is the window's and W(γ ∘ ŵ) the neuron's, so that no pair of them takes a product. Blocks beyond that one
+are run as they are.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ def sums_of_likely(likely: Likely, q: Tensor, a: Tensor, t: Tensor, row: Tensor,
     """Σ p·(e^z − 1 − z) and Σ p·z² over the likely types, z = Σ_i a_i·m_i + t·q, of k pairs; float64 (2, k).
 
     q: float32 (f, V). a (D, k) and t (k,) are the pairs' coefficients, row and neuron (k,) their places. |z| must not
-    exceed `fused.LARGEST`. On the CPU the terms are float32, right to about ε of z and of themselves, and are summed in
-    short lanes; elsewhere they are float64.
+    exceed `fused.LARGEST`. On the CPU the terms are float32, right to about ε of z and of themselves. They are summed
+    in short lanes. Elsewhere they are float64.
     """
     if q.device.type == "cpu":
         return _fused(likely, q, a, t, row, neuron)

@@ -252,8 +252,8 @@ def segments(
 
     first, second: (pairs,), candidates for their boundaries; inside: for that of two. Huber's threshold is `deviations`
     times one scale for all candidates: 1.4826 × weighted median |residual| of the best by least squares, at least
-    `least_scale`. Returns the best pair's place, its loss, those of one line and of the best two, and coefficients by
-    the plateau's end (n, 3) and by pair (pairs, 3).
+    `least_scale`. Returns the best pair's place, its loss, and the losses of one line and of the best two. Then
+    follow coefficients by the plateau's end (n, 3) and by pair (pairs, 3).
     """
     sums = prefix_sums(x, y, w)
     tops, rests, top = np.zeros((len(x), 3)), np.zeros((len(first), 3)), np.full(len(x), -1.0)
