@@ -56,8 +56,8 @@ def capture_earlier(
     `capture` has them; of a LayeredModel the layers from the first on stay in memory, and with attention the one below.
     attention: keep that of the layers and the ones below, but for the model's last two, which `capture` keeps. Memory
     beyond the model: (windows·T, d), and (N, F) for each layer. Attention takes (windows·T, d) more, and (N, heads·T)
-    for each layer of it. With a parallel residual it takes (N + windows, d) for each layer. Raises InputError for activations
-    that overflow.
+    for each layer of it. With a parallel residual it takes (N + windows, d) for each layer. Raises InputError for
+    activations that overflow.
     """
     n_windows, length = evaluation.windows.shape
     windows = torch.from_numpy(evaluation.windows.astype(np.int64))

@@ -9,7 +9,7 @@ from rtdyn.analyses.kernels.compiled import compiled
 
 @compiled("contract")
 def rotate(x: Any, cos: Any, sin: Any) -> None:
-    """Turns numbers j and j + r/2 of each head of x (k, T, H, D), for j < r/2, by cos and sin (T, r)."""
+    """Turns the first r numbers of each head of x (k, T, H, D) by cos and sin (T, r), pairs j and j + r/2."""
     half = cos.shape[1] // 2
     for k in range(x.shape[0]):
         for t in range(x.shape[1]):
