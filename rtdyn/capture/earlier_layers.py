@@ -78,14 +78,15 @@ def capture_earlier(
         if attention
     }
     with torch.no_grad(), fast_products(), _recorded(parts, layers, entering, of_heads.values()) as seen:
-        for rows, _ in zip(batches, hidden, strict=True):
-            here = measured[rows].to(device)
+        for rows in batches:
+            seen.measured = here = measured[rows].to(device)
+            next(hidden)
             for block, stream in entering.items():
                 stream.add(seen["stream", block])
             for layer, of_layer in collected.items():
                 of_layer.add(seen["activations", layer].view(*here.shape, -1), here, counted[rows].to(device))
             for heads in of_heads.values():
-                heads.add(seen, here)
+                heads.add(seen)
             seen.clear()
     captures = {layer: of_layer.result(captured, parts, layer) for layer, of_layer in collected.items()}
     return EarlierLayers(
@@ -159,15 +160,13 @@ class _Heads:
         self.heads = Rows((n, width), device) if parts.parallel_residual else None
         self.first_heads = Rows((n_windows, width), device) if parts.parallel_residual else None
 
-    def add(self, seen: Mapping[tuple[str, int], Tensor], measured: Tensor) -> None:
-        """measured: bool (batch, T)."""
+    def add(self, seen: Mapping[tuple[str, int], Tensor]) -> None:
+        """seen: what `_recorded` has of a batch."""
         if self.own:
-            of_layers = [seen["attention", layer].transpose(1, 2)[measured] for layer in self.own]
-            self.attention.add(torch.stack(of_layers, dim=1))
+            self.attention.add(torch.stack([seen["attention", layer] for layer in self.own], dim=1))
         if self.heads is not None and self.first_heads is not None:
-            outputs = seen["heads", self.ablated]
-            self.heads.add(outputs[measured])
-            self.first_heads.add(outputs[:, 0])
+            self.heads.add(seen["heads", self.ablated])
+            self.first_heads.add(seen["first heads", self.ablated])
 
     def joined(self, captured: Capture) -> Capture:
         """The layer's capture, with its attention."""
@@ -180,15 +179,23 @@ class _Heads:
         )
 
 
+class _Seen(dict[tuple[str, int], Tensor]):
+    """What a batch's forward pass has shown, by name and layer."""
+
+    measured: Tensor
+    """bool (batch, T): the batch's measured positions, set before its pass."""
+
+
 @contextmanager
 def _recorded(
     parts: Anatomy, layers: Sequence[int], entered: Iterable[int], attention: Iterable[_Heads]
-) -> Iterator[dict[tuple[str, int], Tensor]]:
+) -> Iterator[_Seen]:
     """Hooks that leave each forward pass's streams, activations, attention and heads in a dictionary, by layer.
 
-    entered: the blocks whose streams are kept.
+    entered: the blocks whose streams are kept. Of attention and heads the measured positions alone are left, so that
+    no batch holds (batch, heads, T, T) of every layer.
     """
-    seen: dict[tuple[str, int], Tensor] = {}
+    seen = _Seen()
 
     def keep(name: str, layer: int) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -198,7 +205,13 @@ def _recorded(
 
     def keep_weights(layer: int) -> Any:
         def hook(module: nn.Module, inputs: Any, output: tuple[Tensor, ...]) -> None:
-            seen["attention", layer] = output[1]
+            seen["attention", layer] = output[1].transpose(1, 2)[seen.measured]
+
+        return hook
+
+    def keep_heads(layer: int) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen["heads", layer], seen["first heads", layer] = inputs[0][seen.measured], inputs[0][:, 0].clone()
 
         return hook
 
@@ -211,7 +224,7 @@ def _recorded(
         handles += [blocks[own].attention.register_forward_hook(keep_weights(own)) for own in of_heads.own]
         if of_heads.heads is not None:
             output = blocks[of_heads.ablated].attention_output
-            handles.append(output.register_forward_pre_hook(keep("heads", of_heads.ablated)))
+            handles.append(output.register_forward_pre_hook(keep_heads(of_heads.ablated)))
     try:
         yield seen
     finally:

@@ -78,7 +78,8 @@ def memory(
     tokens = min(sample.tokens, max(BATCH_TOKENS, w))
     # scores of a layer before and after their softmax, and with routing those kept of the layer before
     scores = (3 if routing else 2) * model.heads * w
-    batch = tokens * (4 * d + 2 * model.neurons + scores)
+    # activations of every layer are kept until the batch has passed
+    batch = tokens * (4 * d + (2 + len(earlier_layers)) * model.neurons + scores)
     first = min(earlier_layers, default=model.layers)
     blocks = max(2 if routing else 1, model.layers - (max(first - 1, 0) if routing and earlier_layers else first))
     stay = blocks * model.block + model.logits * d

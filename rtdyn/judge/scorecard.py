@@ -102,6 +102,8 @@ def judged(metrics: pl.DataFrame, classes: Mapping[str, TokenClassRecord], claim
             continue  # a question of its own, which was not asked
         for offset in claim.layers or (None,):
             layer = None if offset is None or not isinstance(final, int) else final + 1 + offset
+            if layer is not None and layer < 0:
+                continue  # a model of one layer has none before it
             rows += [_claim_row(claim, metrics, layer, matrix, None, targets) for matrix in _matrices(claim, metrics)]
         if claim.earlier_layers:
             of_layers = _of_earlier_layers(claim)

@@ -11,6 +11,7 @@ import torch
 from capture.test_by_layers import CONFIGS, by_layers, saved
 from model.test_families import random_model, text
 
+from rtdyn.capture import earlier_layers
 from rtdyn.capture.earlier_layers import EarlierLayers, attention_by_layer, capture_earlier
 from rtdyn.capture.forward_pass import capture
 from rtdyn.checkpoints.checkpoint import load_model
@@ -79,6 +80,19 @@ def test_attention_is_kept_once_and_is_the_models() -> None:
     torch.testing.assert_close(earlier.below, reference.hidden_states[0])
     without = kept_of(model)
     assert without.below is None and all(c.attention is None for c in without.layers.values())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_of_attention_a_batch_holds_the_measured_positions_alone(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, add = set(), earlier_layers._Heads.add
+
+    def seen_by(self: earlier_layers._Heads, seen: dict[tuple[str, int], torch.Tensor]) -> None:
+        sizes.update(len(values) for (name, _), values in seen.items() if name in ("attention", "heads"))
+        add(self, seen)
+
+    monkeypatch.setattr(earlier_layers._Heads, "add", seen_by)
+    kept_of(random_model(CONFIGS[family]), attention=True)
+    assert sizes == {24, 12}, "12 positions of each window, two windows in the first batch and one in the second"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy import stats
 from store.test_run import manifest
 from support.planted_scorecard import (
@@ -36,7 +38,7 @@ from rtdyn.judge.scorecard import CONTRADICTED, SUPPORTED, UNDETERMINED, scoreca
 from rtdyn.store.run import open_run
 from rtdyn.store.schema import Metric
 from rtdyn.tables.influence import loss_metrics
-from rtdyn.views.terminal.scorecard import claim_cells
+from rtdyn.views.terminal.scorecard import HEADS_NOTE, claim_cells, print_claims
 
 
 def test_every_claim_is_supported_where_all_hold(tmp_path: Path) -> None:
@@ -124,6 +126,19 @@ def test_routing_of_earlier_layers_is_judged_for_the_heads_of_each_layer_that_re
     shown = next(claim_cells(r) for r in rows if r.heads == "heads below")
     assert shown["claim"] == f"single-head-small, layer {early}, heads below"
     assert shown["statistic"].endswith("heads below (plateau)")
+    said = [io.StringIO(), io.StringIO()]
+    for text, of in zip(said, (rows, [r for r in rows if r.heads is None]), strict=True):
+        print_claims(of, Console(file=text, width=200))
+    assert [HEADS_NOTE in text.getvalue() for text in said] == [True, False]
+
+
+def test_a_model_of_one_layer_has_no_layer_before_it(tmp_path: Path) -> None:
+    def alone(row: Metric, step: int) -> Metric | None:
+        return replace(row, layer=0) if row.layer == FINAL else None
+
+    rows = scorecard(planted(tmp_path / "run", alone))
+    assert {r.layer for r in rows} == {None, 0}
+    assert [r.layer for r in rows if r.claim in BY_LAYER] == [0] * len(BY_LAYER)
 
 
 def test_where_the_last_layer_alone_is_measured_nothing_is_said_of_others(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ from rtdyn.views.terminal.designs import (
     verdicts_in_words,
 )
 from rtdyn.views.terminal.domains import DOMAIN_HEADERS, DOMAIN_NOTE, domain_cells, left_out_line
-from rtdyn.views.terminal.scorecard import CELLS, claim_cells, targets_text
+from rtdyn.views.terminal.scorecard import CELLS, HEADS_NOTE, claim_cells, targets_text
 from rtdyn.views.terminal.summary import CAUTION, summary_rows
 
 CLAIM_HEADERS = tuple(cell for cell in CELLS if cell != "claim")
@@ -82,6 +82,7 @@ def page(
         caution=CAUTION,
         thinning=THINNING,
         claim_headers=CLAIM_HEADERS,
+        heads_note=HEADS_NOTE,
         band_headers=BAND_HEADERS,
         band_note=BAND_NOTE,
         domain_headers=DOMAIN_HEADERS,
@@ -152,6 +153,7 @@ def _about(shown: RunTables, claims: list[ClaimRow] | Undefined, judged: JudgedP
         "classes": classes,
         "rows": rows,
         "claims": [] if isinstance(claims, Undefined) else [_claim(row) for row in claims],
+        "judges_heads": not isinstance(claims, Undefined) and any(row.heads for row in claims),
         "bands": [band_cells(row) for row in band_rows(run)],
         "domains": [domain_cells(row) for row in domain_rows(run)],
         "domains_left_out": [left_out_line(*left_out) for left_out in manifest.domains_left_out.items()],

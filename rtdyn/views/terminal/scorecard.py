@@ -33,6 +33,13 @@ _MORE = (
 )
 _MORE_BY_OWN = f"The papers' design measures {SEQUENCES} windows, whatever they hold. rtdyn's own design measures more."
 
+HEADS_NOTE = (
+    "Where a claim says `own heads` or `heads below`, the neurons are those of its layer, which is before the last. "
+    "Its own heads are the attention heads of that layer; the heads below are those of the layer before it. Other "
+    "claims about heads are on the last layer's neurons, and their layer is that of the heads."
+)
+"""What stands below a scorecard that judges heads of layers before the last."""
+
 
 def claim_cells(row: ClaimRow) -> dict[str, str]:
     """The row as it is shown, by CELLS."""
@@ -67,6 +74,8 @@ def print_claims(rows: list[ClaimRow], console: Console, design: str = "") -> No
     for row in rows:
         why = f" {row.verdict}: {row.reason}." if row.reason else ""
         say(f"{_label(row)}: {row.text} ({row.source}).{why}{_after(targets_text(row))}")
+    if any(row.heads for row in rows):
+        say(HEADS_NOTE)
     if any(row.targets_to_decide is not None for row in rows):
         say(_more_targets(design))
 

@@ -22,7 +22,8 @@ def claim_summary(claims: Sequence[ClaimRow]) -> dict[str, str | int]:
     final = max((row.layer for row in claims if row.layer is not None), default=0)
     for row in claims:
         layer = None if row.layer is None else f"L-{final + 1 - row.layer}"
-        name = "/".join(filter(None, ("claims", row.claim, layer, row.matrix, row.heads)))
+        heads = None if row.heads is None else row.heads.replace(" ", "-")
+        name = "/".join(filter(None, ("claims", row.claim, layer, row.matrix, heads)))
         summary[f"{name}/verdict"] = row.verdict
         if row.emerged is not None:
             summary[f"{name}/emerged"] = row.emerged
