@@ -9,7 +9,10 @@ from rtdyn.analyses.kernels.compiled import compiled
 
 @compiled("contract")
 def rotate(x: Any, cos: Any, sin: Any) -> None:
-    """Turns the first r numbers of each head of x (k, T, H, D) by cos and sin (T, r), pairs j and j + r/2."""
+    """Turns the first r numbers of each head of x (k, T, H, D), in pairs j and j + r/2.
+
+    cos and sin: (T, r), those of the angles.
+    """
     half = cos.shape[1] // 2
     for k in range(x.shape[0]):
         for t in range(x.shape[1]):
