@@ -63,6 +63,16 @@ class Claim:
     """Whether an earlier layer is judged for each of HEADS, where the store has them."""
 
 
+def layers_from_end(offsets: tuple[int, ...], final: object) -> list[int | None]:
+    """The layers at these offsets, −1 the final one, where there are so many; None alone where no layer is asked.
+
+    final: the index of the final layer; where it is no number, as of weights alone, each layer is None.
+    """
+    if not offsets or not isinstance(final, int):
+        return [None] * max(1, len(offsets))
+    return [final + 1 + offset for offset in offsets if final + 1 + offset >= 0]
+
+
 # fmt: off
 _SHAPE = Criterion("largest shape p (half-normal, lognormal, Pareto)", "regimes", "shape_p_value", "p", null="shape")
 _RAISED = Criterion("excess of the top, ln units", "regimes", "excess", low=0.0)

@@ -16,7 +16,7 @@ import polars as pl
 from rtdyn.errors import InputError
 from rtdyn.intervals import NORMAL_95
 from rtdyn.judge.bands import Estimate
-from rtdyn.judge.claims import FINAL, PENULTIMATE
+from rtdyn.judge.claims import FINAL, PENULTIMATE, layers_from_end
 from rtdyn.judge.scorecard import scorecard
 from rtdyn.judge.series import NOT_STORED, Selection, one_step
 from rtdyn.names import COMMON, PSEUDO_CLASS, RANDOM, RARE, SELECTED, TOP
@@ -149,9 +149,9 @@ def compare_designs(own: Run, paper: Run) -> DesignComparison:
     frames = [read_parquet(table_file(run, "metrics", step)) for run in (own, paper)]
     final = frames[0]["layer"].max()
     places = (
-        (statistic, _layer(final, offset), matrix)
+        (statistic, layer, matrix)
         for statistic in STATISTICS
-        for offset in statistic.layers or (None,)
+        for layer in layers_from_end(statistic.layers, final)
         for matrix in _matrices(frames[0], statistic.metric)
     )
     rows = []
@@ -159,10 +159,6 @@ def compare_designs(own: Run, paper: Run) -> DesignComparison:
         ours, theirs = (_estimate(frame, *place) for frame in frames)
         rows.append(DesignRow(*place, theirs, ours))
     return DesignComparison(step, tuple(rows), _verdicts(own, paper))
-
-
-def _layer(final: object, offset: int | None) -> int | None:
-    return final + 1 + offset if isinstance(final, int) and offset is not None else None
 
 
 def _matrices(metrics: pl.DataFrame, metric: str) -> list[str]:

@@ -27,7 +27,7 @@ import polars as pl
 from rtdyn.errors import InputError
 from rtdyn.intervals import NORMAL_95
 from rtdyn.judge.change_points import trend
-from rtdyn.judge.claims import CLAIMS, HEADS, Claim, Criterion
+from rtdyn.judge.claims import CLAIMS, HEADS, Claim, Criterion, layers_from_end
 from rtdyn.judge.emergence import ALPHA, Emergence, beyond_p, emergence, interval_90
 from rtdyn.judge.series import Selection, Series, series
 from rtdyn.judge.targets import DecidingTargets, deciding_targets
@@ -100,10 +100,7 @@ def judged(metrics: pl.DataFrame, classes: Mapping[str, TokenClassRecord], claim
     for claim in claims:
         if claim.criteria[0].analysis == LAYERS and LAYERS not in metrics["analysis"]:
             continue  # a question of its own, which was not asked
-        for offset in claim.layers or (None,):
-            layer = None if offset is None or not isinstance(final, int) else final + 1 + offset
-            if layer is not None and layer < 0:
-                continue  # a model of one layer has none before it
+        for layer in layers_from_end(claim.layers, final):
             rows += [_claim_row(claim, metrics, layer, matrix, None, targets) for matrix in _matrices(claim, metrics)]
         if claim.earlier_layers:
             of_layers = _of_earlier_layers(claim)

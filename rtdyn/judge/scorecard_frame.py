@@ -61,7 +61,7 @@ def as_json(rows: list[ClaimRow]) -> list[dict[str, Any]]:
 
 
 def claim_frame(rows: list[ClaimRow]) -> pl.DataFrame:
-    """A row a claim, layer and criterion; `check` 0 is the statistic of the claim."""
+    """A row a claim, layer, matrix, heads and criterion; `check` 0 is the statistic of the claim."""
     records = [
         {k: v for k, v in row.items() if k != "checks"}
         | {"check": number}
@@ -73,7 +73,7 @@ def claim_frame(rows: list[ClaimRow]) -> pl.DataFrame:
 
 
 def claims_table(rows: list[ClaimRow]) -> pl.DataFrame:
-    """A row a claim, layer and matrix, with the statistic of the claim; `null_mean` is in the units of `value`."""
+    """A row a claim, layer, matrix and heads, with the claim's statistic; `null_mean` is in the units of `value`."""
     every = claim_frame(rows)
     centres = pl.Series("null_mean", [row.checks[0].null_centre for row in rows], dtype=pl.Float64)
     stand_in = pl.Series("stand_in", [row.is_stand_in for row in rows], dtype=pl.Boolean)

@@ -114,7 +114,7 @@ class RunFrames:
         return trajectories(self.run)
 
     def claims(self) -> pl.DataFrame:
-        """The scorecard: a row for each claim, and for each layer and matrix that a claim is made of.
+        """The scorecard: a row for each claim, and for each layer, matrix and sort of heads that it is judged for.
 
         The column `stand_in` says whether the group `top` is shown in the plateau's place. Raises InputError for fewer
         than three distinct steps.

@@ -84,7 +84,8 @@ def test_attention_is_kept_once_and_is_the_models() -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
 def test_of_attention_a_batch_holds_the_measured_positions_alone(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, add = set(), earlier_layers._Heads.add
+    sizes: set[int] = set()
+    add = earlier_layers._Heads.add
 
     def seen_by(self: earlier_layers._Heads, seen: dict[tuple[str, int], torch.Tensor]) -> None:
         sizes.update(len(values) for (name, _), values in seen.items() if name in ("attention", "heads"))
