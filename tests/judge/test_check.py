@@ -23,7 +23,9 @@ from rtdyn.store.schema import Metric, StepTables, metric_frame
 from rtdyn.views.terminal.findings import github_annotations, write_junit
 
 TINY = read_baseline(Path(__file__).parents[1] / "baselines" / "tiny.json")
-HELD_WIDER = ("ablation/error_bound_max/", "ablation/refined_share", "regimes/shape_p_value/")
+HELD_WIDER = (
+    "ablation/error_bound_max/", "ablation/refined_share", "regimes/shape_p_value/", "mediation/mediation/"
+)  # fmt: skip
 
 
 def changed(baseline: Baseline, step: int, name: str, **columns: float | None) -> Baseline:
@@ -64,21 +66,45 @@ def test_one_percent_more_or_less_of_any_tracked_value_is_found() -> None:
             (found,) = planted(step, name, column, value).findings
             assert (found.change, found.step, found.metric, found.column) == ("moved", step, name, column)
             assert (found.baseline, found.value) == (number, value)
-    assert len({name for _, name, _, _ in tracked}) == 570
+    assert len({name for _, name, _, _ in tracked}) == 558
 
 
 def test_one_percent_of_a_null_an_interval_or_a_count_is_found() -> None:
-    numbers = [n for n in every_number("null_mean", "null_sd", "ci_low", "ci_high", "n") if n[3]]
-    assert len(numbers) > 3000
+    numbers = [n for n in every_number("null_mean", "null_sd", "ci_low", "ci_high", "n") if n[3] and not of_ties(*n)]
+    assert len(numbers) > 2000
     for step, name, column, number in numbers[::3]:
         (found,) = planted(step, name, column, number * 1.01).findings
         assert found.column == column
 
 
+def of_ties(step: int, name: str, column: str, number: float) -> bool:
+    """Whether the number moves with the processor, since neurons whose influences nearly tie change places."""
+    nulls_of_mediation = name.startswith("mediation/mediation/") and column.startswith("null")
+    return nulls_of_mediation or (name.endswith("@selected") and column == "null_sd")
+
+
+def test_a_tenth_of_a_null_of_sets_that_nearly_tie_is_found_and_a_fiftieth_is_not() -> None:
+    numbers = [n for n in every_number("null_sd") if n[1].endswith("@selected") and not n[1].startswith(HELD_WIDER)]
+    numbers = [n for n in numbers if n[3]]
+    assert len(numbers) > 100
+    for step, name, column, number in numbers[::3]:
+        assert len(planted(step, name, column, number * 1.1).findings) == 1
+        assert planted(step, name, column, number * 1.02).findings == ()
+
+
+@pytest.mark.parametrize(("p", "findings"), [(0.32, 0), (0.34, 1)])
+def test_a_p_of_both_tails_may_move_by_one_rank_of_99(p: float, findings: int) -> None:
+    name = "modularity/correlation_within/rare/boost@selected"
+    one = replace(TINY, rows={512: {name: {"p_value": 0.3}}})
+    assert len(compare(one, changed(one, 512, name, p_value=p)).findings) == findings
+
+
 def test_what_the_default_tolerances_do_not_hold_to_one_percent_is_counted_and_named() -> None:
     held = compare(TINY, TINY).held
     wider = [n for n in every_number("value") if n[1].startswith(HELD_WIDER)]
-    assert set(held) == {"tight", "close"} and held["close"] <= len(wider) + len(every_number("p_value"))
+    assert set(held) == {"tight", "close"} and held["close"] <= len(wider) + len(every_number("p_value")) + sum(
+        of_ties(*n) for n in every_number("null_mean", "null_sd")
+    )
     assert all(rule.why for rule in DEFAULT_RULES)
     assert TINY.rules == DEFAULT_RULES, "write tests/baselines/tiny.json anew, with the default tolerances"
 
