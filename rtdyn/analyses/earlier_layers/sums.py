@@ -107,7 +107,9 @@ def exact_sums(
     sums = {
         layer: {name: ClassSums(values.copy(), values.copy()) for name in classes} for layer, values in empty.items()
     }
-    plain = _plain(earlier, windows[0], list(run_again))
+    # the longest window turns its heads the most
+    longest = max(windows, key=lambda window: window.query.max())
+    plain = _plain(earlier, longest, list(run_again))
     for number, window in enumerate(windows):
         asked = {layer: np.flatnonzero(flags[number]) for layer, flags in run_again.items() if flags[number].any()}
         for layer, (delta, loss) in _deltas(earlier, window, asked, memory_bytes, seed, plain).items():

@@ -212,12 +212,13 @@ def _narrow(
     high = mean + excess + (others + error).clamp(min=0) * _g(largest)
     low_log, high_log = torch.log1p(low), torch.log1p(high)
     half_width = (high_log - low_log) / 2
-    rounding = EPSILON * (of_shift * (size + excess) + SUM_ROUNDING * excess) / (1 + low)
-    rounding += DOUBLE_ROUNDING * largest
+    of_excess = EPSILON * (of_shift * (size + excess) + SUM_ROUNDING * excess)
+    # no less than what log(1 + low) falls by where low falls by as much
+    rounding = of_excess / (1 + low - of_excess) + DOUBLE_ROUNDING * largest
     delta = (low_log + high_log) / 2 - pairs.z_target[row, neuron]
     before = bounds[1][row, neuron] + bounds[2][row, neuron]
-    # not where the lower bound of E e^z is no number
-    better = (low > -1) & (half_width + rounding < before)
+    # not where the lower bound of E e^z is not above 0
+    better = (1 + low > of_excess) & (half_width + rounding < before)
     for of_all, new in zip(bounds, (delta, half_width, rounding), strict=True):
         of_all[row[better], neuron[better]] = new[better]
 

@@ -7,6 +7,7 @@ bound.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -22,9 +23,9 @@ MOST = 1 / 8
 """Share of all types beyond which it does not pay, and is not done, to sum the likely ones apart."""
 PAIRS = 4096
 """Pairs that one task takes."""
-CHUNK_PAIRS = {"cpu": 256}
-"""Pairs that are summed at a time where there is no fused loop, by device."""
-CHUNK_PAIRS_ELSEWHERE = 2**15
+CHUNK_TYPES = {"cpu": 2**19}
+"""Types of pairs that are summed at a time where there is no fused loop, by device; one pair may have more."""
+CHUNK_TYPES_ELSEWHERE = 2**23
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,7 @@ def sums_of_likely(likely: Likely, q: Tensor, a: Tensor, t: Tensor, row: Tensor,
 def unfused(likely: Likely, q: Tensor, a: Tensor, t: Tensor, row: Tensor, neuron: Tensor) -> Tensor:
     """`sums_of_likely` in float64 (2, pairs), array by array."""
     result = t.new_empty(2, len(t))
-    size = CHUNK_PAIRS.get(q.device.type, CHUNK_PAIRS_ELSEWHERE)
-    for start in range(0, len(t), size):
-        some = slice(start, start + size)
+    for some in _chunks(likely, row):
         first, stop = likely.starts[row[some]], likely.starts[row[some] + 1]
         lengths = stop - first
         pair = torch.repeat_interleave(torch.arange(len(first), device=q.device), lengths)
@@ -84,6 +83,15 @@ def unfused(likely: Likely, q: Tensor, a: Tensor, t: Tensor, row: Tensor, neuron
         terms = likely.p[place] * torch.stack([torch.expm1(z) - z, z.square()])
         result[:, some] = torch.zeros_like(result[:, some]).index_add_(1, pair, terms)
     return result
+
+
+def _chunks(likely: Likely, row: Tensor) -> list[slice]:
+    """Consecutive pairs at positions row (k,): positions differ by far in how many types are likely."""
+    behind = (likely.starts[row + 1] - likely.starts[row]).cumsum(0).cpu()
+    size = CHUNK_TYPES.get(row.device.type, CHUNK_TYPES_ELSEWHERE)
+    _, pairs = torch.unique_consecutive(behind // size, return_counts=True)
+    edges = [0, *pairs.cumsum(0).tolist()]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
 def _fused(likely: Likely, q: Tensor, a: Tensor, t: Tensor, row: Tensor, neuron: Tensor) -> Tensor:

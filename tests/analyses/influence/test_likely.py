@@ -115,3 +115,18 @@ def test_a_tail_that_holds_the_change_is_bounded_and_not_lost() -> None:
     one = replace(one, anatomy=replace(one.anatomy, readout=readout))
     block = all_deltas(one, 1e-6)
     assert within(block, brute_force_deltas(one))
+
+
+def test_sums_elsewhere_take_few_types_at_a_time_however_many_are_likely(monkeypatch: pytest.MonkeyPatch) -> None:
+    p, m, *others = pairs(7, n=30, f=9, v=600, directions=2, size=1.0, k=200)
+    p[:28] = 0  # nothing is likely but at two positions
+    monkeypatch.setattr(likely, "MOST", 1.0)
+    types = likely.likely_types(p, m)[1]
+    expected = likely.unfused(types, *others)
+    monkeypatch.setitem(likely.CHUNK_TYPES, "cpu", 700)
+    lengths = types.starts.diff()[others[-2]]
+    taken = likely._chunks(types, others[-2])
+    assert sum(int(lengths[some].sum()) for some in taken) == int(lengths.sum()) > 0
+    assert max(int(lengths[some].sum()) for some in taken) <= 700 + int(lengths.max())
+    torch.testing.assert_close(likely.unfused(types, *others), expected, rtol=1e-12, atol=0)
+    assert likely.unfused(types, others[0], *(v[..., :0] for v in others[1:])).shape == (2, 0)
