@@ -158,4 +158,4 @@ def test_without_a_hub_the_king_james_bible_stands_in_for_the_papers_text() -> N
     asked = paper.measured_on
     text = open_text(paper.suite, asked.corpus, asked.text_field, asked.seed, said.append, (), asked.documents)
     assert len(text.documents.texts) == 500 and text.documents.name == "king-james, its first 500 documents"
-    assert f"the default text {C4} is not in the cache and the Hub cannot be reached" in said[-1]
+    assert f"the default text {C4} is not cached, the Hub not reached" in said[-1]

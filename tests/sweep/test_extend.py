@@ -146,4 +146,4 @@ def test_only_what_is_lacking_of_layers_and_domains_is_measured_again(
         options = StepOptions(analyses=("ablation", further), layers="all")
         sweep = Sweep(tiny, None, {}, config, options)
         analyse_lacking(sweep, run, Checkpoint(4, tmp_path, "r", "a", {}), lambda stage: None, parity=False)
-    assert asked == [("last", False), ("all", False), ("all", True)]
+    assert asked == [("all", False), ("all", False), ("all", True)]

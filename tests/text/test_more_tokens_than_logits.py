@@ -78,7 +78,7 @@ def test_a_text_that_holds_such_a_token_is_refused_by_it(
     text = tmp_path / "text.txt"
     words = " ".join(held_out_chapters()[:20]).split()
     text.write_text(" <extra 2561> ".join(" ".join(words[i : i + 8]) for i in range(0, len(words), 8)))
-    with pytest.raises(InputError, match="holds '<extra 2561>', token id 2,561, and the model has 2,560 logits"):
+    with pytest.raises(InputError, match="holds '<extra 2561>', token id 2,561, beyond the model's 2,560 logits"):
         evaluation_of(larger, options, corpus=str(text), frequencies=frequencies)
 
 

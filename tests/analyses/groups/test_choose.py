@@ -99,7 +99,7 @@ def test_a_half_of_clusters_is_that_of_windows_merged_by_hand(
         np.testing.assert_allclose(found.ranking, expected[0], atol=1e-15)
         np.testing.assert_allclose(found.ranking_se, expected[1])
     alone = half_influence(c, np.where(cluster == cluster[ids[0]], 0, 1), 0, rank_by)
-    assert alone == Undefined("half of the text holds 1 independent pieces with positions of the class")
+    assert alone == Undefined("half of the text holds 1 independent piece with positions of the class")
     nothing = half_influence(c, np.ones_like(cluster), 0, rank_by)
     assert nothing == Undefined("half of the text holds 0 independent pieces with positions of the class")
 
