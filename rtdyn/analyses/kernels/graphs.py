@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rtdyn.analyses.kernels.compiled import compiled
+from rtdyn.analyses.kernels.order import descending
 
 
 @compiled("reassoc")
@@ -115,13 +116,7 @@ def linked(r: Any, members: Any, weight: Any, cut: float, ties: int) -> Any:
             pair += 1
         if found == ties:
             break
-    order = np.arange(n)
-    for i in range(n):  # numba's own sort takes seconds to compile
-        u, j = order[i], i
-        while j > 0 and strength[order[j - 1]] < strength[u]:
-            order[j] = order[j - 1]
-            j -= 1
-        order[j] = u
+    order = descending(strength)
     nodes, place = (strength > 0).sum(), np.empty(n, np.int64)
     for i in range(n):
         place[order[i]] = i

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rtdyn.analyses.kernels.compiled import compiled
+from rtdyn.analyses.kernels.order import descending
 
 MAX_STEPS = 60
 """Newton or reweighting steps that one candidate's Huber fit may take."""
@@ -219,13 +220,7 @@ def prefix_sums(x: Any, y: Any, w: Any) -> Any:
 @compiled()
 def weighted_median(size: Any, w: Any) -> Any:
     """The least of `size` (n,) up to which half of the weights w lie, which sum to 1."""
-    order = np.arange(len(size))
-    for v in range(len(size)):  # numba's own sort takes seconds to compile
-        u = v
-        while u > 0 and size[order[u - 1]] > size[v]:
-            order[u] = order[u - 1]
-            u -= 1
-        order[u] = v
+    order = descending(-size)
     total, last = 0.0, size[order[0]]
     for place in order:
         total, last = total + w[place], size[place]
