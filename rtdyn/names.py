@@ -5,9 +5,7 @@ from __future__ import annotations
 ANALYSES = ("ablation", "regimes", "dimensionality", "modularity", "routing", "heavytail", "mediation")
 """In the order they run."""
 GROUPED = ANALYSES[2:]
-"""Those that measure groups of neurons."""
-LAYER_GROUPED = ("dimensionality", "modularity", "routing", "heavytail", "mediation")
-"""Those of them that measure groups of layers before the last too."""
+"""Those that measure groups of neurons, of the last layer and of those before it."""
 BELOW = "_below"
 """What the names of metrics end with that are of heads in the layer below the neurons' own, where both are earlier."""
 WEIGHTS_ONLY = ("heavytail",)

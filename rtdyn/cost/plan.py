@@ -35,7 +35,7 @@ from rtdyn.hub.datasets import is_hub
 from rtdyn.hub.repository import hub_is_offline
 from rtdyn.hub.retry import may_pass
 from rtdyn.model.sizes import ModelShape, model_shape
-from rtdyn.names import LAYER_CURVES, LAYER_GROUPED, LAYER_GROUPS, LAYER_MEDIATION, PILE, WEIGHTS_ONLY
+from rtdyn.names import GROUPED, LAYER_CURVES, LAYER_GROUPS, LAYER_MEDIATION, PILE, WEIGHTS_ONLY
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.job import Job
 from rtdyn.text.domains import prepare_with_domains
@@ -326,7 +326,7 @@ def further_seconds(
     seconds = {stage: divided[stage] * _interpolated(neurons, sizes, table["seconds"][stage]) for stage in stages}
     if "regimes" in seconds and earlier:
         seconds[LAYER_CURVES] = earlier * seconds["regimes"]
-    of_groups = [seconds[name] for name in LAYER_GROUPED if name in seconds]
+    of_groups = [seconds[name] for name in GROUPED if name in seconds]
     if of_groups and earlier and not weights_only:
         seconds[LAYER_GROUPS] = earlier * LAYER_GROUPS_SHARE * (seconds["groups"] + sum(of_groups))
     outside = seconds and not sizes[0] <= neurons <= sizes[-1]

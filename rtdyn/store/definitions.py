@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rtdyn.names import BELOW, DOMAINS, LAYER_GROUPED, LAYERS, MATCHED, PSEUDO_CLASS, RANDOM, SELECTED
+from rtdyn.names import BELOW, DOMAINS, GROUPED, LAYERS, MATCHED, PSEUDO_CLASS, RANDOM, SELECTED
 
 REWIRED, PERMUTED, SHAPE = "rewired", "permuted", "shape"
 SETS = (RANDOM, MATCHED, SELECTED)
@@ -203,7 +203,7 @@ _DIRECT = (
     Definition("direct_kl_change", NATS, "mean change of the divergence from the unigram distribution by the direct effect", "2(c)", SETS),
 )
 LAYER_METRICS: dict[str, tuple[Definition, ...]] = {
-    **{analysis: METRICS[analysis] for analysis in ("groups", *LAYER_GROUPED)},
+    **{analysis: METRICS[analysis] for analysis in ("groups", *GROUPED)},
     "routing": (*(d for d in METRICS["routing"] if d.name != "matched_positions"), *_OF_BELOW),
     "mediation": (*(d for d in METRICS["mediation"] if d.name == "null_space_share"), *_DIRECT),
 }

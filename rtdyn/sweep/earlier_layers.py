@@ -25,7 +25,7 @@ from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.earlier_layers import EarlierLayers as Captured
 from rtdyn.capture.earlier_layers import capture_earlier
 from rtdyn.capture.forward_pass import Capture
-from rtdyn.names import LAYER_CURVES, LAYER_GROUPED, LAYER_GROUPS, LAYER_MEDIATION
+from rtdyn.names import GROUPED, LAYER_CURVES, LAYER_GROUPS, LAYER_MEDIATION
 from rtdyn.store.schema import Metric
 from rtdyn.sweep.analyses import GROUP_ANALYSES, LAYER_ROWS, rows_of
 from rtdyn.tables.earlier_layers import curve_metrics, final_metrics, layer_metrics
@@ -64,7 +64,7 @@ def analyse_layers(
     routing = "routing" in options.analyses
     earlier = capture_earlier(model, evaluation.text, captured, asked, mean_over=options.mean_over, attention=routing)
     cluster = evaluation.clusters.index
-    wanted = [name for name in options.analyses if name in LAYER_GROUPED]
+    wanted = [name for name in options.analyses if name in GROUPED]
     members = evaluation.pseudo_classes if wanted else Undefined("no analysis asks for them")
     layers = measure_layers(
         earlier,

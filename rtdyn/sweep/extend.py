@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import polars as pl
 
-from rtdyn.analyses.earlier_layers.chosen import LAST
 from rtdyn.checkpoints.checkpoint import Checkpoint
 from rtdyn.errors import InputError
-from rtdyn.names import ANALYSES, LAYER_GROUPED, LAYERS
+from rtdyn.names import ANALYSES, LAYERS
 from rtdyn.store.definitions import LAYER_METRICS
 from rtdyn.store.manifest import CheckpointRecord
 from rtdyn.store.run import Run, lacking, read_step, step_record
@@ -49,9 +48,7 @@ def analyse_lacking(
     lacks = {"ablation", *lacked}
     names = tuple(name for name in ANALYSES if name in lacks)
     options = replace(sweep.options, analyses=names)
-    curves = bool({"ablation", "regimes"} & set(lacked))  # which domains have, and earlier layers
-    if not curves and not set(LAYER_GROUPED) & set(lacked):
-        options = replace(options, layers=LAST)
+    curves = bool({"ablation", "regimes"} & set(lacked))  # which domains have
     shorter = replace(sweep, options=options, with_domains=curves)
     return join(read_step(run, checkpoint.step), shorter.analyse(checkpoint, stage, parity))
 
