@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -86,6 +87,19 @@ def expected_sums(found: Tensor, own: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.abs(a[1:] - a[0]).sum(1), np.abs(a[0]).sum(0), (np.abs(a[1:]) - np.abs(a[0])).sum(1)
 
 
+def assert_sums(sums: Any, found: Tensor, own: np.ndarray) -> Callable[[np.ndarray, np.ndarray], None]:
+    """Holds what each ablation changes in all against activations found by hooks, at the positions own (n,).
+
+    Returns the comparison, with its tolerances.
+    """
+    change, before, growth = expected_sums(found, own)
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-4 * (1 + before.max()))
+    close(sums.change[0], change)
+    close(sums.before[0], before)
+    close(sums.growth[0], growth)
+    return close
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("config", CASES)
 def test_ablations_match_a_forward_pass_for_each_position_and_head(config: Any) -> None:
@@ -100,11 +114,7 @@ def test_ablations_match_a_forward_pass_for_each_position_and_head(config: Any) 
             found = brute_force(model, captured, windows, which, to, at)
             assert result.layer == LAYERS - 2 + which and result.rerun_error < 1e-4
             for name, sums in result.classes.items():
-                change, before, growth = expected_sums(found, positions.members(name))
-                close = partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-4 * (1 + before.max()))
-                close(sums.change[0], change)
-                close(sums.before[0], before)
-                close(sums.growth[0], growth)
+                close = assert_sums(sums, found, positions.members(name))
                 close(pieces.classes[name].change, sums.change)
                 for group, own in groups.items():
                     np.testing.assert_allclose(sums.group_change[group].sum(0), sums.change[0][:, own].sum(1))
