@@ -59,7 +59,7 @@ class PlainBlock:
 def plain_blocks(parts: Anatomy) -> tuple[PlainBlock, ...]:
     """Every block of the model, first to last.
 
-    None where the family's are not known to be such, or where weights are not float32 on a CPU.
+    Empty where the family's are not known to be such, or where weights are not float32 on a CPU.
     """
     import torch
 
