@@ -136,7 +136,7 @@ def _handles(shown: RunTables, steps: Sequence[int], classes: Sequence[str]) -> 
             Line2D([], [], color=colour, lw=1, label=f"fitted {REGIME_NAMES[name]}")
             for name, colour in SEGMENT_COLOURS.items()
         ]
-        handles.append(Line2D([], [], color="black", lw=0.5, ls=(0, (1, 3)), label="end of the fit"))
+        handles.append(Line2D([], [], color="black", lw=0.5, ls=(0, (1, 3)), label="ends of fitted segments"))
     if any((ranked_influence(shown, step, c)["regime"] == CENSORED).any() for step in steps for c in classes):
         handles.append(Line2D([], [], color=NULL, ls="", marker=".", label="censored: no influence beyond its error"))
     if shown.curves.filter(pl.col("step").is_in(list(steps)), kind=PSEUDO_INFLUENCE).height:
