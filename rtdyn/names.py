@@ -8,6 +8,8 @@ GROUPED = ANALYSES[2:]
 """Those that measure groups of neurons, of the last layer and of those before it."""
 BELOW = "_below"
 """What the names of metrics end with that are of heads in the layer below the neurons' own, where both are earlier."""
+BY_STRUCTURE = "structural"
+"""What a reason begins with where the model's structure leaves nothing to measure, at any step."""
 WEIGHTS_ONLY = ("heavytail",)
 """Those that give something from weights alone, with no text and no influence."""
 LAYERS = "layers"

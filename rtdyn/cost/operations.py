@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from rtdyn.analyses.influence.block_sizes import CAP_ARRAYS, sizes_of
+from rtdyn.analyses.influence.block_sizes import sizes_of
 from rtdyn.analyses.influence.certified import CAPPED_PAIR_BYTES, PAIR_BYTES
 from rtdyn.analyses.top import MIN_TOP, TOP_SHARE
 from rtdyn.capture.memory_need import Sample
@@ -114,8 +114,8 @@ def capture_operations(model: ModelShape, sample: Sample) -> Operations:
 def ablation_operations(model: ModelShape, sample: Sample, memory_bytes: int) -> Operations:
     """The influence of every neuron at every measured position."""
     n, f, v, d, directions = sample.positions, model.neurons, model.logits, model.width, model.directions
-    arrays, pair = (directions + CAP_ARRAYS, CAPPED_PAIR_BYTES) if model.capped else (directions, PAIR_BYTES)
-    sizes = sizes_of(n, f, v, d, arrays, memory_bytes, pair)
+    pair = CAPPED_PAIR_BYTES if model.capped else PAIR_BYTES
+    sizes = sizes_of(n, f, v, d, directions, model.capped, memory_bytes, pair)
     blocks = -(-n // sizes.positions)
     again = 0 if sizes.held else -(-n // sizes.softmax_rows) + blocks * -(-f // sizes.neurons)
     capped = Operations(

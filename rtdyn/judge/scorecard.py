@@ -33,12 +33,13 @@ from rtdyn.judge.series import Selection, Series, series
 from rtdyn.judge.targets import DecidingTargets, deciding_targets
 from rtdyn.judge.trajectories import trajectories
 from rtdyn.judge.verdict import CONTRADICTED, SUPPORTED, TRENDS, UNDETERMINED, Check
-from rtdyn.names import LAYERS, PLATEAU, RARE, TOP
+from rtdyn.names import BY_STRUCTURE, LAYERS, PLATEAU, RARE, TOP
 from rtdyn.store.manifest import TokenClassRecord
 from rtdyn.store.run import Run
 from rtdyn.undefined import Undefined
 
 _NO_PLATEAU = "the plateau has no value at the last step"
+_BY_STRUCTURE = pl.col("reason").str.starts_with(BY_STRUCTURE)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class ClaimRow:
 def scorecard(run: Run, claims: tuple[Claim, ...] = CLAIMS) -> list[ClaimRow]:
     """A row a claim, and layer, input matrix or heads where it has several, in the order of the table.
 
-    Earlier layers are judged where the run has measured them.
+    Earlier layers are judged where the run has measured them. A claim has no row where the model's structure leaves it
+    nothing to be decided by, as `unreached_layers` says.
 
     A metric that was not asked for or is undefined leaves its claim undetermined, with the reason. Raises InputError
     if the run holds fewer than three distinct steps.
@@ -100,7 +102,10 @@ def judged(metrics: pl.DataFrame, classes: Mapping[str, TokenClassRecord], claim
     for claim in claims:
         if claim.criteria[0].analysis == LAYERS and LAYERS not in metrics["analysis"]:
             continue  # a question of its own, which was not asked
+        shown = claim.criteria[0]
         for layer in layers_from_end(claim.layers, final):
+            if _is_structural(metrics, shown.analysis, shown.metric, layer):
+                continue
             rows += [_claim_row(claim, metrics, layer, matrix, None, targets) for matrix in _matrices(claim, metrics)]
         if claim.earlier_layers:
             of_layers = _of_earlier_layers(claim)
@@ -118,7 +123,21 @@ def _judged_layers(claim: Claim, matrix: str | None, heads: str | None, metrics:
     shown = claim.criteria[0]
     metric = shown.metric + _ending(matrix, heads)
     rows = metrics.filter(pl.col("group").eq_missing(pl.lit(shown.group)), analysis=LAYERS, metric=metric)
-    return rows["layer"].unique().sort().to_list()
+    layers = rows["layer"].unique().sort().to_list()
+    return [layer for layer in layers if not _is_structural(metrics, LAYERS, metric, layer)]
+
+
+def unreached_layers(metrics: pl.DataFrame) -> list[int]:
+    """Layers whose own attention cannot reach their neurons, so that no claim is judged of it, ascending."""
+    of_claims = [c.criteria[0].metric for c in CLAIMS if c.of_heads]
+    return metrics.filter(_BY_STRUCTURE, pl.col("metric").is_in(of_claims))["layer"].unique().sort().to_list()
+
+
+def _is_structural(metrics: pl.DataFrame, analysis: str, metric: str, layer: int | None) -> bool:
+    """Whether structure leaves the layer's metric without a value, for any group that has neurons."""
+    if layer is None:
+        return False
+    return not metrics.filter(_BY_STRUCTURE, analysis=analysis, metric=metric, layer=layer).is_empty()
 
 
 def _ending(matrix: str | None, heads: str | None) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from rtdyn.errors import InputError, first_fault
 from rtdyn.file_lock import take_lock
 from rtdyn.files import ASIDE, clear_aside, replace_file, write_json
 from rtdyn.git_lfs import refuse_pointer
-from rtdyn.names import ANALYSES, RARE
+from rtdyn.names import ANALYSES, GROUPED, LAYERS, RARE
 from rtdyn.parquet import read_metadata, read_parquet
+from rtdyn.store.definitions import LAYER_METRICS
 from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
 from rtdyn.store.schema import DOMAIN_TABLES, TABLES, StepTables
 
@@ -278,8 +280,14 @@ def step_record(run: Run, step: int) -> CheckpointRecord | None:
 
 
 def lacking(run: Run, step: int, analyses: Iterable[str]) -> tuple[str, ...]:
-    """Those of the analyses that a stored step has no rows of."""
-    held = set(read_parquet(table_file(run, "metrics", step), ["analysis"])["analysis"])
+    """Those of the analyses that a stored step has no rows of, or none of its layers before the last where it has such.
+
+    Earlier versions measured fewer analyses of these layers.
+    """
+    rows = read_parquet(table_file(run, "metrics", step), ["analysis", "metric"])
+    held, of_layers = set(rows["analysis"]), set(rows.filter(analysis=LAYERS)["metric"])
+    if of_layers:
+        held -= {name for name in GROUPED if of_layers.isdisjoint(chain(*(d.names for d in LAYER_METRICS[name])))}
     return tuple(name for name in analyses if name not in held)
 
 

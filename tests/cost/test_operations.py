@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from rtdyn.analyses.earlier_layers.reaching import captures_with_streams
-from rtdyn.analyses.influence.block_sizes import CAP_ARRAYS, block_sizes, sizes_of
+from rtdyn.analyses.influence.block_sizes import block_sizes, sizes_of
 from rtdyn.analyses.influence.certified import PAIR_BYTES
 from rtdyn.capture.earlier_layers import capture_earlier
 from rtdyn.capture.forward_pass import capture
@@ -51,12 +51,12 @@ def test_the_forward_pass_is_two_operations_a_weight_and_the_attention(shape: Mo
 def test_the_ablation_is_linear_in_positions_and_in_neurons_beside_the_vocabulary(shape: ModelShape) -> None:
     n, f, v, d = 512, 4096, 50304, 1024
     work = ablation_operations(shape, SAMPLE, 8 * GIB)
-    assert sizes_of(n, f, v, d, 1, 8 * GIB, PAIR_BYTES).positions == n  # one block: q is computed once
+    assert sizes_of(n, f, v, d, 1, False, 8 * GIB, PAIR_BYTES).positions == n  # one block: q is computed once
     assert work.float64 == 2 * 2 * n * v * d + 2 * f * v * d + 12 * n * f * d
     assert work.float32 == 2 * n * v * d and work.narrow == 2 * n * f * v
     assert work.exact == EXACT_SHARE * n * f * v
     small = ablation_operations(shape, SAMPLE, GIB // 4)
-    blocks = -(-n // sizes_of(n, f, v, d, 1, GIB // 4, PAIR_BYTES).positions)
+    blocks = -(-n // sizes_of(n, f, v, d, 1, False, GIB // 4, PAIR_BYTES).positions)
     assert blocks > 1 and small.float64 - work.float64 == (blocks - 1) * 2 * f * v * d
     two = ablation_operations(replace(shape, directions=2), SAMPLE, 8 * GIB)
     assert two.float64 - work.float64 == 2 * n * v * d and two.float32 == 2 * work.float32
@@ -66,7 +66,7 @@ def test_the_blocks_are_those_of_the_analysis(captured) -> None:
     found = captured(4000)
     n, f = found.activations.shape
     v, d = found.anatomy.readout.unembedding.shape
-    assert block_sizes(found, GIB // 16, PAIR_BYTES) == sizes_of(n, f, v, d, 1, GIB // 16, PAIR_BYTES)
+    assert block_sizes(found, GIB // 16, PAIR_BYTES) == sizes_of(n, f, v, d, 1, False, GIB // 16, PAIR_BYTES)
 
 
 def test_a_cap_on_the_logits_is_counted(captured, shape: ModelShape) -> None:
@@ -81,7 +81,7 @@ def test_a_cap_on_the_logits_is_counted(captured, shape: ModelShape) -> None:
     found = replace(found, anatomy=replace(found.anatomy, readout=replace(found.anatomy.readout, cap=30.0)))
     n, f = found.activations.shape
     v, d = found.anatomy.readout.unembedding.shape
-    assert block_sizes(found, GIB // 16, PAIR_BYTES) == sizes_of(n, f, v, d, 1 + CAP_ARRAYS, GIB // 16, PAIR_BYTES)
+    assert block_sizes(found, GIB // 16, PAIR_BYTES) == sizes_of(n, f, v, d, 1, True, GIB // 16, PAIR_BYTES)
 
 
 def test_mediation_is_the_ablation_of_two_elevenths_of_the_positions_twice_and_more(shape: ModelShape) -> None:

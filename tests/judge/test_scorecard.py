@@ -38,7 +38,7 @@ from rtdyn.judge.scorecard import CONTRADICTED, SUPPORTED, UNDETERMINED, scoreca
 from rtdyn.store.run import open_run
 from rtdyn.store.schema import Metric
 from rtdyn.tables.influence import loss_metrics
-from rtdyn.views.terminal.scorecard import HEADS_NOTE, claim_cells, print_claims
+from rtdyn.views.terminal.scorecard import HEADS_NOTE, claim_cells, claims, print_claims
 
 
 def test_every_claim_is_supported_where_all_hold(tmp_path: Path) -> None:
@@ -292,17 +292,38 @@ def test_an_analysis_not_asked_for_leaves_its_claims_open(tmp_path: Path) -> Non
             assert row.verdict == SUPPORTED
 
 
-def test_a_structural_zero_is_open_with_its_reason(tmp_path: Path) -> None:
-    def change(row: Metric, step: int) -> Metric:
-        if row.metric in ("head_effect_max", "layer_effect") and row.layer == FINAL:
-            return replace(row, value=None, ci_low=None, ci_high=None, null=None, null_mean=None, null_sd=None,
-                           p_value=None, clusters=None, reason="structural")  # fmt: skip
-        return row
+def test_claims_that_structure_leaves_nothing_to_be_decided_by_have_no_row(tmp_path: Path) -> None:
+    """A parallel residual in every layer. In the earlier one, too, no plateau has neurons, so that `top` alone says."""
+    early = FINAL - 2
+    reason = "structural: with a parallel residual a layer's attention cannot reach its own MLP"
+    undefined = dict.fromkeys(("value", "ci_low", "ci_high", "null", "null_mean", "null_sd", "p_value", "clusters"))
 
-    earlier, final = rows_of(planted(tmp_path / "run", change), "single-head-small")
-    assert earlier.verdict == SUPPORTED
-    assert (final.verdict, final.group, final.checks[0].value) == (UNDETERMINED, "plateau", None)
-    assert final.reason == "size of the largest effect of a head: structural"
+    def own(row: Metric, group: str, why: str) -> Metric:
+        return replace(row, group=group, reason=why, **undefined)
+
+    run = open_run(tmp_path / "run", manifest())
+    for step in STEPS:
+        rows = measured(step)
+        of_heads = [r for r in rows if r.metric in ("head_effect_max", "layer_effect") and r.null == "selected"]
+        of_last = [r for r in of_heads if r.layer == FINAL and r.group == "plateau"]
+        there = [replace(r, analysis="layers", layer=early) for r in of_last]
+        below = [replace(r, metric=f"{r.metric}_below") for r in there]
+        nobody = [own(r, "plateau", "no plateau neuron") for r in there]
+        others = [r for r in rows if r.layer != FINAL or r.metric not in ("head_effect_max", "layer_effect")]
+        structural = [own(r, group, reason) for r in of_last for group in ("plateau", "top")]
+        store(run, step, [*others, *structural, *nobody, *(own(r, "top", reason) for r in there), *below])
+    for claim in ("single-head-small", "layer-effect"):
+        assert [(r.layer, r.heads, r.verdict) for r in rows_of(run, claim)] == [
+            (FINAL - 1, None, SUPPORTED),
+            (early, "heads below", SUPPORTED),
+        ]
+    text = io.StringIO()
+    claims(run.path, False, Console(file=text, width=300))
+    assert f"what the own heads of layers {early} and {FINAL} do to the neurons there" in text.getvalue()
+    assert "structural" not in text.getvalue()
+    without, said = planted(tmp_path / "sequential"), io.StringIO()
+    claims(without.path, False, Console(file=said, width=300))
+    assert "own heads of layer" not in said.getvalue() and len(rows_of(without, "layer-effect")) == 2
 
 
 def test_a_gated_mlps_matrices_are_judged_each_for_itself(tmp_path: Path) -> None:

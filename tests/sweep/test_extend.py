@@ -11,7 +11,7 @@ import pytest
 from rtdyn.analyses.options import StepOptions
 from rtdyn.checkpoints.checkpoint import Checkpoint
 from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
-from rtdyn.store.run import config_digest, open_run, read_step, write_copy, write_step
+from rtdyn.store.run import config_digest, done_with, lacking, open_run, read_step, write_copy, write_step
 from rtdyn.store.schema import Metric, StepTables, metric_frame
 from rtdyn.suites.suite import SuiteSpec
 from rtdyn.sweep.extend import _same_weights, analyse_lacking, join
@@ -147,3 +147,18 @@ def test_only_what_is_lacking_of_layers_and_domains_is_measured_again(
         sweep = Sweep(tiny, None, {}, config, options)
         analyse_lacking(sweep, run, Checkpoint(4, tmp_path, "r", "a", {}), lambda stage: None, parity=False)
     assert asked == [("all", False), ("all", False), ("all", True)]
+
+
+@pytest.mark.parametrize("there", [(), ("head_effect_max_below",), ("profile_r", "direct_mediation")])
+def test_analyses_that_earlier_layers_lack_are_lacking_though_the_last_has_them(
+    tmp_path: Path, there: tuple[str, ...]
+) -> None:
+    config = {"suite": "mine", "layers": "all"}
+    manifest = Manifest(schema_version=SCHEMA_VERSION, suite="mine", config=config, config_digest=config_digest(config))
+    run, record = open_run(tmp_path / "run", manifest), CheckpointRecord(revision="r", commit="a", digests={})
+    asked = ("ablation", "regimes", "routing", "mediation")
+    write_step(run, 4, record, with_layers(tables(1.0, *asked), "total_mean", *there))
+    assert lacking(run, 4, asked) == asked[2 + len(there) :]
+    assert (4 in done_with(run, asked)) == (len(there) == 2)
+    write_step(run, 8, record, tables(1.0, *asked))
+    assert lacking(run, 8, asked) == (), "a run without earlier layers lacks nothing of them"

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,20 @@ from polars.testing import assert_frame_equal
 from rtdyn.analyses.groups.choose import window_halves
 from rtdyn.analyses.options import StepOptions
 from rtdyn.analyses.routing.matching import matched_positions
-from rtdyn.checkpoints.checkpoint import load_model
+from rtdyn.checkpoints.checkpoint import Checkpoint, load_model
 from rtdyn.checkpoints.local import fetch_local
 from rtdyn.model.families import anatomy
 from rtdyn.names import LAYERS
 from rtdyn.store.definitions import LAYER_METRICS, METRICS, define
+from rtdyn.store.manifest import SCHEMA_VERSION, CheckpointRecord, Manifest
 from rtdyn.store.metric_names import metric_name
+from rtdyn.store.run import config_digest, lacking, open_run, write_step
 from rtdyn.store.schema import StepTables
 from rtdyn.streams import stream
 from rtdyn.suites.suite import SuiteSpec
-from rtdyn.sweep.extend import join
+from rtdyn.sweep.extend import analyse_lacking, join
 from rtdyn.sweep.step import analyse_model
+from rtdyn.sweep.sweep import Sweep
 from rtdyn.text.evaluation import Evaluation, prepare
 from rtdyn.text.options import EvaluationOptions
 
@@ -130,6 +134,30 @@ def test_analyses_that_join_a_step_add_their_rows_of_each_layer(whole: StepTable
     assert len(first.metrics) < len(whole.metrics) > len(second.metrics)
     for joined in (join(first, second), join(second, first)):
         assert_frame_equal(joined.metrics, whole.metrics, check_exact=True)
+
+
+@pytest.mark.slow
+def test_a_step_of_a_version_without_routing_of_layers_gains_it(
+    analysed: Analysed, whole: StepTables, tiny: SuiteSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = ("routing", "mediation")
+    names = [name for analysis in later for d in LAYER_METRICS[analysis] for name in d.names]
+    in_layers = (pl.col("analysis") == LAYERS) & pl.col("metric").is_in(names)
+    of_layers = [name for name in whole.neurons.columns if name.startswith("direct_") and "mediation" in name]
+    stored = replace(whole, metrics=whole.metrics.filter(~in_layers), neurons=whole.neurons.drop(of_layers))
+    every = ("ablation", "dimensionality", "modularity", "routing", "heavytail", "mediation")
+    config = {"layers": "-1,-2"}
+    manifest = Manifest(schema_version=SCHEMA_VERSION, suite="tiny", config=config, config_digest=config_digest(config))
+    run, record = open_run(tmp_path / "run", manifest), CheckpointRecord(revision="r", commit="a", digests={})
+    write_step(run, STEP, record, stored)
+    assert lacking(run, STEP, every) == later
+    monkeypatch.setattr(Sweep, "analyse", lambda sweep, *rest: analysed(*sweep.options.analyses[1:]))
+    sweep = Sweep(tiny, None, {}, config, StepOptions(analyses=every, layers="-1,-2"))
+    joined = analyse_lacking(sweep, run, Checkpoint(STEP, tmp_path, "r", "a", {}), lambda stage: None, parity=False)
+    assert_frame_equal(joined.metrics, whole.metrics, check_exact=True)
+    assert_frame_equal(joined.neurons, whole.neurons, check_exact=True, check_column_order=False)
+    write_step(run, STEP, record, joined)
+    assert lacking(run, STEP, every) == ()
 
 
 @pytest.mark.slow

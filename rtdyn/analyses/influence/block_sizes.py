@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rtdyn.analyses.influence.likely import likely_bytes
 from rtdyn.capture.forward_pass import Capture
 
 LANE_TYPES = 2048
@@ -35,28 +36,30 @@ class Sizes:
 
 
 def block_sizes(captured: Capture, memory_bytes: int, pair_bytes: int) -> Sizes:
-    """Half of the memory for a block of positions, a quarter for one of neurons, the rest for temporaries.
+    """Half of the memory for a block of positions and their likely types, a quarter for one of neurons.
 
-    pair_bytes: what a pair of position and neuron takes meanwhile.
+    The rest is for temporaries. pair_bytes: what a pair of position and neuron takes meanwhile.
     """
     n, f = captured.activations.shape
     readout = captured.anatomy.readout
     vocabulary, d = readout.unembedding.shape
-    arrays = (1 if captured.anatomy.post_norm is None else 2) + (0 if readout.cap is None else CAP_ARRAYS)
-    return sizes_of(n, f, vocabulary, d, arrays, memory_bytes, pair_bytes)
+    directions = 1 if captured.anatomy.post_norm is None else 2
+    return sizes_of(n, f, vocabulary, d, directions, readout.cap is not None, memory_bytes, pair_bytes)
 
 
-def sizes_of(n: int, f: int, vocabulary: int, d: int, arrays: int, memory_bytes: int, pair_bytes: int) -> Sizes:
-    """`block_sizes` of n positions, f neurons and an unembedding (vocabulary, d).
-
-    arrays: beside p, those that a position holds a number of for each type: D, and CAP_ARRAYS where logits are capped.
-    """
+def sizes_of(
+    n: int, f: int, vocabulary: int, d: int, directions: int, capped: bool, memory_bytes: int, pair_bytes: int
+) -> Sizes:
+    """`block_sizes` of n positions, f neurons and an unembedding (vocabulary, d). directions: D."""
+    # beside p, those that a position holds a number of for each type
+    arrays = directions + (CAP_ARRAYS if capped else 0)
+    listed = 0 if capped else likely_bytes(vocabulary, directions)
 
     def clamp(value: int, most: int) -> int:
         return max(1, min(value, most))
 
     # beside arrays of the vocabulary's length, float64 vectors of width d: eight a position, four a neuron
-    positions = _even(n, memory_bytes // (8 * vocabulary * (1 + arrays) + 128 * d))
+    positions = _even(n, memory_bytes // (8 * vocabulary * (1 + arrays) + 2 * listed + 128 * d))
     neurons = _even(f, memory_bytes // (4 * (4 * vocabulary + pair_bytes * positions + 32 * d)))
     softmax_rows = clamp(memory_bytes // (64 * vocabulary * (arrays + 2)), positions)
     types = clamp(memory_bytes // (16 * (8 * d + 16 * max(neurons, softmax_rows))), vocabulary)

@@ -63,6 +63,9 @@ CAPPED_PAIR_BYTES = 400
 
 UNSUMMED_WIDTH = 0.25
 """Half width, as a share of a class mean's tolerance, up to which a pair's likely types need not be summed."""
+NARROWED, LEAST_TOGETHER = 4, 4096
+"""Parts of a block's pairs that are summed over likely types one after the other, and pairs of one at least. A pair of
+these takes as much again as PAIR_BYTES meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +141,10 @@ def delta_block(
     (delta, half_width, rounding), exactly = _bounds(wanted, u, at, of, pairs, lane)
     limits = [(m[at.rows], limit) for m, limit in zip(wanted.members, _limits(wanted, of), strict=True)]
     limits = [(member, limit) for member, limit in limits if member.any()]
+    together = max(LEAST_TOGETHER, delta.numel() // NARROWED)
     for likely in at.likely:
-        _narrow((delta, half_width, rounding), likely, of, pairs, *_wide(half_width, rounding, limits).T)
+        for row, neuron in _wide(half_width, rounding, limits).T.split(together, dim=1):
+            _narrow((delta, half_width, rounding), likely, of, pairs, row, neuron)
     refined = 0
     while True:
         widest = _widest(half_width, rounding, limits)

@@ -28,6 +28,12 @@ CHUNK_TYPES = {"cpu": 2**19}
 CHUNK_TYPES_ELSEWHERE = 2**23
 
 
+def likely_bytes(vocabulary: int, directions: int) -> int:
+    """What a position's `likely_types` take at most, a mean over the positions of a block."""
+    of_type = 4 + 4 + 4 * directions  # types, p and m
+    return int(len(LIKELY) * MOST * vocabulary * of_type)
+
+
 @dataclass(frozen=True)
 class Likely:
     """The likely types of n positions, T in all, one position after the other."""

@@ -14,11 +14,12 @@ from rtdyn.analyses.routing.attention import MEMORY_BYTES, reaching_layers
 from rtdyn.analyses.routing.rerun import CleanQueries, CleanWindow, ablated_activations, clean_pass, clean_queries
 from rtdyn.capture.forward_pass import Capture
 from rtdyn.errors import InputError
+from rtdyn.names import BY_STRUCTURE
 from rtdyn.undefined import Undefined
 
 RERUN_TOLERANCE = 1e-3
 """Largest error of the blocks' second run, relative to the largest activation."""
-STRUCTURAL = Undefined("structural: with a parallel residual a layer's attention cannot reach its own MLP")
+STRUCTURAL = Undefined(f"{BY_STRUCTURE}: with a parallel residual a layer's attention cannot reach its own MLP")
 
 
 @dataclass(frozen=True)

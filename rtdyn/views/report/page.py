@@ -21,7 +21,7 @@ from rtdyn.judge.bands import band_rows
 from rtdyn.judge.designs import DesignComparison
 from rtdyn.judge.domains import domain_rows
 from rtdyn.judge.observations import is_recorded
-from rtdyn.judge.scorecard import ClaimRow, scorecard
+from rtdyn.judge.scorecard import ClaimRow, scorecard, unreached_layers
 from rtdyn.names import ANALYSES, PLATEAU
 from rtdyn.store.manifest import AuditRecord, CheckpointRecord, Manifest
 from rtdyn.store.run import done_steps
@@ -45,7 +45,7 @@ from rtdyn.views.terminal.designs import (
     verdicts_in_words,
 )
 from rtdyn.views.terminal.domains import DOMAIN_HEADERS, DOMAIN_NOTE, domain_cells, left_out_line
-from rtdyn.views.terminal.scorecard import CELLS, HEADS_NOTE, claim_cells, targets_text
+from rtdyn.views.terminal.scorecard import CELLS, HEADS_NOTE, claim_cells, targets_text, unreached_note
 from rtdyn.views.terminal.summary import CAUTION, summary_rows
 
 CLAIM_HEADERS = tuple(cell for cell in CELLS if cell != "claim")
@@ -154,6 +154,7 @@ def _about(shown: RunTables, claims: list[ClaimRow] | Undefined, judged: JudgedP
         "rows": rows,
         "claims": [] if isinstance(claims, Undefined) else [_claim(row) for row in claims],
         "judges_heads": not isinstance(claims, Undefined) and any(row.heads for row in claims),
+        "unreached_note": unreached_note(unreached_layers(shown.metrics)),
         "bands": [band_cells(row) for row in band_rows(run)],
         "domains": [domain_cells(row) for row in domain_rows(run)],
         "domains_left_out": [left_out_line(*left_out) for left_out in manifest.domains_left_out.items()],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from rich.table import Table
 
 from rtdyn.counted import counted
 from rtdyn.judge.bands import band_rows
+from rtdyn.judge.claims import CLAIMS
 from rtdyn.judge.domains import domain_rows
 from rtdyn.judge.observations import read_judged
-from rtdyn.judge.scorecard import ClaimRow, scorecard
+from rtdyn.judge.scorecard import ClaimRow, judged, unreached_layers
 from rtdyn.judge.scorecard_frame import as_json, store_claims
+from rtdyn.judge.trajectories import trajectories
 from rtdyn.judge.verdict import CONTRADICTED, SUPPORTED, UNDETERMINED, Check
 from rtdyn.say_plain import say_plain
 from rtdyn.sweep.paper import PAPER, SEQUENCES
@@ -41,6 +44,18 @@ HEADS_NOTE = (
 """What stands below a scorecard that judges heads of layers before the last."""
 
 
+def unreached_note(layers: Sequence[int]) -> str:
+    """Why no claim is judged of the own heads of these layers' neurons; empty for none."""
+    if not layers:
+        return ""
+    *others, last = map(str, layers)
+    which = f"layers {', '.join(others)} and {last}" if others else f"layer {last}"
+    return (
+        f"No claim is judged of what the own heads of {which} do to the neurons there. With a parallel residual "
+        "attention and MLP read the same stream, so that these heads cannot reach them."
+    )
+
+
 def claim_cells(row: ClaimRow) -> dict[str, str]:
     """The row as it is shown, by CELLS."""
     shown = row.checks[0]
@@ -53,8 +68,11 @@ def claim_cells(row: ClaimRow) -> dict[str, str]:
     return dict(zip(CELLS, cells, strict=True))
 
 
-def print_claims(rows: list[ClaimRow], console: Console, design: str = "") -> None:
-    """The scorecard as a table, and below it why verdicts are not `supported`. design: the run's, of its manifest."""
+def print_claims(rows: list[ClaimRow], console: Console, design: str = "", unreached: Sequence[int] = ()) -> None:
+    """The scorecard as a table, and below it why verdicts are not `supported`.
+
+    design: the run's, of its manifest. unreached: what `unreached_layers` gives.
+    """
     title = f"Claims at step {rows[0].step}, intervals 95 %" if rows else "No claims"
     table = Table(title=title, title_justify="left", show_lines=True)
     table.add_column("claim and statistic")
@@ -76,6 +94,8 @@ def print_claims(rows: list[ClaimRow], console: Console, design: str = "") -> No
         say(f"{_label(row)}: {row.text} ({row.source}).{why}{_after(targets_text(row))}")
     if any(row.heads for row in rows):
         say(HEADS_NOTE)
+    if unreached:
+        say(unreached_note(unreached))
     if any(row.targets_to_decide is not None for row in rows):
         say(_more_targets(design))
 
@@ -191,11 +211,12 @@ def claims(path: Path, machine: bool, console: Console) -> list[ClaimRow]:
     or no place to write.
     """
     run = read_judged(path)
-    rows = scorecard(run)
+    metrics = trajectories(run)
+    rows = judged(metrics, run.manifest.classes, CLAIMS)
     if machine:
         sys.stdout.write(json.dumps(as_json(rows), allow_nan=False) + "\n")
     else:
-        print_claims(rows, console, run.manifest.design)
+        print_claims(rows, console, run.manifest.design, unreached_layers(metrics))
         print_bands(band_rows(run), console)
         print_domains(domain_rows(run), run.manifest.domains_left_out, console)
     store_claims(run, rows)

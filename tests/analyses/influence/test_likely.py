@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,11 @@ from hypothesis import strategies as st
 from support.brute_force import brute_force_deltas
 
 from rtdyn.analyses.influence import certified, fused, likely
+from rtdyn.analyses.influence.block_sizes import block_sizes
+from rtdyn.analyses.influence.certified import PAIR_BYTES
 from rtdyn.analyses.influence.pairs import EPSILON, Z_ROUNDING
+from rtdyn.analyses.influence.position_block import position_block
+from rtdyn.analyses.influence.unembedding import unembedding
 from rtdyn.capture.forward_pass import Capture
 
 
@@ -130,3 +135,41 @@ def test_sums_elsewhere_take_few_types_at_a_time_however_many_are_likely(monkeyp
     assert max(int(lengths[some].sum()) for some in taken) <= 700 + int(lengths.max())
     torch.testing.assert_close(likely.unfused(types, *others), expected, rtol=1e-12, atol=0)
     assert likely.unfused(types, others[0], *(v[..., :0] for v in others[1:])).shape == (2, 0)
+
+
+def wide_open(n: int, v: int) -> Capture:
+    """As many types as may be are likely by every bar, as their bias alone makes them so."""
+    one = synthetic(11, n=n, f=40, v=v)
+    bias = torch.zeros(v)
+    bias[: int(likely.MOST * v)] = 20.0
+    readout = replace(one.anatomy.readout, bias=bias, unembedding=0.01 * one.anatomy.readout.unembedding)
+    return replace(one, anatomy=replace(one.anatomy, readout=readout))
+
+
+def test_a_block_of_positions_with_its_likely_types_takes_half_of_the_memory() -> None:
+    one, memory = wide_open(n=64, v=4000), 2**20
+    sizes = block_sizes(one, memory, PAIR_BYTES)
+    assert 1 < sizes.positions < 64
+    at = position_block(one, unembedding(one, sizes), slice(0, sizes.positions), sizes)
+    arrays = [at.p, at.m, *(v for of in at.likely for v in (of.types, of.starts, of.p, of.m))]
+    taken = sum(v.nbytes for v in arrays)
+    assert [len(of.types) for of in at.likely] == [sizes.positions * 4000 // 8] * 2, "all that may be listed is"
+    assert 0.4 * memory < taken <= memory / 2
+
+
+def test_few_pairs_at_a_time_are_narrowed_however_many_are_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = wide_open(n=30, v=600)
+    monkeypatch.setattr(certified, "UNSUMMED_WIDTH", 0.0)
+    monkeypatch.setattr(certified, "LEAST_TOGETHER", 1)
+    taken, sums = [], certified.sums_of_likely
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        taken.append(len(arguments[-1]))
+        return sums(*arguments)
+
+    monkeypatch.setattr(certified, "sums_of_likely", counted)
+    narrowed = all_deltas(one, 1e-12)
+    pairs_of_block = 30 * 40
+    assert max(taken) <= pairs_of_block // certified.NARROWED and sum(taken) > pairs_of_block
+    monkeypatch.setattr(certified, "NARROWED", 1)
+    torch.testing.assert_close(all_deltas(one, 1e-12).delta, narrowed.delta, rtol=0, atol=1e-12)
