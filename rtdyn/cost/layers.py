@@ -13,8 +13,8 @@ block's matrices have P numbers, A of them its attention's, and b blocks lie abo
                 on every window where it is measured, and for the drawn pairs
     direct      the ablation of the layer's neurons, as the last layer's
 
-From weights alone the first block above takes no product for what reads the stream: 3A/4, and where the residual is
-parallel what its neurons read by. The last block then takes keys and values alone, A/2.
+From weights alone the first block above takes no product for what reads the stream. That is 3A/4, and with a parallel
+residual the matrix of its neurons too. Of a later last block keys and values are taken alone, A/2.
 
 Beside the products, arrays of the width and of pairs of positions are gone through. Their numbers were fitted to
 processor seconds of one thread of an Intel Xeon (Cascade Lake). They are of random GPT-NeoX, GPT-2 and Llama models,
