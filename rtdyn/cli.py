@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,7 +203,8 @@ def plan(
     if line := preset_line():
         _say(line)
     hub, seconds_of = HubAsker(_say), seconds_on(device) if calibration else None
-    plans = [plan_suite(job, assumptions, hub, seconds_of, _say) for job in jobs]
+    here = [replace(job, options=replace(job.options, device=device)) for job in jobs]
+    plans = [plan_suite(job, assumptions, hub, seconds_of, _say) for job in here]
     if as_json:
         click.echo(json.dumps(plan_record(plans, assumptions)))
     else:

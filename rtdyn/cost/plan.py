@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 
 import numpy as np
@@ -189,7 +189,8 @@ def plan_suite(
     )
     on_gpu = None
     if assumptions.gpu_tflops is not None:
-        products = {stage: _on_gpu(operations, *assumptions.gpu_tflops) for stage, operations in stages.items()}
+        there = stage_operations(model, sample, replace(options, device="cuda"), domains)
+        products = {stage: _on_gpu(operations, *assumptions.gpu_tflops) for stage, operations in there.items()}
         on_gpu = {stage: seconds for stage, seconds in {**products, **further}.items() if seconds > 0}
     return SuitePlan(
         suite=suite,
@@ -300,7 +301,8 @@ def stage_operations(
         stages["domains"] = domain_operations(model, domains, options.memory_bytes)
     if layers := earlier_layers(options.layers, model.layers):
         budget = budget_of(options.exact_neurons, model.neurons)
-        stages["layers"] = layer_operations(model, sample, layers, options.memory_bytes, budget)
+        of_device = replace(model, plain=model.plain and options.device != "cuda")
+        stages["layers"] = layer_operations(of_device, sample, layers, options.memory_bytes, budget)
     if "mediation" in options.analyses:
         stages["mediation"] = mediation_operations(model, sample, options.memory_bytes)
         if layers:

@@ -30,16 +30,16 @@ from rtdyn.judge.change_points import trend
 from rtdyn.judge.claims import CLAIMS, HEADS, Claim, Criterion, layers_from_end
 from rtdyn.judge.emergence import ALPHA, Emergence, beyond_p, emergence, interval_90
 from rtdyn.judge.series import Selection, Series, series
+from rtdyn.judge.structure import is_structural
 from rtdyn.judge.targets import DecidingTargets, deciding_targets
 from rtdyn.judge.trajectories import trajectories
 from rtdyn.judge.verdict import CONTRADICTED, SUPPORTED, TRENDS, UNDETERMINED, Check
-from rtdyn.names import BY_STRUCTURE, LAYERS, PLATEAU, RARE, TOP
+from rtdyn.names import LAYERS, PLATEAU, RARE, TOP
 from rtdyn.store.manifest import TokenClassRecord
 from rtdyn.store.run import Run
 from rtdyn.undefined import Undefined
 
 _NO_PLATEAU = "the plateau has no value at the last step"
-_BY_STRUCTURE = pl.col("reason").str.starts_with(BY_STRUCTURE)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def judged(metrics: pl.DataFrame, classes: Mapping[str, TokenClassRecord], claim
             continue  # a question of its own, which was not asked
         shown = claim.criteria[0]
         for layer in layers_from_end(claim.layers, final):
-            if _is_structural(metrics, shown.analysis, shown.metric, layer):
+            if is_structural(metrics, shown.analysis, shown.metric, layer):
                 continue
             rows += [_claim_row(claim, metrics, layer, matrix, None, targets) for matrix in _matrices(claim, metrics)]
         if claim.earlier_layers:
@@ -124,20 +124,7 @@ def _judged_layers(claim: Claim, matrix: str | None, heads: str | None, metrics:
     metric = shown.metric + _ending(matrix, heads)
     rows = metrics.filter(pl.col("group").eq_missing(pl.lit(shown.group)), analysis=LAYERS, metric=metric)
     layers = rows["layer"].unique().sort().to_list()
-    return [layer for layer in layers if not _is_structural(metrics, LAYERS, metric, layer)]
-
-
-def unreached_layers(metrics: pl.DataFrame) -> list[int]:
-    """Layers whose own attention cannot reach their neurons, so that no claim is judged of it, ascending."""
-    of_claims = [c.criteria[0].metric for c in CLAIMS if c.of_heads]
-    return metrics.filter(_BY_STRUCTURE, pl.col("metric").is_in(of_claims))["layer"].unique().sort().to_list()
-
-
-def _is_structural(metrics: pl.DataFrame, analysis: str, metric: str, layer: int | None) -> bool:
-    """Whether structure leaves the layer's metric without a value, for any group that has neurons."""
-    if layer is None:
-        return False
-    return not metrics.filter(_BY_STRUCTURE, analysis=analysis, metric=metric, layer=layer).is_empty()
+    return [layer for layer in layers if not is_structural(metrics, LAYERS, metric, layer)]
 
 
 def _ending(matrix: str | None, heads: str | None) -> str:

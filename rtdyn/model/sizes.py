@@ -9,7 +9,7 @@ from typing import Any
 from rtdyn.blame import blamed_on
 from rtdyn.errors import InputError, brief
 from rtdyn.model.families import anatomy, check_config
-from rtdyn.model.layouts import WITHOUT_LIMIT
+from rtdyn.model.layouts import LAYOUTS, WITHOUT_LIMIT
 from rtdyn.model.settings import settings_of_model
 
 BYTES_OF = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -42,6 +42,8 @@ class ModelShape:
     """Whether the logits are capped."""
     parallel_residual: bool
     """Whether a block's MLP reads the stream that its attention reads."""
+    plain: bool
+    """Whether `PlainBlock` describes its blocks, so that they run from weights alone on a CPU."""
     parameters: int
     matrices: int
     """Numbers in all blocks' weight matrices; each is multiplied and added once for every token."""
@@ -105,6 +107,7 @@ def model_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         directions=1 if parts.post_norm is None else 2,
         capped=parts.readout.cap is not None,
         parallel_residual=parts.parallel_residual,
+        plain=LAYOUTS[family].plain is not None,
         parameters=parameters,
         matrices=sum(p.numel() for block in parts.stack for p in block.parameters() if p.dim() > 1),
         block=max(blocks),

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from rtdyn.analyses.earlier_layers.sample import Budget, draw_sample
+from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.memory_need import Sample
-from rtdyn.cost.layers import WHOLE_SHARE, blocks_operations, layer_operations, reruns
-from rtdyn.cost.operations import ablation_operations, capture_operations
+from rtdyn.cost.layers import EAGER, WHOLE_SHARE, layer_operations, reruns, through_blocks
+from rtdyn.cost.operations import ablation_operations, capture_operations, mediation_operations
+from rtdyn.cost.plan import stage_operations
 from rtdyn.model.sizes import ModelShape, model_shape
 from rtdyn.suites.find import load_suites
 
@@ -25,28 +27,64 @@ def shape() -> ModelShape:
 
 
 def test_all_blocks_at_all_positions_are_the_forward_pass_without_its_logits(shape: ModelShape) -> None:
-    matrices, attention = blocks_operations(shape, SAMPLE, SAMPLE.tokens * shape.layers)
+    blocks = through_blocks(shape, SAMPLE.tokens * shape.layers, SAMPLE.window, EAGER)
     logits = 2 * SAMPLE.tokens * shape.logits * shape.width
-    assert matrices.float32 + attention.float32 + logits == pytest.approx(capture_operations(shape, SAMPLE).float32)
+    assert blocks.float32 + logits == pytest.approx(capture_operations(shape, SAMPLE).float32)
 
 
-def test_a_rerun_pair_costs_a_window_through_the_blocks_above(shape: ModelShape) -> None:
-    none, some, more = (
-        layer_operations(shape, SAMPLE, (layer,), GIB, budget).float32
-        for layer, budget in ((22, NOTHING), (22, Budget(0, 0, 4.0)), (20, Budget(0, 0, 4.0)))
-    )
-    pairs, block = 4 * shape.neurons, 256 * (2 * shape.matrices / 24 + 2 * 256 * 1024)
-    before = 32 / 33  # of the window, up to the last of its targets
-    last = before * 256 / 4 * 2 * shape.matrices / 24 + 32 / 256 * block
-    types = (1 / 12 + WHOLE_SHARE) * shape.logits
-    assert some - none == pytest.approx(pairs * (last + 2 * 32 * types * 1024))
-    reach = (4 + 1) / (2 * 4)  # 32 targets of a window, 8 at a time
-    backward = 2 * 512 * 256 * reach * (2 * shape.matrices / 24 + 2 * 4 * 256 * 1024)
-    forward = 2 * 512 / 8 * 256 * reach * (2 * shape.matrices / 24 + 4 * 256 * 1024)
-    once = 2 * 2 * 4096 * (2 * shape.matrices / 24 + 4 * 256 * 1024)
-    assert more - some == pytest.approx(2 * pairs * before * block + backward + forward + once)
+def of_reruns(model: ModelShape, layer: int) -> float:
+    """Operations of a pair of neuron and window without its losses."""
+    none, some = (layer_operations(model, SAMPLE, (layer,), GIB, b).float32 for b in (NOTHING, Budget(0, 0, 4.0)))
+    types = (1 / 12 + WHOLE_SHARE) * model.logits
+    return (some - none) / (4 * model.neurons) - 2 * 32 * types * model.width
+
+
+def test_a_rerun_pair_costs_a_window_through_the_blocks_above_by_their_modules(shape: ModelShape) -> None:
+    modules, d = replace(shape, plain=False), 1024
+    block, before = 2 * 12 * d**2 + 4 * 128 * d, 32 / 33 * 256  # of a position, and up to the last of the targets
+    alone = before * 2 * 3 * d**2 + 32 * block  # queries, keys and values, and all of it where it is measured
+    assert of_reruns(modules, 22) == pytest.approx(alone)
+    assert of_reruns(modules, 20) == pytest.approx(2 * before * block + alone)
+
+
+def test_from_weights_alone_the_first_block_takes_no_product_for_what_it_reads(shape: ModelShape) -> None:
+    d, before = 1024, 32 / 33 * 256
+    block, attention = 2 * 12 * d**2 + 4 * 128 * d, 4 * 128 * d
+    assert shape.plain and shape.parallel_residual
+    entered = 2 * (1 + 4) * d**2 + attention  # what the heads give, and the neurons: no more where both read the stream
+    assert of_reruns(shape, 22) == pytest.approx(32 * entered)
+    keys = before * 2 * 2 * d**2
+    assert of_reruns(shape, 21) == pytest.approx(before * entered + keys + 32 * block)
+    assert of_reruns(shape, 20) == pytest.approx(before * (entered + block) + keys + 32 * block)
+    sequential = replace(shape, parallel_residual=False)
+    assert of_reruns(sequential, 22) == pytest.approx(32 * (entered + 2 * 4 * d**2))
+    modules = replace(shape, plain=False)
+    assert layer_operations(shape, SAMPLE, (20, 22), GIB, NOTHING) == layer_operations(
+        modules, SAMPLE, (20, 22), GIB, NOTHING
+    ), "first orders run by the modules"
+
+
+def test_first_orders_go_back_through_the_blocks_above_for_each_target(shape: ModelShape) -> None:
+    one, more = (layer_operations(shape, SAMPLE, (layer,), GIB, NOTHING).float32 for layer in (22, 20))
+    d, seen = 1024, 256 * (4 + 1) / (2 * 4)  # 32 targets of a window, 8 at a time
+    backward = 2 * 512 * seen * (2 * 12 * d**2 + 2 * 4 * seen * d)
+    forward = 2 * 512 / 8 * seen * (2 * 12 * d**2 + 4 * seen * d)
+    once = 2 * 4096 * (2 * 12 * d**2 + 4 * 256 * d)
+    assert more - one == pytest.approx(backward + forward + once)
     both = layer_operations(shape, SAMPLE, (20, 22), GIB, NOTHING)
     assert both.float64 == 2 * ablation_operations(shape, SAMPLE, GIB).float64
+
+
+@pytest.mark.parametrize(("suite", "plain"), [("pythia-410m", True), ("alias-gpt2-small-x21", False)])
+def test_windows_run_from_weights_alone_by_the_family_and_on_a_processor(suite: str, plain: bool) -> None:
+    model = model_shape(dict(load_suites()[suite].shape), suite)
+    assert model.plain == plain
+    here, there = (
+        stage_operations(model, SAMPLE, StepOptions(layers="-2", device=device)) for device in ("cpu", "cuda")
+    )
+    assert (here["layers"].float32 < there["layers"].float32) == plain
+    assert (here["layers"].passed < there["layers"].passed) == plain
+    assert here["layer mediation"] == mediation_operations(model, SAMPLE, StepOptions().memory_bytes)
 
 
 def test_through_a_cap_losses_of_reruns_are_taken_from_all_types(shape: ModelShape) -> None:

@@ -21,7 +21,8 @@ from rtdyn.judge.bands import band_rows
 from rtdyn.judge.designs import DesignComparison
 from rtdyn.judge.domains import domain_rows
 from rtdyn.judge.observations import is_recorded
-from rtdyn.judge.scorecard import ClaimRow, scorecard, unreached_layers
+from rtdyn.judge.scorecard import ClaimRow, scorecard
+from rtdyn.judge.structure import unreached_layers
 from rtdyn.names import ANALYSES, PLATEAU
 from rtdyn.store.manifest import AuditRecord, CheckpointRecord, Manifest
 from rtdyn.store.run import done_steps

@@ -17,8 +17,9 @@ from rtdyn.judge.bands import band_rows
 from rtdyn.judge.claims import CLAIMS
 from rtdyn.judge.domains import domain_rows
 from rtdyn.judge.observations import read_judged
-from rtdyn.judge.scorecard import ClaimRow, judged, unreached_layers
+from rtdyn.judge.scorecard import ClaimRow, judged
 from rtdyn.judge.scorecard_frame import as_json, store_claims
+from rtdyn.judge.structure import unreached_layers
 from rtdyn.judge.trajectories import trajectories
 from rtdyn.judge.verdict import CONTRADICTED, SUPPORTED, UNDETERMINED, Check
 from rtdyn.say_plain import say_plain
