@@ -204,7 +204,7 @@ def may_be_missed(n: int, neurons: int) -> int:
 def _of_sums(statistic: Statistic, x: np.ndarray, y: np.ndarray, sample: Sample) -> Sampled | Undefined:
     """A statistic of sums over all neurons. x, y: float64 (F,), which count where they were measured.
 
-    Its interval is of a jackknife over the random neurons outside the top.
+    Its interval is of a jackknife over the random neurons outside the top, with Student's t.
     """
     outside = np.setdiff1d(sample.uniform, sample.top)
     others, n = len(x) - len(sample.top), len(outside)
@@ -217,8 +217,24 @@ def _of_sums(statistic: Statistic, x: np.ndarray, y: np.ndarray, sample: Sample)
     if n == others:
         return Sampled(value, value, value, len(used))
     left = statistic(np.where(drawn, (1 - np.eye(len(used))[drawn]) * others / (n - 1), 1.0), x[used], y[used])
-    reach = t_quantile(n) * float(jackknife_se(left))
+    reach = _t_of_tails(left) * float(jackknife_se(left))
     return Sampled(value, value - reach, value + reach, len(used))
+
+
+def _t_of_tails(left: np.ndarray) -> float:
+    """Student's 97.5 % point, with what a variance from n values is worth where their kurtosis is κ.
+
+    left: float64 (n,), a statistic without each. That variance scatters by √((κ − 1)/n) of itself, as with
+    2n/(κ − 1) degrees of freedom.
+    """
+    from scipy.special import stdtrit
+
+    n, off = len(left), left - left.mean()
+    variance = np.mean(off**2)
+    if variance == 0:
+        return 0.0
+    kurtosis = max(1 + 1 / n, np.mean((off**2 / variance) ** 2))
+    return float(stdtrit(min(n - 1, 2 * n / (kurtosis - 1)), QUANTILES_95[1]))
 
 
 def _if_all(number: Sampled | Undefined, neurons: int) -> Sampled | Undefined:
