@@ -72,7 +72,7 @@ def planted() -> Iterator[Truth]:
         for scatter in SCATTER:
             size = 1.0 if kind == "normal" else exact
             first = exact + scatter * size * rng.normal(size=NEURONS)
-            yield Truth(f"{kind}, scatter {scatter}", first, exact, np.abs(first))
+            yield Truth(f"{kind}, scatter {scatter}", first, exact, np.abs(first), _direct(exact))
     for share in WRONG:
         size = rng.lognormal(size=NEURONS)
         exact = size * rng.choice([-1, 1], NEURONS)
@@ -81,7 +81,12 @@ def planted() -> Iterator[Truth]:
             first = truth * np.exp(0.03 * rng.normal(size=NEURONS))
             wrong = rng.choice(NEURONS, round(share * NEURONS), replace=False)
             first[wrong] = rng.permutation(size)[: len(wrong)] if kind == "unrelated" else -first[wrong]
-            yield Truth(f"{share:.1%} {kind}", first, truth, np.abs(first))
+            yield Truth(f"{share:.1%} {kind}", first, truth, np.abs(first), _direct(truth))
+
+
+def _direct(exact: np.ndarray) -> np.ndarray:
+    """float64 (F,): most of each neuron's own effect, and some of another's."""
+    return 0.7 * exact + 0.3 * np.roll(exact, 1)
 
 
 def numbers(truth: Truth, sample: Sample) -> dict[str, Sampled]:
