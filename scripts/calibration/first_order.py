@@ -3,12 +3,13 @@
     python scripts/calibration/first_order.py RUN… [--drawn 32 100] [--samples 400]
 
 RUN is a folder of `rtdyn track --layers all --exact-neurons F`, with F the layer's neurons. For each step, layer and
-class, so many of the neurons are drawn at random, and as many lead by first order, as `--exact-neurons` takes them.
-Prints the number of all neurons, and by size of the sample: the share of samples whose 95 % interval holds it, the mean
-error, and the median of the interval. `ranking` is of |mean Δ|, which `--rank-by abs_mean` ranks by. Pearson's
-correlation and the slope, which have no interval, show their error and its standard deviation. Without RUN, planted
-layers: a first order that scatters, of normal and of lognormal effects, and one that is wrong for a share of the
-neurons. `reversed` has the wrong sign there, `unrelated` the size of another neuron.
+class, so many neurons are drawn at random. As many lead by first order, as `--exact-neurons` takes them. Prints the
+number of all neurons. Then, by size of the sample, comes the share of samples whose 95 % interval holds it. The mean
+error and the median interval follow. `ranking` is of |mean Δ|, which `--rank-by abs_mean` ranks by. Pearson's
+correlation and the slope have no interval, and show their mean error and its standard deviation.
+
+Without RUN, layers are planted. In some the first order scatters, of normal and of lognormal effects. In others it is
+wrong for a share of the neurons. `reversed` has the wrong sign there, `unrelated` the size of another neuron.
 """
 
 from __future__ import annotations
