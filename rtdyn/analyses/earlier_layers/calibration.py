@@ -138,10 +138,10 @@ def _spearman(x: np.ndarray, y: np.ndarray, neurons: int) -> Sampled:
     """Of all neurons, from a sample of them.
 
     Its interval is of a jackknife on Fisher's scale. It is no narrower than that of normal numbers (Bonett & Wright
-    2000), nor than Poisson's of exchanges of neighbours: e of them take 12e/(n³ − n) from 1, and half of one counts at
-    least. None of these knows of neurons that were not drawn. So at the end nearer to 0, as many as the sample may have
-    missed count as unrelated: a share s of these makes (1 − s)ρ of ρ. Of effects of both signs they count as reversed:
-    (1 − 2s)ρ.
+    2000). Nor is it narrower than Poisson's of exchanges of neighbours. Each takes 12/(n³ − n) from 1, and half of one
+    counts at least. None of these knows of neurons that were not drawn. So at the end nearer to 0, as many as the
+    sample may have missed count as unrelated. A share s of these makes (1 − s)ρ of ρ. Of effects of both signs they
+    count as reversed, which makes (1 − 2s)ρ.
     """
     from scipy.stats import rankdata
 
