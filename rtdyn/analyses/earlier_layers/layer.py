@@ -162,8 +162,7 @@ def _layer(
 def _ranking(c: LayerClass, sample: Sample, rank_by: str) -> Sampled | Undefined:
     """Of |mean Δ| where it ranks: signs alone make means of Δ correlate, and say nothing of sizes."""
     mean = c.signed if rank_by == "abs_mean" else c.absolute
-    first, exact = (np.abs(v[sample.uniform]) for v in (mean.first_order, mean.value))
-    return calibrate(first, exact, len(mean.value)).spearman
+    return calibrate(np.abs(mean.first_order), np.abs(mean.value), sample).spearman
 
 
 def _class(
@@ -192,10 +191,7 @@ def _class(
             (of_first.abs_sum, exact.abs_sum, first.abs_slope),
         )
     )
-    uniform, neurons = sample.uniform, len(signed.value)
-    calibration, calibration_abs = (
-        calibrate(mean.first_order[uniform], mean.value[uniform], neurons) for mean in (signed, absolute)
-    )
+    calibration, calibration_abs = (calibrate(mean.first_order, mean.value, sample) for mean in (signed, absolute))
     return LayerClass(
         text=text,
         signed=signed,
@@ -203,6 +199,6 @@ def _class(
         direct=direct,
         calibration=calibration,
         calibration_abs=calibration_abs,
-        direct_share=direct_share(as_numpy(direct.mean)[uniform], signed.value[uniform], neurons),
+        direct_share=direct_share(as_numpy(direct.mean), signed.value, sample),
         missed_share=missed_share(np.abs(signed.value) if rank_by == "abs_mean" else absolute.value, sample),
     )

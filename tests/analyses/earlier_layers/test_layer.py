@@ -131,11 +131,11 @@ def test_neurons_are_ranked_by_sizes_only_where_sizes_agree() -> None:
     first, exact = (signs * (1 + rng.random(60)) for _ in range(2))
     alike = SimpleNamespace(value=np.abs(exact), first_order=np.abs(exact))
     signed = SimpleNamespace(value=exact, first_order=first)
-    sample = cast(Sample, SimpleNamespace(uniform=np.arange(60)))
+    sample = cast(Sample, SimpleNamespace(uniform=np.arange(60), top=np.arange(4)))
     rare = cast(LayerClass, SimpleNamespace(signed=signed, absolute=alike))
     by_size, by_abs = (_ranking(rare, sample, rank_by) for rank_by in ("abs_mean", "mean_abs"))
     assert isinstance(by_size, Sampled) and isinstance(by_abs, Sampled)
-    assert calibrate(first, exact, 60).spearman.value > 0.7  # type: ignore[union-attr]  # it is defined
+    assert calibrate(first, exact, sample).spearman.value > 0.7  # type: ignore[union-attr]  # it is defined
     assert isinstance(ranks(by_size, False), Undefined) and by_size.value < 0.4
     assert ranks(by_abs, False) is True
 
