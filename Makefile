@@ -1,5 +1,5 @@
 # What one does while one works on rtdyn. CONTRIBUTING.md says more.
-.PHONY: check quick test docs pages gallery bench package
+.PHONY: check quick test docs pages gallery figures bench package
 
 check: ## lint, types and the contract of imports
 	ruff check .
@@ -23,6 +23,10 @@ gallery: ## the bundled run's page, which docs/gallery/ has only where it was dr
 	rtdyn report build/tiny --out build/page
 	mkdir -p docs/gallery
 	cp build/page/report.html docs/gallery/tiny.html
+
+figures: gallery ## the README's figure, and the one where results are read
+	python scripts/docs/draw_first_figure.py build/tiny
+	cp build/page/rank-influence.png docs/
 
 docs: pages ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
