@@ -54,7 +54,7 @@ def short(tiny: SuiteSpec, options: EvaluationOptions) -> Evaluation:
 @pytest.fixture(scope="module")
 def analysed(model: Any, short: Evaluation) -> Analysed:
     def of(*analyses: str, layers: str = "-1,-2") -> StepTables:
-        chosen = StepOptions(analyses=("ablation", *analyses), layers=layers, device="cpu", exact_neurons=12)
+        chosen = StepOptions(analyses=("ablation", *analyses), layers=layers, device="cpu")
         return analyse_model(model, STEP, None, short, chosen, lambda stage: None, parity=False)
 
     return of

@@ -33,7 +33,8 @@ def sweep(console: Console, expected: dict[str, float]) -> list[float | None]:
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_each_step_has_its_line(terminal: bool) -> None:
+def test_each_step_has_its_line(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")  # a dumb terminal has no bar
     text = StringIO()
     left = sweep(Console(file=text, width=80, force_terminal=terminal, color_system=None), {"load": 50, "ablation": 50})
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "\n", text.getvalue()).replace("\r", "\n")
