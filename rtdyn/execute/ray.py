@@ -62,7 +62,7 @@ def ray(options: ClusterOptions, run: Path, say: Callable[[str], None]) -> Engin
     try:
         import ray as client
     except ImportError:
-        raise InputError("--executor ray needs Ray; install it with `pip install 'rtdyn[ray]'`") from None
+        raise InputError("--executor ray needs Ray; install it with `pip install ray`") from None
     address = options.ray_address or os.environ.get("RAY_ADDRESS")
     place, outlives = _connect(client, address)
     atexit.register(client.shutdown)

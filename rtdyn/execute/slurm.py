@@ -115,7 +115,7 @@ def slurm(options: ClusterOptions, run: Path) -> Engine:
     try:
         import submitit
     except ImportError:
-        raise InputError("--executor slurm needs submitit; install it with `pip install 'rtdyn[slurm]'`") from None
+        raise InputError("--executor slurm needs submitit; install it with `pip install submitit`") from None
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise InputError("--executor slurm: this machine has no sbatch and srun; run rtdyn where jobs are submitted")
     try:

@@ -78,7 +78,7 @@ def check_trackio() -> None:
     try:
         import trackio  # noqa: F401 -- whether it is there is the question
     except ImportError:
-        raise InputError("--tracker trackio needs trackio; install it with `pip install 'rtdyn[trackio]'`") from None
+        raise InputError("--tracker trackio needs trackio; install it with `pip install trackio`") from None
     for name in ELSEWHERE:
         if os.environ.get(name):
             raise InputError(f"rtdyn writes to trackio's database on this machine alone; unset {name}")

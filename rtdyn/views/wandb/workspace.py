@@ -63,7 +63,7 @@ def save_workspace(paths: Sequence[Path], say: Callable[[str], None]) -> None:
         reports = importlib.import_module("wandb_workspaces.reports.v2")
     except ImportError:
         raise InputError(
-            "`rtdyn workspace` needs wandb-workspaces; install it with `pip install 'rtdyn[workspace]'`"
+            "`rtdyn workspace` needs wandb-workspaces; install it with `pip install wandb-workspaces`"
         ) from None
     runs = [read_judged(path) for path in paths]
     shown = [show(run, label) for run, label in zip(runs, labels(runs), strict=True)]

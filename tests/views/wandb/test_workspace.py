@@ -86,4 +86,4 @@ def test_without_the_package_it_is_said_how_to_install_it(
     for name in {"wandb_workspaces", *(name for name in sys.modules if name.startswith("wandb_workspaces."))}:
         monkeypatch.setitem(sys.modules, name, None)
     ended = workspace(synthetic_run(tmp_path / "run", 4, 60))
-    assert ended.exit_code == 3 and "pip install 'rtdyn[workspace]'" in refusal(ended.stderr)
+    assert ended.exit_code == 3 and "pip install wandb-workspaces" in refusal(ended.stderr)
