@@ -100,9 +100,9 @@ def judged(metrics: pl.DataFrame, classes: Mapping[str, TokenClassRecord], claim
     targets = None if rare is None else rare.measured
     rows = []
     for claim in claims:
-        if claim.criteria[0].analysis == LAYERS and LAYERS not in metrics["analysis"]:
-            continue  # a question of its own, which was not asked
         shown = claim.criteria[0]
+        if shown.analysis == LAYERS and LAYERS not in metrics["analysis"]:
+            continue  # a question of its own, which was not asked
         for layer in layers_from_end(claim.layers, final):
             if is_structural(metrics, shown.analysis, shown.metric, layer):
                 continue

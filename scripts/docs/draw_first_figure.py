@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 import rtdyn
 from rtdyn.names import COMMON, RARE
@@ -32,20 +31,21 @@ def draw(run: Path, to: Path) -> None:
     import matplotlib.pyplot as plt
 
     frames = rtdyn.open_run(run)
-    neurons, curves = frames.neurons.collect(), frames.curves.filter(kind=PSEUDO_INFLUENCE).collect()
+    at = [frames.steps.index(step) for step in STEPS]
+    influence = {name: -np.sort(-frames.influence(name)[at]) for name in (COMMON, RARE)}
+    bands = frames.curves.filter(kind=PSEUDO_INFLUENCE).sort("x").collect()
     figure, axes = plt.subplots(1, len(STEPS), figsize=(11, 2.9), sharey=True, layout="constrained")
-    for panel, step in zip(axes, STEPS, strict=True):
-        band, at = curves.filter(step=step).sort("x"), neurons.filter(step=step)
+    for k, (panel, step) in enumerate(zip(axes, STEPS, strict=True)):
+        band = bands.filter(step=step)
         panel.fill_between(band["x"], band["low"], band["high"], color=NULL, alpha=0.45, lw=0, label=BAND)
-        for name in (COMMON, RARE):
-            ranked = np.sort(at[f"mean_abs_{name}"].to_numpy())[::-1]
-            panel.plot(np.arange(1, len(ranked) + 1), ranked, color=COLOURS[name], label=f"{name} words")
+        for name, ranked in influence.items():
+            panel.plot(1 + np.arange(ranked.shape[1]), ranked[k], color=COLOURS[name], label=f"{name} words")
         panel.set(xscale="log", yscale="log", title=f"training step {step:,}", xlabel="neurons, most influential first")
         panel.xaxis.set_major_formatter("{x:.0f}")
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("change of the error")
-    axes[0].set_ylim(bottom=np.quantile(neurons.filter(pl.col("step").is_in(STEPS))[f"mean_abs_{RARE}"], 0.005))
+    axes[0].set_ylabel("change of the loss")
+    axes[0].set_ylim(bottom=np.quantile(influence[RARE], 0.005))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(to, dpi=130)
