@@ -107,14 +107,15 @@ def _imitation(
     """
     quota, left = quota.copy(), needed.copy()
     order = rng.permutation(len(kind))
-    places = np.split(order[np.argsort(kind[order], kind="stable")], np.cumsum(np.bincount(kind))[:-1])
-    times = np.array([len(p) for p in places])
-    free = np.ones(len(places), dtype=bool)
+    by_type = order[np.argsort(kind[order], kind="stable")]
+    times = np.bincount(kind)
+    end = np.cumsum(times)
+    free = np.ones(len(times), dtype=bool)
     chosen = []
     for repeat in repeats[repeats > 1].tolist():
         of_type = int(rng.choice(np.flatnonzero(free & (times >= repeat))))
         free[of_type] = False
-        chosen.append((places[of_type], repeat))
+        chosen.append((by_type[end[of_type] - times[of_type] : end[of_type]], repeat))
     taken: list[int] = []
 
     def take(candidates: np.ndarray) -> int:
@@ -138,7 +139,7 @@ def _imitation(
         lacking &= free
         of_type = int(rng.choice(np.flatnonzero(lacking if lacking.any() else free)))
         free[of_type] = False
-        take(places[of_type])
+        take(by_type[end[of_type] - times[of_type] : end[of_type]])
     return np.array(taken)
 
 

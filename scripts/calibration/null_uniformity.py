@@ -1,7 +1,8 @@
 """Are p-values uniform where nothing is there to find?
 
     python scripts/calibration/null_uniformity.py --models 20
-    python scripts/calibration/null_uniformity.py --step 2000 --classes 500 [--seed 2] [--kinds routing] [--json FILE]
+    python scripts/calibration/null_uniformity.py --step 2000 --classes 500 [--seed 2] [--kinds routing] \
+        [--nulls selected] [--json FILE]
 
 The first asks models that have learned nothing: the bundled architecture, newly initialised many times. The second
 asks a trained one: pseudo-classes of common positions take the rare class's place, so that nothing sets the class
@@ -26,7 +27,7 @@ import torch
 from known_delta import all_deltas, influence_on, pseudo_influence_on
 
 from rtdyn.analyses.context import Context
-from rtdyn.analyses.groups.choose import split_groups, window_halves
+from rtdyn.analyses.groups.choose import Group, split_groups, window_halves
 from rtdyn.analyses.groups.nulls import matching_cells
 from rtdyn.analyses.influence.ablation import TOLERANCE, Influence
 from rtdyn.analyses.options import StepOptions
@@ -37,7 +38,7 @@ from rtdyn.analyses.routing.reference import PseudoSets, reference
 from rtdyn.capture.forward_pass import Capture, capture
 from rtdyn.checkpoints.checkpoint import load_model
 from rtdyn.checkpoints.local import fetch_local
-from rtdyn.names import COMMON, PSEUDO_CLASS, RARE, TOP
+from rtdyn.names import COMMON, MATCHED, PSEUDO_CLASS, RANDOM, RARE, SELECTED, TOP
 from rtdyn.store.schema import Metric
 from rtdyn.suites.find import find_suite, load_suites
 from rtdyn.suites.suite import SuiteSpec
@@ -52,6 +53,7 @@ from rtdyn.undefined import Undefined
 
 GROUPED = ("dimensionality", "modularity", "heavytail")
 KINDS = ("routing", "contrast", "groups")
+SETS = (RANDOM, MATCHED, SELECTED)
 WRITTEN_EVERY = 20
 """Models or classes after which the file is written anew, so that a run that is cut off is worth what it took."""
 OPTIONS = StepOptions(GROUPED, "kept", "mean_abs", TOLERANCE, 1.0, "never", "cpu", 0)
@@ -98,9 +100,13 @@ def swapped(
 
 
 def rows_of(
-    captured: Capture, delta: np.ndarray, evaluation: Evaluation, kinds: tuple[str, ...] = KINDS
+    captured: Capture,
+    delta: np.ndarray,
+    evaluation: Evaluation,
+    kinds: tuple[str, ...] = KINDS,
+    nulls: tuple[str, ...] = SETS,
 ) -> Iterator[Metric]:
-    """The rows of the group `top`, of the contrast and of attention, as a run stores them."""
+    """The rows of the group `top`, of the contrast and of attention, as a run stores them. nulls: of the group."""
     members, cluster = evaluation.pseudo_classes, evaluation.clusters.index
     if isinstance(members, Undefined):
         return
@@ -121,15 +127,23 @@ def rows_of(
     if "groups" not in kinds:
         return
     groups = split_groups(result, cluster, matching_cells(captured), shared, evaluation.seed)
-    context = Context(captured, result, evaluation, halves, {**groups, **_only(TOP, groups)}, OPTIONS)
+    context = Context(captured, result, evaluation, halves, _only(TOP, nulls, groups), OPTIONS)
     for name, analyse, rows in GROUP_ANALYSES:
         if name in GROUPED:
             yield from rows(analyse(context), context).metrics
 
 
-def _only(kept: str, groups: Any) -> dict[str, Any]:
-    """The other groups, not asked for."""
-    return {name: Undefined("not asked for") for name in groups if name != kept}
+def _only(
+    kept: str, nulls: tuple[str, ...], groups: Mapping[str, Group | Undefined]
+) -> dict[str, Group | Undefined]:
+    """The group against these nulls; the other groups, not asked for."""
+    asked = {
+        name: group
+        if isinstance(group, Undefined)
+        else replace(group, sets={null: sets for null, sets in group.sets.items() if null in nulls})
+        for name, group in groups.items()
+    }
+    return {name: group if name == kept else Undefined("not asked for") for name, group in asked.items()}
 
 
 def main() -> None:
@@ -140,6 +154,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=250, help="pseudo-classes in the rare class's place")
     parser.add_argument("--seed", type=int, default=1, help="of the pseudo-classes, from 1: another one draws others")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of numbers: `groups` take longest")
+    parser.add_argument("--nulls", nargs="+", choices=SETS, default=SETS, help="sets that groups are held against")
     parser.add_argument("--json", type=Path, help="with every p, so that files of several seeds can be joined")
     args = parser.parse_args()
     suite = find_suite("tiny", load_suites())
@@ -152,7 +167,7 @@ def main() -> None:
     )
     p_values: dict[tuple[str, str], list[float]] = defaultdict(list)
     for number, (captured, delta, of_class) in enumerate(measured, 1):
-        for row in rows_of(captured, delta, of_class, tuple(args.kinds)):
+        for row in rows_of(captured, delta, of_class, tuple(args.kinds), tuple(args.nulls)):
             if row.null is not None and row.p_value is not None:
                 head = "" if row.head is None else " of heads"
                 layer = f", layer {row.layer}" if row.null == PSEUDO_CLASS and row.analysis == "routing" else ""
