@@ -1,9 +1,14 @@
-"""Linear modules by oneDNN: torch's own library for products uses a processor's whole vector width on Intel's alone."""
+"""Linear modules by the faster of torch's libraries for products.
+
+Its own, Intel's MKL, uses a processor's whole vector width on Intel's alone. Elsewhere oneDNN is the faster.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def fast_linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`torch.nn.functional.linear` of float32 without a gradient, by oneDNN where torch has it; in any thread."""
+    """`torch.nn.functional.linear` of float32 without a gradient, by oneDNN where that is faster; in any thread."""
     import torch
 
     one_dnn = _one_dnn()
@@ -22,9 +27,9 @@ def fast_linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
 @contextmanager
 def fast_products() -> Iterator[None]:
-    """While held, a float32 product of `torch.nn.functional.linear` that no gradient is asked of is oneDNN's.
+    """While held, a float32 product of `torch.nn.functional.linear` that no gradient is asked of is the faster library's.
 
-    It is float32 all through. Elsewhere, and where torch was built without oneDNN, all is as before.
+    It is float32 all through. On Intel's processors, and where torch was built without oneDNN, all is as before.
     """
     import torch
     from torch.overrides import TorchFunctionMode
@@ -45,10 +50,19 @@ def fast_products() -> Iterator[None]:
 
 
 def _one_dnn() -> Any:
-    """oneDNN's product, None where torch was built without it."""
+    """oneDNN's product, None where torch was built without it or its own library is faster."""
     import torch
 
-    return getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+    if not torch.backends.mkldnn.is_available() or (torch.backends.mkl.is_available() and _of_intel()):
+        return None
+    return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+
+@cache
+def _of_intel() -> bool:
+    """Whether the processor says that it is Intel's; systems that do not tell are taken for others."""
+    told = Path("/proc/cpuinfo")
+    return told.exists() and "GenuineIntel" in told.read_text(errors="replace")
 
 
 def _plain(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:

@@ -47,8 +47,8 @@ class PlainPlaces:
     """Where a block keeps what `plain_block.PlainBlock` has beside the layout's own names."""
 
     attention_norm: str
-    attention_in: str
-    """Queries, keys and values of one matrix, side by side by head."""
+    attention_in: tuple[str, ...]
+    """Queries, keys and values of one matrix, side by side by head; or those of three."""
     mlp_norm: str
     activation: str
 
@@ -94,6 +94,8 @@ _LAYER_NORM = Norm(centred=True, epsilon="eps")
 _RMS = Norm(centred=False, epsilon="variance_epsilon")
 _RMS_FROM_ONE = Norm(centred=False, epsilon="eps", gain_from=1.0)
 
+_QUERY_KEY_VALUE = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+
 _GPT_NEOX = Layout(
     blocks="gpt_neox.layers",
     final_norm="final_layer_norm",
@@ -104,7 +106,7 @@ _GPT_NEOX = Layout(
     output="mlp.dense_4h_to_h",
     cache="layer_past",
     parallel_norm="post_attention_layernorm",
-    plain=PlainPlaces("input_layernorm", "attention.query_key_value", "post_attention_layernorm", "mlp.act"),
+    plain=PlainPlaces("input_layernorm", ("attention.query_key_value",), "post_attention_layernorm", "mlp.act"),
 )
 _GPT2 = Layout(
     blocks="transformer.h",
@@ -159,6 +161,7 @@ _PHI = Layout(
     inputs={"in": MatrixPlace("mlp.fc1")},
     output="mlp.fc2",
     parallel_norm="input_layernorm",
+    plain=PlainPlaces("input_layernorm", _QUERY_KEY_VALUE, "input_layernorm", "mlp.activation_fn"),
 )
 _LLAMA = Layout(
     blocks="model.layers",
@@ -170,6 +173,9 @@ _LLAMA = Layout(
     output="mlp.down_proj",
 )
 """The neuron of a gated MLP is the product that enters `down_proj`."""
+_PLAIN_LLAMA = replace(
+    _LLAMA, plain=PlainPlaces("input_layernorm", _QUERY_KEY_VALUE, "post_attention_layernorm", "mlp.act_fn")
+)
 _OLMO2 = replace(_LLAMA, post_norm="post_feedforward_layernorm")
 _GEMMA = replace(_LLAMA, norm=_RMS_FROM_ONE)
 _VAULT_GEMMA = replace(_GEMMA, capped=True)
@@ -185,10 +191,10 @@ LAYOUTS: Mapping[str, Layout] = {
     "phi": _PHI,
     "phi3": replace(_LLAMA, inputs={"gate": MatrixPlace(_GATE_UP, 0, 2), "up": MatrixPlace(_GATE_UP, 1, 2)}),
     "stablelm": replace(_LLAMA, norm=_LAYER_NORM, parallel_norm="input_layernorm"),
-    "llama": _LLAMA,
+    "llama": _PLAIN_LLAMA,
     # biases, norms and rotary choices of theirs are inside the attention
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
+    "mistral": _PLAIN_LLAMA,
+    "qwen2": _PLAIN_LLAMA,
     "qwen3": _LLAMA,
     "smollm3": _LLAMA,
     # its norms have no parameters

@@ -1,10 +1,11 @@
-"""A block as weights alone: LayerNorms, attention by heads that share nothing, and an MLP without a gate.
+"""A block as weights alone: norms, attention by rotary heads, and an MLP with a gate or without.
 
 What runs a block so skips its modules. It holds for families whose layout says where the parts are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +13,32 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rtdyn.model.anatomy import Anatomy
+    from rtdyn.model.layouts import Layout
 
 
 @dataclass(frozen=True)
-class LayerNorm:
-    """x becomes γ ∘ (x − mean x)/σ + β, with σ² the mean square of x − mean x, plus ε."""
+class BlockNorm:
+    """x becomes γ ∘ x̂/σ + β, with σ² the mean square of x̂, plus ε."""
 
     gain: Tensor
     """(d,) γ."""
-    shift: Tensor
+    shift: Tensor | None
     """(d,) β."""
     epsilon: float
+    centred: bool
+    """Whether x̂ is x less its mean, as in a LayerNorm; else it is x."""
+
+    def centre(self, x: Tensor) -> Tensor:
+        """x̂ (…, d) of x (…, d)."""
+        return x - x.mean(-1, keepdim=True) if self.centred else x
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(…, d) of x (…, d)."""
+        from torch.nn.functional import layer_norm, rms_norm
+
+        if self.centred:
+            return layer_norm(x, x.shape[-1:], self.gain, self.shift, self.epsilon)
+        return rms_norm(x, x.shape[-1:], self.gain, self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -37,16 +53,18 @@ class Linear:
 
 @dataclass(frozen=True)
 class PlainBlock:
-    """One block; width d, H heads of size D, F neurons."""
+    """One block; width d, H heads of size D that share G keys and values, F neurons."""
 
-    attention_norm: LayerNorm
-    attention_in: Linear
-    """(H·3·D, d): of each head its query, key and value."""
+    attention_norm: BlockNorm
+    queries: Linear
+    """(H·D, d)."""
+    others: Linear
+    """(G·2·D, d): each key and its value."""
     attention_out: Linear
     """(d, H·D)."""
-    mlp_norm: LayerNorm
-    mlp_in: Linear
-    """(F, d)."""
+    mlp_norm: BlockNorm
+    mlp_in: tuple[Linear, ...]
+    """(F, d) each: of an MLP without a gate what the activation is given; else the gate, and what it multiplies."""
     activation: nn.Module
     """Of each neuron for itself."""
     mlp_out: Linear
@@ -54,6 +72,12 @@ class PlainBlock:
     heads: int
     parallel: bool
     """Whether the MLP reads what enters the block; else what attention has added to."""
+
+    def neurons(self, read: Sequence[Tensor]) -> Tensor:
+        """(…, F): activations, of what `mlp_in` gives, (…, F) each."""
+        first, *gated = read
+        active: Tensor = self.activation(first)
+        return active.mul_(gated[0]) if gated else active
 
 
 def plain_blocks(parts: Anatomy) -> tuple[PlainBlock, ...]:
@@ -69,30 +93,73 @@ def plain_blocks(parts: Anatomy) -> tuple[PlainBlock, ...]:
     weight = parts.output_rows
     if layout is None or layout.plain is None or weight.dtype != torch.float32 or weight.device.type != "cpu":
         return ()
+    return tuple(_plain_block(parts, layout, block) for block in parts.stack)
+
+
+def _plain_block(parts: Anatomy, layout: Layout, block: nn.Module) -> PlainBlock:
     plain = layout.plain
+    assert plain is not None
 
-    def norm(block: nn.Module, name: str) -> LayerNorm:
+    def norm(name: str) -> BlockNorm:
         module: Any = block.get_submodule(name)
-        return LayerNorm(_of(module, "weight"), _of(module, "bias"), float(module.eps))
+        shift = _of(module, "bias") if layout.norm.centred else None
+        epsilon = layout.norm.epsilon
+        return BlockNorm(
+            layout.norm.gain(_of(module, "weight")),
+            shift,
+            float(getattr(module, epsilon) if isinstance(epsilon, str) else epsilon),
+            layout.norm.centred,
+        )
 
-    def linear(block: nn.Module, name: str) -> Linear:
+    def linear(name: str) -> Linear:
         module: Any = block.get_submodule(name)
         return Linear(_of(module, "weight"), None if module.bias is None else _of(module, "bias"))
 
-    return tuple(
-        PlainBlock(
-            norm(block, plain.attention_norm),
-            linear(block, plain.attention_in),
-            linear(block, f"{layout.attention}.{layout.heads}"),
-            norm(block, plain.mlp_norm),
-            linear(block, layout.inputs["in"].module),
-            block.get_submodule(plain.activation),
-            linear(block, layout.output),
-            parts.blocks[-1].heads,
-            parts.parallel_residual,
-        )
-        for block in parts.stack
+    last = parts.blocks[-1]
+    queries, others = _split([linear(name) for name in plain.attention_in], last.heads, last.head_size)
+    return PlainBlock(
+        norm(plain.attention_norm),
+        queries,
+        others,
+        linear(f"{layout.attention}.{layout.heads}"),
+        norm(plain.mlp_norm),
+        tuple(linear(place.module) for place in layout.inputs.values()),
+        block.get_submodule(plain.activation),
+        linear(layout.output),
+        last.heads,
+        parts.parallel_residual,
     )
+
+
+def _split(read: Sequence[Linear], heads: int, size: int) -> tuple[Linear, Linear]:
+    """What gives queries (H·D), and each key and its value (G·2·D).
+
+    read: one matrix that gives each head's query, key and value, or three matrices.
+    """
+    if len(read) == 1:
+        query, key, value = (_part(read[0], heads, part) for part in range(3))
+    else:
+        query, key, value = read
+    return query, _side_by_side(key, value, size)
+
+
+def _part(linear: Linear, heads: int, part: int) -> Linear:
+    """One of the three parts of each head, one head after the other."""
+    weight, bias = linear.weight, linear.bias
+    of_heads = weight.view(heads, 3, -1, weight.shape[1])[:, part].flatten(0, 1)
+    return Linear(of_heads, None if bias is None else bias.view(heads, 3, -1)[:, part].flatten())
+
+
+def _side_by_side(key: Linear, value: Linear, size: int) -> Linear:
+    """Each key's `size` rows, then its value's."""
+    import torch
+
+    def joined(of_key: Tensor, of_value: Tensor) -> Tensor:
+        both = torch.stack([v.view(-1, size, *v.shape[1:]) for v in (of_key, of_value)], 1)
+        return both.flatten(0, 2)
+
+    bias = None if key.bias is None or value.bias is None else joined(key.bias, value.bias)
+    return Linear(joined(key.weight, value.weight), bias)
 
 
 def _of(module: Any, name: str) -> Tensor:

@@ -133,9 +133,7 @@ def rows_of(
             yield from rows(analyse(context), context).metrics
 
 
-def _only(
-    kept: str, nulls: tuple[str, ...], groups: Mapping[str, Group | Undefined]
-) -> dict[str, Group | Undefined]:
+def _only(kept: str, nulls: tuple[str, ...], groups: Mapping[str, Group | Undefined]) -> dict[str, Group | Undefined]:
     """The group against these nulls; the other groups, not asked for."""
     asked = {
         name: group

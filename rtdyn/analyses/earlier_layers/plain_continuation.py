@@ -1,7 +1,7 @@
 """Windows through the last blocks where an ablation moves the stream along one direction, from weights alone.
 
-Neuron i of a layer moves the stream x_p by c_p·w at position p. x̂ and ŵ are x and w less their means over the width.
-The LayerNorm of the next block gives γ ∘ (x̂_p + c_p·ŵ)/σ′_p + β, where
+Neuron i of a layer moves the stream x_p by c_p·w at position p. Where the next block has a LayerNorm, x̂ and ŵ are x
+and w less their means over the width; before an RMSNorm they are x and w. It gives γ ∘ (x̂_p + c_p·ŵ)/σ′_p + β, where
 
     σ′_p² = σ_p² + 2c_p⟨x̂_p, ŵ⟩/d + c_p²‖ŵ‖²/d.
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import layer_norm, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from rtdyn.analyses.earlier_layers.continuation import continued
 from rtdyn.analyses.kernels.moved_products import moved_products
@@ -28,7 +28,7 @@ from rtdyn.analyses.kernels.rotation import rotate
 from rtdyn.analyses.threads import in_whole_threads
 from rtdyn.model.anatomy import Anatomy
 from rtdyn.model.fast_products import fast_linear
-from rtdyn.model.plain_block import LayerNorm, Linear, PlainBlock
+from rtdyn.model.plain_block import BlockNorm, Linear, PlainBlock
 from rtdyn.model.run_block import additive_mask
 
 TOKENS = 4096
@@ -77,15 +77,14 @@ def plain_continued(
     """
     length, width = moves.stream.shape
     block, *further = blocks[layer + 1 :]
-    window_bytes = 4 * length * (NUMBERS * width + 2 * len(block.mlp_in.weight))
+    window_bytes = 4 * length * (NUMBERS * width + 2 * sum(len(linear.weight) for linear in block.mlp_in))
     together = max(1, min(TOKENS // length, memory_bytes // (torch.get_num_threads() * window_bytes)))
     rotation = _rotation(parts, moves.stream)
     everywhere = _Attention(block.heads, rotation, rotation, None)
     mask = additive_mask(torch.arange(length) <= query[:, None], moves.stream.dtype)
     measured = _Attention(block.heads, (rotation[0][query], rotation[1][query]), rotation, mask)
-    last, middle = blocks[-1], [(block, _split(block)) for block in further[:-1]]
-    queries, others = _split(last)
-    entrance = _Entrance.of(block, moves if further else moves.at(query), moves)
+    last = blocks[-1]
+    entrance = _Entrance.of(block, moves, None if further else query)
 
     @torch.inference_mode()
     def run(start: int) -> Tensor:
@@ -94,12 +93,14 @@ def plain_continued(
         if not further:
             return _added(last, moves.at(query).some(some).streams(), enters.heads(measured), enters.hidden())
         streams = _added(block, moves.some(some).streams(), enters.heads(everywhere), enters.hidden())
-        for between, linears in middle:
-            read = [_read(streams, between.attention_norm, linear) for linear in linears]
-            streams = _added(between, streams, everywhere.heads(*read), None)
+        for between in further[:-1]:
+            read = _read(streams, between.attention_norm, between.queries, between.others)
+            streams = _added(between, streams, everywhere.heads(*read), ())
         at = streams[:, query]
-        read = [_read(v, last.attention_norm, linear) for v, linear in ((at, queries), (streams, others))]
-        return _added(last, at, measured.heads(*read), None)
+        queries, others = (
+            _read(v, last.attention_norm, linear)[0] for v, linear in ((at, last.queries), (streams, last.others))
+        )
+        return _added(last, at, measured.heads(queries, others), ())
 
     return torch.cat(in_whole_threads(run, range(0, len(moves.rows), together)))
 
@@ -112,6 +113,14 @@ def agrees(parts: Anatomy, blocks: Sequence[PlainBlock], layer: int, moves: Move
     theirs = continued(parts, layer, some.streams(), query)
     ours = plain_continued(parts, blocks, layer, some, query, 0)
     return bool((ours - theirs).abs().max() <= AGREES * theirs.abs().max())
+
+
+def _scale(moves: Moves, norm: BlockNorm) -> Tensor:
+    """float64 (k, T): 1/σ′."""
+    stream, rows = (norm.centre(v).double() for v in (moves.stream, moves.rows))
+    change = moves.change.double()
+    square = stream.square().sum(1) + change * (2 * rows @ stream.T + change * rows.square().sum(1, keepdim=True))
+    return (square / rows.shape[1] + norm.epsilon).rsqrt()
 
 
 @dataclass(frozen=True)
@@ -130,16 +139,11 @@ class _Moved:
     """(m,)."""
 
     @staticmethod
-    def of(moves: Moves, norm: LayerNorm, linear: Linear) -> _Moved:
-        stream, rows = (v - v.mean(1, keepdim=True) for v in (moves.stream, moves.rows))
-        exact_stream, exact_rows, change = stream.double(), rows.double(), moves.change.double()
-        square = exact_stream.square().sum(1) + change * (
-            2 * exact_rows @ exact_stream.T + change * exact_rows.square().sum(1, keepdim=True)
-        )
-        scale = (square / rows.shape[1] + norm.epsilon).rsqrt()
-        before, along = (fast_linear(v * norm.gain, linear.weight) for v in (stream, rows))
-        bias = fast_linear(norm.shift[None], linear.weight, linear.bias)[0]
-        return _Moved(scale.float(), (change * scale).float(), before, along, bias)
+    def of(moves: Moves, norm: BlockNorm, linear: Linear, scale: Tensor) -> _Moved:
+        before, along = (fast_linear(norm.centre(v) * norm.gain, linear.weight) for v in (moves.stream, moves.rows))
+        shift = torch.zeros_like(norm.gain) if norm.shift is None else norm.shift
+        bias = fast_linear(shift[None], linear.weight, linear.bias)[0]
+        return _Moved(scale.float(), (moves.change * scale).float(), before, along, bias)
 
     def some(self, which: slice) -> _Moved:
         return replace(self, scale=self.scale[which], step=self.step[which], along=self.along[which])
@@ -158,30 +162,35 @@ class _Entrance:
     queries: _Moved
     """m = H·D, at the positions that attend."""
     others: _Moved
-    """m = H·2·D, of each head its key and value, at all positions."""
-    mlp: _Moved | None
-    """m = F, at the positions that attend; None where the MLP reads what attention has added to."""
+    """m = G·2·D, each key and its value, at all positions."""
+    mlp: tuple[_Moved, ...]
+    """m = F, at the positions that attend; none where the MLP reads what attention has added to."""
 
     @staticmethod
-    def of(block: PlainBlock, attending: Moves, attended: Moves) -> _Entrance:
-        queries, others = _split(block)
-        return _Entrance(
-            _Moved.of(attending, block.attention_norm, queries),
-            _Moved.of(attended, block.attention_norm, others),
-            _Moved.of(attending, block.mlp_norm, block.mlp_in) if block.parallel else None,
-        )
+    def of(block: PlainBlock, moves: Moves, query: Tensor | None) -> _Entrance:
+        """query: int64 (n,), the positions that attend; None where all do."""
+        norm, scale = block.attention_norm, _scale(moves, block.attention_norm)
+        others = _Moved.of(moves, norm, block.others, scale)
+        if query is not None:
+            moves, scale = moves.at(query), scale[:, query]
+        queries = _Moved.of(moves, norm, block.queries, scale)
+        if not block.parallel:
+            return _Entrance(queries, others, ())
+        of_mlp = _scale(moves, block.mlp_norm)
+        mlp = tuple(_Moved.of(moves, block.mlp_norm, linear, of_mlp) for linear in block.mlp_in)
+        return _Entrance(queries, others, mlp)
 
     def some(self, which: slice) -> _Entrance:
-        mlp = None if self.mlp is None else self.mlp.some(which)
+        mlp = tuple(moved.some(which) for moved in self.mlp)
         return _Entrance(self.queries.some(which), self.others.some(which), mlp)
 
     def heads(self, attention: _Attention) -> Tensor:
         """(k, n, H·D): what the heads give."""
         return attention.heads(self.queries.value(), self.others.value())
 
-    def hidden(self) -> Tensor | None:
-        """(k, n, F): what the MLP's neurons read."""
-        return None if self.mlp is None else self.mlp.value()
+    def hidden(self) -> Sequence[Tensor]:
+        """(k, n, F) each: what the MLP's neurons read; none where that is not known."""
+        return [moved.value() for moved in self.mlp]
 
 
 @dataclass(frozen=True)
@@ -189,7 +198,7 @@ class _Attention:
     """Which n positions attend to which T."""
 
     count: int
-    """H."""
+    """H, heads that ask."""
     turn_queries: Rotation
     """(n, r)."""
     turn_keys: Rotation
@@ -198,43 +207,32 @@ class _Attention:
     """(1, 1, n, T), added to the scores; None where each of T positions looks back."""
 
     def heads(self, queries: Tensor, others: Tensor) -> Tensor:
-        """(k, n, H·D): of queries (k, n, H·D), and each head's keys and values (k, T, H·2·D). Both turn in place."""
+        """(k, n, H·D): of queries (k, n, H·D), and keys and values (k, T, G·2·D). Both turn in place."""
         query = queries.view(*queries.shape[:2], self.count, -1)
-        key, value = others.view(*others.shape[:2], self.count, 2, -1).unbind(3)
+        key, value = others.view(*others.shape[:2], -1, 2, query.shape[-1]).unbind(3)
         for turned, by in ((query, self.turn_queries), (key, self.turn_keys)):
             rotate(turned.numpy(), *(v.numpy() for v in by))
         query, key, value = (v.transpose(1, 2) for v in (query, key, value))
+        if (sharing := self.count // key.shape[1]) > 1:
+            key, value = (v.repeat_interleave(sharing, 1) for v in (key, value))
         given = scaled_dot_product_attention(query, key, value, attn_mask=self.mask, is_causal=self.mask is None)
         return given.transpose(1, 2).flatten(2)
 
 
-def _added(block: PlainBlock, streams: Tensor, heads: Tensor, hidden: Tensor | None) -> Tensor:
+def _added(block: PlainBlock, streams: Tensor, heads: Tensor, hidden: Sequence[Tensor]) -> Tensor:
     """Streams (k, n, d) with what the block adds, by what its heads give (k, n, H·D).
 
-    hidden: (k, n, F), what the MLP's neurons read, where it is known.
+    hidden: (k, n, F) each, what the MLP's neurons read, where it is known.
     """
     left = fast_linear(heads, block.attention_out.weight, block.attention_out.bias).add_(streams)
-    if hidden is None:
-        hidden = _read(streams if block.parallel else left, block.mlp_norm, block.mlp_in)
-    return left.add_(fast_linear(block.activation(hidden), block.mlp_out.weight, block.mlp_out.bias))
+    read = hidden or _read(streams if block.parallel else left, block.mlp_norm, *block.mlp_in)
+    return left.add_(fast_linear(block.neurons(read), block.mlp_out.weight, block.mlp_out.bias))
 
 
-def _read(streams: Tensor, norm: LayerNorm, linear: Linear) -> Tensor:
-    """(…, m): of streams (…, d)."""
-    normed = layer_norm(streams, (streams.shape[-1],), norm.gain, norm.shift, norm.epsilon)
-    return fast_linear(normed, linear.weight, linear.bias)
-
-
-def _split(block: PlainBlock) -> tuple[Linear, Linear]:
-    """What gives queries (H·D), and each head's keys and values (H·2·D)."""
-    weight, bias = block.attention_in.weight, block.attention_in.bias
-    by_head = weight.view(block.heads, 3, -1, weight.shape[1])
-    biases = None if bias is None else bias.view(block.heads, 3, -1)
-    query, others = (
-        Linear(by_head[:, part].flatten(0, -2), None if biases is None else biases[:, part].flatten())
-        for part in (slice(0, 1), slice(1, 3))
-    )
-    return query, others
+def _read(streams: Tensor, norm: BlockNorm, *linears: Linear) -> list[Tensor]:
+    """(…, m) of each: of streams (…, d)."""
+    normed = norm(streams)
+    return [fast_linear(normed, linear.weight, linear.bias) for linear in linears]
 
 
 def _rotation(parts: Anatomy, stream: Tensor) -> Rotation:

@@ -130,5 +130,7 @@ def test_a_lone_type_of_small_probability_that_moves_far_is_not_left_out(monkeyp
         return torch.stack([types.changes(moved, 2**30) - truth for types in draws])
 
     assert errors().abs().max() < LEFT_OUT
+    monkeypatch.setattr(drawn_types, "CERTAIN", 0)
+    assert errors().abs().max() < LEFT_OUT
     monkeypatch.setattr(drawn_types, "LEFT_OUT", torch.inf)
     assert errors().mean() < -LEFT_OUT, "without it most draws lack the type, and none has too much of it"

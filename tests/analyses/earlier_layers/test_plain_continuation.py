@@ -10,13 +10,13 @@ import pytest
 import torch
 import transformers
 from analyses.earlier_layers.test_layer import CONFIGS, NEOX
-from model.test_families import SHAPE, random_model
+from model.test_families import GATED, SHAPE, random_model
 
 from rtdyn.analyses.earlier_layers.continuation import continued
 from rtdyn.analyses.earlier_layers.plain_continuation import Moves, agrees, plain_continued
 from rtdyn.model.anatomy import Anatomy
 from rtdyn.model.families import anatomy
-from rtdyn.model.plain_block import plain_blocks
+from rtdyn.model.plain_block import Linear, plain_blocks
 
 QUERY = torch.tensor([4, 7, 10])
 ROTATED = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.67}}
@@ -24,7 +24,17 @@ PLAIN: dict[str, Any] = {
     "parallel": transformers.GPTNeoXConfig(num_hidden_layers=5, **ROTATED, **NEOX, **SHAPE),
     "sequential": transformers.GPTNeoXConfig(num_hidden_layers=5, use_parallel_residual=False, **NEOX, **SHAPE),
     "without biases": transformers.GPTNeoXConfig(num_hidden_layers=3, attention_bias=False, **NEOX, **SHAPE),
+    "llama": transformers.LlamaConfig(num_key_value_heads=2, **{**GATED, "num_hidden_layers": 4}),
+    "llama, with biases": transformers.LlamaConfig(
+        num_key_value_heads=1, attention_bias=True, mlp_bias=True, head_dim=8, **{**GATED, "num_hidden_layers": 3}
+    ),
+    "mistral": transformers.MistralConfig(num_key_value_heads=4, sliding_window=None, **GATED),
+    "qwen2": transformers.Qwen2Config(num_key_value_heads=2, **{**GATED, "num_hidden_layers": 4}),
+    "phi": transformers.PhiConfig(
+        num_key_value_heads=2, partial_rotary_factor=0.67, **{**GATED, "num_hidden_layers": 4}
+    ),
 }
+FAMILIES = {config.model_type for config in PLAIN.values()}
 
 
 def moves(parts: Anatomy, layer: int, neurons: int = 9) -> Moves:
@@ -70,20 +80,26 @@ def test_a_neuron_that_takes_nearly_all_of_the_stream_moves_its_norm_exactly() -
     torch.testing.assert_close(ours.double(), truth, rtol=0, atol=1e-4 * float(truth.abs().max()))
 
 
-def test_weights_that_are_not_the_models_are_not_trusted() -> None:
-    parts = anatomy(random_model(PLAIN["parallel"]))
+@pytest.mark.parametrize("config", ["parallel", "llama"])
+def test_weights_that_are_not_the_models_are_not_trusted(config: str) -> None:
+    parts = anatomy(random_model(PLAIN[config]))
     blocks = plain_blocks(parts)
-    for layer in range(4):
-        for part in ("attention_in", "attention_out", "mlp_in", "mlp_out"):
+    for layer in range(len(blocks) - 1):
+        for part in ("queries", "others", "attention_out", "mlp_in", "mlp_out"):
             linear = getattr(blocks[-1], part)
-            other = replace(blocks[-1], **{part: replace(linear, weight=linear.weight * 1.01)})
+            changed: Any = (_larger(linear[0]), *linear[1:]) if isinstance(linear, tuple) else _larger(linear)
+            other = replace(blocks[-1], **{part: changed})
             assert not agrees(parts, (*blocks[:-1], other), layer, moves(parts, layer), QUERY)
+
+
+def _larger(linear: Linear) -> Linear:
+    return replace(linear, weight=linear.weight * 1.01)
 
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_other_families_and_other_numbers_run_by_their_modules(family: str) -> None:
     model = random_model(CONFIGS[family])
-    assert bool(plain_blocks(anatomy(model))) == (CONFIGS[family].model_type == "gpt_neox")
+    assert bool(plain_blocks(anatomy(model))) == (CONFIGS[family].model_type in FAMILIES)
     assert not plain_blocks(anatomy(model.double()))
 
 
