@@ -27,7 +27,7 @@ def fast_linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
 @contextmanager
 def fast_products() -> Iterator[None]:
-    """While held, a float32 product of `torch.nn.functional.linear` that no gradient is asked of is the faster library's.
+    """While held, the faster library makes float32 products of `torch.nn.functional.linear` without a gradient.
 
     It is float32 all through. On Intel's processors, and where torch was built without oneDNN, all is as before.
     """

@@ -1,7 +1,7 @@
 """Windows through the last blocks where an ablation moves the stream along one direction, from weights alone.
 
-Neuron i of a layer moves the stream x_p by c_p·w at position p. Where the next block has a LayerNorm, x̂ and ŵ are x
-and w less their means over the width; before an RMSNorm they are x and w. It gives γ ∘ (x̂_p + c_p·ŵ)/σ′_p + β, where
+Neuron i of a layer moves the stream x_p by c_p·w at position p. x̂ and ŵ are what the next block's norm takes of x and
+w: of a LayerNorm they are less their means over the width. It gives γ ∘ (x̂_p + c_p·ŵ)/σ′_p + β, where
 
     σ′_p² = σ_p² + 2c_p⟨x̂_p, ŵ⟩/d + c_p²‖ŵ‖²/d.
 

@@ -134,3 +134,16 @@ def test_a_lone_type_of_small_probability_that_moves_far_is_not_left_out(monkeyp
     assert errors().abs().max() < LEFT_OUT
     monkeypatch.setattr(drawn_types, "LEFT_OUT", torch.inf)
     assert errors().mean() < -LEFT_OUT, "without it most draws lack the type, and none has too much of it"
+
+
+def test_types_that_are_drawn_for_certain_let_states_move_farther(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, clean, target, _ = planted(5, False)
+    drawn = {}
+    for certain in (drawn_types.CERTAIN, 0):
+        monkeypatch.setattr(drawn_types, "CERTAIN", certain)
+        drawn[certain] = draw_types(parts, clean, target, np.random.default_rng(0), 2**30).draws
+    for some, none in zip(*drawn.values(), strict=True):
+        assert some.reach > 1.2 * none.reach
+        added = {*some.types.tolist()} - {*none.types.tolist()}
+        assert added and {*none.types.tolist()} <= {*some.types.tolist()}
+        assert all(some.probability[some.types == kind] == 1 for kind in added)
