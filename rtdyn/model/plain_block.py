@@ -56,10 +56,8 @@ class PlainBlock:
     """One block; width d, H heads of size D that share G keys and values, F neurons."""
 
     attention_norm: BlockNorm
-    queries: Linear
-    """(H·D, d)."""
-    others: Linear
-    """(G·2·D, d): each key and its value."""
+    attention_in: tuple[Linear, ...]
+    """(H·3·D, d): each head's query, key and value; or three, for queries (H·D, d), keys and values (G·D, d)."""
     attention_out: Linear
     """(d, H·D)."""
     mlp_norm: BlockNorm
@@ -70,8 +68,18 @@ class PlainBlock:
     mlp_out: Linear
     """(d, F)."""
     heads: int
+    head_size: int
+    """D."""
     parallel: bool
     """Whether the MLP reads what enters the block; else what attention has added to."""
+
+    def queries_and_others(self) -> tuple[Linear, Linear]:
+        """What gives queries (H·D, d), and each key and its value (G·2·D, d): copies, made when they are needed."""
+        if len(self.attention_in) == 1:
+            query, key, value = (_part(self.attention_in[0], self.heads, part) for part in range(3))
+        else:
+            query, key, value = self.attention_in
+        return query, _side_by_side(key, value, self.head_size)
 
     def neurons(self, read: Sequence[Tensor]) -> Tensor:
         """(…, F): activations, of what `mlp_in` gives, (…, F) each."""
@@ -116,31 +124,18 @@ def _plain_block(parts: Anatomy, layout: Layout, block: nn.Module) -> PlainBlock
         return Linear(_of(module, "weight"), None if module.bias is None else _of(module, "bias"))
 
     last = parts.blocks[-1]
-    queries, others = _split([linear(name) for name in plain.attention_in], last.heads, last.head_size)
     return PlainBlock(
         norm(plain.attention_norm),
-        queries,
-        others,
+        tuple(linear(name) for name in plain.attention_in),
         linear(f"{layout.attention}.{layout.heads}"),
         norm(plain.mlp_norm),
         tuple(linear(place.module) for place in layout.inputs.values()),
         block.get_submodule(plain.activation),
         linear(layout.output),
         last.heads,
+        last.head_size,
         parts.parallel_residual,
     )
-
-
-def _split(read: Sequence[Linear], heads: int, size: int) -> tuple[Linear, Linear]:
-    """What gives queries (H·D), and each key and its value (G·2·D).
-
-    read: one matrix that gives each head's query, key and value, or three matrices.
-    """
-    if len(read) == 1:
-        query, key, value = (_part(read[0], heads, part) for part in range(3))
-    else:
-        query, key, value = read
-    return query, _side_by_side(key, value, size)
 
 
 def _part(linear: Linear, heads: int, part: int) -> Linear:

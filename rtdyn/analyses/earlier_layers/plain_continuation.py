@@ -94,13 +94,12 @@ def plain_continued(
             return _added(last, moves.at(query).some(some).streams(), enters.heads(measured), enters.hidden())
         streams = _added(block, moves.some(some).streams(), enters.heads(everywhere), enters.hidden())
         for between in further[:-1]:
-            read = _read(streams, between.attention_norm, between.queries, between.others)
+            read = _read(streams, between.attention_norm, *between.queries_and_others())
             streams = _added(between, streams, everywhere.heads(*read), ())
         at = streams[:, query]
-        queries, others = (
-            _read(v, last.attention_norm, linear)[0] for v, linear in ((at, last.queries), (streams, last.others))
-        )
-        return _added(last, at, measured.heads(queries, others), ())
+        entering = zip((at, streams), last.queries_and_others(), strict=True)
+        read = [_read(v, last.attention_norm, linear)[0] for v, linear in entering]
+        return _added(last, at, measured.heads(*read), ())
 
     return torch.cat(in_whole_threads(run, range(0, len(moves.rows), together)))
 
@@ -169,11 +168,12 @@ class _Entrance:
     @staticmethod
     def of(block: PlainBlock, moves: Moves, query: Tensor | None) -> _Entrance:
         """query: int64 (n,), the positions that attend; None where all do."""
+        of_queries, of_others = block.queries_and_others()
         norm, scale = block.attention_norm, _scale(moves, block.attention_norm)
-        others = _Moved.of(moves, norm, block.others, scale)
+        others = _Moved.of(moves, norm, of_others, scale)
         if query is not None:
             moves, scale = moves.at(query), scale[:, query]
-        queries = _Moved.of(moves, norm, block.queries, scale)
+        queries = _Moved.of(moves, norm, of_queries, scale)
         if not block.parallel:
             return _Entrance(queries, others, ())
         of_mlp = _scale(moves, block.mlp_norm)
