@@ -13,8 +13,8 @@ block's matrices have P numbers, A of them its attention's, and b blocks lie abo
                 on every window where it is measured, and for the drawn pairs
     direct      the ablation of the layer's neurons, as the last layer's
 
-From weights alone the first block above takes no product for what reads the stream. That is 3A/4, and with a parallel
-residual the matrix of its neurons too. Of a later last block keys and values are taken alone, A/2.
+From weights alone the first block above takes no product for what reads the stream. That is queries, keys and values,
+and with a parallel residual the matrix of its neurons too. Of a later last block keys and values are taken alone.
 
 Beside the products, arrays of the width and of pairs of positions are gone through. Their numbers were fitted to
 processor seconds of one thread of an Intel Xeon (Cascade Lake). They are of random GPT-NeoX, GPT-2 and Llama models,
@@ -97,10 +97,14 @@ def _attention(model: ModelShape) -> float:
     return model.matrices / model.layers - (model.inputs + 1) * model.width * model.neurons
 
 
+def _queries(model: ModelShape) -> float:
+    """Those of them that give queries, as many as the output takes."""
+    return float(model.width * model.heads * model.head_size)
+
+
 def _keys_and_values(model: ModelShape) -> float:
-    """Those of them that give keys and values, where queries and the output take as many as the width has pairs."""
-    shared = _attention(model) - 2 * model.width**2
-    return shared if shared > 0 else _attention(model) / 2
+    """Those of them that give keys and values."""
+    return _attention(model) - 2 * _queries(model)
 
 
 def through_blocks(
@@ -137,7 +141,7 @@ def _by_modules(
     """Of windows of so many positions, of which so many are measured, up to what leaves the last block."""
     return (
         through_blocks(model, before * (blocks - 1), attended, FUSED),
-        _keys(model, before, _keys_and_values(model) + model.width**2, FUSED),
+        _keys(model, before, _queries(model) + _keys_and_values(model), FUSED),
         through_blocks(model, measured, attended, FUSED),
     )
 
@@ -148,7 +152,7 @@ def _by_weights(
     """The same, where the first block takes no product for what it reads."""
     keys = _keys_and_values(model)
     of_mlp = model.inputs * model.width * model.neurons if model.parallel_residual else 0
-    read = keys + model.width**2 + of_mlp
+    read = _queries(model) + keys + of_mlp
     if blocks == 1:
         return _keys(model, before, 0.0, PLAIN), through_blocks(model, measured, attended, PLAIN, read)
     return (

@@ -73,6 +73,11 @@ class PlainBlock:
     parallel: bool
     """Whether the MLP reads what enters the block; else what attention has added to."""
 
+    @property
+    def copied_bytes(self) -> int:
+        """What a call of `queries_and_others` takes."""
+        return sum(4 * linear.weight.numel() for linear in self.attention_in)
+
     def queries_and_others(self) -> tuple[Linear, Linear]:
         """What gives queries (H·D, d), and each key and its value (G·2·D, d): copies, made when they are needed."""
         if len(self.attention_in) == 1:
@@ -91,17 +96,37 @@ class PlainBlock:
 def plain_blocks(parts: Anatomy) -> tuple[PlainBlock, ...]:
     """Every block of the model, first to last.
 
-    Empty where the family's are not known to be such, or where weights are not float32 on a CPU.
+    Empty where they are not known to be such, or where weights are not float32 on a CPU.
     """
     import torch
 
+    weight = parts.output_rows
+    layout = _plain_layout(parts)
+    if layout is None or weight.dtype != torch.float32 or weight.device.type != "cpu":
+        return ()
+    return tuple(_plain_block(parts, layout, block) for block in parts.stack)
+
+
+def is_plain(parts: Anatomy) -> bool:
+    """Whether `PlainBlock` describes the model's blocks."""
+    return _plain_layout(parts) is not None
+
+
+def _plain_layout(parts: Anatomy) -> Layout | None:
+    """The family's, where it says so and the attention has no norms or other weights of its own."""
     from rtdyn.model.layouts import LAYOUTS
 
     layout = LAYOUTS.get(str(getattr(getattr(parts.backbone, "config", None), "model_type", None)))
-    weight = parts.output_rows
-    if layout is None or layout.plain is None or weight.dtype != torch.float32 or weight.device.type != "cpu":
-        return ()
-    return tuple(_plain_block(parts, layout, block) for block in parts.stack)
+    if layout is None or layout.plain is None:
+        return None
+    known = {*layout.plain.attention_in, f"{layout.attention}.{layout.heads}"}
+    inside = {
+        name.rpartition(".")[0]
+        for block in parts.stack
+        for name, _ in block.named_parameters()
+        if name.startswith(f"{layout.attention}.")
+    }
+    return layout if inside == known else None
 
 
 def _plain_block(parts: Anatomy, layout: Layout, block: nn.Module) -> PlainBlock:
@@ -153,6 +178,7 @@ def _side_by_side(key: Linear, value: Linear, size: int) -> Linear:
         both = torch.stack([v.view(-1, size, *v.shape[1:]) for v in (of_key, of_value)], 1)
         return both.flatten(0, 2)
 
+    assert (key.bias is None) == (value.bias is None)
     bias = None if key.bias is None or value.bias is None else joined(key.bias, value.bias)
     return Linear(joined(key.weight, value.weight), bias)
 

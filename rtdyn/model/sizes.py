@@ -9,7 +9,8 @@ from typing import Any
 from rtdyn.blame import blamed_on
 from rtdyn.errors import InputError, brief
 from rtdyn.model.families import anatomy, check_config
-from rtdyn.model.layouts import LAYOUTS, WITHOUT_LIMIT
+from rtdyn.model.layouts import WITHOUT_LIMIT
+from rtdyn.model.plain_block import is_plain
 from rtdyn.model.settings import settings_of_model
 
 BYTES_OF = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -32,6 +33,8 @@ class ModelShape:
     """Matrices that each neuron reads by: 1, of a gated MLP 2."""
     heads: int
     """Of the last layer."""
+    head_size: int
+    """Numbers of one of them."""
     logits: int
     """V, rows of the unembedding."""
     context: int | None
@@ -102,12 +105,13 @@ def model_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         neurons=len(parts.output_rows),
         inputs=len(parts.input_rows),
         heads=parts.blocks[-1].heads,
+        head_size=parts.blocks[-1].head_size,
         logits=rows,
         context=context,
         directions=1 if parts.post_norm is None else 2,
         capped=parts.readout.cap is not None,
         parallel_residual=parts.parallel_residual,
-        plain=LAYOUTS[family].plain is not None,
+        plain=is_plain(parts),
         parameters=parameters,
         matrices=sum(p.numel() for block in parts.stack for p in block.parameters() if p.dim() > 1),
         block=max(blocks),

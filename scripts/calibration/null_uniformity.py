@@ -1,4 +1,4 @@
-"""Are p-values uniform where nothing is there to find?
+r"""Are p-values uniform where nothing is there to find?
 
     python scripts/calibration/null_uniformity.py --models 20
     python scripts/calibration/null_uniformity.py --step 2000 --classes 500 [--seed 2] [--kinds routing] \
@@ -54,6 +54,7 @@ from rtdyn.undefined import Undefined
 GROUPED = ("dimensionality", "modularity", "heavytail")
 KINDS = ("routing", "contrast", "groups")
 SETS = (RANDOM, MATCHED, SELECTED)
+NOT_ASKED = Undefined("not asked for")
 WRITTEN_EVERY = 20
 """Models or classes after which the file is written anew, so that a run that is cut off is worth what it took."""
 OPTIONS = StepOptions(GROUPED, "kept", "mean_abs", TOLERANCE, 1.0, "never", "cpu", 0)
@@ -127,21 +128,18 @@ def rows_of(
     if "groups" not in kinds:
         return
     groups = split_groups(result, cluster, matching_cells(captured), shared, evaluation.seed)
-    context = Context(captured, result, evaluation, halves, _only(TOP, nulls, groups), OPTIONS)
+    asked = {**dict.fromkeys(groups, NOT_ASKED), TOP: _against(nulls, groups[TOP])}
+    context = Context(captured, result, evaluation, halves, asked, OPTIONS)
     for name, analyse, rows in GROUP_ANALYSES:
         if name in GROUPED:
             yield from rows(analyse(context), context).metrics
 
 
-def _only(kept: str, nulls: tuple[str, ...], groups: Mapping[str, Group | Undefined]) -> dict[str, Group | Undefined]:
-    """The group against these nulls; the other groups, not asked for."""
-    asked = {
-        name: group
-        if isinstance(group, Undefined)
-        else replace(group, sets={null: sets for null, sets in group.sets.items() if null in nulls})
-        for name, group in groups.items()
-    }
-    return {name: group if name == kept else Undefined("not asked for") for name, group in asked.items()}
+def _against(nulls: tuple[str, ...], group: Group | Undefined) -> Group | Undefined:
+    """The group with its sets of these nulls alone."""
+    if isinstance(group, Undefined):
+        return group
+    return replace(group, sets={null: sets if null in nulls else NOT_ASKED for null, sets in group.sets.items()})
 
 
 def main() -> None:

@@ -64,6 +64,17 @@ def test_from_weights_alone_the_first_block_takes_no_product_for_what_it_reads(s
     ), "first orders run by the modules"
 
 
+def test_shared_keys_and_narrow_heads_are_counted_as_they_are(shape: ModelShape) -> None:
+    d, q, kv = 1024, 1024 * 16 * 32, 2 * 1024 * 4 * 32
+    matrices = shape.layers * (2 * q + kv + 2 * 4 * d**2)
+    narrow = replace(shape, parallel_residual=False, head_size=32, heads=16, matrices=matrices)
+    before, attention = 32 / 33 * 256, 4 * 128 * d
+    entered = 2 * (q + 2 * 4 * d**2) + attention
+    assert of_reruns(narrow, 22) == pytest.approx(32 * entered)
+    block = entered + 2 * (q + kv)
+    assert of_reruns(narrow, 21) == pytest.approx(before * entered + before * 2 * kv + 32 * block)
+
+
 def test_first_orders_go_back_through_the_blocks_above_for_each_target(shape: ModelShape) -> None:
     one, more = (layer_operations(shape, SAMPLE, (layer,), GIB, NOTHING).float32 for layer in (22, 20))
     d, seen = 1024, 256 * (4 + 1) / (2 * 4)  # 32 targets of a window, 8 at a time

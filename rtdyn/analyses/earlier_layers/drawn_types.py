@@ -37,7 +37,7 @@ directions of the move, far from what it lacks in one. Of 12,288 pairs in SmolLM
 SHARE, LEAST, MOST_SHARE = 1 / 12, 512, 1 / 8
 """Share of the types that are drawn, and at least so many; all are summed where that is over the last share."""
 CERTAIN = 1 / 8
-"""Types that are drawn for certain, in units of the expected draws."""
+"""Share of the draw that is certain."""
 EVEN = 0.1
 """Share of the draw that is spread evenly over types, should one of small p move far."""
 ROUNDS = 6
@@ -136,7 +136,7 @@ def _draws(parts: Anatomy, hidden: Tensor, expected: float, rng: np.random.Gener
     unembedding = parts.readout.unembedding
     p = logits(parts, hidden).softmax(-1)
     mean_row = p @ unembedding
-    chance = inclusion(p, expected)
+    chance = inclusion(p, (1 - CERTAIN) * expected)
     first, types = _reaches(unembedding, mean_row, p, chance).topk(int(CERTAIN * expected) + 1, largest=False)
     reach = first[:, -1]
     chance.scatter_(1, types[:, :-1], 1.0)

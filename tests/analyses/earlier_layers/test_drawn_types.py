@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rtdyn.analyses.earlier_layers import drawn_types
-from rtdyn.analyses.earlier_layers.continuation import CleanWindow, losses
+from rtdyn.analyses.earlier_layers.continuation import CleanWindow, logits, losses
 from rtdyn.analyses.earlier_layers.drawn_types import LEFT_OUT, TOLERANCE, DrawnTypes, draw_types, inclusion
 from rtdyn.model.anatomy import Anatomy, Readout
 
@@ -138,12 +138,21 @@ def test_a_lone_type_of_small_probability_that_moves_far_is_not_left_out(monkeyp
 
 def test_types_that_are_drawn_for_certain_let_states_move_farther(monkeypatch: pytest.MonkeyPatch) -> None:
     parts, clean, target, _ = planted(5, False)
-    drawn = {}
-    for certain in (drawn_types.CERTAIN, 0):
-        monkeypatch.setattr(drawn_types, "CERTAIN", certain)
-        drawn[certain] = draw_types(parts, clean, target, np.random.default_rng(0), 2**30).draws
-    for some, none in zip(*drawn.values(), strict=True):
-        assert some.reach > 1.2 * none.reach
-        added = {*some.types.tolist()} - {*none.types.tolist()}
-        assert added and {*none.types.tolist()} <= {*some.types.tolist()}
-        assert all(some.probability[some.types == kind] == 1 for kind in added)
+    unembedding, expected = parts.readout.unembedding, drawn_types.drawn_types(VOCABULARY)
+    p = logits(parts, clean.hidden).softmax(-1)
+    reaches = {}
+    for share in (drawn_types.CERTAIN, 0):
+        monkeypatch.setattr(drawn_types, "CERTAIN", share)
+        chance = inclusion(p, (1 - share) * expected)
+        draws = draw_types(parts, clean, target, np.random.default_rng(0), 2**30).draws
+        assert sum(len(draw.types) for draw in draws) == pytest.approx(expected * POSITIONS, rel=0.05)
+        for n, draw in enumerate(draws):
+            lacking = chance[n].clone()
+            lacking[draw.types[draw.probability == 1]] = 1
+            assert (lacking == 1).sum() >= int(share * expected)
+            z = (unembedding - draw.mean_row).norm(dim=1) * draw.reach
+            left_out = (p[n] * (1 - lacking) * (z.expm1() - z)).max()
+            assert 0.9 * LEFT_OUT < left_out < 1.001 * LEFT_OUT
+        reaches[share] = torch.stack([draw.reach for draw in draws])
+    certain, none = reaches.values()
+    assert (certain > 1.2 * none).all()

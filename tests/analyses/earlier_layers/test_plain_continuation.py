@@ -16,7 +16,7 @@ from rtdyn.analyses.earlier_layers.continuation import continued
 from rtdyn.analyses.earlier_layers.plain_continuation import Moves, agrees, plain_continued
 from rtdyn.model.anatomy import Anatomy
 from rtdyn.model.families import anatomy
-from rtdyn.model.plain_block import Linear, plain_blocks
+from rtdyn.model.plain_block import Linear, is_plain, plain_blocks
 
 QUERY = torch.tensor([4, 7, 10])
 ROTATED = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.67}}
@@ -86,14 +86,35 @@ def test_weights_that_are_not_the_models_are_not_trusted(config: str) -> None:
     blocks = plain_blocks(parts)
     for layer in range(len(blocks) - 1):
         for part in ("attention_in", "attention_out", "mlp_in", "mlp_out"):
-            linear = getattr(blocks[-1], part)
-            changed: Any = (_larger(linear[0]), *linear[1:]) if isinstance(linear, tuple) else _larger(linear)
-            other = replace(blocks[-1], **{part: changed})
-            assert not agrees(parts, (*blocks[:-1], other), layer, moves(parts, layer), QUERY)
+            for changed in _one_larger(getattr(blocks[-1], part)):
+                other = replace(blocks[-1], **{part: changed})
+                assert not agrees(parts, (*blocks[:-1], other), layer, moves(parts, layer), QUERY)
 
 
-def _larger(linear: Linear) -> Linear:
-    return replace(linear, weight=linear.weight * 1.01)
+def test_a_position_of_huge_numbers_hides_no_other() -> None:
+    parts = anatomy(random_model(PLAIN["llama"]))
+    blocks, some = plain_blocks(parts), moves(parts, 2)
+    some.stream[4, 3] = 1e4
+    assert agrees(parts, blocks, 2, some, QUERY)
+    for changed in _one_larger(blocks[-1].attention_in):
+        assert not agrees(parts, (*blocks[:-1], replace(blocks[-1], attention_in=changed)), 2, some, QUERY)
+
+
+def _one_larger(linears: Any) -> list[Any]:
+    """Linear, or a tuple of them, of which each in turn is larger by a hundredth."""
+    if isinstance(linears, Linear):
+        return [replace(linears, weight=linears.weight * 1.01)]
+    return [
+        (*linears[:i], replace(linear, weight=linear.weight * 1.01), *linears[i + 1 :])
+        for i, linear in enumerate(linears)
+    ]
+
+
+def test_attention_with_norms_of_its_own_runs_by_its_modules() -> None:
+    for normed in (False, True):
+        parts = anatomy(random_model(transformers.PhiConfig(qk_layernorm=normed, **GATED)))
+        assert is_plain(parts) != normed
+        assert bool(plain_blocks(parts)) != normed
 
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
