@@ -1,11 +1,15 @@
-"""Do the corrected means of sampled neurons hold what all windows give? From two runs of the same text.
+"""Do the corrected means of sampled neurons hold what all windows give?
 
-    python scripts/calibration/sampled_neurons.py RUN TRUTH
+    python scripts/calibration/sampled_neurons.py --runs RUN TRUTH
+    python scripts/calibration/sampled_neurons.py --step 4000 [--draws 300]
 
 RUN is a folder of `rtdyn track --layers all`, TRUTH one of the same with `--exact-neurons F`, F the layer's neurons.
-For each step, layer and class it prints how many neurons RUN only sampled. Then comes the share of them whose estimate
-± `sample_error` holds TRUTH, of mean Δ and of mean |Δ|. The mean error follows, in units of its own standard error.
-Last is the largest difference, in nats, of neurons that both measured on all windows.
+For each step, layer and class the first prints how many neurons RUN only sampled. Then comes the share of them whose
+estimate ± `sample_error` holds TRUTH, of mean Δ and of mean |Δ|. The mean error follows, in units of its own standard
+error. Last is the largest difference, in nats, of neurons that both measured on all windows.
+
+The second measures all neurons of the bundled suite's earlier layers on all windows, in minutes. Then it draws the
+sample again and again. It prints the mean share that was held, and the mean error's mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -18,8 +22,19 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from rtdyn.analyses.earlier_layers.estimate import TextPieces, class_mean
+from rtdyn.analyses.earlier_layers.sample import budget_of, draw_sample
+from rtdyn.analyses.earlier_layers.sums import exact_sums, first_order_sums, windows_of
+from rtdyn.analyses.options import StepOptions
+from rtdyn.capture.earlier_layers import capture_earlier
+from rtdyn.capture.forward_pass import capture
+from rtdyn.checkpoints.checkpoint import load_model
+from rtdyn.checkpoints.local import fetch_local
 from rtdyn.names import COMMON, RARE
 from rtdyn.store.run import read_run, read_table
+from rtdyn.suites.find import find_suite, load_suites
+from rtdyn.text.evaluation import prepare
+from rtdyn.text.options import EvaluationOptions
 
 COLUMNS = {"mean Δ": ("delta", "sample_error"), "mean |Δ|": ("mean_abs", "sample_error_abs")}
 
@@ -55,18 +70,63 @@ def held(run: pl.DataFrame, truth: pl.DataFrame) -> Iterator[Held]:
                     f"step {step}, layer {layer}, {of_class}, {number}",
                     int(sampled.sum()),
                     float((np.abs(off) <= width[sampled]).mean()),
-                    float(off.mean() / (off.std(ddof=1) / np.sqrt(len(off)))),
+                    standard(off),
                     float(np.abs(found - true)[~sampled].max()),
                 )
+
+
+def standard(errors: np.ndarray) -> float:
+    """The mean of errors (n,), in units of its standard error."""
+    return float(errors.mean() / (errors.std(ddof=1) / np.sqrt(len(errors))))
+
+
+def redrawn(step: int, draws: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """By layer, class and number: the shares held (draws,), and the mean errors in standard errors (draws,)."""
+    suite = find_suite("tiny", load_suites())
+    options = EvaluationOptions(None, "text", None, 1, ("paper-text",), None, 256, "prepend", "target", 50, 10.0, 0)
+    evaluation = prepare(suite, suite.steps[-1], options)
+    model = load_model(fetch_local(suite, step), "cpu")
+    captured = capture(model, evaluation.text, evaluation.positions)
+    earlier = capture_earlier(model, evaluation.text, captured, list(range(captured.anatomy.layer)))
+    windows, memory, cluster = windows_of(captured.positions), 2**30, evaluation.clusters.index
+    first = first_order_sums(earlier, windows, memory)
+    everywhere = {layer: np.ones(sums.size.shape, dtype=bool) for layer, sums in first.items()}
+    exact = exact_sums(earlier, windows, everywhere, memory, 0)
+    for layer, sums in first.items():
+        neurons = sums.size.shape[1]
+        budget, rank_by = budget_of(StepOptions.exact_neurons, neurons), sums.classes[RARE].abs_sum.sum(0)
+        samples = [draw_sample(sums.size, rank_by, budget, np.random.default_rng(seed)) for seed in range(draws)]
+        parts = np.zeros((int(cluster.max()) + 1, neurons))
+        for of_class in (RARE, COMMON):
+            counts = np.array([int(window.members[of_class].sum()) for window in windows])
+            text = TextPieces(counts, cluster[[window.index for window in windows]], parts)
+            for number, kind in zip(COLUMNS, ("sum", "abs_sum"), strict=True):
+                by_first, true = getattr(sums.classes[of_class], kind), getattr(exact[layer][of_class], kind)
+                size, shares, errors = sums.classes[of_class].abs_sum, [], []
+                for sample in samples:
+                    seen = np.where(sample.run_again, true, np.nan)
+                    mean = class_mean(by_first, seen, size, np.zeros(neurons), sample, text)
+                    off = (mean.value - true.sum(0) / text.n)[~sample.measured]
+                    shares.append((np.abs(off) <= mean.sample_error[~sample.measured]).mean())
+                    errors.append(standard(off))
+                yield f"layer {layer}, {of_class}, {number}", np.array(shares), np.array(errors)
 
 
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("truth", type=Path)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--runs", type=Path, nargs=2, metavar=("RUN", "TRUTH"))
+    what.add_argument("--step", type=int, help="of the bundled suite")
+    parser.add_argument("--draws", type=int, default=300, help="of the sample, with --step")
     args = parser.parse_args()
-    tables = [read_table(read_run(folder), "neurons") for folder in (args.run, args.truth)]
+    if args.step is not None:
+        for name, shares, errors in redrawn(args.step, args.draws):
+            print(
+                f"{name:40} held {shares.mean():.3f}  mean error {errors.mean():+.2f} se, sd {errors.std(ddof=1):.2f}"
+            )
+        return
+    tables = [read_table(read_run(folder), "neurons") for folder in args.runs]
     last = pl.col("layer") < pl.col("layer").max()
     for row in held(*(table.filter(last) for table in tables)):
         print(
