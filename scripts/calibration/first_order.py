@@ -131,7 +131,7 @@ def main() -> None:
         by_size = [[numbers(truth, sample_of(truth, n, rng)) for _ in range(args.samples)] for n in args.drawn]
         for name, number in whole.items():
             said_of = (said([s[name] for s in samples if name in s], number.value) for samples in by_size)
-            print(f"{truth.name:32s}{name:13s}{number.value:8.4f}  {'  '.join(said_of)}", flush=True)
+            print(f"{truth.name:34s}{name:13s}{number.value:8.4f}  {'  '.join(said_of)}", flush=True)
 
 
 if __name__ == "__main__":
