@@ -49,7 +49,7 @@ EAGER = Passes(190, 7)
 FUSED = Passes(80, 8)
 """By the model's modules and fused attention, in windows that run again."""
 PLAIN = Passes(40, 5)
-"""From weights alone."""
+"""From weights alone, fitted to GPT-NeoX's."""
 LOSS_PASSES = 8
 """Of a rerun's logits."""
 WHOLE_SHARE = 0.07

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtdyn.errors import InputError
 from rtdyn.model.anatomy import Anatomy, Block, MlpOutput, PostNorm, Readout
-from rtdyn.model.layouts import LAYOUTS, Layout, Norm
+from rtdyn.model.layouts import LAYOUTS, Layout
 from rtdyn.model.other_families import why_no_closed_form, why_not_dense
 from rtdyn.model.settings import check_not_quantised
 
@@ -69,7 +69,7 @@ def _mlp_output(layout: Layout, block: Any, parallel: bool) -> MlpOutput:
     projection, norm = block.get_submodule(layout.output), None
     if layout.post_norm is not None:
         module = block.get_submodule(layout.post_norm)
-        norm = PostNorm(layout.norm.gain(module.weight), _epsilon(layout.norm, module))
+        norm = PostNorm(layout.norm.gain(module.weight), layout.norm.epsilon_of(module))
     inputs = {
         name: _given(layout, block.get_submodule(place.module)).tensor_split(place.of)[place.part]
         for name, place in layout.inputs.items()
@@ -88,15 +88,11 @@ def _readout(layout: Layout, module: Any, model: Any) -> Readout:
         norm.centred,
         ones if gain is None else norm.gain(gain),
         0.0 * ones if shift is None else shift,
-        _epsilon(norm, module),
+        norm.epsilon_of(module),
         head.weight,
         head.bias,
         model.config.final_logit_softcapping if layout.capped else None,
     )
-
-
-def _epsilon(norm: Norm, module: Any) -> float:
-    return getattr(module, norm.epsilon) if isinstance(norm.epsilon, str) else norm.epsilon
 
 
 FAMILIES: Mapping[str, Callable[[Any], Anatomy]] = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rtdyn.model.positions import Positions, alibi, by_id, in_the_stream, rotary, rotary_by_kind
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,10 @@ class Norm:
     def gain(self, weight: Tensor) -> Tensor:
         """(d,): γ, by the module's weight (d,)."""
         return weight + self.gain_from if self.gain_from else weight
+
+    def epsilon_of(self, module: nn.Module) -> float:
+        """ε of one of the family's norms."""
+        return float(getattr(module, self.epsilon) if isinstance(self.epsilon, str) else self.epsilon)
 
 
 @dataclass(frozen=True)

@@ -134,15 +134,9 @@ def _plain_block(parts: Anatomy, layout: Layout, block: nn.Module) -> PlainBlock
     assert plain is not None
 
     def norm(name: str) -> BlockNorm:
-        module: Any = block.get_submodule(name)
-        shift = _of(module, "bias") if layout.norm.centred else None
-        epsilon = layout.norm.epsilon
-        return BlockNorm(
-            layout.norm.gain(_of(module, "weight")),
-            shift,
-            float(getattr(module, epsilon) if isinstance(epsilon, str) else epsilon),
-            layout.norm.centred,
-        )
+        module, kind = block.get_submodule(name), layout.norm
+        shift = _of(module, "bias") if kind.centred else None
+        return BlockNorm(kind.gain(_of(module, "weight")), shift, kind.epsilon_of(module), kind.centred)
 
     def linear(name: str) -> Linear:
         module: Any = block.get_submodule(name)

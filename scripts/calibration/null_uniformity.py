@@ -27,7 +27,8 @@ import torch
 from known_delta import all_deltas, influence_on, pseudo_influence_on
 
 from rtdyn.analyses.context import Context
-from rtdyn.analyses.groups.choose import Group, split_groups, window_halves
+from rtdyn.analyses.group import Group
+from rtdyn.analyses.groups.choose import split_groups, window_halves
 from rtdyn.analyses.groups.nulls import matching_cells
 from rtdyn.analyses.influence.ablation import TOLERANCE, Influence
 from rtdyn.analyses.options import StepOptions
@@ -154,8 +155,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="with every p, so that files of several seeds can be joined")
     args = parser.parse_args()
     suite = find_suite("tiny", load_suites())
-    options = EvaluationOptions(None, "text", None, 1, ("paper-text",), None, 256, "prepend", "target", 50, 10.0, 0)
-    evaluation = prepare(suite, suite.steps[-1], options)
+    evaluation = prepare(suite, suite.steps[-1], EvaluationOptions())
     measured = (
         untrained(suite, evaluation, args.models)
         if args.step is None

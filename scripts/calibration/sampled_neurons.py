@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from rtdyn.analyses.earlier_layers.estimate import TextPieces, class_mean
+from rtdyn.analyses.earlier_layers.estimate import class_mean
+from rtdyn.analyses.earlier_layers.layer import text_pieces
 from rtdyn.analyses.earlier_layers.sample import budget_of, draw_sample
 from rtdyn.analyses.earlier_layers.sums import exact_sums, first_order_sums, windows_of
 from rtdyn.analyses.options import StepOptions
@@ -83,12 +84,11 @@ def standard(errors: np.ndarray) -> float:
 def redrawn(step: int, draws: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """By layer, class and number: the shares held (draws,), and the mean errors in standard errors (draws,)."""
     suite = find_suite("tiny", load_suites())
-    options = EvaluationOptions(None, "text", None, 1, ("paper-text",), None, 256, "prepend", "target", 50, 10.0, 0)
-    evaluation = prepare(suite, suite.steps[-1], options)
+    evaluation = prepare(suite, suite.steps[-1], EvaluationOptions())
     model = load_model(fetch_local(suite, step), "cpu")
     captured = capture(model, evaluation.text, evaluation.positions)
     earlier = capture_earlier(model, evaluation.text, captured, list(range(captured.anatomy.layer)))
-    windows, memory, cluster = windows_of(captured.positions), 2**30, evaluation.clusters.index
+    windows, memory = windows_of(captured.positions), StepOptions().memory_bytes
     first = first_order_sums(earlier, windows, memory)
     everywhere = {layer: np.ones(sums.size.shape, dtype=bool) for layer, sums in first.items()}
     exact = exact_sums(earlier, windows, everywhere, memory, 0)
@@ -96,17 +96,16 @@ def redrawn(step: int, draws: int) -> Iterator[tuple[str, np.ndarray, np.ndarray
         neurons = sums.size.shape[1]
         budget, rank_by = budget_of(StepOptions.exact_neurons, neurons), sums.classes[RARE].abs_sum.sum(0)
         samples = [draw_sample(sums.size, rank_by, budget, np.random.default_rng(seed)) for seed in range(draws)]
-        parts = np.zeros((int(cluster.max()) + 1, neurons))
         for of_class in (RARE, COMMON):
-            counts = np.array([int(window.members[of_class].sum()) for window in windows])
-            text = TextPieces(counts, cluster[[window.index for window in windows]], parts)
+            text = text_pieces(of_class, earlier.layers[layer], evaluation.clusters.index, windows)
             for number, kind in zip(COLUMNS, ("sum", "abs_sum"), strict=True):
                 by_first, true = getattr(sums.classes[of_class], kind), getattr(exact[layer][of_class], kind)
-                size, shares, errors = sums.classes[of_class].abs_sum, [], []
+                size, whole = sums.classes[of_class].abs_sum, true.sum(0) / text.n
+                shares, errors = [], []
                 for sample in samples:
                     seen = np.where(sample.run_again, true, np.nan)
                     mean = class_mean(by_first, seen, size, np.zeros(neurons), sample, text)
-                    off = (mean.value - true.sum(0) / text.n)[~sample.measured]
+                    off = (mean.value - whole)[~sample.measured]
                     shares.append((np.abs(off) <= mean.sample_error[~sample.measured]).mean())
                     errors.append(standard(off))
                 yield f"layer {layer}, {of_class}, {number}", np.array(shares), np.array(errors)

@@ -165,6 +165,17 @@ def _ranking(c: LayerClass, sample: Sample, rank_by: str) -> Sampled | Undefined
     return calibrate(np.abs(mean.first_order), np.abs(mean.value), sample).spearman
 
 
+def text_pieces(name: str, captured: Capture, cluster: np.ndarray, windows: list[Window]) -> TextPieces:
+    """One class's positions by piece of text. captured: of the layer. cluster: as `measure_layers` has it."""
+    assert captured.mean_parts is not None
+    pieces = indicator(torch.from_numpy(cluster), int(cluster.max()) + 1)
+    return TextPieces(
+        window_n=np.array([int(w.members[name].sum()) for w in windows]),
+        of_window=cluster[[w.index for w in windows]],
+        mean_parts=as_numpy(pieces @ captured.mean_parts.cpu()),
+    )
+
+
 def _class(
     name: str,
     captured: Capture,
@@ -176,13 +187,7 @@ def _class(
     direct: ClassInfluence,
     rank_by: str,
 ) -> LayerClass:
-    assert captured.mean_parts is not None
-    pieces = indicator(torch.from_numpy(cluster), int(cluster.max()) + 1)
-    text = TextPieces(
-        window_n=np.array([int(w.members[name].sum()) for w in windows]),
-        of_window=cluster[[w.index for w in windows]],
-        mean_parts=as_numpy(pieces @ captured.mean_parts.cpu()),
-    )
+    text = text_pieces(name, captured, cluster, windows)
     of_first = first.classes[name]
     signed, absolute = (
         class_mean(by_first, by_exact, of_first.abs_sum, slope[name], sample, text)

@@ -113,7 +113,7 @@ def agrees(parts: Anatomy, blocks: Sequence[PlainBlock], layer: int, moves: Move
     theirs = continued(parts, layer, some.streams(), query)
     ours = plain_continued(parts, blocks, layer, some, query, 0)
     # position by position: at some, few numbers of a stream may be thousands of times as large as all others
-    differ, size = ((v).abs().amax((0, 2)) for v in (ours - theirs, theirs))
+    differ, size = (v.abs().amax((0, 2)) for v in (ours - theirs, theirs))
     return bool((differ <= AGREES * size).all())
 
 
