@@ -166,7 +166,7 @@ def _ranking(c: LayerClass, sample: Sample, rank_by: str) -> Sampled | Undefined
 
 
 def text_pieces(name: str, captured: Capture, cluster: np.ndarray, windows: list[Window]) -> TextPieces:
-    """One class's positions by piece of text. captured: of the layer. cluster: as `measure_layers` has it."""
+    """One class's positions by piece of text. captured: of the layer. cluster: int (windows,), the piece of each."""
     assert captured.mean_parts is not None
     pieces = indicator(torch.from_numpy(cluster), int(cluster.max()) + 1)
     return TextPieces(
