@@ -7,7 +7,7 @@ to twenty times as long as one thread.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -18,6 +18,9 @@ from threadpoolctl import ThreadpoolController
 
 SMALL = 1024
 """Neurons of a layer up to which NumPy's threads cost more than they save: between products they wait in busy loops."""
+
+IN_TURN = 8
+"""Parts that a thread takes before all wait for the slowest."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,6 +49,20 @@ def in_whole_threads(function: Callable[[T], R], parts: Iterable[T]) -> list[R]:
             return list(pool.map(function, parts))
     finally:
         torch.set_num_threads(threads)
+
+
+def few_in_whole_threads(function: Callable[[T], R], parts: Sequence[T], most: int) -> Iterator[R]:
+    """As `in_whole_threads`, with `most` parts at once at most, each result when it is asked for.
+
+    Where that is one part, torch's threads all run it.
+    """
+    threads = torch.get_num_threads()
+    if most == 1:
+        yield from map(function, parts)
+        return
+    together = most if most < threads else IN_TURN * threads
+    for start in range(0, len(parts), together):
+        yield from in_whole_threads(function, parts[start : start + together])
 
 
 def few_numpy_threads(neurons: int) -> AbstractContextManager[object]:

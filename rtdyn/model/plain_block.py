@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from rtdyn.model.anatomy import Anatomy
     from rtdyn.model.layouts import Layout
 
+Rotation = tuple["Tensor", "Tensor"]
+"""Cosines and sines of rotary positions, (positions, r) each."""
+
 
 @dataclass(frozen=True)
 class BlockNorm:
@@ -110,6 +113,15 @@ def plain_blocks(parts: Anatomy) -> tuple[PlainBlock, ...]:
 def is_plain(parts: Anatomy) -> bool:
     """Whether `PlainBlock` describes the model's blocks."""
     return _plain_layout(parts) is not None
+
+
+def rotation(parts: Anatomy, stream: Tensor) -> Rotation:
+    """Of every position of a window whose stream is (T, d)."""
+    import torch
+
+    ids = torch.arange(len(stream))
+    cos, sin = parts.positions(parts.stack[-1], stream[None], ids[None], ids)["position_embeddings"]
+    return cos[0], sin[0]
 
 
 def _plain_layout(parts: Anatomy) -> Layout | None:

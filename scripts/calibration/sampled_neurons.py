@@ -26,6 +26,7 @@ from rtdyn.analyses.earlier_layers.estimate import class_mean
 from rtdyn.analyses.earlier_layers.layer import text_pieces
 from rtdyn.analyses.earlier_layers.sample import budget_of, draw_sample
 from rtdyn.analyses.earlier_layers.sums import exact_sums, first_order_sums, windows_of
+from rtdyn.analyses.earlier_layers.trusted_blocks import trusted_blocks
 from rtdyn.analyses.options import StepOptions
 from rtdyn.capture.earlier_layers import capture_earlier
 from rtdyn.capture.forward_pass import capture
@@ -89,9 +90,10 @@ def redrawn(step: int, draws: int) -> Iterator[tuple[str, np.ndarray, np.ndarray
     captured = capture(model, evaluation.text, evaluation.positions)
     earlier = capture_earlier(model, evaluation.text, captured, list(range(captured.anatomy.layer)))
     windows, memory = windows_of(captured.positions), StepOptions().memory_bytes
-    first = first_order_sums(earlier, windows, memory)
+    blocks = trusted_blocks(earlier, windows, memory)
+    first = first_order_sums(earlier, windows, memory, blocks)
     everywhere = {layer: np.ones(sums.size.shape, dtype=bool) for layer, sums in first.items()}
-    exact = exact_sums(earlier, windows, everywhere, memory, 0)
+    exact = exact_sums(earlier, windows, everywhere, memory, 0, blocks)
     for layer, sums in first.items():
         neurons = sums.size.shape[1]
         budget, rank_by = budget_of(StepOptions.exact_neurons, neurons), sums.classes[RARE].abs_sum.sum(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from rtdyn.analyses.groups.correlations import eigenvalues, standardised
-from rtdyn.analyses.threads import SMALL, few_numpy_threads, in_threads
+from rtdyn.analyses.threads import SMALL, few_in_whole_threads, few_numpy_threads, in_threads
 
 
 def blas_threads() -> list[int]:
@@ -63,3 +65,28 @@ def test_numpy_has_one_thread_for_a_small_layer_and_its_own_after(two_threads: N
             assert set(in_threads(lambda part: tuple(blas_threads()), range(2))) == {(1,) * len(blas_threads())}
             assert numpys() == {threads}
         assert numpys() == {2}
+
+
+@pytest.mark.parametrize(("most", "alone"), [(1, 3), (2, 1), (3, 1), (9, 1)])
+def test_no_more_parts_run_at_once_than_are_allowed(most: int, alone: int) -> None:
+    lock, running, seen, before = threading.Lock(), [], [], torch.get_num_threads()
+
+    def function(part: int) -> tuple[int, int]:
+        with lock:
+            running.append(part)
+            seen.append(len(running))
+        time.sleep(0.002)
+        with lock:
+            running.remove(part)
+        return part, torch.get_num_threads()
+
+    torch.set_num_threads(3)
+    try:
+        found = few_in_whole_threads(function, range(30), most)
+        assert next(found) == (0, alone)
+        assert len(seen) < 30, "what was not asked for yet is not all run"
+        assert list(found) == [(part, alone) for part in range(1, 30)]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert max(seen) == min(most, 3)

@@ -27,6 +27,7 @@ from rtdyn.analyses.earlier_layers.sums import (
     exact_sums,
     windows_of,
 )
+from rtdyn.analyses.earlier_layers.trusted_blocks import trusted_blocks
 from rtdyn.analyses.influence.ablation import ClassInfluence, PseudoInfluence, influence
 from rtdyn.analyses.statistics import as_numpy, indicator
 from rtdyn.capture.earlier_layers import EarlierLayers
@@ -114,13 +115,14 @@ def measure_layers(
     """
     positions = next(iter(earlier.layers.values())).positions
     windows = windows_of(positions)
-    first, of_pseudo = first_orders(earlier, windows, pseudo, memory_bytes)
+    blocks = trusted_blocks(earlier, windows, memory_bytes)
+    first, of_pseudo = first_orders(earlier, windows, pseudo, memory_bytes, blocks)
     samples = {
         layer: draw_sample(sums.size, _ranked_by(sums, rank_by), budget, stream(seed, "earlier layers", layer))
         for layer, sums in first.items()
     }
     run_again = {layer: sample.run_again for layer, sample in samples.items()}
-    exact = exact_sums(earlier, windows, run_again, memory_bytes, seed)
+    exact = exact_sums(earlier, windows, run_again, memory_bytes, seed, blocks)
     return {
         layer: replace(
             _layer(

@@ -28,7 +28,7 @@ from rtdyn.analyses.kernels.rotation import rotate
 from rtdyn.analyses.threads import in_whole_threads
 from rtdyn.model.anatomy import Anatomy
 from rtdyn.model.fast_products import fast_linear
-from rtdyn.model.plain_block import BlockNorm, Linear, PlainBlock
+from rtdyn.model.plain_block import BlockNorm, Linear, PlainBlock, Rotation, rotation
 from rtdyn.model.run_block import additive_mask
 
 TOKENS = 4096
@@ -39,9 +39,6 @@ CHECKED = 4
 """Neurons whose windows are run by the model's own modules too, before any is trusted to weights alone."""
 AGREES = 1e-5
 """What the two may differ by, in units of a position's largest number."""
-
-Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines (positions, r)."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +77,10 @@ def plain_continued(
     window_bytes = 4 * length * (NUMBERS * width + 2 * sum(len(linear.weight) for linear in block.mlp_in))
     of_thread = memory_bytes // torch.get_num_threads() - block.copied_bytes
     together = max(1, min(TOKENS // length, of_thread // window_bytes))
-    rotation = _rotation(parts, moves.stream)
-    everywhere = _Attention(block.heads, rotation, rotation, None)
+    turn = rotation(parts, moves.stream)
+    everywhere = _Attention(block.heads, turn, turn, None)
     mask = additive_mask(torch.arange(length) <= query[:, None], moves.stream.dtype)
-    measured = _Attention(block.heads, (rotation[0][query], rotation[1][query]), rotation, mask)
+    measured = _Attention(block.heads, (turn[0][query], turn[1][query]), turn, mask)
     last = blocks[-1]
     entrance = _Entrance.of(block, moves, None if further else query)
 
@@ -236,9 +233,3 @@ def _read(streams: Tensor, norm: BlockNorm, *linears: Linear) -> list[Tensor]:
     """(…, m) of each: of streams (…, d)."""
     normed = norm(streams)
     return [fast_linear(normed, linear.weight, linear.bias) for linear in linears]
-
-
-def _rotation(parts: Anatomy, stream: Tensor) -> Rotation:
-    ids = torch.arange(len(stream))
-    cos, sin = parts.positions(parts.stack[-1], stream[None], ids[None], ids)["position_embeddings"]
-    return cos[0], sin[0]

@@ -11,6 +11,7 @@ import torch
 from rtdyn.analyses.earlier_layers.sums import ClassSums, FirstOrderSums, Window, first_order_sums
 from rtdyn.analyses.influence.ablation import PseudoInfluence
 from rtdyn.capture.earlier_layers import EarlierLayers
+from rtdyn.model.plain_block import PlainBlock
 
 MEMORY_PART = 8
 """Positions of windows that are held together take this part of the memory, beside the backward passes."""
@@ -27,17 +28,21 @@ class PseudoClasses:
 
 
 def first_orders(
-    earlier: EarlierLayers, windows: Sequence[Window], pseudo: PseudoClasses | None, memory_bytes: int
+    earlier: EarlierLayers,
+    windows: Sequence[Window],
+    pseudo: PseudoClasses | None,
+    memory_bytes: int,
+    blocks: Sequence[PlainBlock] = (),
 ) -> tuple[dict[int, FirstOrderSums], dict[int, PseudoInfluence]]:
     """By layer, what `first_order_sums` gives, and the sums of Δ¹ and |Δ¹| over pseudo-classes, none without them."""
     if pseudo is None:
-        return first_order_sums(earlier, windows, memory_bytes), {}
+        return first_order_sums(earlier, windows, memory_bytes, blocks), {}
     draws = len(pseudo.members)
     sums = {layer: _empty(draws, len(captured.moments.mean)) for layer, captured in earlier.layers.items()}
     parts: dict[int, list[FirstOrderSums]] = {layer: [] for layer in sums}
     for some in _chunks(windows, sum(of.sum.shape[2] for of in sums.values()), memory_bytes):
         places = [_place(k) for k in range(max(len(w.rows) for w in some))]
-        found = first_order_sums(earlier, [_with_places(w, places) for w in some], memory_bytes)
+        found = first_order_sums(earlier, [_with_places(w, places) for w in some], memory_bytes, blocks)
         for layer, of_layer in found.items():
             for number, window in enumerate(some):
                 # (n, F): Δ¹ at each of the window's positions

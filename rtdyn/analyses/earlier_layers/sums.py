@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +11,15 @@ from torch import Tensor
 
 from rtdyn.analyses.earlier_layers.continuation import clean_window
 from rtdyn.analyses.earlier_layers.drawn_types import draw_types
-from rtdyn.analyses.earlier_layers.exact import exact_deltas, moves_of
-from rtdyn.analyses.earlier_layers.first_order import first_order
-from rtdyn.analyses.earlier_layers.plain_continuation import agrees
+from rtdyn.analyses.earlier_layers.exact import exact_deltas
+from rtdyn.analyses.earlier_layers.first_order import FirstOrder, first_order
+from rtdyn.analyses.earlier_layers.plain_first_order import plain_first_order
+from rtdyn.analyses.earlier_layers.plain_window import plain_clean_window, window_bytes
+from rtdyn.analyses.threads import few_in_whole_threads
 from rtdyn.capture.earlier_layers import EarlierLayers
 from rtdyn.errors import InputError
 from rtdyn.model.fast_products import fast_products
-from rtdyn.model.plain_block import PlainBlock, plain_blocks
+from rtdyn.model.plain_block import PlainBlock
 from rtdyn.streams import stream
 from rtdyn.text.positions import MeasuredPositions
 
@@ -63,6 +65,12 @@ class Window:
     members: Mapping[str, np.ndarray]
     """bool (n,) by class."""
 
+    def inputs(self, stream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Its stream (T, d) of all windows' (windows, T, d); `query` and `target` (n,) beside it."""
+        of_window = stream[self.index]
+        query, target = (torch.from_numpy(v).to(of_window.device) for v in (self.query, self.target))
+        return of_window, query, target
+
 
 def windows_of(positions: MeasuredPositions) -> list[Window]:
     """The W windows that hold measured positions, ascending."""
@@ -75,19 +83,49 @@ def windows_of(positions: MeasuredPositions) -> list[Window]:
     return result
 
 
-def first_order_sums(earlier: EarlierLayers, windows: Sequence[Window], memory_bytes: int) -> dict[int, FirstOrderSums]:
-    """By layer. Raises InputError where the blocks' second run does not give the forward pass's losses."""
+def first_order_sums(
+    earlier: EarlierLayers, windows: Sequence[Window], memory_bytes: int, blocks: Sequence[PlainBlock] = ()
+) -> dict[int, FirstOrderSums]:
+    """By layer. blocks: every block of the model, where all may run from weights alone.
+
+    Raises InputError where the blocks' second run does not give the forward pass's losses.
+    """
     means = {layer: captured.moments.mean for layer, captured in earlier.layers.items()}
     measured_loss = next(iter(earlier.layers.values())).measured_loss.double()
     sums = {layer: _FirstOrder(windows, len(mean)) for layer, mean in means.items()}
-    for number, window in enumerate(windows):
-        stream_in = earlier.stream[window.index]
-        query, target = (torch.from_numpy(v).to(stream_in.device) for v in (window.query, window.target))
-        loss, found = first_order(earlier.anatomy, earlier.first, means, stream_in, query, target, memory_bytes)
+    for number, (window, (loss, found)) in enumerate(
+        zip(windows, _first_orders(earlier, windows, means, memory_bytes, blocks), strict=True)
+    ):
         _check(loss, measured_loss[torch.from_numpy(window.rows)])
         for layer, of_layer in found.items():
             sums[layer].add(number, window, of_layer.delta.double(), of_layer.slope.double())
     return {layer: of_layer.result() for layer, of_layer in sums.items()}
+
+
+def _first_orders(
+    earlier: EarlierLayers,
+    windows: Sequence[Window],
+    means: Mapping[int, Tensor],
+    memory_bytes: int,
+    blocks: Sequence[PlainBlock],
+) -> Iterator[tuple[Tensor, dict[int, FirstOrder]]]:
+    """Losses and Δ¹ by layer, window after window."""
+    parts, first = earlier.anatomy, earlier.first
+    if not blocks:
+        return (first_order(parts, first, means, *w.inputs(earlier.stream), memory_bytes) for w in windows)
+    at_once, each = _shared(earlier, memory_bytes)
+
+    def plain(window: Window) -> tuple[Tensor, dict[int, FirstOrder]]:
+        return plain_first_order(parts, blocks, first, means, *window.inputs(earlier.stream), each)
+
+    return few_in_whole_threads(plain, windows, at_once)
+
+
+def _shared(earlier: EarlierLayers, memory_bytes: int) -> tuple[int, int]:
+    """Windows that are run at once from weights alone, and the memory for each beside what is kept of it."""
+    kept = window_bytes(earlier.anatomy, earlier.first, earlier.stream.shape[1])
+    at_once = max(1, min(torch.get_num_threads(), memory_bytes // (2 * kept)))
+    return at_once, max(0, memory_bytes // at_once - kept)
 
 
 def exact_sums(
@@ -96,10 +134,11 @@ def exact_sums(
     run_again: Mapping[int, np.ndarray],
     memory_bytes: int,
     seed: int,
+    blocks: Sequence[PlainBlock] = (),
 ) -> dict[int, dict[str, ClassSums]]:
     """By layer and class, sums of the pairs that are flagged in run_again, bool (W, F) by layer; NaN elsewhere.
 
-    seed: of the types that losses are taken from. Raises InputError as `first_order_sums` does.
+    seed: of the types that losses are taken from. blocks: as `first_order_sums` has them. Raises InputError as it does.
     """
     measured_loss = next(iter(earlier.layers.values())).measured_loss.double()
     empty = {layer: np.full(flags.shape, np.nan) for layer, flags in run_again.items()}
@@ -107,59 +146,52 @@ def exact_sums(
     sums = {
         layer: {name: ClassSums(values.copy(), values.copy()) for name in classes} for layer, values in empty.items()
     }
-    # the longest window turns its heads the most
-    longest = max(windows, key=lambda window: window.query.max())
-    plain = _plain(earlier, longest, list(run_again))
-    for number, window in enumerate(windows):
-        asked = {layer: np.flatnonzero(flags[number]) for layer, flags in run_again.items() if flags[number].any()}
-        for layer, (delta, loss) in _deltas(earlier, window, asked, memory_bytes, seed, plain).items():
+    asked = [
+        {layer: np.flatnonzero(flags[number]) for layer, flags in run_again.items() if flags[number].any()}
+        for number in range(len(windows))
+    ]
+    at_once, each = _shared(earlier, memory_bytes) if blocks else (1, memory_bytes)
+
+    def deltas(number: int) -> dict[int, tuple[np.ndarray, Tensor]]:
+        return _deltas(earlier, windows[number], asked[number], each, seed, blocks)
+
+    for number, found in enumerate(few_in_whole_threads(deltas, range(len(windows)), at_once)):
+        window = windows[number]
+        for layer, (delta, loss) in found.items():
             _check(loss, measured_loss[torch.from_numpy(window.rows)])
             for name, member in window.members.items():
-                sums[layer][name].sum[number, asked[layer]] = delta[:, member].sum(1)
-                sums[layer][name].abs_sum[number, asked[layer]] = np.abs(delta[:, member]).sum(1)
+                sums[layer][name].sum[number, asked[number][layer]] = delta[:, member].sum(1)
+                sums[layer][name].abs_sum[number, asked[number][layer]] = np.abs(delta[:, member]).sum(1)
     return sums
 
 
-@torch.inference_mode()
 def _deltas(
     earlier: EarlierLayers,
     window: Window,
     asked: Mapping[int, np.ndarray],
     memory_bytes: int,
     seed: int,
-    plain: Mapping[int, Sequence[PlainBlock]],
+    blocks: Sequence[PlainBlock],
 ) -> dict[int, tuple[np.ndarray, Tensor]]:
     """By layer: Δ (k, n) of the neurons asked for, and the losses (n,) where the window is run again as it is."""
-    parts, stream_in = earlier.anatomy, earlier.stream[window.index]
-    query, target = (torch.from_numpy(v).to(stream_in.device) for v in (window.query, window.target))
+    parts, (stream_in, query, target) = earlier.anatomy, window.inputs(earlier.stream)
     found = {}
     with fast_products():
-        clean = clean_window(parts, earlier.first, list(asked), stream_in, query, target)
-        rng = stream(seed, "earlier layers", "types", window.index)
-        types = draw_types(parts, clean, target, rng, memory_bytes)
-        for layer, neurons in asked.items():
-            mean, some = earlier.layers[layer].moments.mean, torch.from_numpy(neurons).to(stream_in.device)
-            delta, again = exact_deltas(
-                parts, layer, clean.layers[layer], types, mean, some, query, memory_bytes, plain[layer]
-            )
-            found[layer] = delta.cpu().numpy(), clean.loss.double() + again
+        if blocks:
+            clean = plain_clean_window(parts, blocks, earlier.first, list(asked), stream_in, query, target)
+        else:
+            with torch.inference_mode():
+                clean = clean_window(parts, earlier.first, list(asked), stream_in, query, target)
+        with torch.inference_mode():
+            rng = stream(seed, "earlier layers", "types", window.index)
+            types = draw_types(parts, clean, target, rng, memory_bytes)
+            for layer, neurons in asked.items():
+                mean, some = earlier.layers[layer].moments.mean, torch.from_numpy(neurons).to(stream_in.device)
+                delta, again = exact_deltas(
+                    parts, layer, clean.layers[layer], types, mean, some, query, memory_bytes, blocks
+                )
+                found[layer] = delta.cpu().numpy(), clean.loss.double() + again
     return found
-
-
-@torch.inference_mode()
-def _plain(earlier: EarlierLayers, window: Window, layers: Sequence[int]) -> dict[int, Sequence[PlainBlock]]:
-    """By layer the model's blocks, where weights alone give on this window what the model's modules give; else none."""
-    parts, blocks = earlier.anatomy, plain_blocks(earlier.anatomy)
-    if not blocks:
-        return {layer: () for layer in layers}
-    query, target = torch.from_numpy(window.query), torch.from_numpy(window.target)
-    clean = clean_window(parts, earlier.first, layers, earlier.stream[window.index], query, target)
-    trusted: dict[int, Sequence[PlainBlock]] = {}
-    for layer in layers:
-        mean = earlier.layers[layer].moments.mean
-        moves = moves_of(parts.mlp_outputs[layer], clean.layers[layer], mean, torch.arange(len(mean)), query)
-        trusted[layer] = blocks if agrees(parts, blocks, layer, moves, query) else ()
-    return trusted
 
 
 def _check(loss: Tensor, of_pass: Tensor) -> None:

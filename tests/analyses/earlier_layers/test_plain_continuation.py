@@ -86,7 +86,7 @@ def test_weights_that_are_not_the_models_are_not_trusted(config: str) -> None:
     blocks = plain_blocks(parts)
     for layer in range(len(blocks) - 1):
         for part in ("attention_in", "attention_out", "mlp_in", "mlp_out"):
-            for changed in _one_larger(getattr(blocks[-1], part)):
+            for changed in one_larger(getattr(blocks[-1], part)):
                 other = replace(blocks[-1], **{part: changed})
                 assert not agrees(parts, (*blocks[:-1], other), layer, moves(parts, layer), QUERY)
 
@@ -96,11 +96,11 @@ def test_a_position_of_huge_numbers_hides_no_other() -> None:
     blocks, some = plain_blocks(parts), moves(parts, 2)
     some.stream[4, 3] = 1e4
     assert agrees(parts, blocks, 2, some, QUERY)
-    for changed in _one_larger(blocks[-1].attention_in):
+    for changed in one_larger(blocks[-1].attention_in):
         assert not agrees(parts, (*blocks[:-1], replace(blocks[-1], attention_in=changed)), 2, some, QUERY)
 
 
-def _one_larger(linears: Any) -> list[Any]:
+def one_larger(linears: Any) -> list[Any]:
     """Linear, or a tuple of them, of which each in turn is larger by a hundredth."""
     if isinstance(linears, Linear):
         return [replace(linears, weight=linears.weight * 1.01)]

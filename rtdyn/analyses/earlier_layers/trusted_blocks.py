@@ -1,0 +1,59 @@
+"""Whether blocks run as weights alone give what the model's own modules give, on one window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rtdyn.analyses.earlier_layers.continuation import clean_window
+from rtdyn.analyses.earlier_layers.exact import moves_of
+from rtdyn.analyses.earlier_layers.first_order import first_order
+from rtdyn.analyses.earlier_layers.plain_continuation import agrees
+from rtdyn.analyses.earlier_layers.plain_first_order import plain_first_order
+from rtdyn.analyses.earlier_layers.sums import Window
+from rtdyn.capture.earlier_layers import EarlierLayers
+from rtdyn.model.anatomy import Anatomy
+from rtdyn.model.plain_block import PlainBlock, plain_blocks
+
+AGREES = 1e-4
+"""What Δ¹ and its slope may differ by, in units of a position's largest."""
+
+
+def trusted_blocks(earlier: EarlierLayers, windows: Sequence[Window], memory_bytes: int) -> Sequence[PlainBlock]:
+    """Every block of the model, where reruns and first orders of the longest window are those of its modules.
+
+    Else none. memory_bytes: as `first_order` has it.
+    """
+    parts, blocks = earlier.anatomy, plain_blocks(earlier.anatomy)
+    if not blocks:
+        return ()
+    # it turns its heads the most
+    longest = max(windows, key=lambda window: int(window.query.max()))
+    stream, query, target = longest.inputs(earlier.stream)
+    means = {layer: captured.moments.mean for layer, captured in earlier.layers.items()}
+    clean = clean_window(parts, earlier.first, list(means), stream, query, target)
+    for layer, mean in means.items():
+        moves = moves_of(parts.mlp_outputs[layer], clean.layers[layer], mean, torch.arange(len(mean)), query)
+        if not agrees(parts, blocks, layer, moves, query):
+            return ()
+    right = first_orders_agree(parts, blocks, earlier.first, means, stream, query, target, memory_bytes)
+    return blocks if right else ()
+
+
+def first_orders_agree(
+    parts: Anatomy,
+    blocks: Sequence[PlainBlock],
+    first: int,
+    means: Mapping[int, Tensor],
+    stream: Tensor,
+    query: Tensor,
+    target: Tensor,
+    memory_bytes: int,
+) -> bool:
+    """Whether Δ¹ and its slope do; arguments as `plain_first_order` has them."""
+    _, theirs = first_order(parts, first, means, stream, query, target, memory_bytes)
+    _, ours = plain_first_order(parts, blocks, first, means, stream, query, target, memory_bytes)
+    pairs = [(getattr(ours[k], name), getattr(theirs[k], name)) for k in means for name in ("delta", "slope")]
+    return all(bool(((a - b).abs().amax(1) <= AGREES * b.abs().amax(1)).all()) for a, b in pairs)
