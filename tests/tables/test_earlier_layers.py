@@ -86,7 +86,8 @@ def test_every_row_and_column_is_defined_and_each_layer_has_them_all(of_all: Any
 def test_layers_are_counted_from_the_end_and_wrong_ones_refused(analyse: Callable[[str], Any], of_all: Any) -> None:
     middle = analyse("-2")
     assert set(middle.neurons["layer"]) == {1, 2}
-    assert_frame_equal(middle.neurons.filter(layer=1), of_all.neurons.filter(layer=1))
+    # with a layer below, its stream comes from blocks that run again: types are drawn by numbers rounded otherwise
+    assert_frame_equal(middle.neurons.filter(layer=1), of_all.neurons.filter(layer=1), abs_tol=1e-5)
     with pytest.raises(InputError, match="the model has 3 layers; give numbers from -1 to -3"):
         analyse("-4")
     for wrong in ("first", "1", "-1,0", ""):
