@@ -6,7 +6,8 @@ block's matrices have P numbers, A of them its attention's, and b blocks lie abo
     once        T tokens through all blocks of the model, and through the last b₀ + 1, without logits
     first order a backward pass through b₀ − 1 blocks and the last one's keys and values for each of N positions, over
                 the r·w positions up to it and those that go with it, of which the matrices cost what they do forward
-                and the attention twice as much; 2·N·r·w·d·F for each layer; b₀ + 1 blocks forward for TARGETS of them
+                and the attention twice as much; 2·N·r·w·d·F for each layer; b₀ + 1 blocks forward for TARGETS of them,
+                from weights alone once for all
     exact       b − 1 blocks over the w·m/(m + 1) positions up to the last of m measured ones, on average, whose
                 attention reads half of the pairs; the last one's queries, keys and values there, and all of it and a
                 share of V·d at the window's measured positions, all of it where logits are capped; for every neuron
@@ -50,6 +51,8 @@ FUSED = Passes(80, 8)
 """By the model's modules and fused attention, in windows that run again."""
 PLAIN = Passes(40, 5)
 """From weights alone, fitted to GPT-NeoX's."""
+PLAIN_BACK = Passes(90, 4)
+"""The same of a backward pass, of a target: fitted to GPT-NeoX's and Llama's."""
 LOSS_PASSES = 8
 """Of a rerun's logits."""
 WHOLE_SHARE = 0.07
@@ -66,12 +69,14 @@ def layer_operations(
     above = [model.layers - 1 - layer for layer in layers]
     windows, seen = sample.tokens / sample.window, _reach(sample) * sample.window
     targets = sample.positions * seen
+    back = PLAIN_BACK if model.plain else EAGER
     backward = [
-        through_blocks(model, targets * (above[0] - 1), seen, EAGER),
+        through_blocks(model, targets * (above[0] - 1), seen, back),
         Operations(float32=4.0 * targets * (above[0] - 1) * seen * model.width),  # both factors have a gradient
-        _keys(model, targets, _keys_and_values(model), EAGER),
+        _keys(model, targets, _keys_and_values(model), back),
     ]
-    forward = through_blocks(model, targets / TARGETS * (above[0] + 1), seen, EAGER)
+    passing, attended = (sample.tokens, sample.window) if model.plain else (targets / TARGETS, seen)
+    forward = through_blocks(model, passing * (above[0] + 1), attended, EAGER)
     products = Operations(float32=2.0 * len(layers) * targets * model.width * model.neurons)
     direct = [ablation_operations(model, sample, memory_bytes)] * len(layers)
     pairs = reruns(model.neurons, windows, budget)
