@@ -90,7 +90,9 @@ def metric_panel(ax: Axes, panel: Panel, by_run: Sequence[Sequence[JudgedLine]],
         else Line2D([], [], color="black", ls=style, label=line.label)
         for line, style in zip(drawn, LINE_STYLES, strict=False)
     ]
-    ax.legend(handles=handles, loc="best", handlelength=1.4, borderpad=0.1, labelspacing=0.2)
+    # where no place is free, names stay legible over lines
+    behind = {"frameon": True, "framealpha": 0.8, "facecolor": "white", "edgecolor": "none"}
+    ax.legend(handles=handles, loc="best", handlelength=1.4, borderpad=0.1, labelspacing=0.2, **behind)
     step_axis(ax, steps)
 
 
