@@ -7,8 +7,9 @@ to twenty times as long as one thread.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import TypeVar
@@ -19,8 +20,8 @@ from threadpoolctl import ThreadpoolController
 SMALL = 1024
 """Neurons of a layer up to which NumPy's threads cost more than they save: between products they wait in busy loops."""
 
-IN_TURN = 8
-"""Parts that a thread takes before all wait for the slowest."""
+AHEAD = 2
+"""Parts a thread that are begun before the first of their results is taken."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -51,18 +52,23 @@ def in_whole_threads(function: Callable[[T], R], parts: Iterable[T]) -> list[R]:
         torch.set_num_threads(threads)
 
 
-def few_in_whole_threads(function: Callable[[T], R], parts: Sequence[T], most: int) -> Iterator[R]:
-    """As `in_whole_threads`, with `most` parts at once at most, each result when it is asked for.
-
-    Where that is one part, torch's threads all run it.
-    """
-    threads = torch.get_num_threads()
-    if most == 1:
-        yield from map(function, parts)
-        return
-    together = most if most < threads else IN_TURN * threads
-    for start in range(0, len(parts), together):
-        yield from in_whole_threads(function, parts[start : start + together])
+def in_whole_threads_ahead(function: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
+    """As `in_whole_threads`, one result after another. Those of AHEAD parts a thread are made before they are taken."""
+    threads, waiting = torch.get_num_threads(), deque[Future[R]]()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            try:
+                for part in parts:
+                    waiting.append(pool.submit(function, part))
+                    if len(waiting) == AHEAD * threads:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def few_numpy_threads(neurons: int) -> AbstractContextManager[object]:

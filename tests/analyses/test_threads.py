@@ -12,7 +12,7 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from rtdyn.analyses.groups.correlations import eigenvalues, standardised
-from rtdyn.analyses.threads import SMALL, few_in_whole_threads, few_numpy_threads, in_threads
+from rtdyn.analyses.threads import AHEAD, SMALL, few_numpy_threads, in_threads, in_whole_threads_ahead
 
 
 def blas_threads() -> list[int]:
@@ -67,8 +67,7 @@ def test_numpy_has_one_thread_for_a_small_layer_and_its_own_after(two_threads: N
         assert numpys() == {2}
 
 
-@pytest.mark.parametrize(("most", "alone"), [(1, 3), (2, 1), (3, 1), (9, 1)])
-def test_no_more_parts_run_at_once_than_are_allowed(most: int, alone: int) -> None:
+def test_results_come_one_after_another_from_parts_that_run_side_by_side() -> None:
     lock, running, seen, before = threading.Lock(), [], [], torch.get_num_threads()
 
     def function(part: int) -> tuple[int, int]:
@@ -82,11 +81,20 @@ def test_no_more_parts_run_at_once_than_are_allowed(most: int, alone: int) -> No
 
     torch.set_num_threads(3)
     try:
-        found = few_in_whole_threads(function, range(30), most)
-        assert next(found) == (0, alone)
-        assert len(seen) < 30, "what was not asked for yet is not all run"
-        assert list(found) == [(part, alone) for part in range(1, 30)]
+        found = in_whole_threads_ahead(function, range(30))
+        assert next(found) == (0, 1)
+        time.sleep(0.1)
+        assert len(seen) == 3 * AHEAD, "what is not asked for yet is not all run"
+        assert list(found) == [(part, 1) for part in range(1, 30)]
+        assert torch.get_num_threads() == 3
+        assert max(seen) == 3
+        seen.clear()
+        abandoned = in_whole_threads_ahead(function, range(30))
+        next(abandoned)
+        abandoned.close()
+        assert torch.get_num_threads() == 3 and len(seen) <= 3 * AHEAD
+        with pytest.raises(ZeroDivisionError):
+            list(in_whole_threads_ahead(lambda part: 1 / part, [1, 0, 2]))
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
-    assert max(seen) == min(most, 3)

@@ -25,8 +25,8 @@ class LayerState:
 
     stream: Tensor
     """(T, d): the residual stream that leaves the block."""
-    output: Tensor
-    """(T, d): the MLP's output projection, before a norm of its own."""
+    output: Tensor | None
+    """(T, d): the MLP's output projection, before a norm of its own; None where there is no such norm to run again."""
     activations: Tensor
     """(T, F)."""
 

@@ -50,6 +50,7 @@ def exact_deltas(
         if plain:
             hidden = plain_continued(parts, plain, layer, moves, query, memory_bytes)
         else:
+            assert state.output is not None
             streams = _streams(mlp, state.output[:length], moves, together)
             hidden = torch.cat([continued(parts, layer, of_batch, query) for of_batch in streams])
         lost = types.changes(hidden, memory_bytes)

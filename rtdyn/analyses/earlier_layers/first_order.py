@@ -47,11 +47,12 @@ def first_order(
     int64 (n,). memory_bytes: what the targets of one backward pass may take.
     """
     layers = list(means)
+    together = max(1, min(TARGETS, memory_bytes // _target_bytes(parts, first, len(stream))))
     loss = stream.new_empty(len(query))
     found = {
         layer: FirstOrder(*(stream.new_empty(len(query), len(mean)) for _ in range(2))) for layer, mean in means.items()
     }
-    for some in query.argsort().split(targets_together(parts, first, len(stream), memory_bytes)):
+    for some in query.argsort().split(together):
         seen = stream[: int(query[some].max()) + 1]  # what follows changes nothing before it
         probes = [torch.zeros_like(seen, requires_grad=True) for _ in layers]
         with torch.enable_grad():
@@ -64,11 +65,6 @@ def first_order(
             found[layer].delta[some] = _along(change, gradient, rows)
             found[layer].slope[some] = gradient.sum(1) @ rows.T
     return loss, found
-
-
-def targets_together(parts: Anatomy, first: int, length: int, memory_bytes: int) -> int:
-    """Targets of one backward pass, over `length` positions and the blocks from `first` on."""
-    return max(1, min(TARGETS, memory_bytes // _target_bytes(parts, first, length)))
 
 
 def _gradients(window: CleanWindow, probes: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -72,11 +72,11 @@ def plain_continued(
 
     blocks: every block of the model. memory_bytes: what the windows that are run together may take, in all threads.
     """
-    length, width = moves.stream.shape
+    length = len(moves.stream)
     block, *further = blocks[layer + 1 :]
-    window_bytes = 4 * length * (NUMBERS * width + 2 * sum(len(linear.weight) for linear in block.mlp_in))
-    of_thread = memory_bytes // torch.get_num_threads() - block.copied_bytes
-    together = max(1, min(TOKENS // length, of_thread // window_bytes))
+    copied = block.copied_bytes
+    of_thread = memory_bytes // torch.get_num_threads() - copied
+    together = max(1, min(TOKENS // length, of_thread // (rerun_bytes(block, length) - copied)))
     turn = rotation(parts, moves.stream)
     everywhere = _Attention(block.heads, turn, turn, None)
     mask = additive_mask(torch.arange(length) <= query[:, None], moves.stream.dtype)
@@ -100,6 +100,12 @@ def plain_continued(
         return _added(last, at, measured.heads(*read), ())
 
     return torch.cat(in_whole_threads(run, range(0, len(moves.rows), together)))
+
+
+def rerun_bytes(block: PlainBlock, length: int) -> int:
+    """What one window of so many positions takes while it runs, with one block's copies."""
+    width, neurons = len(block.mlp_out.weight), sum(len(linear.weight) for linear in block.mlp_in)
+    return 4 * length * (NUMBERS * width + 2 * neurons) + block.copied_bytes
 
 
 def agrees(parts: Anatomy, blocks: Sequence[PlainBlock], layer: int, moves: Moves, query: Tensor) -> bool:

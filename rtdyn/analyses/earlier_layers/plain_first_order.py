@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from rtdyn.analyses.earlier_layers.continuation import losses
-from rtdyn.analyses.earlier_layers.first_order import FirstOrder, targets_together
-from rtdyn.analyses.earlier_layers.plain_window import pass_window
+from rtdyn.analyses.earlier_layers.first_order import FirstOrder
+from rtdyn.analyses.earlier_layers.plain_window import pass_window, target_bytes, window_bytes
+from rtdyn.analyses.earlier_layers.sample import TARGETS
 from rtdyn.model.anatomy import Anatomy
 from rtdyn.model.fast_products import fast_linear
 from rtdyn.model.plain_block import PlainBlock
@@ -26,14 +27,19 @@ def plain_first_order(
     target: Tensor,
     memory_bytes: int,
 ) -> tuple[Tensor, dict[int, FirstOrder]]:
-    """What `first_order` gives, of the same arguments. blocks: every block of the model. It may run in any thread."""
+    """What `first_order` gives, of the same arguments. blocks: every block of the model. It may run in any thread.
+
+    memory_bytes: what the window and the targets of one backward pass may take. One target goes back whatever it takes.
+    """
     window = pass_window(parts, blocks, first, stream, query)
     loss, of_hidden = _losses_and_gradients(parts, window.last.leaves, target)
     changes = {k: (mean - window.before[k].activations.double()).to(stream.dtype) for k, mean in means.items()}
     found = {
         layer: FirstOrder(*(stream.new_empty(len(query), len(mean)) for _ in range(2))) for layer, mean in means.items()
     }
-    together = targets_together(parts, first, int(query.max()) + 1, memory_bytes)
+    length = int(query.max()) + 1
+    left = memory_bytes - window_bytes(parts, blocks, first, length)
+    together = max(1, min(TARGETS, left // target_bytes(parts, blocks, length)))
     for some in query.argsort().split(together):
         seen = int(query[some].max()) + 1
         gradient = window.last.at(some, seen).back_of_each(of_hidden[some])

@@ -7,8 +7,9 @@ alone. There a loss reaches earlier positions by their keys and values, and its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -35,13 +36,21 @@ def pass_window(
     parts: Anatomy, blocks: Sequence[PlainBlock], first: int, stream: Tensor, query: Tensor
 ) -> PassedWindow:
     """Of the stream (T, d) that enters block `first`; query: int64 (n,), the measured positions."""
+    *before, (_, last) = _through(parts, blocks, first, stream, query)
+    return PassedWindow(dict(before), last)
+
+
+def _through(
+    parts: Anatomy, blocks: Sequence[PlainBlock], first: int, stream: Tensor, query: Tensor
+) -> Iterator[tuple[int, Passed]]:
+    """Each block from `first` on, in turn: none is kept here."""
     entering = stream[: int(query.max()) + 1]  # what follows changes nothing before it
     turn, everywhere = rotation(parts, entering), torch.arange(len(entering))
-    before = {}
-    for layer in range(first, len(blocks) - 1):
-        before[layer] = _passed(blocks[layer], entering, everywhere, turn)
-        entering = before[layer].leaves
-    return PassedWindow(before, _passed(blocks[-1], entering, query, turn))
+    for layer, block in enumerate(blocks[first:], first):
+        passed = _passed(block, entering, query if layer == len(blocks) - 1 else everywhere, turn)
+        entering = passed.leaves
+        yield layer, passed
+        del passed
 
 
 @torch.no_grad()
@@ -55,19 +64,32 @@ def plain_clean_window(
     target: Tensor,
 ) -> CleanWindow:
     """What `clean_window` gives, of the same arguments, up to the last measured position; it may run in any thread."""
-    window = pass_window(parts, blocks, first, stream, query)
-    by_layer = ((layer, window.before[layer]) for layer in layers)
-    states = {layer: LayerState(of.leaves, of.output, of.activations) for layer, of in by_layer}
-    hidden = window.last.leaves
+    states, hidden = {}, stream
+    for layer, passed in _through(parts, blocks, first, stream, query):
+        hidden = passed.leaves
+        if layer in layers:
+            states[layer] = LayerState(hidden, None, passed.activations)
     return CleanWindow(states, hidden, losses(parts, hidden[None], target)[0])
 
 
-def window_bytes(parts: Anatomy, first: int, length: int) -> int:
-    """What is kept of a window of so many positions while its targets go back: by block, eight numbers of each width,
-    three of each neuron and one of each pair of positions in a head."""
+def window_bytes(parts: Anatomy, blocks: Sequence[PlainBlock], first: int, length: int) -> int:
+    """What is kept of a window of so many positions while its targets go back, from block `first` on.
+
+    Each block keeps four numbers of each width, of each neuron and of each number that heads give. It keeps one of each
+    pair of positions in a head. One block's matrices of queries, keys and values are copied beside.
+    """
+    last, (neurons, width) = blocks[-1], parts.output_rows.shape
+    of_position = 4 * (width + last.heads * last.head_size + neurons) + last.heads * length
+    return 4 * (len(blocks) - first) * length * of_position + last.copied_bytes
+
+
+def target_bytes(parts: Anatomy, blocks: Sequence[PlainBlock], length: int) -> int:
+    """What a target takes beside, while it goes back through a block.
+
+    That is twelve numbers of each width, four of each neuron, and three of each pair of positions in a head.
+    """
     neurons, width = parts.output_rows.shape
-    block = length * (8 * width + 3 * neurons + parts.blocks[-1].heads * length)
-    return 4 * (len(parts.stack) - first) * block
+    return 4 * length * (12 * width + 4 * neurons + 3 * blocks[-1].heads * length)
 
 
 @dataclass(frozen=True)
@@ -93,6 +115,7 @@ class _Normed:
         return value if self.norm.shift is None else value + self.norm.shift
 
     def at(self, rows: Tensor | slice) -> _Normed:
+        """Of those of the n positions."""
         return _Normed(self.norm, self.unit[rows], self.scale[rows])
 
     def back(self, gradient: Tensor) -> Tensor:
@@ -111,8 +134,6 @@ class Passed:
     block: PlainBlock
     leaves: Tensor
     """(n, d): what leaves the block."""
-    output: Tensor
-    """(n, d): what the MLP adds to it."""
     activations: Tensor
     """(n, F): what the MLP's last projection reads."""
     slopes: tuple[Tensor, ...]
@@ -137,11 +158,10 @@ class Passed:
     """(H, n, D): what the heads give."""
 
     def at(self, rows: Tensor | slice, length: int) -> Passed:
-        """At those of the n positions, int64 (k,), which see no more than the first `length` positions."""
+        """At those of the n positions, int64 (k,), none beyond the first `length` of T, to which T shrinks."""
         return replace(
             self,
             leaves=self.leaves[rows],
-            output=self.output[rows],
             activations=self.activations[rows],
             slopes=tuple(slope[rows] for slope in self.slopes),
             mlp=self.mlp.at(rows),
@@ -192,7 +212,7 @@ class Passed:
         block = self.block
         of_hidden = _back(gradient, block.mlp_out)
         read = (_back(of_hidden * s[:, None], linear) for s, linear in zip(self.slopes, block.mlp_in, strict=True))
-        of_mlp = self.mlp.back(sum(read, torch.zeros(())))
+        of_mlp = self.mlp.back(reduce(torch.Tensor.add_, read))
         of_heads = _back(gradient if block.parallel else gradient + of_mlp, block.attention_out)
         return of_mlp, of_heads.view(*gradient.shape[:2], block.heads, -1)
 
@@ -233,11 +253,8 @@ def _passed(block: PlainBlock, stream: Tensor, position: Tensor, turn: Rotation)
     left = at + _linear(heads.transpose(0, 1).flatten(1), block.attention_out)
     mlp = _Normed.of(block.mlp_norm, at if block.parallel else left)
     activations, slopes = _activations(block, [_linear(mlp.value(), linear) for linear in block.mlp_in])
-    output = _linear(activations, block.mlp_out)
-    return Passed(
-        block, left + output, output, activations, slopes, mlp, attention, position, turn, query, key, value, weights,
-        heads,
-    )  # fmt: skip
+    leaves = left + _linear(activations, block.mlp_out)
+    return Passed(block, leaves, activations, slopes, mlp, attention, position, turn, query, key, value, weights, heads)
 
 
 def _activations(block: PlainBlock, read: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -258,6 +275,7 @@ def _turn_back(x: Tensor, by: Rotation) -> None:
 
 
 def _linear(rows: Tensor, linear: Linear) -> Tensor:
+    """(…, gives) of rows (…, reads)."""
     return fast_linear(rows, linear.weight, linear.bias)
 
 

@@ -13,9 +13,10 @@ from rtdyn.analyses.earlier_layers.continuation import clean_window
 from rtdyn.analyses.earlier_layers.drawn_types import draw_types
 from rtdyn.analyses.earlier_layers.exact import exact_deltas
 from rtdyn.analyses.earlier_layers.first_order import FirstOrder, first_order
+from rtdyn.analyses.earlier_layers.plain_continuation import rerun_bytes
 from rtdyn.analyses.earlier_layers.plain_first_order import plain_first_order
 from rtdyn.analyses.earlier_layers.plain_window import plain_clean_window, window_bytes
-from rtdyn.analyses.threads import few_in_whole_threads
+from rtdyn.analyses.threads import AHEAD, in_whole_threads_ahead
 from rtdyn.capture.earlier_layers import EarlierLayers
 from rtdyn.errors import InputError
 from rtdyn.model.fast_products import fast_products
@@ -113,19 +114,16 @@ def _first_orders(
     parts, first = earlier.anatomy, earlier.first
     if not blocks:
         return (first_order(parts, first, means, *w.inputs(earlier.stream), memory_bytes) for w in windows)
-    at_once, each = _shared(earlier, memory_bytes)
+    threads = torch.get_num_threads()
+    kept = window_bytes(parts, blocks, first, earlier.stream.shape[1])
+    results = 8 * AHEAD * sum(len(mean) for mean in means.values()) * max(len(w.rows) for w in windows)
+    side_by_side = threads <= len(windows) and threads * (2 * kept + results) <= memory_bytes
+    each = memory_bytes // threads - results if side_by_side else memory_bytes
 
     def plain(window: Window) -> tuple[Tensor, dict[int, FirstOrder]]:
         return plain_first_order(parts, blocks, first, means, *window.inputs(earlier.stream), each)
 
-    return few_in_whole_threads(plain, windows, at_once)
-
-
-def _shared(earlier: EarlierLayers, memory_bytes: int) -> tuple[int, int]:
-    """Windows that are run at once from weights alone, and the memory for each beside what is kept of it."""
-    kept = window_bytes(earlier.anatomy, earlier.first, earlier.stream.shape[1])
-    at_once = max(1, min(torch.get_num_threads(), memory_bytes // (2 * kept)))
-    return at_once, max(0, memory_bytes // at_once - kept)
+    return in_whole_threads_ahead(plain, windows) if side_by_side else map(plain, windows)
 
 
 def exact_sums(
@@ -150,12 +148,15 @@ def exact_sums(
         {layer: np.flatnonzero(flags[number]) for layer, flags in run_again.items() if flags[number].any()}
         for number in range(len(windows))
     ]
-    at_once, each = _shared(earlier, memory_bytes) if blocks else (1, memory_bytes)
+    threads = torch.get_num_threads()
+    side_by_side = bool(blocks) and threads <= len(windows) and threads * _least(earlier, blocks) <= memory_bytes
+    each = memory_bytes // threads if side_by_side else memory_bytes
 
     def deltas(number: int) -> dict[int, tuple[np.ndarray, Tensor]]:
         return _deltas(earlier, windows[number], asked[number], each, seed, blocks)
 
-    for number, found in enumerate(few_in_whole_threads(deltas, range(len(windows)), at_once)):
+    in_turn = in_whole_threads_ahead if side_by_side else map
+    for number, found in enumerate(in_turn(deltas, range(len(windows)))):
         window = windows[number]
         for layer, (delta, loss) in found.items():
             _check(loss, measured_loss[torch.from_numpy(window.rows)])
@@ -163,6 +164,12 @@ def exact_sums(
                 sums[layer][name].sum[number, asked[number][layer]] = delta[:, member].sum(1)
                 sums[layer][name].abs_sum[number, asked[number][layer]] = np.abs(delta[:, member]).sum(1)
     return sums
+
+
+def _least(earlier: EarlierLayers, blocks: Sequence[PlainBlock]) -> int:
+    """Bytes of a window that passes a block, and runs through one again."""
+    length = earlier.stream.shape[1]
+    return window_bytes(earlier.anatomy, blocks, len(blocks) - 1, length) + rerun_bytes(blocks[-1], length)
 
 
 def _deltas(

@@ -18,8 +18,9 @@ from rtdyn.model.anatomy import Anatomy
 from rtdyn.model.plain_block import PlainBlock, plain_blocks
 
 AGREES = 1e-4
-"""What Δ¹ and its slope may differ by at a position, in units of its largest, or of what that is in the mean over
-positions where it is less: where a loss is small, float32 knows its gradient less closely."""
+"""What Δ¹ and its slope may differ by at a position, in units of its largest or of the mean position's, the larger.
+
+Where a loss is small, float32 knows its gradient less closely."""
 
 
 def trusted_blocks(earlier: EarlierLayers, windows: Sequence[Window], memory_bytes: int) -> Sequence[PlainBlock]:
@@ -34,11 +35,12 @@ def trusted_blocks(earlier: EarlierLayers, windows: Sequence[Window], memory_byt
     longest = max(windows, key=lambda window: int(window.query.max()))
     stream, query, target = longest.inputs(earlier.stream)
     means = {layer: captured.moments.mean for layer, captured in earlier.layers.items()}
-    clean = clean_window(parts, earlier.first, list(means), stream, query, target)
-    for layer, mean in means.items():
-        moves = moves_of(parts.mlp_outputs[layer], clean.layers[layer], mean, torch.arange(len(mean)), query)
-        if not agrees(parts, blocks, layer, moves, query):
-            return ()
+    with torch.no_grad():
+        clean = clean_window(parts, earlier.first, list(means), stream, query, target)
+        for layer, mean in means.items():
+            moves = moves_of(parts.mlp_outputs[layer], clean.layers[layer], mean, torch.arange(len(mean)), query)
+            if not agrees(parts, blocks, layer, moves, query):
+                return ()
     right = first_orders_agree(parts, blocks, earlier.first, means, stream, query, target, memory_bytes)
     return blocks if right else ()
 
