@@ -27,9 +27,9 @@ def plain_first_order(
     target: Tensor,
     memory_bytes: int,
 ) -> tuple[Tensor, dict[int, FirstOrder]]:
-    """What `first_order` gives, of the same arguments. blocks: every block of the model. It may run in any thread.
+    """What `first_order` gives, losses (n,) and Δ¹ by layer, of the same arguments. It may run in any thread.
 
-    memory_bytes: what the window and the targets of one backward pass may take. One target goes back whatever it takes.
+    blocks: every block of the model. memory_bytes: what the window and the targets of one backward pass may take. One target goes back whatever it takes.
     """
     window = pass_window(parts, blocks, first, stream, query)
     loss, of_hidden = _losses_and_gradients(parts, window.last.leaves, target)

@@ -63,7 +63,10 @@ def plain_clean_window(
     query: Tensor,
     target: Tensor,
 ) -> CleanWindow:
-    """What `clean_window` gives, of the same arguments, up to the last measured position; it may run in any thread."""
+    """What `clean_window` gives of the stream (T, d), without MLPs' outputs; it may run in any thread.
+
+    Its layers' states end with the last measured position.
+    """
     states, hidden = {}, stream
     for layer, passed in _through(parts, blocks, first, stream, query):
         hidden = passed.leaves

@@ -55,7 +55,7 @@ def first_orders_agree(
     target: Tensor,
     memory_bytes: int,
 ) -> bool:
-    """Whether Δ¹ and its slope do; arguments as `plain_first_order` has them."""
+    """Whether Δ¹ and its slope do, on the stream (T, d); arguments as `plain_first_order` has them."""
     _, theirs = first_order(parts, first, means, stream, query, target, memory_bytes)
     _, ours = plain_first_order(parts, blocks, first, means, stream, query, target, memory_bytes)
     pairs = [(getattr(ours[k], name), getattr(theirs[k], name)) for k in means for name in ("delta", "slope")]
