@@ -6,6 +6,9 @@ no error of order 1/n. It is the jackknife of order two that Quenouille 1949 pro
 of θ over halves is its standard error on the whole (half-samples, McCarthy 1969). Halves of halves give the corrected
 value of each half. Their scatter is the standard error of the corrected value. Halves come in complementary pairs. The
 largest of several numbers that are truly equal errs by b/√n instead: 2 − √2 of that, 59 %, is left.
+
+A fit may leap from one boundary to another, and its numbers with it. Where the whole text has one and some halves the
+other, the scatter has two humps, of which a standard error knows nothing. The interval then reaches for both.
 """
 
 from __future__ import annotations
@@ -76,10 +79,26 @@ class Corrected:
     """Of `value`."""
     plain_se: float
     clusters: int
+    halves: tuple[float, float]
+    """Ends of the central 95 % of the statistic on halves."""
+    scatter: tuple[float, float]
+    """The same of corrected halves about their mean, drawn together so that their deviation is at most `se`."""
 
     def estimate(self) -> Estimate:
         """The corrected value with its t interval."""
         return Estimate(self.value, *t_interval(self.value, self.se, self.clusters), self.clusters)
+
+    def estimate_with_leaps(self) -> Estimate:
+        """The same of a statistic that leaps between values, whose scatter is not normal.
+
+        The interval reaches as far as the t interval, as the statistic on halves, and as the scatter about the value.
+        """
+        t = self.estimate()
+        if t.low is None or t.high is None:
+            return t
+        about = self.value + self.scatter[0], self.value + self.scatter[1]
+        lows, highs = zip((t.low, t.high), self.halves, about, strict=True)
+        return Estimate(self.value, min(lows), max(highs), self.clusters)
 
 
 def corrected(values: np.ndarray, clusters: int) -> Corrected | Undefined:
@@ -98,12 +117,23 @@ def corrected(values: np.ndarray, clusters: int) -> Corrected | Undefined:
     within = np.nanmean(inner, axis=1)
     # of few quarters, the mean's own noise is taken out again
     noise = float((np.nanvar(inner, axis=1, ddof=1) / np.isfinite(inner).sum(1)).mean())
-    variance = float((2 * halves[both] - within).var(ddof=1))
+    of_halves = 2 * halves[both] - within
+    variance = float(of_halves.var(ddof=1))
     plain_variance = float(halves[known].var(ddof=1))
+    se = math.sqrt(max(variance - noise, plain_variance))
+    closer = min(1.0, se / math.sqrt(variance)) if variance > 0 else 1.0
     return Corrected(
         2 * whole - float(halves[known].mean()),
         whole,
-        math.sqrt(max(variance - noise, plain_variance)),
+        se,
         math.sqrt(plain_variance),
         clusters,
+        _central(halves[known]),
+        _central(closer * (of_halves - of_halves.mean())),
     )
+
+
+def _central(values: np.ndarray) -> tuple[float, float]:
+    """Ends of the central 95 % of values (k,)."""
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)

@@ -158,3 +158,33 @@ def test_what_has_no_value_gives_reasons() -> None:
     rest = corrected(values, 9)
     assert isinstance(rest, Corrected) and np.isfinite([rest.value, rest.se]).all()
     assert rest.value == pytest.approx(2 - values[1 : 1 + HALVES].mean())
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 999), st.floats(-3, 3), st.floats(0.1, 10))
+def test_an_interval_that_reaches_over_leaps_holds_the_t_interval_and_is_hardly_wider_without_them(
+    seed: int, shift: float, factor: float
+) -> None:
+    values = np.random.default_rng(seed).standard_normal((20, 1))
+    first = of_statistic(lambda m: m[:, 0], values, drawn(20, seed))
+    moved = of_statistic(lambda m: shift + factor * m[:, 0], values, drawn(20, seed))
+    plain, over, of_moved = first.estimate(), first.estimate_with_leaps(), moved.estimate_with_leaps()
+    assert plain.low is not None and plain.high is not None and over.low is not None and over.high is not None
+    assert over.low <= plain.low and plain.high <= over.high
+    assert over.high - over.low < 1.3 * (plain.high - plain.low)
+    ends = [shift + factor * over.low, shift + factor * over.high]
+    np.testing.assert_allclose([of_moved.low, of_moved.high], ends, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mean", [0.0, 0.05])
+def test_a_number_that_leaps_with_the_sign_of_a_mean_is_covered_where_the_t_interval_fails(mean: float) -> None:
+    rng, truth = np.random.default_rng(0), 1 + 0.05 * mean
+    held = np.zeros((300, 2), dtype=bool)
+    for k in range(len(held)):
+        values = mean + rng.standard_normal((40, 1))
+        result = of_statistic(lambda m: (m[:, 0] > 0) + 0.05 * m[:, 0], values, drawn(40, k))
+        for j, estimate in enumerate((result.estimate(), result.estimate_with_leaps())):
+            assert estimate.low is not None and estimate.high is not None
+            held[k, j] = estimate.low <= truth <= estimate.high
+    assert held[:, 0].mean() < 0.9 < held[:, 1].mean() <= 0.98

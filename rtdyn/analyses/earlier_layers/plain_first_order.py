@@ -29,7 +29,8 @@ def plain_first_order(
 ) -> tuple[Tensor, dict[int, FirstOrder]]:
     """What `first_order` gives, losses (n,) and Δ¹ by layer, of the same arguments. It may run in any thread.
 
-    blocks: every block of the model. memory_bytes: what the window and the targets of one backward pass may take. One target goes back whatever it takes.
+    blocks: every block of the model. memory_bytes: what the window and the targets of one backward pass may take. One
+    target goes back whatever it takes.
     """
     window = pass_window(parts, blocks, first, stream, query)
     loss, of_hidden = _losses_and_gradients(parts, window.last.leaves, target)

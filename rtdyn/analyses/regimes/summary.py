@@ -73,7 +73,7 @@ def corrected_values(regimes: Regimes, resampled: Resampled | Undefined) -> dict
         elif name in LOGARITHMIC:
             values[name] = _rank(number, getattr(regimes.ends, name), regimes.fit.last)
         else:
-            estimate = number.estimate()
+            estimate = number.estimate_with_leaps()
             values[name] = FitValue(estimate.value, estimate.low, estimate.high, estimate.clusters)
     r1 = values["r1"]
     values[PLATEAU_FRACTION] = r1 if isinstance(r1, Undefined) else _scaled(r1, 1 / len(regimes.rank))
@@ -82,7 +82,7 @@ def corrected_values(regimes: Regimes, resampled: Resampled | Undefined) -> dict
 
 def _rank(logarithm: Corrected, ends: tuple[int, int], last: int) -> FitValue:
     """A boundary from its logarithm, inside the grid from the first to the second of `ends`; ranks end at `last`."""
-    estimate = logarithm.estimate()
+    estimate = logarithm.estimate_with_leaps()
     value, low, high = (None if x is None else math.exp(x) for x in (estimate.value, estimate.low, estimate.high))
     assert value is not None
     plain, (least, most) = math.exp(logarithm.plain), ends

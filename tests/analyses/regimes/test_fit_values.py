@@ -43,7 +43,8 @@ def values_of(regimes: Regimes, resampled: Resampled) -> dict[str, FitValue]:
 
 def with_boundary(resampled: Resampled, name: str, value: float, plain: float, se: float) -> Resampled:
     """The same with another boundary, in ranks, and the standard error of its logarithm."""
-    boundary = Corrected(math.log(value), math.log(plain), se, se, CLUSTERS)
+    logarithm = math.log(plain)
+    boundary = Corrected(math.log(value), logarithm, se, se, CLUSTERS, (logarithm, logarithm), (-se, se))
     return replace(resampled, statistics={**resampled.statistics, name: boundary})
 
 
@@ -59,7 +60,7 @@ def test_corrected_numbers_have_intervals_and_plain_ones_stand_beside(fitted: tu
         assert low is not None and high is not None and low < values[name].value < high
     kappa = resampled.statistics["kappa"]
     assert isinstance(kappa, Corrected)
-    estimate = kappa.estimate()
+    estimate = kappa.estimate_with_leaps()
     assert values["kappa"] == FitValue(estimate.value, estimate.low, estimate.high, CLUSTERS)
     r1, share = values["r1"], values[PLATEAU_FRACTION]
     assert r1.value == pytest.approx(15, abs=2) and r1.ci_low is not None and r1.ci_high is not None
