@@ -100,3 +100,12 @@ def test_kappa_and_excess_are_right_on_average(script: Any, whole: Any) -> None:
         for metric, bias in found.items():
             # a quarter of a standard deviation, and what 160 parts of a short text may add to it
             assert abs(bias.value) < 0.25 + 3 * bias.se and bias.se < 0.25, (name, metric, bias)
+
+
+@pytest.mark.slow
+def test_intervals_of_curves_cover_and_reach_as_far_as_t_intervals(script: Any, whole: Any) -> None:
+    for name in ("rare", "common"):
+        found = script.curve_intervals(whole, name, "own", 200, 24)
+        assert set(found) == set(script.CURVE)
+        for metric, (ours, by_t) in found.items():
+            assert ours >= max(by_t, 0.8), (name, metric)

@@ -15,6 +15,10 @@ run.
 
 Prints the bias of κ and excess alone, with its standard error. Their errors have long tails, so that the bias of a
 hundred replicates is itself uncertain by 0.1 and more. No attention is captured: 1,600 replicates take minutes.
+
+    python scripts/calibration/coverage.py --step 4000 --curve-intervals --replicates 60 --designs own "4 windows"
+
+Prints the coverage of r1, r2, κ and excess alone: of their intervals, and of t intervals, which know of no leaps.
 """
 
 from __future__ import annotations
@@ -31,13 +35,13 @@ import numpy as np
 import torch
 from known_delta import all_deltas, influence_on
 
-from rtdyn.analyses.half_samples import HALVES, HalfSamples, half_samples, means
+from rtdyn.analyses.half_samples import HALVES, Corrected, HalfSamples, half_samples, means
 from rtdyn.analyses.influence.ablation import ClassInfluence
 from rtdyn.analyses.influence.losses import mean_losses
 from rtdyn.analyses.influence.signs import signs_of
 from rtdyn.analyses.influence.summary import summarise_class
 from rtdyn.analyses.regimes.fit import fit_curves, fit_regimes
-from rtdyn.analyses.regimes.resampled import resampled
+from rtdyn.analyses.regimes.resampled import LOGARITHMIC, resampled
 from rtdyn.analyses.regimes.summary import FitValue, corrected_values, fit_values
 from rtdyn.analyses.routing.differences import class_difference, gini
 from rtdyn.analyses.routing.profiles import PROFILE_OFFSETS, Correlation, attention_profiles
@@ -309,9 +313,54 @@ def curve_bias(whole: Population, name: str, design: str, targets: int, count: i
 def fitted(sums: np.ndarray, counts: np.ndarray, halves: np.ndarray | None) -> np.ndarray:
     """MEASURED of the fit to all clusters, sums (g, F) and counts (g,), and to each of `halves` (k, g): (1 + k, 2)."""
     weights = np.ones((1, len(counts))) if halves is None else np.concatenate([np.ones((1, len(counts))), halves])
-    uncertainty = CLEAR_SE * clustered_se(torch.from_numpy(sums), torch.from_numpy(counts)).numpy()
-    fits = fit_curves(means(weights, sums, counts), uncertainty)
+    fits = fit_curves(means(weights, sums, counts), two_errors(sums, counts))
     return np.array([[math.nan if isinstance(f, Undefined) else getattr(f, m) for m in MEASURED] for f in fits])
+
+
+def curve_intervals(
+    whole: Population, name: str, design: str, targets: int, count: int
+) -> dict[str, tuple[float, float]]:
+    """By CURVE, how often its interval holds the large text's value, and how often its t interval does.
+
+    Boundaries are not held against the ends of the grid, where a printed interval is open.
+    """
+    sums, counts = window_sums(whole, name)
+    [fit] = fit_curves(means(np.ones((1, len(counts))), sums, counts), two_errors(sums[counts > 0], counts[counts > 0]))
+    assert not isinstance(fit, Undefined)
+    held: dict[str, list[tuple[bool, bool]]] = {metric: [] for metric in CURVE}
+    for seed, (windows, documents) in enumerate(replicates(whole, design, targets, count)):
+        cluster = text_clusters(documents, whole.surprise[windows]).index
+        members = cluster == np.arange(cluster.max() + 1)[:, None]
+        mine, n = members @ sums[windows], members @ counts[windows]
+        mine, n = mine[n > 0], n[n > 0]
+        halves = resampled(mine, n, two_errors(mine, n), np.random.default_rng(seed))
+        assert not isinstance(halves, Undefined)
+        for metric in CURVE:
+            truth, number = getattr(fit, metric), halves.statistics[metric]
+            if isinstance(number, Corrected):
+                truth = math.log(truth) if metric in LOGARITHMIC else truth
+                held[metric].append((holds(number.estimate_with_leaps(), truth), holds(number.estimate(), truth)))
+    return {metric: tuple(np.mean(of_metric, axis=0)) for metric, of_metric in held.items()}
+
+
+def holds(estimate: Estimate, truth: float) -> bool:
+    """Whether the interval does, but for round-off."""
+    assert estimate.low is not None and estimate.high is not None
+    return estimate.low - 1e-9 <= truth <= estimate.high + 1e-9
+
+
+def two_errors(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Of influences (F,), what they are censored by; sums (g, F) and counts (g,) of clusters."""
+    return CLEAR_SE * clustered_se(torch.from_numpy(sums), torch.from_numpy(counts)).numpy()
+
+
+def print_curve_intervals(whole: Population, designs: list[str], targets: int, count: int) -> None:
+    """A line for each class and design."""
+    for name in (RARE, COMMON):
+        for design in designs:
+            found = curve_intervals(whole, name, design, targets, count)
+            said = ", ".join(f"{metric} {ours:.2f} (t: {by_t:.2f})" for metric, (ours, by_t) in found.items())
+            print(f"{name}, {design}: {said}", flush=True)
 
 
 def print_bias(whole: Population, designs: list[str], targets: int, count: int) -> None:
@@ -334,15 +383,21 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=400)
     parser.add_argument("--designs", nargs="+", choices=DESIGNS, default=list(DESIGNS))
     parser.add_argument("--curve-bias", action="store_true", help="the bias of κ and excess alone, closely")
+    parser.add_argument("--curve-intervals", action="store_true", help="the coverage of curves alone")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     step = find_suite(args.model, load_suites()).steps[-1] if args.step is None else args.step
-    whole = population(step, args.text, args.tokens, not args.curve_bias, args.model)
+    curves = args.curve_bias or args.curve_intervals
+    whole = population(step, args.text, args.tokens, not curves, args.model)
     rare = int(whole.captured.positions.members(RARE).sum())
     print(f"{args.model}, step {step}: {whole.text.windows.size:,} tokens, {rare:,} rare targets", flush=True)
+    if args.curve_intervals:
+        print(f"{args.targets} rare targets, {args.replicates} replicates: coverage of r1, r2, κ and excess")
+        print_curve_intervals(whole, args.designs, args.targets, args.replicates)
     if args.curve_bias:
         print(f"{args.targets} rare targets, {args.replicates} replicates: bias ± its standard error")
         print_bias(whole, args.designs, args.targets, args.replicates)
+    if curves:
         return
     found = {design: coverage(whole, design, args.targets, args.replicates) for design in args.designs}
     names = list(dict.fromkeys(name for table in found.values() for name in table))
