@@ -10,7 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import TypeVar
 
@@ -45,28 +45,33 @@ def in_whole_threads(function: Callable[[T], R], parts: Iterable[T]) -> list[R]:
     threads = torch.get_num_threads()
     if threads == 1:
         return [function(part) for part in parts]
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(function, parts))
-    finally:
-        torch.set_num_threads(threads)
+    with _whole_threads() as pool:
+        return list(pool.map(function, parts))
 
 
 def in_whole_threads_ahead(function: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
     """As `in_whole_threads`, one result after another. Those of AHEAD parts a thread are made before they are taken."""
-    threads, waiting = torch.get_num_threads(), deque[Future[R]]()
+    most, waiting = AHEAD * torch.get_num_threads(), deque[Future[R]]()
+    with _whole_threads() as pool:
+        try:
+            for part in parts:
+                waiting.append(pool.submit(function, part))
+                if len(waiting) == most:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+@contextmanager
+def _whole_threads() -> Iterator[ThreadPoolExecutor]:
+    """As many as torch has, each of which runs torch's operations alone."""
+    threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            try:
-                for part in parts:
-                    waiting.append(pool.submit(function, part))
-                    if len(waiting) == AHEAD * threads:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+            yield pool
     finally:
         torch.set_num_threads(threads)
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rtdyn.model.fast_products import fast_linear
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -52,6 +54,10 @@ class Linear:
     """(gives, reads)."""
     bias: Tensor | None
     """(gives,)."""
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """(…, gives) of rows (…, reads), without a gradient."""
+        return fast_linear(rows, self.weight, self.bias)
 
 
 @dataclass(frozen=True)

@@ -289,19 +289,28 @@ def window_sums(whole: Population, name: str) -> tuple[np.ndarray, np.ndarray]:
     return sums, counts
 
 
+def cluster_sums(
+    whole: Population, name: str, design: str, targets: int, count: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of each replicate's g clusters that hold the class: Σ|Δ| (g, F) and its positions (g,)."""
+    sums, counts = window_sums(whole, name)
+    for windows, documents in replicates(whole, design, targets, count):
+        cluster = text_clusters(documents, whole.surprise[windows]).index
+        members = cluster == np.arange(cluster.max() + 1)[:, None]
+        mine, held = members @ sums[windows], members @ counts[windows]
+        yield mine[held > 0], held[held > 0]
+
+
 def curve_bias(whole: Population, name: str, design: str, targets: int, count: int) -> dict[str, Bias]:
     """Of a class's κ and excess without the winner's curse, from `count` replicates."""
     sums, counts = window_sums(whole, name)
     truth = fitted(sums[counts > 0], counts[counts > 0], None)[0]
     errors, corrected = [], []
-    for seed, (windows, documents) in enumerate(replicates(whole, design, targets, count)):
-        cluster = text_clusters(documents, whole.surprise[windows]).index
-        members = cluster == np.arange(cluster.max() + 1)[:, None]
-        mine, held = members @ sums[windows], members @ counts[windows]
-        halves = half_samples(int((held > 0).sum()), np.random.default_rng(seed))
+    for seed, (mine, held) in enumerate(cluster_sums(whole, name, design, targets, count)):
+        halves = half_samples(len(held), np.random.default_rng(seed))
         assert isinstance(halves, HalfSamples)
         every = seed % FULLY_RESAMPLED == 0
-        values = fitted(mine[held > 0], held[held > 0], halves.halves[: HALVES if every else 2])
+        values = fitted(mine, held, halves.halves[: HALVES if every else 2])
         errors.append(2 * values[0] - np.nanmean(values[1:3], axis=0) - truth)
         if every:
             corrected.append(2 * values[0] - np.nanmean(values[1:], axis=0))
@@ -328,11 +337,7 @@ def curve_intervals(
     [fit] = fit_curves(means(np.ones((1, len(counts))), sums, counts), two_errors(sums[counts > 0], counts[counts > 0]))
     assert not isinstance(fit, Undefined)
     held: dict[str, list[tuple[bool, bool]]] = {metric: [] for metric in CURVE}
-    for seed, (windows, documents) in enumerate(replicates(whole, design, targets, count)):
-        cluster = text_clusters(documents, whole.surprise[windows]).index
-        members = cluster == np.arange(cluster.max() + 1)[:, None]
-        mine, n = members @ sums[windows], members @ counts[windows]
-        mine, n = mine[n > 0], n[n > 0]
+    for seed, (mine, n) in enumerate(cluster_sums(whole, name, design, targets, count)):
         halves = resampled(mine, n, two_errors(mine, n), np.random.default_rng(seed))
         assert not isinstance(halves, Undefined)
         for metric in CURVE:

@@ -26,7 +26,7 @@ class LayerState:
     stream: Tensor
     """(T, d): the residual stream that leaves the block."""
     output: Tensor | None
-    """(T, d): the MLP's output projection, before a norm of its own; None where there is no such norm to run again."""
+    """(T, d): the MLP's output projection, before a norm of its own; None of a window from weights alone."""
     activations: Tensor
     """(T, F)."""
 

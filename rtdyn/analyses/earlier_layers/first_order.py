@@ -31,6 +31,11 @@ class FirstOrder:
     slope: Tensor
     """(n, F): dΔ¹/dā, nats a unit of activation."""
 
+    @staticmethod
+    def unfilled(like: Tensor, positions: int, neurons: int) -> FirstOrder:
+        """(n, F) each, for n positions and F neurons, of the type and device of another tensor."""
+        return FirstOrder(*(like.new_empty(positions, neurons) for _ in range(2)))
+
 
 def first_order(
     parts: Anatomy,
@@ -49,9 +54,7 @@ def first_order(
     layers = list(means)
     together = max(1, min(TARGETS, memory_bytes // _target_bytes(parts, first, len(stream))))
     loss = stream.new_empty(len(query))
-    found = {
-        layer: FirstOrder(*(stream.new_empty(len(query), len(mean)) for _ in range(2))) for layer, mean in means.items()
-    }
+    found = {layer: FirstOrder.unfilled(stream, len(query), len(mean)) for layer, mean in means.items()}
     for some in query.argsort().split(together):
         seen = stream[: int(query[some].max()) + 1]  # what follows changes nothing before it
         probes = [torch.zeros_like(seen, requires_grad=True) for _ in layers]

@@ -74,9 +74,8 @@ def plain_continued(
     """
     length = len(moves.stream)
     block, *further = blocks[layer + 1 :]
-    copied = block.copied_bytes
-    of_thread = memory_bytes // torch.get_num_threads() - copied
-    together = max(1, min(TOKENS // length, of_thread // (rerun_bytes(block, length) - copied)))
+    of_thread = memory_bytes // torch.get_num_threads() - block.copied_bytes
+    together = max(1, min(TOKENS // length, of_thread // rerun_bytes(block, length)))
     turn = rotation(parts, moves.stream)
     everywhere = _Attention(block.heads, turn, turn, None)
     mask = additive_mask(torch.arange(length) <= query[:, None], moves.stream.dtype)
@@ -103,9 +102,9 @@ def plain_continued(
 
 
 def rerun_bytes(block: PlainBlock, length: int) -> int:
-    """What one window of so many positions takes while it runs, with one block's copies."""
+    """What one window of so many positions takes while it runs, beside the block's copies."""
     width, neurons = len(block.mlp_out.weight), sum(len(linear.weight) for linear in block.mlp_in)
-    return 4 * length * (NUMBERS * width + 2 * neurons) + block.copied_bytes
+    return 4 * length * (NUMBERS * width + 2 * neurons)
 
 
 def agrees(parts: Anatomy, blocks: Sequence[PlainBlock], layer: int, moves: Moves, query: Tensor) -> bool:
@@ -147,7 +146,7 @@ class _Moved:
     def of(moves: Moves, norm: BlockNorm, linear: Linear, scale: Tensor) -> _Moved:
         before, along = (fast_linear(norm.centre(v) * norm.gain, linear.weight) for v in (moves.stream, moves.rows))
         shift = torch.zeros_like(norm.gain) if norm.shift is None else norm.shift
-        bias = fast_linear(shift[None], linear.weight, linear.bias)[0]
+        bias = linear(shift[None])[0]
         return _Moved(scale.float(), (moves.change * scale).float(), before, along, bias)
 
     def some(self, which: slice) -> _Moved:
@@ -230,12 +229,12 @@ def _added(block: PlainBlock, streams: Tensor, heads: Tensor, hidden: Sequence[T
 
     hidden: (k, n, F) each, what the MLP's neurons read, where it is known.
     """
-    left = fast_linear(heads, block.attention_out.weight, block.attention_out.bias).add_(streams)
+    left = block.attention_out(heads).add_(streams)
     read = hidden or _read(streams if block.parallel else left, block.mlp_norm, *block.mlp_in)
-    return left.add_(fast_linear(block.neurons(read), block.mlp_out.weight, block.mlp_out.bias))
+    return left.add_(block.mlp_out(block.neurons(read)))
 
 
 def _read(streams: Tensor, norm: BlockNorm, *linears: Linear) -> list[Tensor]:
     """(…, m) of each: of streams (…, d)."""
     normed = norm(streams)
-    return [fast_linear(normed, linear.weight, linear.bias) for linear in linears]
+    return [linear(normed) for linear in linears]

@@ -35,9 +35,7 @@ def plain_first_order(
     window = pass_window(parts, blocks, first, stream, query)
     loss, of_hidden = _losses_and_gradients(parts, window.last.leaves, target)
     changes = {k: (mean - window.before[k].activations.double()).to(stream.dtype) for k, mean in means.items()}
-    found = {
-        layer: FirstOrder(*(stream.new_empty(len(query), len(mean)) for _ in range(2))) for layer, mean in means.items()
-    }
+    found = {layer: FirstOrder.unfilled(stream, len(query), len(mean)) for layer, mean in means.items()}
     length = int(query.max()) + 1
     left = memory_bytes - window_bytes(parts, blocks, first, length)
     together = max(1, min(TARGETS, left // target_bytes(parts, blocks, length)))

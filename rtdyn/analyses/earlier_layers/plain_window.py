@@ -243,7 +243,7 @@ def _passed(block: PlainBlock, stream: Tensor, position: Tensor, turn: Rotation)
     to_query, to_others = block.queries_and_others()
     attention = _Normed.of(block.attention_norm, stream)
     normed, at = attention.value(), stream[position]
-    query, others = (_linear(v, linear) for v, linear in ((normed[position], to_query), (normed, to_others)))
+    query, others = to_query(normed[position]), to_others(normed)
     query = query.view(1, len(at), block.heads, -1)
     key, value = others.view(1, len(stream), -1, 2, query.shape[-1]).unbind(3)
     for turned, by in ((query, (turn[0][position], turn[1][position])), (key, turn)):
@@ -253,10 +253,10 @@ def _passed(block: PlainBlock, stream: Tensor, position: Tensor, turn: Rotation)
     mask = additive_mask(torch.arange(len(stream)) <= position[:, None], stream.dtype)[0]
     weights = (query @ key.mT + mask).softmax(-1)
     heads = weights @ value
-    left = at + _linear(heads.transpose(0, 1).flatten(1), block.attention_out)
+    left = at + block.attention_out(heads.transpose(0, 1).flatten(1))
     mlp = _Normed.of(block.mlp_norm, at if block.parallel else left)
-    activations, slopes = _activations(block, [_linear(mlp.value(), linear) for linear in block.mlp_in])
-    leaves = left + _linear(activations, block.mlp_out)
+    activations, slopes = _activations(block, [linear(mlp.value()) for linear in block.mlp_in])
+    leaves = left + block.mlp_out(activations)
     return Passed(block, leaves, activations, slopes, mlp, attention, position, turn, query, key, value, weights, heads)
 
 
@@ -275,11 +275,6 @@ def _turn_back(x: Tensor, by: Rotation) -> None:
     """In place, what rotation by these angles (n, r) did to x (n, k, H, D)."""
     cos, sin = by
     rotate(x.transpose(0, 1).numpy(), cos.numpy(), sin.neg().numpy())
-
-
-def _linear(rows: Tensor, linear: Linear) -> Tensor:
-    """(…, gives) of rows (…, reads)."""
-    return fast_linear(rows, linear.weight, linear.bias)
 
 
 def _back(gradient: Tensor, linear: Linear) -> Tensor:

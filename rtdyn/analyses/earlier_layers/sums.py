@@ -117,7 +117,7 @@ def _first_orders(
     threads = torch.get_num_threads()
     kept = window_bytes(parts, blocks, first, earlier.stream.shape[1])
     results = 8 * AHEAD * sum(len(mean) for mean in means.values()) * max(len(w.rows) for w in windows)
-    side_by_side = threads <= len(windows) and threads * (2 * kept + results) <= memory_bytes
+    side_by_side = _fit(windows, 2 * kept + results, memory_bytes)
     each = memory_bytes // threads - results if side_by_side else memory_bytes
 
     def plain(window: Window) -> tuple[Tensor, dict[int, FirstOrder]]:
@@ -149,7 +149,7 @@ def exact_sums(
         for number in range(len(windows))
     ]
     threads = torch.get_num_threads()
-    side_by_side = bool(blocks) and threads <= len(windows) and threads * _least(earlier, blocks) <= memory_bytes
+    side_by_side = bool(blocks) and _fit(windows, _least(earlier, blocks), memory_bytes)
     each = memory_bytes // threads if side_by_side else memory_bytes
 
     def deltas(number: int) -> dict[int, tuple[np.ndarray, Tensor]]:
@@ -169,7 +169,14 @@ def exact_sums(
 def _least(earlier: EarlierLayers, blocks: Sequence[PlainBlock]) -> int:
     """Bytes of a window that passes a block, and runs through one again."""
     length = earlier.stream.shape[1]
-    return window_bytes(earlier.anatomy, blocks, len(blocks) - 1, length) + rerun_bytes(blocks[-1], length)
+    passes = window_bytes(earlier.anatomy, blocks, len(blocks) - 1, length)
+    return passes + rerun_bytes(blocks[-1], length) + blocks[-1].copied_bytes
+
+
+def _fit(windows: Sequence[Window], each: int, memory_bytes: int) -> bool:
+    """Whether all of torch's threads have a window, and the memory holds so many bytes for each."""
+    threads = torch.get_num_threads()
+    return threads <= len(windows) and threads * each <= memory_bytes
 
 
 def _deltas(
