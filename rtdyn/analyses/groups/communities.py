@@ -19,8 +19,12 @@ from rtdyn.analyses.threads import in_threads
 from rtdyn.streams import stream
 from rtdyn.undefined import Undefined
 
-RESTARTS = 10
-"""Orders of the nodes that Louvain is started with."""
+RESTARTS = 5
+"""Orders of the nodes that Louvain is started with.
+
+Of sets of `tiny`'s neurons these find a Q that is at most 0.004 below that of twenty orders on average. What is left
+scatters by at most a third of the sd between sets.
+"""
 REWIRINGS = 99
 """Rewired graphs that a graph is held against, enough for p = 0.04 after Bonferroni's correction over two halves."""
 SWAPS_PER_EDGE = 10.0

@@ -32,7 +32,7 @@ from support.graphs import (
 )
 from support.random_sets import random_sets
 
-from rtdyn.analyses.groups.communities import equal_edges, louvain
+from rtdyn.analyses.groups.communities import RESTARTS, equal_edges, louvain
 from rtdyn.analyses.groups.graph import MIN_EDGES, Graph
 from rtdyn.analyses.kernels import graphs
 from rtdyn.capture.forward_pass import Capture
@@ -400,3 +400,15 @@ def test_bundled_checkpoints_agree_with_networkx(captured: Callable[[int], Captu
         assert np.isfinite(rewired_z(r, sets[:2], edges=m, draws=5).z).all()
         correlations = mean_correlation(r, sets)
         np.testing.assert_allclose(correlations.within[0], r[np.ix_(group, group)][np.triu_indices(32, 1)].mean(), 1e-4)
+
+
+def test_more_orders_of_the_nodes_would_change_little_of_the_spread(captured: Callable[[int], Capture]) -> None:
+    rng = np.random.default_rng(20)
+    for step in STEPS:
+        r = correlation(captured(step).activations)
+        varying = np.flatnonzero(np.isfinite(r[:, np.isfinite(r).any(0)][:, 0]))
+        sets = np.stack([rng.permutation(varying)[:200] for _ in range(40)])
+        edges = equal_edges(edge_counts(r, sets))
+        some, many = (group_modularity(r, sets, edges=edges, restarts=k) for k in (RESTARTS, 4 * RESTARTS))
+        assert 0 <= (many - some).mean() < 0.005
+        assert (many - some).std() < 0.4 * many.std()
