@@ -29,7 +29,7 @@ from rtdyn.analyses.kernels.moved_products import moved_products
 from rtdyn.analyses.kernels.rotation import rotate
 from rtdyn.analyses.mediation.vocabulary_sums import vocabulary_sums
 from rtdyn.analyses.options import StepOptions
-from rtdyn.analyses.regimes.evidence import library_tail
+from rtdyn.analyses.regimes.evidence import library_search
 from rtdyn.analyses.regimes.fit import fit_curves
 
 NEURONS = 64
@@ -117,7 +117,7 @@ def _frozen() -> None:
 def _curves() -> None:
     influence = 1.0 / np.arange(1.0, 1 + 4 * NEURONS)[None]
     fit_curves(influence, np.zeros_like(influence))
-    library_tail(influence[0])
+    library_search(influence[0])
 
 
 def _graphs() -> None:

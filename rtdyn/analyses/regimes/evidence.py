@@ -176,8 +176,7 @@ def likelihoods(influence: np.ndarray) -> Likelihoods | Undefined:
     # the library's optimisers and its truncated power law expect numbers of order 1; the ratios do not depend on it
     scale = float(np.median(values))
     try:
-        some = np.sort(values / scale)[-library_tail(values) :]
-        (xmin, alpha, distance), tail, compared = quietly(powerlaw_fit, some, COMPARISONS)
+        (xmin, alpha, distance), tail, compared = quietly(powerlaw_fit, *library_search(values / scale), COMPARISONS)
     except (ValueError, RuntimeError, ArithmeticError, IndexError, TypeError, AttributeError) as error:
         if passes(error):
             raise
@@ -189,12 +188,20 @@ def likelihoods(influence: np.ndarray) -> Likelihoods | Undefined:
     return Likelihoods(numbers[0], tail, alpha, distance, ratios, p_values)
 
 
-def library_tail(values: np.ndarray) -> int:
-    """How many of the largest values (m,) > 0 the library has to be given so that it finds what it finds in all.
+def library_search(values: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+    """The largest of values (m,) > 0, ascending, and the range in which the library finds what it finds in all.
 
-    It tries each value but the two largest as the beginning of the tail, by the distance alone. It takes exponents of
-    the density up to 3 where there are such. Values that repeat have other distances, so that all are given.
+    It would try each value but the two largest as the beginning of the tail, by the distance alone. It takes exponents
+    of the density up to 3 where there are such. Values that repeat have other distances, so that all are given.
     """
-    logs = np.log(np.sort(values)[::-1])
-    begins = 0 if (np.diff(logs) == 0).any() else least_ks(logs, 2, 1 / (STEEPEST - 1), 1, NEAR)
-    return max(begins + 1, LEAST_GIVEN) if begins else len(values)
+    ordered = np.sort(values)
+    logs = np.log(ordered[::-1])
+    # tails whose distances round-off may decide between
+    nears = () if (np.diff(logs) == 0).any() else (NEAR, -NEAR)
+    longest, shortest = (least_ks(logs, 2, 1 / (STEEPEST - 1), 1, near) for near in nears) if nears else (0, 0)
+    if not longest:
+        return ordered, (ordered[0], ordered[-1])
+    given = ordered[-max(longest + 2, LEAST_GIVEN) :]
+    # the library leaves out the shortest tail of the range, and wants two others
+    first, end = max(0, len(given) - 2 - longest), min(len(given) - 1, len(given) + 2 - shortest)
+    return given, (given[first], given[end])

@@ -19,7 +19,7 @@ from rtdyn.analyses.regimes.evidence import (
     SHAPES,
     Likelihoods,
     ShapeEvidence,
-    library_tail,
+    library_search,
     likelihoods,
     log_of_shape,
     null_statistics,
@@ -169,9 +169,11 @@ def test_the_library_finds_in_the_tail_what_it_finds_in_all(kind: int) -> None:
         rng.lognormal(0, 1, 160).round(1) + 0.1,
     ]
     values = shapes[kind] / np.median(shapes[kind])
-    some = library_tail(values)
-    assert some == 160 if kind == 4 else 50 <= some <= 160
-    whole, of_tail = (powerlaw_fit(np.sort(values)[-n:], COMPARISONS) for n in (160, some))
+    some, begins = library_search(values)
+    tried = ((some >= begins[0]) & (some < begins[1])).sum()
+    assert (len(some), tried) == (160, 159) if kind == 4 else 50 <= len(some) <= 160 and 2 < tried < 8
+    whole = powerlaw_fit(np.sort(values), (values.min(), values.max()), COMPARISONS)
+    of_tail = powerlaw_fit(some, begins, COMPARISONS)
     assert of_tail[0] == pytest.approx(whole[0], rel=1e-9) and of_tail[1] == whole[1]
     for name, pair in whole[2].items():
         assert of_tail[2][name] == pytest.approx(pair, rel=1e-9)
