@@ -192,13 +192,16 @@ def library_search(values: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]
     """The largest of values (m,) > 0, ascending, and the range in which the library finds what it finds in all.
 
     It would try each value but the two largest as the beginning of the tail, by the distance alone. It takes exponents
-    of the density up to 3 where there are such. Values that repeat have other distances, so that all are given.
+    of the density up to 3 where there are such. Values that repeat have other distances, so that all are given and
+    tried. So are those of which one is 0 or infinite.
     """
     ordered = np.sort(values)
-    logs = np.log(ordered[::-1])
+    with np.errstate(divide="ignore"):
+        logs = np.log(ordered[::-1])
+    if not (np.diff(logs) < 0).all() or not np.isfinite(logs).all():
+        return ordered, (ordered[0], ordered[-1])
     # tails whose distances round-off may decide between
-    nears = () if (np.diff(logs) == 0).any() else (NEAR, -NEAR)
-    longest, shortest = (least_ks(logs, 2, 1 / (STEEPEST - 1), 1, near) for near in nears) if nears else (0, 0)
+    longest, shortest = (least_ks(logs, 2, 1 / (STEEPEST - 1), 1, near) for near in (NEAR, -NEAR))
     if not longest:
         return ordered, (ordered[0], ordered[-1])
     given = ordered[-max(longest + 2, LEAST_GIVEN) :]

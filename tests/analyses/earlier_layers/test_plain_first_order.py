@@ -95,6 +95,20 @@ def test_weights_that_are_not_the_models_are_not_trusted(config: str) -> None:
                 assert not first_orders_agree(parts, others, 0, means, stream, QUERY, TARGET, 2**30)
 
 
+@pytest.mark.parametrize("part", ["attention_in", "mlp_in", "mlp_out"])
+def test_a_text_is_not_trusted_to_weights_that_are_not_the_models(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = captured_layers(random_model(PLAIN["parallel"]))
+    windows = windows_of(earlier.layers[0].positions)
+    assert trusted_blocks(earlier, windows, 2**30)
+    *others, last = plain_blocks(earlier.anatomy)
+    changed, *_ = one_larger(getattr(last, part))
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            f"{trusted_blocks.__module__}.plain_blocks", lambda _: [*others, replace(last, **{part: changed})]
+        )
+        assert trusted_blocks(earlier, windows, 2**30) == ()
+
+
 @pytest.mark.parametrize("config", ["parallel", "llama"])
 def test_windows_that_run_at_once_sum_to_those_in_turn(config: str) -> None:
     earlier = captured_layers(random_model(PLAIN[config]))

@@ -410,5 +410,5 @@ def test_more_orders_of_the_nodes_would_change_little_of_the_spread(captured: Ca
         sets = np.stack([rng.permutation(varying)[:200] for _ in range(40)])
         edges = equal_edges(edge_counts(r, sets))
         some, many = (group_modularity(r, sets, edges=edges, restarts=k) for k in (RESTARTS, 4 * RESTARTS))
-        assert 0 <= (many - some).mean() < 0.005
-        assert (many - some).std() < 0.4 * many.std()
+        assert (many - some).mean() < 0.004
+        assert (many - some).std() < (0.4 if step == 1 else 0.2) * many.std()

@@ -179,6 +179,13 @@ def test_the_library_finds_in_the_tail_what_it_finds_in_all(kind: int) -> None:
         assert of_tail[2][name] == pytest.approx(pair, rel=1e-9)
 
 
+@pytest.mark.parametrize("other", [0.0, np.inf, 1.0])
+def test_the_library_tries_all_where_a_value_is_no_number_of_a_tail_or_repeats(other: float) -> None:
+    values = np.append(np.random.default_rng(3).lognormal(0, 1, 60), [other, 1.0])
+    given, begins = library_search(values)
+    assert given.tolist() == sorted(values) and begins == (values.min(), values.max())
+
+
 def test_likelihoods_of_a_power_law_and_of_a_lognormal(capfd: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     pareto = likelihoods(rng.pareto(1.5, 1500) + 1)
