@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("WANDB_HTTP_TIMEOUT", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as a shell has it for what it runs behind, and commands inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 EARLY, MIDDLE, LATE = 1, 512, 4000
 LONGEST = ("test_track", "test_mirror", "test_ray", "test_slurm", "test_repository", "test_stream", "test_datasets")
