@@ -290,10 +290,9 @@ def window_sums(whole: Population, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cluster_sums(
-    whole: Population, name: str, design: str, targets: int, count: int
+    whole: Population, sums: np.ndarray, counts: np.ndarray, design: str, targets: int, count: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Of each replicate's g clusters that hold the class: Σ|Δ| (g, F) and its positions (g,)."""
-    sums, counts = window_sums(whole, name)
+    """Of each replicate's g clusters that hold the class: Σ|Δ| (g, F) and its positions (g,); from `window_sums`."""
     for windows, documents in replicates(whole, design, targets, count):
         cluster = text_clusters(documents, whole.surprise[windows]).index
         members = cluster == np.arange(cluster.max() + 1)[:, None]
@@ -306,7 +305,7 @@ def curve_bias(whole: Population, name: str, design: str, targets: int, count: i
     sums, counts = window_sums(whole, name)
     truth = fitted(sums[counts > 0], counts[counts > 0], None)[0]
     errors, corrected = [], []
-    for seed, (mine, held) in enumerate(cluster_sums(whole, name, design, targets, count)):
+    for seed, (mine, held) in enumerate(cluster_sums(whole, sums, counts, design, targets, count)):
         halves = half_samples(len(held), np.random.default_rng(seed))
         assert isinstance(halves, HalfSamples)
         every = seed % FULLY_RESAMPLED == 0
@@ -337,7 +336,7 @@ def curve_intervals(
     [fit] = fit_curves(means(np.ones((1, len(counts))), sums, counts), two_errors(sums[counts > 0], counts[counts > 0]))
     assert not isinstance(fit, Undefined)
     held: dict[str, list[tuple[bool, bool]]] = {metric: [] for metric in CURVE}
-    for seed, (mine, n) in enumerate(cluster_sums(whole, name, design, targets, count)):
+    for seed, (mine, n) in enumerate(cluster_sums(whole, sums, counts, design, targets, count)):
         halves = resampled(mine, n, two_errors(mine, n), np.random.default_rng(seed))
         assert not isinstance(halves, Undefined)
         for metric in CURVE:

@@ -17,7 +17,7 @@ from rtdyn.capture.earlier_layers import EarlierLayers
 from rtdyn.model.anatomy import Anatomy
 from rtdyn.model.plain_block import PlainBlock, plain_blocks
 
-CHECKED = 8
+CHECKED_TARGETS = 8
 """Targets of the longest window whose first orders the modules give too: the last, and others spread before it."""
 AGREES = 1e-4
 """What Δ¹ and its slope may differ by at a position, in units of its largest or of the mean position's, the larger.
@@ -43,7 +43,7 @@ def trusted_blocks(earlier: EarlierLayers, windows: Sequence[Window], memory_byt
             moves = moves_of(parts.mlp_outputs[layer], clean.layers[layer], mean, torch.arange(len(mean)), query)
             if not agrees(parts, blocks, layer, moves, query):
                 return ()
-    some = query.argsort()[torch.linspace(0, len(query) - 1, min(CHECKED, len(query))).round().long()]
+    some = query.argsort()[torch.linspace(0, len(query) - 1, min(CHECKED_TARGETS, len(query))).round().long()]
     right = first_orders_agree(parts, blocks, earlier.first, means, stream, query[some], target[some], memory_bytes)
     return blocks if right else ()
 

@@ -40,7 +40,7 @@ def least_ks(logs: Any, least: int, equal: float, own: int, near: float) -> int:
     logs: float64 (n,), descending, without NaN. A k whose mean log excess is at most `equal` is passed over.
     own: 1 if the value that a tail begins at is one of it, as weightwatcher and powerlaw have it; else 0. They compare
     the fitted share with that of the tail from each value on. near: distances whose ratio is 1 + near at most are
-    equal.
+    equal. Below 0, a distance that is less by no more than that is passed over, so that the smaller of equals stays.
     """
     chosen, best, total, at = 0, np.inf, logs[:least].sum(), 0
     for k in range(least, len(logs)):
